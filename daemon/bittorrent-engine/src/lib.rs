@@ -1,0 +1,1 @@
+//! BitTorrent v2 decisions without I/O: peers, picker, choker, hash exchange, blame.

@@ -1,0 +1,11 @@
+//! BitTorrent v2 and hybrid formats: bencode, metainfo, merkle trees, magnet links and the peer
+//! wire protocol. Pure: no I/O, no clock, no randomness; parsers never panic and bound what they
+//! allocate by what they were given.
+
+pub mod hash;
+pub mod layout;
+pub mod units;
+
+pub use hash::{InfoHashV1, InfoHashV2, InfoHashes, MerkleHash, PeerId, PieceSha1, SwarmHash};
+pub use layout::{FileSpan, Layout, LayoutError};
+pub use units::{BLOCK_LEN, BlockIndex, FileIndex, MAX_PIECES, PieceIndex, PieceLength};

@@ -1,0 +1,1 @@
+//! BitTorrent v2 peers over tokio: sockets, timers, disk threads; drives the engine.

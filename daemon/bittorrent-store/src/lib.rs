@@ -1,0 +1,1 @@
+//! Torrent content on disk: verified blocks, leaf hashes, durable progress.

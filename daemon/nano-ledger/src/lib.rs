@@ -1,0 +1,1 @@
+//! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification.

@@ -1,0 +1,3 @@
+//! Mirrors Nano ledger snapshots over BitTorrent v2.
+
+fn main() {}
