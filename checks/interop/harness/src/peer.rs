@@ -77,7 +77,7 @@ impl LibtorrentPeer {
             answers,
             address: format!("{ip}:0").parse().expect("an IP address"),
         };
-        let started = peer.ask(json!({"do": "start", "listen": listen, "settings": settings}));
+        let started = peer.ask(&json!({"do": "start", "listen": listen, "settings": settings}));
         peer.address.set_port(number(&started, "port") as u16);
         peer
     }
@@ -95,7 +95,7 @@ impl LibtorrentPeer {
         piece_length: u32,
         kind: TorrentKind,
     ) -> Option<String> {
-        let made = self.ask(json!({
+        let made = self.ask(&json!({
             "do": "make", "path": content, "out": torrent,
             "piece_length": piece_length, "kind": kind.word(),
         }));
@@ -104,7 +104,7 @@ impl LibtorrentPeer {
 
     /// Adds a torrent whose content lies, whole, in `parent`; it is not read before it is served.
     pub fn seed(&mut self, torrent: &Path, parent: &Path) -> u64 {
-        let added = self.ask(json!({
+        let added = self.ask(&json!({
             "do": "add", "torrent": torrent, "save_path": parent, "seed_mode": true,
         }));
         number(&added, "id")
@@ -112,19 +112,19 @@ impl LibtorrentPeer {
 
     /// Adds a torrent to be downloaded into `parent`, or checked when its content is there.
     pub fn download(&mut self, torrent: &Path, parent: &Path) -> u64 {
-        let added = self.ask(json!({"do": "add", "torrent": torrent, "save_path": parent}));
+        let added = self.ask(&json!({"do": "add", "torrent": torrent, "save_path": parent}));
         number(&added, "id")
     }
 
     /// Adds a magnet link to be downloaded into `parent`.
     pub fn download_magnet(&mut self, magnet: &str, parent: &Path) -> u64 {
-        let added = self.ask(json!({"do": "add", "magnet": magnet, "save_path": parent}));
+        let added = self.ask(&json!({"do": "add", "magnet": magnet, "save_path": parent}));
         number(&added, "id")
     }
 
     /// Dials a peer for a torrent.
     pub fn connect(&mut self, torrent: u64, peer: SocketAddr) {
-        self.ask(json!({
+        self.ask(&json!({
             "do": "connect", "id": torrent, "ip": peer.ip().to_string(), "port": peer.port(),
         }));
     }
@@ -132,7 +132,7 @@ impl LibtorrentPeer {
     /// Waits until a torrent is whole; panics with libtorrent's own log when it is not in time.
     pub fn wait_complete(&mut self, torrent: u64, timeout: Duration) -> Value {
         let answer = self.ask_within(
-            json!({"do": "wait", "id": torrent, "timeout": timeout.as_secs_f64()}),
+            &json!({"do": "wait", "id": torrent, "timeout": timeout.as_secs_f64()}),
             timeout + PATIENCE,
         );
         assert_eq!(
@@ -144,16 +144,16 @@ impl LibtorrentPeer {
 
     /// What libtorrent says of a torrent: `progress`, `peers`, `downloaded`, `failed`, ….
     pub fn status(&mut self, torrent: u64) -> Value {
-        self.ask(json!({"do": "status", "id": torrent}))
+        self.ask(&json!({"do": "status", "id": torrent}))
     }
 
     /// Sends any command of `libtorrent_peer.py` and returns its answer; panics when it failed.
-    pub fn ask(&mut self, command: Value) -> Value {
+    pub fn ask(&mut self, command: &Value) -> Value {
         self.ask_within(command, PATIENCE)
     }
 
     /// As [`Self::ask`] for commands that take longer.
-    pub fn ask_within(&mut self, command: Value, timeout: Duration) -> Value {
+    pub fn ask_within(&mut self, command: &Value, timeout: Duration) -> Value {
         let pipe = self.commands.as_mut().expect("open until dropped");
         writeln!(pipe, "{command}")
             .and_then(|()| pipe.flush())
