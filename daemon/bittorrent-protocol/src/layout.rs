@@ -205,7 +205,7 @@ impl Layout {
 
     /// The block that starts at `begin` in the piece with this number, if there is one.
     pub fn block_at(&self, piece: u32, begin: u32) -> Option<BlockIndex> {
-        if begin % BLOCK_LEN != 0 {
+        if !begin.is_multiple_of(BLOCK_LEN) {
             return None;
         }
         self.block(self.piece(piece)?, begin / BLOCK_LEN)

@@ -4,7 +4,9 @@
 
 pub mod hash;
 pub mod layout;
+pub mod merkle;
 pub mod units;
+pub mod wire;
 
 pub use hash::{InfoHashV1, InfoHashV2, InfoHashes, MerkleHash, PeerId, PieceSha1, SwarmHash};
 pub use layout::{FileSpan, Layout, LayoutError};
