@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::page::PageFault;
+
 /// Why a file could not be read as a ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -35,12 +37,32 @@ pub enum LedgerError {
         detail: String,
     },
     /// The file starts as a ledger does, but its pages contradict each other.
-    #[error("{} is damaged: {detail}; get another copy", path.display())]
+    #[error("{} is damaged in {tree}; get another copy", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// The table or list.
+        tree: String,
         /// What was found where.
-        detail: String,
+        #[source]
+        source: PageFault,
+    },
+    /// A row has other sizes than the node writes.
+    #[error(
+        "{} is damaged or of an unknown version: row {key} of {table} has {}+{} bytes, expected {}+{}",
+        path.display(), found.0, found.1, expected.0, expected.1
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// The row's key in hexadecimal, or its start.
+        key: String,
+        /// Bytes of key and value.
+        found: (usize, usize),
+        /// Bytes they must have.
+        expected: (usize, usize),
     },
 }
 

@@ -1,0 +1,421 @@
+//! The checks themselves, in the order they run.
+
+use crate::error::LedgerError;
+use crate::file::{LedgerFile, Table};
+use crate::free_list::{self, FreeList};
+use crate::scan::{self, Weights};
+use crate::schema::{NEWEST_VERSION, OLDEST_VERSION, SUPPLY, required_tables};
+use crate::summary::{self, LedgerSummary, Network, find};
+use crate::verify::{Check, Level, Outcome, Report};
+
+/// Most pages of the free list that [`Level::L0`] reads: 16 MiB at the usual page size.
+const QUICK_FREE_PAGES: u64 = 4096;
+
+/// Collects outcomes; a contradiction in the pages becomes the failure of the check that met it,
+/// a failure of the system to read ends the verification.
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn add(&mut self, name: &'static str, outcome: Outcome) {
+        self.0.push(Check { name, outcome });
+    }
+
+    /// Records the outcome and passes the value on.
+    fn run<T>(
+        &mut self,
+        name: &'static str,
+        result: Result<(Outcome, T), LedgerError>,
+    ) -> Result<Option<T>, LedgerError> {
+        match result {
+            Ok((outcome, value)) => {
+                self.add(name, outcome);
+                Ok(Some(value))
+            }
+            Err(error @ (LedgerError::Damaged { .. } | LedgerError::Record { .. })) => {
+                self.add(name, failed("readable pages and rows", describe(&error)));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn passed(found: impl Into<String>) -> Outcome {
+    Outcome::Passed {
+        found: found.into(),
+    }
+}
+
+fn failed(expected: impl Into<String>, found: impl Into<String>) -> Outcome {
+    Outcome::Failed {
+        expected: expected.into(),
+        found: found.into(),
+    }
+}
+
+fn skipped(reason: impl Into<String>) -> Outcome {
+    Outcome::Skipped {
+        reason: reason.into(),
+    }
+}
+
+/// Passed with `found` when `fault` is `None`.
+fn unless(fault: Option<String>, expected: &str, found: impl FnOnce() -> String) -> Outcome {
+    match fault {
+        None => passed(found()),
+        Some(fault) => failed(expected, fault),
+    }
+}
+
+fn describe(error: &LedgerError) -> String {
+    match error {
+        LedgerError::Damaged { tree, source, .. } => format!("in {tree}: {source}"),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn run(file: &LedgerFile, level: Level) -> Result<Report, LedgerError> {
+    let mut checks = Checks(Vec::new());
+    checks.add("meta-pages", meta_pages(file));
+
+    let quick = file.meta().free.pages() <= QUICK_FREE_PAGES;
+    let short = file.pages() <= file.meta().last_page;
+    let free = if quick || short || level >= Level::L1 {
+        checks.run(
+            "free-list",
+            free_list::read(file).map(|list| (free_list(&list), list)),
+        )?
+    } else {
+        checks.add(
+            "free-list",
+            skipped("the list is long; it is read from level L1"),
+        );
+        None
+    };
+    checks.add("file-length", file_length(file, free.as_ref()));
+
+    // An LMDB file of something else is an error; a ledger with damaged tables is a finding.
+    let Some(tables) = checks.run(
+        "table-list",
+        summary::ledger_tables(file).map(|tables| (passed(tables.len().to_string()), tables)),
+    )?
+    else {
+        return Ok(Report {
+            level,
+            checks: checks.0,
+            summary: None,
+        });
+    };
+    let version = checks
+        .run(
+            "store-version",
+            summary::store_version(file, &tables).map(|version| (store_version(version), version)),
+        )?
+        .flatten();
+    checks.add("tables", required(&tables, version));
+    checks.add("table-flags", table_flags(&tables));
+
+    let mut summary = None;
+    if level >= Level::L1 {
+        checks.add(
+            "page-accounting",
+            page_accounting(file, &tables, free.as_ref()),
+        );
+        checks.add("counts", counts(&tables));
+        let network = checks
+            .run(
+                "genesis",
+                summary::network(file, &tables).map(|net| (genesis(net), net)),
+            )?
+            .unwrap_or(Network::Unknown);
+        if level >= Level::L2 {
+            let scan = sums(file, &tables, &mut checks)?;
+            summary = scan
+                .zip(version)
+                .map(|(scan, version)| LedgerSummary::new(file, &tables, version, network, &scan));
+        }
+    }
+    Ok(Report {
+        level,
+        checks: checks.0,
+        summary,
+    })
+}
+
+fn meta_pages(file: &LedgerFile) -> Outcome {
+    let expected = "two valid meta pages of one page size";
+    match file.metas() {
+        [Ok(first), Ok(second)] if first.page_size != second.page_size => failed(
+            expected,
+            format!("page sizes {} and {}", first.page_size, second.page_size),
+        ),
+        [Ok(first), Ok(second)] if first.txn.abs_diff(second.txn) > 1 => failed(
+            "meta pages of neighbouring transactions",
+            format!("transactions {} and {}", first.txn, second.txn),
+        ),
+        [Ok(_), Ok(_)] => {
+            let meta = file.meta();
+            passed(format!(
+                "page size {}, transaction {}",
+                meta.page_size, meta.txn
+            ))
+        }
+        [Err(fault), _] => failed(expected, format!("meta page 0: {fault}")),
+        [_, Err(fault)] => failed(expected, format!("meta page 1: {fault}")),
+    }
+}
+
+fn free_list(list: &FreeList) -> Outcome {
+    unless(
+        list.fault.clone(),
+        "falling lists of given-out pages",
+        || format!("{} free pages", list.pages),
+    )
+}
+
+fn file_length(file: &LedgerFile, free: Option<&FreeList>) -> Outcome {
+    let (len, used) = (file.file_len(), file.meta().used_len());
+    let missing = (file.meta().last_page + 1).saturating_sub(file.pages());
+    if missing == 0 {
+        return passed(format!("{len} bytes, {used} in use"));
+    }
+    match free {
+        Some(free) if free.fault.is_none() && free.behind_end == missing => passed(format!(
+            "{len} bytes; the {missing} pages up to {used} are free"
+        )),
+        _ => failed(format!("at least {used} bytes"), format!("{len} bytes")),
+    }
+}
+
+fn store_version(version: Option<u32>) -> Outcome {
+    let expected = format!("a version from {OLDEST_VERSION}");
+    match version {
+        None => failed(expected, "no readable version in the table meta"),
+        Some(version) if version < OLDEST_VERSION => failed(
+            expected,
+            format!("{version}, too old for any node since V22"),
+        ),
+        Some(version) if version > NEWEST_VERSION => passed(format!(
+            "{version}, newer than the {NEWEST_VERSION} known here"
+        )),
+        Some(version) => passed(version.to_string()),
+    }
+}
+
+fn required(tables: &[Table], version: Option<u32>) -> Outcome {
+    let Some(version) = version else {
+        return skipped("the store version is unknown");
+    };
+    let required = required_tables(version);
+    let missing: Vec<_> = required
+        .iter()
+        .filter(|name| find(tables, name).is_none())
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
+        passed(names.join(" "))
+    } else {
+        failed(
+            required.join(" "),
+            format!("no table {}", missing.join(", ")),
+        )
+    }
+}
+
+fn table_flags(tables: &[Table]) -> Outcome {
+    match tables.iter().find(|table| table.tree.flags() != 0) {
+        None => passed("0 for all tables"),
+        Some(table) => failed(
+            "0 for all tables",
+            format!("{:#06x} for table {}", table.tree.flags(), table.name),
+        ),
+    }
+}
+
+/// Every page given out belongs to one tree or is free.
+fn page_accounting(file: &LedgerFile, tables: &[Table], free: Option<&FreeList>) -> Outcome {
+    let Some(free) = free else {
+        return skipped("the list of free pages is unreadable");
+    };
+    let meta = file.meta();
+    let trees = tables
+        .iter()
+        .map(|table| &table.tree)
+        .chain([&meta.free, &meta.main]);
+    let in_trees = trees.fold(0_u64, |sum, tree| sum.saturating_add(tree.pages()));
+    let given_out = meta.last_page.saturating_add(1);
+    let counted = in_trees.saturating_add(free.pages).saturating_add(2);
+    let found = format!(
+        "{in_trees} in trees, {} free, 2 meta, of {given_out}",
+        free.pages
+    );
+    if counted == given_out {
+        passed(found)
+    } else {
+        failed("all pages either in a tree, free or meta", found)
+    }
+}
+
+fn entries(tables: &[Table], name: &str) -> Option<u64> {
+    find(tables, name).map(|table| table.tree.entries())
+}
+
+/// Relations between the numbers of entries.
+fn counts(tables: &[Table]) -> Outcome {
+    let blocks = entries(tables, "blocks")
+        .map(|blocks| blocks.saturating_add(entries(tables, "pruned").unwrap_or(0)));
+    let accounts = entries(tables, "accounts");
+    let relations = [
+        ("accounts", accounts, "blocks", blocks),
+        (
+            "confirmation heights",
+            entries(tables, "confirmation_height"),
+            "accounts",
+            accounts,
+        ),
+        (
+            "representatives",
+            entries(tables, "rep_weights"),
+            "accounts",
+            accounts,
+        ),
+        ("receivables", entries(tables, "pending"), "blocks", blocks),
+    ];
+    for (small, few, large, many) in relations {
+        if let (Some(few), Some(many)) = (few, many)
+            && few > many
+        {
+            return failed(
+                format!("no more {small} than {large}"),
+                format!("{few} and {many}"),
+            );
+        }
+    }
+    if accounts == Some(0) || blocks == Some(0) {
+        return failed("at least the genesis account and block", "an empty ledger");
+    }
+    let named = [
+        "blocks",
+        "accounts",
+        "confirmation_height",
+        "pending",
+        "rep_weights",
+        "pruned",
+    ];
+    let found: Vec<_> = named
+        .iter()
+        .filter_map(|name| entries(tables, name).map(|entries| format!("{entries} {name}")))
+        .collect();
+    passed(found.join(", "))
+}
+
+fn genesis(network: Network) -> Outcome {
+    match network {
+        Network::Live | Network::Dev => passed(format!("the {network} network")),
+        Network::Unknown => passed("a network not known here"),
+    }
+}
+
+/// The checks of [`Level::L2`].
+fn sums(
+    file: &LedgerFile,
+    tables: &[Table],
+    checks: &mut Checks,
+) -> Result<Option<scan::AccountScan>, LedgerError> {
+    let (Some(accounts), Some(heights)) = (
+        find(tables, "accounts"),
+        find(tables, "confirmation_height"),
+    ) else {
+        checks.add("accounts", skipped("a table is missing"));
+        return Ok(None);
+    };
+    let mut weights = match find(tables, "rep_weights") {
+        None => {
+            checks.add(
+                "rep-weights",
+                skipped("this store version has no such table"),
+            );
+            None
+        }
+        Some(table) => match Weights::new(file, table) {
+            Ok(weights) => Some(weights),
+            Err(error) => {
+                checks.run::<()>("rep-weights", Err(error))?;
+                None
+            }
+        },
+    };
+    let scan = scan::scan_accounts(file, accounts, heights, |key, account| {
+        if let Some(weights) = &mut weights {
+            weights.take(key, account);
+        }
+    });
+    let Some(scan) = checks.run(
+        "accounts",
+        scan.map(|scan| {
+            let outcome = unless(
+                scan.empty.describe(),
+                "at least one block per account",
+                || format!("{} accounts", scan.accounts),
+            );
+            (outcome, scan)
+        }),
+    )?
+    else {
+        return Ok(None);
+    };
+    checks.add("block-count", block_count(tables, &scan));
+    checks.add(
+        "confirmation-heights",
+        unless(
+            scan.heights.describe(),
+            "a height within each account's blocks",
+            || format!("{} cemented blocks", scan.cemented),
+        ),
+    );
+    if let Some(weights) = weights {
+        let outcome = weights.finish(accounts).map(|result| match result {
+            Ok(findings) => unless(
+                findings.describe(),
+                "the balances by representative",
+                || "the balances by representative".into(),
+            ),
+            Err(reason) => skipped(reason),
+        });
+        checks.run("rep-weights", outcome.map(|outcome| (outcome, ())))?;
+    }
+    match find(tables, "pending") {
+        None => checks.add("supply", skipped("the table pending is missing")),
+        Some(pending) => {
+            let outcome =
+                scan::sum_pending(file, pending).map(|pending| supply(scan.balances, pending));
+            checks.run("supply", outcome.map(|outcome| (outcome, ())))?;
+        }
+    }
+    Ok(Some(scan))
+}
+
+fn block_count(tables: &[Table], scan: &scan::AccountScan) -> Outcome {
+    let stored = entries(tables, "blocks").unwrap_or(0);
+    let pruned = entries(tables, "pruned").unwrap_or(0);
+    if scan.blocks == stored.saturating_add(pruned) {
+        passed(format!("{} blocks", scan.blocks))
+    } else {
+        failed(
+            format!("the {stored} stored and {pruned} pruned blocks"),
+            format!("{} blocks by the accounts' counts", scan.blocks),
+        )
+    }
+}
+
+fn supply(balances: Option<u128>, pending: Option<u128>) -> Outcome {
+    let sum = balances
+        .zip(pending)
+        .and_then(|(balances, pending)| balances.checked_add(pending));
+    match sum {
+        Some(SUPPLY) => passed(format!("balances and receivables sum up to {SUPPLY}")),
+        Some(sum) => failed(SUPPLY.to_string(), sum.to_string()),
+        None => failed(SUPPLY.to_string(), "more than 128 bits hold"),
+    }
+}

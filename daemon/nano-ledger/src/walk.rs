@@ -1,0 +1,365 @@
+//! Walking a tree in the order of its keys.
+
+use std::cmp::Ordering;
+
+use crate::bytes::u64_at;
+use crate::error::LedgerError;
+use crate::file::LedgerFile;
+use crate::meta::{PAGE_HEADER, Tree};
+use crate::page::{Kind, NodeValue, Page, PageFault, overflow_run};
+
+/// Longest value that is handed out whole. Records of a ledger have at most a few hundred bytes.
+const MAX_VALUE: u32 = 64 * 1024;
+
+/// How a tree orders its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyOrder {
+    /// As byte strings; all tables of a ledger.
+    Bytes,
+    /// As little-endian 64-bit numbers; the list of free pages.
+    Integer,
+}
+
+impl KeyOrder {
+    fn compare(self, a: &[u8], b: &[u8]) -> Ordering {
+        match self {
+            Self::Bytes => a.cmp(b),
+            Self::Integer => u64_at(a, 0).cmp(&u64_at(b, 0)),
+        }
+    }
+}
+
+/// The value of an entry.
+#[derive(Debug)]
+pub(crate) enum Value<'a> {
+    /// In the page.
+    Bytes(&'a [u8]),
+    /// The root of a named table.
+    Table(&'a [u8]),
+    /// In overflow pages.
+    Run(Run),
+}
+
+/// A value in overflow pages: `len` bytes of the file from `offset`, checked to lie inside it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) page: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
+}
+
+/// An entry the walk stands at: the node of the topmost page.
+struct Step {
+    node: usize,
+    run: Option<Run>,
+}
+
+struct Frame {
+    buffer: Vec<u8>,
+    number: u64,
+    kind: Kind,
+    next: usize,
+}
+
+impl Frame {
+    fn page(&self) -> Result<Page<'_>, PageFault> {
+        Page::new(&self.buffer, self.number, self.kind)
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    entries: u64,
+    branch: u64,
+    leaf: u64,
+    overflow: u64,
+}
+
+/// Walks the entries of a tree, checking all it passes: bounds, page numbers and kinds, the order
+/// of keys and separators, and at the end the counts of the root.
+///
+/// A walk ends: no more pages are visited than the root counts, nor than the file has.
+pub struct Entries<'a> {
+    file: &'a LedgerFile,
+    name: &'a str,
+    tree: Tree,
+    order: KeyOrder,
+    /// The pages from the root to the current leaf.
+    stack: Vec<Frame>,
+    /// Buffers of pages left behind.
+    spare: Vec<Vec<u8>>,
+    started: bool,
+    /// The greatest key or separator passed.
+    last: Vec<u8>,
+    /// Whether `last` is a separator, which the next key may equal.
+    last_is_separator: bool,
+    seen: Seen,
+    value: Vec<u8>,
+}
+
+impl<'a> Entries<'a> {
+    pub(crate) fn new(file: &'a LedgerFile, name: &'a str, tree: Tree, order: KeyOrder) -> Self {
+        Self {
+            file,
+            name,
+            tree,
+            order,
+            stack: Vec::new(),
+            spare: Vec::new(),
+            started: false,
+            last: Vec::new(),
+            last_is_separator: true,
+            seen: Seen::default(),
+            value: Vec::new(),
+        }
+    }
+
+    /// The next entry as (key, value); `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Damaged`] at the first contradiction, [`LedgerError::Read`] when the system
+    /// fails to read; the walk is over then.
+    #[expect(clippy::should_implement_trait, reason = "entries borrow the walker")]
+    pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, LedgerError> {
+        let Some(step) = self.step()? else {
+            return Ok(None);
+        };
+        if let Some(Run { page, offset, len }) = step.run {
+            if len > MAX_VALUE {
+                return Err(self
+                    .file
+                    .damaged(self.name, PageFault::ValueLength { page, len }));
+            }
+            self.value.resize(len as usize, 0);
+            self.file.read_at(offset, &mut self.value)?;
+        }
+        let Some((key, value)) = self.node(step.node)? else {
+            return Ok(None);
+        };
+        Ok(Some(match value {
+            NodeValue::Inline { bytes, .. } => (key, bytes),
+            NodeValue::Overflow { .. } => (key, self.value.as_slice()),
+        }))
+    }
+
+    /// As [`next`](Self::next), but tells tables from bytes and leaves long values in the file.
+    pub(crate) fn next_raw(&mut self) -> Result<Option<(&[u8], Value<'_>)>, LedgerError> {
+        let Some(step) = self.step()? else {
+            return Ok(None);
+        };
+        let Some((key, value)) = self.node(step.node)? else {
+            return Ok(None);
+        };
+        Ok(Some(match (value, step.run) {
+            (_, Some(run)) => (key, Value::Run(run)),
+            (
+                NodeValue::Inline {
+                    bytes,
+                    is_table: true,
+                },
+                None,
+            ) => (key, Value::Table(bytes)),
+            (
+                NodeValue::Inline {
+                    bytes,
+                    is_table: false,
+                },
+                None,
+            ) => (key, Value::Bytes(bytes)),
+            // `step` gives a run for every such node.
+            (NodeValue::Overflow { .. }, None) => return Ok(None),
+        }))
+    }
+
+    /// Moves to the next entry and checks it.
+    fn step(&mut self) -> Result<Option<Step>, LedgerError> {
+        let (file, name) = (self.file, self.name);
+        let damaged = |fault| file.damaged(name, fault);
+        if !self.descend()? {
+            return Ok(None);
+        }
+        let Some(frame) = self.stack.last_mut() else {
+            return Ok(None);
+        };
+        let node = frame.next;
+        frame.next += 1;
+        let page = frame.page().map_err(damaged)?;
+        let key = page.key(node).map_err(damaged)?;
+        let in_order = match self.order.compare(key, &self.last) {
+            Ordering::Greater => true,
+            Ordering::Equal => self.last_is_separator,
+            Ordering::Less => false,
+        };
+        if !in_order || (self.order == KeyOrder::Integer && key.len() != 8) {
+            return Err(damaged(PageFault::Order {
+                page: frame.number,
+                node,
+            }));
+        }
+        self.last.clear();
+        self.last.extend_from_slice(key);
+        self.last_is_separator = false;
+        self.seen.entries += 1;
+        let run = match page.value(node).map_err(damaged)? {
+            NodeValue::Inline { .. } => None,
+            NodeValue::Overflow { page, len } => Some(self.run(page, len)?),
+        };
+        Ok(Some(Step { node, run }))
+    }
+
+    /// Checks the overflow pages of a value.
+    fn run(&mut self, page: u64, len: u32) -> Result<Run, LedgerError> {
+        let (file, name) = (self.file, self.name);
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        file.read_page(name, page, &mut buffer)?;
+        let found = overflow_run(&buffer, page).map_err(|fault| file.damaged(name, fault))?;
+        self.spare.push(buffer);
+        let size = u64::from(file.meta().page_size);
+        let end = page.saturating_add(u64::from(found));
+        if u64::from(found) * size < u64::from(len) + PAGE_HEADER as u64 {
+            return Err(file.damaged(name, PageFault::Overflow { page, found, len }));
+        }
+        if end > file.pages() {
+            let pages = file.pages();
+            return Err(file.damaged(
+                name,
+                PageFault::OutOfFile {
+                    page: end - 1,
+                    pages,
+                },
+            ));
+        }
+        self.seen.overflow = self.seen.overflow.saturating_add(u64::from(found));
+        Ok(Run {
+            page,
+            offset: page * size + PAGE_HEADER as u64,
+            len,
+        })
+    }
+
+    /// Makes the topmost page a leaf with an entry left; `false` at the end of the tree.
+    fn descend(&mut self) -> Result<bool, LedgerError> {
+        let (file, name) = (self.file, self.name);
+        let damaged = |fault| file.damaged(name, fault);
+        if !self.started {
+            self.started = true;
+            if !self.tree.is_plausible(file.meta().last_page) {
+                let (depth, root) = (self.tree.depth, self.tree.root);
+                return Err(damaged(PageFault::Root { depth, root }));
+            }
+            match self.tree.root {
+                Some(root) => self.push(root)?,
+                None => {
+                    self.check_counts()?;
+                    return Ok(false);
+                }
+            }
+        }
+        while let Some(frame) = self.stack.last_mut() {
+            let page = frame.page().map_err(damaged)?;
+            let node = frame.next;
+            if node >= page.len() {
+                let buffer = self.stack.pop().map(|frame| frame.buffer);
+                self.spare.extend(buffer);
+                if self.stack.is_empty() {
+                    self.check_counts()?;
+                }
+                continue;
+            }
+            if frame.kind == Kind::Leaf {
+                return Ok(true);
+            }
+            let child = page.child(node).map_err(damaged)?;
+            if node > 0 {
+                let key = page.key(node).map_err(damaged)?;
+                if self.order.compare(key, &self.last) != Ordering::Greater {
+                    return Err(damaged(PageFault::Order {
+                        page: frame.number,
+                        node,
+                    }));
+                }
+                self.last.clear();
+                self.last.extend_from_slice(key);
+                self.last_is_separator = true;
+            }
+            frame.next += 1;
+            self.push(child)?;
+        }
+        Ok(false)
+    }
+
+    fn push(&mut self, number: u64) -> Result<(), LedgerError> {
+        let (file, name) = (self.file, self.name);
+        let damaged = |fault| file.damaged(name, fault);
+        // The stack is never deeper than the tree, as only branch pages are descended from.
+        let levels_below = usize::from(self.tree.depth).saturating_sub(self.stack.len() + 1);
+        let kind = if levels_below == 0 {
+            Kind::Leaf
+        } else {
+            Kind::Branch
+        };
+        let (seen, counted) = match kind {
+            Kind::Leaf => (&mut self.seen.leaf, self.tree.leaf_pages),
+            Kind::Branch => (&mut self.seen.branch, self.tree.branch_pages),
+        };
+        let expected = counted.min(file.pages());
+        *seen += 1;
+        if *seen > expected {
+            return Err(damaged(PageFault::TooManyPages { expected }));
+        }
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        file.read_page(name, number, &mut buffer)?;
+        let frame = Frame {
+            buffer,
+            number,
+            kind,
+            next: 0,
+        };
+        let page = frame.page().map_err(damaged)?;
+        if levels_below == 1 {
+            // All leaves below this page come next, from all over the file.
+            file.will_need((0..page.len()).filter_map(|node| page.child(node).ok()));
+        }
+        self.stack.push(frame);
+        Ok(())
+    }
+
+    fn check_counts(&self) -> Result<(), LedgerError> {
+        let counts = [
+            ("entries", self.tree.entries, self.seen.entries),
+            ("branch pages", self.tree.branch_pages, self.seen.branch),
+            ("leaf pages", self.tree.leaf_pages, self.seen.leaf),
+            (
+                "overflow pages",
+                self.tree.overflow_pages,
+                self.seen.overflow,
+            ),
+        ];
+        for (what, expected, found) in counts {
+            if expected != found {
+                let fault = PageFault::Count {
+                    what,
+                    expected,
+                    found,
+                };
+                return Err(self.file.damaged(self.name, fault));
+            }
+        }
+        Ok(())
+    }
+
+    /// Key and value of a node of the topmost page.
+    fn node(&self, node: usize) -> Result<Option<(&[u8], NodeValue<'_>)>, LedgerError> {
+        let Some(frame) = self.stack.last() else {
+            return Ok(None);
+        };
+        let read = || {
+            let page = frame.page()?;
+            Ok((page.key(node)?, page.value(node)?))
+        };
+        read()
+            .map(Some)
+            .map_err(|fault| self.file.damaged(self.name, fault))
+    }
+}

@@ -1,0 +1,22 @@
+//! Genuine ledgers and helpers shared by the tests.
+
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::path::{Path, PathBuf};
+
+use nano_ledger::{Outcome, Report};
+
+/// The path of a file under `tests/data`.
+pub fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// The outcome of the check called `name`.
+pub fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
+    &report.checks.iter().find(|check| check.name == name).expect(name).outcome
+}
+
+/// Names of the failed checks.
+pub fn failures(report: &Report) -> Vec<&'static str> {
+    report.failures().map(|check| check.name).collect()
+}
