@@ -1,6 +1,7 @@
 //! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification.
 
 mod bytes;
+mod env;
 mod error;
 mod file;
 mod free_list;
@@ -16,7 +17,7 @@ mod walk;
 
 pub use error::{CopyError, LedgerError, OpenError};
 pub use file::{LedgerFile, Table};
-pub use live::LiveLedger;
+pub use live::{LiveLedger, copy_exact};
 pub use meta::{Meta, MetaFault, Tree};
 pub use page::PageFault;
 pub use summary::{LedgerSummary, Network, TableSummary, summarize};

@@ -9,8 +9,10 @@ use nano_ledger::{LedgerFile, Level, Network, Outcome, summarize, verify};
 use serde_json::Value;
 
 /// File, blocks, cemented, accounts, pending; as the README in `tests/data` has them.
-const GENUINE: [(&str, u64, u64, u64, u64); 2] =
-    [("before", 5460, 5338, 195, 878), ("after", 5966, 5926, 232, 944)];
+const GENUINE: [(&str, u64, u64, u64, u64); 2] = [
+    ("before", 5460, 5338, 195, 878),
+    ("after", 5966, 5926, 232, 944),
+];
 
 fn rpc(name: &str) -> Value {
     let text = std::fs::read_to_string(data(&format!("{name}.rpc.json"))).unwrap();
@@ -34,7 +36,11 @@ fn summaries_say_what_the_node_says() {
         let rpc = rpc(name);
         assert_eq!(rpc["count"]["count"], blocks.to_string());
         assert_eq!(rpc["count"]["cemented"], cemented.to_string());
-        let names: Vec<_> = summary.tables.iter().map(|table| table.name.as_str()).collect();
+        let names: Vec<_> = summary
+            .tables
+            .iter()
+            .map(|table| table.name.as_str())
+            .collect();
         let expected = "accounts blocks confirmation_height final_votes meta online_weight peers \
                         pending pruned rep_weights";
         assert_eq!(names.join(" "), expected);
@@ -49,7 +55,10 @@ fn every_check_passes_at_every_level() {
         for level in [Level::L0, Level::L1, Level::L2] {
             let report = verify(&path, level).unwrap();
             for check in &report.checks {
-                assert!(matches!(check.outcome, Outcome::Passed { .. }), "{name} {check:?}");
+                assert!(
+                    matches!(check.outcome, Outcome::Passed { .. }),
+                    "{name} {check:?}"
+                );
             }
             assert!(report.checks.len() > before, "{level:?} adds no check");
             before = report.checks.len();
@@ -67,12 +76,18 @@ fn account_rows_are_the_ones_the_node_reports() {
     for (name, _, _, accounts, _) in GENUINE {
         let file = LedgerFile::open(&data(&format!("{name}.ldb"))).unwrap();
         let tables = file.tables().unwrap();
-        let table = tables.iter().find(|table| table.name == "accounts").unwrap();
+        let table = tables
+            .iter()
+            .find(|table| table.name == "accounts")
+            .unwrap();
         let mut ours: Vec<(String, String, String)> = Vec::new();
         let mut keys = Vec::new();
         let mut entries = file.entries(table);
         while let Some((key, value)) = entries.next().unwrap() {
-            let head: String = value[..32].iter().map(|byte| format!("{byte:02X}")).collect();
+            let head: String = value[..32]
+                .iter()
+                .map(|byte| format!("{byte:02X}"))
+                .collect();
             let balance = u128::from_be_bytes(value[96..112].try_into().unwrap());
             let count = u64::from_le_bytes(value[120..128].try_into().unwrap());
             ours.push((head, balance.to_string(), count.to_string()));
@@ -85,7 +100,13 @@ fn account_rows_are_the_ones_the_node_reports() {
             .as_object()
             .unwrap()
             .values()
-            .map(|row| (text(&row["frontier"]), text(&row["balance"]), text(&row["block_count"])))
+            .map(|row| {
+                (
+                    text(&row["frontier"]),
+                    text(&row["balance"]),
+                    text(&row["block_count"]),
+                )
+            })
             .collect();
         ours.sort();
         theirs.sort();
@@ -138,7 +159,10 @@ fn falsified_rows_fail_their_check() {
         let mut bytes = original.clone();
         let mut changed = 0;
         let mut at = 0;
-        while let Some(found) = bytes[at..].windows(row.len()).position(|window| window == row) {
+        while let Some(found) = bytes[at..]
+            .windows(row.len())
+            .position(|window| window == row)
+        {
             bytes[at + found + key.len() + offset] ^= 0x40;
             changed += 1;
             at += found + row.len();
@@ -150,6 +174,9 @@ fn falsified_rows_fail_their_check() {
         let report = verify(&path, Level::L2).unwrap();
         assert_eq!(failures(&report), expected, "{name} {offset}: {report:#?}");
         assert!(!report.passed());
-        assert!(matches!(outcome(&report, "genesis"), Outcome::Passed { .. }));
+        assert!(matches!(
+            outcome(&report, "genesis"),
+            Outcome::Passed { .. }
+        ));
     }
 }

@@ -8,12 +8,19 @@ use nano_ledger::{Outcome, Report};
 
 /// The path of a file under `tests/data`.
 pub fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
 }
 
 /// The outcome of the check called `name`.
 pub fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
-    &report.checks.iter().find(|check| check.name == name).expect(name).outcome
+    &report
+        .checks
+        .iter()
+        .find(|check| check.name == name)
+        .expect(name)
+        .outcome
 }
 
 /// Names of the failed checks.
