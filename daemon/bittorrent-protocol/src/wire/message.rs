@@ -411,3 +411,79 @@ fn put_hash_request(out: &mut impl BufMut, request: &HashRequest) {
     out.put_u32(request.count);
     out.put_u32(request.proof_layers);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::PieceLength;
+
+    #[test]
+    fn requests_for_blocks_ask_for_their_content_only() {
+        let layout = Layout::new(PieceLength::new(32_768).unwrap(), [(50_000, None)]).unwrap();
+        let asked: Vec<Request> = layout
+            .piece_indices()
+            .flat_map(|piece| layout.blocks(piece))
+            .map(|block| Request::for_block(&layout, block))
+            .collect();
+        let expected = [
+            (0, 0, 16_384),
+            (0, 16_384, 16_384),
+            (1, 0, 16_384),
+            (1, 16_384, 848),
+        ];
+        assert_eq!(
+            asked,
+            expected.map(|(index, begin, length)| Request {
+                index,
+                begin,
+                length
+            })
+        );
+    }
+
+    #[test]
+    fn ranges_within_the_piece_length_are_servable_even_past_the_content() {
+        let layout = Layout::new(PieceLength::new(32_768).unwrap(), [(40_000, None)]).unwrap();
+        let served = |index, begin, length| {
+            let request = Request {
+                index,
+                begin,
+                length,
+            };
+            request.servable(&layout).map(PieceIndex::get)
+        };
+        for (index, begin, length) in [
+            (0, 0, 1),
+            (0, 0, 16_384),
+            (0, 1, 16_384),
+            (0, 16_384, 16_384),
+            (0, 32_767, 1),
+            // 7232 bytes of content and padding to a full block, then padding only.
+            (1, 0, 16_384),
+            (1, 16_384, 16_384),
+        ] {
+            assert_eq!(
+                served(index, begin, length),
+                Some(index),
+                "{begin}+{length}"
+            );
+        }
+        for (index, begin, length) in [
+            (0, 0, 0),
+            (0, 0, 16_385),
+            (0, 16_385, 16_384),
+            (0, 32_768, 1),
+            (0, u32::MAX, 1),
+            (0, 1, u32::MAX),
+            (0, u32::MAX, u32::MAX),
+            (2, 0, 1),
+            (u32::MAX, 0, 1),
+        ] {
+            assert_eq!(
+                served(index, begin, length),
+                None,
+                "{index} {begin}+{length}"
+            );
+        }
+    }
+}
