@@ -1,0 +1,527 @@
+//! The [`Dht`] of the public network, over one node of the `mainline` crate.
+//!
+//! What this layer adds to `mainline`:
+//!
+//! - **Names are resolved when they can be.** `mainline` resolves its bootstrap names once, at the
+//!   start, and drops those that fail; started before the name service it would stay alone for ever.
+//!   Here the node starts with the first operation for which a name (or a contact of the last run)
+//!   has an address.
+//! - **One operation per target at a time.** `mainline` joins a question to any running one for the
+//!   same target, even of another type: a search for peers that meets an announcement finds none.
+//! - **A node that died is replaced.** Its thread is `mainline`'s own, and calls panic when it is
+//!   gone; that panic ends one operation with [`LookupError::Stopped`].
+//! - **Signatures are verified again**, by this crate's stricter rules.
+//! - **Everything ends**, at the latest after [`NodeSettings::operation_timeout`].
+//!
+//! Limits of `mainline` that remain: IPv4 only. As a *server* it ignores queries whose transaction
+//! id has not four bytes, so it is a client to most of the network (libtorrent sends two).
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bittorrent_protocol::SwarmHash;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
+use mainline::async_dht::AsyncDht;
+use mainline::errors::{ConcurrencyError, PutMutableError};
+use mainline::{DEFAULT_BOOTSTRAP_NODES, Id, MutableItem};
+use tokio::time::{Instant, timeout_at};
+
+use crate::dht::{Dht, LookupError, MAX_PEERS, PutError, StartError, Stored};
+use crate::gather::{Counts, Found};
+use crate::item::{Salt, Seq, SignedItem};
+use crate::key::Authority;
+
+/// How a node runs.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// The UDP port; 0 for any free one. Default 6882.
+    pub port: u16,
+    /// The local address. Default all interfaces; 127.0.0.1 for tests.
+    pub bind_address: Ipv4Addr,
+    /// Where to join the network, `host:port` each. Given ones replace the public routers; none
+    /// (the default) means the public routers.
+    pub bootstrap: Vec<String>,
+    /// Nodes known from the last run ([`Dht::contacts`]), asked besides the bootstrap nodes. At most
+    /// about [`MAX_START_NODES`] addresses are used in all.
+    pub contacts: Vec<SocketAddr>,
+    /// What the node does for others.
+    pub role: Role,
+    /// How long one node has to answer. Default 2 s.
+    pub request_timeout: Duration,
+    /// How long a whole operation may take. Default 20 s; one usually takes a few seconds, as some
+    /// node always times out.
+    pub operation_timeout: Duration,
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        Self {
+            port: 6882,
+            bind_address: Ipv4Addr::UNSPECIFIED,
+            bootstrap: Vec::new(),
+            contacts: Vec::new(),
+            role: Role::default(),
+            request_timeout: mainline::DEFAULT_REQUEST_TIMEOUT,
+            operation_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What a node does for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// A client, which begins to answer queries after a quarter of an hour if it finds that it can
+    /// be reached from outside.
+    #[default]
+    Adaptive,
+    /// Answers queries from the start.
+    Server,
+}
+
+/// Addresses a node starts from. `mainline` asks all of them in every query while its routing table
+/// gives fewer nodes than this for a target, and the table gives 20 at most.
+pub const MAX_START_NODES: usize = 20;
+
+/// Contacts given out for the next start.
+const MAX_CONTACTS: usize = 200;
+
+/// A snapshot of a node's state, for people.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// Where it listens.
+    pub local_addr: SocketAddrV4,
+    /// Its address as others see it.
+    pub public_addr: Option<SocketAddrV4>,
+    /// Whether it could not confirm that others reach it.
+    pub firewalled: bool,
+    /// Whether it answers queries.
+    pub server: bool,
+    /// Nodes in its routing table that are not stale.
+    pub nodes: usize,
+    /// Estimated size of the whole network, in nodes.
+    pub network_size: usize,
+}
+
+/// A node of the Mainline DHT. Dropping it stops its thread and closes its socket shortly after.
+#[derive(Debug)]
+pub struct MainlineDht {
+    settings: NodeSettings,
+    node: tokio::sync::Mutex<Option<AsyncDht>>,
+    targets: Mutex<HashMap<SwarmHash, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl MainlineDht {
+    /// Binds the port and starts the node.
+    ///
+    /// When no bootstrap name has an address yet this succeeds nevertheless, after having made sure
+    /// that the port is free; the node then starts with a later operation.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Bind`].
+    pub async fn start(settings: NodeSettings) -> Result<Self, StartError> {
+        let dht = Self {
+            settings,
+            node: tokio::sync::Mutex::new(None),
+            targets: Mutex::new(HashMap::new()),
+        };
+        match dht.node().await {
+            Ok(_) => {}
+            Err(StartError::NoBootstrap) => {
+                let address = dht.bind_address();
+                std::net::UdpSocket::bind(address)
+                    .map_err(|source| StartError::Bind { address, source })?;
+                tracing::warn!("no DHT bootstrap node has an address yet; trying again later");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(dht)
+    }
+
+    /// What the node knows of itself and the network; `None` while it is not running.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        self.with_node(async |node| {
+            let info = node.info().await;
+            NodeStatus {
+                local_addr: info.local_addr(),
+                public_addr: info.public_address(),
+                firewalled: info.firewalled(),
+                server: info.server_mode(),
+                nodes: node.to_bootstrap().await.len(),
+                network_size: info.dht_size_estimate().0,
+            }
+        })
+        .await
+        .ok()
+    }
+
+    fn bind_address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.settings.bind_address, self.settings.port)
+    }
+
+    /// The running node, started first when there is none.
+    async fn node(&self) -> Result<AsyncDht, StartError> {
+        let mut slot = self.node.lock().await;
+        if let Some(node) = &*slot {
+            return Ok(node.clone());
+        }
+        let start = self.start_nodes().await;
+        if start.is_empty() {
+            return Err(StartError::NoBootstrap);
+        }
+        let mut builder = mainline::Dht::builder();
+        builder
+            .port(self.settings.port)
+            .bind_address(self.settings.bind_address)
+            .bootstrap(&start)
+            .request_timeout(self.settings.request_timeout);
+        if self.settings.role == Role::Server {
+            builder.server_mode();
+        }
+        // `build` waits for the node's thread to have its socket, which needs no network.
+        let node = builder.build().map_err(|source| StartError::Bind {
+            address: self.bind_address(),
+            source,
+        })?;
+        Ok(slot.insert(node.as_async()).clone())
+    }
+
+    /// Addresses of the bootstrap names and, up to the limit, of the known contacts.
+    async fn start_nodes(&self) -> Vec<SocketAddrV4> {
+        let names: Vec<&str> = if self.settings.bootstrap.is_empty() {
+            DEFAULT_BOOTSTRAP_NODES.to_vec()
+        } else {
+            self.settings.bootstrap.iter().map(String::as_str).collect()
+        };
+        let deadline = Instant::now() + self.settings.operation_timeout;
+        let resolved = futures_util::future::join_all(names.iter().map(async |name| {
+            match timeout_at(deadline, tokio::net::lookup_host(*name)).await {
+                Ok(Ok(addresses)) => addresses.collect(),
+                Ok(Err(error)) => {
+                    tracing::debug!(name, %error, "DHT bootstrap name not resolved");
+                    Vec::new()
+                }
+                Err(_) => Vec::new(),
+            }
+        }))
+        .await;
+        let mut start = Vec::new();
+        let contacts = self.settings.contacts.iter().copied();
+        for address in resolved.into_iter().flatten().chain(contacts) {
+            if let SocketAddr::V4(address) = address
+                && start.len() < MAX_START_NODES
+                && !start.contains(&address)
+            {
+                start.push(address);
+            }
+        }
+        start
+    }
+
+    /// Runs something on the node. If its thread is gone, forgets it, so that the next operation
+    /// starts another.
+    async fn with_node<T>(&self, f: impl AsyncFnOnce(&AsyncDht) -> T) -> Result<T, LookupError> {
+        let node = self
+            .node()
+            .await
+            .map_err(|source| LookupError::NotRunning { source })?;
+        // Unwind safe: nothing but the dead node's handle outlives the panic, and it is dropped.
+        match AssertUnwindSafe(f(&node)).catch_unwind().await {
+            Ok(value) => Ok(value),
+            Err(_) => {
+                tracing::error!("the DHT node stopped unexpectedly and will be started again");
+                *self.node.lock().await = None;
+                Err(LookupError::Stopped)
+            }
+        }
+    }
+
+    /// Waits until no other operation has this target.
+    async fn lock_target(&self, target: SwarmHash) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            // Poison is harmless: the map is whole after each of these statements.
+            let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            targets.retain(|_, lock| lock.strong_count() > 0);
+            match targets.get(&target).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    let lock = Arc::default();
+                    targets.insert(target, Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
+
+    /// A look-up whose caller holds the target.
+    async fn look_up(
+        &self,
+        authority: &Authority,
+        salt: &Salt,
+        better: &mut (dyn FnMut(&SignedItem) + Send),
+    ) -> Result<Found, LookupError> {
+        let deadline = Instant::now() + self.settings.operation_timeout;
+        let mut found = Found::default();
+        let mut malformed = 0;
+        let outcome = self
+            .with_node(async |node| {
+                let mut answers =
+                    node.get_mutable_detailed(authority.as_bytes(), salt.as_option(), None);
+                timeout_at(deadline, async {
+                    while let Some(item) = answers.items.next().await {
+                        match verified(authority, salt, &item) {
+                            Some(item) => {
+                                if found.add(item) {
+                                    // `add` put it there.
+                                    found.best.as_ref().into_iter().for_each(&mut *better);
+                                }
+                            }
+                            None => malformed += 1,
+                        }
+                    }
+                    answers.outcome.recv().await
+                })
+                .await
+                .ok()
+            })
+            .await?;
+        if let Some(outcome) = outcome {
+            found.settled = true;
+            found.counts = Counts {
+                queried: outcome.queried,
+                valid: outcome.values.saturating_sub(malformed),
+                empty: outcome.no_values + outcome.no_more_recent,
+                invalid: outcome.invalid_values + outcome.invalid_responses + malformed,
+                errors: outcome.krpc_errors,
+                timeouts: outcome.timed_out(),
+            };
+            if outcome.queried == 0 {
+                return Err(LookupError::NotConnected);
+            }
+        }
+        if found.best.is_none() && found.counts.answered() == 0 {
+            return Err(LookupError::NoAnswer {
+                counts: found.counts,
+            });
+        }
+        Ok(found)
+    }
+
+    async fn store(&self, item: &SignedItem) -> Result<Stored, PutError> {
+        let _target = self.lock_target(item.authority().target(item.salt())).await;
+        let before = self.check_storable(item).await?;
+        // Against another producer that publishes at this moment: nodes that have anything but what
+        // was found refuse. Nodes that are behind refuse too, so where they are the majority the
+        // item goes out once more without, after another look.
+        let replaced = before.seq().filter(|there| *there < item.seq());
+        let stored = match self.put_once(item, replaced).await {
+            Err(PutError::Raced) => {
+                self.check_storable(item).await?;
+                self.put_once(item, None).await
+            }
+            other => other,
+        }?;
+        Ok(Stored {
+            nodes: stored,
+            before,
+        })
+    }
+
+    /// Looks up what is there, and whether this item may go over it.
+    async fn check_storable(&self, item: &SignedItem) -> Result<Found, PutError> {
+        let found = self
+            .look_up(item.authority(), item.salt(), &mut |_| {})
+            .await?;
+        may_store(item, &found)?;
+        Ok(found)
+    }
+
+    async fn put_once(&self, item: &SignedItem, cas: Option<Seq>) -> Result<u32, PutError> {
+        let signed = MutableItem::new_signed_unchecked(
+            *item.authority().as_bytes(),
+            *item.signature(),
+            item.value(),
+            item.seq().get(),
+            item.salt().as_option(),
+        );
+        let put = self.with_node(async |node| {
+            tokio::time::timeout(
+                self.settings.operation_timeout,
+                node.put_mutable(signed, cas.map(Seq::get)),
+            )
+            .await
+        });
+        match put.await? {
+            Ok(Ok(outcome)) => Ok(outcome.stored_at),
+            Ok(Err(PutMutableError::Query(source))) => Err(PutError::NotStored {
+                source: Some(source),
+            }),
+            Ok(Err(PutMutableError::Concurrency(
+                ConcurrencyError::CasFailed
+                | ConcurrencyError::NotMostRecent
+                | ConcurrencyError::ConflictRisk,
+            ))) => Err(PutError::Raced),
+            Err(_) => Err(PutError::NotStored { source: None }),
+        }
+    }
+
+    /// A search for peers whose caller holds the target.
+    async fn find_peers(&self, swarm: SwarmHash) -> Result<Vec<SocketAddr>, LookupError> {
+        let deadline = Instant::now() + self.settings.operation_timeout;
+        self.with_node(async |node| {
+            let mut answers = node.get_peers(id(swarm));
+            let mut seen = HashSet::new();
+            let mut peers = Vec::new();
+            // A search that runs out of time or peers to keep has done its work.
+            while let Ok(Some(batch)) = timeout_at(deadline, answers.next()).await {
+                for peer in batch {
+                    if is_reachable(peer) && peers.len() < MAX_PEERS && seen.insert(peer) {
+                        peers.push(SocketAddr::V4(peer));
+                    }
+                }
+            }
+            peers
+        })
+        .await
+    }
+}
+
+/// The rule under which an item may be stored, given what a look-up found.
+///
+/// # Errors
+///
+/// Every case in which it may not.
+pub fn may_store(item: &SignedItem, found: &Found) -> Result<(), PutError> {
+    if !found.settled {
+        return Err(PutError::Unsettled);
+    }
+    let Some(best) = &found.best else {
+        return Ok(());
+    };
+    if best.seq() > item.seq() {
+        return Err(PutError::Superseded {
+            there: best.seq(),
+            ours: item.seq(),
+        });
+    }
+    if best.seq() == item.seq() {
+        let other = std::iter::once(best)
+            .chain(&found.conflicts)
+            .find(|there| there.value() != item.value());
+        if let Some(other) = other {
+            return Err(PutError::Conflict {
+                seq: item.seq(),
+                other: Box::new(other.clone()),
+            });
+        }
+    }
+    Ok(())
+}
+
+impl Dht for MainlineDht {
+    fn get_item<'a>(
+        &'a self,
+        authority: &'a Authority,
+        salt: &'a Salt,
+        better: &'a mut (dyn FnMut(&SignedItem) + Send),
+    ) -> BoxFuture<'a, Result<Found, LookupError>> {
+        Box::pin(async move {
+            let _target = self.lock_target(authority.target(salt)).await;
+            self.look_up(authority, salt, better).await
+        })
+    }
+
+    fn put_item<'a>(&'a self, item: &'a SignedItem) -> BoxFuture<'a, Result<Stored, PutError>> {
+        Box::pin(self.store(item))
+    }
+
+    fn get_peers(&self, swarm: SwarmHash) -> BoxFuture<'_, Result<Vec<SocketAddr>, LookupError>> {
+        Box::pin(async move {
+            let _target = self.lock_target(swarm).await;
+            self.find_peers(swarm).await
+        })
+    }
+
+    fn announce(
+        &self,
+        swarm: SwarmHash,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Vec<SocketAddr>, PutError>> {
+        Box::pin(async move {
+            if port == 0 {
+                return Err(PutError::PortZero);
+            }
+            let _target = self.lock_target(swarm).await;
+            // Before announcing, not only for the peers: left to itself `mainline` would look for
+            // nodes to announce to with `get` (BEP 44), to which not every node answers.
+            let peers = self.find_peers(swarm).await?;
+            let announced = self.with_node(async |node| {
+                tokio::time::timeout(
+                    self.settings.operation_timeout,
+                    node.announce_peer(id(swarm), Some(port)),
+                )
+                .await
+            });
+            match announced.await? {
+                Ok(Ok(_)) => Ok(peers),
+                Ok(Err(source)) => Err(PutError::NotStored {
+                    source: Some(source),
+                }),
+                Err(_) => Err(PutError::NotStored { source: None }),
+            }
+        })
+    }
+
+    fn contacts(&self) -> BoxFuture<'_, Vec<SocketAddr>> {
+        Box::pin(async move {
+            let known = self.with_node(async |node| node.to_bootstrap().await).await;
+            known
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|address| address.parse().ok())
+                .take(MAX_CONTACTS)
+                .collect()
+        })
+    }
+
+    fn bootstrapped(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let asked = self.with_node(async |node| {
+                tokio::time::timeout(self.settings.operation_timeout, node.bootstrapped()).await
+            });
+            matches!(asked.await, Ok(Ok(true)))
+        })
+    }
+}
+
+fn id(swarm: SwarmHash) -> Id {
+    Id::from(*swarm.as_bytes())
+}
+
+/// The item as this crate knows it; `None` when it has a negative `seq` or a signature that only
+/// passes laxer rules.
+fn verified(authority: &Authority, salt: &Salt, item: &MutableItem) -> Option<SignedItem> {
+    SignedItem::verified(
+        *authority,
+        salt.clone(),
+        Seq::new(item.seq())?,
+        item.value(),
+        *item.signature(),
+    )
+    .ok()
+}
+
+/// Whether an address that a stranger names can be that of a peer at all.
+fn is_reachable(peer: SocketAddrV4) -> bool {
+    let ip = peer.ip();
+    peer.port() != 0
+        && !ip.is_unspecified()
+        && !ip.is_multicast()
+        && !ip.is_broadcast()
+        && ip.octets()[0] != 0
+}

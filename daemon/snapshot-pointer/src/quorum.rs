@@ -1,0 +1,261 @@
+//! When enough authorities agree.
+
+use std::time::{Duration, SystemTime};
+
+use bittorrent_protocol::InfoHashV2;
+
+use crate::item::Salt;
+use crate::key::Authority;
+
+/// Whom a mirror follows: authorities, how many of them must agree, under which salt, and how old
+/// their word may get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamPolicy {
+    authorities: Vec<Authority>,
+    threshold: usize,
+    salt: Salt,
+    max_age: Option<Duration>,
+}
+
+/// A policy makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    /// Nobody to follow.
+    #[error("a stream needs at least one authority")]
+    NoAuthority,
+    /// More than are followed in parallel.
+    #[error(
+        "a stream has at most {} authorities, not {count}",
+        StreamPolicy::MAX_AUTHORITIES
+    )]
+    TooMany {
+        /// How many were given.
+        count: usize,
+    },
+    /// An authority would have two votes.
+    #[error("authority {authority} is named twice")]
+    Duplicate {
+        /// Which.
+        authority: Authority,
+    },
+    /// Never or always reached.
+    #[error("threshold {threshold} must be between 1 and the number of authorities, {authorities}")]
+    Threshold {
+        /// What was asked for.
+        threshold: usize,
+        /// How many there are.
+        authorities: usize,
+    },
+}
+
+impl StreamPolicy {
+    /// The most authorities of one stream: each costs a DHT look-up at every poll.
+    pub const MAX_AUTHORITIES: usize = 16;
+
+    /// Follows what at least `threshold` of `authorities` name.
+    ///
+    /// With `max_age`, a choice whose snapshot this mirror first saw longer ago is reported as
+    /// stale (and followed nevertheless).
+    ///
+    /// # Errors
+    ///
+    /// When there is no authority, one twice, too many, or the threshold cannot be met or is 0.
+    pub fn new(
+        authorities: Vec<Authority>,
+        threshold: usize,
+        salt: Salt,
+        max_age: Option<Duration>,
+    ) -> Result<Self, InvalidPolicy> {
+        if authorities.is_empty() {
+            return Err(InvalidPolicy::NoAuthority);
+        }
+        if authorities.len() > Self::MAX_AUTHORITIES {
+            return Err(InvalidPolicy::TooMany {
+                count: authorities.len(),
+            });
+        }
+        for (i, authority) in authorities.iter().enumerate() {
+            if authorities.iter().take(i).any(|other| other == authority) {
+                return Err(InvalidPolicy::Duplicate {
+                    authority: *authority,
+                });
+            }
+        }
+        if threshold == 0 || threshold > authorities.len() {
+            return Err(InvalidPolicy::Threshold {
+                threshold,
+                authorities: authorities.len(),
+            });
+        }
+        Ok(Self {
+            authorities,
+            threshold,
+            salt,
+            max_age,
+        })
+    }
+
+    /// The authorities, in the configured order.
+    pub fn authorities(&self) -> &[Authority] {
+        &self.authorities
+    }
+
+    /// How many must agree.
+    pub fn threshold(&self) -> usize {
+        self.threshold
+    }
+
+    /// The salt of the items.
+    pub fn salt(&self) -> &Salt {
+        &self.salt
+    }
+
+    /// After which age a choice counts as stale.
+    pub fn max_age(&self) -> Option<Duration> {
+        self.max_age
+    }
+
+    /// Whether two different snapshots can never both have enough votes. When not, authorities that
+    /// publish different snapshots make mirrors change whenever either publishes.
+    pub fn is_majority(&self) -> bool {
+        2 * self.threshold > self.authorities.len()
+    }
+}
+
+/// What one authority says, as one mirror knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vote {
+    /// Who.
+    pub authority: Authority,
+    /// The snapshot it names, with the time when this mirror first saw it named; `None` when nothing
+    /// was ever accepted from it.
+    pub names: Option<(InfoHashV2, SystemTime)>,
+    /// It signed two values with its latest sequence number: no vote.
+    pub contested: bool,
+}
+
+/// What a stream says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Enough authorities agree.
+    Follow(Choice),
+    /// They do not (yet). A mirror keeps what it has.
+    Undecided(Tally),
+}
+
+/// A snapshot that enough authorities name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The snapshot.
+    pub snapshot: InfoHashV2,
+    /// Who names it, in the policy's order.
+    pub supporters: Vec<Authority>,
+    /// When this mirror first saw enough of them name it.
+    pub since: SystemTime,
+}
+
+/// Why there is no choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// The most named snapshot and by how many it is named.
+    pub leading: Option<(InfoHashV2, usize)>,
+    /// How many would be needed.
+    pub threshold: usize,
+    /// Authorities of whom nothing is known.
+    pub silent: usize,
+    /// Authorities that signed two values with one sequence number.
+    pub contested: usize,
+}
+
+/// Counts the votes. Pure.
+///
+/// Votes of others than the policy's authorities are not counted, nor a second vote of the same.
+/// Where several snapshots have enough votes (possible only without [`StreamPolicy::is_majority`]),
+/// the one with the most votes is chosen; among equals the one that became eligible last, since
+/// sequence numbers of different authorities cannot be compared; then the one named by the first in
+/// the policy's order.
+pub fn decide(policy: &StreamPolicy, votes: &[Vote]) -> Decision {
+    struct Candidate {
+        snapshot: InfoHashV2,
+        supporters: Vec<(Authority, SystemTime)>,
+    }
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let (mut silent, mut contested) = (0, 0);
+    for authority in &policy.authorities {
+        match votes.iter().find(|vote| vote.authority == *authority) {
+            Some(vote) if vote.contested => contested += 1,
+            Some(Vote {
+                names: Some((snapshot, since)),
+                ..
+            }) => {
+                let supporter = (*authority, *since);
+                match candidates.iter_mut().find(|c| c.snapshot == *snapshot) {
+                    Some(candidate) => candidate.supporters.push(supporter),
+                    None => candidates.push(Candidate {
+                        snapshot: *snapshot,
+                        supporters: vec![supporter],
+                    }),
+                }
+            }
+            _ => silent += 1,
+        }
+    }
+
+    let mut choice: Option<Choice> = None;
+    for candidate in &candidates {
+        let mut times: Vec<_> = candidate.supporters.iter().map(|(_, t)| *t).collect();
+        times.sort_unstable();
+        // `threshold` is at least 1.
+        let Some(since) = times.get(policy.threshold - 1).copied() else {
+            continue;
+        };
+        let rank = (candidate.supporters.len(), since);
+        // Strictly greater: the policy's order decides among equals.
+        if choice
+            .as_ref()
+            .is_none_or(|best| rank > (best.supporters.len(), best.since))
+        {
+            choice = Some(Choice {
+                snapshot: candidate.snapshot,
+                supporters: candidate.supporters.iter().map(|(a, _)| *a).collect(),
+                since,
+            });
+        }
+    }
+    match choice {
+        Some(choice) => Decision::Follow(choice),
+        None => Decision::Undecided(Tally {
+            leading: candidates
+                .iter()
+                .rev()
+                .max_by_key(|c| c.supporters.len())
+                .map(|c| (c.snapshot, c.supporters.len())),
+            threshold: policy.threshold,
+            silent,
+            contested,
+        }),
+    }
+}
+
+/// How old a choice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// Time since this mirror first saw the choice.
+    pub age: Duration,
+    /// Whether that is more than the policy's `max_age`: the authorities may have gone, or somebody
+    /// withholds their news.
+    pub stale: bool,
+}
+
+impl StreamPolicy {
+    /// How old a choice is at `now`. Sequence numbers say nothing of that, because some producers
+    /// raise them at every republication; so the age counts from when this mirror first saw the
+    /// *snapshot* named. A clock that was set back gives age zero.
+    pub fn freshness(&self, choice: &Choice, now: SystemTime) -> Freshness {
+        let age = now.duration_since(choice.since).unwrap_or_default();
+        Freshness {
+            age,
+            stale: self.max_age.is_some_and(|max| age > max),
+        }
+    }
+}
