@@ -1,0 +1,232 @@
+//! What a person writes after a flag: durations, sizes, addresses with names in them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A duration as written after a flag: `90s`, `10m`, `2h`, `1d`, `500ms`, or whole seconds
+/// without a unit (`600`).
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    match split_unit(text) {
+        Some((number, "")) => seconds(number, 1.0),
+        Some((number, unit)) => match duration_unit(unit) {
+            Some(scale) => seconds(number, scale),
+            None => Err(format!(
+                "no unit of time is called `{unit}`; {DURATION_FORMS}"
+            )),
+        },
+        None => Err(DURATION_FORMS.to_owned()),
+    }
+}
+
+const DURATION_FORMS: &str = "write a number and a unit: 90s, 10m, 2h or 1d";
+
+/// Longest duration taken, ten years: far from where adding it to a clock could overflow.
+const MAX_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
+
+fn seconds(number: f64, scale: f64) -> Result<Duration, String> {
+    let seconds = number * scale;
+    if seconds > MAX_SECONDS {
+        return Err("that is more than ten years".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn duration_unit(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "ms" => 0.001,
+        "s" | "sec" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    })
+}
+
+/// A number without sign or exponent, and what follows it.
+fn split_unit(text: &str) -> Option<(f64, &str)> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+/// A poll interval: a duration of at least a second.
+pub(crate) fn poll_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval < Duration::from_secs(1) {
+        return Err("at least 1s, or the DHT nodes asked will ban us".to_owned());
+    }
+    Ok(interval)
+}
+
+/// A number of bytes: `256M`, `1GiB`, `4096`. `K`, `M`, `G` and `T` are powers of 1024.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let forms = "write a number of bytes with or without a unit: 16KiB, 256M, 2G";
+    let (number, unit) = split_unit(text).ok_or(forms)?;
+    let shift = match unit
+        .to_ascii_lowercase()
+        .trim_end_matches("ib")
+        .trim_end_matches('b')
+    {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(forms.to_owned()),
+    };
+    let bytes = number * (1u64 << shift) as f64;
+    if bytes > (1u64 << 60) as f64 {
+        return Err("that is more than an exbibyte".to_owned());
+    }
+    Ok(bytes as u64)
+}
+
+/// How long `--once` stays and gives back after it has everything.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum SeedFor {
+    /// For so long.
+    Duration(Duration),
+    /// Until so many times the size of the snapshot was uploaded.
+    Ratio(f64),
+}
+
+impl FromStr for SeedFor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let forms = "write a duration with its unit (30m, 2h) or a ratio without one (1.5)";
+        match split_unit(text).ok_or(forms)? {
+            (ratio, "") => Ok(Self::Ratio(ratio)),
+            _ => duration(text).map(Self::Duration),
+        }
+    }
+}
+
+/// A host and a port. Names are resolved each time they are used, as hosts move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    host: String,
+    port: u16,
+}
+
+impl HostPort {
+    /// All addresses the name has now.
+    pub(crate) async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host((self.host.as_str(), self.port))
+            .await?
+            .collect())
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let forms = "write HOST:PORT, for example seed.example.org:6881 or [2001:db8::1]:6881";
+        let (host, port) = text.rsplit_once(':').ok_or(forms)?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let host = bare.unwrap_or(host);
+        // A second colon outside brackets: an IPv6 address whose end would be read as the port.
+        if host.is_empty() || (bare.is_none() && host.contains(':')) {
+            return Err(forms.to_owned());
+        }
+        match port.parse() {
+            Ok(0) | Err(_) => Err(format!("`{port}` is no port between 1 and 65535; {forms}")),
+            Ok(port) => Ok(Self {
+                host: host.to_owned(),
+                port,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let cases = [
+            ("600", 600_000),
+            ("90s", 90_000),
+            ("10m", 600_000),
+            ("1.5h", 5_400_000),
+            ("1d", 86_400_000),
+            ("250ms", 250),
+            ("2 h", 7_200_000),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "h", "-1s", "1w", "1e9", "..s", "99999999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(poll_interval("999ms").is_err());
+        assert_eq!(poll_interval("1"), Ok(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("4096", 4096),
+            ("16KiB", 16 << 10),
+            ("256M", 256 << 20),
+            ("1.5g", 3 << 29),
+            ("2TB", 2 << 40),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "-1", "1X", "99999999T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_a_ratio_and_a_number_with_a_unit_a_duration() {
+        assert_eq!("1.5".parse(), Ok(SeedFor::Ratio(1.5)));
+        assert_eq!(
+            "2h".parse(),
+            Ok(SeedFor::Duration(Duration::from_secs(7200)))
+        );
+        assert!("for ever".parse::<SeedFor>().is_err());
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        for text in ["seed.example.org:6881", "[2001:db8::1]:6881", "127.0.0.1:1"] {
+            assert_eq!(
+                text.parse::<HostPort>().map(|peer| peer.to_string()),
+                Ok(text.to_owned())
+            );
+        }
+        for text in [
+            "",
+            "host",
+            ":1",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:80",
+            "host:x",
+        ] {
+            assert!(text.parse::<HostPort>().is_err(), "{text}");
+        }
+    }
+}

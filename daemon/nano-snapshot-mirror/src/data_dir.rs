@@ -1,0 +1,456 @@
+//! The data directory: where things are, who may touch them now, and which snapshot is current.
+//!
+//! A mirror, a producer and a fetch may share one. They take `lock` for the moments in which they
+//! change what is in `snapshots/`, `incoming/` and `current/`; a directory under construction or in
+//! use is locked itself, with `flock` on the directory, so that a lock ends with its process.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use bittorrent_protocol::InfoHashV2;
+use rustix::fs::FlockOperation;
+use snapshot_pointer::Salt;
+
+/// A data directory that exists.
+#[derive(Debug, Clone)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+}
+
+/// The name of a stream as it stands in `current/`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct StreamName(String);
+
+impl StreamName {
+    /// The name of the stream with this salt: the salt itself where it is plain text that may be
+    /// a file name, `default` for the empty salt, its hexadecimal digits otherwise.
+    pub(crate) fn of_salt(salt: &Salt) -> Self {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
+        let name = match std::str::from_utf8(salt.as_bytes()) {
+            Ok("") => "default".to_owned(),
+            Ok(text) if text.bytes().all(|byte| plain(&byte)) => text.to_owned(),
+            _ => format!("salt.{}", salt.to_hex()),
+        };
+        Self(name)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Holds `lock` of a data directory; released when dropped.
+#[derive(Debug)]
+pub(crate) struct StoreLock(#[expect(dead_code, reason = "closing the file is the release")] File);
+
+/// Holds a directory of `snapshots/` or `incoming/`: shared by those who read it, exclusive for
+/// the one who writes or removes it.
+#[derive(Debug)]
+pub(crate) struct DirLock(#[expect(dead_code, reason = "closing the file is the release")] File);
+
+impl DataDir {
+    /// Opens the data directory at `given`, or at the default place, and makes what is missing.
+    pub(crate) fn create(given: Option<&Path>) -> Result<Self> {
+        let root = Self::place(given)?;
+        let dir = Self { root };
+        for part in [
+            dir.snapshots(),
+            dir.incoming(),
+            dir.streams(),
+            dir.current(),
+        ] {
+            fs::create_dir_all(&part).with_context(|| {
+                format!(
+                    "cannot make {}: choose another place with --data-dir",
+                    part.display()
+                )
+            })?;
+        }
+        Ok(dir)
+    }
+
+    /// Opens a data directory that is there already.
+    pub(crate) fn existing(given: Option<&Path>) -> Result<Self> {
+        let root = Self::place(given)?;
+        if !root.join("snapshots").is_dir() {
+            bail!(
+                "{} is no data directory: it has no snapshots/; name the right one with --data-dir",
+                root.display()
+            );
+        }
+        Ok(Self { root })
+    }
+
+    fn place(given: Option<&Path>) -> Result<PathBuf> {
+        let from_environment = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path: &PathBuf| path.is_absolute())
+        };
+        let place = match given {
+            Some(path) => path.to_owned(),
+            None => from_environment("STATE_DIRECTORY")
+                .or_else(|| Some(from_environment("XDG_DATA_HOME")?.join(APPLICATION)))
+                .or_else(|| {
+                    Some(
+                        from_environment("HOME")?
+                            .join(".local/share")
+                            .join(APPLICATION),
+                    )
+                })
+                .ok_or_else(|| anyhow!("no HOME to keep data in: name a place with --data-dir"))?,
+        };
+        // Absolute, so that it means the same in every message and to every child process.
+        std::path::absolute(&place)
+            .with_context(|| format!("--data-dir {} is no path", place.display()))
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    /// Where the snapshot with this hash is, or would be.
+    pub(crate) fn snapshot(&self, id: InfoHashV2) -> PathBuf {
+        self.snapshots().join(id.to_string())
+    }
+
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
+    pub(crate) fn streams(&self) -> PathBuf {
+        self.root.join("streams")
+    }
+
+    pub(crate) fn dht_nodes(&self) -> PathBuf {
+        self.root.join("dht-nodes")
+    }
+
+    fn current(&self) -> PathBuf {
+        self.root.join("current")
+    }
+
+    /// Waits for `lock` and takes it. Hold it for moments, never across a transfer.
+    pub(crate) fn lock(&self) -> Result<StoreLock> {
+        let path = self.root.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(StoreLock(file))
+    }
+
+    /// The snapshots that have a directory here, in no order.
+    pub(crate) fn snapshot_ids(&self) -> Result<Vec<InfoHashV2>> {
+        let names = list(&self.snapshots())?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// The current snapshot of a stream, if it has one.
+    pub(crate) fn current_of(&self, stream: &StreamName) -> Result<Option<InfoHashV2>> {
+        let link = self.current().join(stream.as_str());
+        match fs::read_link(&link) {
+            Ok(target) => {
+                let name = target.file_name().and_then(|name| name.to_str());
+                let id = name.and_then(|name| name.parse().ok()).ok_or_else(|| {
+                    anyhow!("{} points at no snapshot: remove it", link.display())
+                })?;
+                Ok(Some(id))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", link.display())),
+        }
+    }
+
+    /// All streams that have a current snapshot, by name.
+    pub(crate) fn streams_with_current(&self) -> Result<Vec<(StreamName, InfoHashV2)>> {
+        let mut found = Vec::new();
+        for name in list(&self.current())? {
+            if name.starts_with('.') {
+                continue;
+            }
+            let stream = StreamName(name);
+            if let Some(id) = self.current_of(&stream)? {
+                found.push((stream, id));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Makes `id` the current snapshot of a stream: at every moment, and after a power cut, the
+    /// link points at the old or the new one.
+    pub(crate) fn switch(&self, stream: &StreamName, id: InfoHashV2, _: &StoreLock) -> Result<()> {
+        let link = self.current().join(stream.as_str());
+        // The lock makes us the only user of this name; a leftover is from a crash.
+        let fresh = self.current().join(format!(".{}.new", stream.as_str()));
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", fresh.display()));
+            }
+            _ => {}
+        }
+        symlink(Path::new("../snapshots").join(id.to_string()), &fresh)
+            .with_context(|| format!("cannot make {}", fresh.display()))?;
+        fs::rename(&fresh, &link).with_context(|| format!("cannot switch {}", link.display()))?;
+        sync_dir(&self.current())
+    }
+
+    /// Takes away the link of a stream whose snapshot is leaving the store.
+    pub(crate) fn clear_current(&self, stream: &StreamName, _: &StoreLock) -> Result<()> {
+        let link = self.current().join(stream.as_str());
+        fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))?;
+        sync_dir(&self.current())
+    }
+
+    /// Makes a new directory in `incoming/`, locked for this process until it ends or drops the
+    /// lock.
+    pub(crate) fn new_build(&self) -> Result<(PathBuf, DirLock)> {
+        let _lock = self.lock()?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| anyhow!("no randomness: {error}"))?;
+        let path = self
+            .incoming()
+            .join(data_encoding::HEXLOWER.encode(&random));
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let lock = try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)?
+            .ok_or_else(|| anyhow!("{} is locked by another process", path.display()))?;
+        Ok((path, lock))
+    }
+
+    /// Removes what dead processes left in `incoming/`; whatever is locked is alive and stays.
+    /// Returns how many were removed.
+    pub(crate) fn clean_incoming(&self) -> Result<usize> {
+        let _lock = self.lock()?;
+        let mut removed = 0;
+        for name in list(&self.incoming())? {
+            let path = self.incoming().join(name);
+            if try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)?.is_some() {
+                remove_tree(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Moves a finished directory from `incoming/` to its place in `snapshots/`. A snapshot that
+    /// is there already stays, and the directory is removed: the same hash is the same content.
+    pub(crate) fn adopt(&self, build: &Path, id: InfoHashV2, _: &StoreLock) -> Result<PathBuf> {
+        let place = self.snapshot(id);
+        if place.exists() {
+            remove_tree(build)?;
+            return Ok(place);
+        }
+        fs::rename(build, &place)
+            .with_context(|| format!("cannot rename {} to {}", build.display(), place.display()))?;
+        sync_dir(&self.snapshots())?;
+        sync_dir(&self.incoming())?;
+        Ok(place)
+    }
+
+    /// Removes a snapshot, or returns `false` when some process uses it. It leaves `snapshots/` in
+    /// one step, so that nobody ever sees half of it.
+    pub(crate) fn remove_snapshot(&self, id: InfoHashV2, _: &StoreLock) -> Result<bool> {
+        let path = self.snapshot(id);
+        let Some(_in_use) = try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)? else {
+            return Ok(false);
+        };
+        let leaving = self.incoming().join(format!("removed-{id}"));
+        if leaving.exists() {
+            remove_tree(&leaving)?;
+        }
+        fs::rename(&path, &leaving)
+            .with_context(|| format!("cannot move {} away", path.display()))?;
+        sync_dir(&self.snapshots())?;
+        remove_tree(&leaving)?;
+        Ok(true)
+    }
+
+    /// Locks a snapshot for reading: it will not be removed, and nobody downloads into it.
+    /// `None` while some process writes to it.
+    pub(crate) fn share_snapshot(&self, id: InfoHashV2) -> Result<Option<DirLock>> {
+        try_lock_dir(&self.snapshot(id), FlockOperation::NonBlockingLockShared)
+    }
+
+    /// Locks a snapshot for writing. `None` while any other process uses it.
+    pub(crate) fn own_snapshot(&self, id: InfoHashV2) -> Result<Option<DirLock>> {
+        try_lock_dir(&self.snapshot(id), FlockOperation::NonBlockingLockExclusive)
+    }
+}
+
+const APPLICATION: &str = "nano-snapshot-mirror";
+
+impl DirLock {
+    /// Lets others read beside us: from exclusive to shared.
+    pub(crate) fn share(&self) -> Result<()> {
+        rustix::fs::flock(&self.0, FlockOperation::NonBlockingLockShared)
+            .context("cannot share a directory")
+    }
+}
+
+fn try_lock_dir(path: &Path, operation: FlockOperation) -> Result<Option<DirLock>> {
+    let dir = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::fs::flock(&dir, operation) {
+        Ok(()) => Ok(Some(DirLock(dir))),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The names in a directory that are UTF-8; everything we make is.
+fn list(dir: &Path) -> Result<Vec<String>> {
+    let failed = || format!("cannot list {}", dir.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(failed)? {
+        if let Ok(name) = entry.with_context(failed)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    removed.with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Makes renames and new names in a directory survive a power cut.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("cannot sync {}", dir.display()))
+}
+
+/// Writes a small file so that a reader, or the next start, sees all of the old or all of the new.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let dir = path.parent().with_context(failed)?;
+    let fresh = path.with_extension(format!("new.{}", std::process::id()));
+    let write = || {
+        use std::io::Write as _;
+        let mut file = File::create(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().with_context(failed)?;
+    sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(byte: u8) -> InfoHashV2 {
+        InfoHashV2::from_bytes([byte; 32])
+    }
+
+    fn data_dir() -> (tempfile::TempDir, DataDir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::create(Some(&temp.path().join("data"))).unwrap();
+        (temp, dir)
+    }
+
+    fn stream() -> StreamName {
+        StreamName::of_salt(&"daily".parse().unwrap())
+    }
+
+    #[test]
+    fn salts_make_file_names() {
+        let name = |salt: &[u8]| StreamName::of_salt(&Salt::new(salt).unwrap()).0;
+        assert_eq!(name(b"daily"), "daily");
+        assert_eq!(name(b""), "default");
+        assert_eq!(name(b"../x"), "salt.2e2e2f78");
+        assert_eq!(name(b"a\xff"), "salt.61ff");
+    }
+
+    #[test]
+    fn switching_replaces_the_link_and_survives_a_leftover() {
+        let (_temp, dir) = data_dir();
+        assert_eq!(dir.current_of(&stream()).unwrap(), None);
+        dir.switch(&stream(), id(1), &dir.lock().unwrap()).unwrap();
+        symlink("nowhere", dir.current().join(".daily.new")).unwrap();
+        dir.switch(&stream(), id(2), &dir.lock().unwrap()).unwrap();
+        assert_eq!(dir.current_of(&stream()).unwrap(), Some(id(2)));
+        assert_eq!(dir.streams_with_current().unwrap(), [(stream(), id(2))]);
+        let target = fs::read_link(dir.root().join("current/daily")).unwrap();
+        assert_eq!(target, Path::new("../snapshots").join(id(2).to_string()));
+    }
+
+    #[test]
+    fn only_builds_of_dead_processes_are_cleaned() {
+        let (_temp, dir) = data_dir();
+        let (alive, alive_lock) = dir.new_build().unwrap();
+        let (dead, dead_lock) = dir.new_build().unwrap();
+        fs::write(dead.join("half"), "x").unwrap();
+        drop(dead_lock);
+        assert_eq!(dir.clean_incoming().unwrap(), 1);
+        assert!(alive.exists() && !dead.exists());
+        drop(alive_lock);
+        assert_eq!(dir.clean_incoming().unwrap(), 1);
+    }
+
+    #[test]
+    fn adopting_the_same_content_twice_keeps_the_first() {
+        let (_temp, dir) = data_dir();
+        for _ in 0..2 {
+            let (build, _lock) = dir.new_build().unwrap();
+            dir.adopt(&build, id(7), &dir.lock().unwrap()).unwrap();
+            assert!(!build.exists());
+        }
+        assert_eq!(dir.snapshot_ids().unwrap(), [id(7)]);
+    }
+
+    #[test]
+    fn a_snapshot_in_use_is_not_removed() {
+        let (_temp, dir) = data_dir();
+        fs::create_dir(dir.snapshot(id(1))).unwrap();
+        let reader = dir.share_snapshot(id(1)).unwrap().unwrap();
+        assert!(dir.share_snapshot(id(1)).unwrap().is_some());
+        assert!(dir.own_snapshot(id(1)).unwrap().is_none());
+        assert!(!dir.remove_snapshot(id(1), &dir.lock().unwrap()).unwrap());
+        drop(reader);
+        assert!(dir.remove_snapshot(id(1), &dir.lock().unwrap()).unwrap());
+        assert!(!dir.snapshot(id(1)).exists());
+    }
+
+    #[test]
+    fn an_owner_can_let_readers_in() {
+        let (_temp, dir) = data_dir();
+        fs::create_dir(dir.snapshot(id(1))).unwrap();
+        let owner = dir.own_snapshot(id(1)).unwrap().unwrap();
+        assert!(dir.share_snapshot(id(1)).unwrap().is_none());
+        owner.share().unwrap();
+        assert!(dir.share_snapshot(id(1)).unwrap().is_some());
+    }
+
+    #[test]
+    fn files_are_replaced_whole() {
+        let (_temp, dir) = data_dir();
+        let path = dir.root().join("x.json");
+        write_atomically(&path, b"one").unwrap();
+        write_atomically(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert!(
+            list(dir.root())
+                .unwrap()
+                .iter()
+                .all(|name| !name.contains("new"))
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! `x-snapshot`: what a producer says in the info dictionary about the ledger in a snapshot.
+//!
+//! JSON, because that is what the deployed producer writes there; we keep its key
+//! `original_filename`. Being part of the info dictionary it is covered by the snapshot's hash and
+//! so by the authority's signature. It is a claim all the same: verification reads the ledger.
+
+use nano_ledger::LedgerSummary;
+use serde::{Deserialize, Serialize};
+
+/// The longest `x-snapshot` that is read; ours have some 150 bytes.
+const MAX_LEN: usize = 64 * 1024;
+
+/// What a producer says about a snapshot. Unknown keys are left alone, missing ones are `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotInfo {
+    /// Name of the file the snapshot was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) original_filename: Option<String>,
+    /// Version of the ledger's tables, from its `meta` table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store_version: Option<u32>,
+    /// The oldest node release that opens this ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) minimum_node_version: Option<String>,
+    /// Blocks in the ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) block_count: Option<u64>,
+    /// Blocks the network had confirmed for good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cemented_count: Option<u64>,
+}
+
+impl SnapshotInfo {
+    /// What to say about a ledger that holds `summary`.
+    pub(crate) fn of(original_filename: &str, summary: &LedgerSummary) -> Self {
+        Self {
+            original_filename: Some(original_filename.to_owned()),
+            store_version: Some(summary.store_version),
+            minimum_node_version: minimum_node_version(summary.store_version).map(str::to_owned),
+            block_count: Some(summary.blocks),
+            cemented_count: Some(summary.cemented),
+        }
+    }
+
+    /// The bytes for the info dictionary: the same for the same content.
+    pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+
+    /// Reads what a producer wrote; `None` for what is no such JSON. Nothing depends on it, so a
+    /// producer's slip here must not keep a snapshot from being mirrored.
+    pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
+        if raw.len() > MAX_LEN {
+            return None;
+        }
+        serde_json::from_slice(raw).ok()
+    }
+}
+
+/// The first node release that opens a ledger of this store version (docs.nano.org, "Node
+/// releases"). `None` for versions that no release is known to write.
+fn minimum_node_version(store_version: u32) -> Option<&'static str> {
+    match store_version {
+        21 => Some("22.0"),
+        22 => Some("25.0"),
+        23 | 24 => Some("27.0"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let info = SnapshotInfo {
+            original_filename: Some("data.ldb".into()),
+            store_version: Some(24),
+            minimum_node_version: Some("27.0".into()),
+            block_count: Some(5460),
+            cemented_count: Some(5338),
+        };
+        let json = info.to_json().unwrap();
+        assert_eq!(
+            String::from_utf8(json.clone()).unwrap(),
+            r#"{"original_filename":"data.ldb","store_version":24,"minimum_node_version":"27.0","block_count":5460,"cemented_count":5338}"#
+        );
+        assert_eq!(SnapshotInfo::parse(&json), Some(info));
+    }
+
+    #[test]
+    fn other_producers_say_less_or_more() {
+        let theirs = br#"{"original_filename": "Nano_64_2026.7z", "version": 1}"#;
+        let info = SnapshotInfo::parse(theirs).unwrap();
+        assert_eq!(info.original_filename.as_deref(), Some("Nano_64_2026.7z"));
+        assert_eq!(info.store_version, None);
+        assert_eq!(SnapshotInfo::parse(b""), None);
+        assert_eq!(SnapshotInfo::parse(b"{\"store_version\": -1}"), None);
+        assert_eq!(SnapshotInfo::parse(&vec![b' '; MAX_LEN + 1]), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! Room on the disk, asked before starting: a transfer that cannot end should not begin.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use bittorrent_protocol::{BLOCK_LEN, Layout};
+
+use crate::text::Bytes;
+
+/// Kept free beyond what is needed, so that the file system does not end up full to the brim:
+/// logs and the node need room too.
+const RESERVE: u64 = 64 << 20;
+
+/// Bytes a snapshot takes on disk: its content, the 32-byte hash of every block, and one bit
+/// each.
+pub(crate) fn needed(layout: &Layout) -> u64 {
+    let blocks = layout.content_length().div_ceil(u64::from(BLOCK_LEN));
+    layout.content_length() + blocks * 32 + blocks / 8
+}
+
+/// What is still to be written of `total` bytes of which the directory `partial`, if it exists,
+/// takes some already. Sparse files count by what they occupy.
+pub(crate) fn remaining(total: u64, partial: &Path) -> u64 {
+    total.saturating_sub(occupied(partial))
+}
+
+fn occupied(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
+    let own = metadata.blocks() * 512;
+    if !metadata.is_dir() {
+        return own;
+    }
+    let Ok(entries) = path.read_dir() else {
+        return own;
+    };
+    own + entries
+        .flatten()
+        .map(|entry| occupied(&entry.path()))
+        .sum::<u64>()
+}
+
+/// Fails unless the file system of `dir` has room for `needed` bytes.
+pub(crate) fn ensure(dir: &Path, needed: u64, purpose: &str) -> Result<()> {
+    let stat = rustix::fs::statvfs(dir)
+        .with_context(|| format!("cannot ask how much room {} has", dir.display()))?;
+    // What a process without privileges may use.
+    check(
+        dir,
+        stat.f_bavail.saturating_mul(stat.f_frsize),
+        needed,
+        purpose,
+    )
+}
+
+fn check(dir: &Path, free: u64, needed: u64, purpose: &str) -> Result<()> {
+    if free < needed.saturating_add(RESERVE) {
+        bail!(
+            "the disk is too small: {purpose} needs {} and {} stay free, but {} has {}; \
+             free {} or choose another place with --data-dir",
+            Bytes(needed),
+            Bytes(RESERVE),
+            dir.display(),
+            Bytes(free),
+            Bytes(needed.saturating_add(RESERVE) - free),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::PieceLength;
+
+    use super::*;
+
+    #[test]
+    fn the_error_has_the_numbers() {
+        let error = check(Path::new("/data"), 1 << 30, 3 << 30, "the snapshot").unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "the snapshot needs 3.00 GiB",
+            "/data has 1.00 GiB",
+            "free 2.06 GiB",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(check(Path::new("/"), RESERVE + 5, 5, "x").is_ok());
+        assert!(check(Path::new("/"), RESERVE + 4, 5, "x").is_err());
+        assert!(check(Path::new("/"), u64::MAX, u64::MAX, "x").is_ok());
+    }
+
+    #[test]
+    fn a_snapshot_needs_its_content_and_the_hashes() {
+        let layout = Layout::new(PieceLength::DEFAULT, [(121u64 << 30, None)]).unwrap();
+        let hashes = needed(&layout) - (121 << 30);
+        assert_eq!(hashes, (121 << 16) * 32 + (121 << 13));
+    }
+
+    #[test]
+    fn what_is_on_disk_is_not_needed_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("content");
+        assert_eq!(remaining(1 << 20, &path), 1 << 20);
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(1 << 30).unwrap();
+        assert_eq!(remaining(1 << 20, &path), 1 << 20, "a hole takes nothing");
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        assert_eq!(remaining(1 << 20, &path), 0);
+    }
+}
