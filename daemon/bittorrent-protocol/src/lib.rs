@@ -5,9 +5,11 @@
 pub mod hash;
 pub mod layout;
 pub mod merkle;
+pub mod metainfo;
 pub mod units;
 pub mod wire;
 
 pub use hash::{InfoHashV1, InfoHashV2, InfoHashes, MerkleHash, PeerId, PieceSha1, SwarmHash};
 pub use layout::{FileSpan, Layout, LayoutError};
+pub use metainfo::PieceLayer;
 pub use units::{BLOCK_LEN, BlockIndex, FileIndex, MAX_PIECES, PieceIndex, PieceLength};
