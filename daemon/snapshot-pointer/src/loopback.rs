@@ -1,0 +1,100 @@
+//! A small DHT inside this process, on the loopback interface: for tests and demonstrations.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use mainline::async_dht::AsyncDht;
+
+use crate::dht::StartError;
+use crate::mainline_node::NodeSettings;
+
+/// Server nodes of `mainline` on 127.0.0.1, on ports the system chose, which know each other and
+/// nobody else. They stop when this is dropped.
+///
+/// Other DHT implementations cannot join: these nodes ignore queries whose transaction id has not
+/// four bytes.
+#[derive(Debug)]
+pub struct LoopbackDht {
+    nodes: Vec<(SocketAddrV4, AsyncDht)>,
+}
+
+impl LoopbackDht {
+    /// Starts `count` nodes and waits until they know each other. With 20 or fewer, every node is
+    /// among the nearest to every target and stores every item.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Bind`].
+    pub async fn start(count: usize) -> Result<Self, StartError> {
+        let mut dht = Self { nodes: Vec::new() };
+        dht.grow(count).await?;
+        Ok(dht)
+    }
+
+    /// Adds nodes, which join through those that are there, and waits until all know each other.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Bind`].
+    pub async fn grow(&mut self, count: usize) -> Result<(), StartError> {
+        for _ in 0..count {
+            let known: Vec<_> = self.nodes.iter().map(|(address, _)| *address).collect();
+            let node = mainline::Dht::builder()
+                .server_mode()
+                .bind_address(Ipv4Addr::LOCALHOST)
+                .port(0)
+                .bootstrap(&known)
+                .request_timeout(REQUEST_TIMEOUT)
+                .build()
+                .map_err(|source| StartError::Bind {
+                    address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
+                    source,
+                })?
+                .as_async();
+            let address = node.info().await.local_addr();
+            self.nodes.push((address, node));
+            if let Some((_, node)) = self.nodes.last()
+                && !known.is_empty()
+            {
+                node.bootstrapped().await;
+            }
+        }
+        // Once more: the early ones have not met the late ones.
+        for (_, node) in &self.nodes {
+            node.bootstrapped().await;
+        }
+        Ok(())
+    }
+
+    /// The nodes' addresses, oldest first.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes
+            .iter()
+            .map(|(address, _)| SocketAddr::V4(*address))
+            .collect()
+    }
+
+    /// The nodes' addresses as text, as bootstrap lists are written.
+    pub fn bootstrap(&self) -> Vec<String> {
+        self.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    /// Settings for a node that joins here and nowhere else.
+    pub fn client_settings(&self) -> NodeSettings {
+        NodeSettings {
+            port: 0,
+            bind_address: Ipv4Addr::LOCALHOST,
+            bootstrap: self.bootstrap(),
+            request_timeout: REQUEST_TIMEOUT,
+            ..NodeSettings::default()
+        }
+    }
+
+    /// Stops the `count` oldest nodes, with all they stored.
+    pub fn stop_oldest(&mut self, count: usize) {
+        self.nodes.drain(..count.min(self.nodes.len()));
+    }
+}
+
+/// Loopback answers at once; only a stopped node uses the time up.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
