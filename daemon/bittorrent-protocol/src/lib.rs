@@ -2,6 +2,7 @@
 //! wire protocol. Pure: no I/O, no clock, no randomness; parsers never panic and bound what they
 //! allocate by what they were given.
 
+pub mod bencode;
 pub mod hash;
 pub mod layout;
 pub mod merkle;
