@@ -3,6 +3,7 @@
 //! allocate by what they were given.
 
 pub mod bencode;
+pub mod block_set;
 pub mod hash;
 pub mod layout;
 pub mod merkle;
@@ -10,6 +11,7 @@ pub mod metainfo;
 pub mod units;
 pub mod wire;
 
+pub use block_set::BlockSet;
 pub use hash::{InfoHashV1, InfoHashV2, InfoHashes, MerkleHash, PeerId, PieceSha1, SwarmHash};
 pub use layout::{FileSpan, Layout, LayoutError};
 pub use metainfo::PieceLayer;

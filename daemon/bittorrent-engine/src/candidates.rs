@@ -1,0 +1,377 @@
+//! Addresses where peers may be, and when to dial them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::input::{DialFailure, Source};
+use crate::rng::Rng;
+
+/// How soon a peer that closed before its handshake is dialled again, the first time.
+const EARLY_RETRY: Duration = Duration::from_secs(1);
+/// How often in a row such a close is met with a quick retry.
+const EARLY_RETRIES: u32 = 5;
+/// How long a peer that left after a good connection is left alone.
+const AFTER_CONNECTION: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// May be dialled from this time on.
+    Idle(Instant),
+    Dialling,
+    Connected,
+    /// Leads to ourselves.
+    Own,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    source: Source,
+    state: State,
+    /// Failures since the last good connection.
+    fails: u32,
+    /// Closes before the handshake in a row.
+    early: u32,
+    /// It had everything when we last saw it.
+    seed: bool,
+}
+
+/// The addresses of one torrent.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    by_addr: BTreeMap<SocketAddr, Candidate>,
+    dialling: usize,
+}
+
+impl Candidates {
+    pub(crate) fn len(&self) -> usize {
+        self.by_addr.len()
+    }
+
+    pub(crate) fn dialling(&self) -> usize {
+        self.dialling
+    }
+
+    /// Learns an address. One that is known already keeps its history; `Static` sticks.
+    pub(crate) fn add(&mut self, addr: SocketAddr, source: Source, most: usize, now: Instant) {
+        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+            return;
+        }
+        if let Some(known) = self.by_addr.get_mut(&addr) {
+            known.source = known.source.min(source);
+            return;
+        }
+        if self.by_addr.len() >= most && !self.evict(source) {
+            return;
+        }
+        self.by_addr.insert(
+            addr,
+            Candidate {
+                source,
+                state: State::Idle(now),
+                fails: 0,
+                early: 0,
+                seed: false,
+            },
+        );
+    }
+
+    /// Makes room: forgets the address that failed most often. Static ones stay, and one that
+    /// never failed goes only for a static one.
+    fn evict(&mut self, newcomer: Source) -> bool {
+        let worst = self
+            .by_addr
+            .iter()
+            .filter(|(_, known)| {
+                known.source != Source::Static
+                    && matches!(known.state, State::Idle(_))
+                    && (known.fails > 0 || newcomer == Source::Static)
+            })
+            .max_by_key(|(_, known)| known.fails)
+            .map(|(addr, _)| *addr);
+        worst.is_some_and(|addr| self.by_addr.remove(&addr).is_some())
+    }
+
+    /// The best address to dial now, which then counts as being dialled. `complete` leaves seeds
+    /// out: neither side would have anything for the other.
+    pub(crate) fn dial(
+        &mut self,
+        complete: bool,
+        now: Instant,
+        banned: impl Fn(SocketAddr) -> bool,
+    ) -> Option<SocketAddr> {
+        let (addr, best) = self
+            .by_addr
+            .iter_mut()
+            .filter(|(addr, known)| {
+                matches!(known.state, State::Idle(from) if from <= now)
+                    && !(complete && known.seed)
+                    && !banned(**addr)
+            })
+            .min_by_key(|(_, known)| {
+                let State::Idle(from) = known.state else {
+                    return (true, u32::MAX, now);
+                };
+                (known.source != Source::Static, known.fails, from)
+            })?;
+        best.state = State::Dialling;
+        self.dialling += 1;
+        Some(*addr)
+    }
+
+    /// When the next address may be dialled.
+    pub(crate) fn next_dial(&self, complete: bool) -> Option<Instant> {
+        self.by_addr
+            .values()
+            .filter(|known| !(complete && known.seed))
+            .filter_map(|known| match known.state {
+                State::Idle(from) => Some(from),
+                State::Dialling | State::Connected | State::Own => None,
+            })
+            .min()
+    }
+
+    /// A dial ended without a connection.
+    pub(crate) fn failed(
+        &mut self,
+        addr: SocketAddr,
+        failure: DialFailure,
+        config: &Config,
+        rng: &mut Rng,
+        now: Instant,
+    ) {
+        let Some(known) = self.by_addr.get_mut(&addr) else {
+            return;
+        };
+        if known.state == State::Dialling {
+            self.dialling -= 1;
+        } else if known.state == State::Connected {
+            return;
+        }
+        if failure == DialFailure::Ourselves {
+            known.state = State::Own;
+            return;
+        }
+        if failure == DialFailure::ClosedEarly && known.early < EARLY_RETRIES {
+            let wait = EARLY_RETRY.saturating_mul(1 << known.early);
+            known.early += 1;
+            known.state = State::Idle(now + wait);
+            return;
+        }
+        known.fails = known.fails.saturating_add(1);
+        known.state = State::Idle(now + backoff(known.fails, config, rng));
+    }
+
+    /// A connection was made, by us or by the peer.
+    pub(crate) fn connected(&mut self, addr: SocketAddr) {
+        if let Some(known) = self.by_addr.get_mut(&addr) {
+            if known.state == State::Dialling {
+                self.dialling -= 1;
+            }
+            known.state = State::Connected;
+        }
+    }
+
+    /// A connection ended. One that was of use is remembered as success.
+    pub(crate) fn disconnected(
+        &mut self,
+        addr: SocketAddr,
+        useful: bool,
+        seed: bool,
+        config: &Config,
+        rng: &mut Rng,
+        now: Instant,
+    ) {
+        let Some(known) = self.by_addr.get_mut(&addr) else {
+            return;
+        };
+        if known.state != State::Connected {
+            return;
+        }
+        known.seed = seed;
+        known.early = 0;
+        let wait = if useful {
+            known.fails = 0;
+            AFTER_CONNECTION
+        } else {
+            known.fails = known.fails.saturating_add(1);
+            backoff(known.fails, config, rng)
+        };
+        known.state = State::Idle(now + wait);
+    }
+
+    /// The address is one of ours.
+    pub(crate) fn mark_own(&mut self, addr: SocketAddr) {
+        if let Some(known) = self.by_addr.get_mut(&addr) {
+            if known.state == State::Dialling {
+                self.dialling -= 1;
+            }
+            known.state = State::Own;
+        }
+    }
+
+    /// Whether the address is known to be one of ours.
+    pub(crate) fn is_own(&self, addr: SocketAddr) -> bool {
+        self.by_addr
+            .get(&addr)
+            .is_some_and(|known| known.state == State::Own)
+    }
+}
+
+/// Doubles with each failure; up to a quarter more, so that peers that failed together are not
+/// dialled together.
+fn backoff(fails: u32, config: &Config, rng: &mut Rng) -> Duration {
+    let doublings = fails.saturating_sub(1).min(16);
+    let wait = config
+        .redial_min
+        .saturating_mul(1 << doublings)
+        .min(config.redial_max);
+    wait + (wait / 4).mul_f64(rng.below(1_000) as f64 / 1_000.0)
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], n))
+    }
+
+    struct Fixture {
+        candidates: Candidates,
+        config: Config,
+        rng: Rng,
+        now: Instant,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self {
+                candidates: Candidates::default(),
+                config: Config::default(),
+                rng: Rng::new([3; 32]),
+                now: Instant::now(),
+            }
+        }
+
+        fn add(&mut self, n: u16, source: Source) {
+            self.candidates.add(addr(n), source, 4, self.now);
+        }
+
+        fn dial(&mut self) -> Option<u16> {
+            self.candidates
+                .dial(false, self.now, |_| false)
+                .map(|addr| addr.port())
+        }
+
+        fn fail(&mut self, n: u16, failure: DialFailure) -> Duration {
+            self.candidates
+                .failed(addr(n), failure, &self.config, &mut self.rng, self.now);
+            self.candidates
+                .next_dial(false)
+                .map_or(Duration::MAX, |at| at - self.now)
+        }
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time_up_to_a_limit() {
+        let mut f = Fixture::new();
+        f.add(1, Source::Dht);
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            assert_eq!(f.dial(), Some(1));
+            assert_eq!(f.dial(), None);
+            let wait = f.fail(1, DialFailure::Unreachable);
+            waits.push(wait.as_secs());
+            f.now += wait;
+        }
+        assert!((15..20).contains(&waits[0]), "{waits:?}");
+        assert!((30..39).contains(&waits[1]), "{waits:?}");
+        assert!(waits[11] <= 3600 * 5 / 4 && waits[11] >= 3600, "{waits:?}");
+        assert_eq!(f.candidates.dialling(), 0);
+    }
+
+    #[test]
+    fn a_close_before_the_handshake_is_retried_soon_but_not_for_ever() {
+        let mut f = Fixture::new();
+        f.add(1, Source::Static);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            assert_eq!(f.dial(), Some(1));
+            let wait = f.fail(1, DialFailure::ClosedEarly);
+            waits.push(wait.as_secs());
+            f.now += wait;
+        }
+        assert_eq!(waits[..5], [1, 2, 4, 8, 16]);
+        assert!(waits[5] >= 15);
+    }
+
+    #[test]
+    fn seeds_are_not_dialled_by_a_seed() {
+        let mut f = Fixture::new();
+        f.add(1, Source::Static);
+        assert_eq!(f.dial(), Some(1));
+        f.candidates.connected(addr(1));
+        assert_eq!(f.candidates.next_dial(false), None);
+        f.candidates
+            .disconnected(addr(1), true, true, &f.config, &mut f.rng, f.now);
+        f.now += Duration::from_secs(3600);
+        assert_eq!(f.candidates.dial(true, f.now, |_| false), None);
+        assert_eq!(f.candidates.next_dial(true), None);
+        assert_eq!(f.candidates.dial(false, f.now, |_| true), None);
+        assert_eq!(f.dial(), Some(1));
+    }
+
+    #[test]
+    fn static_addresses_come_first_and_our_own_never_again() {
+        let mut f = Fixture::new();
+        f.add(1, Source::Tracker);
+        f.add(2, Source::Static);
+        f.add(1, Source::Dht);
+        assert_eq!(f.candidates.len(), 2);
+        assert_eq!(f.dial(), Some(2));
+        assert_eq!(f.fail(2, DialFailure::Ourselves), Duration::ZERO);
+        assert!(f.candidates.is_own(addr(2)));
+        assert_eq!(f.dial(), Some(1));
+        f.now += Duration::from_secs(86_400);
+        assert_eq!(f.dial(), None);
+    }
+
+    #[test]
+    fn a_full_table_forgets_failed_addresses_only() {
+        let mut f = Fixture::new();
+        for n in 1..=4 {
+            f.add(n, Source::Dht);
+        }
+        f.add(5, Source::Dht);
+        assert!(!f.candidates.by_addr.contains_key(&addr(5)));
+        f.dial();
+        f.fail(1, DialFailure::Refused);
+        f.add(5, Source::Dht);
+        assert!(f.candidates.by_addr.contains_key(&addr(5)));
+        assert!(!f.candidates.by_addr.contains_key(&addr(1)));
+        f.add(6, Source::Static);
+        assert_eq!(f.candidates.len(), 4);
+        assert!(f.candidates.by_addr.contains_key(&addr(6)));
+    }
+
+    #[test]
+    fn addresses_nobody_can_listen_at_are_not_kept() {
+        let mut candidates = Candidates::default();
+        for bad in [
+            "0.0.0.0:1",
+            "192.0.2.1:0",
+            "224.0.0.1:1",
+            "[::]:1",
+            "[ff02::1]:1",
+        ] {
+            candidates.add(bad.parse().unwrap(), Source::Static, 10, Instant::now());
+        }
+        assert_eq!(candidates.len(), 0);
+    }
+}

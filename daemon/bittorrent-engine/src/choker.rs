@@ -1,0 +1,203 @@
+//! Who may download from us: upload slots over all torrents.
+//!
+//! Peers that give us data come first, the fastest first; then those that hold a slot for less than
+//! a minute, so that it is worth having one; then whoever waited longest; then those whose minute
+//! is over. A few slots go to random waiting peers, who could not show what they give otherwise.
+//! Peers on this machine or network need no slot.
+
+use std::time::{Duration, Instant};
+
+use crate::keys::PeerKey;
+use crate::rng::Rng;
+
+/// How long a slot stays with a peer that gives nothing back, while others wait.
+const QUANTUM: Duration = Duration::from_secs(60);
+
+/// A peer that wants to download.
+#[derive(Debug, Clone)]
+pub(crate) struct Applicant {
+    pub(crate) key: PeerKey,
+    pub(crate) choked: bool,
+    /// Since when it is choked, or not.
+    pub(crate) since: Instant,
+    /// Bytes per second we get from it.
+    pub(crate) gives: u64,
+    /// Bytes per second it gets from us.
+    pub(crate) takes: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Gives(std::cmp::Reverse<u64>),
+    Served(std::cmp::Reverse<u64>),
+    Waits(Instant),
+    HadItsTurn(std::cmp::Reverse<u64>),
+}
+
+impl Applicant {
+    fn rank(&self, now: Instant) -> Rank {
+        use std::cmp::Reverse;
+        // A trickle is no contribution.
+        if self.gives >= 1_024 {
+            Rank::Gives(Reverse(self.gives))
+        } else if self.choked {
+            Rank::Waits(self.since)
+        } else if self.since + QUANTUM > now {
+            Rank::Served(Reverse(self.takes))
+        } else {
+            Rank::HadItsTurn(Reverse(self.takes))
+        }
+    }
+}
+
+/// Hands out upload slots.
+#[derive(Debug, Default)]
+pub(crate) struct Choker {
+    next_round: Option<Instant>,
+    next_optimistic: Option<Instant>,
+    optimistic: Vec<PeerKey>,
+}
+
+impl Choker {
+    /// When slots are given out anew.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.next_round
+    }
+
+    /// Gives out all slots anew. Returns who has one.
+    pub(crate) fn round(
+        &mut self,
+        mut applicants: Vec<Applicant>,
+        slots: usize,
+        optimistic_slots: usize,
+        times: (Duration, Duration),
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Vec<PeerKey> {
+        let (interval, optimistic_interval) = times;
+        self.next_round = Some(now + interval);
+        applicants.sort_by(|a, b| (a.rank(now), a.key).cmp(&(b.rank(now), b.key)));
+        let optimistic_slots = optimistic_slots.min(slots);
+        if self.next_optimistic.is_none_or(|at| at <= now) {
+            self.next_optimistic = Some(now + optimistic_interval);
+            self.optimistic.clear();
+        }
+        self.optimistic
+            .retain(|key| applicants.iter().any(|applicant| applicant.key == *key));
+        let mut winners: Vec<PeerKey> = applicants
+            .iter()
+            .map(|applicant| applicant.key)
+            .filter(|key| !self.optimistic.contains(key))
+            .take(slots - optimistic_slots)
+            .collect();
+        let mut rest: Vec<PeerKey> = applicants
+            .iter()
+            .map(|applicant| applicant.key)
+            .filter(|key| !winners.contains(key) && !self.optimistic.contains(key))
+            .collect();
+        while self.optimistic.len() < optimistic_slots && !rest.is_empty() {
+            let chosen = rest.remove(rng.below(rest.len()));
+            self.optimistic.push(chosen);
+        }
+        winners.extend(&self.optimistic);
+        // Fewer applicants than slots: whoever is left gets one too.
+        winners.extend(rest.into_iter().take(slots - winners.len()));
+        winners
+    }
+
+    /// Between rounds: who gets the slots that became free.
+    pub(crate) fn fill(
+        &self,
+        mut applicants: Vec<Applicant>,
+        slots: usize,
+        now: Instant,
+    ) -> Vec<PeerKey> {
+        let used = applicants.iter().filter(|a| !a.choked).count();
+        applicants.retain(|applicant| applicant.choked);
+        applicants.sort_by(|a, b| (a.rank(now), a.key).cmp(&(b.rank(now), b.key)));
+        applicants
+            .into_iter()
+            .take(slots.saturating_sub(used))
+            .map(|applicant| applicant.key)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use super::*;
+    use crate::keys::Keys;
+
+    fn applicants(count: usize, now: Instant) -> Vec<Applicant> {
+        let mut keys = Keys::default();
+        let torrent = keys.torrent();
+        (0..count)
+            .map(|_| Applicant {
+                key: keys.peer(torrent),
+                choked: true,
+                since: now,
+                gives: 0,
+                takes: 0,
+            })
+            .collect()
+    }
+
+    const TIMES: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(30));
+
+    #[test]
+    fn nobody_waits_while_slots_are_free() {
+        let now = Instant::now();
+        let all = applicants(8, now);
+        let mut choker = Choker::default();
+        let winners = choker.round(all.clone(), 8, 2, TIMES, &mut Rng::new([0; 32]), now);
+        assert_eq!(winners.len(), 8);
+        assert!(all.iter().all(|a| winners.contains(&a.key)));
+        assert_eq!(choker.fill(all, 8, now).len(), 8);
+    }
+
+    #[test]
+    fn contributors_keep_their_slots_and_the_rest_take_turns() {
+        let mut now = Instant::now();
+        let mut all = applicants(10, now);
+        all[9].gives = 1_000_000;
+        let mut rng = Rng::new([1; 32]);
+        let mut choker = Choker::default();
+        let mut served = [0; 10];
+        for _ in 0..200 {
+            let winners = choker.round(all.clone(), 4, 1, TIMES, &mut rng, now);
+            assert_eq!(winners.len(), 4);
+            assert!(winners.contains(&all[9].key));
+            for (applicant, served) in all.iter_mut().zip(&mut served) {
+                let wins = winners.contains(&applicant.key);
+                *served += i32::from(wins);
+                if applicant.choked == wins {
+                    applicant.choked = !wins;
+                    applicant.since = now;
+                }
+            }
+            now += TIMES.0;
+        }
+        assert_eq!(served[9], 200);
+        // 3 slots for 9 peers: each about 67 rounds.
+        assert!(
+            served[..9].iter().all(|n| (40..95).contains(n)),
+            "{served:?}"
+        );
+    }
+
+    #[test]
+    fn a_free_slot_goes_to_who_waited_longest() {
+        let now = Instant::now();
+        let mut all = applicants(3, now);
+        all[0].choked = false;
+        all[2].since = now - Duration::from_secs(5);
+        let key = all[2].key;
+        let choker = Choker::default();
+        assert_eq!(choker.fill(all.clone(), 2, now), [key]);
+        assert!(choker.fill(all, 1, now).is_empty());
+    }
+}

@@ -1,0 +1,261 @@
+//! What is here, what is begun and what may be begun next, of one torrent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bittorrent_protocol::{BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex};
+
+use crate::bits::PieceSet;
+use crate::input::Content;
+use crate::layers::Layers;
+use crate::partial::{Partial, Stage};
+use crate::rarity::Rarity;
+use crate::senders::Senders;
+
+/// The pieces of a torrent.
+///
+/// A piece is in exactly one of these states: verified (`have`), begun (`partials`), ready
+/// (`rarity`), or waiting for its hash (none of them).
+#[derive(Debug)]
+pub(crate) struct Download {
+    pub(crate) layout: Arc<Layout>,
+    /// Verified as a whole.
+    pub(crate) have: PieceSet,
+    pub(crate) bytes_verified: u64,
+    /// Ready to be begun, rarest first.
+    pub(crate) rarity: Rarity,
+    /// Begun.
+    pub(crate) partials: BTreeMap<PieceIndex, Partial>,
+    /// The begun ones with blocks to request.
+    pub(crate) open: BTreeSet<PieceIndex>,
+    /// Blocks in `partials`.
+    pub(crate) begun_blocks: u64,
+    pub(crate) layers: Layers,
+    pub(crate) senders: Senders,
+    /// Proven leaves of former runs, in pieces that are not begun.
+    held: BTreeMap<PieceIndex, Vec<(u16, MerkleHash)>>,
+    /// Pieces with an unknown hash may be begun: nobody gives piece layers.
+    pub(crate) unproven_mode: bool,
+    /// Since when nobody can give piece layers.
+    pub(crate) no_layers_since: Option<Instant>,
+    /// Pieces in [`Stage::Unproven`], by file.
+    pub(crate) unproven: BTreeMap<FileIndex, u32>,
+    pub(crate) unproven_blocks: u64,
+    /// Pieces that are not verified, by file.
+    lacking: Vec<u32>,
+    /// How often a file's pieces did not fold to its root.
+    pub(crate) false_files: u32,
+}
+
+impl Download {
+    pub(crate) fn new(content: Content) -> Self {
+        let layout = content.layout;
+        let layers = Layers::new(&layout, content.layers);
+        let mut held: BTreeMap<PieceIndex, Vec<(u16, MerkleHash)>> = BTreeMap::new();
+        for piece in content.leaves {
+            held.insert(piece.piece, piece.leaves);
+        }
+        let mut have = PieceSet::new(layout.piece_count());
+        let mut rarity = Rarity::new(&layout);
+        let mut lacking: Vec<u32> = layout.files().iter().map(|file| file.pieces()).collect();
+        let mut bytes_verified = 0;
+        for piece in layout.piece_indices() {
+            if content.verified.piece_is_full(piece) {
+                have.insert(piece);
+                held.remove(&piece);
+                bytes_verified += u64::from(layout.piece_size(piece));
+                lacking[layout.file_of(piece).as_usize()] -= 1;
+                continue;
+            }
+            if let Some(leaves) = held.get_mut(&piece) {
+                leaves.retain(|(in_piece, _)| {
+                    layout
+                        .block(piece, u32::from(*in_piece))
+                        .is_some_and(|block| content.verified.contains(block))
+                });
+                leaves.sort_by_key(|(in_piece, _)| *in_piece);
+                leaves.dedup_by_key(|(in_piece, _)| *in_piece);
+                for (in_piece, _) in leaves {
+                    if let Some(block) = layout.block(piece, u32::from(*in_piece)) {
+                        bytes_verified += u64::from(layout.block_size(block));
+                    }
+                }
+            }
+            if layers.piece_hash(&layout, piece).is_some() {
+                rarity.insert(piece);
+            }
+        }
+        Self {
+            layout,
+            have,
+            bytes_verified,
+            rarity,
+            partials: BTreeMap::new(),
+            open: BTreeSet::new(),
+            begun_blocks: 0,
+            layers,
+            senders: Senders::default(),
+            held,
+            unproven_mode: false,
+            no_layers_since: None,
+            unproven: BTreeMap::new(),
+            unproven_blocks: 0,
+            lacking,
+            false_files: 0,
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.have.is_full()
+    }
+
+    /// Nothing is left to be asked of anyone for the first time.
+    pub(crate) fn is_end_game(&self) -> bool {
+        self.open.is_empty() && self.rarity.is_empty() && self.layers.is_complete()
+    }
+
+    /// A ready piece is begun.
+    pub(crate) fn begin(&mut self, piece: PieceIndex) {
+        self.rarity.remove(piece);
+        let mut partial = Partial::new(piece, &self.layout);
+        for (in_piece, leaf) in self.held.remove(&piece).unwrap_or_default() {
+            partial.hold(in_piece, leaf);
+        }
+        self.begun_blocks += u64::from(partial.blocks());
+        if partial.missing() > 0 {
+            self.open.insert(piece);
+        }
+        self.partials.insert(piece, partial);
+    }
+
+    /// Brings `open` in line with a partial's state.
+    pub(crate) fn reopen(&mut self, piece: PieceIndex) {
+        let wants = self.partials.get(&piece).is_some_and(|partial| {
+            partial.missing() > 0 && matches!(partial.stage, Stage::Collecting)
+        });
+        if wants {
+            self.open.insert(piece);
+        } else {
+            self.open.remove(&piece);
+        }
+    }
+
+    /// A request for a block has ended without it. A piece nobody is at any more goes back.
+    pub(crate) fn release(&mut self, block: BlockIndex) {
+        let piece = block.piece();
+        let Some(partial) = self.partials.get_mut(&piece) else {
+            return;
+        };
+        if !partial.release(block.in_piece()) {
+            return;
+        }
+        if partial.is_untouched() && partial.suspects.is_empty() && !partial.is_proven() {
+            self.put_back(piece);
+        } else {
+            self.reopen(piece);
+        }
+    }
+
+    /// A begun piece of which nothing is here is begun no more.
+    pub(crate) fn put_back(&mut self, piece: PieceIndex) {
+        if let Some(partial) = self.partials.remove(&piece) {
+            self.begun_blocks -= u64::from(partial.blocks());
+        }
+        self.open.remove(&piece);
+        self.offer(piece);
+    }
+
+    /// Makes a piece that is neither here nor begun ready, if its hash is known or need not be.
+    pub(crate) fn offer(&mut self, piece: PieceIndex) {
+        let known = self.layers.piece_hash(&self.layout, piece).is_some();
+        if (known || self.unproven_mode)
+            && !self.have.contains(piece)
+            && !self.partials.contains_key(&piece)
+        {
+            self.rarity.insert(piece);
+        }
+    }
+
+    /// Lets pieces with an unknown hash be begun, or no longer.
+    pub(crate) fn set_unproven_mode(&mut self, on: bool) {
+        if self.unproven_mode == on {
+            return;
+        }
+        self.unproven_mode = on;
+        let layout = Arc::clone(&self.layout);
+        for (number, span) in (0..).zip(layout.files()) {
+            let wanted = layout
+                .file_index(number)
+                .is_some_and(|file| self.layers.is_wanted(file));
+            if !wanted {
+                continue;
+            }
+            for piece in span.piece_indices() {
+                if on {
+                    self.offer(piece);
+                } else if self.layers.piece_hash(&layout, piece).is_none() {
+                    self.rarity.remove(piece);
+                }
+            }
+        }
+    }
+
+    /// A piece is verified as a whole.
+    pub(crate) fn finish(&mut self, piece: PieceIndex) {
+        if let Some(partial) = self.partials.remove(&piece) {
+            self.begun_blocks -= u64::from(partial.blocks());
+        }
+        self.open.remove(&piece);
+        if self.have.insert(piece) {
+            self.lacking[self.layout.file_of(piece).as_usize()] -= 1;
+        }
+        if self.is_complete() {
+            self.senders = Senders::default();
+        }
+    }
+
+    /// Verified blocks of a piece are lost.
+    pub(crate) fn lose(&mut self, block: BlockIndex) {
+        let piece = block.piece();
+        let size = u64::from(self.layout.block_size(block));
+        if let Some(partial) = self.partials.get_mut(&piece) {
+            if partial.slot(block.in_piece()).state == crate::partial::State::Verified {
+                self.bytes_verified = self.bytes_verified.saturating_sub(size);
+            }
+            partial.revoke(block.in_piece());
+            self.reopen(piece);
+        } else if self.have.remove(piece) {
+            // The leaves of the rest are on disk only: the piece starts again from nothing.
+            self.lacking[self.layout.file_of(piece).as_usize()] += 1;
+            let whole = u64::from(self.layout.piece_size(piece));
+            self.bytes_verified = self.bytes_verified.saturating_sub(whole);
+            self.offer(piece);
+        } else if let Some(leaves) = self.held.get_mut(&piece) {
+            let before = leaves.len();
+            leaves.retain(|(in_piece, _)| *in_piece != block.in_piece());
+            if leaves.len() < before {
+                self.bytes_verified = self.bytes_verified.saturating_sub(size);
+            }
+        }
+    }
+
+    /// A piece enters or leaves [`Stage::Unproven`].
+    pub(crate) fn count_unproven(&mut self, piece: PieceIndex, entered: bool) {
+        let blocks = u64::from(self.layout.block_count(piece));
+        let count = self.unproven.entry(self.layout.file_of(piece)).or_default();
+        if entered {
+            *count += 1;
+            self.unproven_blocks += blocks;
+        } else {
+            *count = count.saturating_sub(1);
+            self.unproven_blocks = self.unproven_blocks.saturating_sub(blocks);
+        }
+    }
+
+    /// Every piece of the file that is not verified is here and waits for its hash.
+    pub(crate) fn awaits_only_hashes(&self, file: FileIndex) -> bool {
+        let lacking = self.lacking.get(file.as_usize()).copied().unwrap_or(0);
+        lacking > 0 && self.unproven.get(&file).copied() == Some(lacking)
+    }
+}

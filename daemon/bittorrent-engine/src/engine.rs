@@ -1,0 +1,379 @@
+//! All torrents of one process.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash};
+
+use crate::choker::{Applicant, Choker};
+use crate::config::Config;
+use crate::input::{
+    Connected, Content, ContentError, DialFailure, PeerEvent, PeerFault, Refusal, Source,
+    WriteFailed,
+};
+use crate::keys::{PeerKey, TorrentKey};
+use crate::output::{Command, Discard, Output, Verdict};
+use crate::shared::Shared;
+use crate::status::{PeerStatus, TorrentStatus};
+use crate::torrent::Torrent;
+
+/// How often rates are measured and deadlines looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Decides for any number of torrents. See the [crate's page](crate) for how to drive it.
+///
+/// Its methods are of three kinds: `handle_*` and the other ones that take `now` tell it what
+/// happened; [`Self::poll_output`] and [`Self::poll_timeout`] say what to do and when to come back;
+/// [`Self::status`] and [`Self::peers`] look. Time given as `now` must not run backwards; if it
+/// does, the latest time seen counts.
+#[derive(Debug)]
+pub struct Engine {
+    torrents: BTreeMap<TorrentKey, Torrent>,
+    choker: Choker,
+    shared: Shared,
+    last_tick: Option<Instant>,
+}
+
+impl Engine {
+    /// An engine without torrents. Equal seeds and equal inputs give equal outputs.
+    pub fn new(config: Config, rng_seed: [u8; 32]) -> Self {
+        Self {
+            torrents: BTreeMap::new(),
+            choker: Choker::default(),
+            shared: Shared::new(config, rng_seed),
+            last_tick: None,
+        }
+    }
+
+    /// Adds a torrent whose content is not known yet: it looks for its metadata until
+    /// [`Self::set_content`].
+    pub fn add_torrent(&mut self, hashes: InfoHashes, now: Instant) -> TorrentKey {
+        let now = self.shared.advance(now);
+        let key = self.shared.keys.torrent();
+        let torrent = Torrent::new(key, hashes, &self.shared, now);
+        self.torrents.insert(key, torrent);
+        key
+    }
+
+    /// Tells a torrent what it consists of, once.
+    pub fn set_content(
+        &mut self,
+        torrent: TorrentKey,
+        content: Content,
+        now: Instant,
+    ) -> Result<(), ContentError> {
+        let now = self.shared.advance(now);
+        self.torrents
+            .get_mut(&torrent)
+            .ok_or(ContentError::NotWaiting)?
+            .set_content(content, &mut self.shared, now)
+    }
+
+    /// Forgets a torrent and closes its connections.
+    pub fn remove_torrent(&mut self, torrent: TorrentKey, now: Instant) {
+        let now = self.shared.advance(now);
+        if let Some(mut torrent) = self.torrents.remove(&torrent) {
+            torrent.close(&mut self.shared, now);
+        }
+    }
+
+    /// Takes up a torrent again that was stopped by failing writes.
+    pub fn resume(&mut self, torrent: TorrentKey, now: Instant) {
+        self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.resume(&mut self.shared);
+        }
+    }
+
+    /// Names an address where we listen ourselves, so that it is never dialled.
+    pub fn add_own_address(&mut self, addr: SocketAddr) {
+        self.shared.own.push(addr);
+        for torrent in self.torrents.values_mut() {
+            torrent.mark_own(addr);
+        }
+    }
+
+    /// Names addresses where peers of a torrent may be. Those known already keep their history.
+    pub fn add_candidates(
+        &mut self,
+        torrent: TorrentKey,
+        addrs: &[SocketAddr],
+        source: Source,
+        now: Instant,
+    ) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.add_candidates(addrs, source, &self.shared, now);
+        }
+    }
+
+    /// An [`Output::Dial`] ended without a connection whose handshakes are done.
+    pub fn handle_dial_failed(
+        &mut self,
+        torrent: TorrentKey,
+        addr: SocketAddr,
+        failure: DialFailure,
+        now: Instant,
+    ) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.handle_dial_failed(addr, failure, &mut self.shared, now);
+        }
+    }
+
+    /// Whether an incoming connection from this address is welcome; its handshake decides in the
+    /// end.
+    pub fn may_accept(
+        &self,
+        torrent: TorrentKey,
+        addr: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.torrents
+            .get(&torrent)
+            .ok_or(Refusal::NoTorrent)?
+            .may_accept(addr, &self.shared, now)
+    }
+
+    /// A connection's handshakes are done. When it is refused, the caller closes it; a dial that
+    /// led to it needs no `handle_dial_failed`.
+    pub fn handle_connected(
+        &mut self,
+        torrent: TorrentKey,
+        connected: Connected,
+        now: Instant,
+    ) -> Result<PeerKey, Refusal> {
+        let now = self.shared.advance(now);
+        let key = self
+            .torrents
+            .get_mut(&torrent)
+            .ok_or(Refusal::NoTorrent)?
+            .handle_connected(&connected, &mut self.shared, now)?;
+        // Peers that need no slot save a round trip.
+        if connected.local
+            && let Some(torrent) = self.torrents.get_mut(&torrent)
+            && torrent.can_serve()
+        {
+            unchoke(torrent, key, &mut self.shared, now);
+        }
+        Ok(key)
+    }
+
+    /// A connection is closed, whoever closed it.
+    pub fn handle_disconnected(&mut self, peer: PeerKey, now: Instant) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
+            torrent.remove_peer(peer, &mut self.shared, now);
+        }
+    }
+
+    /// A message came. After a fault the caller closes the connection; the engine has forgotten
+    /// the peer already. Events of forgotten peers do nothing.
+    pub fn handle_event(
+        &mut self,
+        peer: PeerKey,
+        event: PeerEvent,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        let now = self.shared.advance(now);
+        match self.torrents.get_mut(&peer.torrent()) {
+            Some(torrent) => torrent.handle_event(peer, event, &mut self.shared, now),
+            None => Ok(()),
+        }
+    }
+
+    /// A block came, of the block's real length, with this SHA-256. After [`Verdict::Write`] the
+    /// caller writes it and reports [`Self::handle_written`]; until then no other copy of the
+    /// block gets that verdict.
+    pub fn handle_block(
+        &mut self,
+        peer: PeerKey,
+        block: BlockIndex,
+        leaf: MerkleHash,
+        now: Instant,
+    ) -> Verdict {
+        let now = self.shared.advance(now);
+        match self.torrents.get_mut(&peer.torrent()) {
+            Some(torrent) => torrent.handle_block(peer, block, leaf, &mut self.shared, now),
+            None => Verdict::Discard(Discard::UnknownPeer),
+        }
+    }
+
+    /// A block's write has ended.
+    pub fn handle_written(
+        &mut self,
+        torrent: TorrentKey,
+        block: BlockIndex,
+        result: Result<(), WriteFailed>,
+        now: Instant,
+    ) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.handle_written(block, result, &mut self.shared, now);
+        }
+    }
+
+    /// Verified blocks turned out not to be on disk: they are downloaded again. A piece that was
+    /// verified as a whole starts again from nothing.
+    pub fn handle_lost(&mut self, torrent: TorrentKey, blocks: &[BlockIndex], now: Instant) {
+        self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.handle_lost(blocks, &mut self.shared);
+        }
+    }
+
+    /// So many payload bytes were sent to a peer.
+    pub fn handle_uploaded(&mut self, peer: PeerKey, bytes: u64, now: Instant) {
+        self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
+            torrent.handle_uploaded(peer, bytes);
+        }
+    }
+
+    /// The time [`Self::poll_timeout`] named has come. Being called at other times does no harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.shared.advance(now);
+        if self.last_tick.is_none_or(|last| last + TICK <= now) {
+            self.last_tick = Some(now);
+            for torrent in self.torrents.values_mut() {
+                torrent.tick(&mut self.shared, now);
+            }
+        }
+        if self.choker.due().is_none_or(|due| due <= now) {
+            self.rechoke(now);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`], if nothing else happens before. `None` when time
+    /// changes nothing.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let now = self.shared.now?;
+        let tick = self
+            .torrents
+            .values()
+            .any(Torrent::has_peers)
+            .then(|| self.last_tick.map_or(now, |last| last + TICK));
+        self.torrents
+            .values()
+            .filter_map(Torrent::dial_due)
+            .chain(tick)
+            .min()
+    }
+
+    /// What to do next. Call it until it says `None` after each input, or after a batch of them:
+    /// requests, `have`s and hash requests are put off until then, so that they go out together.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.shared.next_output() {
+            return Some(output);
+        }
+        let now = self.shared.now?;
+        if std::mem::take(&mut self.shared.slots_changed) {
+            self.fill_slots(now);
+        }
+        for torrent in self.torrents.values_mut() {
+            torrent.settle(&mut self.shared, now);
+        }
+        self.shared.next_output()
+    }
+
+    /// Numbers about a torrent.
+    pub fn status(&self, torrent: TorrentKey) -> Option<TorrentStatus> {
+        self.torrents.get(&torrent).map(Torrent::status)
+    }
+
+    /// Numbers about a torrent's connections.
+    pub fn peers(&self, torrent: TorrentKey) -> Vec<PeerStatus> {
+        self.torrents
+            .get(&torrent)
+            .map(Torrent::peer_statuses)
+            .unwrap_or_default()
+    }
+
+    /// Those who want an upload slot or hold one.
+    fn applicants(&self) -> Vec<Applicant> {
+        self.torrents
+            .values()
+            .filter(|torrent| torrent.can_serve())
+            .flat_map(|torrent| {
+                let complete = torrent.is_complete();
+                torrent
+                    .peers()
+                    .filter(|peer| peer.interested && !peer.local)
+                    .map(move |peer| Applicant {
+                        key: peer.key,
+                        choked: peer.choked,
+                        since: peer.choked_since,
+                        gives: if complete { 0 } else { peer.down.per_second() },
+                        takes: peer.up.per_second(),
+                    })
+            })
+            .collect()
+    }
+
+    fn rechoke(&mut self, now: Instant) {
+        let config = &self.shared.config;
+        let times = (config.rechoke_interval, config.optimistic_interval);
+        let (slots, optimistic) = (config.unchoke_slots, config.optimistic_slots);
+        let applicants = self.applicants();
+        let rng = &mut self.shared.rng;
+        let winners = self
+            .choker
+            .round(applicants, slots, optimistic, times, rng, now);
+        for torrent in self.torrents.values_mut() {
+            let serves = torrent.can_serve();
+            let keys: Vec<_> = torrent.peers().map(|peer| peer.key).collect();
+            for key in keys {
+                let local = torrent.peer_mut(key).is_some_and(|peer| peer.local);
+                if (local && serves) || winners.contains(&key) {
+                    unchoke(torrent, key, &mut self.shared, now);
+                } else {
+                    choke(torrent, key, &mut self.shared, now);
+                }
+            }
+        }
+    }
+
+    /// Gives free slots to those who wait, without waiting for the next round.
+    fn fill_slots(&mut self, now: Instant) {
+        let slots = self.shared.config.unchoke_slots;
+        for key in self.choker.fill(self.applicants(), slots, now) {
+            if let Some(torrent) = self.torrents.get_mut(&key.torrent()) {
+                unchoke(torrent, key, &mut self.shared, now);
+            }
+        }
+        for torrent in self.torrents.values_mut() {
+            if !torrent.can_serve() {
+                continue;
+            }
+            let local: Vec<_> = torrent
+                .peers()
+                .filter(|peer| peer.local && peer.choked)
+                .map(|peer| peer.key)
+                .collect();
+            for key in local {
+                unchoke(torrent, key, &mut self.shared, now);
+            }
+        }
+    }
+}
+
+fn unchoke(torrent: &mut Torrent, key: PeerKey, shared: &mut Shared, now: Instant) {
+    if let Some(peer) = torrent.peer_mut(key)
+        && peer.choked
+    {
+        peer.choked = false;
+        peer.choked_since = now;
+        shared.send(key, Command::Unchoke);
+    }
+}
+
+fn choke(torrent: &mut Torrent, key: PeerKey, shared: &mut Shared, now: Instant) {
+    if let Some(peer) = torrent.peer_mut(key)
+        && !peer.choked
+    {
+        peer.choked = true;
+        peer.choked_since = now;
+        shared.send(key, Command::Choke);
+    }
+}

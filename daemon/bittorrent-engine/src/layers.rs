@@ -1,0 +1,277 @@
+//! The piece hashes of a torrent: known from the start, or asked of peers in chunks.
+//!
+//! A chunk is up to 512 neighbouring hashes of a file's piece layer with the uncles that lead to
+//! the file's root, so each chunk proves itself before any hash in it is kept (BEP 52, "hash
+//! request").
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
+use bittorrent_protocol::metainfo::PieceLayer;
+use bittorrent_protocol::{FileIndex, FileSpan, Layout, MerkleHash, PieceIndex};
+
+use crate::bits::PieceSet;
+
+/// Hashes in a chunk.
+const CHUNK: u32 = 512;
+
+/// A chunk of a file's piece layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ChunkId {
+    pub(crate) file: FileIndex,
+    number: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    /// To be asked for, from this time on.
+    Missing(Option<Instant>),
+    /// A peer was asked.
+    Asked,
+    Known,
+}
+
+#[derive(Debug)]
+enum FileHashes {
+    /// At most one piece: the root is the piece's hash.
+    Root(Option<MerkleHash>),
+    Known(Arc<PieceLayer>),
+    Wanted(Wanted),
+}
+
+/// A layer that is not complete.
+#[derive(Debug)]
+struct Wanted {
+    hashes: Vec<MerkleHash>,
+    chunks: Vec<Chunk>,
+    left: u32,
+}
+
+/// The piece hashes of all files.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    files: Vec<FileHashes>,
+    /// The files whose layers are not complete, in order.
+    wanted: Vec<FileIndex>,
+}
+
+/// What a chunk completed.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// These pieces' hashes are known now.
+    Chunk(std::ops::Range<u32>),
+    /// So are these, and with them the file's layer is complete.
+    Layer(std::ops::Range<u32>, Arc<PieceLayer>),
+    /// They were known already.
+    Nothing,
+}
+
+impl Layers {
+    /// `given` has one entry for each file; files of at most one piece need no layer.
+    pub(crate) fn new(layout: &Layout, given: Vec<Option<Arc<PieceLayer>>>) -> Self {
+        let mut wanted = Vec::new();
+        let files = (0..)
+            .zip(layout.files().iter().zip(given))
+            .map(|(number, (span, layer))| match layer {
+                _ if span.pieces() < 2 => FileHashes::Root(span.root()),
+                Some(layer) if layer.hashes().len() == span.pieces() as usize => {
+                    FileHashes::Known(layer)
+                }
+                _ => {
+                    wanted.extend(layout.file_index(number));
+                    let chunks = span.pieces().div_ceil(CHUNK);
+                    FileHashes::Wanted(Wanted {
+                        hashes: vec![MerkleHash::ZERO; span.pieces() as usize],
+                        chunks: vec![Chunk::Missing(None); chunks as usize],
+                        left: chunks,
+                    })
+                }
+            })
+            .collect();
+        Self { files, wanted }
+    }
+
+    /// Every piece's hash is known.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// What the leaves of a piece must fold to.
+    pub(crate) fn piece_hash(&self, layout: &Layout, piece: PieceIndex) -> Option<MerkleHash> {
+        let file = layout.file_of(piece);
+        let number = number_in_file(layout.file(file), piece);
+        match self.files.get(file.as_usize())? {
+            FileHashes::Root(root) => *root,
+            FileHashes::Known(layer) => layer.hashes().get(number as usize).copied(),
+            FileHashes::Wanted(wanted) => (*wanted.chunks.get((number / CHUNK) as usize)?
+                == Chunk::Known)
+                .then(|| wanted.hashes.get(number as usize).copied())
+                .flatten(),
+        }
+    }
+
+    /// The next chunk to ask a peer for that has these pieces; it then counts as asked.
+    pub(crate) fn ask(
+        &mut self,
+        layout: &Layout,
+        have: &PieceSet,
+        now: Instant,
+    ) -> Option<(ChunkId, CheckedRequest)> {
+        for file in &self.wanted {
+            let span = layout.file(*file);
+            let Some(FileHashes::Wanted(wanted)) = self.files.get_mut(file.as_usize()) else {
+                continue;
+            };
+            for (number, chunk) in (0..).zip(&mut wanted.chunks) {
+                let due = matches!(chunk, Chunk::Missing(from) if from.is_none_or(|at| at <= now));
+                let pieces = chunk_pieces(span, number);
+                if due
+                    && have.any_in(pieces.start, pieces.end)
+                    && let Some(request) = chunk_request(layout, span, number)
+                {
+                    *chunk = Chunk::Asked;
+                    let id = ChunkId {
+                        file: *file,
+                        number,
+                    };
+                    return Some((id, request));
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a peer with these pieces could be asked for anything, now or later.
+    pub(crate) fn could_use(&self, layout: &Layout, have: &PieceSet) -> bool {
+        self.wanted.iter().any(|file| {
+            let pieces = piece_range(layout.file(*file));
+            have.any_in(pieces.start, pieces.end)
+        })
+    }
+
+    /// A request for a chunk came to nothing; it may be asked for again from `after` on.
+    pub(crate) fn give_up(&mut self, id: ChunkId, after: Option<Instant>) {
+        if let Some(chunk) = self.chunk_mut(id)
+            && *chunk == Chunk::Asked
+        {
+            *chunk = Chunk::Missing(after);
+        }
+    }
+
+    fn chunk_mut(&mut self, id: ChunkId) -> Option<&mut Chunk> {
+        match self.files.get_mut(id.file.as_usize())? {
+            FileHashes::Wanted(wanted) => wanted.chunks.get_mut(id.number as usize),
+            FileHashes::Root(_) | FileHashes::Known(_) => None,
+        }
+    }
+
+    /// The answer to a request for a chunk.
+    pub(crate) fn answer(
+        &mut self,
+        layout: &Layout,
+        id: ChunkId,
+        request: &CheckedRequest,
+        hashes: &[MerkleHash],
+    ) -> Result<Progress, ProofFault> {
+        let span = layout.file(id.file);
+        let top = merkle::tree_height(span.blocks());
+        let root = span.root();
+        let proven = request.verify(hashes, |layer, index| {
+            (layer == top && index == 0).then_some(root).flatten()
+        })?;
+        let Some(FileHashes::Wanted(wanted)) = self.files.get_mut(id.file.as_usize()) else {
+            return Ok(Progress::Nothing);
+        };
+        match wanted.chunks.get_mut(id.number as usize) {
+            Some(chunk) if *chunk != Chunk::Known => *chunk = Chunk::Known,
+            _ => return Ok(Progress::Nothing),
+        }
+        let first = (id.number * CHUNK) as usize;
+        for (to, from) in wanted.hashes.iter_mut().skip(first).zip(proven) {
+            *to = *from;
+        }
+        wanted.left -= 1;
+        let pieces = chunk_pieces(span, id.number);
+        if wanted.left > 0 {
+            return Ok(Progress::Chunk(pieces));
+        }
+        let hashes = std::mem::take(&mut wanted.hashes);
+        match PieceLayer::new(span, layout.piece_length(), hashes) {
+            Ok(layer) => Ok(Progress::Layer(pieces, self.complete(id.file, layer))),
+            Err(_) => {
+                // Every chunk led to the root, so the whole does too; start over all the same.
+                debug_assert!(false, "proven chunks do not make a layer");
+                self.start_over(layout, id.file);
+                Ok(Progress::Nothing)
+            }
+        }
+    }
+
+    /// Completes a file's layer from hashes that were computed rather than asked for. `None` when
+    /// they do not fold to the file's root.
+    pub(crate) fn complete_by(
+        &mut self,
+        layout: &Layout,
+        file: FileIndex,
+        hashes: Vec<MerkleHash>,
+    ) -> Option<Arc<PieceLayer>> {
+        let layer = PieceLayer::new(layout.file(file), layout.piece_length(), hashes).ok()?;
+        Some(self.complete(file, layer))
+    }
+
+    fn complete(&mut self, file: FileIndex, layer: PieceLayer) -> Arc<PieceLayer> {
+        let layer = Arc::new(layer);
+        self.files[file.as_usize()] = FileHashes::Known(Arc::clone(&layer));
+        self.wanted.retain(|wanted| *wanted != file);
+        layer
+    }
+
+    fn start_over(&mut self, layout: &Layout, file: FileIndex) {
+        let pieces = layout.file(file).pieces();
+        let chunks = pieces.div_ceil(CHUNK);
+        self.files[file.as_usize()] = FileHashes::Wanted(Wanted {
+            hashes: vec![MerkleHash::ZERO; pieces as usize],
+            chunks: vec![Chunk::Missing(None); chunks as usize],
+            left: chunks,
+        });
+    }
+
+    /// Whether a file's layer is not complete.
+    pub(crate) fn is_wanted(&self, file: FileIndex) -> bool {
+        self.wanted.contains(&file)
+    }
+}
+
+/// The pieces of a file in the torrent.
+pub(crate) fn piece_range(span: &FileSpan) -> std::ops::Range<u32> {
+    let first = span.piece_indices().next().map_or(0, PieceIndex::get);
+    first..first + span.pieces()
+}
+
+/// Which piece of its file a piece is.
+fn number_in_file(span: &FileSpan, piece: PieceIndex) -> u32 {
+    piece.get() - piece_range(span).start
+}
+
+/// The pieces of a chunk in the torrent.
+fn chunk_pieces(span: &FileSpan, number: u32) -> std::ops::Range<u32> {
+    let pieces = piece_range(span);
+    let first = pieces.start + number * CHUNK;
+    first..pieces.end.min(first + CHUNK)
+}
+
+/// Always proven by the root, which is known from the start; the few uncles more that this takes
+/// weigh nothing beside 512 hashes.
+fn chunk_request(layout: &Layout, span: &FileSpan, number: u32) -> Option<CheckedRequest> {
+    let left = span.pieces() - number * CHUNK;
+    HashRequest::anchored(
+        span,
+        layout.piece_length().layer(),
+        number * CHUNK,
+        // Never a single hash: clients disagree about its proof.
+        left.next_power_of_two().clamp(2, CHUNK),
+        merkle::tree_height(span.blocks()),
+    )
+    .ok()
+}

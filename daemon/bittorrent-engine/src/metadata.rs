@@ -1,0 +1,267 @@
+//! The info dictionary from peers (BEP 9).
+//!
+//! Peers may disagree about its size, and any of them may lie. So there is one attempt for each
+//! size that is claimed, all at the same time; an attempt takes blocks from all its peers first,
+//! and when the whole has the wrong hash, from one peer at a time, which is then to blame.
+
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::InfoHashV2;
+use bittorrent_protocol::wire::METADATA_PIECE_LEN;
+
+use crate::keys::PeerKey;
+
+/// Requests under way to one peer.
+const PER_PEER: usize = 2;
+/// How many different sizes are followed.
+const MOST_SIZES: usize = 6;
+/// How long a peer that rejects a request is left alone.
+const AFTER_REJECT: Duration = Duration::from_secs(60);
+/// How long a peer that lets a request time out is left alone, times its time-outs.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What a peer does for the metadata.
+#[derive(Debug)]
+struct Helper {
+    key: PeerKey,
+    size: u32,
+    requests: Vec<(u32, Instant)>,
+    not_before: Instant,
+    timeouts: u32,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    size: u32,
+    blocks: Vec<Option<(PeerKey, Vec<u8>)>>,
+    left: usize,
+    /// After a false whole: the only peer whose blocks are taken.
+    only: Option<PeerKey>,
+    /// A false whole was seen.
+    distrustful: bool,
+}
+
+/// The download of the info dictionary.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    hash: InfoHashV2,
+    most: u32,
+    timeout: Duration,
+    helpers: Vec<Helper>,
+    attempts: Vec<Attempt>,
+}
+
+/// What a block led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// More is needed.
+    Going,
+    /// The bytes are there and have the right hash.
+    Complete(Vec<u8>),
+    /// The whole came from this peer and is false.
+    Liar(PeerKey),
+}
+
+impl Metadata {
+    pub(crate) fn new(hash: InfoHashV2, most: u32, timeout: Duration) -> Self {
+        Self {
+            hash,
+            most,
+            timeout,
+            helpers: Vec::new(),
+            attempts: Vec::new(),
+        }
+    }
+
+    /// A peer says it has the metadata, and how long it is.
+    pub(crate) fn offer(&mut self, key: PeerKey, size: u32, now: Instant) {
+        if size == 0 || size > self.most || self.helpers.iter().any(|h| h.key == key) {
+            return;
+        }
+        if !self.attempts.iter().any(|attempt| attempt.size == size) {
+            if self.attempts.len() >= MOST_SIZES {
+                return;
+            }
+            let blocks = size.div_ceil(METADATA_PIECE_LEN) as usize;
+            self.attempts.push(Attempt {
+                size,
+                blocks: vec![None; blocks],
+                left: blocks,
+                only: None,
+                distrustful: false,
+            });
+        }
+        self.helpers.push(Helper {
+            key,
+            size,
+            requests: Vec::new(),
+            not_before: now,
+            timeouts: 0,
+        });
+    }
+
+    /// A peer is gone.
+    pub(crate) fn forget(&mut self, key: PeerKey) {
+        self.helpers.retain(|helper| helper.key != key);
+        for attempt in &mut self.attempts {
+            if attempt.only == Some(key) {
+                attempt.start_over();
+            }
+        }
+        let helpers = &self.helpers;
+        self.attempts
+            .retain(|attempt| helpers.iter().any(|helper| helper.size == attempt.size));
+    }
+
+    /// The next request to send.
+    pub(crate) fn ask(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
+        let helpers = &mut self.helpers;
+        self.attempts.iter_mut().find_map(|attempt| {
+            let size = attempt.size;
+            let free = |helper: &&mut Helper, only: Option<PeerKey>| {
+                helper.size == size
+                    && helper.not_before <= now
+                    && helper.requests.len() < PER_PEER
+                    && only.is_none_or(|only| only == helper.key)
+            };
+            // The least busy first, so that all of them work.
+            let helper = helpers
+                .iter_mut()
+                .filter(|helper| free(helper, attempt.only))
+                .min_by_key(|helper| (helper.timeouts, helper.requests.len()))?;
+            let key = helper.key;
+            if attempt.distrustful {
+                attempt.only = Some(key);
+            }
+            let only = attempt.only;
+            let is_asked = |piece: u32| {
+                helpers
+                    .iter()
+                    .filter(|helper| helper.size == size)
+                    .filter(|helper| only.is_none_or(|only| only == helper.key))
+                    .flat_map(|helper| &helper.requests)
+                    .any(|(asked, _)| *asked == piece)
+            };
+            let piece = (0..)
+                .zip(&attempt.blocks)
+                .find(|(piece, block)| block.is_none() && !is_asked(*piece))
+                .map(|(piece, _)| piece)?;
+            let helper = helpers.iter_mut().find(|helper| helper.key == key)?;
+            helper.requests.push((piece, now + self.timeout));
+            Some((key, piece))
+        })
+    }
+
+    /// A peer will not send a block.
+    pub(crate) fn reject(&mut self, key: PeerKey, piece: u32, now: Instant) {
+        if let Some(helper) = self.helpers.iter_mut().find(|helper| helper.key == key) {
+            let before = helper.requests.len();
+            helper.requests.retain(|(asked, _)| *asked != piece);
+            if helper.requests.len() < before {
+                helper.not_before = now + AFTER_REJECT;
+                self.trust_another(key);
+            }
+        }
+    }
+
+    /// Gives up requests that took too long.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        let mut slow = Vec::new();
+        for helper in &mut self.helpers {
+            let before = helper.requests.len();
+            helper.requests.retain(|(_, deadline)| *deadline > now);
+            if helper.requests.len() < before {
+                helper.timeouts += 1;
+                helper.not_before = now + AFTER_TIMEOUT * helper.timeouts.min(15);
+                slow.push(helper.key);
+            }
+        }
+        for key in slow {
+            self.trust_another(key);
+        }
+    }
+
+    /// A peer that was alone to be believed does not answer: believe another one.
+    fn trust_another(&mut self, key: PeerKey) {
+        for attempt in &mut self.attempts {
+            if attempt.only == Some(key) {
+                attempt.start_over();
+            }
+        }
+    }
+
+    /// A block. One that was not asked for, or does not fit the size its sender claimed, is
+    /// dropped.
+    pub(crate) fn data(
+        &mut self,
+        key: PeerKey,
+        piece: u32,
+        total_size: u32,
+        payload: Vec<u8>,
+    ) -> Progress {
+        let Some(helper) = self.helpers.iter_mut().find(|helper| helper.key == key) else {
+            return Progress::Going;
+        };
+        let asked = helper.requests.len();
+        helper.requests.retain(|(wanted, _)| *wanted != piece);
+        let Some(attempt) = self
+            .attempts
+            .iter_mut()
+            .find(|attempt| attempt.size == helper.size)
+        else {
+            return Progress::Going;
+        };
+        if helper.requests.len() == asked
+            || total_size != attempt.size
+            || payload.len() != block_len(attempt.size, piece)
+            || attempt.only.is_some_and(|only| only != key)
+        {
+            return Progress::Going;
+        }
+        match attempt.blocks.get_mut(piece as usize) {
+            Some(block) if block.is_none() => *block = Some((key, payload)),
+            _ => return Progress::Going,
+        }
+        attempt.left -= 1;
+        if attempt.left > 0 {
+            return Progress::Going;
+        }
+        let whole: Vec<u8> = attempt
+            .blocks
+            .iter()
+            .flatten()
+            .flat_map(|(_, bytes)| bytes.iter().copied())
+            .collect();
+        if InfoHashV2::of_info(&whole) == self.hash {
+            return Progress::Complete(whole);
+        }
+        let one_sender = attempt
+            .blocks
+            .iter()
+            .flatten()
+            .all(|(sender, _)| *sender == key);
+        attempt.start_over();
+        attempt.distrustful = true;
+        if one_sender {
+            self.forget(key);
+            return Progress::Liar(key);
+        }
+        Progress::Going
+    }
+}
+
+impl Attempt {
+    fn start_over(&mut self) {
+        self.blocks.fill(None);
+        self.left = self.blocks.len();
+        self.only = None;
+    }
+}
+
+/// Length of a block of metadata of this size.
+fn block_len(size: u32, piece: u32) -> usize {
+    let before = u64::from(piece) * u64::from(METADATA_PIECE_LEN);
+    u64::from(size)
+        .saturating_sub(before)
+        .min(u64::from(METADATA_PIECE_LEN)) as usize
+}

@@ -1,0 +1,392 @@
+//! A piece that is begun and not verified.
+//!
+//! Each block is in one of five states; the methods of [`Partial`] are the only ways between them:
+//!
+//! | from | to | by |
+//! |---|---|---|
+//! | missing | requested | [`Partial::request`] |
+//! | requested | missing | [`Partial::release`], when the last request for it ends |
+//! | missing, requested | arrived | [`Partial::arrive`] (the answer is `Write`) |
+//! | arrived | written | [`Partial::written`] |
+//! | arrived | missing | [`Partial::write_failed`] |
+//! | written | verified | [`Partial::verify`], only when the leaves are proven |
+//! | written | missing | [`Partial::revoke`], [`Partial::revoke_all`] |
+//!
+//! An arrived block is never given up: its write is under way, and a second write to the same
+//! place could land before the first. So a piece that is found false waits for its writes to end
+//! before anything is revoked.
+
+use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
+
+use crate::keys::PeerKey;
+use crate::leaves::LeafQuery;
+use crate::senders::Sender;
+
+/// Where a block stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Not here and not asked for.
+    Missing,
+    /// Asked for, of as many peers as [`Slot::requests`] says.
+    Requested,
+    /// Received; its write is under way.
+    Arrived,
+    /// Written.
+    Written,
+    /// Written and proven.
+    Verified,
+}
+
+/// A block of a piece.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// The hash of what arrived, or, once the piece's leaves are proven, of what must arrive.
+    pub(crate) leaf: MerkleHash,
+    /// Whom it came from.
+    pub(crate) sender: Sender,
+    pub(crate) state: State,
+    /// How many peers are asked for it. Not 0 exactly in [`State::Requested`].
+    pub(crate) requests: u8,
+}
+
+/// What is going on with a piece.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Stage {
+    /// Blocks are being collected.
+    #[default]
+    Collecting,
+    /// All blocks are here; the piece's hash is not known.
+    Unproven,
+    /// The blocks do not fold to the piece's hash; writes are awaited before the next step.
+    False,
+    /// The piece's leaves are being asked for, to find the false blocks.
+    Asking(LeafQuery),
+}
+
+/// A block that was part of a false piece.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Suspect {
+    pub(crate) in_piece: u16,
+    pub(crate) leaf: MerkleHash,
+    pub(crate) sender: Sender,
+}
+
+/// A piece that is begun and not verified.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    piece: PieceIndex,
+    slots: Vec<Slot>,
+    missing: u32,
+    requested: u32,
+    arrived: u32,
+    written: u32,
+    /// No slot before this one is missing.
+    hint: u16,
+    /// The leaves in the slots are proven, whatever the slots' states.
+    proven: bool,
+    pub(crate) stage: Stage,
+    /// It may be requested from one peer only, because it was false before.
+    pub(crate) solo: bool,
+    /// That peer, once there is one.
+    pub(crate) exclusive: Option<PeerKey>,
+    /// Who is working on it, if anyone.
+    pub(crate) worker: Option<PeerKey>,
+    /// What arrived the last time, when the piece turned out false.
+    pub(crate) suspects: Vec<Suspect>,
+}
+
+impl Partial {
+    /// A piece with no block here.
+    pub(crate) fn new(piece: PieceIndex, layout: &Layout) -> Self {
+        let blocks = layout.block_count(piece);
+        Self {
+            piece,
+            slots: vec![
+                Slot {
+                    leaf: MerkleHash::ZERO,
+                    sender: Sender::NOBODY,
+                    state: State::Missing,
+                    requests: 0,
+                };
+                blocks as usize
+            ],
+            missing: blocks,
+            requested: 0,
+            arrived: 0,
+            written: 0,
+            hint: 0,
+            proven: false,
+            stage: Stage::Collecting,
+            solo: false,
+            exclusive: None,
+            worker: None,
+            suspects: Vec::new(),
+        }
+    }
+
+    pub(crate) fn piece(&self) -> PieceIndex {
+        self.piece
+    }
+
+    pub(crate) fn blocks(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(crate) fn missing(&self) -> u32 {
+        self.missing
+    }
+
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// Every block is here, written or being written.
+    pub(crate) fn is_collected(&self) -> bool {
+        self.missing == 0 && self.requested == 0
+    }
+
+    /// No write is under way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.arrived == 0
+    }
+
+    /// Every block is written and proven.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.is_collected() && self.arrived == 0 && self.written == 0
+    }
+
+    /// Nothing has been received for it and nobody is asked.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.missing == self.blocks()
+    }
+
+    pub(crate) fn slot(&self, in_piece: u16) -> &Slot {
+        &self.slots[usize::from(in_piece)]
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u16, &Slot)> {
+        // At most 16384 blocks a piece.
+        (0..).zip(&self.slots)
+    }
+
+    pub(crate) fn leaves(&self) -> Vec<MerkleHash> {
+        self.slots.iter().map(|slot| slot.leaf).collect()
+    }
+
+    /// Asks for the next missing block; the caller sends the request.
+    pub(crate) fn request_next(&mut self, layout: &Layout) -> Option<BlockIndex> {
+        if self.missing == 0 {
+            return None;
+        }
+        while let Some(slot) = self.slots.get(usize::from(self.hint)) {
+            let in_piece = self.hint;
+            self.hint += 1;
+            if slot.state == State::Missing {
+                self.request(in_piece);
+                return layout.block(self.piece, u32::from(in_piece));
+            }
+        }
+        debug_assert!(false, "a missing block lies before the hint");
+        None
+    }
+
+    /// One more peer is asked for this block.
+    pub(crate) fn request(&mut self, in_piece: u16) {
+        let slot = &mut self.slots[usize::from(in_piece)];
+        match slot.state {
+            State::Missing => {
+                slot.state = State::Requested;
+                slot.requests = 1;
+                self.missing -= 1;
+                self.requested += 1;
+            }
+            State::Requested => slot.requests = slot.requests.saturating_add(1),
+            State::Arrived | State::Written | State::Verified => {
+                debug_assert!(false, "a block that is here was requested");
+            }
+        }
+    }
+
+    /// One peer less is asked for this block. `true` when it is missing now.
+    pub(crate) fn release(&mut self, in_piece: u16) -> bool {
+        let slot = &mut self.slots[usize::from(in_piece)];
+        if slot.state != State::Requested {
+            return false;
+        }
+        slot.requests = slot.requests.saturating_sub(1);
+        if slot.requests > 0 {
+            return false;
+        }
+        self.requested -= 1;
+        self.make_missing(in_piece);
+        true
+    }
+
+    fn make_missing(&mut self, in_piece: u16) {
+        let slot = &mut self.slots[usize::from(in_piece)];
+        slot.state = State::Missing;
+        slot.requests = 0;
+        self.missing += 1;
+        self.hint = self.hint.min(in_piece);
+    }
+
+    /// A block is here and goes to the disk. Returns how many other requests for it are moot.
+    pub(crate) fn arrive(&mut self, in_piece: u16, leaf: MerkleHash, sender: Sender) -> u8 {
+        let slot = &mut self.slots[usize::from(in_piece)];
+        match slot.state {
+            State::Missing => self.missing -= 1,
+            State::Requested => self.requested -= 1,
+            State::Arrived | State::Written | State::Verified => {
+                debug_assert!(false, "a block that is here arrived");
+                return 0;
+            }
+        }
+        let others = slot.requests;
+        slot.requests = 0;
+        slot.state = State::Arrived;
+        slot.leaf = leaf;
+        slot.sender = sender;
+        self.arrived += 1;
+        others
+    }
+
+    /// Its write has ended well. `false` when none was under way.
+    pub(crate) fn written(&mut self, in_piece: u16) -> bool {
+        let slot = &mut self.slots[usize::from(in_piece)];
+        if slot.state != State::Arrived {
+            return false;
+        }
+        slot.state = State::Written;
+        self.arrived -= 1;
+        self.written += 1;
+        true
+    }
+
+    /// Its write has failed: it must arrive again. `false` when none was under way.
+    pub(crate) fn write_failed(&mut self, in_piece: u16) -> bool {
+        if self.slot(in_piece).state != State::Arrived {
+            return false;
+        }
+        self.arrived -= 1;
+        self.make_missing(in_piece);
+        true
+    }
+
+    /// The bytes on disk are not what they should be, or are lost.
+    pub(crate) fn revoke(&mut self, in_piece: u16) {
+        match self.slot(in_piece).state {
+            State::Written => self.written -= 1,
+            State::Verified => {}
+            State::Missing | State::Requested | State::Arrived => return,
+        }
+        self.make_missing(in_piece);
+    }
+
+    /// Gives up every block that is written and not verified.
+    pub(crate) fn revoke_all(&mut self) {
+        for in_piece in 0..self.slots.len() as u16 {
+            if self.slot(in_piece).state == State::Written {
+                self.revoke(in_piece);
+            }
+        }
+    }
+
+    /// The leaves now in the slots are the true ones.
+    pub(crate) fn accept_leaves(&mut self) {
+        self.proven = true;
+    }
+
+    /// The true leaves, one for each block. Returns the suspects among what is here; the caller
+    /// revokes them.
+    pub(crate) fn set_leaves(&mut self, leaves: &[MerkleHash]) -> Vec<Suspect> {
+        let mut wrong = Vec::new();
+        for (in_piece, (slot, leaf)) in (0..).zip(self.slots.iter_mut().zip(leaves)) {
+            let here = matches!(
+                slot.state,
+                State::Arrived | State::Written | State::Verified
+            );
+            if here && slot.leaf != *leaf {
+                wrong.push(Suspect {
+                    in_piece,
+                    leaf: slot.leaf,
+                    sender: slot.sender,
+                });
+            }
+            slot.leaf = *leaf;
+        }
+        self.proven = true;
+        wrong
+    }
+
+    /// A block of a former run is here and proven.
+    pub(crate) fn hold(&mut self, in_piece: u16, leaf: MerkleHash) {
+        let Some(slot) = self.slots.get_mut(usize::from(in_piece)) else {
+            return;
+        };
+        if slot.state == State::Missing {
+            slot.state = State::Verified;
+            slot.leaf = leaf;
+            self.missing -= 1;
+        }
+    }
+
+    /// Marks the written blocks verified and returns them in runs of neighbours: the first one's
+    /// number and the leaves.
+    pub(crate) fn verify(&mut self) -> Vec<(u16, Vec<MerkleHash>)> {
+        debug_assert!(self.proven, "blocks are verified by proven leaves only");
+        let mut runs: Vec<(u16, Vec<MerkleHash>)> = Vec::new();
+        let mut run_open = false;
+        if self.written == 0 {
+            return runs;
+        }
+        for (in_piece, slot) in (0..).zip(&mut self.slots) {
+            if slot.state != State::Written {
+                run_open = false;
+                continue;
+            }
+            slot.state = State::Verified;
+            match runs.last_mut() {
+                Some((_, leaves)) if run_open => leaves.push(slot.leaf),
+                _ => runs.push((in_piece, vec![slot.leaf])),
+            }
+            run_open = true;
+        }
+        self.written = 0;
+        runs
+    }
+
+    /// Marks one written block verified, for pieces whose leaves were known beforehand.
+    pub(crate) fn verify_one(&mut self, in_piece: u16) -> Option<MerkleHash> {
+        let slot = &mut self.slots[usize::from(in_piece)];
+        (self.proven && slot.state == State::Written).then(|| {
+            slot.state = State::Verified;
+            self.written -= 1;
+            slot.leaf
+        })
+    }
+
+    /// The one sender of everything that is here and not verified, if there is only one.
+    pub(crate) fn only_sender(&self) -> Option<Sender> {
+        let mut senders = self
+            .slots
+            .iter()
+            .filter(|slot| matches!(slot.state, State::Arrived | State::Written))
+            .map(|slot| slot.sender);
+        let first = senders.next()?;
+        senders.all(|sender| sender == first).then_some(first)
+    }
+
+    /// Counts states the slow way.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let count = |state| self.slots.iter().filter(|slot| slot.state == state).count() as u32;
+        assert_eq!(self.missing, count(State::Missing));
+        assert_eq!(self.requested, count(State::Requested));
+        assert_eq!(self.arrived, count(State::Arrived));
+        assert_eq!(self.written, count(State::Written));
+        for (in_piece, slot) in self.slots() {
+            assert_eq!(slot.requests > 0, slot.state == State::Requested);
+            assert!(slot.state != State::Missing || in_piece >= self.hint);
+        }
+    }
+}

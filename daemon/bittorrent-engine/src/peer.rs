@@ -1,0 +1,302 @@
+//! One connection.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bittorrent_protocol::merkle::{CheckedRequest, HashRequest};
+use bittorrent_protocol::{Layout, MAX_PIECES, PeerId, PieceIndex};
+
+use crate::bits::PieceSet;
+use crate::config::Config;
+use crate::input::{Connected, Direction, Link, PeerFault};
+use crate::keys::PeerKey;
+use crate::layers::ChunkId;
+use crate::pipeline::Pipeline;
+use crate::rate::Rate;
+
+/// Pieces a peer rejected lately.
+const MOST_REFUSED: usize = 64;
+/// Pieces a peer serves while it chokes.
+const MOST_ALLOWED: usize = 64;
+/// Hash requests given up that may still be answered.
+const MOST_LATE_HASHES: usize = 16;
+
+/// What a peer has.
+#[derive(Debug)]
+pub(crate) enum Has {
+    /// What it said before the torrent's size was known.
+    Early(Early),
+    /// The pieces.
+    Pieces(PieceSet),
+}
+
+/// What a peer said about its pieces before the torrent's size was known. At most
+/// [`MAX_PIECES`] bits.
+#[derive(Debug, Default)]
+pub(crate) struct Early {
+    all: bool,
+    bitfield: Option<Vec<u8>>,
+    haves: Vec<u32>,
+}
+
+/// Why hashes were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HashPurpose {
+    /// A chunk of a piece layer.
+    Chunk(ChunkId),
+    /// The leaves of a false piece.
+    Leaves(PieceIndex),
+}
+
+/// A hash request that is not answered.
+#[derive(Debug)]
+pub(crate) struct HashWait {
+    pub(crate) request: CheckedRequest,
+    pub(crate) purpose: HashPurpose,
+    pub(crate) deadline: Instant,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) key: PeerKey,
+    pub(crate) addr: SocketAddr,
+    /// Where it listens: its address when we dialled it, what it told otherwise.
+    pub(crate) listens: Option<SocketAddr>,
+    pub(crate) peer_id: PeerId,
+    pub(crate) direction: Direction,
+    pub(crate) fast: bool,
+    pub(crate) link: Link,
+    pub(crate) local: bool,
+    pub(crate) client: Option<String>,
+
+    pub(crate) has: Has,
+    /// How many of its pieces we lack.
+    pub(crate) offers: u32,
+    pub(crate) upload_only: bool,
+    pub(crate) allowed_fast: Vec<PieceIndex>,
+    refused: Vec<(PieceIndex, Instant)>,
+
+    /// It does not serve us.
+    pub(crate) chokes: bool,
+    /// It wants something.
+    pub(crate) interested: bool,
+    /// We do not serve it.
+    pub(crate) choked: bool,
+    /// Since when it is choked, or not.
+    pub(crate) choked_since: Instant,
+    /// We told it that we want something.
+    pub(crate) wanted: bool,
+    /// We told it that we want nothing although it has what we lack, because others deliver it.
+    pub(crate) parked: bool,
+
+    pub(crate) pipeline: Pipeline,
+    /// The piece it works on.
+    pub(crate) current: Option<PieceIndex>,
+    /// It had room for requests and nothing was there for it, since this time.
+    pub(crate) starved: Option<Instant>,
+    /// It may have room for requests: look at the next opportunity.
+    pub(crate) wake: bool,
+
+    pub(crate) hash_waits: Vec<HashWait>,
+    late_hashes: Vec<HashRequest>,
+    pub(crate) hashes_not_before: Instant,
+    pub(crate) hash_failures: u32,
+    /// It helps with the metadata.
+    pub(crate) tells_metadata: bool,
+
+    pub(crate) down: Rate,
+    pub(crate) up: Rate,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        key: PeerKey,
+        connected: &Connected,
+        layout: Option<&Layout>,
+        config: &Config,
+        now: Instant,
+    ) -> Self {
+        Self {
+            key,
+            addr: connected.addr,
+            listens: (connected.direction == Direction::Outgoing).then_some(connected.addr),
+            peer_id: connected.peer_id,
+            direction: connected.direction,
+            fast: connected.fast,
+            link: connected.link,
+            local: connected.local,
+            client: None,
+            has: match layout {
+                Some(layout) => Has::Pieces(PieceSet::new(layout.piece_count())),
+                None => Has::Early(Early::default()),
+            },
+            offers: 0,
+            upload_only: false,
+            allowed_fast: Vec::new(),
+            refused: Vec::new(),
+            chokes: true,
+            interested: false,
+            choked: true,
+            choked_since: now,
+            wanted: false,
+            parked: false,
+            pipeline: Pipeline::new(
+                config.initial_requests,
+                config.assumed_request_limit.min(config.max_requests),
+                now,
+            ),
+            current: None,
+            starved: None,
+            wake: false,
+            hash_waits: Vec::new(),
+            late_hashes: Vec::new(),
+            hashes_not_before: now,
+            hash_failures: 0,
+            tells_metadata: false,
+            down: Rate::new(now),
+            up: Rate::new(now),
+        }
+    }
+
+    /// Its pieces, once the torrent's size is known.
+    pub(crate) fn pieces(&self) -> Option<&PieceSet> {
+        match &self.has {
+            Has::Pieces(set) => Some(set),
+            Has::Early(_) => None,
+        }
+    }
+
+    pub(crate) fn has(&self, piece: PieceIndex) -> bool {
+        self.pieces().is_some_and(|set| set.contains(piece))
+    }
+
+    pub(crate) fn is_seed(&self) -> bool {
+        match &self.has {
+            Has::Pieces(set) => set.is_full(),
+            Has::Early(early) => early.all,
+        }
+    }
+
+    /// Whether it may be asked for hashes now.
+    pub(crate) fn can_give_hashes(&self, most: usize, now: Instant) -> bool {
+        self.link == Link::V2 && self.hash_waits.len() < most && self.hashes_not_before <= now
+    }
+
+    /// Takes a hash request that was answered or rejected. `None` when there is none; `Some(None)`
+    /// when it was given up before.
+    pub(crate) fn take_hash_wait(&mut self, request: &HashRequest) -> Option<Option<HashWait>> {
+        if let Some(place) = self
+            .hash_waits
+            .iter()
+            .position(|wait| wait.request.request() == *request)
+        {
+            return Some(Some(self.hash_waits.remove(place)));
+        }
+        let place = self.late_hashes.iter().position(|late| late == request)?;
+        self.late_hashes.remove(place);
+        Some(None)
+    }
+
+    /// Gives up the hash requests whose time is over and returns them.
+    pub(crate) fn expire_hash_waits(&mut self, now: Instant) -> Vec<HashWait> {
+        let expired: Vec<_> = self
+            .hash_waits
+            .extract_if(.., |wait| wait.deadline <= now)
+            .collect();
+        for wait in &expired {
+            if self.late_hashes.len() >= MOST_LATE_HASHES {
+                self.late_hashes.remove(0);
+            }
+            self.late_hashes.push(wait.request.request());
+        }
+        expired
+    }
+
+    /// It rejected a block of this piece: ask others until then.
+    pub(crate) fn refuse(&mut self, piece: PieceIndex, until: Instant) {
+        self.refused.retain(|(refused, _)| *refused != piece);
+        if self.refused.len() >= MOST_REFUSED {
+            self.refused.remove(0);
+        }
+        self.refused.push((piece, until));
+    }
+
+    /// Forgets rejections that are over.
+    pub(crate) fn forgive(&mut self, now: Instant) -> bool {
+        let before = self.refused.len();
+        self.refused.retain(|(_, until)| *until > now);
+        self.refused.len() < before
+    }
+
+    /// The pieces it rejected lately.
+    pub(crate) fn refused(&self) -> &[(PieceIndex, Instant)] {
+        &self.refused
+    }
+
+    pub(crate) fn refuses(&self, piece: PieceIndex) -> bool {
+        self.refused.iter().any(|(refused, _)| *refused == piece)
+    }
+
+    pub(crate) fn allow_fast(&mut self, piece: PieceIndex) {
+        if self.allowed_fast.len() < MOST_ALLOWED && !self.allowed_fast.contains(&piece) {
+            self.allowed_fast.push(piece);
+        }
+    }
+}
+
+impl Early {
+    pub(crate) fn set_all(&mut self, all: bool) {
+        *self = Self {
+            all,
+            ..Self::default()
+        };
+    }
+
+    pub(crate) fn set_bitfield(&mut self, bitfield: Vec<u8>) -> Result<(), PeerFault> {
+        let most = MAX_PIECES.div_ceil(8) as usize;
+        if bitfield.len() > most {
+            return Err(PeerFault::BitfieldLength {
+                expected: most,
+                found: bitfield.len(),
+            });
+        }
+        *self = Self {
+            bitfield: Some(bitfield),
+            ..Self::default()
+        };
+        Ok(())
+    }
+
+    pub(crate) fn add(&mut self, piece: u32) -> Result<(), PeerFault> {
+        if piece >= MAX_PIECES {
+            return Err(PeerFault::PieceOutOfRange {
+                index: piece,
+                pieces: MAX_PIECES,
+            });
+        }
+        // Whoever has more to say than this says it with a bitfield.
+        if self.haves.len() < 65_536 {
+            self.haves.push(piece);
+        }
+        Ok(())
+    }
+
+    /// The pieces, now that the torrent's size is known.
+    pub(crate) fn settle(&self, layout: &Layout) -> Result<PieceSet, PeerFault> {
+        let pieces = layout.piece_count();
+        let mut set = match &self.bitfield {
+            _ if self.all => PieceSet::full(pieces),
+            Some(bitfield) => PieceSet::from_wire(bitfield, pieces)?,
+            None => PieceSet::new(pieces),
+        };
+        for number in &self.haves {
+            let piece = layout.piece(*number).ok_or(PeerFault::PieceOutOfRange {
+                index: *number,
+                pieces,
+            })?;
+            set.insert(piece);
+        }
+        Ok(set)
+    }
+}

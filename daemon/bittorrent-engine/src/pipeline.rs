@@ -1,0 +1,272 @@
+//! Requests under way to one peer, and how many there may be.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::{BLOCK_LEN, BlockIndex};
+
+/// How many seconds of data are kept requested: enough for any round trip, little enough that a
+/// peer that slows down does not hold much back.
+const QUEUE_TIME: f64 = 1.5;
+/// The fewest requests a peer that answers is given.
+const FEWEST: usize = 8;
+
+/// The requests one peer has not answered.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    waiting: VecDeque<BlockIndex>,
+    /// Requests given up that may still be answered.
+    late: VecDeque<BlockIndex>,
+    window: usize,
+    /// The peer's and our own limit.
+    limit: usize,
+    slow_start: bool,
+    last_rate: u64,
+    /// When the peer answered last, or was first asked after a pause.
+    last_answer: Instant,
+    snubbed: bool,
+}
+
+impl Pipeline {
+    pub(crate) fn new(initial: usize, limit: usize, now: Instant) -> Self {
+        let limit = limit.max(1);
+        Self {
+            waiting: VecDeque::new(),
+            late: VecDeque::new(),
+            window: initial.clamp(1, limit),
+            limit,
+            slow_start: true,
+            last_rate: 0,
+            last_answer: now,
+            snubbed: false,
+        }
+    }
+
+    /// The peer or we allow this many.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.max(1);
+        self.window = self.window.min(self.limit);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(crate) fn window(&self) -> usize {
+        if self.snubbed { 1 } else { self.window }
+    }
+
+    pub(crate) fn is_snubbed(&self) -> bool {
+        self.snubbed
+    }
+
+    /// How many more requests to send now: none until a good part of the window is free, so that
+    /// requests travel in batches.
+    pub(crate) fn room(&self) -> usize {
+        let free = self.window().saturating_sub(self.waiting.len());
+        if free >= (self.window() / 4).clamp(1, 64) {
+            free
+        } else {
+            0
+        }
+    }
+
+    /// A request is sent.
+    pub(crate) fn push(&mut self, block: BlockIndex, now: Instant) {
+        if self.waiting.is_empty() {
+            self.last_answer = now;
+        }
+        self.waiting.push_back(block);
+    }
+
+    pub(crate) fn is_waiting_for(&self, block: BlockIndex) -> bool {
+        self.waiting.contains(&block)
+    }
+
+    /// A block came. `None` when it was never asked for, `Some(true)` when it is waited for and
+    /// `Some(false)` when it was given up before.
+    pub(crate) fn arrive(&mut self, block: BlockIndex, now: Instant) -> Option<bool> {
+        if self.take(block) {
+            self.last_answer = now;
+            self.snubbed = false;
+            if self.slow_start {
+                self.window = (self.window + 1).min(self.limit);
+            }
+            return Some(true);
+        }
+        let place = self.late.iter().position(|late| *late == block)?;
+        self.late.remove(place);
+        self.snubbed = false;
+        Some(false)
+    }
+
+    /// A request will not be answered. `false` when there is none.
+    pub(crate) fn reject(&mut self, block: BlockIndex) -> bool {
+        self.take(block)
+    }
+
+    /// A request is given up; its answer may still come. `false` when there is none.
+    pub(crate) fn abandon(&mut self, block: BlockIndex) -> bool {
+        let waited = self.take(block);
+        if waited {
+            self.remember(block);
+        }
+        waited
+    }
+
+    /// Gives up all requests and returns them.
+    pub(crate) fn abandon_all(&mut self) -> Vec<BlockIndex> {
+        let all: Vec<_> = self.waiting.drain(..).collect();
+        for block in &all {
+            self.remember(*block);
+        }
+        all
+    }
+
+    fn remember(&mut self, block: BlockIndex) {
+        if self.late.len() >= 2 * self.limit {
+            self.late.pop_front();
+        }
+        self.late.push_back(block);
+    }
+
+    fn take(&mut self, block: BlockIndex) -> bool {
+        // Peers answer in order, nearly always.
+        if self.waiting.front() == Some(&block) {
+            self.waiting.pop_front();
+            return true;
+        }
+        match self.waiting.iter().position(|waiting| *waiting == block) {
+            Some(place) => {
+                self.waiting.remove(place);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The requests, the one sent last first.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = BlockIndex> {
+        self.waiting.iter().rev().copied()
+    }
+
+    /// When the peer counts as not answering, while it is asked for something.
+    pub(crate) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        (!self.waiting.is_empty()).then(|| self.last_answer + timeout)
+    }
+
+    /// The peer does not answer: it gets single requests until it does.
+    pub(crate) fn snub(&mut self) {
+        self.snubbed = true;
+        self.slow_start = true;
+        self.window = self.window.min(FEWEST).max(1);
+    }
+
+    /// Adjusts the window to how fast the peer delivers, in bytes per second.
+    pub(crate) fn tick(&mut self, rate: u64) {
+        let blocks = rate as f64 * QUEUE_TIME / f64::from(BLOCK_LEN);
+        let wanted = (blocks as usize).clamp(FEWEST.min(self.limit), self.limit);
+        if self.slow_start {
+            // It ends when more requests no longer bring more data.
+            let grown = rate > self.last_rate + self.last_rate / 10;
+            if rate > 0 && !grown && self.last_rate > 0 {
+                self.slow_start = false;
+            }
+            self.window = self.window.max(wanted);
+        } else {
+            self.window = wanted;
+        }
+        self.last_rate = rate;
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use bittorrent_protocol::{Layout, PieceLength};
+
+    use super::*;
+
+    fn blocks() -> Vec<BlockIndex> {
+        let layout = Layout::new(PieceLength::DEFAULT, [(4 << 20, None)]).unwrap();
+        layout.blocks(layout.piece(0).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_window_doubles_every_round_trip_up_to_the_limit() {
+        let blocks = blocks();
+        let now = Instant::now();
+        let mut pipeline = Pipeline::new(16, 100, now);
+        let mut windows = Vec::new();
+        for _ in 0..4 {
+            windows.push(pipeline.window());
+            let batch = pipeline.room().min(blocks.len());
+            for block in &blocks[..batch] {
+                pipeline.push(*block, now);
+            }
+            for block in &blocks[..batch] {
+                assert_eq!(pipeline.arrive(*block, now), Some(true));
+            }
+        }
+        assert_eq!(windows, [16, 32, 64, 100]);
+    }
+
+    #[test]
+    fn after_slow_start_the_window_follows_the_rate() {
+        let mut pipeline = Pipeline::new(16, 1_000, Instant::now());
+        pipeline.tick(1_000_000);
+        pipeline.tick(1_000_000);
+        pipeline.tick(16_384 * 100);
+        assert_eq!(pipeline.window(), 150);
+        pipeline.tick(0);
+        assert_eq!(pipeline.window(), FEWEST);
+        pipeline.tick(u64::MAX);
+        assert_eq!(pipeline.window(), 1_000);
+        pipeline.set_limit(3);
+        pipeline.tick(0);
+        assert_eq!(pipeline.window(), 3);
+    }
+
+    #[test]
+    fn requests_given_up_are_known_when_they_are_answered_late() {
+        let blocks = blocks();
+        let now = Instant::now();
+        let mut pipeline = Pipeline::new(4, 4, now);
+        for block in &blocks[..4] {
+            pipeline.push(*block, now);
+        }
+        assert_eq!(pipeline.room(), 0);
+        assert!(pipeline.abandon(blocks[1]));
+        assert!(!pipeline.abandon(blocks[1]));
+        assert!(pipeline.reject(blocks[2]));
+        assert_eq!(pipeline.arrive(blocks[1], now), Some(false));
+        assert_eq!(pipeline.arrive(blocks[1], now), None);
+        assert_eq!(pipeline.arrive(blocks[2], now), None);
+        pipeline.snub();
+        assert_eq!((pipeline.window(), pipeline.room()), (1, 0));
+        assert_eq!(pipeline.abandon_all(), [blocks[0], blocks[3]]);
+        assert_eq!(pipeline.room(), 1);
+        assert_eq!(pipeline.deadline(Duration::ZERO), None);
+        assert_eq!(pipeline.arrive(blocks[3], now), Some(false));
+        assert!(!pipeline.is_snubbed());
+    }
+
+    #[test]
+    fn the_memory_of_late_requests_is_bounded() {
+        let blocks = blocks();
+        let now = Instant::now();
+        let mut pipeline = Pipeline::new(4, 4, now);
+        for block in &blocks[..100] {
+            pipeline.push(*block, now);
+            pipeline.abandon(*block);
+        }
+        assert_eq!(pipeline.late.len(), 8);
+    }
+}

@@ -1,0 +1,337 @@
+//! Which piece to begin next: the rarest that the peer has.
+//!
+//! Pieces that may be begun stand in buckets by the number of peers that have them. Seeds have
+//! every piece and are counted apart, so a seed coming or going touches nothing. A `have` moves one
+//! piece by one bucket in constant time.
+
+use bittorrent_protocol::{Layout, PieceIndex};
+
+use crate::bits::PieceSet;
+use crate::rng::Rng;
+
+/// How many entries of the buckets are looked at before the peer's own pieces are searched.
+const PROBES: usize = 48;
+/// How many of the peer's pieces compete for being the rarest in that search.
+const CONTENDERS: usize = 16;
+/// Neighbouring pieces are begun one after the other within stretches of this many bytes, so that
+/// short pieces still make long writes.
+const EXTENT: u32 = 4 << 20;
+/// A piece that is in no bucket.
+const NOWHERE: u32 = u32::MAX;
+
+/// Availability of all pieces, and the pieces that may be begun, rarest first.
+#[derive(Debug)]
+pub(crate) struct Rarity {
+    /// How many connected peers that are not seeds have each piece.
+    copies: Vec<u16>,
+    /// Where each piece stands in its bucket, or [`NOWHERE`].
+    place: Vec<u32>,
+    /// By number of copies.
+    buckets: Vec<Vec<PieceIndex>>,
+    /// The pieces that stand in a bucket.
+    ready: PieceSet,
+    seeds: usize,
+    pieces_per_extent: u32,
+}
+
+impl Rarity {
+    /// Nothing is available, nothing may be begun.
+    pub(crate) fn new(layout: &Layout) -> Self {
+        let pieces = layout.piece_count();
+        Self {
+            copies: vec![0; pieces as usize],
+            place: vec![NOWHERE; pieces as usize],
+            buckets: vec![Vec::new()],
+            ready: PieceSet::new(pieces),
+            seeds: 0,
+            pieces_per_extent: (EXTENT / layout.piece_length().bytes()).max(1),
+        }
+    }
+
+    pub(crate) fn add_seed(&mut self) {
+        self.seeds += 1;
+    }
+
+    pub(crate) fn remove_seed(&mut self) {
+        self.seeds = self.seeds.saturating_sub(1);
+    }
+
+    /// A peer that is no seed has this piece.
+    pub(crate) fn add_copy(&mut self, piece: PieceIndex) {
+        self.recount(piece, self.copies[piece.as_usize()].saturating_add(1));
+    }
+
+    /// A peer that is no seed and had this piece is gone or has become a seed.
+    pub(crate) fn remove_copy(&mut self, piece: PieceIndex) {
+        self.recount(piece, self.copies[piece.as_usize()].saturating_sub(1));
+    }
+
+    fn recount(&mut self, piece: PieceIndex, copies: u16) {
+        let ready = self.take(piece);
+        self.copies[piece.as_usize()] = copies;
+        if ready {
+            self.put(piece);
+        }
+    }
+
+    /// How many connected peers have a piece.
+    #[cfg(test)]
+    pub(crate) fn copies(&self, piece: PieceIndex) -> usize {
+        usize::from(self.copies[piece.as_usize()]) + self.seeds
+    }
+
+    /// How many connected peers have the rarest piece that may be begun.
+    pub(crate) fn rarest(&self) -> Option<usize> {
+        let bucket = self.buckets.iter().position(|bucket| !bucket.is_empty())?;
+        Some(bucket + self.seeds)
+    }
+
+    /// The piece may be begun.
+    pub(crate) fn insert(&mut self, piece: PieceIndex) {
+        if self.ready.insert(piece) {
+            self.put(piece);
+        }
+    }
+
+    /// The piece may not be begun (any more). `false` when it could not before.
+    pub(crate) fn remove(&mut self, piece: PieceIndex) -> bool {
+        self.take(piece);
+        self.ready.remove(piece)
+    }
+
+    pub(crate) fn is_ready(&self, piece: PieceIndex) -> bool {
+        self.ready.contains(piece)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    fn put(&mut self, piece: PieceIndex) {
+        let copies = usize::from(self.copies[piece.as_usize()]);
+        if self.buckets.len() <= copies {
+            self.buckets.resize_with(copies + 1, Vec::new);
+        }
+        let bucket = &mut self.buckets[copies];
+        self.place[piece.as_usize()] = bucket.len() as u32;
+        bucket.push(piece);
+    }
+
+    fn take(&mut self, piece: PieceIndex) -> bool {
+        let place = std::mem::replace(&mut self.place[piece.as_usize()], NOWHERE);
+        if place == NOWHERE {
+            return false;
+        }
+        let bucket = &mut self.buckets[usize::from(self.copies[piece.as_usize()])];
+        bucket.swap_remove(place as usize);
+        if let Some(moved) = bucket.get(place as usize) {
+            self.place[moved.as_usize()] = place;
+        }
+        if bucket.is_empty() {
+            // A bitfield moves every piece up one bucket: do not keep the room in all of them.
+            *bucket = Vec::new();
+        }
+        true
+    }
+
+    /// The piece to begin for a peer that has `have`, leaving out what `refused` says.
+    /// `last` is the piece that peer began before.
+    pub(crate) fn pick(
+        &self,
+        have: &PieceSet,
+        last: Option<PieceIndex>,
+        refused: impl Fn(PieceIndex) -> bool,
+        layout: &Layout,
+        rng: &mut Rng,
+    ) -> Option<PieceIndex> {
+        if self.ready.is_empty() {
+            return None;
+        }
+        let fits = |piece: PieceIndex| have.contains(piece) && !refused(piece);
+        if let Some(next) = last.and_then(|last| self.neighbour(last, layout))
+            && fits(next)
+        {
+            return Some(next);
+        }
+        let mut probes = PROBES;
+        for bucket in &self.buckets {
+            let start = rng.below(bucket.len());
+            let (before, from) = bucket.split_at(start);
+            for piece in from.iter().chain(before).take(probes) {
+                if fits(*piece) {
+                    return Some(*piece);
+                }
+            }
+            probes = probes.saturating_sub(bucket.len());
+            if probes == 0 {
+                break;
+            }
+        }
+        if probes > 0 {
+            // Every bucket was seen to its end.
+            return None;
+        }
+        let start = rng.below(self.copies.len()) as u32;
+        self.ready
+            .common_from(have, start, layout)
+            .filter(|piece| !refused(*piece))
+            .take(CONTENDERS)
+            .min_by_key(|piece| self.copies[piece.as_usize()])
+    }
+
+    /// A piece to begin with, wherever: the first pieces of a leech are better had soon than rare.
+    pub(crate) fn pick_any(
+        &self,
+        have: &PieceSet,
+        refused: impl Fn(PieceIndex) -> bool,
+        layout: &Layout,
+        rng: &mut Rng,
+    ) -> Option<PieceIndex> {
+        let start = rng.below(self.copies.len()) as u32;
+        let choice = rng.below(CONTENDERS);
+        let mut found = None;
+        for (n, piece) in self
+            .ready
+            .common_from(have, start, layout)
+            .filter(|piece| !refused(*piece))
+            .enumerate()
+        {
+            found = Some(piece);
+            if n >= choice {
+                break;
+            }
+        }
+        found
+    }
+
+    /// The piece behind `last`, if it is as rare and in the same stretch.
+    fn neighbour(&self, last: PieceIndex, layout: &Layout) -> Option<PieceIndex> {
+        let next = layout.piece(last.get() + 1)?;
+        (next.get() % self.pieces_per_extent != 0
+            && self.ready.contains(next)
+            && self.copies[next.as_usize()] <= self.copies[last.as_usize()])
+        .then_some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::PieceLength;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rng::Rng;
+
+    fn layout(pieces: u32, piece_length: u64) -> Layout {
+        let length = u64::from(pieces) * piece_length;
+        Layout::new(PieceLength::new(piece_length).unwrap(), [(length, None)]).unwrap()
+    }
+
+    #[test]
+    fn the_rarest_piece_of_the_peer_comes_first() {
+        let layout = layout(100, 8 << 20);
+        let mut rng = Rng::new([1; 32]);
+        let mut rarity = Rarity::new(&layout);
+        for piece in layout.piece_indices() {
+            rarity.insert(piece);
+            for _ in 0..(2 + piece.get() % 3) {
+                rarity.add_copy(piece);
+            }
+        }
+        let rare = layout.piece(50).unwrap();
+        rarity.remove_copy(rare);
+        rarity.remove_copy(rare);
+        rarity.remove_copy(rare);
+        let full = PieceSet::full(100);
+        let pick = |rarity: &Rarity, have: &PieceSet, rng: &mut Rng| {
+            rarity.pick(have, None, |_| false, &layout, rng)
+        };
+        assert_eq!(pick(&rarity, &full, &mut rng), Some(rare));
+        assert_eq!(rarity.rarest(), Some(1));
+        rarity.remove(rare);
+        for _ in 0..20 {
+            assert_eq!(pick(&rarity, &full, &mut rng).unwrap().get() % 3, 0);
+        }
+        let mut one = PieceSet::new(100);
+        one.insert(rare);
+        assert_eq!(pick(&rarity, &one, &mut rng), None);
+        one.insert(layout.piece(2).unwrap());
+        assert_eq!(pick(&rarity, &one, &mut rng), layout.piece(2));
+        assert_eq!(rarity.pick(&one, None, |_| true, &layout, &mut rng), None);
+    }
+
+    #[test]
+    fn short_pieces_are_begun_in_stretches() {
+        let layout = layout(4_096, 16_384);
+        let mut rng = Rng::new([2; 32]);
+        let mut rarity = Rarity::new(&layout);
+        for piece in layout.piece_indices() {
+            rarity.insert(piece);
+        }
+        rarity.add_seed();
+        let full = PieceSet::full(4_096);
+        let mut last = None;
+        let mut jumps = 0;
+        while let Some(piece) = rarity.pick(&full, last, |_| false, &layout, &mut rng) {
+            jumps += u32::from(last.is_none_or(|last: PieceIndex| last.get() + 1 != piece.get()));
+            rarity.remove(piece);
+            last = Some(piece);
+        }
+        assert!(rarity.is_empty());
+        // 16 stretches of 256 pieces, each begun somewhere inside: a few jumps for each.
+        assert!(jumps < 400, "{jumps}");
+    }
+
+    #[test]
+    fn first_pieces_differ_between_seeds() {
+        let layout = layout(10_000, 1 << 20);
+        let mut rarity = Rarity::new(&layout);
+        layout
+            .piece_indices()
+            .for_each(|piece| rarity.insert(piece));
+        let full = PieceSet::full(10_000);
+        let picks: std::collections::BTreeSet<_> = (0..20)
+            .map(|seed| rarity.pick_any(&full, |_| false, &layout, &mut Rng::new([seed; 32])))
+            .collect();
+        assert!(picks.len() > 15, "{picks:?}");
+        assert!(!picks.contains(&None));
+    }
+
+    proptest! {
+        #[test]
+        fn buckets_agree_with_a_model(
+            ops in prop::collection::vec((0_u8..4, 0_u32..40), 1..400),
+            have in prop::collection::vec(any::<bool>(), 40),
+            seed in any::<u8>(),
+        ) {
+            let layout = layout(40, 8 << 20);
+            let mut rng = Rng::new([seed; 32]);
+            let mut rarity = Rarity::new(&layout);
+            let mut copies = [0_u16; 40];
+            let mut ready = [false; 40];
+            for (op, number) in ops {
+                let piece = layout.piece(number).unwrap();
+                let n = number as usize;
+                match op {
+                    0 => { rarity.add_copy(piece); copies[n] += 1; }
+                    1 => { rarity.remove_copy(piece); copies[n] = copies[n].saturating_sub(1); }
+                    2 => { rarity.insert(piece); ready[n] = true; }
+                    _ => prop_assert_eq!(rarity.remove(piece), std::mem::take(&mut ready[n])),
+                }
+                prop_assert_eq!(rarity.copies(piece), usize::from(copies[n]));
+            }
+            let mut set = PieceSet::new(40);
+            for (n, has) in have.iter().enumerate() {
+                if *has { set.insert(layout.piece(n as u32).unwrap()); }
+            }
+            let best = (0..40).filter(|n| ready[*n] && have[*n]).map(|n| copies[n]).min();
+            let picked = rarity.pick(&set, None, |_| false, &layout, &mut rng);
+            prop_assert_eq!(picked.map(|piece| copies[piece.as_usize()]), best);
+            if let Some(piece) = picked {
+                prop_assert!(ready[piece.as_usize()] && have[piece.as_usize()]);
+            }
+            let any = rarity.pick_any(&set, |_| false, &layout, &mut rng);
+            prop_assert_eq!(any.is_some(), best.is_some());
+        }
+    }
+}

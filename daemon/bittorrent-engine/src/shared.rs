@@ -1,0 +1,66 @@
+//! What all torrents of an engine have in common.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::bans::Bans;
+use crate::config::Config;
+use crate::keys::{Keys, PeerKey};
+use crate::output::{Command, Output};
+use crate::rng::Rng;
+
+/// Limits, counters and the way out.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) keys: Keys,
+    pub(crate) rng: Rng,
+    pub(crate) bans: Bans,
+    /// Our own listening addresses.
+    pub(crate) own: Vec<std::net::SocketAddr>,
+    /// Connections over all torrents.
+    pub(crate) connected: usize,
+    /// Dials under way over all torrents.
+    pub(crate) dialling: usize,
+    /// Someone gave up an upload slot, or began to want one.
+    pub(crate) slots_changed: bool,
+    /// The latest time the engine was told.
+    pub(crate) now: Option<Instant>,
+    out: VecDeque<Output>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, seed: [u8; 32]) -> Self {
+        Self {
+            config,
+            keys: Keys::default(),
+            rng: Rng::new(seed),
+            bans: Bans::default(),
+            own: Vec::new(),
+            connected: 0,
+            dialling: 0,
+            slots_changed: false,
+            now: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn emit(&mut self, output: Output) {
+        self.out.push_back(output);
+    }
+
+    pub(crate) fn send(&mut self, peer: PeerKey, command: Command) {
+        self.emit(Output::Send { peer, command });
+    }
+
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Time never goes back, whatever the caller says.
+    pub(crate) fn advance(&mut self, now: Instant) -> Instant {
+        let now = self.now.map_or(now, |last| last.max(now));
+        self.now = Some(now);
+        now
+    }
+}

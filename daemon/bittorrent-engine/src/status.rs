@@ -1,0 +1,105 @@
+//! Numbers about torrents and peers.
+
+use std::net::SocketAddr;
+
+use crate::input::{Direction, Link};
+use crate::keys::PeerKey;
+use crate::output::StopReason;
+
+/// What a torrent is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The info dictionary is being looked for.
+    Metadata,
+    /// Blocks are missing.
+    Downloading,
+    /// Every block is verified.
+    Seeding,
+    /// It requests nothing.
+    Stopped(StopReason),
+}
+
+/// A torrent at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TorrentStatus {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Bytes of content; 0 while the metadata is unknown.
+    pub bytes_total: u64,
+    /// Bytes of content that are written and proven.
+    pub bytes_verified: u64,
+    /// Pieces; 0 while the metadata is unknown.
+    pub pieces_total: u32,
+    /// Pieces that are verified as a whole.
+    pub pieces_verified: u32,
+    /// Pieces begun and not verified.
+    pub pieces_open: usize,
+    /// Payload bytes received since the torrent was added, wasted ones included.
+    pub downloaded: u64,
+    /// Payload bytes reported by `handle_uploaded`.
+    pub uploaded: u64,
+    /// Payload bytes received in vain: duplicate, false or unasked.
+    pub wasted: u64,
+    /// Bytes of hashes received.
+    pub hash_bytes: u64,
+    /// Payload bytes a second, received.
+    pub down_rate: u64,
+    /// Payload bytes a second, sent.
+    pub up_rate: u64,
+    /// Connections.
+    pub peers: usize,
+    /// Connections to peers that have everything.
+    pub seeds: usize,
+    /// Addresses known.
+    pub candidates: usize,
+    /// Dials under way.
+    pub dialling: usize,
+    /// Addresses banned for what they sent for this torrent, ever.
+    pub banned: u64,
+    /// How many copies of the rarest missing piece the connected peers hold; `None` when nothing
+    /// is missing or known.
+    pub rarest_copies: Option<usize>,
+}
+
+/// A connection at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its key.
+    pub key: PeerKey,
+    /// Its remote end.
+    pub addr: SocketAddr,
+    /// Who opened it.
+    pub direction: Direction,
+    /// The info-hash in use.
+    pub link: Link,
+    /// On this machine or in this network.
+    pub local: bool,
+    /// What the peer calls its software.
+    pub client: Option<String>,
+    /// Pieces it has.
+    pub pieces: u32,
+    /// It has everything.
+    pub seed: bool,
+    /// It has something we lack.
+    pub interesting: bool,
+    /// It wants something from us.
+    pub interested: bool,
+    /// It does not serve us.
+    pub choking_us: bool,
+    /// We do not serve it.
+    pub choked: bool,
+    /// It left requests unanswered for too long.
+    pub snubbed: bool,
+    /// Requests under way.
+    pub requests: usize,
+    /// How many requests may be under way.
+    pub request_window: usize,
+    /// Payload bytes received from it.
+    pub downloaded: u64,
+    /// Payload bytes sent to it.
+    pub uploaded: u64,
+    /// Payload bytes a second from it.
+    pub down_rate: u64,
+    /// Payload bytes a second to it.
+    pub up_rate: u64,
+}

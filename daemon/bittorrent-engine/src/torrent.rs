@@ -1,0 +1,593 @@
+//! One torrent: its connections and what they do for it.
+
+mod blame;
+mod blocks;
+mod dialling;
+mod events;
+mod hashes;
+mod requests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bittorrent_protocol::wire::OwnedMetadataMessage;
+use bittorrent_protocol::{InfoHashV1, InfoHashes, PieceIndex};
+
+use crate::bits::PieceSet;
+use crate::candidates::Candidates;
+use crate::download::Download;
+use crate::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
+use crate::keys::{PeerKey, TorrentKey};
+use crate::metadata::{self, Metadata};
+use crate::output::{Command, DisconnectReason, Output, StopReason};
+use crate::peer::{Has, Peer};
+use crate::rate::Rate;
+use crate::shared::Shared;
+use crate::status::{PeerStatus, Phase, TorrentStatus};
+
+/// One torrent.
+#[derive(Debug)]
+pub(crate) struct Torrent {
+    key: TorrentKey,
+    hashes: InfoHashes,
+    peers: BTreeMap<PeerKey, Peer>,
+    candidates: Candidates,
+    /// When the next address may be dialled; `None` when none may, or nothing is known about it.
+    dial_due: Option<Instant>,
+    dial_changed: bool,
+    metadata: Option<Metadata>,
+    download: Option<Download>,
+    stopped: Option<StopReason>,
+    write_failures: u32,
+    /// Pieces verified since peers were told.
+    news: Vec<PieceIndex>,
+    /// Peers that may have room for requests.
+    awake: Vec<PeerKey>,
+    /// Something became available that starved peers may want.
+    wake_starved: bool,
+    /// Hashes may be asked for.
+    ask_hashes: bool,
+    down: Rate,
+    up: Rate,
+    wasted: u64,
+    hash_bytes: u64,
+    banned: u64,
+}
+
+impl Torrent {
+    pub(crate) fn new(key: TorrentKey, hashes: InfoHashes, shared: &Shared, now: Instant) -> Self {
+        Self {
+            key,
+            hashes,
+            peers: BTreeMap::new(),
+            candidates: Candidates::default(),
+            dial_due: None,
+            dial_changed: false,
+            metadata: Some(Metadata::new(
+                hashes.v2,
+                shared.config.max_metadata_len,
+                shared.config.metadata_timeout,
+            )),
+            download: None,
+            stopped: None,
+            write_failures: 0,
+            news: Vec::new(),
+            awake: Vec::new(),
+            wake_starved: false,
+            ask_hashes: false,
+            down: Rate::new(now),
+            up: Rate::new(now),
+            wasted: 0,
+            hash_bytes: 0,
+            banned: 0,
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.download.as_ref().is_some_and(Download::is_complete)
+    }
+
+    pub(crate) fn peer_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.peers.get_mut(&key)
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values()
+    }
+
+    pub(crate) fn has_peers(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
+    /// It has something to serve.
+    pub(crate) fn can_serve(&self) -> bool {
+        self.download
+            .as_ref()
+            .is_some_and(|dl| dl.bytes_verified > 0)
+    }
+
+    /// The metadata is known: from here on content can be asked for.
+    pub(crate) fn set_content(
+        &mut self,
+        content: Content,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), ContentError> {
+        if self.download.is_some() {
+            return Err(ContentError::NotWaiting);
+        }
+        let (expected, found) = (content.layout.files().len(), content.layers.len());
+        if expected != found {
+            return Err(ContentError::LayerCount { expected, found });
+        }
+        self.metadata = None;
+        let download = self.download.insert(Download::new(content));
+        let mut unfitting = Vec::new();
+        for peer in self.peers.values_mut() {
+            let Has::Early(early) = &peer.has else {
+                continue;
+            };
+            match early.settle(&download.layout) {
+                Ok(set) => peer.has = Has::Pieces(set),
+                Err(_) => unfitting.push(peer.key),
+            }
+        }
+        for key in unfitting {
+            self.disconnect(key, DisconnectReason::Unfitting, shared, now);
+        }
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.introduce(key, shared);
+            self.count_pieces(key);
+            self.update_interest(key, shared);
+            self.drop_if_redundant(key, shared, now);
+        }
+        shared.slots_changed = true;
+        self.dial_changed = true;
+        self.ask_hashes = true;
+        Ok(())
+    }
+
+    /// Tells a peer what we have.
+    fn introduce(&self, key: PeerKey, shared: &mut Shared) {
+        let (Some(download), Some(peer)) = (&self.download, self.peers.get(&key)) else {
+            return;
+        };
+        if download.have.is_empty() {
+            if peer.fast {
+                shared.send(key, Command::HaveNone);
+            }
+        } else if download.have.is_full() && peer.fast {
+            shared.send(key, Command::HaveAll);
+        } else {
+            shared.send(key, Command::Bitfield(download.have.to_wire()));
+        }
+    }
+
+    pub(crate) fn may_accept(
+        &self,
+        addr: SocketAddr,
+        shared: &Shared,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if shared.bans.contains(addr, now) {
+            return Err(Refusal::Banned);
+        }
+        if self.candidates.is_own(addr) {
+            return Err(Refusal::Ourselves);
+        }
+        if self.peers.values().any(|peer| peer.addr == addr) {
+            return Err(Refusal::Duplicate);
+        }
+        if self.peers.len() >= shared.config.max_peers_per_torrent
+            || shared.connected >= shared.config.max_peers
+        {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_connected(
+        &mut self,
+        connected: &Connected,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<PeerKey, Refusal> {
+        let accepted = self.accept(connected, shared, now);
+        self.dial_changed = true;
+        if let Err(refusal) = accepted {
+            if connected.direction == Direction::Outgoing {
+                self.refused_dial(connected.addr, refusal, shared, now);
+            }
+            return Err(refusal);
+        }
+        let key = shared.keys.peer(self.key);
+        let layout = self.download.as_ref().map(|download| &*download.layout);
+        let peer = Peer::new(key, connected, layout, &shared.config, now);
+        if connected.direction == Direction::Outgoing {
+            self.dialled(connected.addr, shared);
+        }
+        self.peers.insert(key, peer);
+        shared.connected += 1;
+        self.introduce(key, shared);
+        shared.slots_changed = true;
+        Ok(key)
+    }
+
+    /// Whether a connection is welcome; one that exists already may have to go for it.
+    fn accept(
+        &mut self,
+        connected: &Connected,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if shared.config.peer_id == Some(connected.peer_id) {
+            return Err(Refusal::Ourselves);
+        }
+        self.may_accept(connected.addr, shared, now)?;
+        let Some(twin) = self
+            .peers
+            .values()
+            .find(|peer| peer.peer_id == connected.peer_id)
+        else {
+            return Ok(());
+        };
+        // Two peers that dial each other at once must both keep the same connection: the one
+        // that the greater id opened.
+        let Some(own) = shared.config.peer_id else {
+            return Err(Refusal::Duplicate);
+        };
+        let ours_wins = own > connected.peer_id;
+        let new_is_ours = connected.direction == Direction::Outgoing;
+        if twin.direction == connected.direction || new_is_ours != ours_wins {
+            return Err(Refusal::Duplicate);
+        }
+        let twin = twin.key;
+        self.disconnect(twin, DisconnectReason::Duplicate, shared, now);
+        Ok(())
+    }
+
+    /// Forgets a peer and tells the caller to close its connection.
+    fn disconnect(
+        &mut self,
+        key: PeerKey,
+        reason: DisconnectReason,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        if self.remove_peer(key, shared, now) {
+            shared.emit(Output::Disconnect { peer: key, reason });
+        }
+    }
+
+    /// Forgets a peer. What it was asked for is free again.
+    pub(crate) fn remove_peer(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) -> bool {
+        self.release_all(key);
+        self.uncount_pieces(key);
+        self.drop_hash_waits(key);
+        let Some(peer) = self.peers.remove(&key) else {
+            return false;
+        };
+        if let Some(metadata) = &mut self.metadata {
+            metadata.forget(key);
+        }
+        shared.connected -= 1;
+        shared.slots_changed |= !peer.choked;
+        if let Some(listens) = peer.listens {
+            let useful = peer.down.total() > 0 || peer.up.total() > 0 || self.metadata.is_none();
+            let seed = peer.is_seed() || peer.upload_only;
+            self.candidates.disconnected(
+                listens,
+                useful,
+                seed,
+                &shared.config,
+                &mut shared.rng,
+                now,
+            );
+        }
+        self.dial_changed = true;
+        true
+    }
+
+    /// Closes every connection.
+    pub(crate) fn close(&mut self, shared: &mut Shared, now: Instant) {
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.disconnect(key, DisconnectReason::Removed, shared, now);
+        }
+        shared.dialling -= self.candidates.dialling();
+    }
+
+    /// A peer broke the protocol.
+    fn fault(
+        &mut self,
+        key: PeerKey,
+        fault: PeerFault,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> PeerFault {
+        self.remove_peer(key, shared, now);
+        fault
+    }
+
+    /// Neither side has anything for the other: make room.
+    fn drop_if_redundant(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        let redundant = self.is_complete()
+            && self
+                .peers
+                .get(&key)
+                .is_some_and(|peer| peer.is_seed() || peer.upload_only);
+        if redundant {
+            self.disconnect(key, DisconnectReason::Redundant, shared, now);
+        }
+    }
+
+    /// Tells a peer when our interest in it changes.
+    fn update_interest(&mut self, key: PeerKey, shared: &mut Shared) {
+        let stopped = self.stopped.is_some();
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let wanted = !stopped && peer.offers > 0 && !peer.parked;
+        if wanted == peer.wanted {
+            return;
+        }
+        peer.wanted = wanted;
+        shared.send(
+            key,
+            if wanted {
+                Command::Interested
+            } else {
+                Command::NotInterested
+            },
+        );
+        if wanted {
+            self.wake(key);
+        }
+    }
+
+    /// Counts a peer's pieces into the availability.
+    fn count_pieces(&mut self, key: PeerKey) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Has::Pieces(set) = &peer.has else {
+            return;
+        };
+        if set.is_full() {
+            download.rarity.add_seed();
+        } else {
+            for piece in set.iter(&download.layout) {
+                download.rarity.add_copy(piece);
+            }
+        }
+        peer.offers = set.count_without(&download.have);
+        self.ask_hashes = true;
+    }
+
+    /// Takes a peer's pieces out of the availability.
+    fn uncount_pieces(&mut self, key: PeerKey) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Has::Pieces(set) = &peer.has else {
+            return;
+        };
+        if set.is_full() {
+            download.rarity.remove_seed();
+        } else {
+            for piece in set.iter(&download.layout) {
+                download.rarity.remove_copy(piece);
+            }
+        }
+        peer.offers = 0;
+    }
+
+    /// Replaces what a peer has.
+    fn set_pieces(&mut self, key: PeerKey, pieces: PieceSet, shared: &mut Shared, now: Instant) {
+        self.uncount_pieces(key);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.has = Has::Pieces(pieces);
+        }
+        self.count_pieces(key);
+        self.update_interest(key, shared);
+        self.wake(key);
+        self.drop_if_redundant(key, shared, now);
+    }
+
+    /// Metadata is the torrent's.
+    fn metadata_complete(&mut self, info: Vec<u8>, shared: &mut Shared) {
+        if let Some(v1) = self.hashes.v1
+            && InfoHashV1::of_info(&info) != v1
+        {
+            self.stop(StopReason::HashesContradict, shared);
+            return;
+        }
+        self.metadata = None;
+        shared.emit(Output::Metadata {
+            torrent: self.key,
+            info,
+        });
+    }
+
+    /// Requests nothing any more.
+    fn stop(&mut self, reason: StopReason, shared: &mut Shared) {
+        if self.stopped.is_some() {
+            return;
+        }
+        self.stopped = Some(reason);
+        shared.emit(Output::Stopped {
+            torrent: self.key,
+            reason,
+        });
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.cancel_all(key, shared);
+            self.update_interest(key, shared);
+        }
+    }
+
+    pub(crate) fn resume(&mut self, shared: &mut Shared) {
+        if self.stopped == Some(StopReason::HashesContradict) {
+            return;
+        }
+        self.stopped = None;
+        self.write_failures = 0;
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.update_interest(key, shared);
+        }
+        self.wake_starved = true;
+    }
+
+    fn ask_metadata(&mut self, shared: &mut Shared, now: Instant) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if let Some(metadata) = &mut self.metadata {
+            while let Some((peer, piece)) = metadata.ask(now) {
+                let request = OwnedMetadataMessage::Request { piece };
+                shared.send(peer, Command::Metadata(request));
+            }
+        }
+    }
+
+    fn handle_metadata(
+        &mut self,
+        key: PeerKey,
+        message: OwnedMetadataMessage,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        let Some(metadata) = &mut self.metadata else {
+            return Ok(());
+        };
+        match message {
+            OwnedMetadataMessage::Reject { piece } => metadata.reject(key, piece, now),
+            OwnedMetadataMessage::Data {
+                piece,
+                total_size,
+                payload,
+            } => match metadata.data(key, piece, total_size, payload.into_owned()) {
+                metadata::Progress::Going => {}
+                metadata::Progress::Complete(info) => self.metadata_complete(info, shared),
+                metadata::Progress::Liar(liar) => self.ban_for_metadata(liar, shared, now),
+            },
+            OwnedMetadataMessage::Request { .. } | OwnedMetadataMessage::Unknown { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Does everything that was put off: sends what is due.
+    pub(crate) fn settle(&mut self, shared: &mut Shared, now: Instant) {
+        self.ask_metadata(shared, now);
+        if std::mem::take(&mut self.ask_hashes) {
+            self.ask_for_hashes(shared, now);
+        }
+        self.refill_awake(shared, now);
+        self.spread_news(shared);
+        self.dial(shared, now);
+    }
+
+    /// Tells peers about new pieces that they lack.
+    fn spread_news(&mut self, shared: &mut Shared) {
+        if self.news.is_empty() {
+            return;
+        }
+        let news = std::mem::take(&mut self.news);
+        for peer in self.peers.values() {
+            let Some(theirs) = peer.pieces() else {
+                continue;
+            };
+            let new: Vec<_> = news
+                .iter()
+                .copied()
+                .filter(|piece| !theirs.contains(*piece))
+                .collect();
+            if !new.is_empty() {
+                shared.send(peer.key, Command::Have(new));
+            }
+        }
+    }
+
+    /// Time passes.
+    pub(crate) fn tick(&mut self, shared: &mut Shared, now: Instant) {
+        self.down.tick(now);
+        self.up.tick(now);
+        if let Some(metadata) = &mut self.metadata {
+            metadata.tick(now);
+        }
+        for peer in self.peers.values_mut() {
+            peer.down.tick(now);
+            peer.up.tick(now);
+            peer.pipeline.tick(peer.down.per_second());
+        }
+        self.tick_hashes(shared, now);
+        self.tick_requests(shared, now);
+    }
+
+    pub(crate) fn handle_uploaded(&mut self, key: PeerKey, bytes: u64) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.up.add(bytes);
+            self.up.add(bytes);
+        }
+    }
+
+    pub(crate) fn status(&self) -> TorrentStatus {
+        let download = self.download.as_ref();
+        let phase = match (self.stopped, download) {
+            (Some(reason), _) => Phase::Stopped(reason),
+            (None, None) => Phase::Metadata,
+            (None, Some(download)) if download.is_complete() => Phase::Seeding,
+            (None, Some(_)) => Phase::Downloading,
+        };
+        TorrentStatus {
+            phase,
+            bytes_total: download.map_or(0, |dl| dl.layout.content_length()),
+            bytes_verified: download.map_or(0, |dl| dl.bytes_verified),
+            pieces_total: download.map_or(0, |dl| dl.layout.piece_count()),
+            pieces_verified: download.map_or(0, |dl| dl.have.len()),
+            pieces_open: download.map_or(0, |dl| dl.partials.len()),
+            downloaded: self.down.total(),
+            uploaded: self.up.total(),
+            wasted: self.wasted,
+            hash_bytes: self.hash_bytes,
+            down_rate: self.down.per_second(),
+            up_rate: self.up.per_second(),
+            peers: self.peers.len(),
+            seeds: self.peers.values().filter(|peer| peer.is_seed()).count(),
+            candidates: self.candidates.len(),
+            dialling: self.candidates.dialling(),
+            banned: self.banned,
+            rarest_copies: download.and_then(|dl| dl.rarity.rarest()),
+        }
+    }
+
+    pub(crate) fn peer_statuses(&self) -> Vec<PeerStatus> {
+        self.peers
+            .values()
+            .map(|peer| PeerStatus {
+                key: peer.key,
+                addr: peer.addr,
+                direction: peer.direction,
+                link: peer.link,
+                local: peer.local,
+                client: peer.client.clone(),
+                pieces: peer.pieces().map_or(0, PieceSet::len),
+                seed: peer.is_seed(),
+                interesting: peer.wanted,
+                interested: peer.interested,
+                choking_us: peer.chokes,
+                choked: peer.choked,
+                snubbed: peer.pipeline.is_snubbed(),
+                requests: peer.pipeline.len(),
+                request_window: peer.pipeline.window(),
+                downloaded: peer.down.total(),
+                uploaded: peer.up.total(),
+                down_rate: peer.down.per_second(),
+                up_rate: peer.up.per_second(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,116 @@
+//! Which addresses are dialled.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::Torrent;
+use crate::input::{DialFailure, Refusal, Source};
+use crate::output::Output;
+use crate::shared::Shared;
+
+impl Torrent {
+    pub(crate) fn add_candidates(
+        &mut self,
+        addrs: &[SocketAddr],
+        source: Source,
+        shared: &Shared,
+        now: Instant,
+    ) {
+        for addr in addrs {
+            self.candidates
+                .add(*addr, source, shared.config.max_candidates, now);
+            if self.peers.values().any(|peer| peer.addr == *addr) {
+                self.candidates.connected(*addr);
+            }
+            if shared.own.contains(addr) {
+                self.candidates.mark_own(*addr);
+            }
+        }
+        self.dial_changed = true;
+    }
+
+    pub(crate) fn mark_own(&mut self, addr: SocketAddr) {
+        self.candidates.mark_own(addr);
+    }
+
+    pub(crate) fn handle_dial_failed(
+        &mut self,
+        addr: SocketAddr,
+        failure: DialFailure,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let before = self.candidates.dialling();
+        self.candidates
+            .failed(addr, failure, &shared.config, &mut shared.rng, now);
+        shared.dialling -= before - self.candidates.dialling();
+        self.dial_changed = true;
+    }
+
+    /// A dial led to a connection.
+    pub(super) fn dialled(&mut self, addr: SocketAddr, shared: &mut Shared) {
+        let before = self.candidates.dialling();
+        self.candidates.connected(addr);
+        shared.dialling -= before - self.candidates.dialling();
+    }
+
+    /// A dial led to a connection that is not wanted.
+    pub(super) fn refused_dial(
+        &mut self,
+        addr: SocketAddr,
+        refusal: Refusal,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let failure = match refusal {
+            Refusal::Ourselves => DialFailure::Ourselves,
+            Refusal::NoTorrent | Refusal::Banned | Refusal::Full | Refusal::Duplicate => {
+                DialFailure::Refused
+            }
+        };
+        self.handle_dial_failed(addr, failure, shared, now);
+    }
+
+    /// Dials what is due and allowed.
+    pub(super) fn dial(&mut self, shared: &mut Shared, now: Instant) {
+        let due = self.dial_due.is_some_and(|due| due <= now);
+        if !due && !std::mem::take(&mut self.dial_changed) {
+            return;
+        }
+        self.dial_changed = false;
+        let complete = self.is_complete();
+        while self.may_dial(shared) {
+            let bans = &shared.bans;
+            let Some(addr) = self
+                .candidates
+                .dial(complete, now, |addr| bans.contains(addr, now))
+            else {
+                break;
+            };
+            shared.dialling += 1;
+            shared.emit(Output::Dial {
+                torrent: self.key,
+                addr,
+            });
+        }
+        // At a limit the next change wakes this up, else time does.
+        self.dial_due = self
+            .may_dial(shared)
+            .then(|| self.candidates.next_dial(complete))
+            .flatten();
+    }
+
+    fn may_dial(&self, shared: &Shared) -> bool {
+        let config = &shared.config;
+        let dialling = self.candidates.dialling();
+        self.stopped.is_none()
+            && shared.dialling < config.max_half_open
+            && self.peers.len() + dialling < config.max_peers_per_torrent
+            && shared.connected + shared.dialling < config.max_peers
+    }
+
+    /// When the next address may be dialled.
+    pub(crate) fn dial_due(&self) -> Option<Instant> {
+        self.dial_due
+    }
+}

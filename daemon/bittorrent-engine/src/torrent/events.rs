@@ -1,0 +1,289 @@
+//! What peers say.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::PieceIndex;
+use bittorrent_protocol::wire::{ExtendedHandshake, Request};
+
+use super::Torrent;
+use crate::bits::PieceSet;
+use crate::input::{PeerEvent, PeerFault, Source};
+use crate::keys::PeerKey;
+use crate::output::Command;
+use crate::peer::Has;
+use crate::shared::Shared;
+
+/// How long a peer that rejects a block of a piece is not asked for that piece.
+const REFUSAL_TIME: Duration = Duration::from_secs(10);
+
+impl Torrent {
+    pub(crate) fn handle_event(
+        &mut self,
+        key: PeerKey,
+        event: PeerEvent,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        if !self.peers.contains_key(&key) {
+            return Ok(());
+        }
+        let result = match event {
+            PeerEvent::Choke => {
+                self.handle_choke(key);
+                Ok(())
+            }
+            PeerEvent::Unchoke => {
+                self.handle_unchoke(key);
+                Ok(())
+            }
+            PeerEvent::Interested => {
+                self.handle_interested(key, true, shared);
+                Ok(())
+            }
+            PeerEvent::NotInterested => {
+                self.handle_interested(key, false, shared);
+                Ok(())
+            }
+            PeerEvent::Have(number) => self.handle_have(key, number, shared, now),
+            PeerEvent::Bitfield(bits) => self.handle_bitfield(key, bits, shared, now),
+            PeerEvent::HaveAll => self.handle_have_all_or_none(key, true, shared, now),
+            PeerEvent::HaveNone => self.handle_have_all_or_none(key, false, shared, now),
+            PeerEvent::Reject(request) => {
+                self.handle_reject(key, request, now);
+                Ok(())
+            }
+            // A hint about what the peer has in memory: not worth leaving rarest first for.
+            PeerEvent::Suggest(number) => self.checked(number).map(drop),
+            PeerEvent::AllowedFast(number) => self.handle_allowed_fast(key, number),
+            PeerEvent::Extensions(handshake) => {
+                self.handle_extensions(key, handshake, shared, now);
+                Ok(())
+            }
+            PeerEvent::Metadata(message) => self.handle_metadata(key, message, shared, now),
+            PeerEvent::Hashes { request, hashes } => {
+                self.handle_hashes(key, &request, &hashes, shared, now)
+            }
+            PeerEvent::HashReject(request) => {
+                self.handle_hash_reject(key, &request, now);
+                Ok(())
+            }
+        };
+        result.map_err(|fault| self.fault(key, fault, shared, now))
+    }
+
+    /// A piece that a peer named. `None` while the torrent's size is unknown.
+    fn checked(&self, number: u32) -> Result<Option<PieceIndex>, PeerFault> {
+        let Some(download) = &self.download else {
+            return Ok(None);
+        };
+        match download.layout.piece(number) {
+            Some(piece) => Ok(Some(piece)),
+            None => Err(PeerFault::PieceOutOfRange {
+                index: number,
+                pieces: download.layout.piece_count(),
+            }),
+        }
+    }
+
+    fn handle_choke(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        peer.chokes = true;
+        if peer.fast {
+            // Each request is answered still, by its block or by a reject (BEP 6).
+            self.leave_piece(key);
+            self.lose_exclusive(key, None);
+        } else {
+            self.release_all(key);
+        }
+    }
+
+    fn handle_unchoke(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.chokes = false;
+            self.wake(key);
+        }
+    }
+
+    fn handle_interested(&mut self, key: PeerKey, interested: bool, shared: &mut Shared) {
+        let can_serve = self.can_serve();
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        peer.interested = interested;
+        shared.slots_changed = true;
+        if interested && peer.local && peer.choked && can_serve {
+            peer.choked = false;
+            shared.send(key, Command::Unchoke);
+        }
+    }
+
+    fn handle_have(
+        &mut self,
+        key: PeerKey,
+        number: u32,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        let piece = self.checked(number)?;
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return Ok(());
+        };
+        match &mut peer.has {
+            Has::Early(early) => return early.add(number),
+            Has::Pieces(set) => {
+                let (Some(piece), Some(download)) = (piece, &mut self.download) else {
+                    return Ok(());
+                };
+                if !set.insert(piece) {
+                    return Ok(());
+                }
+                let seed = set.is_full();
+                if seed {
+                    for other in set.iter(&download.layout) {
+                        if other != piece {
+                            download.rarity.remove_copy(other);
+                        }
+                    }
+                    download.rarity.add_seed();
+                } else {
+                    download.rarity.add_copy(piece);
+                }
+                if !download.have.contains(piece) {
+                    peer.offers += 1;
+                    self.ask_hashes |= !download.layers.is_complete();
+                    self.wake(key);
+                    self.update_interest(key, shared);
+                }
+                if seed {
+                    self.drop_if_redundant(key, shared, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_bitfield(
+        &mut self,
+        key: PeerKey,
+        bits: Vec<u8>,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return Ok(());
+        };
+        match (&mut peer.has, &self.download) {
+            (Has::Early(early), _) => early.set_bitfield(bits),
+            (Has::Pieces(_), Some(download)) => {
+                let set = PieceSet::from_wire(&bits, download.layout.piece_count())?;
+                self.set_pieces(key, set, shared, now);
+                Ok(())
+            }
+            (Has::Pieces(_), None) => Ok(()),
+        }
+    }
+
+    fn handle_have_all_or_none(
+        &mut self,
+        key: PeerKey,
+        all: bool,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return Ok(());
+        };
+        match (&mut peer.has, &self.download) {
+            (Has::Early(early), _) => early.set_all(all),
+            (Has::Pieces(_), Some(download)) => {
+                let pieces = download.layout.piece_count();
+                let set = if all {
+                    PieceSet::full(pieces)
+                } else {
+                    PieceSet::new(pieces)
+                };
+                self.set_pieces(key, set, shared, now);
+            }
+            (Has::Pieces(_), None) => {}
+        }
+        Ok(())
+    }
+
+    fn handle_reject(&mut self, key: PeerKey, request: Request, now: Instant) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Some(block) = download.layout.block_at(request.index, request.begin) else {
+            return;
+        };
+        if !peer.pipeline.reject(block) {
+            return;
+        }
+        if !peer.chokes {
+            // It is willing to serve, just not this: asking again at once would go on for ever.
+            peer.refuse(block.piece(), now + REFUSAL_TIME);
+            if peer.current == Some(block.piece()) {
+                self.leave_piece(key);
+            }
+        }
+        self.release_block(block);
+        self.lose_exclusive(key, Some(block.piece()));
+        self.wake(key);
+    }
+
+    fn handle_allowed_fast(&mut self, key: PeerKey, number: u32) -> Result<(), PeerFault> {
+        if let Some(piece) = self.checked(number)?
+            && let Some(peer) = self.peers.get_mut(&key)
+        {
+            peer.allow_fast(piece);
+            self.wake(key);
+        }
+        Ok(())
+    }
+
+    fn handle_extensions(
+        &mut self,
+        key: PeerKey,
+        handshake: ExtendedHandshake,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if let Some(limit) = handshake.reqq {
+            peer.pipeline
+                .set_limit((limit as usize).min(shared.config.max_requests));
+            self.awake.push(key);
+        }
+        if handshake.client.is_some() {
+            peer.client = handshake.client;
+        }
+        if let Some(upload_only) = handshake.upload_only {
+            peer.upload_only = upload_only;
+        }
+        if let Some(id) = handshake.ut_metadata {
+            peer.tells_metadata = id != 0;
+        }
+        if let (true, Some(size), Some(metadata)) = (
+            peer.tells_metadata,
+            handshake.metadata_size,
+            &mut self.metadata,
+        ) {
+            metadata.offer(key, size, now);
+        }
+        if let Some(port) = handshake.port
+            && peer.listens.is_none()
+        {
+            let listens = SocketAddr::new(peer.addr.ip(), port);
+            peer.listens = Some(listens);
+            let most = shared.config.max_candidates;
+            self.candidates.add(listens, Source::Incoming, most, now);
+            self.candidates.connected(listens);
+        }
+        self.drop_if_redundant(key, shared, now);
+    }
+}

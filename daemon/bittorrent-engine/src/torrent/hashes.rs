@@ -1,0 +1,303 @@
+//! Which hashes are asked of whom (BEP 52, "hash request").
+
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::MerkleHash;
+use bittorrent_protocol::merkle::HashRequest;
+
+use super::Torrent;
+use crate::input::{Link, PeerFault};
+use crate::keys::PeerKey;
+use crate::layers::Progress;
+use crate::leaves::{content_leaves, leaf_request};
+use crate::output::{Command, Output};
+use crate::partial::Stage;
+use crate::peer::{HashPurpose, HashWait};
+use crate::shared::Shared;
+
+/// Hash requests under way to one peer.
+const PER_PEER: usize = 2;
+/// How long a peer that rejects or forgets a hash request is left alone; doubles each time.
+const BACKOFF: Duration = Duration::from_secs(5);
+/// A peer that failed this often in a row is not counted on for hashes.
+const HOPELESS: u32 = 3;
+/// How long nobody must be able to give piece layers before pieces are begun without.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+impl Torrent {
+    /// Sends the hash requests that can be sent now.
+    pub(super) fn ask_for_hashes(&mut self, shared: &mut Shared, now: Instant) {
+        if self.stopped.is_some() {
+            return;
+        }
+        self.ask_for_leaves(shared, now);
+        let Some(download) = &mut self.download else {
+            return;
+        };
+        if download.layers.is_complete() {
+            return;
+        }
+        // One each in turn, so that the chunks spread over the peers.
+        let mut asked = true;
+        while asked {
+            asked = false;
+            for peer in self.peers.values_mut() {
+                if !peer.can_give_hashes(PER_PEER, now) {
+                    continue;
+                }
+                let Some(have) = peer.pieces() else {
+                    continue;
+                };
+                if let Some((chunk, request)) = download.layers.ask(&download.layout, have, now) {
+                    peer.hash_waits.push(HashWait {
+                        request,
+                        purpose: HashPurpose::Chunk(chunk),
+                        deadline: now + shared.config.hash_timeout,
+                    });
+                    shared.send(peer.key, Command::HashRequest(request.request()));
+                    asked = true;
+                }
+            }
+        }
+    }
+
+    /// Asks for the leaves of false pieces; gives up on those nobody can help with.
+    fn ask_for_leaves(&mut self, shared: &mut Shared, now: Instant) {
+        let Some(download) = &mut self.download else {
+            return;
+        };
+        let mut hopeless = Vec::new();
+        for (piece, partial) in &mut download.partials {
+            let Stage::Asking(query) = &mut partial.stage else {
+                continue;
+            };
+            if query.is_waiting() {
+                continue;
+            }
+            let request = leaf_request(&download.layout, *piece).filter(|_| !query.is_exhausted());
+            let mut able = self.peers.values_mut().filter(|peer| {
+                peer.link == Link::V2 && peer.has(*piece) && !query.was_asked(peer.key)
+            });
+            let (Some(request), Some(first)) = (request, able.next()) else {
+                hopeless.push(*piece);
+                continue;
+            };
+            // Somebody can be asked, if not at this moment.
+            let Some(peer) = std::iter::once(first)
+                .chain(able)
+                .find(|peer| peer.hash_waits.len() < PER_PEER)
+            else {
+                continue;
+            };
+            query.ask(peer.key);
+            peer.hash_waits.push(HashWait {
+                request,
+                purpose: HashPurpose::Leaves(*piece),
+                deadline: now + shared.config.hash_timeout,
+            });
+            shared.send(peer.key, Command::HashRequest(request.request()));
+        }
+        for piece in hopeless {
+            self.retry_solo(piece);
+        }
+    }
+
+    pub(super) fn handle_hashes(
+        &mut self,
+        key: PeerKey,
+        request: &HashRequest,
+        hashes: &[MerkleHash],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), PeerFault> {
+        self.hash_bytes += hashes.len() as u64 * 32;
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return Ok(());
+        };
+        let wait = match peer.take_hash_wait(request) {
+            None => return Err(PeerFault::UnrequestedHashes),
+            // Too late: somebody else was asked.
+            Some(None) => return Ok(()),
+            Some(Some(wait)) => wait,
+        };
+        self.ask_hashes = true;
+        let piece = match wait.purpose {
+            HashPurpose::Leaves(piece) => piece,
+            HashPurpose::Chunk(id) => {
+                let answer = download
+                    .layers
+                    .answer(&download.layout, id, &wait.request, hashes);
+                match answer {
+                    Ok(progress) => {
+                        peer.hash_failures = 0;
+                        self.hashes_arrived(id.file, progress, shared, now);
+                        return Ok(());
+                    }
+                    Err(fault) => {
+                        download.layers.give_up(id, None);
+                        return Err(PeerFault::FalseHashes(fault));
+                    }
+                }
+            }
+        };
+        let hash = download.layers.piece_hash(&download.layout, piece);
+        // The leaves alone lead to the piece's node, and it is the only one asked about.
+        let verified = wait.request.verify(hashes, |_, _| hash);
+        match verified {
+            Ok(leaves) => {
+                peer.hash_failures = 0;
+                let leaves = content_leaves(&download.layout, piece, leaves).to_vec();
+                let waiting = download.partials.get(&piece).is_some_and(|partial| {
+                    matches!(&partial.stage, Stage::Asking(query) if query.is_waiting_for(key))
+                });
+                if waiting {
+                    self.apply_leaves(piece, &leaves, shared, now);
+                }
+                Ok(())
+            }
+            Err(fault) => {
+                self.leaves_refused(key, &wait);
+                Err(PeerFault::FalseHashes(fault))
+            }
+        }
+    }
+
+    /// Some pieces' hashes are known now.
+    fn hashes_arrived(
+        &mut self,
+        file: bittorrent_protocol::FileIndex,
+        progress: Progress,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let pieces = match progress {
+            Progress::Nothing => return,
+            Progress::Chunk(pieces) => pieces,
+            Progress::Layer(pieces, layer) => {
+                shared.emit(Output::Layer {
+                    torrent: self.key,
+                    file,
+                    layer,
+                });
+                pieces
+            }
+        };
+        for number in pieces {
+            let Some(download) = &mut self.download else {
+                return;
+            };
+            let Some(piece) = download.layout.piece(number) else {
+                continue;
+            };
+            match download.partials.get(&piece) {
+                Some(partial) if matches!(partial.stage, Stage::Unproven) => {
+                    self.collected(piece, shared, now);
+                }
+                Some(_) => {}
+                None => download.offer(piece),
+            }
+        }
+        self.wake_starved = true;
+    }
+
+    pub(super) fn handle_hash_reject(&mut self, key: PeerKey, request: &HashRequest, now: Instant) {
+        let wait = self
+            .peers
+            .get_mut(&key)
+            .and_then(|peer| peer.take_hash_wait(request));
+        if let Some(Some(wait)) = wait {
+            self.hashes_failed(key, &wait, now);
+        }
+    }
+
+    /// A hash request came to nothing: ask someone else, and this peer not so soon again.
+    fn hashes_failed(&mut self, key: PeerKey, wait: &HashWait, now: Instant) {
+        self.ask_hashes = true;
+        match wait.purpose {
+            HashPurpose::Chunk(id) => {
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.hashes_not_before =
+                        now + BACKOFF.saturating_mul(1 << peer.hash_failures.min(6));
+                    peer.hash_failures += 1;
+                }
+                if let Some(download) = &mut self.download {
+                    download.layers.give_up(id, None);
+                }
+            }
+            // Not having leaves at hand says nothing about piece layers.
+            HashPurpose::Leaves(_) => self.leaves_refused(key, wait),
+        }
+    }
+
+    fn leaves_refused(&mut self, key: PeerKey, wait: &HashWait) {
+        if let HashPurpose::Leaves(piece) = wait.purpose
+            && let Some(download) = &mut self.download
+            && let Some(partial) = download.partials.get_mut(&piece)
+            && let Stage::Asking(query) = &mut partial.stage
+            && query.is_waiting_for(key)
+        {
+            query.give_up();
+            self.ask_hashes = true;
+        }
+    }
+
+    /// A peer is going: what it was asked for is asked of others.
+    pub(super) fn drop_hash_waits(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        for wait in std::mem::take(&mut peer.hash_waits) {
+            self.ask_hashes = true;
+            match wait.purpose {
+                HashPurpose::Chunk(id) => {
+                    if let Some(download) = &mut self.download {
+                        download.layers.give_up(id, None);
+                    }
+                }
+                HashPurpose::Leaves(_) => self.leaves_refused(key, &wait),
+            }
+        }
+    }
+
+    /// Time-outs, and whether pieces must be begun without their hashes.
+    pub(super) fn tick_hashes(&mut self, shared: &Shared, now: Instant) {
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            let expired = self
+                .peers
+                .get_mut(&key)
+                .map(|peer| peer.expire_hash_waits(now))
+                .unwrap_or_default();
+            for wait in expired {
+                self.hashes_failed(key, &wait, now);
+            }
+        }
+        let Some(download) = &mut self.download else {
+            return;
+        };
+        self.ask_hashes = true;
+        if download.layers.is_complete() {
+            return;
+        }
+        let could_give = |peer: &crate::peer::Peer| {
+            peer.link == Link::V2
+                && peer.hash_failures < HOPELESS
+                && peer
+                    .pieces()
+                    .is_some_and(|have| download.layers.could_use(&download.layout, have))
+        };
+        if self.peers.is_empty() || self.peers.values().any(could_give) {
+            download.no_layers_since = None;
+            download.set_unproven_mode(false);
+            return;
+        }
+        let since = *download.no_layers_since.get_or_insert(now);
+        if since + PATIENCE <= now
+            && !download.unproven_mode
+            && download.unproven_blocks < shared.config.max_unproven_blocks
+        {
+            download.set_unproven_mode(true);
+            self.wake_starved = true;
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Which blocks are asked of whom.
+
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::{BlockIndex, PieceIndex};
+
+use super::Torrent;
+use crate::download::Download;
+use crate::keys::PeerKey;
+use crate::output::Command;
+use crate::partial::{Stage, State};
+use crate::peer::Peer;
+use crate::rng::Rng;
+use crate::shared::Shared;
+
+/// Peers join pieces that others work on, rather than begin new ones, once this many blocks are
+/// to be requested in those: whole pieces are worth more to a swarm than many half ones.
+const ENOUGH_OPEN: u32 = 4_096;
+/// How many requests that others have, too, a peer is given at the end.
+const MOST_DOUBLE: usize = 16;
+/// At the end, a block is asked of this many peers at most.
+const MOST_PEERS_PER_BLOCK: u8 = 3;
+/// How long an interested peer may have nothing to do before we say we want nothing: seeds close
+/// connections that stay idle for 60 s.
+const IDLE: Duration = Duration::from_secs(40);
+
+impl Torrent {
+    /// The peer may have room for requests.
+    pub(super) fn wake(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key)
+            && !peer.wake
+        {
+            peer.wake = true;
+            self.awake.push(key);
+        }
+    }
+
+    /// Gives requests to every peer that may have room for them.
+    pub(super) fn refill_awake(&mut self, shared: &mut Shared, now: Instant) {
+        if std::mem::take(&mut self.wake_starved) {
+            let starved: Vec<_> = self
+                .peers
+                .values()
+                .filter(|peer| peer.starved.is_some())
+                .map(|peer| peer.key)
+                .collect();
+            for key in starved {
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.parked = false;
+                }
+                self.update_interest(key, shared);
+                self.wake(key);
+            }
+        }
+        // A refill may wake others; they are served at the next opportunity.
+        for key in std::mem::take(&mut self.awake) {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.wake = false;
+                self.refill(key, shared, now);
+            }
+        }
+    }
+
+    fn refill(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        let stopped = self.stopped.is_some();
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        if stopped || !peer.wanted || (peer.chokes && peer.allowed_fast.is_empty()) {
+            return;
+        }
+        let mut room = peer.pipeline.room();
+        let mut batch = Vec::new();
+        let was_end_game = download.is_end_game();
+        while room > 0 {
+            let limits = Limits {
+                open_blocks: shared.config.max_open_blocks,
+                unproven_blocks: shared.config.max_unproven_blocks,
+            };
+            let Some(piece) = choose_piece(download, peer, &limits, &mut shared.rng) else {
+                break;
+            };
+            let Some(partial) = download.partials.get_mut(&piece) else {
+                break;
+            };
+            while room > 0 {
+                let Some(block) = partial.request_next(&download.layout) else {
+                    break;
+                };
+                peer.pipeline.push(block, now);
+                batch.push(block);
+                room -= 1;
+            }
+            if partial.missing() == 0 {
+                download.open.remove(&piece);
+            }
+        }
+        peer.starved = (room > 0).then(|| peer.starved.unwrap_or(now));
+        if !was_end_game && download.is_end_game() {
+            self.wake_starved = true;
+        }
+        if room > 0 && !peer.chokes && download.is_end_game() {
+            self.double(key, room, &mut batch, now);
+        }
+        if !batch.is_empty() {
+            shared.send(key, Command::Request(batch));
+        }
+    }
+
+    /// At the end: asks a peer for blocks that a slower one has not delivered yet.
+    fn double(&mut self, key: PeerKey, room: usize, batch: &mut Vec<BlockIndex>, now: Instant) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get(&key)) else {
+            return;
+        };
+        let room = room.min(MOST_DOUBLE.saturating_sub(peer.pipeline.len()));
+        let wait = |peer: &Peer| {
+            // Seconds, for blocks of 16 KiB; a peer that never delivered is the slowest of all.
+            peer.pipeline.len() as f64 / (peer.down.per_second() as f64 / 16_384.0)
+        };
+        let mut slowest: Vec<&Peer> = self
+            .peers
+            .values()
+            .filter(|other| other.key != key && !other.pipeline.is_empty())
+            .collect();
+        slowest.sort_by(|a, b| wait(b).total_cmp(&wait(a)));
+        let mut chosen = Vec::new();
+        for other in slowest {
+            for block in other.pipeline.newest_first() {
+                if chosen.len() >= room {
+                    break;
+                }
+                let free = download
+                    .partials
+                    .get(&block.piece())
+                    .is_some_and(|partial| {
+                        let slot = partial.slot(block.in_piece());
+                        slot.state == State::Requested
+                            && slot.requests < MOST_PEERS_PER_BLOCK
+                            && !partial.solo
+                    });
+                if free
+                    && peer.has(block.piece())
+                    && !peer.refuses(block.piece())
+                    && !peer.pipeline.is_waiting_for(block)
+                    && !chosen.contains(&block)
+                {
+                    chosen.push(block);
+                }
+            }
+        }
+        for block in chosen {
+            if let Some(partial) = download.partials.get_mut(&block.piece())
+                && let Some(peer) = self.peers.get_mut(&key)
+            {
+                partial.request(block.in_piece());
+                peer.pipeline.push(block, now);
+                batch.push(block);
+            }
+        }
+    }
+
+    /// A request for a block has ended without it.
+    pub(super) fn release_block(&mut self, block: BlockIndex) {
+        if let Some(download) = &mut self.download {
+            download.release(block);
+            self.wake_starved = true;
+        }
+    }
+
+    /// The peer works on no piece any more; others may take it over.
+    pub(super) fn leave_piece(&mut self, key: PeerKey) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        if let Some(piece) = peer.current.take()
+            && let Some(partial) = download.partials.get_mut(&piece)
+            && partial.worker == Some(key)
+        {
+            partial.worker = None;
+            self.wake_starved = true;
+        }
+    }
+
+    /// Gives up everything a peer was asked for, without telling it. Returns the blocks.
+    pub(super) fn release_all(&mut self, key: PeerKey) -> Vec<BlockIndex> {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return Vec::new();
+        };
+        let blocks = peer.pipeline.abandon_all();
+        self.leave_piece(key);
+        for block in &blocks {
+            self.release_block(*block);
+        }
+        self.lose_exclusive(key, None);
+        blocks
+    }
+
+    /// Gives up everything a peer was asked for, and tells it.
+    pub(super) fn cancel_all(&mut self, key: PeerKey, shared: &mut Shared) {
+        let blocks = self.release_all(key);
+        if !blocks.is_empty() {
+            shared.send(key, Command::Cancel(blocks));
+        }
+    }
+
+    /// A block is here: whoever else was asked for it need not send it.
+    pub(super) fn cancel_others(&mut self, block: BlockIndex, shared: &mut Shared) {
+        for peer in self.peers.values_mut() {
+            if peer.pipeline.abandon(block) {
+                shared.send(peer.key, Command::Cancel(vec![block]));
+                if !peer.wake {
+                    peer.wake = true;
+                    self.awake.push(peer.key);
+                }
+            }
+        }
+    }
+
+    /// Looks for peers that do not answer, and for ones with nothing to do.
+    pub(super) fn tick_requests(&mut self, shared: &mut Shared, now: Instant) {
+        let timeout = shared.config.request_timeout;
+        let keys: Vec<_> = self.peers.keys().copied().collect();
+        for key in keys {
+            let Some(peer) = self.peers.get_mut(&key) else {
+                continue;
+            };
+            if peer.forgive(now) {
+                self.wake_starved = true;
+            }
+            let deadline = peer.pipeline.deadline(timeout);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                peer.pipeline.snub();
+                self.cancel_all(key, shared);
+                self.wake(key);
+                continue;
+            }
+            let idle = peer.wanted
+                && !peer.chokes
+                && peer.pipeline.is_empty()
+                && peer.starved.is_some_and(|since| since + IDLE <= now);
+            if idle {
+                peer.parked = true;
+                self.update_interest(key, shared);
+            } else if peer.starved.is_some() && !peer.parked {
+                self.wake(key);
+            }
+        }
+    }
+}
+
+struct Limits {
+    open_blocks: u64,
+    unproven_blocks: u64,
+}
+
+/// The piece a peer shall work on; it is begun and has blocks to request.
+fn choose_piece(
+    download: &mut Download,
+    peer: &mut Peer,
+    limits: &Limits,
+    rng: &mut Rng,
+) -> Option<PieceIndex> {
+    if peer.chokes {
+        return choose_allowed(download, peer);
+    }
+    let last = peer.current;
+    if let Some(current) = last
+        && may_request(download, peer, current)
+    {
+        return Some(current);
+    }
+    if let Some(current) = peer.current.take()
+        && let Some(partial) = download.partials.get_mut(&current)
+        && partial.worker == Some(peer.key)
+    {
+        partial.worker = None;
+    }
+    // Pieces that nobody works on come first, then new ones, then those of others.
+    let mut waiting = 0;
+    let mut orphan = None;
+    let mut other: Option<(u32, PieceIndex)> = None;
+    for piece in &download.open {
+        if !may_request(download, peer, *piece) {
+            continue;
+        }
+        let Some(partial) = download.partials.get(piece) else {
+            continue;
+        };
+        if partial.worker.is_none() {
+            orphan = Some(*piece);
+            break;
+        }
+        waiting += partial.missing();
+        if other.is_none_or(|(most, _)| partial.missing() > most) {
+            other = Some((partial.missing(), *piece));
+        }
+    }
+    let other = other.map(|(_, piece)| piece);
+    let chosen = match orphan {
+        Some(orphan) => orphan,
+        None if waiting >= ENOUGH_OPEN => other?,
+        None => begin_piece(download, peer, last, limits, rng).or(other)?,
+    };
+    peer.current = Some(chosen);
+    if let Some(partial) = download.partials.get_mut(&chosen) {
+        partial.worker.get_or_insert(peer.key);
+        if partial.solo {
+            partial.exclusive = Some(peer.key);
+        }
+    }
+    Some(chosen)
+}
+
+/// Whether a peer may be asked for missing blocks of a begun piece.
+fn may_request(download: &Download, peer: &Peer, piece: PieceIndex) -> bool {
+    peer.has(piece)
+        && !peer.refuses(piece)
+        && download.partials.get(&piece).is_some_and(|partial| {
+            partial.missing() > 0
+                && matches!(partial.stage, Stage::Collecting)
+                && (!partial.solo || partial.exclusive.is_none_or(|only| only == peer.key))
+        })
+}
+
+/// A piece the peer serves although it chokes (BEP 6, "allowed fast").
+fn choose_allowed(download: &mut Download, peer: &Peer) -> Option<PieceIndex> {
+    let piece = peer.allowed_fast.iter().copied().find(|piece| {
+        may_request(download, peer, *piece)
+            || (peer.has(*piece) && !peer.refuses(*piece) && download.rarity.is_ready(*piece))
+    })?;
+    if download.rarity.is_ready(piece) {
+        download.begin(piece);
+    }
+    let partial = download.partials.get_mut(&piece)?;
+    if partial.solo {
+        partial.exclusive = Some(peer.key);
+    }
+    Some(piece)
+}
+
+/// Begins a piece for a peer.
+fn begin_piece(
+    download: &mut Download,
+    peer: &Peer,
+    last: Option<PieceIndex>,
+    limits: &Limits,
+    rng: &mut Rng,
+) -> Option<PieceIndex> {
+    // Too much begun and nobody to finish it must not keep an idle peer idle.
+    let full = download.begun_blocks - download.unproven_blocks >= limits.open_blocks;
+    if full && !peer.pipeline.is_empty() {
+        return None;
+    }
+    if download.unproven_mode && download.unproven_blocks >= limits.unproven_blocks {
+        download.set_unproven_mode(false);
+    }
+    let have = peer.pieces()?;
+    let refused = |piece: PieceIndex| peer.refused().iter().any(|(other, _)| *other == piece);
+    let layout = std::sync::Arc::clone(&download.layout);
+    let piece = if download.have.is_empty() && download.partials.is_empty() {
+        download.rarity.pick_any(have, refused, &layout, rng)
+    } else {
+        download.rarity.pick(have, last, refused, &layout, rng)
+    }?;
+    download.begin(piece);
+    // A piece whose blocks were all held from a former run has nothing to request.
+    download.open.contains(&piece).then_some(piece)
+}

@@ -1,0 +1,174 @@
+//! A set of the blocks of a torrent.
+
+use std::sync::Arc;
+
+use crate::layout::Layout;
+use crate::units::{BlockIndex, PieceIndex};
+
+/// A set of the blocks of one [`Layout`], one bit for each [`Layout::block_number`]: 1 MiB for
+/// 128 GiB of content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BlockSet {
+    layout: Arc<Layout>,
+    words: Vec<u64>,
+    count: u64,
+}
+
+impl BlockSet {
+    /// The empty set of a layout's blocks.
+    pub fn new(layout: &Arc<Layout>) -> Self {
+        // At most 2^21 pieces of 2^14 blocks: 4 GiB of bits, for content far beyond any disk here.
+        let words = layout.block_numbers().div_ceil(64) as usize;
+        Self {
+            layout: Arc::clone(layout),
+            words: vec![0; words],
+            count: 0,
+        }
+    }
+
+    /// The set of all blocks of a layout.
+    pub fn full(layout: &Arc<Layout>) -> Self {
+        let mut set = Self::new(layout);
+        for piece in layout.piece_indices() {
+            for block in layout.blocks(piece) {
+                set.insert(block);
+            }
+        }
+        set
+    }
+
+    /// The piece space of the blocks.
+    pub const fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Adds a block; `false` when it was there.
+    pub fn insert(&mut self, block: BlockIndex) -> bool {
+        let (word, bit) = self.place(block);
+        let added = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        self.count += u64::from(added);
+        added
+    }
+
+    /// Takes a block out; `false` when it was not there.
+    pub fn remove(&mut self, block: BlockIndex) -> bool {
+        let (word, bit) = self.place(block);
+        let there = self.words[word] & bit != 0;
+        self.words[word] &= !bit;
+        self.count -= u64::from(there);
+        there
+    }
+
+    /// Whether a block is in the set.
+    pub fn contains(&self, block: BlockIndex) -> bool {
+        let (word, bit) = self.place(block);
+        self.words[word] & bit != 0
+    }
+
+    /// How many blocks are in the set.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether every block of a piece is in the set.
+    pub fn piece_is_full(&self, piece: PieceIndex) -> bool {
+        let blocks = self.layout.block_count(piece);
+        let first = u64::from(piece.get()) * u64::from(self.layout.piece_length().blocks());
+        if blocks < 64 {
+            // Within one word: the blocks of a piece are a power of two, and so is 64.
+            let mask = (1 << blocks) - 1;
+            return self.words[(first / 64) as usize] >> (first % 64) & mask == mask;
+        }
+        let (start, whole) = ((first / 64) as usize, (blocks / 64) as usize);
+        let rest = (1_u64 << (blocks % 64)) - 1;
+        self.words[start..start + whole]
+            .iter()
+            .all(|word| *word == u64::MAX)
+            && (rest == 0 || self.words[start + whole] & rest == rest)
+    }
+
+    /// One bit for each piece whose blocks are all in the set, the first piece in the highest bit
+    /// of the first byte (BEP 3, "bitfield").
+    pub fn piece_bitfield(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.layout.piece_count().div_ceil(8) as usize];
+        for piece in self.layout.piece_indices() {
+            if self.piece_is_full(piece) {
+                bytes[piece.as_usize() / 8] |= 0x80 >> (piece.get() % 8);
+            }
+        }
+        bytes
+    }
+
+    fn place(&self, block: BlockIndex) -> (usize, u64) {
+        let number = self.layout.block_number(block);
+        ((number / 64) as usize, 1 << (number % 64))
+    }
+}
+
+impl std::fmt::Debug for BlockSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlockSet({} blocks)", self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{BLOCK_LEN, PieceLength};
+
+    fn layout(piece_blocks: u64, files: &[u64]) -> Arc<Layout> {
+        let length = PieceLength::new(piece_blocks * u64::from(BLOCK_LEN)).unwrap();
+        Arc::new(Layout::new(length, files.iter().map(|length| (*length, None))).unwrap())
+    }
+
+    #[test]
+    fn pieces_are_full_exactly_when_all_their_blocks_are_in() {
+        let block = u64::from(BLOCK_LEN);
+        for piece_blocks in [1, 2, 32, 64, 128, 256] {
+            let longest = piece_blocks * block * 3;
+            for length in [
+                1,
+                block,
+                block + 1,
+                piece_blocks * block,
+                longest - 1,
+                longest,
+            ] {
+                let layout = layout(piece_blocks, &[1, length]);
+                for piece in layout.piece_indices() {
+                    let mut set = BlockSet::new(&layout);
+                    let blocks: Vec<_> = layout.blocks(piece).collect();
+                    for block in &blocks {
+                        assert!(!set.piece_is_full(piece));
+                        assert!(set.insert(*block) && !set.insert(*block));
+                    }
+                    assert!(set.piece_is_full(piece), "{piece_blocks} {length} {piece}");
+                    assert_eq!(set.count(), blocks.len() as u64);
+                    let last = blocks[blocks.len() - 1];
+                    assert!(set.remove(last) && !set.remove(last));
+                    assert!(!set.piece_is_full(piece) && !set.contains(last));
+                }
+                let full = BlockSet::full(&layout);
+                assert!(
+                    layout
+                        .piece_indices()
+                        .all(|piece| full.piece_is_full(piece))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_bitfield_has_the_first_piece_in_the_highest_bit() {
+        let layout = layout(2, &[10 * 2 * u64::from(BLOCK_LEN)]);
+        let mut set = BlockSet::new(&layout);
+        for piece in [0, 9] {
+            for block in layout.blocks(layout.piece(piece).unwrap()) {
+                set.insert(block);
+            }
+        }
+        set.insert(layout.block(layout.piece(3).unwrap(), 0).unwrap());
+        assert_eq!(set.piece_bitfield(), [0x80, 0x40]);
+    }
+}
