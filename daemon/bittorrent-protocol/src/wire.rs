@@ -16,12 +16,15 @@ mod ids;
 mod message;
 mod metadata;
 
-pub use extended::{EXTENDED_HANDSHAKE, ExtendedHandshake, UT_METADATA, UT_PEX};
+pub use extended::{EXTENDED_HANDSHAKE, ExtendedError, ExtendedHandshake, UT_METADATA, UT_PEX};
 pub use handshake::{HANDSHAKE_LEN, Handshake, HandshakeError, OPENING_LEN, Opening, Reserved};
 pub use header::{Header, WireError, piece_header};
 pub use ids::{MAX_HASHES, MAX_MESSAGE_LEN, MessageId};
 pub use message::{HashList, Message, Request, Step};
-pub use metadata::{MAX_METADATA_LEN, METADATA_PIECE_LEN, MetadataMessage, OwnedMetadataMessage};
+pub use metadata::{
+    MAX_METADATA_LEN, METADATA_PIECE_LEN, MetadataError, MetadataMessage, OwnedMetadataMessage,
+    metadata_piece_size,
+};
 
 /// Bytes of a `piece` message before its payload: length, id, piece index, begin.
 pub const PIECE_HEADER_LEN: usize = 13;
