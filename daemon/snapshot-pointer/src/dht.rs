@@ -42,7 +42,7 @@ pub trait Dht: Send + Sync {
     ///
     /// # Errors
     ///
-    /// When the node is connected to no other.
+    /// When there is no node to ask with. A search that nobody answered finds no peers.
     fn get_peers(&self, swarm: SwarmHash) -> BoxFuture<'_, Result<Vec<SocketAddr>, LookupError>>;
 
     /// Announces this machine as a peer of a swarm, listening on TCP `port`, and gives the peers that
@@ -60,7 +60,7 @@ pub trait Dht: Send + Sync {
     /// Nodes that answered lately, for the next start.
     fn contacts(&self) -> BoxFuture<'_, Vec<SocketAddr>>;
 
-    /// Asks around for the nodes nearest to this one; true when there are any.
+    /// Asks around; true when any node answers.
     fn bootstrapped(&self) -> BoxFuture<'_, bool>;
 }
 

@@ -145,8 +145,8 @@ impl Follower {
         })
     }
 
-    /// Puts again every held item that was not put for [`REPUBLISH_INTERVAL`], whoever signed it, so
-    /// that pointers and successions outlive those who published them.
+    /// Puts again every held item that nobody is known to have put for [`REPUBLISH_INTERVAL`],
+    /// whoever signed it, so that pointers and successions outlive those who published them.
     ///
     /// An item whose authority signed another value with the same number is not put: the evidence in
     /// the DHT shall stay as it is.
@@ -270,10 +270,9 @@ impl Follower {
         now: SystemTime,
     ) -> Result<(LookupSummary, Record), RecordError> {
         let (counts, settled, items) = (found.counts, found.settled, found.items());
-        let taken = items.clone();
         let (verdicts, record) = self
             .update(authority, salt.clone(), kind, move |record| {
-                record.take(&taken, now)
+                record.take_found(&found, now)
             })
             .await?;
         let mut summary = LookupSummary {

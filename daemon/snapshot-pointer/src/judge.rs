@@ -193,6 +193,7 @@ impl Standing {
             .zip(&verdicts)
             .filter(|(_, verdict)| matches!(verdict, Ok(Verdict::Newer)))
             .map(|(item, _)| item)
+            .rev() // of equals the first
             .max_by_key(|item| item.seq());
         let Some(newest) = newest else {
             for (item, verdict) in items.iter().zip(&verdicts) {
@@ -298,5 +299,211 @@ impl Standing {
             standing.held = Some(item);
         }
         (standing.evidence.len() <= MAX_EVIDENCE).then_some(standing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{authority, item, key, oversized_seq_item, salt};
+
+    fn seq(n: i64) -> Seq {
+        Seq::new(n).unwrap()
+    }
+
+    fn standing() -> Standing {
+        Standing::new(authority(1), salt(), Kind::Pointer)
+    }
+
+    fn after(items: &[SignedItem]) -> Standing {
+        let mut standing = standing();
+        for item in items {
+            standing.take(std::slice::from_ref(item));
+        }
+        standing
+    }
+
+    #[test]
+    fn one_item_at_a_time() {
+        let held = after(&[item(1, 5, 0xaa)]);
+        let other_salt = SignedItem::sign(&key(1), &Salt::default(), seq(9), &[0xbb; 32]).unwrap();
+        let v1 = SignedItem::sign(&key(1), &salt(), seq(9), &[0xbb; 20]).unwrap();
+        let low = |seen| {
+            Err(Refusal::LowerSeq {
+                seen: seq(seen),
+                high: seq(5),
+            })
+        };
+        let cases = [
+            (item(1, 6, 0xbb), Ok(Verdict::Newer)),
+            (item(1, 6, 0xaa), Ok(Verdict::Newer)),
+            (item(1, 1 << 40, 0xbb), Ok(Verdict::Newer)),
+            (item(1, 5, 0xaa), Ok(Verdict::Same)),
+            (item(1, 5, 0xbb), Err(Refusal::Equivocation { seq: seq(5) })),
+            (item(1, 4, 0xaa), low(4)),
+            (item(1, 0, 0xbb), low(0)),
+            (item(2, 6, 0xbb), Err(Refusal::Foreign)),
+            (other_salt, Err(Refusal::Foreign)),
+            (v1, Err(Refusal::V1Hash)),
+            (
+                oversized_seq_item(1),
+                Err(Refusal::ImplausibleSeq { seq: seq(i64::MAX) }),
+            ),
+        ];
+        for (item, verdict) in cases {
+            assert_eq!(held.judge(&item), verdict, "{item:?}");
+            // Taking a refused item changes nothing but, perhaps, the evidence.
+            if verdict.is_err() {
+                let mut then = held.clone();
+                then.take(&[item]);
+                assert_eq!(then.held(), held.held());
+                assert_eq!(then.high_water(), held.high_water());
+            }
+        }
+        assert_eq!(standing().judge(&item(1, 0, 0xaa)), Ok(Verdict::Newer));
+    }
+
+    #[test]
+    fn two_new_values_of_one_seq_are_both_refused() {
+        for first in [standing(), after(&[item(1, 5, 0x11)])] {
+            let mut standing = first.clone();
+            let refused = Err(Refusal::Equivocation { seq: seq(7) });
+            let pair = [item(1, 7, 0xaa), item(1, 7, 0xbb)];
+            assert_eq!(standing.take(&pair), [refused.clone(), refused.clone()]);
+            assert_eq!(standing.held(), first.held());
+            assert_eq!(standing.evidence(), pair);
+            assert!(standing.is_contested());
+            assert_eq!(standing.high_water(), Some(seq(7)));
+            // Neither comes in later, alone, nor anything older.
+            for again in &pair {
+                assert_eq!(standing.judge(again), refused);
+            }
+            assert!(matches!(
+                standing.judge(&item(1, 6, 0xaa)),
+                Err(Refusal::LowerSeq { .. })
+            ));
+            // A greater number ends the dispute; the evidence stays.
+            assert_eq!(standing.take(&[item(1, 8, 0xcc)]), [Ok(Verdict::Newer)]);
+            assert!(!standing.is_contested());
+            assert_eq!(standing.evidence(), pair);
+        }
+    }
+
+    #[test]
+    fn the_held_item_and_its_contradiction_are_both_evidence() {
+        let mut standing = after(&[item(1, 5, 0xaa)]);
+        assert_eq!(
+            standing.take(&[item(1, 5, 0xbb), item(1, 5, 0xaa)]),
+            [
+                Err(Refusal::Equivocation { seq: seq(5) }),
+                Ok(Verdict::Same)
+            ]
+        );
+        assert_eq!(standing.held(), Some(&item(1, 5, 0xaa)));
+        assert_eq!(standing.evidence(), [item(1, 5, 0xaa), item(1, 5, 0xbb)]);
+        assert!(standing.is_contested());
+        // A third value proves nothing more.
+        standing.take(&[item(1, 5, 0xcc)]);
+        assert_eq!(standing.evidence().len(), 2);
+    }
+
+    #[test]
+    fn of_several_new_items_the_newest_is_held() {
+        let mut standing = standing();
+        let verdicts = standing.take(&[item(1, 3, 1), item(1, 9, 2), item(1, 5, 3), item(1, 9, 2)]);
+        assert_eq!(verdicts[1], Ok(Verdict::Newer));
+        assert_eq!(verdicts[3], Ok(Verdict::Newer));
+        for lower in [0, 2] {
+            assert!(
+                matches!(verdicts[lower], Err(Refusal::LowerSeq { high, .. }) if high == seq(9))
+            );
+        }
+        assert_eq!(standing.held(), Some(&item(1, 9, 2)));
+        assert!(standing.evidence().is_empty());
+    }
+
+    #[test]
+    fn the_latest_evidence_is_kept() {
+        let mut standing = standing();
+        for n in 1..=20 {
+            standing.take(&[item(1, n, 0xaa), item(1, n, 0xbb)]);
+            assert!(standing.evidence().len() <= MAX_EVIDENCE);
+            assert_eq!(standing.high_water(), Some(seq(n)));
+        }
+        let kept: Vec<_> = standing.evidence().iter().map(|i| i.seq().get()).collect();
+        assert_eq!(kept, [17, 17, 18, 18, 19, 19, 20, 20]);
+    }
+
+    #[test]
+    fn successions_need_the_salt_and_the_form() {
+        let next = salt().next().unwrap();
+        let mut standing = Standing::new(authority(1), next.clone(), Kind::Succession);
+        let hash = SignedItem::sign(&key(1), &next, seq(1), &[0xaa; 32]).unwrap();
+        assert_eq!(standing.take(&[hash]), [Err(Refusal::NotASuccession)]);
+        let good = Succession::sign(&key(1), &key(2), &salt(), seq(1)).unwrap();
+        assert_eq!(standing.take(&[good]), [Ok(Verdict::Newer)]);
+        assert_eq!(standing.pointer(), None);
+    }
+
+    /// Few values, so that every kind of meeting happens often.
+    fn any_item() -> impl Strategy<Value = SignedItem> {
+        (
+            1..=2_u8,
+            prop_oneof![0..6_i64, Just(i64::MAX)],
+            0..3_u8,
+            any::<bool>(),
+        )
+            .prop_map(|(who, seq, byte, whole)| {
+                let value = if whole {
+                    vec![byte; 32]
+                } else {
+                    vec![byte; 20]
+                };
+                SignedItem::sign_unbounded(&key(who), &salt(), Seq::new(seq).unwrap(), &value)
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn the_high_water_mark_never_falls(
+            batches in prop::collection::vec(prop::collection::vec(any_item(), 0..4), 0..12),
+        ) {
+            let mut standing = standing();
+            for batch in batches {
+                let before = standing.clone();
+                let verdicts = standing.take(&batch);
+                prop_assert_eq!(verdicts.len(), batch.len());
+                prop_assert!(standing.high_water() >= before.high_water());
+                if standing.held() != before.held() {
+                    let held = standing.held().unwrap();
+                    prop_assert!(Some(held.seq()) > before.high_water());
+                    prop_assert!(batch.contains(held));
+                    prop_assert_eq!(held.authority(), &authority(1));
+                    // Nothing in the batch contradicted it.
+                    let agrees = |other: &SignedItem| {
+                        other.authority() != held.authority() || other.seq() != held.seq()
+                            || other.value() == held.value() || other.pointer().is_err()
+                    };
+                    prop_assert!(batch.iter().all(agrees));
+                }
+                for (item, verdict) in batch.iter().zip(&verdicts) {
+                    if verdict.is_ok() {
+                        prop_assert_eq!(standing.held().map(SignedItem::value), Some(item.value()));
+                    }
+                }
+                prop_assert!(standing.evidence().len() <= MAX_EVIDENCE);
+                for pair in standing.evidence().chunks(2) {
+                    prop_assert_eq!(pair[0].seq(), pair[1].seq());
+                    prop_assert_ne!(pair[0].value(), pair[1].value());
+                }
+                let restored = Standing::restore(
+                    authority(1), salt(), Kind::Pointer,
+                    standing.held().cloned(), standing.evidence().to_vec(),
+                );
+                prop_assert_eq!(restored.as_ref(), Some(&standing));
+            }
+        }
     }
 }

@@ -332,9 +332,9 @@ mod tests {
             SigningKey::from_hex(&format!("{SEED}{other}")),
             Err(KeyError::HalvesDiffer)
         ));
-        // The first half of SHA-512(seed), clamped as libtorrent stores it.
-        let expanded = "307c83864f2833cb427a2ef1c00a013cfdff2768d980c0a3a520f006904de94f\
-                        9b4f0afe280b746a778684e75442502057b7473a03f08f96f5a38e9287e01f8f";
+        // BEP 44, "Test vectors": libtorrent's form of a private key.
+        let expanded = "e06d3183d14159228433ed599221b80bd0a5ce8352e4bdf0262f76786ef1c74d\
+                        b7e7a9fea2c0eb269d61e3b38e450a22e754941ac78479d6c54e1faf6037881d";
         assert!(matches!(
             SigningKey::from_hex(expanded),
             Err(KeyError::Expanded)

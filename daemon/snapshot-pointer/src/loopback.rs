@@ -1,7 +1,7 @@
 //! A small DHT inside this process, on the loopback interface: for tests and demonstrations.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::time::{Duration, Instant};
 
 use mainline::async_dht::AsyncDht;
 
@@ -90,9 +90,20 @@ impl LoopbackDht {
         }
     }
 
-    /// Stops the `count` oldest nodes, with all they stored.
-    pub fn stop_oldest(&mut self, count: usize) {
-        self.nodes.drain(..count.min(self.nodes.len()));
+    /// Stops the `count` oldest nodes, with all they stored, and waits until their ports are free.
+    pub async fn stop_oldest(&mut self, count: usize) {
+        let stopped: Vec<_> = self
+            .nodes
+            .drain(..count.min(self.nodes.len()))
+            .map(|(address, _)| address)
+            .collect();
+        // Nothing tells when a node's thread has ended but its socket.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for address in stopped {
+            while UdpSocket::bind(address).is_err() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 }
 

@@ -315,21 +315,22 @@ impl MainlineDht {
     async fn store(&self, item: &SignedItem) -> Result<Stored, PutError> {
         let _target = self.lock_target(item.authority().target(item.salt())).await;
         let before = self.check_storable(item).await?;
+        let Some(replaced) = before.seq().filter(|there| *there < item.seq()) else {
+            let nodes = self.put_once(item, None).await?;
+            return Ok(Stored { nodes, before });
+        };
         // Against another producer that publishes at this moment: nodes that have anything but what
-        // was found refuse. Nodes that are behind refuse too, so where they are the majority the
-        // item goes out once more without, after another look.
-        let replaced = before.seq().filter(|there| *there < item.seq());
-        let stored = match self.put_once(item, replaced).await {
-            Err(PutError::Raced) => {
+        // was found refuse. Nodes that are behind refuse too, so unless all took it the item goes
+        // out once more without that condition, after another look.
+        let nodes = match self.put_once(item, Some(replaced)).await {
+            Ok(nodes) if nodes >= before.counts.answered() => nodes,
+            Ok(_) | Err(PutError::Raced) => {
                 self.check_storable(item).await?;
-                self.put_once(item, None).await
+                self.put_once(item, None).await?
             }
-            other => other,
-        }?;
-        Ok(Stored {
-            nodes: stored,
-            before,
-        })
+            Err(error) => return Err(error),
+        };
+        Ok(Stored { nodes, before })
     }
 
     /// Looks up what is there, and whether this item may go over it.
@@ -491,10 +492,16 @@ impl Dht for MainlineDht {
 
     fn bootstrapped(&self) -> BoxFuture<'_, bool> {
         Box::pin(async move {
+            // `mainline`'s own question of this name is answered from its routing table, long after
+            // everybody in it has gone.
             let asked = self.with_node(async |node| {
-                tokio::time::timeout(self.settings.operation_timeout, node.bootstrapped()).await
+                tokio::time::timeout(
+                    self.settings.operation_timeout,
+                    node.get_closest_nodes(Id::random()),
+                )
+                .await
             });
-            matches!(asked.await, Ok(Ok(true)))
+            matches!(asked.await, Ok(Ok(answered)) if !answered.is_empty())
         })
     }
 }
@@ -524,4 +531,95 @@ fn is_reachable(peer: SocketAddrV4) -> bool {
         && !ip.is_multicast()
         && !ip.is_broadcast()
         && ip.octets()[0] != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loopback::LoopbackDht;
+    use crate::testing::{authority, item, salt};
+
+    #[tokio::test]
+    async fn a_node_that_died_is_replaced() {
+        let network = LoopbackDht::start(3).await.unwrap();
+        let dht = MainlineDht::start(network.client_settings()).await.unwrap();
+        let before = dht.status().await.unwrap().local_addr;
+        // What a call into a node whose thread is gone does.
+        let died = dht.with_node(async |_| panic!("the thread is gone")).await;
+        assert!(matches!(died, Err(LookupError::Stopped)));
+        dht.put_item(&item(1, 1, 0xaa)).await.unwrap();
+        let found = dht
+            .get_item(&authority(1), &salt(), &mut |_| {})
+            .await
+            .unwrap();
+        assert_eq!(found.best, Some(item(1, 1, 0xaa)));
+        assert_ne!(dht.status().await.unwrap().local_addr, before);
+    }
+
+    #[tokio::test]
+    async fn locks_of_targets_are_forgotten() {
+        let network = LoopbackDht::start(1).await.unwrap();
+        let dht = MainlineDht::start(network.client_settings()).await.unwrap();
+        for n in 0..100 {
+            drop(dht.lock_target(SwarmHash::from_bytes([n; 20])).await);
+        }
+        assert!(dht.targets.lock().unwrap().len() <= 1);
+    }
+
+    #[test]
+    fn table_of_what_may_be_stored() {
+        let found = |items: &[SignedItem], settled| {
+            let mut found = Found::default();
+            for item in items {
+                found.add(item.clone());
+            }
+            found.settled = settled;
+            found
+        };
+        let ours = item(1, 5, 0xaa);
+        let stored = |items: &[SignedItem]| may_store(&ours, &found(items, true));
+        assert!(stored(&[]).is_ok());
+        assert!(stored(&[item(1, 4, 0xbb)]).is_ok());
+        assert!(stored(&[item(1, 4, 0xbb), item(1, 4, 0xcc)]).is_ok());
+        assert!(stored(std::slice::from_ref(&ours)).is_ok());
+        assert!(matches!(
+            stored(&[item(1, 6, 0xaa)]),
+            Err(PutError::Superseded { there, .. }) if there.get() == 6
+        ));
+        for there in [
+            vec![item(1, 5, 0xbb)],
+            vec![item(1, 5, 0xbb), ours.clone()],
+            vec![ours.clone(), item(1, 5, 0xbb)],
+        ] {
+            assert!(matches!(
+                stored(&there),
+                Err(PutError::Conflict { other, .. }) if *other == item(1, 5, 0xbb)
+            ));
+        }
+        for items in [vec![], vec![item(1, 4, 0xbb)], vec![ours.clone()]] {
+            assert!(matches!(
+                may_store(&ours, &found(&items, false)),
+                Err(PutError::Unsettled)
+            ));
+        }
+    }
+
+    #[test]
+    fn impossible_peer_addresses_are_dropped() {
+        for (address, possible) in [
+            ("127.0.0.1:1", true),
+            ("192.0.2.7:65535", true),
+            ("192.0.2.7:0", false),
+            ("0.0.0.0:6881", false),
+            ("0.1.2.3:6881", false),
+            ("224.0.0.1:6881", false),
+            ("255.255.255.255:6881", false),
+        ] {
+            assert_eq!(
+                is_reachable(address.parse().unwrap()),
+                possible,
+                "{address}"
+            );
+        }
+    }
 }

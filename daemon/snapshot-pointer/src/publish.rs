@@ -85,20 +85,12 @@ pub fn next_seq(network: Seen, disk: Option<Seq>, publication: Publication) -> R
     };
     match (publication, highest) {
         (Publication::First, Some(seq)) => Err(NoSeq::NotFirst { seq }),
-        (Publication::First, None) => Ok(FIRST_SEQ),
+        (Publication::First, None) => Ok(Seq::FIRST),
         (Publication::Following, _) if network == Seen::Unknown => Err(NoSeq::Unknown),
         (Publication::Following, None) => Err(NoSeq::NeverPublished),
         (Publication::Following, Some(seq)) => seq.next().ok_or(NoSeq::Exhausted { seq }),
     }
 }
-
-const FIRST_SEQ: Seq = match Seq::ZERO.get().checked_add(1) {
-    Some(one) => match Seq::new(one) {
-        Some(seq) => seq,
-        None => Seq::ZERO,
-    },
-    None => Seq::ZERO,
-};
 
 /// Makes a freshly signed item durable in the producer's own record, before anybody else sees it.
 ///
@@ -185,4 +177,98 @@ pub enum PublishError {
         /// What it found.
         found: Option<Box<SignedItem>>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{authority, item, salt};
+
+    fn seq(n: i64) -> Seq {
+        Seq::new(n).unwrap()
+    }
+
+    #[test]
+    fn table_of_next_seq() {
+        use Publication::{First, Following};
+        use Seen::{Highest, Nothing, Unknown};
+        let some = |n| Some(seq(n));
+        let max = Seq::MAX_PLAUSIBLE.get();
+        let cases = [
+            (Highest(seq(7)), None, Following, Ok(seq(8))),
+            (Highest(seq(7)), some(7), Following, Ok(seq(8))),
+            (Highest(seq(7)), some(9), Following, Ok(seq(10))),
+            (Highest(seq(9)), some(7), Following, Ok(seq(10))),
+            (Highest(seq(0)), None, Following, Ok(seq(1))),
+            // The DHT forgot, the disk did not.
+            (Nothing, some(7), Following, Ok(seq(8))),
+            (Nothing, None, Following, Err(NoSeq::NeverPublished)),
+            (Unknown, None, Following, Err(NoSeq::Unknown)),
+            (Unknown, some(7), Following, Err(NoSeq::Unknown)),
+            (Nothing, None, First, Ok(seq(1))),
+            (Unknown, None, First, Ok(seq(1))),
+            (
+                Highest(seq(7)),
+                None,
+                First,
+                Err(NoSeq::NotFirst { seq: seq(7) }),
+            ),
+            (
+                Unknown,
+                some(3),
+                First,
+                Err(NoSeq::NotFirst { seq: seq(3) }),
+            ),
+            (
+                Highest(seq(max)),
+                None,
+                Following,
+                Err(NoSeq::Exhausted { seq: seq(max) }),
+            ),
+            (Highest(seq(max - 1)), None, Following, Ok(seq(max))),
+        ];
+        for (network, disk, publication, expected) in cases {
+            assert_eq!(
+                next_seq(network, disk, publication),
+                expected,
+                "{network:?} {disk:?} {publication:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_look_up_that_did_not_settle_says_nothing() {
+        let mut found = Found::default();
+        found.add(item(1, 7, 0xaa));
+        assert_eq!(Seen::of(&Ok(found.clone())), Seen::Unknown);
+        found.settled = true;
+        assert_eq!(Seen::of(&Ok(found)), Seen::Highest(seq(7)));
+        let nothing = Found {
+            settled: true,
+            ..Found::default()
+        };
+        assert_eq!(Seen::of(&Ok(nothing)), Seen::Nothing);
+        assert_eq!(Seen::of(&Err(LookupError::NotConnected)), Seen::Unknown);
+    }
+
+    #[test]
+    fn an_item_that_contradicts_the_record_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = RecordStore::open(dir.path()).unwrap();
+        let now = SystemTime::UNIX_EPOCH;
+        keep(&records, &item(1, 7, 0xaa), now).unwrap();
+        keep(&records, &item(1, 7, 0xaa), now).unwrap();
+        assert!(matches!(
+            keep(&records, &item(1, 7, 0xbb), now),
+            Err(KeepError::Refused(Refusal::Equivocation { .. }))
+        ));
+        assert!(matches!(
+            keep(&records, &item(1, 6, 0xbb), now),
+            Err(KeepError::Refused(Refusal::LowerSeq { .. }))
+        ));
+        let record = keep(&records, &item(1, 8, 0xbb), now).unwrap();
+        assert_eq!(record.refreshed(), None, "it is not in the DHT yet");
+        let held = records.load(&authority(1), &salt(), Kind::Pointer).unwrap();
+        assert_eq!(held.standing().held(), Some(&item(1, 8, 0xbb)));
+    }
 }

@@ -259,3 +259,190 @@ impl StreamPolicy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{authority, salt};
+
+    fn hash(byte: u8) -> InfoHashV2 {
+        InfoHashV2::from_bytes([byte; 32])
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn policy(n: u8, threshold: usize) -> StreamPolicy {
+        let authorities = (1..=n).map(authority).collect();
+        StreamPolicy::new(
+            authorities,
+            threshold,
+            salt(),
+            Some(Duration::from_secs(100)),
+        )
+        .unwrap()
+    }
+
+    /// Authority 1 and so on: `.` knows nothing, `!` is contested, `a5` names snapshot a since 5.
+    fn votes(text: &str) -> Vec<Vote> {
+        text.split_whitespace()
+            .zip(1..)
+            .map(|(vote, n)| Vote {
+                authority: authority(n),
+                names: vote
+                    .strip_prefix(|c: char| c.is_ascii_lowercase())
+                    .map(|since| (hash(vote.as_bytes()[0]), at(since.parse().unwrap()))),
+                contested: vote.starts_with('!'),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn table_of_followed() {
+        // n, k, votes: snapshot, supporters, since
+        let cases: [(u8, usize, &str, char, &[u8], u64); 14] = [
+            (1, 1, "a5", 'a', &[1], 5),
+            (3, 1, ". a5 .", 'a', &[2], 5),
+            (3, 2, "a5 a9 .", 'a', &[1, 2], 9),
+            (3, 2, "a9 b1 a5", 'a', &[1, 3], 9),
+            (3, 2, "a5 a7 a9", 'a', &[1, 2, 3], 7),
+            (3, 2, "a5 ! a9", 'a', &[1, 3], 9),
+            (3, 3, "a5 a9 a7", 'a', &[1, 2, 3], 9),
+            // One authority is ahead: the others still agree on yesterday's.
+            (3, 2, "b9 a5 a5", 'a', &[2, 3], 5),
+            // Two are ahead.
+            (3, 2, "b9 b10 a5", 'b', &[1, 2], 10),
+            // No majority needed: the most votes, then the latest, then the first in order.
+            (3, 1, "a5 b9 a6", 'a', &[1, 3], 5),
+            (2, 1, "a5 b9", 'b', &[2], 9),
+            (2, 1, "a9 b5", 'a', &[1], 9),
+            (2, 1, "b5 a5", 'b', &[1], 5),
+            (4, 2, "a1 a2 b1 b3", 'b', &[3, 4], 3),
+        ];
+        for (n, k, text, snapshot, supporters, since) in cases {
+            assert_eq!(
+                decide(&policy(n, k), &votes(text)),
+                Decision::Follow(Choice {
+                    snapshot: hash(snapshot as u8),
+                    supporters: supporters.iter().copied().map(authority).collect(),
+                    since: at(since),
+                }),
+                "{k} of {n}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn table_of_undecided() {
+        // n, k, votes: leading, silent, contested
+        let cases: [(u8, usize, &str, Option<(char, usize)>, usize, usize); 8] = [
+            (1, 1, ".", None, 1, 0),
+            (1, 1, "!", None, 0, 1),
+            (3, 2, ". . .", None, 3, 0),
+            (3, 2, "a5 . .", Some(('a', 1)), 2, 0),
+            (3, 2, "a5 b5 c5", Some(('a', 1)), 0, 0),
+            (3, 2, "a5 ! b5", Some(('a', 1)), 0, 1),
+            (3, 3, "a5 a5 b5", Some(('a', 2)), 0, 0),
+            (3, 2, "", None, 3, 0),
+        ];
+        for (n, k, text, leading, silent, contested) in cases {
+            assert_eq!(
+                decide(&policy(n, k), &votes(text)),
+                Decision::Undecided(Tally {
+                    leading: leading.map(|(c, count)| (hash(c as u8), count)),
+                    threshold: k,
+                    silent,
+                    contested,
+                }),
+                "{k} of {n}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn strangers_and_second_votes_do_not_count() {
+        let mut ballot = votes("a5 b5 b5");
+        ballot[2].authority = authority(9);
+        ballot.push(ballot[1]);
+        assert!(matches!(
+            decide(&policy(2, 2), &ballot),
+            Decision::Undecided(Tally {
+                leading: Some((_, 1)),
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_contested_vote_does_not_count_even_if_something_is_held() {
+        let mut ballot = votes("a5 a5");
+        ballot[0].contested = true;
+        assert!(matches!(
+            decide(&policy(2, 2), &ballot),
+            Decision::Undecided(Tally {
+                contested: 1,
+                leading: Some((_, 1)),
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn senseless_policies_are_refused() {
+        let new = |authorities: Vec<u8>, k| {
+            let authorities = authorities.into_iter().map(authority).collect();
+            StreamPolicy::new(authorities, k, salt(), None).map(drop)
+        };
+        assert_eq!(new(vec![], 1), Err(InvalidPolicy::NoAuthority));
+        assert_eq!(
+            new(vec![1, 2, 1], 1),
+            Err(InvalidPolicy::Duplicate {
+                authority: authority(1)
+            })
+        );
+        for threshold in [0, 3] {
+            assert_eq!(
+                new(vec![1, 2], threshold),
+                Err(InvalidPolicy::Threshold {
+                    threshold,
+                    authorities: 2
+                })
+            );
+        }
+        assert_eq!(new((1..=16).collect(), 9), Ok(()));
+        assert_eq!(
+            new((1..=17).collect(), 9),
+            Err(InvalidPolicy::TooMany { count: 17 })
+        );
+        assert!(policy(3, 2).is_majority());
+        assert!(!policy(2, 1).is_majority());
+        assert!(!policy(4, 2).is_majority());
+        assert!(policy(1, 1).is_majority());
+    }
+
+    #[test]
+    fn freshness_counts_from_the_first_sight() {
+        let choice = Choice {
+            snapshot: hash(1),
+            supporters: vec![authority(1)],
+            since: at(1000),
+        };
+        for (now, age, stale) in [
+            (1000, 0, false),
+            (1100, 100, false),
+            (1101, 101, true),
+            (900, 0, false),
+        ] {
+            assert_eq!(
+                policy(1, 1).freshness(&choice, at(now)),
+                Freshness {
+                    age: Duration::from_secs(age),
+                    stale
+                }
+            );
+        }
+        let ageless = StreamPolicy::new(vec![authority(1)], 1, salt(), None).unwrap();
+        assert!(!ageless.freshness(&choice, at(u32::MAX.into())).stale);
+    }
+}

@@ -28,7 +28,7 @@ pub struct Record {
     standing: Standing,
     first_seen: Option<SystemTime>,
     last_seen: Option<SystemTime>,
-    last_put: Option<SystemTime>,
+    refreshed: Option<SystemTime>,
 }
 
 impl Record {
@@ -38,7 +38,7 @@ impl Record {
             standing: Standing::new(authority, salt, kind),
             first_seen: None,
             last_seen: None,
-            last_put: None,
+            refreshed: None,
         }
     }
 
@@ -57,12 +57,14 @@ impl Record {
         self.last_seen
     }
 
-    /// When this mirror last put the held item into the DHT.
-    pub fn last_put(&self) -> Option<SystemTime> {
-        self.last_put
+    /// When the held item was last put into the DHT, as far as this mirror knows: by itself, or at the
+    /// earliest by its producer, namely after the last look-up that did not show it.
+    pub fn refreshed(&self) -> Option<SystemTime> {
+        self.refreshed
     }
 
-    /// Takes the items of one look-up, as [`Standing::take`] does, at the time `now`.
+    /// Takes items that are not known to be in the DHT, as [`Standing::take`] does, at the time
+    /// `now`.
     pub fn take(&mut self, items: &[SignedItem], now: SystemTime) -> Vec<Result<Verdict, Refusal>> {
         let now = whole_seconds(now);
         let before = self.standing.held().cloned();
@@ -72,8 +74,8 @@ impl Record {
             self.first_seen = Some(now);
         }
         if held != before.as_ref() {
-            // Another signature: what was put before was another item.
-            self.last_put = None;
+            // What was put before was another item.
+            self.refreshed = None;
         }
         if verdicts.iter().any(Result::is_ok) {
             self.last_seen = Some(now);
@@ -83,21 +85,28 @@ impl Record {
 
     /// Takes what a look-up found.
     pub fn take_found(&mut self, found: &Found, now: SystemTime) -> Vec<Result<Verdict, Refusal>> {
-        self.take(&found.items(), now)
+        let looked_before = self.last_seen;
+        let verdicts = self.take(&found.items(), now);
+        if verdicts.contains(&Ok(Verdict::Newer)) {
+            // It appeared since. At the first look-up ever it may be about to be forgotten.
+            self.refreshed = looked_before;
+        }
+        verdicts
     }
 
     /// Notes that the held item was put into the DHT.
     pub fn note_put(&mut self, now: SystemTime) {
-        self.last_put = Some(whole_seconds(now));
+        self.refreshed = Some(whole_seconds(now));
     }
 
-    /// Whether the held item should be put again: it was last put at least `every` ago, never, or,
-    /// by a clock that was set back since, in the future.
+    /// Whether the held item should be put again: it was not refreshed for `every`, or, by a clock
+    /// that was set back since, only in the future.
     pub fn is_put_due(&self, now: SystemTime, every: Duration) -> bool {
-        let Some(last) = self.last_put else {
+        let Some(refreshed) = self.refreshed else {
             return true;
         };
-        now.duration_since(last).map_or(true, |age| age >= every)
+        now.duration_since(refreshed)
+            .map_or(true, |age| age >= every)
     }
 }
 
@@ -109,6 +118,11 @@ fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+#[derive(Deserialize)]
+struct Header {
+    format: u32,
 }
 
 /// The file format.
@@ -123,7 +137,7 @@ struct RecordFile {
     /// Seconds since 1970, as all times here.
     first_seen: Option<u64>,
     last_seen: Option<u64>,
-    last_put: Option<u64>,
+    refreshed: Option<u64>,
     equivocations: Vec<RawItem>,
 }
 
@@ -157,7 +171,7 @@ fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
         held: record.standing.held().map(RawItem::from),
         first_seen: record.first_seen.map(unix_seconds),
         last_seen: record.last_seen.map(unix_seconds),
-        last_put: record.last_put.map(unix_seconds),
+        refreshed: record.refreshed.map(unix_seconds),
         equivocations: record
             .standing
             .evidence()
@@ -171,10 +185,12 @@ fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
 }
 
 fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<Record, Damage> {
-    let file: RecordFile = serde_json::from_slice(text).map_err(Damage::Json)?;
-    if file.format != FORMAT {
-        return Err(Damage::Format { found: file.format });
+    // First alone, as another version's file may have other fields.
+    let Header { format } = serde_json::from_slice(text).map_err(Damage::Json)?;
+    if format != FORMAT {
+        return Err(Damage::Format { found: format });
     }
+    let file: RecordFile = serde_json::from_slice(text).map_err(Damage::Json)?;
     if file.kind != kind.into()
         || file.authority != authority.to_string()
         || file.salt != salt.to_hex()
@@ -201,7 +217,7 @@ fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<
             .ok_or(Damage::Inconsistent)?,
         first_seen: file.first_seen.map(time).transpose()?,
         last_seen: file.last_seen.map(time).transpose()?,
-        last_put: file.last_put.map(time).transpose()?,
+        refreshed: file.refreshed.map(time).transpose()?,
     })
 }
 
@@ -406,4 +422,240 @@ fn replace(dir: &File, path: &Path, record: &Record) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     dir.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::testing::{authority, item, key, salt};
+    use crate::{Seq, Succession};
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn store() -> (tempfile::TempDir, RecordStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = RecordStore::open(&dir.path().join("streams")).unwrap();
+        (dir, store)
+    }
+
+    fn take(store: &RecordStore, items: &[SignedItem], now: u64) -> Record {
+        let update = |record: &mut Record| record.take(items, at(now));
+        store
+            .update(&authority(1), &salt(), Kind::Pointer, update)
+            .unwrap()
+            .1
+    }
+
+    fn load(store: &RecordStore) -> Result<Record, RecordError> {
+        store.load(&authority(1), &salt(), Kind::Pointer)
+    }
+
+    fn found(item: SignedItem) -> Found {
+        let mut found = Found::default();
+        found.add(item);
+        found
+    }
+
+    #[test]
+    fn records_survive() {
+        let (_dir, store) = store();
+        assert_eq!(
+            load(&store).unwrap(),
+            Record::new(authority(1), salt(), Kind::Pointer)
+        );
+        take(&store, &[item(1, 3, 1), item(1, 3, 2)], 5);
+        let mut written = take(&store, &[item(1, 5, 0xaa)], 10);
+        assert_eq!(load(&store).unwrap(), written);
+        assert_eq!(written.standing().evidence().len(), 2);
+        written = take(&store, &[item(1, 5, 0xbb)], 20);
+        assert_eq!(written.standing().evidence().len(), 4);
+        assert_eq!(load(&store).unwrap(), written);
+
+        let name = store.path(&authority(1), &salt());
+        let name = name.file_name().unwrap().to_str().unwrap();
+        assert_eq!(name, format!("{}.6461696c79.json", authority(1)));
+        // Nothing else is left lying about.
+        assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn succession_records_survive() {
+        let (_dir, store) = store();
+        let next = salt().next().unwrap();
+        let item = Succession::sign(&key(1), &key(2), &salt(), Seq::FIRST).unwrap();
+        let (_, written) = store
+            .update(&authority(1), &next, Kind::Succession, |record| {
+                record.take(std::slice::from_ref(&item), at(1))
+            })
+            .unwrap();
+        assert_eq!(written.standing().held(), Some(&item));
+        assert_eq!(
+            store.load(&authority(1), &next, Kind::Succession).unwrap(),
+            written
+        );
+        assert!(matches!(
+            store.load(&authority(1), &next, Kind::Pointer),
+            Err(RecordError::Damaged {
+                source: Damage::Other,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn the_age_of_a_snapshot_does_not_restart_with_the_seq() {
+        let (_dir, store) = store();
+        assert_eq!(
+            take(&store, &[item(1, 1, 0xaa)], 10).first_seen(),
+            Some(at(10))
+        );
+        let same = take(&store, &[item(1, 2, 0xaa)], 20);
+        assert_eq!(same.first_seen(), Some(at(10)));
+        assert_eq!(same.last_seen(), Some(at(20)));
+        assert_eq!(
+            take(&store, &[item(1, 3, 0xbb)], 30).first_seen(),
+            Some(at(30))
+        );
+        // Refused items are no sign of life.
+        assert_eq!(
+            take(&store, &[item(1, 2, 0xaa)], 40).last_seen(),
+            Some(at(30))
+        );
+    }
+
+    #[test]
+    fn a_put_is_due_an_hour_after_the_last_known_one() {
+        let hour = Duration::from_secs(3600);
+        let mut record = Record::new(authority(1), salt(), Kind::Pointer);
+        // First sight: nobody knows how long it has been there.
+        record.take_found(&found(item(1, 1, 0xaa)), at(10_000));
+        assert!(record.is_put_due(at(10_000), hour));
+        record.note_put(at(10_000));
+        assert!(!record.is_put_due(at(13_599), hour));
+        assert!(record.is_put_due(at(13_600), hour));
+        // The clock was set back.
+        assert!(record.is_put_due(at(9_000), hour));
+        // Seen again: that does not refresh it.
+        record.take_found(&found(item(1, 1, 0xaa)), at(13_600));
+        assert!(record.is_put_due(at(13_600), hour));
+        // A newer one appeared since the last look-up, so it was put since.
+        record.take_found(&found(item(1, 2, 0xbb)), at(14_200));
+        assert!(!record.is_put_due(at(17_199), hour));
+        assert!(record.is_put_due(at(17_200), hour));
+        // Signed by us and never put.
+        record.take(&[item(1, 3, 0xcc)], at(14_300));
+        assert!(record.is_put_due(at(14_300), hour));
+    }
+
+    #[test]
+    fn a_damaged_record_is_an_error_and_stays_as_it_is() {
+        let (_dir, store) = store();
+        take(&store, &[item(1, 5, 0xaa)], 10);
+        take(&store, &[item(1, 5, 0xbb)], 10);
+        let path = store.path(&authority(1), &salt());
+        let good = fs::read_to_string(&path).unwrap();
+        let other_seq = good.replace("\"seq\": 5", "\"seq\": 4");
+        assert_ne!(other_seq, good);
+        let mut unpaired: serde_json::Value = serde_json::from_str(&good).unwrap();
+        unpaired["equivocations"].as_array_mut().unwrap().pop();
+        let mut timeless: serde_json::Value = serde_json::from_str(&good).unwrap();
+        timeless["first_seen"] = serde_json::Value::Null;
+        let mut unending: serde_json::Value = serde_json::from_str(&good).unwrap();
+        unending["last_seen"] = u64::MAX.into();
+        let own_file_of_another = {
+            let (_dir, other) = self::store();
+            other
+                .update(&authority(2), &salt(), Kind::Pointer, |record| {
+                    record.take(&[item(2, 5, 0xaa)], at(1))
+                })
+                .unwrap();
+            fs::read_to_string(other.path(&authority(2), &salt())).unwrap()
+        };
+        type Check = fn(&Damage) -> bool;
+        let cases: [(String, Check); 11] = [
+            (String::new(), |d| matches!(d, Damage::Json(_))),
+            ("\0".repeat(good.len()), |d| matches!(d, Damage::Json(_))),
+            (good[..good.len() / 2].to_owned(), |d| {
+                matches!(d, Damage::Json(_))
+            }),
+            ("{}".to_owned(), |d| matches!(d, Damage::Json(_))),
+            (format!("{good}{}", " ".repeat(65_536)), |d| {
+                matches!(d, Damage::TooLong)
+            }),
+            (
+                good.replace("\"format\": 1", "\"format\": 2, \"news\": true"),
+                |d| matches!(d, Damage::Format { found: 2 }),
+            ),
+            (other_seq, |d| matches!(d, Damage::Item(_))),
+            (own_file_of_another, |d| matches!(d, Damage::Other)),
+            (unpaired.to_string(), |d| matches!(d, Damage::Inconsistent)),
+            (timeless.to_string(), |d| matches!(d, Damage::Inconsistent)),
+            (unending.to_string(), |d| matches!(d, Damage::Inconsistent)),
+        ];
+        for (text, check) in cases {
+            fs::write(&path, &text).unwrap();
+            let error = load(&store).unwrap_err();
+            let RecordError::Damaged { source, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert!(check(source), "{source:?}");
+            assert!(error.to_string().contains("restore it from a backup"));
+            // An update does not write over it.
+            let update = store.update(&authority(1), &salt(), Kind::Pointer, |record| {
+                record.take(&[item(1, 1, 0xcc)], at(20))
+            });
+            assert!(matches!(update, Err(RecordError::Damaged { .. })));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn an_unreadable_record_is_not_a_missing_one() {
+        let (_dir, store) = store();
+        // A directory in its place fails to read whoever runs the test.
+        fs::create_dir(store.path(&authority(1), &salt())).unwrap();
+        assert!(matches!(load(&store), Err(RecordError::Read { .. })));
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_written_over() {
+        let (_dir, store) = store();
+        take(&store, &[item(1, 5, 0xaa)], 10);
+        let path = store.path(&authority(1), &salt());
+        let left_over = path.with_extension("json.tmp");
+        fs::write(&left_over, "x".repeat(100_000)).unwrap();
+        assert_eq!(
+            load(&store).unwrap().standing().held(),
+            Some(&item(1, 5, 0xaa))
+        );
+        let written = take(&store, &[item(1, 6, 0xbb)], 20);
+        assert_eq!(load(&store).unwrap(), written);
+        assert!(!left_over.exists());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o022, 0);
+    }
+
+    #[test]
+    fn concurrent_updates_all_count() {
+        let (_dir, store) = store();
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let store = store.clone();
+                scope.spawn(move || {
+                    for i in 0..5 {
+                        // Each in its own order; the greatest must win.
+                        take(&store, &[item(1, (n * 7 + i * 11) % 40, 0xaa)], 10);
+                    }
+                });
+            }
+        });
+        let greatest = (0..8)
+            .flat_map(|n| (0..5).map(move |i| (n * 7 + i * 11) % 40))
+            .max();
+        let held = load(&store).unwrap().standing().high_water().map(Seq::get);
+        assert_eq!(held, greatest);
+    }
 }

@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn a_succession_signed_by_both_keys_is_read_back() {
         let salt: Salt = "daily".parse().unwrap();
-        let item = Succession::sign(&key(1), &key(2), &salt, Seq::ZERO).unwrap();
+        let item = Succession::sign(&key(1), &key(2), &salt, Seq::FIRST).unwrap();
         assert_eq!(item.salt().as_bytes(), b"daily.next");
         assert_eq!(item.value().len(), Succession::VALUE_LEN);
         assert_eq!(
@@ -95,19 +95,19 @@ mod tests {
     fn a_succession_without_consent_or_to_itself_is_refused() {
         let salt: Salt = "daily".parse().unwrap();
         assert_eq!(
-            Succession::sign(&key(1), &key(1), &salt, Seq::ZERO),
+            Succession::sign(&key(1), &key(1), &salt, Seq::FIRST),
             Err(Refusal::NotASuccession)
         );
         let long = Salt::new(&[b'x'; 60]).unwrap();
         assert_eq!(
-            Succession::sign(&key(1), &key(2), &long, Seq::ZERO),
+            Succession::sign(&key(1), &key(2), &long, Seq::FIRST),
             Err(Refusal::NotASuccession)
         );
 
-        let good = Succession::sign(&key(1), &key(2), &salt, Seq::ZERO).unwrap();
+        let good = Succession::sign(&key(1), &key(2), &salt, Seq::FIRST).unwrap();
         let next = good.salt().clone();
         // The consent of key 2 was given to key 1, so key 3 cannot claim it.
-        let stolen = SignedItem::sign(&key(3), &next, Seq::ZERO, good.value()).unwrap();
+        let stolen = SignedItem::sign(&key(3), &next, Seq::FIRST, good.value()).unwrap();
         assert_eq!(Succession::from_item(&stolen), Err(Refusal::NotASuccession));
         // The agreement of another key than the one named.
         let mut mixed = key(4).authority().as_bytes().to_vec();
@@ -125,7 +125,7 @@ mod tests {
             good.value()[..31].to_vec(),
             vec![],
         ] {
-            let item = SignedItem::sign(&key(1), &next, Seq::ZERO, &value).unwrap();
+            let item = SignedItem::sign(&key(1), &next, Seq::FIRST, &value).unwrap();
             assert_eq!(
                 Succession::from_item(&item),
                 Err(Refusal::NotASuccession),
