@@ -1,6 +1,16 @@
 //! Torrents: the info dictionary, piece layers and what a `.torrent` file says around them
 //! (BEP 3, BEP 52).
 
+mod alias;
+mod info;
 mod layer;
+mod names;
+mod tree;
+mod v1;
 
+pub use alias::alias_info_hash_without_empty_keys;
+pub use info::{File, Info, InfoError};
 pub use layer::{LayerError, PieceLayer};
+pub use names::{MAX_NAME_LEN, MAX_PATH_LEN, MAX_PATHS_MEMORY, MAX_RENAMED, PathError};
+pub use tree::{MAX_FILE_LEN, TreeError};
+pub use v1::{Inconsistency, MAX_V1_PIECE_LEN, V1Error};
