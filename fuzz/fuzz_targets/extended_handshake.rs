@@ -1,0 +1,4 @@
+//! Extended handshakes under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::extended_handshake(data));

@@ -1,0 +1,4 @@
+//! Metadata messages under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::metadata_message(data));

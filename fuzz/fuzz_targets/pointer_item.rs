@@ -1,0 +1,4 @@
+//! The text of signed items under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::pointer_item(data));

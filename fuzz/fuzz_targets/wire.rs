@@ -1,0 +1,4 @@
+//! The peer wire protocol under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::wire(data));

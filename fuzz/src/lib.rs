@@ -1,0 +1,32 @@
+//! The bodies of the fuzz targets. Each takes any bytes, feeds them to one decoder or state
+//! machine, and panics when something that must always hold does not. The programs in
+//! `fuzz_targets/` run them under libFuzzer; `tests/bounded.rs` runs them on the stable toolchain.
+
+mod bencode;
+mod input;
+mod ledger;
+mod merkle;
+mod pointer;
+mod wire;
+
+pub use bencode::bencode;
+pub use ledger::ledger;
+pub use merkle::hash_reply;
+pub use pointer::{pointer_item, pointer_record, pointer_standing};
+pub use wire::{extended_handshake, metadata_message, wire};
+
+/// What a fuzz target does with one input.
+pub type Body = fn(&[u8]);
+
+/// Every target by name.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("bencode", bencode),
+    ("extended_handshake", extended_handshake),
+    ("hash_reply", hash_reply),
+    ("ledger", ledger),
+    ("metadata_message", metadata_message),
+    ("pointer_item", pointer_item),
+    ("pointer_record", pointer_record),
+    ("pointer_standing", pointer_standing),
+    ("wire", wire),
+];
