@@ -76,7 +76,7 @@ impl Choker {
     ) -> Vec<PeerKey> {
         let (interval, optimistic_interval) = times;
         self.next_round = Some(now + interval);
-        applicants.sort_by(|a, b| (a.rank(now), a.key).cmp(&(b.rank(now), b.key)));
+        applicants.sort_by_key(|applicant| (applicant.rank(now), applicant.key));
         let optimistic_slots = optimistic_slots.min(slots);
         if self.next_optimistic.is_none_or(|at| at <= now) {
             self.next_optimistic = Some(now + optimistic_interval);
@@ -114,7 +114,7 @@ impl Choker {
     ) -> Vec<PeerKey> {
         let used = applicants.iter().filter(|a| !a.choked).count();
         applicants.retain(|applicant| applicant.choked);
-        applicants.sort_by(|a, b| (a.rank(now), a.key).cmp(&(b.rank(now), b.key)));
+        applicants.sort_by_key(|applicant| (applicant.rank(now), applicant.key));
         applicants
             .into_iter()
             .take(slots.saturating_sub(used))

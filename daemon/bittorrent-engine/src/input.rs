@@ -81,7 +81,7 @@ pub enum Link {
 }
 
 /// A connection whose handshakes are done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Connected {
     /// The remote end. For incoming connections the port is not where the peer listens.
     pub addr: SocketAddr,

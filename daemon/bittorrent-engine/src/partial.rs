@@ -375,18 +375,107 @@ impl Partial {
         let first = senders.next()?;
         senders.all(|sender| sender == first).then_some(first)
     }
+}
 
-    /// Counts states the slow way.
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
-        let count = |state| self.slots.iter().filter(|slot| slot.state == state).count() as u32;
-        assert_eq!(self.missing, count(State::Missing));
-        assert_eq!(self.requested, count(State::Requested));
-        assert_eq!(self.arrived, count(State::Arrived));
-        assert_eq!(self.written, count(State::Written));
-        for (in_piece, slot) in self.slots() {
-            assert_eq!(slot.requests > 0, slot.state == State::Requested);
-            assert!(slot.state != State::Missing || in_piece >= self.hint);
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::{PieceLength, merkle};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::senders::Senders;
+
+    impl Partial {
+        /// Counts states the slow way.
+        fn check(&self) {
+            let count = |state| self.slots.iter().filter(|slot| slot.state == state).count() as u32;
+            assert_eq!(self.missing, count(State::Missing));
+            assert_eq!(self.requested, count(State::Requested));
+            assert_eq!(self.arrived, count(State::Arrived));
+            assert_eq!(self.written, count(State::Written));
+            for (in_piece, slot) in self.slots() {
+                assert_eq!(slot.requests > 0, slot.state == State::Requested);
+                assert!(slot.state != State::Missing || in_piece >= self.hint);
+            }
+        }
+    }
+
+    fn layout() -> Layout {
+        Layout::new(PieceLength::new(8 * 16_384).unwrap(), [(8 * 16_384, None)]).unwrap()
+    }
+
+    #[test]
+    fn written_blocks_are_reported_in_runs_once() {
+        let layout = layout();
+        let piece = layout.piece(0).unwrap();
+        let mut partial = Partial::new(piece, &layout);
+        let leaf = |n: u16| merkle::leaf(&n.to_le_bytes());
+        partial.hold(3, leaf(3));
+        for n in [0, 1, 2, 4, 6] {
+            partial.arrive(n, leaf(n), Sender::NOBODY);
+            assert!(partial.written(n) && !partial.written(n));
+        }
+        partial.accept_leaves();
+        let runs = partial.verify();
+        let shape: Vec<_> = runs.iter().map(|(n, leaves)| (*n, leaves.len())).collect();
+        assert_eq!(shape, [(0, 3), (4, 1), (6, 1)]);
+        assert_eq!(runs[0].1, [leaf(0), leaf(1), leaf(2)]);
+        assert!(partial.verify().is_empty());
+        assert!(!partial.is_collected() && !partial.is_verified());
+    }
+
+    #[test]
+    fn leaves_name_the_false_blocks_and_their_senders() {
+        let layout = layout();
+        let mut senders = Senders::default();
+        let liar = senders.name("192.0.2.1:1".parse().unwrap());
+        let honest = senders.name("192.0.2.2:1".parse().unwrap());
+        let mut partial = Partial::new(layout.piece(0).unwrap(), &layout);
+        let truth: Vec<_> = (0..8_u8).map(|n| merkle::leaf(&[n])).collect();
+        for n in 0..6_u16 {
+            let lies = n == 2 || n == 5;
+            let leaf = if lies {
+                merkle::leaf(b"lie")
+            } else {
+                truth[usize::from(n)]
+            };
+            partial.arrive(n, leaf, if lies { liar } else { honest });
+            partial.written(n);
+        }
+        assert_eq!(partial.only_sender(), None);
+        let wrong = partial.set_leaves(&truth);
+        assert!(wrong.iter().all(|suspect| suspect.sender == liar));
+        let numbers: Vec<_> = wrong.iter().map(|suspect| suspect.in_piece).collect();
+        assert_eq!(numbers, [2, 5]);
+        for suspect in wrong {
+            partial.revoke(suspect.in_piece);
+        }
+        partial.check();
+        assert_eq!(partial.missing(), 4);
+        assert_eq!(partial.only_sender(), Some(honest));
+        assert_eq!(partial.leaves(), truth);
+    }
+
+    proptest! {
+        #[test]
+        fn counters_follow_the_slots(ops in prop::collection::vec((0_u8..7, 0_u16..8), 0..200)) {
+            let layout = layout();
+            let mut partial = Partial::new(layout.piece(0).unwrap(), &layout);
+            let leaf = merkle::leaf(b"x");
+            for (op, n) in ops {
+                let here = !matches!(partial.slot(n).state, State::Missing | State::Requested);
+                match op {
+                    0 => { partial.request_next(&layout); }
+                    1 if !here => partial.request(n),
+                    2 => { partial.release(n); }
+                    3 if !here => { partial.arrive(n, leaf, Sender::NOBODY); }
+                    4 => { partial.written(n); }
+                    5 => { partial.write_failed(n); }
+                    6 => partial.revoke(n),
+                    _ => {}
+                }
+                partial.check();
+            }
         }
     }
 }

@@ -163,7 +163,7 @@ impl Pipeline {
     pub(crate) fn snub(&mut self) {
         self.snubbed = true;
         self.slow_start = true;
-        self.window = self.window.min(FEWEST).max(1);
+        self.window = self.window.clamp(1, FEWEST);
     }
 
     /// Adjusts the window to how fast the peer delivers, in bytes per second.

@@ -10,7 +10,6 @@ use super::Torrent;
 use crate::bits::PieceSet;
 use crate::input::{PeerEvent, PeerFault, Source};
 use crate::keys::PeerKey;
-use crate::output::Command;
 use crate::peer::Has;
 use crate::shared::Shared;
 
@@ -108,15 +107,9 @@ impl Torrent {
     }
 
     fn handle_interested(&mut self, key: PeerKey, interested: bool, shared: &mut Shared) {
-        let can_serve = self.can_serve();
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        peer.interested = interested;
-        shared.slots_changed = true;
-        if interested && peer.local && peer.choked && can_serve {
-            peer.choked = false;
-            shared.send(key, Command::Unchoke);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.interested = interested;
+            shared.slots_changed = true;
         }
     }
 
