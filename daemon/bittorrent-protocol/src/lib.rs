@@ -6,6 +6,7 @@ pub mod bencode;
 pub mod block_set;
 pub mod hash;
 pub mod layout;
+pub mod magnet;
 pub mod merkle;
 pub mod metainfo;
 pub mod units;
