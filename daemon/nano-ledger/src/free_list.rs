@@ -63,7 +63,7 @@ struct Record {
 
 impl Record {
     fn feed(&mut self, bytes: &[u8], file: &LedgerFile, list: &mut FreeList) {
-        self.broken |= bytes.len() % 8 != 0;
+        self.broken |= !bytes.len().is_multiple_of(8);
         for number in bytes.chunks_exact(8).filter_map(|bytes| u64_at(bytes, 0)) {
             let Some(expected) = self.expected else {
                 self.expected = Some(number);
@@ -84,5 +84,110 @@ impl Record {
 
     fn is_whole(&self) -> bool {
         !self.broken && self.expected == Some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::{Level, Outcome, verify};
+
+    /// Offset of the last page's number in a meta page's record.
+    const LAST_PAGE: usize = 16 + 120;
+    const PAGE: usize = 4096;
+
+    fn genuine() -> Vec<u8> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/before.ldb");
+        std::fs::read(path).unwrap()
+    }
+
+    fn check(bytes: &[u8], name: &str) -> Outcome {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.ldb");
+        std::fs::write(&path, bytes).unwrap();
+        let report = verify(&path, Level::L0).unwrap();
+        report
+            .checks
+            .into_iter()
+            .find(|check| check.name == name)
+            .unwrap()
+            .outcome
+    }
+
+    /// The first record of at least two pages: count and numbers.
+    fn first_record() -> Vec<u8> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/before.ldb");
+        let file = LedgerFile::open(std::path::Path::new(path)).unwrap();
+        let mut entries = file.free_entries();
+        while let Some((_, value)) = entries.next_raw().unwrap() {
+            if let Value::Bytes(bytes) = value
+                && u64_at(bytes, 0).unwrap() >= 2
+            {
+                return bytes.to_vec();
+            }
+        }
+        panic!("no free pages")
+    }
+
+    fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
+        let mut found = 0;
+        for at in 0..bytes.len() - old.len() {
+            if bytes[at..].starts_with(old) {
+                bytes[at..at + new.len()].copy_from_slice(new);
+                found += 1;
+            }
+        }
+        assert!(found > 0);
+    }
+
+    #[test]
+    fn a_file_may_lack_its_last_pages_only_where_they_are_free() {
+        let mut bytes = genuine();
+        let pages = (bytes.len() / PAGE) as u64;
+        // One page more is given out than the file has.
+        for meta in [0, PAGE] {
+            bytes[meta + LAST_PAGE..][..8].copy_from_slice(&pages.to_le_bytes());
+        }
+        assert!(matches!(
+            check(&bytes, "file-length"),
+            Outcome::Failed { .. }
+        ));
+        // And it is the highest of a record's numbers.
+        let old = first_record();
+        let mut new = old.clone();
+        new[8..16].copy_from_slice(&pages.to_le_bytes());
+        replace(&mut bytes, &old, &new);
+        assert!(matches!(
+            check(&bytes, "file-length"),
+            Outcome::Passed { .. }
+        ));
+        // Without the page before it is too short again.
+        bytes.truncate(bytes.len() - 1);
+        assert!(matches!(
+            check(&bytes, "file-length"),
+            Outcome::Failed { .. }
+        ));
+    }
+
+    #[test]
+    fn records_that_are_no_falling_lists_are_told() {
+        let old = first_record();
+        // Offsets of numbers in the record, and what is put there.
+        let too_many = (old.len() / 8) as u64;
+        for (offset, number) in [(0, too_many), (8, 0), (8, 1), (8, 1 << 40), (16, 962)] {
+            let mut bytes = genuine();
+            let mut new = old.clone();
+            new[offset..offset + 8].copy_from_slice(&u64::to_le_bytes(number));
+            replace(&mut bytes, &old, &new);
+            let outcome = check(&bytes, "free-list");
+            assert!(
+                matches!(outcome, Outcome::Failed { .. }),
+                "{number} at {offset}: {outcome:?}"
+            );
+        }
+        assert!(matches!(
+            check(&genuine(), "free-list"),
+            Outcome::Passed { .. }
+        ));
     }
 }

@@ -1,4 +1,10 @@
 //! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification.
+//!
+//! - [`LiveLedger`] copies the ledger of a running node through LMDB, under the node's own lock.
+//!   It is for the operator's own file: LMDB maps it and trusts it.
+//! - [`LedgerFile`] reads pages with positioned reads and trusts nothing. It is for files that came
+//!   from elsewhere; [`summarize`] and [`verify`] are built on it.
+//! - [`synthetic`] invents ledgers for demonstrations and tests.
 
 mod bytes;
 mod env;
@@ -22,4 +28,4 @@ pub use meta::{Meta, MetaFault, Tree};
 pub use page::PageFault;
 pub use summary::{LedgerSummary, Network, TableSummary, summarize};
 pub use verify::{Check, Level, Outcome, Report, verify};
-pub use walk::Entries;
+pub use walk::{Entries, Row};

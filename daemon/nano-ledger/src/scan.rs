@@ -7,10 +7,10 @@ use crate::file::{LedgerFile, Table};
 use crate::schema::{
     self, Account, HEIGHT_LEN, ID_LEN, PENDING_KEY_LEN, PENDING_LEN, WEIGHT_LEN, hex,
 };
-use crate::walk::Entries;
+use crate::walk::{Entries, Row};
 
 /// Most representatives whose weights are held in memory at a time: 24 MiB.
-const WEIGHT_ROWS: usize = 1 << 19;
+pub(crate) const WEIGHT_ROWS: usize = 1 << 19;
 /// Most passes over the accounts that comparing all weights may take.
 const WEIGHT_PASSES: u32 = 8;
 
@@ -60,7 +60,7 @@ pub(crate) struct AccountScan {
 fn record<'e, const KEY: usize, T>(
     file: &LedgerFile,
     table: &str,
-    (key, value): (&'e [u8], &'e [u8]),
+    (key, value): Row<'e>,
     expected: usize,
     parse: impl FnOnce(&'e [u8]) -> Option<T>,
 ) -> Result<([u8; KEY], T), LedgerError> {
@@ -182,6 +182,8 @@ pub(crate) fn sum_pending(file: &LedgerFile, table: &Table) -> Result<Option<u12
 pub(crate) struct Weights<'a> {
     file: &'a LedgerFile,
     rows: Entries<'a>,
+    /// Most rows in a range.
+    range: usize,
     /// Representatives of the current range with the weight no account has claimed yet.
     left: Vec<([u8; ID_LEN], u128)>,
     /// The greatest representative of the ranges before this one.
@@ -193,10 +195,16 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub(crate) fn new(file: &'a LedgerFile, table: &'a Table) -> Result<Self, LedgerError> {
+    /// Reads the first range, of at most `range` rows.
+    pub(crate) fn new(
+        file: &'a LedgerFile,
+        table: &'a Table,
+        range: usize,
+    ) -> Result<Self, LedgerError> {
         let mut weights = Self {
             file,
             rows: file.entries(table),
+            range,
             left: Vec::new(),
             after: None,
             more: true,
@@ -216,7 +224,7 @@ impl<'a> Weights<'a> {
             .or(self.after);
         self.left.clear();
         self.passes += 1;
-        while self.left.len() < WEIGHT_ROWS {
+        while self.left.len() < self.range {
             let Some(row) = self.rows.next()? else {
                 self.more = false;
                 return Ok(());
@@ -294,13 +302,83 @@ impl<'a> Weights<'a> {
                 return Ok(Ok(self.findings));
             }
             if self.passes == WEIGHT_PASSES {
-                let rows = WEIGHT_ROWS * WEIGHT_PASSES as usize;
+                let rows = self.range * WEIGHT_PASSES as usize;
                 return Ok(Err(format!("more than {rows} representatives")));
             }
             self.load()?;
             let mut entries = self.file.entries(accounts);
             while let Some((key, account)) = next_account(self.file, &mut entries)? {
                 self.take(&key, &account);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::summary::find;
+
+    const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/after.ldb");
+
+    /// Compares the weights of a ledger in ranges of a size.
+    fn compare(path: &Path, range: usize) -> Result<Option<String>, String> {
+        let file = LedgerFile::open(path).unwrap();
+        let tables = file.tables().unwrap();
+        let [accounts, rows] = ["accounts", "rep_weights"].map(|name| find(&tables, name).unwrap());
+        assert!(
+            (91..320).contains(&rows.tree.entries()),
+            "ranges of 90 and 40 make several"
+        );
+        let mut weights = Weights::new(&file, rows, range).unwrap();
+        let mut entries = file.entries(accounts);
+        while let Some((key, account)) = next_account(&file, &mut entries).unwrap() {
+            weights.take(&key, &account);
+        }
+        weights
+            .finish(accounts)
+            .unwrap()
+            .map(|findings| findings.describe())
+    }
+
+    #[test]
+    fn weights_compare_alike_in_one_pass_and_in_several() {
+        let genuine = Path::new(DATA);
+        for range in [1000, 90, 40] {
+            assert_eq!(compare(genuine, range), Ok(None), "{range}");
+        }
+        let reason = compare(genuine, 1).unwrap_err();
+        assert!(reason.contains("more than 8 representatives"), "{reason}");
+    }
+
+    #[test]
+    fn one_false_weight_is_found_in_any_pass() {
+        let original = std::fs::read(DATA).unwrap();
+        let file = LedgerFile::open(Path::new(DATA)).unwrap();
+        let tables = file.tables().unwrap();
+        let mut entries = file.entries(find(&tables, "rep_weights").unwrap());
+        let mut rows = Vec::new();
+        while let Some((key, value)) = entries.next().unwrap() {
+            rows.push([key, value].concat());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.ldb");
+        for row in [rows.first(), rows.get(rows.len() / 2), rows.last()] {
+            let row = row.unwrap();
+            // Weights end on odd and even numbers: some rise and some fall by one.
+            let mut bytes = original.clone();
+            for at in 0..bytes.len() - row.len() {
+                if bytes[at..].starts_with(row) {
+                    bytes[at + row.len() - 1] ^= 1;
+                }
+            }
+            std::fs::write(&path, bytes).unwrap();
+            for range in [1000, 90, 40] {
+                let found = compare(&path, range).unwrap().unwrap();
+                assert!(found.contains(&hex(&row[..ID_LEN])), "{found}");
+                assert!(!found.contains("more"), "{found}");
             }
         }
     }

@@ -29,6 +29,9 @@ impl KeyOrder {
     }
 }
 
+/// Key and value of an entry.
+pub type Row<'r> = (&'r [u8], &'r [u8]);
+
 /// The value of an entry.
 #[derive(Debug)]
 pub(crate) enum Value<'a> {
@@ -114,14 +117,14 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// The next entry as (key, value); `None` at the end.
+    /// The next entry; `None` at the end.
     ///
     /// # Errors
     ///
     /// [`LedgerError::Damaged`] at the first contradiction, [`LedgerError::Read`] when the system
     /// fails to read; the walk is over then.
     #[expect(clippy::should_implement_trait, reason = "entries borrow the walker")]
-    pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, LedgerError> {
+    pub fn next(&mut self) -> Result<Option<Row<'_>>, LedgerError> {
         let Some(step) = self.step()? else {
             return Ok(None);
         };
@@ -361,5 +364,161 @@ impl<'a> Entries<'a> {
         read()
             .map(Some)
             .map_err(|fault| self.file.damaged(self.name, fault))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Walks all that a file has.
+    fn walk(path: &Path) -> Result<(), LedgerError> {
+        let file = LedgerFile::open(path)?;
+        let mut free = file.free_entries();
+        while free.next_raw()?.is_some() {}
+        for table in &file.tables()? {
+            let mut entries = file.entries(table);
+            while entries.next()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_edited_header_is_noticed_of_pages_in_use_and_only_of_those() {
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/before.ldb");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.ldb");
+        std::fs::copy(data, &path).unwrap();
+        walk(&path).unwrap();
+
+        let ledger = LedgerFile::open(&path).unwrap();
+        let mut free = BTreeSet::new();
+        let mut entries = ledger.free_entries();
+        while let Some((_, value)) = entries.next_raw().unwrap() {
+            let Value::Bytes(bytes) = value else {
+                panic!("a list of more than a page")
+            };
+            free.extend(
+                bytes
+                    .chunks(8)
+                    .skip(1)
+                    .map(|number| u64_at(number, 0).unwrap()),
+            );
+        }
+        assert!(free.len() > 10);
+
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        // Some of both kinds; number, flags, lower and upper bound by turns.
+        let in_use = (2..ledger.pages())
+            .step_by(11)
+            .filter(|page| !free.contains(page));
+        let some_free = free.iter().copied().step_by(7);
+        let fields = [0, 10, 12, 14].into_iter().cycle();
+        for (page, field) in in_use.chain(some_free).zip(fields) {
+            let at = page * 4096 + field;
+            let mut old = [0; 2];
+            file.read_exact_at(&mut old, at).unwrap();
+            file.write_all_at(&[0xFF, 0xFF], at).unwrap();
+            assert_eq!(
+                walk(&path).is_ok(),
+                free.contains(&page),
+                "page {page}, field {field}"
+            );
+            file.write_all_at(&old, at).unwrap();
+        }
+        walk(&path).unwrap();
+    }
+
+    /// Values of all lengths around a page and its overflow pages, and a list of free pages that
+    /// itself needs overflow pages, as LMDB writes them.
+    #[test]
+    fn values_outside_of_their_page_are_read() {
+        use heed::CommitOrAbort;
+        use heed::types::Bytes;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.ldb");
+        let env = crate::env::open_for_generating(&path, 1 << 30).unwrap();
+        let txn = env.write_txn().unwrap();
+        let [kept, dropped] = env
+            .create_databases_and_commit(txn, |opener, txn| {
+                let mut table = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
+                let tables = [table("kept")?, table("dropped")?];
+                Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
+            })
+            .unwrap()
+            .unwrap_commit();
+        let lengths = [
+            0, 1, 2000, 2030, 2050, 4079, 4080, 4081, 8175, 8176, 8177, 40_000, 65_536,
+        ];
+        let value = |len: usize| vec![(len % 251) as u8; len];
+        let mut txn = env.write_txn().unwrap();
+        for (key, len) in (0_u8..).zip(lengths) {
+            kept.put(&mut txn, &[key], &value(len)).unwrap();
+        }
+        for key in 0..1500_u32 {
+            dropped
+                .put(&mut txn, &key.to_be_bytes(), &[1; 4000])
+                .unwrap();
+        }
+        txn.commit().unwrap();
+        let mut txn = env.write_txn().unwrap();
+        dropped.clear(&mut txn).unwrap();
+        txn.commit().unwrap();
+        drop(env);
+
+        let file = LedgerFile::open(&path).unwrap();
+        let tables = file.tables().unwrap();
+        let table = tables.iter().find(|table| table.name == "kept").unwrap();
+        assert!(table.tree.overflow_pages > 0);
+        let mut entries = file.entries(table);
+        for (key, len) in (0_u8..).zip(lengths) {
+            let expected = value(len);
+            assert_eq!(
+                entries.next().unwrap(),
+                Some((&[key][..], expected.as_slice())),
+                "{len}"
+            );
+        }
+        assert_eq!(entries.next().unwrap(), None);
+        assert_eq!(entries.next().unwrap(), None);
+
+        assert!(file.meta().free.overflow_pages > 0);
+        let free = crate::free_list::read(&file).unwrap();
+        assert_eq!(free.fault, None);
+        assert!(free.pages >= 1500, "{}", free.pages);
+        let in_trees: u64 = tables.iter().map(|table| table.tree.pages()).sum();
+        let in_trees = in_trees + file.meta().free.pages() + file.meta().main.pages();
+        assert_eq!(in_trees + free.pages + 2, file.meta().last_page + 1);
+
+        // One byte more than is handed out whole.
+        let env = crate::env::open_for_generating(&path, 1 << 30).unwrap();
+        let txn = env.write_txn().unwrap();
+        env.create_databases_and_commit(txn, |opener, txn| {
+            let kept = opener.create_database::<Bytes, Bytes>(txn, Some("kept"))?;
+            kept.put(txn, &[0], &value(65_537))?;
+            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(kept))
+        })
+        .unwrap();
+        drop(env);
+        let file = LedgerFile::open(&path).unwrap();
+        let tables = file.tables().unwrap();
+        let table = tables.iter().find(|table| table.name == "kept").unwrap();
+        let error = file.entries(table).next().unwrap_err();
+        let LedgerError::Damaged { source, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert!(
+            matches!(source, PageFault::ValueLength { len: 65_537, .. }),
+            "{source:?}"
+        );
     }
 }

@@ -11,6 +11,9 @@ use super::store::{Db, Store, commit, failed_to, put};
 use crate::bytes::array_at;
 use crate::schema;
 
+/// Key and value.
+type OwnedRow = (Vec<u8>, Vec<u8>);
+
 /// Adds blocks to a ledger, transaction by transaction.
 pub(super) struct Day<'s> {
     store: &'s Store,
@@ -68,7 +71,7 @@ impl<'s> Day<'s> {
             self.random_account(txn)?.0
         };
         let balance = row.balance - amount;
-        let hash = self.append(txn, key, Some(row), balance, receiver, true)?;
+        let hash = self.append(txn, key, Some(&row), balance, receiver, true)?;
         if amount > 0 {
             let send = rows::pending_key(&receiver, &hash);
             put(self.store.pending, txn, &send, &rows::pending(&key, amount))?;
@@ -99,7 +102,7 @@ impl<'s> Day<'s> {
             .map_err(failed_to("delete a row"))?;
         let row = self.account(txn, &account)?;
         let balance = row.as_ref().map_or(0, |row| row.balance) + amount;
-        self.append(txn, account, row, balance, send, false)?;
+        self.append(txn, account, row.as_ref(), balance, send, false)?;
         Ok(())
     }
 
@@ -108,19 +111,19 @@ impl<'s> Day<'s> {
         &mut self,
         txn: &mut RwTxn<'_>,
         key: Id,
-        row: Option<AccountRow>,
+        row: Option<&AccountRow>,
         balance: u128,
         link: Id,
         is_send: bool,
     ) -> Result<Id, SyntheticError> {
         let hash = self.random.id();
-        let representative = match &row {
+        let representative = match row {
             Some(row) => row.representative,
             None => self.random_account(txn)?.1.representative,
         };
-        let old_balance = row.as_ref().map_or(0, |row| row.balance);
-        let height = row.as_ref().map_or(0, |row| row.block_count) + 1;
-        let previous = row.as_ref().map_or([0; 32], |row| row.head);
+        let old_balance = row.map_or(0, |row| row.balance);
+        let height = row.map_or(0, |row| row.block_count) + 1;
+        let previous = row.map_or([0; 32], |row| row.head);
         let block = Block {
             account: key,
             previous,
@@ -149,11 +152,11 @@ impl<'s> Day<'s> {
         let row = AccountRow {
             head: hash,
             representative,
-            open: row.as_ref().map_or(hash, |row| row.open),
+            open: row.map_or(hash, |row| row.open),
             balance,
             second: self.second,
             block_count: height,
-            epoch: row.as_ref().map_or(AccountRow::EPOCH_0, |row| row.epoch),
+            epoch: row.map_or(AccountRow::EPOCH_0, |row| row.epoch),
         };
         put(self.store.accounts, txn, &key, &row.encode())?;
         self.move_weight(txn, &representative, old_balance, balance)?;
@@ -225,7 +228,7 @@ impl<'s> Day<'s> {
         txn: &RwTxn<'_>,
         db: Db,
         start: &[u8],
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, SyntheticError> {
+    ) -> Result<Option<OwnedRow>, SyntheticError> {
         let read = |range: (Bound<&[u8]>, Bound<&[u8]>)| {
             let mut rows = db.range(txn, &range).map_err(failed_to("read a row"))?;
             let row = rows.next().transpose().map_err(failed_to("read a row"))?;

@@ -237,9 +237,12 @@ fn insert_pending(
         .into_iter()
         .map(|(receiver, amount)| {
             let sender = pick(plans, random);
-            let hash =
-                sender.map_or([0; 32], |sender| sender.hash(1 + random.below(sender.blocks)));
-            let receiver = receiver.and_then(|number| plans.get(number)).map(|plan| plan.key);
+            let hash = sender.map_or([0; 32], |sender| {
+                sender.hash(1 + random.below(sender.blocks))
+            });
+            let receiver = receiver
+                .and_then(|number| plans.get(number))
+                .map(|plan| plan.key);
             let key = rows::pending_key(&receiver.unwrap_or_else(|| random.id()), &hash);
             (key, sender.map_or([0; 32], |sender| sender.key), amount)
         })

@@ -34,7 +34,11 @@ impl Random {
         for chunk in chunks.by_ref() {
             chunk.copy_from_slice(&self.next().to_le_bytes());
         }
-        for (byte, random) in chunks.into_remainder().iter_mut().zip(self.next().to_le_bytes()) {
+        for (byte, random) in chunks
+            .into_remainder()
+            .iter_mut()
+            .zip(self.next().to_le_bytes())
+        {
             *byte = random;
         }
     }

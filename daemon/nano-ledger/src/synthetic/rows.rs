@@ -58,7 +58,8 @@ impl Block {
 /// The row of a block that now has a successor; `None` if it is no state block.
 pub(super) fn with_successor(row: &[u8], successor: &Id) -> Option<[u8; BLOCK_LEN]> {
     let mut row: [u8; BLOCK_LEN] = row.try_into().ok()?;
-    row.get_mut(SUCCESSOR..SUCCESSOR + successor.len())?.copy_from_slice(successor);
+    row.get_mut(SUCCESSOR..SUCCESSOR + successor.len())?
+        .copy_from_slice(successor);
     Some(row)
 }
 
@@ -133,7 +134,9 @@ fn concat<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let mut row = [0; N];
     let mut rest = row.as_mut_slice();
     for part in parts {
-        let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else { break };
+        let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else {
+            break;
+        };
         place.copy_from_slice(part);
         rest = behind;
     }

@@ -3,7 +3,7 @@
 use crate::error::LedgerError;
 use crate::file::{LedgerFile, Table};
 use crate::free_list::{self, FreeList};
-use crate::scan::{self, Weights};
+use crate::scan::{self, WEIGHT_ROWS, Weights};
 use crate::schema::{NEWEST_VERSION, OLDEST_VERSION, SUPPLY, required_tables};
 use crate::summary::{self, LedgerSummary, Network, find};
 use crate::verify::{Check, Level, Outcome, Report};
@@ -338,7 +338,7 @@ fn sums(
             );
             None
         }
-        Some(table) => match Weights::new(file, table) {
+        Some(table) => match Weights::new(file, table, WEIGHT_ROWS) {
             Ok(weights) => Some(weights),
             Err(error) => {
                 checks.run::<()>("rep-weights", Err(error))?;

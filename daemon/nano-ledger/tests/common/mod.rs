@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use nano_ledger::{Outcome, Report};
 
 /// The path of a file under `tests/data`.
-pub fn data(name: &str) -> PathBuf {
+pub(crate) fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/data")
         .join(name)
 }
 
 /// The outcome of the check called `name`.
-pub fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
+pub(crate) fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
     &report
         .checks
         .iter()
@@ -24,6 +24,6 @@ pub fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
 }
 
 /// Names of the failed checks.
-pub fn failures(report: &Report) -> Vec<&'static str> {
+pub(crate) fn failures(report: &Report) -> Vec<&'static str> {
     report.failures().map(|check| check.name).collect()
 }
