@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use mainline::async_dht::AsyncDht;
 
 use crate::dht::StartError;
@@ -20,50 +21,44 @@ pub struct LoopbackDht {
 
 impl LoopbackDht {
     /// Starts `count` nodes and waits until they know each other. With 20 or fewer, every node is
-    /// among the nearest to every target and stores every item.
+    /// among the nearest to every target and stores every item. A network does not grow: `mainline`
+    /// nodes only meet those whose address they are given.
     ///
     /// # Errors
     ///
     /// [`StartError::Bind`].
     pub async fn start(count: usize) -> Result<Self, StartError> {
-        let mut dht = Self { nodes: Vec::new() };
-        dht.grow(count).await?;
-        Ok(dht)
-    }
-
-    /// Adds nodes, which join through those that are there, and waits until all know each other.
-    ///
-    /// # Errors
-    ///
-    /// [`StartError::Bind`].
-    pub async fn grow(&mut self, count: usize) -> Result<(), StartError> {
+        // Every node starts from all others: one without any takes whoever asks it for a node, even
+        // mere clients, and passes them on to be asked in vain. So all addresses come first.
+        let mut reserved = Vec::new();
         for _ in 0..count {
-            let known: Vec<_> = self.nodes.iter().map(|(address, _)| *address).collect();
+            reserved.push(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(bind_error(0))?);
+        }
+        let mut addresses = Vec::new();
+        for socket in &reserved {
+            if let SocketAddr::V4(address) = socket.local_addr().map_err(bind_error(0))? {
+                addresses.push(address);
+            }
+        }
+        let mut nodes = Vec::new();
+        for (socket, address) in reserved.into_iter().zip(&addresses) {
+            let others: Vec<_> = addresses.iter().filter(|a| *a != address).collect();
+            // From here to the next line somebody else could take the port; that is an error then.
+            drop(socket);
             let node = mainline::Dht::builder()
                 .server_mode()
                 .bind_address(Ipv4Addr::LOCALHOST)
-                .port(0)
-                .bootstrap(&known)
+                .port(address.port())
+                .bootstrap(&others)
                 .request_timeout(REQUEST_TIMEOUT)
                 .build()
-                .map_err(|source| StartError::Bind {
-                    address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0),
-                    source,
-                })?
+                .map_err(bind_error(address.port()))?
                 .as_async();
-            let address = node.info().await.local_addr();
-            self.nodes.push((address, node));
-            if let Some((_, node)) = self.nodes.last()
-                && !known.is_empty()
-            {
-                node.bootstrapped().await;
-            }
+            nodes.push((*address, node));
         }
-        // Once more: the early ones have not met the late ones.
-        for (_, node) in &self.nodes {
-            node.bootstrapped().await;
-        }
-        Ok(())
+        // Now that all are there: the early ones have not met the late ones.
+        join_all(nodes.iter().map(|(_, node)| node.bootstrapped())).await;
+        Ok(Self { nodes })
     }
 
     /// The nodes' addresses, oldest first.
@@ -109,3 +104,10 @@ impl LoopbackDht {
 
 /// Loopback answers at once; only a stopped node uses the time up.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+
+fn bind_error(port: u16) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::Bind {
+        address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
+        source,
+    }
+}

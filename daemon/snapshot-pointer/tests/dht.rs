@@ -125,27 +125,23 @@ async fn of_two_producers_at_once_only_one_is_stored() {
 
 #[tokio::test]
 async fn a_majority_that_is_behind_does_not_stop_a_new_item() {
-    let mut network = LoopbackDht::start(2).await.unwrap();
-    let dht = client(&network).await;
-    // Two nodes have 2, and four others have 1.
-    dht.put_item(&signed("daily", 2, 2)).await.unwrap();
-    let newcomers = {
-        let separate = LoopbackDht::start(4).await.unwrap();
-        let behind = client(&separate).await;
-        behind.put_item(&signed("daily", 1, 1)).await.unwrap();
-        separate
-    };
-    network.grow(1).await.unwrap();
-    // And one has nothing.
-    let mut settings = network.client_settings();
-    settings.bootstrap.extend(newcomers.bootstrap());
+    let current = LoopbackDht::start(2).await.unwrap();
+    let behind = LoopbackDht::start(4).await.unwrap();
+    let empty = LoopbackDht::start(2).await.unwrap();
+    let put = async |network, item| client(network).await.put_item(&item).await.unwrap();
+    put(&current, signed("daily", 2, 2)).await;
+    put(&behind, signed("daily", 1, 1)).await;
+
+    let mut settings = current.client_settings();
+    settings.bootstrap.extend(behind.bootstrap());
+    settings.bootstrap.extend(empty.bootstrap());
     let producer = MainlineDht::start(settings).await.unwrap();
     let newest = signed("daily", 3, 3);
     let stored = producer.put_item(&newest).await.unwrap();
     assert_eq!(stored.before.seq(), Some(seq(2)));
-    assert_eq!(stored.nodes, 7);
+    assert_eq!(stored.nodes, 8);
     let found = get(&producer, &newest).await;
-    assert_eq!((found.best, found.counts.valid), (Some(newest), 7));
+    assert_eq!((found.best, found.counts.valid), (Some(newest), 8));
 }
 
 #[tokio::test]
