@@ -6,12 +6,14 @@ mod bencode;
 mod input;
 mod ledger;
 mod merkle;
+mod metainfo;
 mod pointer;
 mod wire;
 
 pub use bencode::bencode;
 pub use ledger::ledger;
 pub use merkle::hash_reply;
+pub use metainfo::{info, magnet, metainfo};
 pub use pointer::{pointer_item, pointer_record, pointer_standing};
 pub use wire::{extended_handshake, metadata_message, wire};
 
@@ -23,8 +25,11 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("bencode", bencode),
     ("extended_handshake", extended_handshake),
     ("hash_reply", hash_reply),
+    ("info", info),
     ("ledger", ledger),
+    ("magnet", magnet),
     ("metadata_message", metadata_message),
+    ("metainfo", metainfo),
     ("pointer_item", pointer_item),
     ("pointer_record", pointer_record),
     ("pointer_standing", pointer_standing),

@@ -142,8 +142,11 @@ bounded! {
     bencode
     extended_handshake
     hash_reply
+    info
     ledger
+    magnet
     metadata_message
+    metainfo
     pointer_item
     pointer_record
     pointer_standing

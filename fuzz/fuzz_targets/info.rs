@@ -1,0 +1,4 @@
+//! Info dictionaries under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::info(data));

@@ -1,0 +1,4 @@
+//! Magnet links under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::magnet(data));

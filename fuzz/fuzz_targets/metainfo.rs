@@ -1,0 +1,4 @@
+//! Torrent files under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::metainfo(data));
