@@ -273,7 +273,7 @@ impl Standing {
         salt: Salt,
         kind: Kind,
         held: Option<SignedItem>,
-        evidence: Vec<SignedItem>,
+        evidence: &[SignedItem],
     ) -> Option<Self> {
         let mut standing = Self::new(authority, salt, kind);
         for pair in evidence.chunks(2) {
@@ -500,7 +500,7 @@ mod tests {
                 }
                 let restored = Standing::restore(
                     authority(1), salt(), Kind::Pointer,
-                    standing.held().cloned(), standing.evidence().to_vec(),
+                    standing.held().cloned(), standing.evidence(),
                 );
                 prop_assert_eq!(restored.as_ref(), Some(&standing));
             }

@@ -11,7 +11,8 @@
 //! - **A node that died is replaced.** Its thread is `mainline`'s own, and calls panic when it is
 //!   gone; that panic ends one operation with [`LookupError::Stopped`].
 //! - **Signatures are verified again**, by this crate's stricter rules.
-//! - **Everything ends**, at the latest after [`NodeSettings::operation_timeout`].
+//! - **Everything ends.** No step of an operation takes longer than
+//!   [`NodeSettings::operation_timeout`].
 //!
 //! Limits of `mainline` that remain: IPv4 only. As a *server* it ignores queries whose transaction
 //! id has not four bytes, so it is a client to most of the network (libtorrent sends two).
@@ -52,8 +53,9 @@ pub struct NodeSettings {
     pub role: Role,
     /// How long one node has to answer. Default 2 s.
     pub request_timeout: Duration,
-    /// How long a whole operation may take. Default 20 s; one usually takes a few seconds, as some
-    /// node always times out.
+    /// How long a look-up, or storing at the nodes found, may take as a whole. Default 20 s; either
+    /// usually takes a few seconds, as some node always times out. Putting an item is at most two of
+    /// each.
     pub operation_timeout: Duration,
 }
 
@@ -85,6 +87,9 @@ pub enum Role {
 /// Addresses a node starts from. `mainline` asks all of them in every query while its routing table
 /// gives fewer nodes than this for a target, and the table gives 20 at most.
 pub const MAX_START_NODES: usize = 20;
+
+/// Names that take longer than this are left out of a start.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Contacts given out for the next start.
 const MAX_CONTACTS: usize = 200;
@@ -197,7 +202,7 @@ impl MainlineDht {
         } else {
             self.settings.bootstrap.iter().map(String::as_str).collect()
         };
-        let deadline = Instant::now() + self.settings.operation_timeout;
+        let deadline = Instant::now() + RESOLVE_TIMEOUT;
         let resolved = futures_util::future::join_all(names.iter().map(async |name| {
             match timeout_at(deadline, tokio::net::lookup_host(*name)).await {
                 Ok(Ok(addresses)) => addresses.collect(),
@@ -534,92 +539,4 @@ fn is_reachable(peer: SocketAddrV4) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::loopback::LoopbackDht;
-    use crate::testing::{authority, item, salt};
-
-    #[tokio::test]
-    async fn a_node_that_died_is_replaced() {
-        let network = LoopbackDht::start(3).await.unwrap();
-        let dht = MainlineDht::start(network.client_settings()).await.unwrap();
-        let before = dht.status().await.unwrap().local_addr;
-        // What a call into a node whose thread is gone does.
-        let died = dht.with_node(async |_| panic!("the thread is gone")).await;
-        assert!(matches!(died, Err(LookupError::Stopped)));
-        dht.put_item(&item(1, 1, 0xaa)).await.unwrap();
-        let found = dht
-            .get_item(&authority(1), &salt(), &mut |_| {})
-            .await
-            .unwrap();
-        assert_eq!(found.best, Some(item(1, 1, 0xaa)));
-        assert_ne!(dht.status().await.unwrap().local_addr, before);
-    }
-
-    #[tokio::test]
-    async fn locks_of_targets_are_forgotten() {
-        let network = LoopbackDht::start(1).await.unwrap();
-        let dht = MainlineDht::start(network.client_settings()).await.unwrap();
-        for n in 0..100 {
-            drop(dht.lock_target(SwarmHash::from_bytes([n; 20])).await);
-        }
-        assert!(dht.targets.lock().unwrap().len() <= 1);
-    }
-
-    #[test]
-    fn table_of_what_may_be_stored() {
-        let found = |items: &[SignedItem], settled| {
-            let mut found = Found::default();
-            for item in items {
-                found.add(item.clone());
-            }
-            found.settled = settled;
-            found
-        };
-        let ours = item(1, 5, 0xaa);
-        let stored = |items: &[SignedItem]| may_store(&ours, &found(items, true));
-        assert!(stored(&[]).is_ok());
-        assert!(stored(&[item(1, 4, 0xbb)]).is_ok());
-        assert!(stored(&[item(1, 4, 0xbb), item(1, 4, 0xcc)]).is_ok());
-        assert!(stored(std::slice::from_ref(&ours)).is_ok());
-        assert!(matches!(
-            stored(&[item(1, 6, 0xaa)]),
-            Err(PutError::Superseded { there, .. }) if there.get() == 6
-        ));
-        for there in [
-            vec![item(1, 5, 0xbb)],
-            vec![item(1, 5, 0xbb), ours.clone()],
-            vec![ours.clone(), item(1, 5, 0xbb)],
-        ] {
-            assert!(matches!(
-                stored(&there),
-                Err(PutError::Conflict { other, .. }) if *other == item(1, 5, 0xbb)
-            ));
-        }
-        for items in [vec![], vec![item(1, 4, 0xbb)], vec![ours.clone()]] {
-            assert!(matches!(
-                may_store(&ours, &found(&items, false)),
-                Err(PutError::Unsettled)
-            ));
-        }
-    }
-
-    #[test]
-    fn impossible_peer_addresses_are_dropped() {
-        for (address, possible) in [
-            ("127.0.0.1:1", true),
-            ("192.0.2.7:65535", true),
-            ("192.0.2.7:0", false),
-            ("0.0.0.0:6881", false),
-            ("0.1.2.3:6881", false),
-            ("224.0.0.1:6881", false),
-            ("255.255.255.255:6881", false),
-        ] {
-            assert_eq!(
-                is_reachable(address.parse().unwrap()),
-                possible,
-                "{address}"
-            );
-        }
-    }
-}
+mod tests;

@@ -301,7 +301,8 @@ mod tests {
     #[test]
     fn table_of_followed() {
         // n, k, votes: snapshot, supporters, since
-        let cases: [(u8, usize, &str, char, &[u8], u64); 14] = [
+        type Case = (u8, usize, &'static str, char, &'static [u8], u64);
+        let cases: [Case; 14] = [
             (1, 1, "a5", 'a', &[1], 5),
             (3, 1, ". a5 .", 'a', &[2], 5),
             (3, 2, "a5 a9 .", 'a', &[1, 2], 9),
@@ -336,7 +337,8 @@ mod tests {
     #[test]
     fn table_of_undecided() {
         // n, k, votes: leading, silent, contested
-        let cases: [(u8, usize, &str, Option<(char, usize)>, usize, usize); 8] = [
+        type Case = (u8, usize, &'static str, Option<(char, usize)>, usize, usize);
+        let cases: [Case; 8] = [
             (1, 1, ".", None, 1, 0),
             (1, 1, "!", None, 0, 1),
             (3, 2, ". . .", None, 3, 0),

@@ -98,7 +98,7 @@ async fn a_mirror_follows_what_the_producer_publishes() {
     let poll = mirror
         .follower
         .poll(&dht, at(10), &|item| {
-            early.lock().unwrap().push(item.seq().get())
+            early.lock().unwrap().push(item.seq().get());
         })
         .await
         .unwrap();
@@ -110,7 +110,7 @@ async fn a_mirror_follows_what_the_producer_publishes() {
     let again = mirror
         .follower
         .poll(&dht, at(20), &|item| {
-            early.lock().unwrap().push(item.seq().get())
+            early.lock().unwrap().push(item.seq().get());
         })
         .await
         .unwrap();
