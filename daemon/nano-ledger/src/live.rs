@@ -39,6 +39,7 @@ use crate::file::LedgerFile;
 ///
 /// Dropping it gives the lock back. Between copies it holds no read transaction, so it may live as
 /// long as its owner likes without making the node's file grow.
+#[derive(Debug)]
 pub struct LiveLedger {
     env: Env<WithoutTls>,
     path: PathBuf,

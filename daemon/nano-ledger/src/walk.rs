@@ -321,7 +321,8 @@ impl<'a> Entries<'a> {
         };
         let page = frame.page().map_err(damaged)?;
         if levels_below == 1 {
-            // All leaves below this page come next, from all over the file.
+            // All leaves below this page come next, from all over the file. Scanning the accounts of a
+            // cold ledger of 3 GB takes 3.3 s with this and 17 s without.
             file.will_need((0..page.len()).filter_map(|node| page.child(node).ok()));
         }
         self.stack.push(frame);

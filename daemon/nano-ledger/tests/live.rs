@@ -16,7 +16,7 @@ use std::thread;
 
 use common::{data, failures};
 use nano_ledger::{
-    CopyError, Level, LiveLedger, OpenError, copy_exact, summarize, synthetic, verify,
+    CopyError, LedgerFile, Level, LiveLedger, OpenError, copy_exact, summarize, synthetic, verify,
 };
 use tempfile::TempDir;
 
@@ -173,6 +173,36 @@ fn copies_under_a_writer_are_consistent() {
         assert!(transactions > 8);
         assert!(verify(&path, Level::L2).unwrap().passed());
     }
+}
+
+/// The reader of the pipe stops half-way for so long that the writer would have re-used most of the
+/// pages still to come, were it not for the copy's read transaction.
+#[test]
+fn a_slow_copy_keeps_the_state_it_began_with() {
+    let (_dir, path) = ledger("before.ldb");
+    let writer = Helper::start("write", &path, None);
+    let live = LiveLedger::open(&path).unwrap();
+    let (mut reader, pipe) = std::io::pipe().unwrap();
+    let mut pipe = File::from(std::os::fd::OwnedFd::from(pipe));
+    let mut bytes = vec![0; 200_000];
+    thread::scope(|scope| {
+        let copy = scope.spawn(move || live.copy_to(&mut pipe));
+        reader.read_exact(&mut bytes).unwrap();
+        let now = || LedgerFile::open(&path).unwrap().meta().txn();
+        let enough = now() + 1000;
+        while now() < enough {
+            thread::yield_now();
+        }
+        reader.read_to_end(&mut bytes).unwrap();
+        copy.join().unwrap().unwrap();
+    });
+    writer.finish();
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy.ldb");
+    fs::write(&copy, bytes).unwrap();
+    let report = verify(&copy, Level::L2).unwrap();
+    assert_eq!(failures(&report), [""; 0], "{report:#?}");
+    assert!(report.summary.unwrap().blocks < summarize(&path).unwrap().blocks);
 }
 
 #[test]
