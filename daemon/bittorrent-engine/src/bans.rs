@@ -47,16 +47,26 @@ impl Bans {
 
     /// Whether an address, or its whole host, is banned.
     pub(crate) fn contains(&self, addr: SocketAddr, now: Instant) -> bool {
-        let active = |ban: &&Ban| ban.until > now;
-        if self.by_addr.get(&addr).as_ref().is_some_and(active) {
-            return true;
-        }
-        if addr.ip().is_loopback() {
-            return false;
+        self.until(addr, now).is_some()
+    }
+
+    /// Until when an address, or its whole host, is banned, if it is.
+    pub(crate) fn until(&self, addr: SocketAddr, now: Instant) -> Option<Instant> {
+        let active = |until: &Instant| *until > now;
+        let own = self.by_addr.get(&addr).map(|ban| ban.until).filter(active);
+        if own.is_some() || addr.ip().is_loopback() {
+            return own;
         }
         let host = SocketAddr::new(addr.ip(), 0)..=SocketAddr::new(addr.ip(), u16::MAX);
-        let mut ports = self.by_addr.range(host).map(|(_, ban)| ban).filter(active);
-        ports.nth(PORTS_PER_HOST - 1).is_some()
+        let mut ports: Vec<Instant> = self
+            .by_addr
+            .range(host)
+            .map(|(_, ban)| ban.until)
+            .filter(active)
+            .collect();
+        ports.sort_unstable();
+        // It ends when fewer ports than it takes are banned.
+        ports.len().checked_sub(PORTS_PER_HOST).map(|n| ports[n])
     }
 }
 

@@ -99,15 +99,20 @@ impl Candidates {
         &mut self,
         complete: bool,
         now: Instant,
-        banned: impl Fn(SocketAddr) -> bool,
+        banned_until: impl Fn(SocketAddr) -> Option<Instant>,
     ) -> Option<SocketAddr> {
+        for (addr, known) in &mut self.by_addr {
+            if matches!(known.state, State::Idle(from) if from <= now)
+                && let Some(until) = banned_until(*addr)
+            {
+                known.state = State::Idle(until);
+            }
+        }
         let (addr, best) = self
             .by_addr
             .iter_mut()
-            .filter(|(addr, known)| {
-                matches!(known.state, State::Idle(from) if from <= now)
-                    && !(complete && known.seed)
-                    && !banned(**addr)
+            .filter(|(_, known)| {
+                matches!(known.state, State::Idle(from) if from <= now) && !(complete && known.seed)
             })
             .min_by_key(|(_, known)| {
                 let State::Idle(from) = known.state else {
@@ -265,7 +270,7 @@ mod tests {
 
         fn dial(&mut self) -> Option<u16> {
             self.candidates
-                .dial(false, self.now, |_| false)
+                .dial(false, self.now, |_| None)
                 .map(|addr| addr.port())
         }
 
@@ -321,9 +326,13 @@ mod tests {
         f.candidates
             .disconnected(addr(1), true, true, &f.config, &mut f.rng, f.now);
         f.now += Duration::from_secs(3600);
-        assert_eq!(f.candidates.dial(true, f.now, |_| false), None);
+        assert_eq!(f.candidates.dial(true, f.now, |_| None), None);
         assert_eq!(f.candidates.next_dial(true), None);
-        assert_eq!(f.candidates.dial(false, f.now, |_| true), None);
+        let until = f.now + Duration::from_secs(60);
+        assert_eq!(f.candidates.dial(false, f.now, |_| Some(until)), None);
+        assert_eq!(f.candidates.next_dial(false), Some(until));
+        assert_eq!(f.dial(), None);
+        f.now = until;
         assert_eq!(f.dial(), Some(1));
     }
 

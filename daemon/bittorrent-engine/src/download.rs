@@ -112,7 +112,9 @@ impl Download {
 
     /// Nothing is left to be asked of anyone for the first time.
     pub(crate) fn is_end_game(&self) -> bool {
-        self.open.is_empty() && self.rarity.is_empty() && self.layers.is_complete()
+        self.open.is_empty()
+            && self.rarity.is_empty()
+            && (self.unproven_mode || self.layers.is_complete())
     }
 
     /// A ready piece is begun.
@@ -209,9 +211,6 @@ impl Download {
         self.open.remove(&piece);
         if self.have.insert(piece) {
             self.lacking[self.layout.file_of(piece).as_usize()] -= 1;
-        }
-        if self.is_complete() {
-            self.senders = Senders::default();
         }
     }
 

@@ -20,6 +20,8 @@ use crate::torrent::Torrent;
 
 /// How often rates are measured and deadlines looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often outputs are looked for in one call before the next input is awaited.
+const MOST_ROUNDS: u32 = 8;
 
 /// Decides for any number of torrents. See the [crate's page](crate) for how to drive it.
 ///
@@ -90,7 +92,7 @@ impl Engine {
     pub fn add_own_address(&mut self, addr: SocketAddr) {
         self.shared.own.push(addr);
         for torrent in self.torrents.values_mut() {
-            torrent.mark_own(addr);
+            torrent.mark_own(addr, &mut self.shared);
         }
     }
 
@@ -104,7 +106,7 @@ impl Engine {
     ) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.add_candidates(addrs, source, &self.shared, now);
+            torrent.add_candidates(addrs, source, &mut self.shared, now);
         }
     }
 
@@ -164,7 +166,7 @@ impl Engine {
     pub fn handle_disconnected(&mut self, peer: PeerKey, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
-            torrent.remove_peer(peer, &mut self.shared, now);
+            torrent.handle_disconnected(peer, &mut self.shared, now);
         }
     }
 
@@ -268,13 +270,25 @@ impl Engine {
             return Some(output);
         }
         let now = self.shared.now?;
-        if std::mem::take(&mut self.shared.slots_changed) {
-            self.fill_slots(now);
+        // Settling may give a torrent more to settle, but not for long: each round hands out
+        // requests or finds that there are none.
+        for _ in 0..MOST_ROUNDS {
+            if std::mem::take(&mut self.shared.slots_changed) {
+                self.fill_slots(now);
+            }
+            let mut unsettled = false;
+            for torrent in self.torrents.values_mut() {
+                torrent.settle(&mut self.shared, now);
+                unsettled |= torrent.is_unsettled();
+            }
+            if let Some(output) = self.shared.next_output() {
+                return Some(output);
+            }
+            if !unsettled {
+                break;
+            }
         }
-        for torrent in self.torrents.values_mut() {
-            torrent.settle(&mut self.shared, now);
-        }
-        self.shared.next_output()
+        None
     }
 
     /// Numbers about a torrent.

@@ -131,6 +131,8 @@ pub enum Blame {
 pub enum DisconnectReason {
     /// Neither side has anything the other lacks.
     Redundant,
+    /// It wanted nothing and had nothing for long, and another peer needs its place.
+    Idle,
     /// It sent false data.
     Banned,
     /// A second connection to the same peer is kept instead.
@@ -181,6 +183,7 @@ impl fmt::Display for DisconnectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Redundant => "neither side lacks anything the other has",
+            Self::Idle => "it was idle while others wait",
             Self::Banned => "it sent false data",
             Self::Duplicate => "another connection to the same peer is kept",
             Self::Removed => "the torrent was removed",

@@ -13,6 +13,7 @@ use crate::keys::PeerKey;
 use crate::layers::ChunkId;
 use crate::pipeline::Pipeline;
 use crate::rate::Rate;
+use crate::senders::Sender;
 
 /// Pieces a peer rejected lately.
 const MOST_REFUSED: usize = 64;
@@ -69,6 +70,9 @@ pub(crate) struct Peer {
     pub(crate) link: Link,
     pub(crate) local: bool,
     pub(crate) client: Option<String>,
+    pub(crate) since: Instant,
+    /// Its name among those who sent blocks, once it did.
+    pub(crate) sender: Option<Sender>,
 
     pub(crate) has: Has,
     /// How many of its pieces we lack.
@@ -127,6 +131,8 @@ impl Peer {
             link: connected.link,
             local: connected.local,
             client: None,
+            since: now,
+            sender: None,
             has: match layout {
                 Some(layout) => Has::Pieces(PieceSet::new(layout.piece_count())),
                 None => Has::Early(Early::default()),

@@ -9,7 +9,7 @@ mod requests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bittorrent_protocol::wire::OwnedMetadataMessage;
 use bittorrent_protocol::{InfoHashV1, InfoHashes, PieceIndex};
@@ -26,6 +26,11 @@ use crate::rate::Rate;
 use crate::shared::Shared;
 use crate::status::{PeerStatus, Phase, TorrentStatus};
 
+/// How long a peer may want nothing and have nothing before it makes room for others.
+const MAY_BE_IDLE: Duration = Duration::from_secs(120);
+/// A connection that lasted this long was worth having.
+const LONG_ENOUGH: Duration = Duration::from_secs(60);
+
 /// One torrent.
 #[derive(Debug)]
 pub(crate) struct Torrent {
@@ -36,6 +41,8 @@ pub(crate) struct Torrent {
     /// When the next address may be dialled; `None` when none may, or nothing is known about it.
     dial_due: Option<Instant>,
     dial_changed: bool,
+    /// Dials under way that are counted in [`Shared::dialling`].
+    dials_counted: usize,
     metadata: Option<Metadata>,
     download: Option<Download>,
     stopped: Option<StopReason>,
@@ -64,6 +71,7 @@ impl Torrent {
             candidates: Candidates::default(),
             dial_due: None,
             dial_changed: false,
+            dials_counted: 0,
             metadata: Some(Metadata::new(
                 hashes.v2,
                 shared.config.max_metadata_len,
@@ -180,12 +188,26 @@ impl Torrent {
         if self.peers.values().any(|peer| peer.addr == addr) {
             return Err(Refusal::Duplicate);
         }
-        if self.peers.len() >= shared.config.max_peers_per_torrent
-            || shared.connected >= shared.config.max_peers
-        {
+        if self.is_full(shared) && self.idle_peer(now).is_none() {
             return Err(Refusal::Full);
         }
         Ok(())
+    }
+
+    fn is_full(&self, shared: &Shared) -> bool {
+        self.peers.len() >= shared.config.max_peers_per_torrent
+            || shared.connected >= shared.config.max_peers
+    }
+
+    /// A peer that could make room for another one: neither side wanted anything for long.
+    fn idle_peer(&self, now: Instant) -> Option<PeerKey> {
+        self.download.as_ref()?;
+        self.peers
+            .values()
+            .filter(|peer| !peer.interested && peer.offers == 0)
+            .filter(|peer| peer.since + MAY_BE_IDLE <= now)
+            .min_by_key(|peer| peer.down.total() + peer.up.total())
+            .map(|peer| peer.key)
     }
 
     pub(crate) fn handle_connected(
@@ -226,6 +248,11 @@ impl Torrent {
             return Err(Refusal::Ourselves);
         }
         self.may_accept(connected.addr, shared, now)?;
+        if self.is_full(shared)
+            && let Some(idle) = self.idle_peer(now)
+        {
+            self.disconnect(idle, DisconnectReason::Idle, shared, now);
+        }
         let Some(twin) = self
             .peers
             .values()
@@ -256,13 +283,25 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        if self.remove_peer(key, shared, now) {
+        let at_fault = reason == DisconnectReason::Unfitting;
+        if self.remove_peer(key, at_fault, shared, now) {
             shared.emit(Output::Disconnect { peer: key, reason });
         }
     }
 
+    /// A connection is closed.
+    pub(crate) fn handle_disconnected(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        self.remove_peer(key, false, shared, now);
+    }
+
     /// Forgets a peer. What it was asked for is free again.
-    pub(crate) fn remove_peer(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) -> bool {
+    fn remove_peer(
+        &mut self,
+        key: PeerKey,
+        at_fault: bool,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> bool {
         self.release_all(key);
         self.uncount_pieces(key);
         self.drop_hash_waits(key);
@@ -275,7 +314,10 @@ impl Torrent {
         shared.connected -= 1;
         shared.slots_changed |= !peer.choked;
         if let Some(listens) = peer.listens {
-            let useful = peer.down.total() > 0 || peer.up.total() > 0 || self.metadata.is_none();
+            let useful = !at_fault
+                && (peer.down.total() > 0
+                    || peer.up.total() > 0
+                    || peer.since + LONG_ENOUGH <= now);
             let seed = peer.is_seed() || peer.upload_only;
             self.candidates.disconnected(
                 listens,
@@ -296,7 +338,8 @@ impl Torrent {
         for key in keys {
             self.disconnect(key, DisconnectReason::Removed, shared, now);
         }
-        shared.dialling -= self.candidates.dialling();
+        self.candidates = Candidates::default();
+        self.count_dials(shared);
     }
 
     /// A peer broke the protocol.
@@ -307,7 +350,7 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) -> PeerFault {
-        self.remove_peer(key, shared, now);
+        self.remove_peer(key, true, shared, now);
         fault
     }
 
@@ -488,6 +531,11 @@ impl Torrent {
         self.refill_awake(shared, now);
         self.spread_news(shared);
         self.dial(shared, now);
+    }
+
+    /// [`Self::settle`] left something to do at once.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !self.awake.is_empty() || self.wake_starved || self.ask_hashes
     }
 
     /// Tells peers about new pieces that they lack.

@@ -96,7 +96,9 @@ impl Torrent {
             self.ban(addr, Blame::Block(block), shared, now);
             return Verdict::Discard(Discard::False);
         }
-        let sender = download.senders.name(addr);
+        let sender = *peer
+            .sender
+            .get_or_insert_with(|| download.senders.name(addr));
         let requests = partial.arrive(block.in_piece(), leaf, sender);
         let collected = partial.is_collected();
         if partial.missing() == 0 {

@@ -13,7 +13,7 @@ impl Torrent {
         &mut self,
         addrs: &[SocketAddr],
         source: Source,
-        shared: &Shared,
+        shared: &mut Shared,
         now: Instant,
     ) {
         for addr in addrs {
@@ -26,11 +26,20 @@ impl Torrent {
                 self.candidates.mark_own(*addr);
             }
         }
+        self.count_dials(shared);
         self.dial_changed = true;
     }
 
-    pub(crate) fn mark_own(&mut self, addr: SocketAddr) {
+    pub(crate) fn mark_own(&mut self, addr: SocketAddr, shared: &mut Shared) {
         self.candidates.mark_own(addr);
+        self.count_dials(shared);
+    }
+
+    /// Brings the count of dials over all torrents up to date.
+    pub(super) fn count_dials(&mut self, shared: &mut Shared) {
+        let dialling = self.candidates.dialling();
+        shared.dialling = shared.dialling + dialling - self.dials_counted;
+        self.dials_counted = dialling;
     }
 
     pub(crate) fn handle_dial_failed(
@@ -40,18 +49,16 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let before = self.candidates.dialling();
         self.candidates
             .failed(addr, failure, &shared.config, &mut shared.rng, now);
-        shared.dialling -= before - self.candidates.dialling();
+        self.count_dials(shared);
         self.dial_changed = true;
     }
 
-    /// A dial led to a connection.
+    /// There is a connection to where a peer listens.
     pub(super) fn dialled(&mut self, addr: SocketAddr, shared: &mut Shared) {
-        let before = self.candidates.dialling();
         self.candidates.connected(addr);
-        shared.dialling -= before - self.candidates.dialling();
+        self.count_dials(shared);
     }
 
     /// A dial led to a connection that is not wanted.
@@ -83,11 +90,11 @@ impl Torrent {
             let bans = &shared.bans;
             let Some(addr) = self
                 .candidates
-                .dial(complete, now, |addr| bans.contains(addr, now))
+                .dial(complete, now, |addr| bans.until(addr, now))
             else {
                 break;
             };
-            shared.dialling += 1;
+            self.count_dials(shared);
             shared.emit(Output::Dial {
                 torrent: self.key,
                 addr,

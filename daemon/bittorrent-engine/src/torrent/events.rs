@@ -230,6 +230,7 @@ impl Torrent {
     fn handle_allowed_fast(&mut self, key: PeerKey, number: u32) -> Result<(), PeerFault> {
         if let Some(piece) = self.checked(number)?
             && let Some(peer) = self.peers.get_mut(&key)
+            && peer.fast
         {
             peer.allow_fast(piece);
             self.wake(key);
@@ -275,7 +276,7 @@ impl Torrent {
             peer.listens = Some(listens);
             let most = shared.config.max_candidates;
             self.candidates.add(listens, Source::Incoming, most, now);
-            self.candidates.connected(listens);
+            self.dialled(listens, shared);
         }
         self.drop_if_redundant(key, shared, now);
     }

@@ -288,7 +288,6 @@ impl Torrent {
         };
         if self.peers.is_empty() || self.peers.values().any(could_give) {
             download.no_layers_since = None;
-            download.set_unproven_mode(false);
             return;
         }
         let since = *download.no_layers_since.get_or_insert(now);

@@ -1,0 +1,12 @@
+//! Whole swarms of engines in memory: a virtual clock, seeded delays, real hashes, no socket.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod download;
+mod hostile;
+mod magnet;
+mod node;
+mod operations;
+mod random;
+mod torrent;
+mod world;

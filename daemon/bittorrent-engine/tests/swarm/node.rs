@@ -1,0 +1,190 @@
+//! One engine with the least possible session and disk around it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bittorrent_engine::{
+    Blame, Config, Discard, DisconnectReason, Engine, PeerKey, StopReason, TorrentKey,
+};
+use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
+
+use crate::torrent::Torrent;
+
+/// What a node does wrong, or differently.
+#[derive(Debug, Clone)]
+pub(crate) struct Habits {
+    /// Sends false bytes for these of its blocks.
+    pub(crate) lies: fn(BlockIndex) -> bool,
+    /// Answers hash requests.
+    pub(crate) hashes: Answers,
+    /// Has the leaves, too, for hash requests.
+    pub(crate) gives_leaves: bool,
+    /// Answers metadata requests.
+    pub(crate) metadata: Answers,
+    /// Speaks the fast extension.
+    pub(crate) fast: bool,
+    /// Connects under the v1 info-hash.
+    pub v1: bool,
+    /// Counts as local to everyone.
+    pub(crate) local: bool,
+    /// Bytes a second it sends.
+    pub(crate) upload_rate: u64,
+    /// Stops answering after so many blocks, without closing anything.
+    pub(crate) silent_after: Option<u64>,
+    /// Goes away after so many blocks.
+    pub(crate) vanishes_after: Option<u64>,
+    /// How many requests it says it queues, and does.
+    pub(crate) reqq: u32,
+    /// How long a write takes.
+    pub(crate) write_time: Duration,
+    /// Each of so many writes fails, the first ones included.
+    pub(crate) failing_writes: u32,
+    /// Chokes everyone for a while after so many blocks, again and again.
+    pub(crate) chokes_every: Option<u64>,
+}
+
+/// How requests of a kind are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    Truly,
+    Falsely,
+    WithReject,
+    Not,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            lies: |_| false,
+            hashes: Answers::Truly,
+            gives_leaves: true,
+            metadata: Answers::Truly,
+            fast: true,
+            v1: false,
+            local: false,
+            upload_rate: 20_000_000,
+            silent_after: None,
+            vanishes_after: None,
+            reqq: 500,
+            write_time: Duration::from_millis(3),
+            failing_writes: 0,
+            chokes_every: None,
+        }
+    }
+}
+
+/// The far end of a connection, and what is on its way out.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) node: usize,
+    pub(crate) key: PeerKey,
+    pub(crate) fast: bool,
+    /// We were told to choke it.
+    pub(crate) chokes: bool,
+    /// Requests it made that are not answered.
+    pub(crate) queue: VecDeque<BlockIndex>,
+    /// What our engine asked it for and has not seen answered or given up.
+    pub(crate) asked: BTreeSet<BlockIndex>,
+    /// The limit it announced.
+    pub(crate) limit: usize,
+    /// A block is being sent.
+    pub(crate) sending: bool,
+}
+
+/// An engine, its disk and its connections.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) torrent: TorrentKey,
+    pub(crate) truth: Arc<Torrent>,
+    pub(crate) addr: SocketAddr,
+    pub(crate) peer_id: PeerId,
+    pub(crate) habits: Habits,
+    pub(crate) online: bool,
+    pub(crate) knows_content: bool,
+    pub(crate) links: BTreeMap<PeerKey, Link>,
+    /// Connections the other side did not want.
+    pub(crate) refused: BTreeSet<PeerKey>,
+    /// What was written last to each block.
+    pub(crate) disk: BTreeMap<BlockIndex, MerkleHash>,
+    /// Blocks being written, with what.
+    pub(crate) writing: BTreeMap<BlockIndex, MerkleHash>,
+    pub(crate) proven: BTreeSet<BlockIndex>,
+    pub(crate) layers: BTreeSet<u32>,
+    pub(crate) writes: BTreeMap<BlockIndex, u32>,
+    pub(crate) sent: u64,
+    pub(crate) failed_writes: u32,
+    pub(crate) ports: u16,
+    // What its engine said.
+    pub(crate) completed: Option<Instant>,
+    pub(crate) banned: Vec<(SocketAddr, Blame)>,
+    pub(crate) stopped: Option<StopReason>,
+    pub(crate) disconnects: Vec<DisconnectReason>,
+    pub(crate) faults: Vec<String>,
+    pub(crate) discards: Vec<Discard>,
+    pub(crate) cancels: u64,
+}
+
+impl Node {
+    pub(crate) fn new(
+        number: usize,
+        truth: &Arc<Torrent>,
+        habits: Habits,
+        config: &Config,
+        now: Instant,
+    ) -> Self {
+        let peer_id = PeerId::from_bytes([number as u8 + 1; 20]);
+        let config = Config {
+            peer_id: Some(peer_id),
+            ..config.clone()
+        };
+        let mut engine = Engine::new(config, [number as u8; 32]);
+        let torrent = engine.add_torrent(truth.hashes(), now);
+        Self {
+            engine,
+            torrent,
+            truth: Arc::clone(truth),
+            addr: SocketAddr::from(([192, 0, 2, number as u8 + 1], 6881)),
+            peer_id,
+            habits,
+            online: true,
+            knows_content: false,
+            links: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            disk: BTreeMap::new(),
+            writing: BTreeMap::new(),
+            proven: BTreeSet::new(),
+            layers: BTreeSet::new(),
+            writes: BTreeMap::new(),
+            sent: 0,
+            failed_writes: 0,
+            ports: 40_000,
+            completed: None,
+            banned: Vec::new(),
+            stopped: None,
+            disconnects: Vec::new(),
+            faults: Vec::new(),
+            discards: Vec::new(),
+            cancels: 0,
+        }
+    }
+
+    /// The engine's own view agrees with what was really written.
+    pub(crate) fn check_complete(&self) {
+        let status = self.engine.status(self.torrent).unwrap();
+        assert_eq!(status.bytes_verified, status.bytes_total, "{status:?}");
+        for block in self.truth.blocks() {
+            assert!(self.proven.contains(&block), "{block} is not proven");
+            assert_eq!(
+                self.disk.get(&block),
+                Some(&self.truth.leaf(block)),
+                "{block}"
+            );
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.completed.is_some()
+    }
+}

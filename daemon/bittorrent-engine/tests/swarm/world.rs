@@ -1,0 +1,768 @@
+//! Nodes, the messages between them, and time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bittorrent_engine::{
+    Command, Config, Connected, DialFailure, Direction, Link as LinkKind, Output, PeerEvent,
+    PeerKey, Source, Verdict, WriteFailed,
+};
+use bittorrent_protocol::merkle;
+use bittorrent_protocol::wire::{
+    ExtendedHandshake, METADATA_PIECE_LEN, OwnedMetadataMessage, Request,
+};
+use bittorrent_protocol::{BlockIndex, MerkleHash};
+
+use crate::node::{Answers, Habits, Link, Node};
+use crate::torrent::Torrent;
+
+/// Something that happens to a node.
+#[derive(Debug)]
+enum Happening {
+    /// A dial reaches it.
+    Dialled {
+        from: usize,
+        at: SocketAddr,
+    },
+    /// Its dial failed.
+    DialFailed {
+        addr: SocketAddr,
+        failure: DialFailure,
+    },
+    Message {
+        from: PeerKey,
+        event: PeerEvent,
+    },
+    /// The other side asks for blocks, or no longer.
+    Asked {
+        from: PeerKey,
+        blocks: Vec<BlockIndex>,
+    },
+    Unasked {
+        from: PeerKey,
+        blocks: Vec<BlockIndex>,
+    },
+    Block {
+        from: PeerKey,
+        block: BlockIndex,
+        leaf: MerkleHash,
+    },
+    /// It may send the next block.
+    Send {
+        to: PeerKey,
+    },
+    Written {
+        block: BlockIndex,
+    },
+    Closed {
+        link: PeerKey,
+    },
+    ChokingEnds,
+}
+
+/// A swarm.
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) now: Instant,
+    start: Instant,
+    queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    happenings: Vec<Option<Happening>>,
+    latency: Duration,
+    jitter: u64,
+    random: u64,
+    at_this_instant: u32,
+    /// No block may be written twice by anyone: nobody lies and no disk fails.
+    pub(crate) strict: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the virtual clock starts somewhere"
+        )]
+        let now = Instant::now();
+        Self {
+            nodes: Vec::new(),
+            now,
+            start: now,
+            queue: BinaryHeap::new(),
+            happenings: Vec::new(),
+            latency: Duration::from_millis(10),
+            jitter: 5_000,
+            random: seed.wrapping_mul(2).wrapping_add(1),
+            at_this_instant: 0,
+            strict: true,
+        }
+    }
+
+    pub(crate) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Adds a node that knows nothing but the info-hash.
+    pub(crate) fn add(&mut self, truth: &Arc<Torrent>, habits: Habits, config: Config) -> usize {
+        let number = self.nodes.len();
+        self.nodes
+            .push(Node::new(number, truth, habits, &config, self.now));
+        number
+    }
+
+    /// Adds a node that has these blocks.
+    pub(crate) fn add_with(
+        &mut self,
+        truth: &Arc<Torrent>,
+        habits: Habits,
+        has: impl Fn(BlockIndex) -> bool,
+    ) -> usize {
+        let number = self.add(truth, habits, Config::default());
+        self.give_content(number, true, has);
+        number
+    }
+
+    pub(crate) fn add_seed(&mut self, truth: &Arc<Torrent>, habits: Habits) -> usize {
+        self.add_with(truth, habits, |_| true)
+    }
+
+    pub(crate) fn add_leech(&mut self, truth: &Arc<Torrent>, habits: Habits) -> usize {
+        self.add_with(truth, habits, |_| false)
+    }
+
+    pub(crate) fn give_content(
+        &mut self,
+        number: usize,
+        with_layers: bool,
+        has: impl Fn(BlockIndex) -> bool,
+    ) {
+        let node = &mut self.nodes[number];
+        let truth = Arc::clone(&node.truth);
+        for block in truth.blocks().filter(|block| has(*block)) {
+            node.disk.insert(block, truth.leaf(block));
+            node.proven.insert(block);
+        }
+        let content = truth.content(with_layers, has);
+        node.engine
+            .set_content(node.torrent, content, self.now)
+            .unwrap();
+        node.knows_content = true;
+    }
+
+    /// Tells a node where another one is.
+    pub(crate) fn introduce(&mut self, node: usize, to: usize) {
+        let addr = self.nodes[to].addr;
+        let node = &mut self.nodes[node];
+        node.engine
+            .add_candidates(node.torrent, &[addr], Source::Static, self.now);
+    }
+
+    /// Runs until all of these are complete; panics when that takes longer than this.
+    pub(crate) fn run_until_complete(&mut self, nodes: &[usize], most: Duration) -> Duration {
+        let done = |world: &Self| nodes.iter().all(|n| world.nodes[*n].is_complete());
+        assert!(
+            self.run(most, done),
+            "not complete after {most:?}: {:#?}",
+            nodes
+                .iter()
+                .map(|n| {
+                    let node = &self.nodes[*n];
+                    (
+                        node.engine.status(node.torrent),
+                        node.engine.peers(node.torrent),
+                        &node.faults,
+                        &node.banned,
+                    )
+                })
+                .collect::<Vec<_>>()
+        );
+        for n in nodes {
+            self.nodes[*n].check_complete();
+        }
+        self.now - self.start
+    }
+
+    /// Runs for so long, or until `done`. Panics when time stands still for too many steps.
+    pub(crate) fn run(&mut self, most: Duration, done: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now + most;
+        for number in 0..self.nodes.len() {
+            self.drain(number);
+        }
+        while !done(self) {
+            let message = self.queue.peek().map(|Reverse((at, _, _))| *at);
+            let timeout = (0..self.nodes.len())
+                .filter(|n| self.nodes[*n].online)
+                .filter_map(|n| Some((self.nodes[n].engine.poll_timeout()?, n)))
+                .min();
+            let next = match (message, timeout) {
+                (Some(message), Some((timeout, _))) => message.min(timeout),
+                (Some(at), None) | (None, Some((at, _))) => at,
+                (None, None) => return false,
+            };
+            if next > end {
+                self.now = end;
+                return false;
+            }
+            if next > self.now {
+                self.now = next;
+                self.at_this_instant = 0;
+            }
+            self.at_this_instant += 1;
+            assert!(self.at_this_instant < 200_000, "time stands still");
+            if message == Some(next) {
+                let Some(Reverse((_, happening, node))) = self.queue.pop() else {
+                    unreachable!("it was just looked at");
+                };
+                if let Some(happening) = self.happenings[happening as usize].take() {
+                    self.happen(node, happening);
+                    self.drain(node);
+                }
+            } else if let Some((_, node)) = timeout {
+                let now = self.now;
+                self.nodes[node].engine.handle_timeout(now);
+                self.drain(node);
+                let again = self.nodes[node].engine.poll_timeout();
+                assert!(
+                    again.is_none_or(|at| at > now),
+                    "a deadline stays in the past"
+                );
+            }
+        }
+        true
+    }
+
+    fn after(&mut self, wait: Duration, node: usize, happening: Happening) {
+        let number = self.happenings.len() as u64;
+        self.happenings.push(Some(happening));
+        self.queue.push(Reverse((self.now + wait, number, node)));
+    }
+
+    /// Sends along a link: messages of one link keep their order.
+    fn along_link(&mut self, node: usize, link: PeerKey, make: impl FnOnce(PeerKey) -> Happening) {
+        let Some(link) = self.nodes[node].links.get(&link) else {
+            return;
+        };
+        let (to, key) = (link.node, link.key);
+        self.after(self.latency, to, make(key));
+    }
+
+    /// Does what a node's engine wants done.
+    fn drain(&mut self, number: usize) {
+        while let Some(output) = self.nodes[number].engine.poll_output() {
+            if self.nodes[number].online {
+                self.obey(number, output);
+            }
+        }
+    }
+
+    fn obey(&mut self, number: usize, output: Output) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        match output {
+            Output::Dial { addr, .. } => {
+                let wait = Duration::from_micros(self.random() % self.jitter) + self.latency;
+                let target = self.nodes.iter().position(|other| other.addr == addr);
+                match target.filter(|n| self.nodes[*n].online) {
+                    Some(target) => {
+                        let node = &mut self.nodes[number];
+                        node.ports += 1;
+                        let at = SocketAddr::new(node.addr.ip(), node.ports);
+                        self.after(wait, target, Happening::Dialled { from: number, at });
+                    }
+                    None => {
+                        let failure = DialFailure::Unreachable;
+                        self.after(wait, number, Happening::DialFailed { addr, failure });
+                    }
+                }
+            }
+            Output::Send { peer, command } => self.command(number, peer, command),
+            Output::Disconnect { peer, reason } => {
+                node.disconnects.push(reason);
+                self.close(number, peer);
+            }
+            Output::Metadata { info, .. } => {
+                assert!(info == node.truth.info && !node.knows_content);
+                self.give_content(number, false, |_| false);
+                self.tell_metadata_size(number);
+            }
+            Output::Layer { file, layer, .. } => {
+                assert_eq!(node.truth.layers[file.as_usize()].as_ref(), Some(&layer));
+                assert!(node.layers.insert(file.get()), "a layer twice");
+            }
+            Output::Proven {
+                piece,
+                first_block,
+                leaves,
+                ..
+            } => {
+                for (in_piece, leaf) in (u32::from(first_block)..).zip(leaves) {
+                    let block = node.truth.layout.block(piece, in_piece).unwrap();
+                    assert_eq!(
+                        leaf,
+                        node.truth.leaf(block),
+                        "{block} is not what was proven"
+                    );
+                    assert_eq!(node.disk.get(&block), Some(&leaf), "{block} is not on disk");
+                    assert!(node.proven.insert(block), "{block} was proven before");
+                }
+            }
+            Output::Banned { addr, blame, .. } => node.banned.push((addr, blame)),
+            Output::Complete { .. } => {
+                assert!(node.completed.is_none(), "complete twice");
+                node.completed = Some(now);
+            }
+            Output::Stopped { reason, .. } => node.stopped = Some(reason),
+        }
+    }
+
+    fn command(&mut self, number: usize, peer: PeerKey, command: Command) {
+        let node = &mut self.nodes[number];
+        let Some(link) = node.links.get_mut(&peer) else {
+            let refused = node.refused.contains(&peer);
+            assert!(
+                refused,
+                "a command for a connection that is closed: {command:?}"
+            );
+            return;
+        };
+        let message = match command {
+            Command::Bitfield(bits) => PeerEvent::Bitfield(bits),
+            Command::HaveAll => PeerEvent::HaveAll,
+            Command::HaveNone => PeerEvent::HaveNone,
+            Command::Interested => PeerEvent::Interested,
+            Command::NotInterested => PeerEvent::NotInterested,
+            Command::Unchoke => {
+                assert!(std::mem::replace(&mut link.chokes, false), "unchoked twice");
+                PeerEvent::Unchoke
+            }
+            Command::Choke => {
+                assert!(!link.chokes, "choked twice");
+                self.choke(number, peer);
+                return;
+            }
+            Command::Have(pieces) => {
+                for piece in pieces {
+                    let node = &self.nodes[number];
+                    let mut blocks = node.truth.layout.blocks(piece);
+                    let full = blocks.all(|block| node.proven.contains(&block));
+                    assert!(full, "a have for a piece that is not here");
+                    self.message(number, peer, PeerEvent::Have(piece.get()));
+                }
+                return;
+            }
+            Command::Request(blocks) => {
+                for block in &blocks {
+                    assert!(
+                        !node.proven.contains(block),
+                        "{block} is here and requested"
+                    );
+                    assert!(
+                        !node.writing.contains_key(block),
+                        "{block} is being written"
+                    );
+                    assert!(link.asked.insert(*block), "{block} is requested twice");
+                }
+                assert!(link.asked.len() <= link.limit, "more requests than allowed");
+                self.along_link(number, peer, |from| Happening::Asked { from, blocks });
+                return;
+            }
+            Command::Cancel(blocks) => {
+                for block in &blocks {
+                    node.cancels += 1;
+                    assert!(link.asked.remove(block), "{block} was not requested");
+                }
+                self.along_link(number, peer, |from| Happening::Unasked { from, blocks });
+                return;
+            }
+            Command::HashRequest(request) => {
+                // The answer is made where it is asked.
+                let far = link.node;
+                let far = &self.nodes[far];
+                let answer = match far.habits.hashes {
+                    Answers::Not => return,
+                    Answers::WithReject => None,
+                    Answers::Falsely => far.truth.hashes_for(&request).map(|mut hashes| {
+                        hashes[0] = merkle::leaf(b"false");
+                        hashes
+                    }),
+                    Answers::Truly => far
+                        .truth
+                        .hashes_for(&request)
+                        .filter(|_| request.base > 0 || far.habits.gives_leaves),
+                };
+                assert!(
+                    far.knows_content,
+                    "a hash request to a peer without metadata"
+                );
+                let event = match answer {
+                    Some(hashes) => PeerEvent::Hashes { request, hashes },
+                    None => PeerEvent::HashReject(request),
+                };
+                let wait = self.latency * 2;
+                self.after(wait, number, Happening::Message { from: peer, event });
+                return;
+            }
+            Command::Metadata(message) => {
+                self.answer_metadata(number, peer, &message);
+                return;
+            }
+        };
+        self.message(number, peer, message);
+    }
+
+    fn message(&mut self, number: usize, peer: PeerKey, event: PeerEvent) {
+        self.along_link(number, peer, |from| Happening::Message { from, event });
+    }
+
+    /// Chokes a peer: what it asked for is rejected, or forgotten without the fast extension.
+    fn choke(&mut self, number: usize, peer: PeerKey) {
+        let node = &mut self.nodes[number];
+        let Some(link) = node.links.get_mut(&peer) else {
+            return;
+        };
+        link.chokes = true;
+        let dropped = std::mem::take(&mut link.queue);
+        let fast = link.fast;
+        let layout = Arc::clone(&node.truth.layout);
+        self.message(number, peer, PeerEvent::Choke);
+        for block in dropped.into_iter().filter(|_| fast) {
+            let request = Request::for_block(&layout, block);
+            self.message(number, peer, PeerEvent::Reject(request));
+        }
+    }
+
+    fn answer_metadata(&mut self, number: usize, peer: PeerKey, message: &OwnedMetadataMessage) {
+        let OwnedMetadataMessage::Request { piece } = *message else {
+            panic!("an engine only asks for metadata");
+        };
+        let far = &self.nodes[self.nodes[number].links[&peer].node];
+        let first = (piece * METADATA_PIECE_LEN) as usize;
+        let info = &far.truth.info;
+        let end = (first + METADATA_PIECE_LEN as usize).min(info.len());
+        let mut payload = info[first..end].to_vec();
+        let message = match far.habits.metadata {
+            Answers::Not => return,
+            Answers::WithReject => OwnedMetadataMessage::Reject { piece },
+            answers => {
+                if answers == Answers::Falsely {
+                    payload[0] ^= 1;
+                }
+                OwnedMetadataMessage::Data {
+                    piece,
+                    total_size: info.len() as u32,
+                    payload: payload.into(),
+                }
+            }
+        };
+        let event = PeerEvent::Metadata(message);
+        let wait = self.latency * 2;
+        self.after(wait, number, Happening::Message { from: peer, event });
+    }
+
+    fn extensions(&self, number: usize) -> PeerEvent {
+        let node = &self.nodes[number];
+        PeerEvent::Extensions(ExtendedHandshake {
+            ut_metadata: Some(1),
+            metadata_size: node.knows_content.then_some(node.truth.info.len() as u32),
+            reqq: Some(node.habits.reqq),
+            port: Some(node.addr.port()),
+            ..ExtendedHandshake::default()
+        })
+    }
+
+    fn tell_metadata_size(&mut self, number: usize) {
+        let keys: Vec<_> = self.nodes[number].links.keys().copied().collect();
+        for key in keys {
+            let extensions = self.extensions(number);
+            self.message(number, key, extensions);
+        }
+    }
+
+    fn close(&mut self, number: usize, link: PeerKey) {
+        if let Some(link) = self.nodes[number].links.remove(&link) {
+            let gone = Happening::Closed { link: link.key };
+            self.after(self.latency, link.node, gone);
+        }
+    }
+
+    /// A node is gone, its connections with it.
+    pub(crate) fn vanish(&mut self, number: usize) {
+        self.nodes[number].online = false;
+        for (_, link) in std::mem::take(&mut self.nodes[number].links) {
+            let gone = Happening::Closed { link: link.key };
+            self.after(self.latency, link.node, gone);
+        }
+    }
+
+    fn happen(&mut self, number: usize, happening: Happening) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        if !node.online && !matches!(happening, Happening::Dialled { .. }) {
+            return;
+        }
+        match happening {
+            Happening::Dialled { from, at } => self.meet(from, number, at),
+            Happening::DialFailed { addr, failure } => {
+                node.engine
+                    .handle_dial_failed(node.torrent, addr, failure, now);
+            }
+            Happening::Message { from, event } => {
+                if !node.links.contains_key(&from) {
+                    return;
+                }
+                if let (PeerEvent::Reject(request), Some(link)) =
+                    (&event, node.links.get_mut(&from))
+                {
+                    let block = node.truth.layout.block_at(request.index, request.begin);
+                    block.map(|block| link.asked.remove(&block));
+                }
+                if let (PeerEvent::Choke, Some(link)) = (&event, node.links.get_mut(&from))
+                    && !link.fast
+                {
+                    link.asked.clear();
+                }
+                if let Err(fault) = node.engine.handle_event(from, event, now) {
+                    node.faults.push(fault.to_string());
+                    self.close(number, from);
+                }
+            }
+            Happening::Asked { from, blocks } => self.asked(number, from, &blocks),
+            Happening::Unasked { from, blocks } => {
+                let Some(link) = node.links.get_mut(&from) else {
+                    return;
+                };
+                link.queue.retain(|block| !blocks.contains(block));
+            }
+            Happening::Send { to } => self.send_block(number, to),
+            Happening::Block { from, block, leaf } => self.block(number, from, block, leaf),
+            Happening::Written { block } => {
+                let leaf = node.writing.remove(&block).unwrap();
+                let result = if node.failed_writes < node.habits.failing_writes {
+                    node.failed_writes += 1;
+                    Err(WriteFailed::Transient)
+                } else {
+                    node.disk.insert(block, leaf);
+                    Ok(())
+                };
+                node.engine.handle_written(node.torrent, block, result, now);
+            }
+            Happening::Closed { link } => {
+                if node.links.remove(&link).is_some() {
+                    node.engine.handle_disconnected(link, now);
+                }
+            }
+            Happening::ChokingEnds => {
+                let keys: Vec<_> = node.links.keys().copied().collect();
+                for key in keys {
+                    if let Some(link) = self.nodes[number].links.get_mut(&key) {
+                        link.chokes = false;
+                        self.message(number, key, PeerEvent::Unchoke);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A dial arrives: both sides say whether they want the connection.
+    fn meet(&mut self, from: usize, to: usize, at: SocketAddr) {
+        let now = self.now;
+        let addr = self.nodes[to].addr;
+        let fast = self.nodes[from].habits.fast && self.nodes[to].habits.fast;
+        let v1 = self.nodes[from].habits.v1 || self.nodes[to].habits.v1;
+        let local = self.nodes[from].habits.local || self.nodes[to].habits.local;
+        let connected = |peer_id, addr, direction| Connected {
+            addr,
+            direction,
+            peer_id,
+            fast,
+            extended: true,
+            link: if v1 { LinkKind::V1 } else { LinkKind::V2 },
+            local,
+        };
+        let dialler = connected(self.nodes[from].peer_id, at, Direction::Incoming);
+        let node = &mut self.nodes[to];
+        let theirs = if node.online {
+            node.engine
+                .may_accept(node.torrent, at, now)
+                .and_then(|()| node.engine.handle_connected(node.torrent, dialler, now))
+        } else {
+            Err(bittorrent_engine::Refusal::NoTorrent)
+        };
+        let Ok(theirs) = theirs else {
+            let failure = DialFailure::ClosedEarly;
+            self.after(self.latency, from, Happening::DialFailed { addr, failure });
+            return;
+        };
+        let listener = connected(self.nodes[to].peer_id, addr, Direction::Outgoing);
+        let node = &mut self.nodes[from];
+        let ours = match node.engine.handle_connected(node.torrent, listener, now) {
+            Ok(ours) => ours,
+            Err(_) => {
+                let node = &mut self.nodes[to];
+                node.refused.insert(theirs);
+                node.engine.handle_disconnected(theirs, now);
+                return;
+            }
+        };
+        let link = |node: usize, key, limit| Link {
+            node,
+            key,
+            fast,
+            chokes: true,
+            queue: Default::default(),
+            asked: Default::default(),
+            limit,
+            sending: false,
+        };
+        let limits = (self.nodes[from].habits.reqq, self.nodes[to].habits.reqq);
+        let to_from = link(from, ours, (limits.0 as usize).max(1));
+        let to_to = link(to, theirs, (limits.1 as usize).max(1));
+        self.nodes[to].links.insert(theirs, to_from);
+        self.nodes[from].links.insert(ours, to_to);
+        for (number, key) in [(to, theirs), (from, ours)] {
+            let extensions = self.extensions(number);
+            self.message(number, key, extensions);
+        }
+        self.drain(from);
+    }
+
+    fn asked(&mut self, number: usize, from: PeerKey, blocks: &[BlockIndex]) {
+        let node = &mut self.nodes[number];
+        let Some(link) = node.links.get_mut(&from) else {
+            return;
+        };
+        let mut rejected = Vec::new();
+        for block in blocks {
+            if link.chokes || !node.proven.contains(block) {
+                rejected.push(*block);
+            } else {
+                link.queue.push_back(*block);
+            }
+        }
+        let fast = link.fast;
+        let layout = Arc::clone(&node.truth.layout);
+        if fast {
+            for block in rejected {
+                let request = Request::for_block(&layout, block);
+                self.message(number, from, PeerEvent::Reject(request));
+            }
+        }
+        self.send_next(number, from);
+    }
+
+    /// Sends the next block of a link when its line is free.
+    fn send_next(&mut self, number: usize, to: PeerKey) {
+        let node = &mut self.nodes[number];
+        let busy = node.links.values().filter(|link| link.sending).count() as u64 + 1;
+        let Some(link) = node.links.get_mut(&to) else {
+            return;
+        };
+        let silent = node
+            .habits
+            .silent_after
+            .is_some_and(|most| node.sent >= most);
+        if link.sending || silent {
+            return;
+        }
+        if let Some(block) = link.queue.front() {
+            link.sending = true;
+            let size = u64::from(node.truth.layout.block_size(*block));
+            let wait = Duration::from_micros(size * busy * 1_000_000 / node.habits.upload_rate);
+            self.after(wait, number, Happening::Send { to });
+        }
+    }
+
+    fn send_block(&mut self, number: usize, to: PeerKey) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        let Some(link) = node.links.get_mut(&to) else {
+            return;
+        };
+        link.sending = false;
+        if let Some(block) = link.queue.pop_front() {
+            node.sent += 1;
+            let lies = (node.habits.lies)(block);
+            let leaf = if lies {
+                merkle::leaf(format!("lie of {number}").as_bytes())
+            } else {
+                node.truth.leaf(block)
+            };
+            let size = u64::from(node.truth.layout.block_size(block));
+            node.engine.handle_uploaded(to, size, now);
+            let (sent, habits) = (node.sent, node.habits.clone());
+            self.along_link(number, to, |from| Happening::Block { from, block, leaf });
+            if habits.vanishes_after == Some(sent) {
+                self.vanish(number);
+                return;
+            }
+            if habits.chokes_every.is_some_and(|every| sent % every == 0) {
+                self.choke_all_for_a_while(number);
+            }
+        }
+        self.send_next(number, to);
+    }
+
+    /// Chokes behind the back of the node's engine, which keeps believing it serves.
+    fn choke_all_for_a_while(&mut self, number: usize) {
+        let links = &self.nodes[number].links;
+        let keys: Vec<_> = links.keys().copied().collect();
+        for key in keys {
+            self.choke(number, key);
+        }
+        let wait = Duration::from_millis(300);
+        self.after(wait, number, Happening::ChokingEnds);
+    }
+
+    fn block(&mut self, number: usize, from: PeerKey, block: BlockIndex, leaf: MerkleHash) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        let Some(link) = node.links.get_mut(&from) else {
+            return;
+        };
+        link.asked.remove(&block);
+        match node.engine.handle_block(from, block, leaf, now) {
+            Verdict::Write => {
+                assert!(
+                    !node.proven.contains(&block),
+                    "{block} is proven and written again"
+                );
+                let under_way = node.writing.insert(block, leaf);
+                assert!(under_way.is_none(), "{block} is being written already");
+                let writes = node.writes.entry(block).or_default();
+                *writes += 1;
+                assert!(!self.strict || *writes == 1, "{block} is written twice");
+                let wait = node.habits.write_time;
+                self.after(wait, number, Happening::Written { block });
+            }
+            Verdict::Discard(reason) => node.discards.push(reason),
+        }
+    }
+
+    /// Sends a node a block nobody asked for, as if from one of its peers.
+    pub(crate) fn push_block(&mut self, number: usize, block: BlockIndex, leaf: MerkleHash) {
+        let from = *self.nodes[number].links.keys().next().unwrap();
+        self.block(number, from, block, leaf);
+        self.drain(number);
+    }
+
+    /// Sends a node a message, as if from one of its peers.
+    pub(crate) fn push_event(&mut self, number: usize, event: PeerEvent) {
+        let from = *self.nodes[number].links.keys().next().unwrap();
+        self.happen(number, Happening::Message { from, event });
+        self.drain(number);
+    }
+
+    /// Connects everyone to everyone.
+    pub(crate) fn introduce_all(&mut self) {
+        for a in 0..self.nodes.len() {
+            for b in 0..a {
+                self.introduce(a, b);
+            }
+        }
+    }
+}
