@@ -177,17 +177,20 @@ impl Info {
         let v1 = match V1::keys(info) {
             (false, false) => None,
             (true, true) => {
-                let v1 = V1::parse(info, piece_length.bytes().into()).map_err(InfoError::V1)?;
+                let v1 = V1::parse(info).map_err(InfoError::V1)?;
                 v1.agrees(raw_name, &tree, &layout)
                     .map_err(InfoError::Inconsistent)?;
-                Some(v1)
+                let pieces = v1
+                    .pieces(info, piece_length.bytes().into())
+                    .map_err(InfoError::V1)?;
+                Some((v1, pieces))
             }
             _ => return Err(InfoError::Inconsistent(Inconsistency::Half)),
         };
         // Without a v1 half to say it, a lone file at the top of the tree is a single file.
         let single_file = v1.as_ref().map_or_else(
             || matches!(tree.as_slice(), [file] if file.path.len() == 1),
-            V1::is_single_file,
+            |(v1, _)| v1.is_single_file(),
         );
 
         let hashes = InfoHashes {
@@ -199,8 +202,8 @@ impl Info {
             name: names::safe_name(raw_name).unwrap_or_else(|| hashes.v2.to_string()),
             layout: Arc::new(layout),
             files: files(&tree)?,
-            v1: v1.map(|v1| HybridPart {
-                pieces: v1.pieces,
+            v1: v1.map(|(v1, pieces)| HybridPart {
+                pieces,
                 length: v1.length,
             }),
             private: info.int("private").is_some_and(|private| private != 0),
@@ -304,7 +307,8 @@ fn v1_only(raw: &[u8], info: &Dict<'_>) -> Result<Info, InfoError> {
         .and_then(|length| u64::try_from(length).ok())
         .filter(|length| (1..=MAX_V1_PIECE_LEN).contains(length))
         .ok_or(InfoError::PieceLength { found })?;
-    let v1 = V1::parse(info, piece_length).map_err(InfoError::V1)?;
+    let v1 = V1::parse(info).map_err(InfoError::V1)?;
+    v1.pieces(info, piece_length).map_err(InfoError::V1)?;
     v1.safe_paths().map_err(InfoError::V1)?;
     let hash = InfoHashV1::of_info(raw);
     Err(InfoError::V1Only {

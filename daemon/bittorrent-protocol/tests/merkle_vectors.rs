@@ -1,0 +1,156 @@
+//! Trees, torrents and answers to hash requests that were checked against libtorrent:
+//! `tests/data/merkle_vectors.json`.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::convert::Infallible;
+
+use bittorrent_protocol::merkle::{self, HashRequest};
+use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
+use bittorrent_protocol::{BLOCK_LEN, Layout, MerkleHash, PieceLayer, PieceLength};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+fn vectors() -> Value {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/merkle_vectors.json"
+    );
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Hashes are written as numbers in one tool or another: leading zeros may be missing.
+fn hash(value: &Value) -> MerkleHash {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+/// The content rule of the vectors.
+fn content(length: u64) -> Vec<u8> {
+    (0..length)
+        .map(|k| (k * k + 7 * k + (k >> 8)) as u8)
+        .collect()
+}
+
+fn leaves(content: &[u8]) -> Vec<MerkleHash> {
+    content
+        .chunks(BLOCK_LEN as usize)
+        .map(merkle::leaf)
+        .collect()
+}
+
+#[test]
+fn padding() {
+    let vectors = vectors();
+    let pads = vectors["pad_hash_by_level"].as_array().unwrap();
+    assert_eq!(pads.len(), 21);
+    for (level, pad) in (0u8..).zip(pads) {
+        assert_eq!(merkle::pad(level), hash(pad), "level {level}");
+    }
+}
+
+#[test]
+fn roots_layers_and_info_hashes() {
+    let vectors = vectors();
+    let vectors = vectors["vectors"].as_array().unwrap();
+    assert_eq!(vectors.len(), 42);
+    for vector in vectors {
+        let number = |key: &str| vector[key].as_u64().unwrap();
+        let piece_length = PieceLength::new(number("piece_length")).unwrap();
+        let content = content(number("length"));
+        let leaves = leaves(&content);
+        let case = format!("{} bytes, pieces of {piece_length}", content.len());
+        assert_eq!(leaves.len() as u64, number("num_blocks"), "{case}");
+
+        let root = merkle::file_root_from_leaves(&leaves);
+        assert_eq!(root, hash(&vector["pieces_root"]), "{case}");
+        let layout = Layout::new(piece_length, [(content.len() as u64, Some(root))]).unwrap();
+        assert_eq!(u64::from(layout.piece_count()), number("num_pieces"));
+
+        let layer = merkle::piece_layer_from_leaves(&leaves, piece_length);
+        let pieces: Vec<MerkleHash> = layout
+            .piece_indices()
+            .zip(leaves.chunks(piece_length.blocks() as usize))
+            .map(|(piece, leaves)| merkle::piece_hash(leaves, &layout, piece))
+            .collect();
+        let layer_len = number("piece_layer_len") as usize;
+        if layer_len == 0 {
+            assert_eq!(pieces, [root], "{case}");
+        } else {
+            assert_eq!(pieces, layer, "{case}");
+            assert_eq!(layer.len() * MerkleHash::LEN, layer_len, "{case}");
+            let bytes: Vec<u8> = layer
+                .iter()
+                .flat_map(MerkleHash::as_bytes)
+                .copied()
+                .collect();
+            let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes));
+            assert_eq!(
+                digest,
+                vector["piece_layer_sha256"].as_str().unwrap(),
+                "{case}"
+            );
+            if let Some(listed) = vector["piece_layer"].as_array() {
+                let listed: Vec<MerkleHash> = listed.iter().map(hash).collect();
+                assert_eq!(layer, listed, "{case}");
+            }
+            assert_eq!(merkle::file_root_from_layer(&layer, piece_length), root);
+        }
+
+        let metainfo = MetainfoBuilder::new("f", piece_length)
+            .single_file(HashedContent {
+                length: content.len() as u64,
+                root: Some(root),
+                layer,
+                ..HashedContent::default()
+            })
+            .build()
+            .unwrap();
+        assert_eq!(
+            metainfo.info().hashes().v2.to_string(),
+            vector["info_hash_v2_name_f"].as_str().unwrap(),
+            "{case}"
+        );
+        assert_eq!(metainfo.info().hashes().v1, None);
+        assert!(metainfo.info().is_single_file());
+    }
+}
+
+#[test]
+fn answers_of_a_libtorrent_seed() {
+    let vectors = vectors();
+    let vectors = vectors["hash_request_vectors"].as_array().unwrap();
+    assert!(!vectors.is_empty());
+    for vector in vectors {
+        let number = |key: &str| vector[key].as_u64().unwrap();
+        let leaves = leaves(&content(number("length")));
+        let root = merkle::file_root_from_leaves(&leaves);
+        let request = HashRequest {
+            root,
+            base: number("base") as u32,
+            index: number("index") as u32,
+            count: number("count") as u32,
+            proof_layers: number("proof_layers") as u32,
+        };
+        let expected: Vec<MerkleHash> = vector["hashes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(hash)
+            .collect();
+        let layout = Layout::new(PieceLength::MIN, [(number("length"), Some(root))]).unwrap();
+        let file = &layout.files()[0];
+        let checked = request.validate(file).unwrap();
+        assert_eq!(checked.reply_len(), expected.len(), "{request:?}");
+
+        // Any node of the tree is at hand at the lowest piece length.
+        let layer = PieceLayer::new(file, PieceLength::MIN, leaves).unwrap();
+        let reply = checked.respond(|layer_number, range| {
+            Ok::<_, Infallible>(range.map(|index| layer.node(layer_number, index)).collect())
+        });
+        assert_eq!(reply.unwrap().unwrap(), expected, "{request:?}");
+
+        let height = merkle::tree_height(file.blocks());
+        let known = |layer, index| (layer == height && index == 0).then_some(root);
+        let proven = checked.verify(&expected, known).unwrap();
+        assert_eq!(proven, &expected[..request.count as usize]);
+    }
+}
