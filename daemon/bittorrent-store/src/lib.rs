@@ -1,1 +1,19 @@
 //! Torrent content on disk: verified blocks, leaf hashes, durable progress.
+//!
+//! Synchronous and positioned: a [`TorrentStore`] is shared by disk threads, which call it with
+//! `&self`. It knows nothing of peers or networks; what it is told to be proven it believes.
+
+mod bitmap;
+
+mod error;
+mod io;
+mod journal;
+mod paths;
+mod progress;
+mod space;
+mod store;
+
+pub use error::StoreError;
+pub use io::{Identity, Io, IoFile, OpenMode, RealIo};
+pub use space::{free_space, required_space};
+pub use store::{Checkpoint, Extent, Recovery, SharedFile, TorrentStore, Verification};

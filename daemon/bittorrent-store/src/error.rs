@@ -1,0 +1,124 @@
+//! What can go wrong on the disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bittorrent_protocol::metainfo::{BuildError, LayerError, MetainfoError};
+use bittorrent_protocol::{BlockIndex, PieceIndex};
+
+/// Something on our disk went wrong; no peer is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory operation failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// `snapshot.torrent` is no torrent. The generation cannot be used; removing its directory
+    /// fetches it again.
+    #[error("{} is damaged; remove the directory to fetch it again", path.display())]
+    Torrent {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: MetainfoError,
+    },
+    /// A file ends before its content does.
+    #[error("{} ends at byte {length}, before piece {piece} does", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Where it ends.
+        length: u64,
+        /// The piece that was to be read.
+        piece: PieceIndex,
+    },
+    /// A block was given with another length than it has: a bug of the caller.
+    #[error("block {block} has {expected} bytes, not {found}")]
+    BlockLength {
+        /// The block.
+        block: BlockIndex,
+        /// Its length.
+        expected: u32,
+        /// What was given.
+        found: usize,
+    },
+    /// Leaves were given for blocks that do not exist: a bug of the caller.
+    #[error("piece {piece} has no {count} blocks from block {first_block} on")]
+    NoSuchBlocks {
+        /// The piece.
+        piece: PieceIndex,
+        /// The first block.
+        first_block: u16,
+        /// How many leaves there were.
+        count: usize,
+    },
+    /// A piece layer belongs to another file.
+    #[error("the piece layer does not fit the file")]
+    Layer(#[source] LayerError),
+    /// The disk lost what was written since the last checkpoint: all of it counts as missing again.
+    #[error("the disk failed to keep {} blocks written since the last checkpoint", lost.len())]
+    SyncFailed {
+        /// The blocks that are missing again.
+        lost: Vec<BlockIndex>,
+        /// What the disk said.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// Sealing was asked for before everything was there.
+    #[error("{missing} blocks are missing")]
+    Incomplete {
+        /// How many.
+        missing: u64,
+    },
+    /// The content makes no torrent.
+    #[error("the content makes no usable torrent")]
+    Build(#[source] BuildError),
+    /// A file of a new torrent has a name that could leave its directory or that is no name.
+    #[error("{name:?} cannot be a file name in a torrent")]
+    FileName {
+        /// The component of the path.
+        name: String,
+    },
+    /// What was to be hashed could not be read.
+    #[error("cannot read the content of {name:?}")]
+    Source {
+        /// The file in the torrent.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The caller asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Whether the file system, or the owner's quota, is full: waiting or making room helps.
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::SyncFailed { source, .. } => source.is_out_of_space(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Where the parts of a generation lie in its directory.
+
+use std::path::{Path, PathBuf};
+
+use bittorrent_protocol::FileIndex;
+use bittorrent_protocol::metainfo::Info;
+
+/// The directory of one torrent:
+///
+/// ```text
+/// snapshot.torrent   info dictionary and piece layers
+/// content/NAME       the file, or the directory with the files, as the torrent names them
+/// leaves/N           32 bytes a block of file N, for files of more than one block
+/// progress           which blocks are there, and by what the files are known again
+/// journal.0, .1      what was verified since `progress` was written
+/// ```
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn torrent(&self) -> PathBuf {
+        self.root.join("snapshot.torrent")
+    }
+
+    pub(crate) fn content(&self) -> PathBuf {
+        self.root.join("content")
+    }
+
+    /// The components of `Info::files` are safe by construction.
+    pub(crate) fn file(&self, info: &Info, file: FileIndex) -> PathBuf {
+        let mut path = self.content();
+        if !info.is_single_file() {
+            path.push(info.name());
+        }
+        path.extend(info.file(file).path());
+        path
+    }
+
+    pub(crate) fn leaves_dir(&self) -> PathBuf {
+        self.root.join("leaves")
+    }
+
+    pub(crate) fn leaves(&self, file: FileIndex) -> PathBuf {
+        self.leaves_dir().join(file.to_string())
+    }
+
+    pub(crate) fn progress(&self) -> PathBuf {
+        self.root.join("progress")
+    }
+
+    /// Journals of even and odd epochs take turns.
+    pub(crate) fn journal(&self, epoch: u64) -> PathBuf {
+        self.root.join(format!("journal.{}", epoch % 2))
+    }
+}

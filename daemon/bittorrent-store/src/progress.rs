@@ -1,0 +1,198 @@
+//! What a generation claims to have, in one file that is replaced as a whole.
+//!
+//! ```text
+//! magic 8 · v2 info-hash 32 · epoch 8 · sealed 1 · files 4 · (length 8 · modified 16 · inode 8)*
+//! · words 8 · (word 8)* · SHA-256 of all before
+//! ```
+//! All integers are little-endian. A sealed generation needs no bitmap: it has every block.
+
+use std::path::PathBuf;
+
+use bittorrent_protocol::InfoHashV2;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::StoreError;
+use crate::io::{Identity, Io, OpenMode, read_full};
+use crate::paths::Paths;
+
+const MAGIC: &[u8; 8] = b"btprog\0\x01";
+const DIGEST: usize = 32;
+
+/// The claims of a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) torrent: InfoHashV2,
+    /// Journals of this epoch and later ones hold what was verified after these claims.
+    pub(crate) epoch: u64,
+    /// Complete, and its files forbidden to be written.
+    pub(crate) sealed: bool,
+    /// Of each content file when the claims were made.
+    pub(crate) identities: Vec<Identity>,
+    /// A bit a block number; empty when sealed.
+    pub(crate) words: Vec<u64>,
+}
+
+impl Progress {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(128 + self.identities.len() * 32 + self.words.len() * 8);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(self.torrent.as_bytes());
+        bytes.extend_from_slice(&self.epoch.to_le_bytes());
+        bytes.push(self.sealed.into());
+        bytes.extend_from_slice(&(self.identities.len() as u32).to_le_bytes());
+        for identity in &self.identities {
+            bytes.extend_from_slice(&identity.length.to_le_bytes());
+            bytes.extend_from_slice(&identity.modified.to_le_bytes());
+            bytes.extend_from_slice(&identity.inode.to_le_bytes());
+        }
+        bytes.extend_from_slice(&(self.words.len() as u64).to_le_bytes());
+        for word in &self.words {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        let digest = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&digest);
+        bytes
+    }
+
+    /// `None` for anything that was not written whole by [`Self::encode`].
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, digest) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST)?)?;
+        if Sha256::digest(body).as_slice() != digest {
+            return None;
+        }
+        let mut rest = body;
+        if take::<8>(&mut rest)? != *MAGIC {
+            return None;
+        }
+        let torrent = InfoHashV2::from_bytes(take(&mut rest)?);
+        let epoch = u64::from_le_bytes(take(&mut rest)?);
+        let sealed = take::<1>(&mut rest)? == [1];
+        let files = u32::from_le_bytes(take(&mut rest)?);
+        let mut identities = Vec::new();
+        for _ in 0..files {
+            identities.push(Identity {
+                length: u64::from_le_bytes(take(&mut rest)?),
+                modified: i128::from_le_bytes(take(&mut rest)?),
+                inode: u64::from_le_bytes(take(&mut rest)?),
+            });
+        }
+        let words = usize::try_from(u64::from_le_bytes(take(&mut rest)?)).ok()?;
+        if rest.len() != words.checked_mul(8)? {
+            return None;
+        }
+        let words = rest
+            .chunks_exact(8)
+            .map(|word| word.try_into().map(u64::from_le_bytes))
+            .collect::<Result<_, _>>()
+            .ok()?;
+        Some(Self {
+            torrent,
+            epoch,
+            sealed,
+            identities,
+            words,
+        })
+    }
+
+    /// Reads the claims; `None` when there are none or they are damaged, which claims nothing.
+    pub(crate) fn read(paths: &Paths, io: &dyn Io) -> Result<Option<Self>, StoreError> {
+        let path = paths.progress();
+        let Some(bytes) = read_whole(io, &path)? else {
+            return Ok(None);
+        };
+        Ok(Self::decode(&bytes))
+    }
+
+    /// Replaces the claims, durably.
+    pub(crate) fn write(&self, paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
+        replace(io, paths, &paths.progress(), &self.encode())
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*head)
+}
+
+/// Reads a whole file of the generation; `None` when it is not there.
+pub(crate) fn read_whole(
+    io: &dyn Io,
+    path: &std::path::Path,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let file = match io.open(path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("open", path)(error)),
+    };
+    let length = file
+        .identity()
+        .map_err(StoreError::io("inspect", path))?
+        .length;
+    let mut bytes = vec![0; length as usize];
+    let read = read_full(&*file, &mut bytes, 0).map_err(StoreError::io("read", path))?;
+    bytes.truncate(read);
+    Ok(Some(bytes))
+}
+
+/// Replaces a file of the generation so that after a crash it holds the old or the new bytes.
+pub(crate) fn replace(
+    io: &dyn Io,
+    paths: &Paths,
+    path: &std::path::Path,
+    bytes: &[u8],
+) -> Result<(), StoreError> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
+    let file = io
+        .open(&fresh, OpenMode::Replace)
+        .map_err(StoreError::io("create", &fresh))?;
+    file.write_all_at(&mut [std::io::IoSlice::new(bytes)], 0)
+        .map_err(StoreError::io("write", &fresh))?;
+    file.sync_data().map_err(StoreError::io("sync", &fresh))?;
+    io.rename(&fresh, path)
+        .map_err(StoreError::io("rename", &fresh))?;
+    io.sync_dir(paths.root())
+        .map_err(StoreError::io("sync", paths.root()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Progress {
+        Progress {
+            torrent: InfoHashV2::from_bytes([7; 32]),
+            epoch: 3,
+            sealed: false,
+            identities: vec![Identity {
+                length: 5,
+                modified: -1,
+                inode: 9,
+            }],
+            words: vec![1, u64::MAX],
+        }
+    }
+
+    #[test]
+    fn claims_survive_and_damage_of_any_byte_is_noticed() {
+        let bytes = sample().encode();
+        assert_eq!(Progress::decode(&bytes), Some(sample()));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert_eq!(Progress::decode(&damaged), None, "byte {at}");
+            assert_eq!(Progress::decode(&bytes[..at]), None, "cut at {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Progress::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One torrent's content in a directory of its own.
+//!
+//! What is *verified* is written and proven, and may be served; what is *claimed* is verified and
+//! durable, and is believed at the next start. A [checkpoint](TorrentStore::checkpoint) turns one
+//! into the other, in this order: content, leaf hashes, claims.
+
+mod open;
+mod read;
+mod verify;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use bittorrent_protocol::metainfo::{Info, Metainfo};
+use bittorrent_protocol::{
+    BlockIndex, BlockSet, FileIndex, InfoHashV2, Layout, MerkleHash, PieceIndex,
+};
+
+use crate::bitmap::AtomicBitmap;
+use crate::error::StoreError;
+use crate::io::{Io, IoFile};
+use crate::journal::Journal;
+use crate::paths::Paths;
+use crate::progress::Progress;
+
+pub use open::Recovery;
+pub use read::{Extent, SharedFile};
+pub use verify::Verification;
+pub use write::Checkpoint;
+
+/// The content of one torrent on disk, whole or in part. Shared by several threads; positioned
+/// I/O only. One descriptor stays open for each non-empty content file and for its leaves.
+#[derive(Debug)]
+pub struct TorrentStore {
+    paths: Paths,
+    io: Arc<dyn Io>,
+    info: Arc<Info>,
+    metainfo: RwLock<Arc<Metainfo>>,
+    /// `None` for empty files.
+    files: Vec<Option<OpenFile>>,
+    verified: AtomicBitmap,
+    /// How many blocks there are.
+    total: u64,
+    progress: Mutex<Pending>,
+    /// Held during a checkpoint, so that they follow each other.
+    checkpoint: Mutex<Claims>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    content: Arc<dyn IoFile>,
+    /// `None` for files of one block: their root is their leaf.
+    leaves: Option<Arc<dyn IoFile>>,
+}
+
+/// What was verified since the last checkpoint.
+#[derive(Debug)]
+struct Pending {
+    blocks: Vec<BlockIndex>,
+    since: Option<Instant>,
+    journal: Option<Journal>,
+    /// Files that were written to since the last checkpoint, by number.
+    written: std::collections::BTreeSet<u32>,
+    sealed: bool,
+}
+
+/// What is claimed on disk.
+#[derive(Debug)]
+struct Claims {
+    words: Vec<u64>,
+    epoch: u64,
+}
+
+impl Claims {
+    fn set(&mut self, number: u64) {
+        self.words[(number / 64) as usize] |= 1 << (number % 64);
+    }
+
+    fn clear(&mut self, number: u64) {
+        self.words[(number / 64) as usize] &= !(1 << (number % 64));
+    }
+}
+
+impl TorrentStore {
+    /// The torrent, with the piece layers known so far.
+    pub fn metainfo(&self) -> Arc<Metainfo> {
+        self.metainfo
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The info dictionary.
+    pub fn info(&self) -> Arc<Info> {
+        self.info.clone()
+    }
+
+    /// The piece space.
+    pub fn layout(&self) -> &Arc<Layout> {
+        self.info.layout()
+    }
+
+    /// The directory of the generation, as it was given.
+    pub fn directory(&self) -> &Path {
+        self.paths.root()
+    }
+
+    /// Where a content file lies.
+    pub fn file_path(&self, file: FileIndex) -> PathBuf {
+        self.paths.file(&self.info, file)
+    }
+
+    /// A copy of the set of verified blocks.
+    pub fn verified(&self) -> BlockSet {
+        let mut set = BlockSet::new(self.layout());
+        for piece in self.layout().piece_indices() {
+            for block in self.layout().blocks(piece) {
+                if self.is_block_verified(block) {
+                    set.insert(block);
+                }
+            }
+        }
+        set
+    }
+
+    /// How many blocks are verified.
+    pub fn verified_blocks(&self) -> u64 {
+        self.verified.count()
+    }
+
+    /// How many blocks there are.
+    pub const fn total_blocks(&self) -> u64 {
+        self.total
+    }
+
+    /// Whether every block is verified.
+    pub fn is_complete(&self) -> bool {
+        self.verified.count() == self.total
+    }
+
+    /// Whether the content is complete and can no longer be written.
+    pub fn is_sealed(&self) -> bool {
+        self.pending().sealed
+    }
+
+    /// Whether a block is verified.
+    pub fn is_block_verified(&self, block: BlockIndex) -> bool {
+        self.verified.get(self.layout().block_number(block))
+    }
+
+    /// Whether every block that `length` bytes from `begin` in a piece touch is verified. What lies
+    /// past the content is padding, which is always there; past the piece, nothing is.
+    pub fn is_range_verified(&self, piece: PieceIndex, begin: u32, length: u32) -> bool {
+        let end = u64::from(begin) + u64::from(length);
+        if end > u64::from(self.layout().piece_length().bytes()) {
+            return false;
+        }
+        let block = bittorrent_protocol::BLOCK_LEN;
+        let last = (end as u32)
+            .div_ceil(block)
+            .min(self.layout().block_count(piece));
+        (begin / block..last).all(|number| {
+            self.layout()
+                .block(piece, number)
+                .is_some_and(|block| self.is_block_verified(block))
+        })
+    }
+
+    /// Bytes verified and not yet claimed: what a power failure would cost.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.pending().blocks.len() as u64 * u64::from(bittorrent_protocol::BLOCK_LEN)
+    }
+
+    /// Since when there has been something to claim.
+    pub fn dirty_since(&self) -> Option<Instant> {
+        self.pending().since
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.checkpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn torrent_id(&self) -> InfoHashV2 {
+        self.info.hashes().v2
+    }
+
+    fn open_file(&self, file: FileIndex) -> Option<&OpenFile> {
+        self.files.get(file.as_usize()).and_then(Option::as_ref)
+    }
+
+    /// The content file of a piece: one that has pieces is not empty, so it is open.
+    fn content_of(&self, piece: PieceIndex) -> Option<(FileIndex, &Arc<dyn IoFile>)> {
+        let file = self.layout().file_of(piece);
+        Some((file, &self.open_file(file)?.content))
+    }
+
+    /// The number of a block in its file.
+    fn number_in_file(&self, block: BlockIndex) -> u64 {
+        self.layout().offset_in_file(block.piece()) / u64::from(bittorrent_protocol::BLOCK_LEN)
+            + u64::from(block.in_piece())
+    }
+
+    /// The leaf hash kept for each of `count` blocks of a file, from one on.
+    fn kept_leaves(
+        &self,
+        file: FileIndex,
+        first: u64,
+        count: usize,
+    ) -> Result<Vec<MerkleHash>, StoreError> {
+        let Some(leaves) = self.open_file(file).and_then(|open| open.leaves.as_ref()) else {
+            return Ok(self.layout().file(file).root().into_iter().collect());
+        };
+        let mut bytes = vec![0; count * MerkleHash::LEN];
+        let offset = first * MerkleHash::LEN as u64;
+        crate::io::read_full(&**leaves, &mut bytes, offset)
+            .map_err(StoreError::io("read", &self.paths.leaves(file)))?;
+        Ok(bytes
+            .chunks_exact(MerkleHash::LEN)
+            .filter_map(MerkleHash::from_slice)
+            .collect())
+    }
+
+    fn write_progress(&self, claims: &Claims, sealed: bool) -> Result<(), StoreError> {
+        let mut identities = Vec::with_capacity(self.files.len());
+        for (number, open) in self.files.iter().enumerate() {
+            identities.push(match open {
+                Some(open) => open.content.identity().map_err(|source| StoreError::Io {
+                    action: "inspect",
+                    path: self
+                        .layout()
+                        .file_index(number as u32)
+                        .map_or_else(PathBuf::new, |file| self.file_path(file)),
+                    source,
+                })?,
+                None => crate::io::Identity {
+                    length: 0,
+                    modified: 0,
+                    inode: 0,
+                },
+            });
+        }
+        Progress {
+            torrent: self.torrent_id(),
+            epoch: claims.epoch,
+            sealed,
+            identities,
+            words: if sealed {
+                Vec::new()
+            } else {
+                claims.words.clone()
+            },
+        }
+        .write(&self.paths, &*self.io)
+    }
+}

@@ -1,0 +1,192 @@
+//! Reading content and hashes.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use bittorrent_protocol::merkle::{self, HashRequest};
+use bittorrent_protocol::{BLOCK_LEN, FileIndex, MerkleHash, PieceIndex};
+
+use super::TorrentStore;
+use crate::error::StoreError;
+use crate::io::{IoFile, read_full};
+
+/// The most leaves read to answer one request: 2 MiB of them. Enough for every layer that clients ask
+/// for: leaves, and anything from the piece layer up, which needs none.
+const MAX_LEAVES: u64 = 65_536;
+
+/// A content file that can be given to `sendfile`.
+#[derive(Debug, Clone)]
+pub struct SharedFile(Arc<dyn IoFile>);
+
+impl AsFd for SharedFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Where the bytes of a stretch of a piece lie: first in a file, then zeros that lie nowhere.
+#[derive(Debug, Clone)]
+pub struct Extent {
+    /// The file.
+    pub file: SharedFile,
+    /// The first byte in it.
+    pub offset: u64,
+    /// How many bytes are in the file.
+    pub content: u32,
+    /// How many zeros follow: what a peer asks for past the end of a file is padding.
+    pub zeros: u32,
+}
+
+impl TorrentStore {
+    /// Reads from a position of a piece; bytes past the content are zeros. Verified or not, the
+    /// bytes are those on disk.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails or the file is too short.
+    pub fn read(&self, piece: PieceIndex, begin: u32, buffer: &mut [u8]) -> Result<(), StoreError> {
+        let there = self.layout().piece_size(piece).saturating_sub(begin) as usize;
+        let (content, zeros) = buffer.split_at_mut(there.min(buffer.len()));
+        zeros.fill(0);
+        let Some((file, open)) = self.content_of(piece) else {
+            return Ok(());
+        };
+        let offset = self.layout().offset_in_file(piece) + u64::from(begin);
+        let path = || self.file_path(file);
+        let read = read_full(&**open, content, offset).map_err(|source| StoreError::Io {
+            action: "read",
+            path: path(),
+            source,
+        })?;
+        if read < content.len() {
+            return Err(StoreError::Truncated {
+                path: path(),
+                length: offset + read as u64,
+                piece,
+            });
+        }
+        Ok(())
+    }
+
+    /// Where `length` bytes from a position of a piece lie.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "the content file of a piece is always open"
+    )]
+    pub fn extent(&self, piece: PieceIndex, begin: u32, length: u32) -> Extent {
+        let content = self
+            .layout()
+            .piece_size(piece)
+            .saturating_sub(begin)
+            .min(length);
+        #[expect(
+            clippy::expect_used,
+            reason = "a file that has pieces is not empty, and every file that is not empty is open"
+        )]
+        let (_, file) = self.content_of(piece).expect("the file of a piece is open");
+        Extent {
+            file: SharedFile(file.clone()),
+            offset: self.layout().offset_in_file(piece) + u64::from(begin),
+            content,
+            zeros: length - content,
+        }
+    }
+
+    /// Answers a hash request (BEP 52): the asked hashes, then the uncles. `None` is a hash reject:
+    /// the request makes no sense, or what it asks for is not verified here.
+    ///
+    /// Layers from the piece layer up come from the torrent; those below from the kept leaves.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails.
+    pub fn hashes(&self, request: &HashRequest) -> Result<Option<Vec<MerkleHash>>, StoreError> {
+        let spans = self.layout().files();
+        for (number, span) in (0..).zip(spans) {
+            if span.root() != Some(request.root) {
+                continue;
+            }
+            let Some(file) = self.layout().file_index(number) else {
+                continue;
+            };
+            let Ok(checked) = request.validate(span) else {
+                return Ok(None);
+            };
+            let reply = checked.respond(|layer, range| self.nodes(file, layer, range))?;
+            if reply.is_some() {
+                return Ok(reply);
+            }
+            // Files with the same content have the same root; another of them may be further on.
+        }
+        Ok(None)
+    }
+
+    /// Nodes of a file's tree that cover content; `None` where they do not follow from what is
+    /// verified.
+    fn nodes(
+        &self,
+        file: FileIndex,
+        layer: u8,
+        range: Range<u64>,
+    ) -> Result<Option<Vec<MerkleHash>>, StoreError> {
+        let piece_layer = self.layout().piece_length().layer();
+        if layer >= piece_layer
+            && let Some(known) = self.metainfo().layer(file)
+        {
+            return Ok(range.map(|index| known.node(layer, index)).collect());
+        }
+        let blocks = self.layout().file(file).blocks();
+        let leaves = range.start << layer..(range.end << layer).min(blocks);
+        if leaves.end - leaves.start > MAX_LEAVES || !self.are_leaves_verified(file, leaves.clone())
+        {
+            return Ok(None);
+        }
+        let count = (leaves.end - leaves.start) as usize;
+        let kept = self.kept_leaves(file, leaves.start, count)?;
+        if kept.len() != count {
+            return Ok(None);
+        }
+        Ok(Some(
+            kept.chunks(1 << layer)
+                .map(|below| merkle::fold(below, 0, layer))
+                .collect(),
+        ))
+    }
+
+    fn are_leaves_verified(&self, file: FileIndex, leaves: Range<u64>) -> bool {
+        let layout = self.layout();
+        let per_piece = u64::from(layout.piece_length().blocks());
+        let Some(first) = layout.file(file).piece_indices().next() else {
+            return false;
+        };
+        leaves.into_iter().all(|leaf| {
+            u32::try_from(leaf / per_piece)
+                .ok()
+                .and_then(|piece| layout.piece(first.get() + piece))
+                .and_then(|piece| layout.block(piece, (leaf % per_piece) as u32))
+                .is_some_and(|block| self.is_block_verified(block))
+        })
+    }
+
+    /// The leaves of a piece as its bytes on disk give them.
+    pub(super) fn hash_piece(
+        &self,
+        piece: PieceIndex,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<MerkleHash>, StoreError> {
+        /// Bytes read at once.
+        const CHUNK: u32 = 1 << 20;
+        let size = self.layout().piece_size(piece);
+        let mut leaves = Vec::with_capacity(self.layout().block_count(piece) as usize);
+        let mut begin = 0;
+        while begin < size {
+            let length = CHUNK.min(size - begin);
+            buffer.resize(length as usize, 0);
+            self.read(piece, begin, buffer)?;
+            leaves.extend(buffer.chunks(BLOCK_LEN as usize).map(merkle::leaf));
+            begin += length;
+        }
+        Ok(leaves)
+    }
+}
