@@ -109,7 +109,7 @@ pub(crate) struct MirrorArgs {
     /// Time between two look-ups of the pointer
     #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = values::poll_interval)]
     pub(crate) poll_interval: Duration,
-    /// A peer to ask besides those the DHT names; resolved again at every poll (repeatable)
+    /// A peer to ask besides those the DHT names; resolved again at every search (repeatable)
     #[arg(long = "seed-peer", value_name = "HOST:PORT")]
     pub(crate) seed_peers: Vec<HostPort>,
     /// Where to accept peers (TCP); port 0 takes any free one [default: [::]:6881]
@@ -318,16 +318,6 @@ pub(crate) struct DemoArgs {
 
 fn piece_length(text: &str) -> Result<PieceLength, String> {
     PieceLength::new(values::size(text)?).map_err(|error| error.to_string())
-}
-
-/// The address at which this machine reaches something that listens at `listening`.
-pub(crate) fn local_view(listening: SocketAddr) -> SocketAddr {
-    let ip = match listening.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-    };
-    SocketAddr::new(ip, listening.port())
 }
 
 #[cfg(test)]

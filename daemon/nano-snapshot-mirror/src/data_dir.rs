@@ -49,7 +49,7 @@ pub(crate) struct StoreLock(#[expect(dead_code, reason = "closing the file is th
 /// Holds a directory of `snapshots/` or `incoming/`: shared by those who read it, exclusive for
 /// the one who writes or removes it.
 #[derive(Debug)]
-pub(crate) struct DirLock(#[expect(dead_code, reason = "closing the file is the release")] File);
+pub(crate) struct DirLock(File);
 
 impl DataDir {
     /// Opens the data directory at `given`, or at the default place, and makes what is missing.

@@ -53,11 +53,6 @@ pub(crate) fn read(path: &Path) -> Result<SigningKey> {
     Ok(SigningKey::read(path)?)
 }
 
-/// Fails early on what [`read`] would refuse, without holding the key in memory meanwhile.
-pub(crate) fn check(path: &Path) -> Result<()> {
-    read(path).map(drop)
-}
-
 fn check_owner(path: &Path) -> Result<()> {
     // systemd keeps credentials away from others by the directory; the group bits of the file
     // there only show the mask of its access list.

@@ -1,31 +1,50 @@
 //! Mirrors Nano ledger snapshots over BitTorrent v2: the command `nano-snapshot-mirror`.
 
+mod catalogue;
 mod cli;
 mod data_dir;
+mod demo;
 mod extract;
+mod fetch;
+mod inspect;
 mod key_file;
+mod ledger_record;
 mod logging;
+mod mirror;
+mod network;
+mod produce;
 mod progress;
 mod reconcile;
 mod signals;
 mod snapshot_info;
 mod space;
+mod status;
+mod stream;
 mod text;
+mod torrent;
+mod verify;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command};
+use crate::fetch::Ended;
 use crate::progress::Display;
+use crate::signals::{INTERRUPTED, Signals};
 
 fn main() -> ExitCode {
+    demo::child::end_with_parent_if_asked();
     let cli = Cli::parse();
     let display = Display::new();
     logging::start(cli.log_level(), display.bars());
-    match run(cli, &display) {
-        Ok(code) => code,
+    match run(&cli, &display) {
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => {
+            eprintln!("stopped; run the same again to go on");
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             // The chain in one line: what failed, and why.
             eprintln!("error: {error:#}");
@@ -34,10 +53,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, _display: &Display) -> Result<ExitCode> {
-    match cli.command {
-        Some(Command::Keygen(args)) => key_file::keygen(&args)?,
-        _ => {}
+fn run(cli: &Cli, display: &Display) -> Result<Ended> {
+    match &cli.command {
+        Some(Command::Keygen(args)) => key_file::keygen(args)?,
+        Some(Command::Inspect(args)) => inspect::run(args)?,
+        Some(Command::Status(args)) => status::run(args)?,
+        Some(Command::Verify(args)) => verify::run(args, display)?,
+        Some(Command::Produce(args)) => {
+            return block_on(async |signals| produce::run(args, display, &signals).await);
+        }
+        Some(Command::Demo(args)) => {
+            block_on(async |signals| demo::run(args, &signals).await)?;
+        }
+        None if cli.once.once => {
+            return block_on(async |signals| {
+                fetch::run(&cli.once, &cli.mirror, display, &signals).await
+            });
+        }
+        None => block_on(async |signals| mirror::run(&cli.mirror, display, &signals).await)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Ended::Done)
+}
+
+/// Runs what needs networks, with signals listened to from the start.
+fn block_on<T>(work: impl AsyncFnOnce(Signals) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async { work(Signals::listen()?).await })
 }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
-use bittorrent_protocol::{BLOCK_LEN, Layout};
+use anyhow::{Result, bail};
 
 use crate::text::Bytes;
 
@@ -11,11 +10,10 @@ use crate::text::Bytes;
 /// logs and the node need room too.
 const RESERVE: u64 = 64 << 20;
 
-/// Bytes a snapshot takes on disk: its content, the 32-byte hash of every block, and one bit
-/// each.
-pub(crate) fn needed(layout: &Layout) -> u64 {
-    let blocks = layout.content_length().div_ceil(u64::from(BLOCK_LEN));
-    layout.content_length() + blocks * 32 + blocks / 8
+/// About what a snapshot of a file of `length` bytes takes: the content, 32 bytes for each block of
+/// 16 KiB, and its description.
+pub(crate) fn of_file(length: u64) -> u64 {
+    length + length / 512 + (4 << 20)
 }
 
 /// What is still to be written of `total` bytes of which the directory `partial`, if it exists,
@@ -24,7 +22,8 @@ pub(crate) fn remaining(total: u64, partial: &Path) -> u64 {
     total.saturating_sub(occupied(partial))
 }
 
-fn occupied(path: &Path) -> u64 {
+/// Bytes that a file, or a directory with everything in it, takes on disk.
+pub(crate) fn occupied(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(metadata) = path.symlink_metadata() else {
         return 0;
@@ -44,15 +43,7 @@ fn occupied(path: &Path) -> u64 {
 
 /// Fails unless the file system of `dir` has room for `needed` bytes.
 pub(crate) fn ensure(dir: &Path, needed: u64, purpose: &str) -> Result<()> {
-    let stat = rustix::fs::statvfs(dir)
-        .with_context(|| format!("cannot ask how much room {} has", dir.display()))?;
-    // What a process without privileges may use.
-    check(
-        dir,
-        stat.f_bavail.saturating_mul(stat.f_frsize),
-        needed,
-        purpose,
-    )
+    check(dir, bittorrent_store::free_space(dir)?, needed, purpose)
 }
 
 fn check(dir: &Path, free: u64, needed: u64, purpose: &str) -> Result<()> {
@@ -72,8 +63,6 @@ fn check(dir: &Path, free: u64, needed: u64, purpose: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use bittorrent_protocol::PieceLength;
-
     use super::*;
 
     #[test]
@@ -90,13 +79,6 @@ mod tests {
         assert!(check(Path::new("/"), RESERVE + 5, 5, "x").is_ok());
         assert!(check(Path::new("/"), RESERVE + 4, 5, "x").is_err());
         assert!(check(Path::new("/"), u64::MAX, u64::MAX, "x").is_ok());
-    }
-
-    #[test]
-    fn a_snapshot_needs_its_content_and_the_hashes() {
-        let layout = Layout::new(PieceLength::DEFAULT, [(121u64 << 30, None)]).unwrap();
-        let hashes = needed(&layout) - (121 << 30);
-        assert_eq!(hashes, (121 << 16) * 32 + (121 << 13));
     }
 
     #[test]

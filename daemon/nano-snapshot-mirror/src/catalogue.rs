@@ -1,0 +1,277 @@
+//! What a data directory holds, and which of it may go.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use bittorrent_protocol::InfoHashV2;
+use bittorrent_protocol::metainfo::Info;
+use bittorrent_store::{Io, RealIo, TorrentStore};
+use nano_ledger::Level;
+use tracing::{info, warn};
+
+use crate::data_dir::{DataDir, DirLock, StoreLock};
+use crate::ledger_record::{self, LedgerRecord};
+use crate::reconcile::Holding;
+
+/// A whole snapshot, open and held against removal.
+pub(crate) struct Generation {
+    pub(crate) id: InfoHashV2,
+    pub(crate) store: Arc<TorrentStore>,
+    pub(crate) dir: PathBuf,
+    pub(crate) lock: DirLock,
+}
+
+/// What is at one place in `snapshots/`.
+pub(crate) enum Entry {
+    /// A whole snapshot whose ledger, if it is a plain one, is sound.
+    Whole(Generation),
+    /// A whole snapshot of something that is no sound ledger.
+    Refused(Vec<String>),
+    /// Part of a snapshot.
+    Partial,
+    /// Some process writes to it.
+    Busy,
+    /// It cannot be opened; the error says why.
+    Damaged(anyhow::Error),
+}
+
+impl Entry {
+    /// How the state machine sees it.
+    pub(crate) fn holding(&self) -> Holding {
+        match self {
+            Self::Whole(_) => Holding::Whole,
+            Self::Refused(_) => Holding::Refused,
+            // Fetching waits for whoever is busy, and names what is damaged.
+            Self::Partial | Self::Busy | Self::Damaged(_) => Holding::Partial,
+        }
+    }
+}
+
+/// The disk as it is.
+pub(crate) fn io() -> Arc<dyn Io> {
+    Arc::new(RealIo)
+}
+
+/// Opens the snapshot `id`, verifying its ledger if that was not done yet. `None` when there is
+/// nothing.
+pub(crate) fn look(data: &DataDir, id: InfoHashV2) -> Option<Entry> {
+    let dir = data.snapshot(id);
+    if !dir.exists() {
+        return None;
+    }
+    Some(open(data, id, dir).unwrap_or_else(Entry::Damaged))
+}
+
+fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
+    // Alone, because taking up a partial snapshot writes to it. Where others have it and let us
+    // read, it is whole.
+    let owned = data.own_snapshot(id)?;
+    let Some(lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
+        return Ok(Entry::Busy);
+    };
+    if !is_created(&dir) {
+        return Ok(Entry::Partial);
+    }
+    let (store, recovery) = TorrentStore::open(&dir, io())
+        .with_context(|| format!("cannot open the snapshot in {}", dir.display()))?;
+    if recovery.blocks_dropped > 0 {
+        warn!(snapshot = %id, ?recovery, "some blocks have to be fetched again");
+    }
+    if !store.is_complete() {
+        return Ok(Entry::Partial);
+    }
+    let record = check_ledger(&dir, &store)?;
+    if let Some(record) = record.filter(|record| !record.is_sound()) {
+        return Ok(Entry::Refused(record.faults));
+    }
+    lock.share()?;
+    Ok(Entry::Whole(Generation {
+        id,
+        store: Arc::new(store),
+        dir,
+        lock,
+    }))
+}
+
+/// Whether a snapshot's directory got as far as having its metadata: before that there is nothing
+/// to lose in it.
+pub(crate) fn is_created(dir: &Path) -> bool {
+    dir.join(METADATA).exists()
+}
+
+const METADATA: &str = "snapshot.torrent";
+
+/// The kept finding on a whole snapshot's ledger, made now where there is none. `None` for
+/// snapshots that are not plain ledgers.
+pub(crate) fn check_ledger(dir: &Path, store: &TorrentStore) -> Result<Option<LedgerRecord>> {
+    let Some(ledger) = plain_ledger(dir, &store.info()) else {
+        return Ok(None);
+    };
+    if let Some(record) = LedgerRecord::load(dir) {
+        return Ok(Some(record));
+    }
+    let record = LedgerRecord::of(&ledger, Level::L0)?;
+    record.save(dir)?;
+    Ok(Some(record))
+}
+
+/// Where the ledger is in the snapshot in `dir`, if it is a plain one.
+pub(crate) fn plain_ledger(dir: &Path, info: &Info) -> Option<PathBuf> {
+    if !ledger_record::is_plain(info) {
+        return None;
+    }
+    // The components of a file's path are safe names by construction.
+    Some(
+        dir.join("content")
+            .join(info.files().first()?.path().first()?),
+    )
+}
+
+/// What retention needs to know of a snapshot's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) id: InfoHashV2,
+    pub(crate) state: State,
+    /// When it came.
+    pub(crate) since: SystemTime,
+}
+
+/// What a directory is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A whole snapshot.
+    Whole,
+    /// Part of one, or one that is no sound ledger.
+    Remnant,
+    /// In use by another process, or damaged: for a person to look at.
+    Untouchable,
+}
+
+impl From<&Entry> for State {
+    fn from(entry: &Entry) -> Self {
+        match entry {
+            Entry::Whole(_) => Self::Whole,
+            Entry::Refused(_) | Entry::Partial => Self::Remnant,
+            Entry::Busy | Entry::Damaged(_) => Self::Untouchable,
+        }
+    }
+}
+
+/// What may go: everything but the current snapshot of each stream, the newest whole one besides,
+/// and the one that is `wanted`. Nothing while no stream has a current snapshot.
+pub(crate) fn superseded(
+    held: &[Held],
+    current: &[InfoHashV2],
+    wanted: Option<InfoHashV2>,
+) -> Vec<InfoHashV2> {
+    if current.is_empty() {
+        return Vec::new();
+    }
+    let others: Vec<&Held> = held
+        .iter()
+        .filter(|held| !current.contains(&held.id) && Some(held.id) != wanted)
+        .collect();
+    let before = others
+        .iter()
+        .filter(|held| held.state == State::Whole)
+        .max_by_key(|held| (held.since, held.id))
+        .map(|held| held.id);
+    others
+        .iter()
+        .filter(|held| held.state != State::Untouchable && Some(held.id) != before)
+        .map(|held| held.id)
+        .collect()
+}
+
+/// Removes what is superseded in a store where nobody of this process uses anything. What another
+/// process uses goes another time.
+pub(crate) fn retire(data: &DataDir, wanted: Option<InfoHashV2>) -> Result<()> {
+    let lock = data.lock()?;
+    let mut held = Vec::new();
+    for id in data.snapshot_ids()? {
+        if let Some(entry) = look(data, id) {
+            held.push(Held {
+                id,
+                state: State::from(&entry),
+                since: came(&data.snapshot(id)),
+            });
+        }
+    }
+    let current: Vec<InfoHashV2> = data
+        .streams_with_current()?
+        .into_iter()
+        .map(|(_, id)| id)
+        .collect();
+    for id in superseded(&held, &current, wanted) {
+        remove(data, id, &lock)?;
+    }
+    Ok(())
+}
+
+/// When the snapshot in `dir` came: its metadata is written once, at the beginning.
+pub(crate) fn came(dir: &Path) -> SystemTime {
+    let metadata = dir.join(METADATA).metadata();
+    metadata
+        .and_then(|metadata| metadata.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Removes a superseded snapshot, unless another process uses it: then it goes another time.
+pub(crate) fn remove(data: &DataDir, id: InfoHashV2, lock: &StoreLock) -> Result<()> {
+    if data.remove_snapshot(id, lock)? {
+        info!(snapshot = %id, "removed: superseded");
+    } else {
+        info!(snapshot = %id, "superseded, but another process uses it");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn id(byte: u8) -> InfoHashV2 {
+        InfoHashV2::from_bytes([byte; 32])
+    }
+
+    fn held(byte: u8, state: State) -> Held {
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(byte));
+        Held {
+            id: id(byte),
+            state,
+            since,
+        }
+    }
+
+    #[test]
+    fn current_and_the_one_before_stay() {
+        let whole = [1, 2, 3, 4].map(|byte| held(byte, State::Whole));
+        assert_eq!(superseded(&whole, &[id(4)], None), [id(1), id(2)]);
+        assert_eq!(superseded(&whole, &[id(4), id(1)], None), [id(2)]);
+        assert_eq!(superseded(&whole, &[id(4)], Some(id(1))), [id(2)]);
+        assert_eq!(superseded(&whole, &[id(2)], None), [id(1), id(3)]);
+        assert_eq!(superseded(&whole[..2], &[id(2)], None), []);
+        assert_eq!(
+            superseded(&whole, &[], None),
+            [],
+            "nothing is current: nothing goes"
+        );
+    }
+
+    #[test]
+    fn remnants_go_and_what_a_person_should_see_stays() {
+        let mixed = [
+            held(1, State::Whole),
+            held(2, State::Remnant),
+            held(3, State::Untouchable),
+            held(4, State::Whole),
+            held(5, State::Remnant),
+        ];
+        assert_eq!(superseded(&mixed, &[id(4)], Some(id(5))), [id(2)]);
+        assert_eq!(superseded(&mixed, &[id(4)], None), [id(2), id(5)]);
+    }
+}

@@ -1,0 +1,440 @@
+//! `demo`: the whole way on this machine alone, told as a story.
+//!
+//! Everything in it is real: ledgers that LMDB wrote, a DHT of `mainline` nodes on the loopback
+//! interface, and this very program as producer, mirrors and fetch, each a process of its own with
+//! a data directory of its own. Nothing leaves the machine.
+
+pub(crate) mod child;
+mod compare;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bittorrent_protocol::InfoHashV2;
+use nano_ledger::synthetic;
+use snapshot_pointer::loopback::LoopbackDht;
+use tokio::task::block_in_place;
+
+use crate::cli::DemoArgs;
+use crate::data_dir::{DataDir, StreamName};
+use crate::signals::Signals;
+use crate::text::{Bytes, Count, Time};
+use child::Child;
+
+/// Nodes of the DHT: few enough that each keeps every item, enough that most may fail.
+const DHT_NODES: usize = 8;
+
+/// How long one step may take before the demonstration gives up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A day on the network adds this share of the blocks (50,000 to 200 million).
+const DAY: f64 = 0.000_25;
+
+/// Plays the story. Fails if anything in it is not as it should be.
+pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<()> {
+    let place = Place::choose(args.keep.as_deref())?;
+    let told = tokio::select! {
+        told = Story::tell(&place.dir, args.size) => told,
+        () = signals.stop.cancelled() => bail!("interrupted"),
+    };
+    match (&told, args.keep.is_some()) {
+        (Ok(()), true) => println!("\nEverything is left in {}.", place.dir.display()),
+        (Ok(()), false) => {}
+        (Err(_), _) => eprintln!("what happened is in {}", place.leave().display()),
+    }
+    told
+}
+
+/// Where it happens; removed at the end unless it is to be kept.
+struct Place {
+    dir: PathBuf,
+    temporary: std::cell::Cell<bool>,
+}
+
+impl Place {
+    fn choose(keep: Option<&Path>) -> Result<Self> {
+        let (dir, temporary) = match keep {
+            Some(dir) => (
+                std::path::absolute(dir).context("--keep is no path")?,
+                false,
+            ),
+            None => {
+                let name = format!("nano-snapshot-mirror-demo.{}", std::process::id());
+                (std::env::temp_dir().join(name), true)
+            }
+        };
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let mut inside = dir
+            .read_dir()
+            .with_context(|| format!("cannot list {}", dir.display()))?;
+        ensure!(
+            inside.next().is_none(),
+            "--keep {} is not empty",
+            dir.display()
+        );
+        Ok(Self {
+            dir,
+            temporary: temporary.into(),
+        })
+    }
+
+    /// Leaves it for a person to look at.
+    fn leave(&self) -> &Path {
+        self.temporary.set(false);
+        &self.dir
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.temporary.get() {
+            // What cannot be removed now goes with the rest of the temporary files.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+struct Story<'a> {
+    dir: &'a Path,
+    logs: PathBuf,
+    ledger: PathBuf,
+    key: PathBuf,
+    authority: String,
+    bootstrap: Vec<String>,
+    stream: StreamName,
+    started: Instant,
+}
+
+/// What `produce` printed.
+struct Published {
+    snapshot: InfoHashV2,
+    seq: String,
+}
+
+impl Story<'_> {
+    async fn tell(dir: &Path, size: u64) -> Result<()> {
+        let started = Instant::now();
+        let logs = dir.join("logs");
+        fs::create_dir(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        // Held until the end: dropping it stops the nodes.
+        let dht = LoopbackDht::start(DHT_NODES).await?;
+        let mut story = Story {
+            dir,
+            logs,
+            ledger: dir.join("node").join("data.ldb"),
+            key: dir.join("key"),
+            authority: String::new(),
+            bootstrap: dht.bootstrap(),
+            stream: StreamName::of_salt(&"daily".parse()?),
+            started,
+        };
+        story.say(
+            "A DHT",
+            format_args!("{DHT_NODES} nodes on the loopback interface"),
+        );
+        story.first_day(size).await?;
+        drop(dht);
+        Ok(())
+    }
+
+    async fn first_day(&mut self, size: u64) -> Result<()> {
+        self.make_ledger(size)?;
+        self.authority = self.keygen().await?;
+        let first = self.produce("producer-1").await?;
+
+        let mut seeder = self.mirror("producer", "seeder")?;
+        self.wait_for(&mut seeder, "producer", first.snapshot)
+            .await?;
+        let (mut anna, mut ben) = (self.mirror("anna", "anna")?, self.mirror("ben", "ben")?);
+        let since = Instant::now();
+        self.wait_for(&mut anna, "anna", first.snapshot).await?;
+        self.wait_for(&mut ben, "ben", first.snapshot).await?;
+        let length = self.compare_held(first.snapshot, &["anna", "ben"])?;
+        self.say(
+            "Two mirrors",
+            format_args!(
+                "Anna and Ben found the pointer and each other in the DHT; each holds {}, byte \
+                 for byte, after {}",
+                Bytes(length),
+                Time(since.elapsed()),
+            ),
+        );
+
+        let took = seeder.stop().await?;
+        self.say(
+            "The first seeder",
+            format_args!("stopped in {}; two mirrors are left", Time(took)),
+        );
+        self.fetch(first.snapshot).await?;
+        self.second_day(&first, anna, ben).await
+    }
+
+    async fn second_day(&self, first: &Published, mut anna: Child, mut ben: Child) -> Result<()> {
+        let blocks = self.a_day_passes()?;
+        let second = self.produce("producer-2").await?;
+        ensure!(second.snapshot != first.snapshot, "the day changed nothing");
+        ensure!(second.seq != first.seq, "the sequence number did not rise");
+        let difference = block_in_place(|| {
+            compare::compare(
+                &self.content("producer", first.snapshot),
+                &self.content("producer", second.snapshot),
+            )
+        })?;
+        self.say(
+            "A day later",
+            format_args!(
+                "{} new blocks changed {} of {} ({:.1} %) at the grain of 16 KiB",
+                Count(blocks),
+                Bytes(difference.changed),
+                Bytes(difference.length),
+                100.0 * difference.changed as f64 / difference.length as f64,
+            ),
+        );
+
+        let seeder = self.mirror("producer", "seeder")?;
+        let since = Instant::now();
+        self.wait_for(&mut anna, "anna", second.snapshot).await?;
+        self.wait_for(&mut ben, "ben", second.snapshot).await?;
+        let took = since.elapsed();
+        let length = self.compare_held(second.snapshot, &["anna", "ben"])?;
+        for child in [anna, ben, seeder] {
+            child.stop().await?;
+        }
+        for name in ["anna", "ben"] {
+            ensure!(
+                self.content(name, first.snapshot).exists(),
+                "{name} gave the first day's snapshot up too early"
+            );
+        }
+        let (anna, ben) = (self.traffic("anna")?, self.traffic("ben")?);
+        self.say(
+            "The update",
+            format_args!(
+                "both mirrors switched to {} after {}, byte for byte, and keep the day before",
+                Bytes(length),
+                Time(took),
+            ),
+        );
+        for (name, traffic) in [("Anna", &anna), ("Ben", &ben)] {
+            let fetched = traffic.fetched.last().copied().unwrap_or_default();
+            self.say(
+                name,
+                format_args!(
+                    "fetched {} for the update, reused {}, gave {} in all",
+                    Bytes(fetched),
+                    Bytes(length.saturating_sub(fetched)),
+                    Bytes(traffic.given),
+                ),
+            );
+        }
+        self.say(
+            "The end",
+            format_args!("everything was equal, in {}", Time(self.started.elapsed())),
+        );
+        Ok(())
+    }
+
+    fn say(&self, title: &str, text: std::fmt::Arguments<'_>) {
+        println!(
+            "{:>7}  {title}: {text}",
+            format!("{:.1} s", self.started.elapsed().as_secs_f64())
+        );
+    }
+
+    fn make_ledger(&self, size: u64) -> Result<()> {
+        let dir = self.dir.join("node");
+        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let options = synthetic::Options {
+            seed: 1,
+            target_len: size,
+        };
+        block_in_place(|| synthetic::create(&self.ledger, &options))?;
+        let summary = block_in_place(|| nano_ledger::summarize(&self.ledger))?;
+        self.say(
+            "A node's ledger",
+            format_args!(
+                "{} with {} blocks in {} accounts, as LMDB writes it",
+                Bytes(summary.file_len),
+                Count(summary.blocks),
+                Count(summary.accounts),
+            ),
+        );
+        Ok(())
+    }
+
+    fn a_day_passes(&self) -> Result<u64> {
+        let before = block_in_place(|| nano_ledger::summarize(&self.ledger))?;
+        let blocks = ((before.blocks as f64 * DAY) as u64).max(20);
+        block_in_place(|| synthetic::add_day(&self.ledger, blocks, 1))?;
+        Ok(blocks)
+    }
+
+    async fn keygen(&self) -> Result<String> {
+        let args = [OsString::from("keygen"), self.key.clone().into()];
+        let (printed, _) = Child::start(&self.logs, "keygen", &args)?
+            .output(PATIENCE)
+            .await?;
+        Ok(printed.trim().to_owned())
+    }
+
+    async fn produce(&self, name: &str) -> Result<Published> {
+        let mut args: Vec<OsString> = vec!["produce".into(), "--ledger".into()];
+        args.extend([
+            self.ledger.clone().into(),
+            "--key".into(),
+            self.key.clone().into(),
+        ]);
+        args.extend(self.common("producer"));
+        let (printed, took) = Child::start(&self.logs, name, &args)?
+            .output(PATIENCE)
+            .await?;
+        let line = |key: &str| {
+            let found = printed.lines().find_map(|line| line.strip_prefix(key));
+            found
+                .map(|value| value.trim().to_owned())
+                .with_context(|| format!("produce printed no `{key}`: {printed}"))
+        };
+        let published = Published {
+            snapshot: line("snapshot:")?.parse()?,
+            seq: line("seq:")?,
+        };
+        self.say(
+            "The producer",
+            format_args!(
+                "copied, hashed, signed and published {} as seq {} in {}",
+                short(published.snapshot),
+                published.seq,
+                Time(took),
+            ),
+        );
+        Ok(published)
+    }
+
+    /// Arguments that every command with a network takes.
+    fn common(&self, data: &str) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["--data-dir".into(), self.dir.join(data).into()];
+        args.extend(["--dht-port".into(), "0".into()]);
+        for node in &self.bootstrap {
+            args.extend(["--dht-bootstrap".into(), node.into()]);
+        }
+        args
+    }
+
+    fn follower(&self, data: &str) -> Vec<OsString> {
+        let mut args = self.common(data);
+        args.extend(["--authority".into(), self.authority.clone().into()]);
+        args.extend(["--listen".into(), "127.0.0.1:0".into()]);
+        args.extend(["--poll-interval".into(), "2s".into()]);
+        args
+    }
+
+    fn mirror(&self, data: &str, name: &str) -> Result<Child> {
+        Child::start(&self.logs, name, &self.follower(data))
+    }
+
+    /// Waits until the mirror with this data directory has made `snapshot` current.
+    async fn wait_for(&self, mirror: &mut Child, data: &str, snapshot: InfoHashV2) -> Result<()> {
+        let dir = DataDir::create(Some(&self.dir.join(data)))?;
+        mirror
+            .until(PATIENCE, || {
+                Ok((dir.current_of(&self.stream)? == Some(snapshot)).then_some(()))
+            })
+            .await
+    }
+
+    async fn fetch(&self, snapshot: InfoHashV2) -> Result<()> {
+        let mut args = self.follower("carl");
+        args.extend(["--once".into(), "--extract".into()]);
+        let (_, took) = Child::start(&self.logs, "carl", &args)?
+            .output(PATIENCE)
+            .await?;
+        let ledger = self.dir.join("carl").join("data.ldb");
+        let length = block_in_place(|| compare::same(&self.content("anna", snapshot), &ledger))?;
+        let [here, there] = [&ledger, &self.ledger].map(|path| nano_ledger::summarize(path));
+        let (here, there) = (here?, there?);
+        ensure!(
+            (here.blocks, here.cemented, here.accounts, here.pending)
+                == (there.blocks, there.cemented, there.accounts, there.pending),
+            "the fetched ledger has other counts than the node's"
+        );
+        self.say(
+            "A third party",
+            format_args!(
+                "Carl fetched {} with --once --extract in {}; data.ldb has all {} blocks",
+                Bytes(length),
+                Time(took),
+                Count(here.blocks),
+            ),
+        );
+        Ok(())
+    }
+
+    fn content(&self, data: &str, snapshot: InfoHashV2) -> PathBuf {
+        let held = self
+            .dir
+            .join(data)
+            .join("snapshots")
+            .join(snapshot.to_string());
+        held.join("content").join("data.ldb")
+    }
+
+    /// Compares what the mirrors hold with what was produced; gives the length.
+    fn compare_held(&self, snapshot: InfoHashV2, mirrors: &[&str]) -> Result<u64> {
+        let original = self.content("producer", snapshot);
+        let mut length = 0;
+        for mirror in mirrors {
+            length = block_in_place(|| compare::same(&original, &self.content(mirror, snapshot)))?;
+        }
+        Ok(length)
+    }
+
+    /// What a mirror's log says of bytes.
+    fn traffic(&self, name: &str) -> Result<Traffic> {
+        let path = self.logs.join(format!("{name}.log"));
+        let log =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Traffic {
+            fetched: numbers(&log, "fetched="),
+            given: numbers(&log, "given=").iter().sum(),
+        })
+    }
+}
+
+/// Bytes of payload.
+struct Traffic {
+    /// Received for each snapshot, in order.
+    fetched: Vec<u64>,
+    /// Sent, all together.
+    given: u64,
+}
+
+/// All numbers that follow `key` in a log.
+fn numbers(log: &str, key: &str) -> Vec<u64> {
+    log.match_indices(key)
+        .filter_map(|(at, _)| {
+            let digits = log[at + key.len()..]
+                .split(|c: char| !c.is_ascii_digit())
+                .next()?;
+            digits.parse().ok()
+        })
+        .collect()
+}
+
+fn short(snapshot: InfoHashV2) -> String {
+    snapshot.to_string().chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_from_logs() {
+        let log = "x fetched=12 given=3\nfetched=7, y\nfetched=z given=4";
+        assert_eq!(numbers(log, "fetched="), [12, 7]);
+        assert_eq!(numbers(log, "given="), [3, 4]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Child processes of the demonstration: this same program, as a person would start it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::sleep;
+
+/// Set for children, which end when the demonstration does, even if it was killed.
+pub(crate) const END_WITH_PARENT: &str = "NANO_SNAPSHOT_MIRROR_END_WITH_PARENT";
+
+/// How long a child may take to end after SIGTERM.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often to look whether something has happened.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Lines of a failed child's log that are shown.
+const TAIL_LINES: usize = 15;
+
+/// In a child of the demonstration: asks the system to be ended with it.
+pub(crate) fn end_with_parent_if_asked() {
+    if std::env::var_os(END_WITH_PARENT).is_some() {
+        // Fails on no supported system, and then a person ends the child.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    }
+}
+
+/// A running child; ended when dropped.
+pub(crate) struct Child {
+    name: String,
+    process: std::process::Child,
+    log: PathBuf,
+    started: Instant,
+}
+
+impl Child {
+    /// Starts this program with `args`, its log going to `<logs>/<name>.log`.
+    pub(crate) fn start(logs: &Path, name: &str, args: &[OsString]) -> Result<Self> {
+        let log = logs.join(format!("{name}.log"));
+        let failed = || format!("cannot start {name}");
+        // Appended to: a mirror is stopped and started again in the story.
+        let stderr = File::options()
+            .append(true)
+            .create(true)
+            .open(&log)
+            .with_context(failed)?;
+        let program = std::env::current_exe().with_context(failed)?;
+        let process = Command::new(program)
+            .args(args)
+            .env(END_WITH_PARENT, "1")
+            .env_remove("STATE_DIRECTORY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .with_context(failed)?;
+        Ok(Self {
+            name: name.to_owned(),
+            process,
+            log,
+            started: Instant::now(),
+        })
+    }
+
+    /// Waits for a child that ends by itself, and gives what it printed and how long it took.
+    /// Fails when it fails, or is not done `within`.
+    pub(crate) async fn output(mut self, within: Duration) -> Result<(String, Duration)> {
+        let deadline = Instant::now() + within;
+        let status = loop {
+            if let Some(status) = self.process.try_wait().context("cannot wait for a child")? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "{} is not done after {within:?}\n{}",
+                    self.name,
+                    self.log_tail()
+                );
+            }
+            sleep(LOOK_EVERY).await;
+        };
+        self.expect_success(status)?;
+        let took = self.started.elapsed();
+        let mut printed = String::new();
+        if let Some(mut stdout) = self.process.stdout.take() {
+            // The child is gone and what it prints fits a pipe: this does not wait.
+            stdout
+                .read_to_string(&mut printed)
+                .context("cannot read what a child printed")?;
+        }
+        Ok((printed, took))
+    }
+
+    /// Waits until `there` finds something. Fails when the child ends before, or after `within`.
+    pub(crate) async fn until<T>(
+        &mut self,
+        within: Duration,
+        mut there: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(found) = there()? {
+                return Ok(found);
+            }
+            if let Some(status) = self.process.try_wait().context("cannot wait for a child")? {
+                bail!(
+                    "{} ended too early, with {status}\n{}",
+                    self.name,
+                    self.log_tail()
+                );
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "{} is not there after {within:?}\n{}",
+                    self.name,
+                    self.log_tail()
+                );
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Ends it as a service manager would, and checks that it ends well.
+    pub(crate) async fn stop(mut self) -> Result<Duration> {
+        let started = Instant::now();
+        self.signal(Signal::TERM);
+        loop {
+            if let Some(status) = self.process.try_wait().context("cannot wait for a child")? {
+                self.expect_success(status)?;
+                return Ok(started.elapsed());
+            }
+            if started.elapsed() >= END_WITHIN {
+                bail!("{} does not end on SIGTERM\n{}", self.name, self.log_tail());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // It may have ended by itself: then there is nobody to tell.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn expect_success(&self, status: ExitStatus) -> Result<()> {
+        if !status.success() {
+            bail!("{} failed, with {status}\n{}", self.name, self.log_tail());
+        }
+        Ok(())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+        format!("the end of {}:\n{}", self.log.display(), tail.join("\n"))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            // Nothing of the child is of use any more when it was not stopped properly.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}

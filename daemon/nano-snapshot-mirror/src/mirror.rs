@@ -1,0 +1,405 @@
+//! Without a sub-command: follow the pointer, fetch what it names, seed it, for years.
+
+use std::collections::HashMap;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Error, Result};
+use bittorrent_protocol::InfoHashV2;
+use snapshot_pointer::{Poll, RecordError, Republished};
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::catalogue::{self, Entry, Held, State};
+use crate::cli::MirrorArgs;
+use crate::data_dir::DataDir;
+use crate::network::{Network, PortTaken};
+use crate::progress::Display;
+use crate::reconcile::{Decision, Holding, Situation, decide};
+use crate::signals::Signals;
+use crate::stream::{self, Stream};
+use crate::torrent::{self, Fetched, Torrent};
+
+/// Time to the next look-up while no pointer is known or none could be looked up; doubled each
+/// time up to the poll interval.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+
+/// Mirrors until asked to stop.
+pub(crate) async fn run(args: &MirrorArgs, display: &Display, signals: &Signals) -> Result<()> {
+    let data = DataDir::create(args.data.data_dir.as_deref())?;
+    let stream = Stream::open(&args.stream, &data)?;
+    let cleaned = data.clean_incoming()?;
+    if cleaned > 0 {
+        info!(
+            cleaned,
+            "removed what an interrupted command left in incoming/"
+        );
+    }
+    let network = Network::start(args, &data, PortTaken::Fail).await?;
+    info!(
+        data_dir = %data.root().display(), stream = stream.name.as_str(),
+        poll_interval = ?args.poll_interval, "mirroring"
+    );
+    let mut service = Service {
+        network: &network,
+        data: &data,
+        stream: &stream,
+        display,
+        poll_interval: args.poll_interval,
+        retry: FIRST_RETRY,
+        desired: None,
+        seeding: HashMap::new(),
+        fetching: None,
+        failed: None,
+        told_refused: None,
+    };
+    let served = service.serve(signals).await;
+    drop(service);
+    network.close(&data).await;
+    info!("stopped");
+    served
+}
+
+type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A running download.
+struct Fetching<'a> {
+    id: InfoHashV2,
+    stop: CancellationToken,
+    task: Running<'a, Result<Fetched>>,
+}
+
+/// What the service waits for.
+enum Event {
+    Stop,
+    Rescan,
+    PollDue,
+    Polled(Result<Poll, RecordError>),
+    Republished(Result<Vec<Republished>, RecordError>),
+    Fetched(InfoHashV2, Result<Fetched>),
+}
+
+struct Service<'a> {
+    network: &'a Network,
+    data: &'a DataDir,
+    stream: &'a Stream,
+    display: &'a Display,
+    poll_interval: Duration,
+    retry: Duration,
+    desired: Option<InfoHashV2>,
+    seeding: HashMap<InfoHashV2, Torrent>,
+    fetching: Option<Fetching<'a>>,
+    /// A download that failed is tried again at the next poll, not at once.
+    failed: Option<InfoHashV2>,
+    told_refused: Option<InfoHashV2>,
+}
+
+impl<'a> Service<'a> {
+    async fn serve(&mut self, signals: &Signals) -> Result<()> {
+        let (decision, _) = self.stream.follower.recall()?;
+        self.desired = stream::choice(&decision);
+        self.rescan().await?;
+        self.act().await?;
+        let mut poll: Option<Running<'a, _>> = None;
+        let mut republish: Option<Running<'a, _>> = None;
+        let mut next_poll = Instant::now();
+        loop {
+            let event = tokio::select! {
+                () = signals.stop.cancelled() => Event::Stop,
+                () = signals.rescan.notified() => Event::Rescan,
+                polled = running(&mut poll) => Event::Polled(polled),
+                republished = running(&mut republish) => Event::Republished(republished),
+                (id, fetched) = fetched(&mut self.fetching) => Event::Fetched(id, fetched),
+                () = sleep_until(next_poll), if poll.is_none() => Event::PollDue,
+            };
+            match event {
+                Event::Stop => break,
+                Event::Rescan => {
+                    self.failed = None;
+                    self.rescan().await?;
+                    next_poll = Instant::now();
+                }
+                Event::PollDue => {
+                    self.rescan().await?;
+                    poll = Some(self.poll());
+                    continue;
+                }
+                Event::Polled(polled) => {
+                    poll = None;
+                    next_poll = Instant::now() + self.heard(polled);
+                    self.failed = None;
+                    republish.get_or_insert_with(|| self.republish());
+                }
+                Event::Republished(result) => {
+                    republish = None;
+                    log_republished(result);
+                    continue;
+                }
+                Event::Fetched(id, result) => {
+                    self.fetching = None;
+                    self.fetched(id, result).await?;
+                }
+            }
+            self.act().await?;
+        }
+        self.abandon().await;
+        Ok(())
+    }
+
+    fn poll(&self) -> Running<'a, Result<Poll, RecordError>> {
+        let (follower, dht) = (&self.stream.follower, self.network.dht());
+        Box::pin(async move {
+            follower
+                .poll(&**dht, SystemTime::now(), &stream::note_early)
+                .await
+        })
+    }
+
+    fn republish(&self) -> Running<'a, Result<Vec<Republished>, RecordError>> {
+        let (follower, dht) = (&self.stream.follower, self.network.dht());
+        Box::pin(async move { follower.republish(&**dht, SystemTime::now()).await })
+    }
+
+    /// Takes a poll's result, and says when to poll again.
+    fn heard(&mut self, polled: Result<Poll, RecordError>) -> Duration {
+        let poll = match polled {
+            Ok(poll) => poll,
+            Err(error) => {
+                // Without its memory a mirror could be rolled back: it only seeds meanwhile.
+                error!("the pointer is not followed: {:#}", Error::from(error));
+                return self.poll_interval;
+            }
+        };
+        stream::log(&poll);
+        let failed = poll
+            .authorities
+            .iter()
+            .any(|authority| authority.lookup.is_err());
+        match &poll.decision {
+            snapshot_pointer::Decision::Follow(choice) => self.desired = Some(choice.snapshot),
+            snapshot_pointer::Decision::Undecided(tally) => {
+                warn!("nothing to follow: {}", stream::why_not(&poll, tally));
+            }
+        }
+        if failed || self.desired.is_none() {
+            let pause = self.retry.min(self.poll_interval);
+            self.retry = (self.retry * 2).min(self.poll_interval);
+            return pause;
+        }
+        self.retry = FIRST_RETRY;
+        self.poll_interval
+    }
+
+    /// Seeds everything whole that is not seeded yet: at the start, and when a producer or a
+    /// fetch has added to the same store.
+    async fn rescan(&mut self) -> Result<()> {
+        let busy = self.fetching.as_ref().map(|fetching| fetching.id);
+        for id in self.data.snapshot_ids()? {
+            if self.seeding.contains_key(&id) || Some(id) == busy {
+                continue;
+            }
+            self.holding(id).await;
+        }
+        Ok(())
+    }
+
+    /// What is held of `id`; a whole snapshot is seeded from here on.
+    async fn holding(&mut self, id: InfoHashV2) -> Holding {
+        if self.seeding.contains_key(&id) {
+            return Holding::Whole;
+        }
+        let entry = block_in_place(|| catalogue::look(self.data, id));
+        let holding = entry.as_ref().map_or(Holding::None, Entry::holding);
+        match entry {
+            Some(Entry::Whole(generation)) => match Torrent::seed(self.network, generation).await {
+                Ok(torrent) => {
+                    info!(snapshot = %id, "seeding");
+                    self.seeding.insert(id, torrent);
+                }
+                Err(error) => error!(snapshot = %id, "cannot be seeded: {error:#}"),
+            },
+            Some(Entry::Damaged(error)) => error!(snapshot = %id, "damaged: {error:#}"),
+            _ => {}
+        }
+        holding
+    }
+
+    /// Carries out decisions until there is nothing to do but wait.
+    async fn act(&mut self) -> Result<()> {
+        loop {
+            let active = self.fetching.as_ref().map(|fetching| fetching.id);
+            let holding = match self.desired {
+                Some(desired) if active != Some(desired) => self.holding(desired).await,
+                _ => Holding::None,
+            };
+            let current = self.data.current_of(&self.stream.name)?;
+            let situation = Situation {
+                desired: self.desired,
+                active,
+                holding,
+                current,
+            };
+            let decision = decide(situation);
+            debug!(?situation, ?decision);
+            match decision {
+                Decision::Keep => return self.retire().await,
+                Decision::Wait | Decision::Continue => return Ok(()),
+                Decision::Fetch { snapshot, .. } if self.failed == Some(snapshot) => return Ok(()),
+                Decision::Fetch { snapshot, resume } => {
+                    info!(%snapshot, resume, "fetching");
+                    self.fetch(snapshot);
+                    return Ok(());
+                }
+                Decision::Switch(snapshot) => self.switch(snapshot)?,
+                Decision::Abandon(snapshot) => {
+                    info!(%snapshot, "giving up: the pointer names another one now");
+                    self.abandon().await;
+                }
+                Decision::Refuse(snapshot) => {
+                    if self.told_refused.replace(snapshot) != Some(snapshot) {
+                        error!(%snapshot, "the published snapshot is no sound ledger: staying");
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn fetch(&mut self, id: InfoHashV2) {
+        let stop = CancellationToken::new();
+        let (network, data, display, until) = (self.network, self.data, self.display, stop.clone());
+        let task =
+            Box::pin(async move { torrent::fetch(network, data, id, display, &until).await });
+        self.fetching = Some(Fetching { id, stop, task });
+    }
+
+    async fn fetched(&mut self, id: InfoHashV2, result: Result<Fetched>) -> Result<()> {
+        match result {
+            Ok(Fetched::Whole(torrent)) => {
+                let record =
+                    block_in_place(|| catalogue::check_ledger(&torrent.dir, &torrent.store));
+                match record {
+                    Ok(Some(record)) if !record.is_sound() => {
+                        error!(snapshot = %id, faults = ?record.faults, "no sound ledger");
+                        torrent.leave().await;
+                    }
+                    Ok(_) => {
+                        self.seeding.insert(id, *torrent);
+                    }
+                    Err(error) => {
+                        error!(snapshot = %id, "the ledger cannot be verified: {error:#}");
+                        torrent.leave().await;
+                        self.failed = Some(id);
+                    }
+                }
+            }
+            Ok(Fetched::Stopped) => {}
+            Err(error) => {
+                error!(snapshot = %id, "not fetched, trying again at the next poll: {error:#}");
+                self.failed = Some(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a whole snapshot the current one.
+    fn switch(&self, id: InfoHashV2) -> Result<()> {
+        self.data
+            .switch(&self.stream.name, id, &self.data.lock()?)?;
+        info!(snapshot = %id, stream = self.stream.name.as_str(), "now current");
+        Ok(())
+    }
+
+    /// Removes what is superseded, whoever switched: a producer in the same store cannot remove
+    /// what this process seeds.
+    async fn retire(&mut self) -> Result<()> {
+        let current: Vec<InfoHashV2> = self
+            .data
+            .streams_with_current()?
+            .into_iter()
+            .map(|(_, id)| id)
+            .collect();
+        let ids = self.data.snapshot_ids()?;
+        // Opening partial ones takes time, so only when something is there to remove.
+        if ids.len() <= current.len() + 1 {
+            return Ok(());
+        }
+        let held: Vec<Held> = ids
+            .into_iter()
+            .map(|id| {
+                let state = if self.seeding.contains_key(&id) {
+                    State::Whole
+                } else {
+                    block_in_place(|| catalogue::look(self.data, id))
+                        .map_or(State::Untouchable, |entry| State::from(&entry))
+                };
+                Held {
+                    id,
+                    state,
+                    since: catalogue::came(&self.data.snapshot(id)),
+                }
+            })
+            .collect();
+        for old in catalogue::superseded(&held, &current, self.desired) {
+            if let Some(torrent) = self.seeding.remove(&old) {
+                drop(torrent.leave().await);
+            }
+            let removed = block_in_place(|| catalogue::remove(self.data, old, &self.data.lock()?));
+            if let Err(error) = removed {
+                warn!(snapshot = %old, "not removed: {error:#}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the running download; what it has stays on disk.
+    async fn abandon(&mut self) {
+        let Some(fetching) = self.fetching.take() else {
+            return;
+        };
+        fetching.stop.cancel();
+        match fetching.task.await {
+            Ok(Fetched::Whole(torrent)) => {
+                self.seeding.insert(fetching.id, *torrent);
+            }
+            Ok(Fetched::Stopped) => {}
+            Err(error) => warn!(snapshot = %fetching.id, "ended with: {error:#}"),
+        }
+    }
+}
+
+/// The end of what runs in `slot`; never, when nothing does.
+async fn running<T>(slot: &mut Option<Running<'_, T>>) -> T {
+    match slot {
+        Some(task) => task.await,
+        None => pending().await,
+    }
+}
+
+async fn fetched(slot: &mut Option<Fetching<'_>>) -> (InfoHashV2, Result<Fetched>) {
+    match slot {
+        Some(fetching) => (fetching.id, (&mut fetching.task).await),
+        None => pending().await,
+    }
+}
+
+fn log_republished(result: Result<Vec<Republished>, RecordError>) {
+    match result {
+        Ok(items) => {
+            for item in items {
+                match item.result {
+                    Ok(stored) => {
+                        debug!(seq = %item.item.seq(), nodes = stored.nodes, "pointer put again");
+                    }
+                    Err(error) => info!(
+                        seq = %item.item.seq(), "pointer not put again: {:#}", Error::from(error)
+                    ),
+                }
+            }
+        }
+        Err(error) => error!("pointers are not kept alive: {:#}", Error::from(error)),
+    }
+}

@@ -1,0 +1,265 @@
+//! The two networks a mirror or a fetch is part of: peers over TCP and the DHT over UDP.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bittorrent_protocol::SwarmHash;
+use bittorrent_session::{Session, SessionConfig, SessionError, Source, TorrentHandle};
+use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use crate::cli::{Chosen, DhtArgs, HostPort, MirrorArgs};
+use crate::data_dir::{DataDir, write_atomically};
+use crate::text::Causes;
+
+/// Nodes forget an announced peer after half an hour or so (BEP 5 leaves the time open).
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// How long to wait for more peers while there are few.
+const FEW_PEERS_RETRY: Duration = Duration::from_secs(2 * 60);
+
+/// With fewer peers than this a download looks for more.
+const FEW_PEERS: usize = 5;
+
+/// How long to wait after the first search that brought nobody; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+
+/// And at most so long.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// How long the DHT node may take to say goodbye.
+const CONTACTS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What to do when a default port is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortTaken {
+    /// Fail: whoever runs a service wants to know.
+    Fail,
+    /// Take any other: a command that runs once stands beside a service. A port that the user
+    /// chose is never given up.
+    TakeAnother,
+}
+
+/// A session and a DHT node, running.
+pub(crate) struct Network {
+    session: Session,
+    dht: Arc<MainlineDht>,
+    seed_peers: Arc<[HostPort]>,
+    peer_port: u16,
+    presences: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Network {
+    /// Starts both.
+    pub(crate) async fn start(args: &MirrorArgs, data: &DataDir, taken: PortTaken) -> Result<Self> {
+        let listen = args.listen();
+        let session = start_session(listen, taken).await?;
+        let local = session.local_addrs();
+        let peer_port = local.first().map_or(0, SocketAddr::port);
+        info!(addresses = ?local, "listening for peers");
+        let bind = match listen.value.ip() {
+            IpAddr::V4(ip) => ip,
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        };
+        let dht = start_dht(&args.dht, bind, data, taken).await?;
+        Ok(Self {
+            session,
+            dht: Arc::new(dht),
+            seed_peers: args.seed_peers.clone().into(),
+            peer_port,
+            presences: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn dht(&self) -> &Arc<MainlineDht> {
+        &self.dht
+    }
+
+    /// Makes us known in `swarms` and brings their peers to the torrent, until the guard is
+    /// dropped.
+    pub(crate) fn attend(&self, torrent: &TorrentHandle, swarms: Vec<SwarmHash>) -> DropGuard {
+        let stop = self.stop.child_token();
+        let presence = Presence {
+            torrent: torrent.clone(),
+            swarms,
+            dht: self.dht.clone(),
+            seed_peers: self.seed_peers.clone(),
+            peer_port: self.peer_port,
+        };
+        let until = stop.clone();
+        self.presences.spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = presence.keep() => {}
+            }
+        });
+        stop.drop_guard()
+    }
+
+    /// Ends both; what was received is on disk afterwards.
+    pub(crate) async fn close(self, data: &DataDir) {
+        self.stop.cancel();
+        self.presences.close();
+        self.presences.wait().await;
+        if let Ok(contacts) = tokio::time::timeout(CONTACTS_TIMEOUT, self.dht.contacts()).await {
+            save_contacts(data, &contacts);
+        }
+        let report = self.session.shutdown().await;
+        for (snapshot, failure) in &report.failures {
+            error!(%snapshot, "{}", Causes(&**failure));
+        }
+    }
+}
+
+async fn start_session(listen: Chosen<SocketAddr>, taken: PortTaken) -> Result<Session> {
+    let mut attempts = vec![listen.value];
+    if !listen.by_user {
+        // A machine without IPv6 has no `[::]`.
+        let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listen.value.port());
+        attempts.push(ipv4);
+        if taken == PortTaken::TakeAnother {
+            attempts.push(SocketAddr::new(listen.value.ip(), 0));
+            attempts.push(SocketAddr::new(ipv4.ip(), 0));
+        }
+    }
+    let mut first_failure = None;
+    for addr in attempts {
+        let config = SessionConfig {
+            listen: vec![addr],
+            client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..SessionConfig::default()
+        };
+        match Session::start(config).await {
+            Ok(session) => return Ok(session),
+            Err(error @ SessionError::Bind { .. }) => {
+                // The first says what was asked for; `0.0.0.0` after it fails the same way.
+                first_failure.get_or_insert(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let failure = first_failure.context("no address to listen on")?;
+    Err(failure).context("choose another address or port with --listen ADDR:PORT")
+}
+
+/// Starts a DHT node on `bind` and the port of `args`.
+pub(crate) async fn start_dht(
+    args: &DhtArgs,
+    bind: Ipv4Addr,
+    data: &DataDir,
+    taken: PortTaken,
+) -> Result<MainlineDht> {
+    // The contacts of the last run are of the public network, or of the one named then.
+    let contacts = if args.bootstrap.is_empty() {
+        load_contacts(data)
+    } else {
+        Vec::new()
+    };
+    let settings = NodeSettings {
+        port: args.port().value,
+        bind_address: bind,
+        bootstrap: args.bootstrap.iter().map(HostPort::to_string).collect(),
+        contacts,
+        ..NodeSettings::default()
+    };
+    let in_use = |error: &StartError| matches!(error, StartError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse);
+    match MainlineDht::start(settings.clone()).await {
+        Err(error) if in_use(&error) && !args.port().by_user && taken == PortTaken::TakeAnother => {
+            debug!(%error, "taking another port");
+            Ok(MainlineDht::start(NodeSettings {
+                port: 0,
+                ..settings
+            })
+            .await?)
+        }
+        Err(error) => Err(error).context("choose another port with --dht-port"),
+        Ok(dht) => Ok(dht),
+    }
+}
+
+fn load_contacts(data: &DataDir) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string(data.dht_nodes()).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn save_contacts(data: &DataDir, contacts: &[SocketAddr]) {
+    if contacts.is_empty() {
+        return;
+    }
+    let lines: String = contacts
+        .iter()
+        .map(|contact| format!("{contact}\n"))
+        .collect();
+    // Only a slower start depends on it.
+    if let Err(error) = write_atomically(&data.dht_nodes(), lines.as_bytes()) {
+        warn!("DHT contacts are not kept: {error:#}");
+    }
+}
+
+/// One torrent's standing search for peers.
+struct Presence {
+    torrent: TorrentHandle,
+    swarms: Vec<SwarmHash>,
+    dht: Arc<MainlineDht>,
+    seed_peers: Arc<[HostPort]>,
+    peer_port: u16,
+}
+
+impl Presence {
+    async fn keep(&self) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            self.ask_seed_peers().await;
+            for swarm in &self.swarms {
+                self.ask_dht(*swarm).await;
+            }
+            let status = self.torrent.status();
+            let pause = if status.phase.is_seeding() {
+                ANNOUNCE_EVERY
+            } else if status.peers == 0 {
+                retry = (retry * 2).min(LAST_RETRY);
+                retry / 2
+            } else if status.peers < FEW_PEERS {
+                FEW_PEERS_RETRY
+            } else {
+                ANNOUNCE_EVERY
+            };
+            sleep(pause).await;
+        }
+    }
+
+    async fn ask_seed_peers(&self) {
+        for peer in self.seed_peers.iter() {
+            match peer.resolve().await {
+                Ok(addresses) => self.torrent.add_peers(&addresses).await,
+                Err(error) => warn!(%peer, %error, "cannot resolve --seed-peer"),
+            }
+        }
+    }
+
+    /// Announces us, which also finds who else is there. Where no node takes the announcement the
+    /// search alone may still find somebody.
+    async fn ask_dht(&self, swarm: SwarmHash) {
+        let peers = match self.dht.announce(swarm, self.peer_port).await {
+            Ok(peers) => peers,
+            Err(error) => {
+                debug!(%swarm, %error, "not announced");
+                self.dht.get_peers(swarm).await.unwrap_or_default()
+            }
+        };
+        debug!(%swarm, peers = peers.len(), "asked the DHT for peers");
+        self.torrent.add_peers_from(&peers, Source::Dht).await;
+    }
+}

@@ -1,0 +1,113 @@
+//! The stream that is followed: whose pointer, and what came of looking it up.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use bittorrent_protocol::InfoHashV2;
+use snapshot_pointer::{Decision, Follower, Poll, RecordStore, SignedItem, StreamPolicy, Tally};
+use tracing::{debug, info, warn};
+
+use crate::cli::StreamArgs;
+use crate::data_dir::{DataDir, StreamName};
+use crate::text::Causes;
+
+/// A stream with its place in the data directory.
+pub(crate) struct Stream {
+    pub(crate) name: StreamName,
+    pub(crate) follower: Follower,
+}
+
+impl Stream {
+    /// The stream that the flags describe.
+    pub(crate) fn open(args: &StreamArgs, data: &DataDir) -> Result<Self> {
+        let salt = args.salt.salt.clone();
+        let name = StreamName::of_salt(&salt);
+        let policy = StreamPolicy::new(args.authorities.clone(), args.threshold, salt, None)
+            .context("look at --authority and --threshold")?;
+        if !policy.is_majority() {
+            warn!("fewer than half of the authorities may decide: two snapshots can both qualify");
+        }
+        let records = RecordStore::open(&data.streams())?;
+        Ok(Self {
+            name,
+            follower: Follower::new(policy, records),
+        })
+    }
+}
+
+/// Called with items before a look-up settles.
+pub(crate) fn note_early(item: &SignedItem) {
+    debug!(seq = %item.seq(), value = ?item.pointer(), "found so far");
+}
+
+/// The snapshot to follow, if there is one.
+pub(crate) fn choice(decision: &Decision) -> Option<InfoHashV2> {
+    match decision {
+        Decision::Follow(choice) => Some(choice.snapshot),
+        Decision::Undecided(_) => None,
+    }
+}
+
+/// Logs what is worth an operator's attention. Refused items were logged as they came.
+pub(crate) fn log(poll: &Poll) {
+    for authority in &poll.authorities {
+        let key = &authority.authority;
+        let pointer = authority.record.standing().pointer();
+        match &authority.lookup {
+            Err(error) => warn!(authority = %key, "look-up failed: {}", Causes(error)),
+            Ok(summary) if summary.newer => {
+                if let Some(pointer) = pointer {
+                    info!(
+                        authority = %key, seq = %pointer.seq, snapshot = %pointer.snapshot,
+                        "the pointer moved"
+                    );
+                }
+            }
+            Ok(summary) => debug!(
+                authority = %key, counts = ?summary.counts, settled = summary.settled,
+                "nothing new"
+            ),
+        }
+    }
+}
+
+/// Why a poll gave nothing to follow, for a person.
+pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
+    let mut text = match tally {
+        Tally { contested, .. } if *contested > 0 => format!(
+            "{contested} of the authorities signed two different snapshots with one sequence \
+             number; neither is followed, and the proof is kept in streams/"
+        ),
+        Tally {
+            leading: Some((snapshot, votes)),
+            threshold,
+            ..
+        } => {
+            format!("{votes} of {threshold} needed authorities name {snapshot}")
+        }
+        Tally { leading: None, .. } => "no pointer was found".to_owned(),
+    };
+    for authority in &poll.authorities {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; authority {}", authority.authority);
+        let _ = match &authority.lookup {
+            Err(error) => write!(text, ": {}", Causes(error)),
+            Ok(found) => {
+                let counts = found.counts;
+                let mut written = write!(
+                    text,
+                    ": {} DHT nodes answered, {} with an item, {} with one whose signature is \
+                     wrong or that is malformed",
+                    counts.answered(),
+                    counts.valid,
+                    counts.invalid,
+                );
+                for (item, refusal) in &found.refused {
+                    written = write!(text, ", refused seq {}: {refusal}", item.seq());
+                }
+                written
+            }
+        };
+    }
+    text
+}

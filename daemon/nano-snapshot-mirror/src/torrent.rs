@@ -1,0 +1,322 @@
+//! One snapshot in the session: seeded, or being fetched.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use bittorrent_protocol::metainfo::Metainfo;
+use bittorrent_protocol::{InfoHashV2, InfoHashes, SwarmHash};
+use bittorrent_session::{TorrentHandle, TorrentStatus};
+use bittorrent_store::{TorrentStore, required_space};
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::info;
+
+use crate::catalogue::{self, Entry, Generation};
+use crate::data_dir::{DataDir, DirLock};
+use crate::network::Network;
+use crate::progress::Display;
+use crate::space;
+use crate::text::{Bytes, Causes, Time};
+
+/// How often a waiting fetch looks whether another process has let go of a snapshot.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+/// A snapshot in the session. Dropping it leaves the torrent to the session; see [`Self::leave`].
+pub(crate) struct Torrent {
+    pub(crate) id: InfoHashV2,
+    pub(crate) store: Arc<TorrentStore>,
+    pub(crate) dir: PathBuf,
+    handle: TorrentHandle,
+    lock: DirLock,
+    _presence: DropGuard,
+}
+
+impl Torrent {
+    /// Seeds a whole snapshot.
+    pub(crate) async fn seed(network: &Network, generation: Generation) -> Result<Self> {
+        let Generation {
+            id,
+            store,
+            dir,
+            lock,
+        } = generation;
+        let handle = network.session().add_store(store.clone()).await?;
+        let presence = network.attend(&handle, swarms(&store.info().hashes(), Some(&store)));
+        Ok(Self {
+            id,
+            store,
+            dir,
+            handle,
+            lock,
+            _presence: presence,
+        })
+    }
+
+    pub(crate) fn status(&self) -> TorrentStatus {
+        self.handle.status()
+    }
+
+    /// Takes the torrent out of the session, with everything on disk, and gives back the lock on
+    /// its directory.
+    pub(crate) async fn leave(self) -> DirLock {
+        self.handle.remove().await;
+        self.lock
+    }
+}
+
+/// How a fetch ended.
+pub(crate) enum Fetched {
+    /// The snapshot is whole and is seeded.
+    Whole(Box<Torrent>),
+    /// We were asked to stop. What was received is on disk.
+    Stopped,
+}
+
+/// All names under which peers of a snapshot meet: truncated v2 hash, v1 hash, and the hash aria2
+/// computes for the same torrent.
+fn swarms(hashes: &InfoHashes, store: Option<&TorrentStore>) -> Vec<SwarmHash> {
+    let mut swarms = vec![hashes.v2.truncated()];
+    swarms.extend(hashes.v1.map(SwarmHash::from));
+    let alias = store.and_then(|store| store.info().aria2_alias().map(SwarmHash::from));
+    swarms.extend(alias.filter(|alias| !swarms.contains(alias)));
+    swarms
+}
+
+/// Fetches the snapshot `id`, from nothing or from what is on disk, until it is whole.
+///
+/// Cancelling `stop` ends it soon with [`Fetched::Stopped`]. Errors leave what was received on
+/// disk.
+pub(crate) async fn fetch(
+    network: &Network,
+    data: &DataDir,
+    id: InfoHashV2,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Fetched> {
+    let fetch = Fetch {
+        network,
+        data,
+        id,
+        display,
+        stop,
+    };
+    match fetch.run().await {
+        Err(error) if stop.is_cancelled() => {
+            info!("stopped while failing: {error:#}");
+            Ok(Fetched::Stopped)
+        }
+        other => other,
+    }
+}
+
+struct Fetch<'a> {
+    network: &'a Network,
+    data: &'a DataDir,
+    id: InfoHashV2,
+    display: &'a Display,
+    stop: &'a CancellationToken,
+}
+
+impl Fetch<'_> {
+    async fn run(&self) -> Result<Fetched> {
+        let dir = self.data.snapshot(self.id);
+        let lock = match self.own(&dir).await? {
+            Place::Ours(lock) => lock,
+            Place::Whole(generation) => {
+                let torrent = Torrent::seed(self.network, *generation).await?;
+                return Ok(Fetched::Whole(Box::new(torrent)));
+            }
+            Place::Stopped => return Ok(Fetched::Stopped),
+        };
+        let joined = if catalogue::is_created(&dir) {
+            self.resume(&dir).await?
+        } else {
+            self.begin(&dir).await?
+        };
+        let Some((handle, store, presence)) = joined else {
+            return Ok(Fetched::Stopped);
+        };
+        let torrent = Torrent {
+            id: self.id,
+            store,
+            dir,
+            handle,
+            lock,
+            _presence: presence,
+        };
+        if !self.download(&torrent).await? {
+            torrent.leave().await;
+            return Ok(Fetched::Stopped);
+        }
+        // Others may read what nobody will write again.
+        torrent.lock.share()?;
+        Ok(Fetched::Whole(Box::new(torrent)))
+    }
+
+    /// Makes the directory and locks it, waiting for any other process to end its work there.
+    async fn own(&self, dir: &Path) -> Result<Place> {
+        let mut told = false;
+        loop {
+            {
+                let _lock = self.data.lock()?;
+                std::fs::create_dir_all(dir)
+                    .with_context(|| format!("cannot make {}", dir.display()))?;
+                if let Some(lock) = self.data.own_snapshot(self.id)? {
+                    return Ok(Place::Ours(lock));
+                }
+            }
+            // Others read it: they have made it whole.
+            let entry = block_in_place(|| catalogue::look(self.data, self.id));
+            if let Some(Entry::Whole(generation)) = entry {
+                return Ok(Place::Whole(Box::new(generation)));
+            }
+            if !told {
+                info!(snapshot = %self.id, "another process is fetching it: waiting for its end");
+                told = true;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(Place::Stopped),
+                () = sleep(BUSY_RETRY) => {}
+            }
+        }
+    }
+
+    /// Takes up what an earlier run left.
+    async fn resume(&self, dir: &Path) -> Result<Option<Joined>> {
+        let place = dir.to_owned();
+        let opened = spawn_blocking(move || TorrentStore::open(&place, catalogue::io())).await?;
+        let (store, recovery) = opened.with_context(|| {
+            format!(
+                "cannot open the snapshot in {}; move that directory away to fetch it anew",
+                dir.display()
+            )
+        })?;
+        let store = Arc::new(store);
+        info!(
+            snapshot = %self.id, held = %Bytes(held_bytes(&store)), ?recovery, "resuming"
+        );
+        self.ensure_space(&store, dir)?;
+        let handle = self.network.session().add_store(store.clone()).await?;
+        let presence = self
+            .network
+            .attend(&handle, swarms(&store.info().hashes(), Some(&store)));
+        Ok(Some((handle, store, presence)))
+    }
+
+    /// Gets the metadata from peers and makes room for the content.
+    async fn begin(&self, dir: &Path) -> Result<Option<Joined>> {
+        let hashes = InfoHashes {
+            v2: self.id,
+            v1: None,
+        };
+        let handle = self.network.session().add_magnet(hashes).await?;
+        let searching = self.network.attend(&handle, swarms(&hashes, None));
+        let started = Instant::now();
+        let info = {
+            let mut meter = self.display.phase("Asking peers what the snapshot is", 0);
+            let mut clock = tokio::time::interval(Duration::from_secs(1));
+            let info = handle.info();
+            tokio::pin!(info);
+            loop {
+                tokio::select! {
+                    () = self.stop.cancelled() => {
+                        handle.remove().await;
+                        return Ok(None);
+                    }
+                    info = &mut info => break info,
+                    _ = clock.tick() => {
+                        let status = handle.status();
+                        fail_if_stopped(&status)?;
+                        meter.say(&format!("{} peers", status.peers));
+                    }
+                }
+            }
+        };
+        let Some(info) = info else {
+            fail_if_stopped(&handle.status())?;
+            bail!("the session ended before the metadata came");
+        };
+        info!(
+            snapshot = %self.id, name = info.name(), took = %Time(started.elapsed()),
+            size = %Bytes(info.layout().content_length()), "metadata received"
+        );
+        let meta = Metainfo::from_info(info);
+        space::ensure(self.data.root(), required_space(&meta), "the snapshot")?;
+        let place = dir.to_owned();
+        let store = spawn_blocking(move || TorrentStore::create(&place, &meta, catalogue::io()));
+        let store = store
+            .await?
+            .with_context(|| format!("cannot lay out {}", dir.display()))?;
+        let store = Arc::new(store);
+        handle.attach(store.clone()).await?;
+        drop(searching);
+        let presence = self
+            .network
+            .attend(&handle, swarms(&store.info().hashes(), Some(&store)));
+        Ok(Some((handle, store, presence)))
+    }
+
+    fn ensure_space(&self, store: &TorrentStore, dir: &Path) -> Result<()> {
+        let needed = space::remaining(required_space(&store.metainfo()), dir);
+        space::ensure(self.data.root(), needed, "the rest of the snapshot")
+    }
+
+    /// Waits for the last block; `false` when asked to stop before.
+    async fn download(&self, torrent: &Torrent) -> Result<bool> {
+        let started = Instant::now();
+        let mut status = torrent.handle.subscribe();
+        let mut meter = self
+            .display
+            .phase("Downloading", torrent.store.layout().content_length());
+        loop {
+            let now = status.borrow_and_update().clone();
+            fail_if_stopped(&now)?;
+            meter.set(now.bytes_verified, Some(now.peers));
+            if now.phase.is_seeding() {
+                drop(meter);
+                info!(
+                    snapshot = %self.id,
+                    fetched = now.downloaded_payload, wasted = now.wasted,
+                    hashes = now.hash_bytes, took = %Time(started.elapsed()),
+                    "downloaded {} of {}",
+                    Bytes(now.downloaded_payload), Bytes(now.bytes_total),
+                );
+                return Ok(true);
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(false),
+                changed = status.changed() => {
+                    changed.map_err(|_| anyhow!("the session ended before the download did"))?;
+                }
+            }
+        }
+    }
+}
+
+/// Who has the directory of a snapshot that is to be fetched.
+enum Place {
+    /// We have, alone.
+    Ours(DirLock),
+    /// Another process has fetched it.
+    Whole(Box<Generation>),
+    /// We were asked to stop.
+    Stopped,
+}
+
+type Joined = (TorrentHandle, Arc<TorrentStore>, DropGuard);
+
+fn fail_if_stopped(status: &TorrentStatus) -> Result<()> {
+    if let Some(error) = status.phase.error() {
+        bail!("the torrent stopped: {:#}", Causes(error));
+    }
+    Ok(())
+}
+
+fn held_bytes(store: &TorrentStore) -> u64 {
+    // All blocks have this size but the last of each file.
+    let bytes = store.verified_blocks() * u64::from(bittorrent_protocol::BLOCK_LEN);
+    bytes.min(store.layout().content_length())
+}

@@ -1,0 +1,297 @@
+//! A small world for the command: a directory, a DHT on the loopback interface, and ways to run
+//! the program as a person would.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use snapshot_pointer::loopback::LoopbackDht;
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Ledgers written by a real node; see the README beside them.
+pub const BEFORE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../nano-ledger/tests/data/before.ldb"
+);
+pub const AFTER: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../nano-ledger/tests/data/after.ldb"
+);
+
+/// A command of the program under test, with nothing of the tester's environment that it reads.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nano-snapshot-mirror"));
+    for variable in ["STATE_DIRECTORY", "XDG_DATA_HOME", "CREDENTIALS_DIRECTORY"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What a command that ended has said.
+#[derive(Debug)]
+pub struct Said {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert!(self.status.success(), "{}: {}", self.status, self.stderr);
+        self
+    }
+
+    /// Fails with exit code `code` and all of `parts` in what it says.
+    #[track_caller]
+    pub fn failed_with(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.status.code(), Some(code), "{}", self.stderr);
+        for part in parts {
+            assert!(
+                self.stderr.contains(part),
+                "no {part:?} in: {}",
+                self.stderr
+            );
+        }
+        self
+    }
+
+    /// The value of a line `key: value`.
+    #[track_caller]
+    pub fn value(&self, key: &str) -> String {
+        let prefix = format!("{key}:");
+        let line = self
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no {key} in: {}", self.stdout))
+            .trim()
+            .to_owned()
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(args: &[&str]) -> Said {
+    run_command(command().args(args))
+}
+
+pub fn run_command(command: &mut Command) -> Said {
+    Running::start(command).end()
+}
+
+/// A running command; killed when dropped.
+pub struct Running {
+    child: Child,
+    out: TempDir,
+}
+
+impl Running {
+    /// Starts it with its output going to files, which never fill up as pipes do.
+    pub fn start(command: &mut Command) -> Self {
+        let out = tempfile::tempdir().unwrap();
+        let file = |name: &str| File::create(out.path().join(name)).unwrap();
+        let child = command
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .spawn()
+            .unwrap();
+        Self { child, out }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.out.path().join("stderr")).unwrap()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits until `there` is true, while the command runs.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, mut there: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !there() {
+            assert!(!self.has_ended(), "ended before {what}: {}", self.stderr());
+            assert!(
+                Instant::now() < deadline,
+                "no {what} in time: {}",
+                self.stderr()
+            );
+            pause();
+        }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> Said {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "does not end: {}", self.stderr());
+            pause();
+        };
+        let read = |name: &str| fs::read_to_string(self.out.path().join(name)).unwrap();
+        Said {
+            status,
+            stdout: read("stdout"),
+            stderr: read("stderr"),
+        }
+    }
+
+    /// Asks it to stop and waits for its end.
+    #[track_caller]
+    pub fn stop(self) -> Said {
+        self.signal(rustix::process::Signal::TERM);
+        self.end()
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9));
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail when it has ended, as it should have.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Between two looks at something that takes its time.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+/// Waits until `there` gives something.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = there() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what} in time");
+        pause();
+    }
+}
+
+/// A directory, a DHT and a key.
+pub struct World {
+    pub dir: TempDir,
+    pub runtime: tokio::runtime::Runtime,
+    pub dht: LoopbackDht,
+    pub authority: String,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let dht = runtime.block_on(LoopbackDht::start(6)).unwrap();
+        let key = dir.path().join("key");
+        let authority = run(&["keygen", key.to_str().unwrap()]).succeeded().stdout;
+        Self {
+            dir,
+            runtime,
+            dht,
+            authority: authority.trim().to_owned(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `produce` into data directory `data`.
+    pub fn produce(&self, data: &str, ledger: &Path) -> Command {
+        let mut command = command();
+        command
+            .arg("produce")
+            .arg("--ledger")
+            .arg(ledger)
+            .arg("--key")
+            .arg(self.path("key"));
+        self.add_network(&mut command, data);
+        command
+    }
+
+    /// A mirror with data directory `data`; with `--once` a fetch.
+    pub fn mirror(&self, data: &str) -> Command {
+        let mut command = command();
+        self.add_network(&mut command, data);
+        command.args(["--authority", &self.authority, "--listen", "127.0.0.1:0"]);
+        command.args(["--poll-interval", "1s"]);
+        command
+    }
+
+    fn add_network(&self, command: &mut Command, data: &str) {
+        command
+            .arg("--data-dir")
+            .arg(self.path(data))
+            .args(["--dht-port", "0"]);
+        for node in self.dht.bootstrap() {
+            command.args(["--dht-bootstrap", &node]);
+        }
+    }
+
+    /// The current snapshot of the stream in a data directory.
+    pub fn current(&self, data: &str) -> Option<String> {
+        let link = fs::read_link(self.path(data).join("current/daily")).ok()?;
+        Some(link.file_name()?.to_str()?.to_owned())
+    }
+
+    /// The content of a held snapshot.
+    pub fn content(&self, data: &str, snapshot: &str) -> PathBuf {
+        self.path(data)
+            .join("snapshots")
+            .join(snapshot)
+            .join("content/data.ldb")
+    }
+}
+
+/// A copy of a ledger where a writer may open it.
+pub fn copy_ledger(from: &str, to: &Path) {
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    fs::copy(from, to).unwrap();
+    let mut permissions = to.metadata().unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    fs::set_permissions(to, permissions).unwrap();
+}
+
+#[track_caller]
+pub fn assert_same(left: &Path, right: &Path) {
+    let [left_bytes, right_bytes] = [left, right].map(|path| fs::read(path).unwrap());
+    assert!(
+        left_bytes == right_bytes,
+        "{} and {} differ",
+        left.display(),
+        right.display()
+    );
+}

@@ -1,0 +1,99 @@
+//! Real ledgers from a producer to a mirror to a fetch, over a DHT on the loopback interface.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, run_command};
+
+/// What the node that wrote them said of the ledgers: blocks, cemented, accounts, pending.
+const BEFORE_COUNTS: [u64; 4] = [5460, 5338, 195, 878];
+const AFTER_COUNTS: [u64; 4] = [5966, 5926, 232, 944];
+
+fn counts(ledger: &Path) -> [u64; 4] {
+    let summary = nano_ledger::summarize(ledger).unwrap();
+    [
+        summary.blocks,
+        summary.cemented,
+        summary.accounts,
+        summary.pending,
+    ]
+}
+
+#[test]
+fn two_days_of_a_real_ledger_reach_a_node() {
+    let world = World::new();
+    let ledger = world.path("node/data.ldb");
+    copy_ledger(BEFORE, &ledger);
+
+    let first = run_command(&mut world.produce("producer", &ledger)).succeeded();
+    let first = first.value("snapshot");
+    assert_eq!(world.current("producer"), Some(first.clone()));
+
+    // The producer's own store is seeded by a mirror that runs in it.
+    let mut seeder = Running::start(&mut world.mirror("producer"));
+    let mut mirror = Running::start(&mut world.mirror("mirror"));
+    mirror.until("the first day", || {
+        world.current("mirror") == Some(first.clone())
+    });
+    assert_same(
+        &world.content("producer", &first),
+        &world.content("mirror", &first),
+    );
+    assert_eq!(counts(&world.content("mirror", &first)), BEFORE_COUNTS);
+
+    run_command(world.mirror("node-1").args(["--once", "--extract"])).succeeded();
+    let extracted = world.path("node-1/data.ldb");
+    assert_same(&world.content("mirror", &first), &extracted);
+    assert_eq!(counts(&extracted), BEFORE_COUNTS);
+
+    // A day later.
+    copy_ledger(AFTER, &ledger);
+    let second = run_command(&mut world.produce("producer", &ledger)).succeeded();
+    assert_eq!(second.value("seq"), "2");
+    let second = second.value("snapshot");
+    assert_ne!(second, first);
+    seeder.until("the second day", || {
+        world.current("producer") == Some(second.clone())
+    });
+    mirror.until("the second day", || {
+        world.current("mirror") == Some(second.clone())
+    });
+    assert_same(
+        &world.content("producer", &second),
+        &world.content("mirror", &second),
+    );
+    assert_same(
+        &world.content("producer", &first),
+        &world.content("mirror", &first),
+    );
+
+    // The fetch has the first day and gets the second.
+    run_command(world.mirror("node-1").args(["--once", "--extract"])).succeeded();
+    assert_same(&world.content("mirror", &second), &extracted);
+    assert_eq!(counts(&extracted), AFTER_COUNTS);
+
+    for daemon in [seeder, mirror] {
+        daemon.stop().succeeded();
+    }
+}
+
+#[test]
+fn the_copy_is_what_the_ledger_was() {
+    let world = World::new();
+    let ledger = world.path("node/data.ldb");
+    copy_ledger(BEFORE, &ledger);
+    let before = fs::read(&ledger).unwrap();
+    let said = run_command(&mut world.produce("producer", &ledger)).succeeded();
+    assert_eq!(
+        fs::read(&ledger).unwrap(),
+        before,
+        "the node's file was changed"
+    );
+    // Meta pages apart, which LMDB writes anew: nothing is compacted or moved.
+    let copy = fs::read(world.content("producer", &said.value("snapshot"))).unwrap();
+    assert_eq!(copy.len(), before.len());
+    assert!(copy[8192..] == before[8192..]);
+}

@@ -1,0 +1,186 @@
+//! What must not be followed or begun: each with a reason a person understands, and nothing lost.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::sync::Arc;
+
+use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
+use bittorrent_protocol::{InfoHashV2, MerkleHash, PieceLength, PieceSha1, merkle};
+use bittorrent_session::{Session, SessionConfig};
+use bittorrent_store::{RealIo, TorrentStore};
+use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, run_command};
+use snapshot_pointer::loopback::LoopbackDht;
+use snapshot_pointer::{Dht as _, MainlineDht, Pointer, Salt, Seq, SignedItem, SigningKey};
+
+fn item(world: &World, seq: i64, snapshot: InfoHashV2) -> SignedItem {
+    let key = SigningKey::read(&world.path("key")).unwrap();
+    let salt: Salt = "daily".parse().unwrap();
+    let pointer = Pointer {
+        snapshot,
+        seq: Seq::new(seq).unwrap(),
+    };
+    SignedItem::sign_pointer(&key, &salt, pointer).unwrap()
+}
+
+/// Puts an item, as a producer elsewhere would.
+fn put(world: &World, item: &SignedItem) {
+    world.runtime.block_on(async {
+        let dht = MainlineDht::start(world.dht.client_settings())
+            .await
+            .unwrap();
+        dht.put_item(item).await.unwrap();
+    });
+}
+
+/// A DHT that remembers nothing.
+fn forget(world: &mut World) {
+    world.dht = world.runtime.block_on(LoopbackDht::start(6)).unwrap();
+}
+
+/// A world in which `node` has fetched seq 5.
+fn fetched() -> (World, String) {
+    let mut world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    let produced = run_command(&mut world.produce("producer", &ledger)).succeeded();
+    let snapshot = produced.value("snapshot");
+    forget(&mut world);
+    put(&world, &item(&world, 5, snapshot.parse().unwrap()));
+    let seeder = Running::start(&mut world.mirror("producer"));
+    run_command(world.mirror("node").arg("--once")).succeeded();
+    seeder.stop().succeeded();
+    (world, snapshot)
+}
+
+#[test]
+fn a_lower_seq_and_a_second_word_are_refused() {
+    let (mut world, snapshot) = fetched();
+    let other = InfoHashV2::from_bytes([9; 32]);
+
+    forget(&mut world);
+    put(&world, &item(&world, 4, other));
+    let said = run_command(world.mirror("node").arg("--once")).succeeded();
+    assert!(said.stderr.contains("seq 4 is below 5"), "{}", said.stderr);
+    assert_eq!(world.current("node"), Some(snapshot.clone()));
+
+    forget(&mut world);
+    put(&world, &item(&world, 5, other));
+    run_command(world.mirror("node").arg("--once"))
+        .failed_with(1, &["two different snapshots", "proof is kept"]);
+    assert_eq!(world.current("node"), Some(snapshot.clone()));
+    assert_same(
+        &world.content("producer", &snapshot),
+        &world.content("node", &snapshot),
+    );
+
+    // A greater number ends the doubt.
+    put(&world, &item(&world, 6, snapshot.parse().unwrap()));
+    run_command(world.mirror("node").arg("--once")).succeeded();
+}
+
+#[test]
+fn without_a_pointer_the_reason_is_said() {
+    let world = World::new();
+    run_command(world.mirror("node").arg("--once")).failed_with(
+        1,
+        &[
+            "no pointer was found",
+            &world.authority,
+            "6 DHT nodes answered",
+        ],
+    );
+}
+
+#[test]
+fn a_disk_that_is_too_small_is_noticed_before_starting() {
+    let world = World::new();
+    // One TiB of nothing: its metadata is genuine, its content exists nowhere.
+    let piece_length = PieceLength::MAX;
+    let length = 1u64 << 40;
+    let pieces = (length / u64::from(piece_length.bytes())) as usize;
+    let layer = vec![MerkleHash::from_bytes([1; 32]); pieces];
+    let root = merkle::file_root_from_layer(&layer, piece_length);
+    let content = HashedContent {
+        length,
+        root: Some(root),
+        layer,
+        v1_pieces: vec![PieceSha1::from_bytes([0; 20]); pieces],
+        executable: false,
+    };
+    let meta = MetainfoBuilder::new("data.ldb", piece_length)
+        .hybrid(true)
+        .single_file(content)
+        .build()
+        .unwrap();
+    let dir = world.path("huge");
+    let store = Arc::new(TorrentStore::create(&dir, &meta, Arc::new(RealIo)).unwrap());
+    let (_session, peer) = world.runtime.block_on(async {
+        let listen = vec!["127.0.0.1:0".parse().unwrap()];
+        let config = SessionConfig {
+            listen,
+            ..SessionConfig::default()
+        };
+        let session = Session::start(config).await.unwrap();
+        session.add_store(store).await.unwrap();
+        let peer = session.local_addrs()[0];
+        (session, peer)
+    });
+    put(&world, &item(&world, 1, meta.info().hashes().v2));
+
+    let mut fetch = world.mirror("node");
+    fetch.args(["--once", "--seed-peer", &peer.to_string()]);
+    let said = run_command(&mut fetch);
+    said.failed_with(1, &["the disk is too small", "1.00 TiB", "--data-dir"]);
+    assert_eq!(world.current("node"), None);
+}
+
+#[test]
+fn produce_says_what_keeps_it_from_publishing() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+
+    // Nobody answers: the number in use is unknown.
+    let mut alone = common::command();
+    alone
+        .arg("produce")
+        .arg("--ledger")
+        .arg(&ledger)
+        .arg("--key")
+        .arg(world.path("key"));
+    alone
+        .arg("--data-dir")
+        .arg(world.path("p"))
+        .args(["--dht-port", "0"]);
+    alone.args(["--dht-bootstrap", "127.0.0.1:9"]);
+    run_command(&mut alone)
+        .failed_with(1, &["not published", "look-up failed", "run produce again"]);
+
+    // The snapshot is there nevertheless, and the next run publishes it.
+    let said = run_command(&mut world.produce("p", &ledger)).succeeded();
+    assert_eq!(said.value("seq"), "1");
+    let snapshot = said.value("snapshot");
+
+    let mut again = world.produce("p", &ledger);
+    run_command(again.arg("--first")).succeeded();
+    let said = run_command(&mut world.produce("p", &ledger)).succeeded();
+    assert_eq!(
+        (said.value("seq"), said.value("state")),
+        ("1".into(), "unchanged".into())
+    );
+    assert_eq!(said.value("snapshot"), snapshot);
+
+    // On another disk, with a network that knows the key: the same is said, and counting goes on.
+    let said = run_command(&mut world.produce("q", &ledger)).succeeded();
+    assert_eq!(
+        (said.value("seq"), said.value("snapshot")),
+        ("1".into(), snapshot.clone())
+    );
+    copy_ledger(AFTER, &ledger);
+    let said = run_command(&mut world.produce("q", &ledger)).succeeded();
+    assert_eq!(said.value("seq"), "2");
+    assert_ne!(said.value("snapshot"), snapshot);
+    let mut first = world.produce("r", &ledger);
+    run_command(first.arg("--first")).failed_with(1, &["not the first publication"]);
+}
