@@ -294,6 +294,9 @@ impl Partial {
     /// The leaves now in the slots are the true ones.
     pub(crate) fn accept_leaves(&mut self) {
         self.proven = true;
+        // From here on each block is judged by itself, whoever sends it.
+        self.solo = false;
+        self.exclusive = None;
     }
 
     /// The true leaves, one for each block. Returns the suspects among what is here; the caller
@@ -314,7 +317,7 @@ impl Partial {
             }
             slot.leaf = *leaf;
         }
-        self.proven = true;
+        self.accept_leaves();
         wrong
     }
 

@@ -128,8 +128,6 @@ impl Torrent {
             partial.revoke(suspect.in_piece);
         }
         partial.stage = Stage::Collecting;
-        partial.solo = false;
-        partial.exclusive = None;
         download.reopen(piece);
         self.wake_starved = true;
         self.convict(piece, &wrong, shared, now);

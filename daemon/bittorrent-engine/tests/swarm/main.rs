@@ -1,6 +1,7 @@
 //! Whole swarms of engines in memory: a virtual clock, seeded delays, real hashes, no socket.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::needless_pass_by_value, reason = "a node owns its habits")]
 
 mod download;
 mod hostile;

@@ -83,6 +83,8 @@ pub(crate) struct Link {
     pub(crate) fast: bool,
     /// We were told to choke it.
     pub(crate) chokes: bool,
+    /// We choke it on a whim, see [`Habits::chokes_every`].
+    pub(crate) moody: bool,
     /// Requests it made that are not answered.
     pub(crate) queue: VecDeque<BlockIndex>,
     /// What our engine asked it for and has not seen answered or given up.

@@ -338,10 +338,13 @@ impl World {
             Command::NotInterested => PeerEvent::NotInterested,
             Command::Unchoke => {
                 assert!(std::mem::replace(&mut link.chokes, false), "unchoked twice");
+                if link.moody {
+                    return;
+                }
                 PeerEvent::Unchoke
             }
             Command::Choke => {
-                assert!(!link.chokes, "choked twice");
+                assert!(!std::mem::replace(&mut link.chokes, true), "choked twice");
                 self.choke(number, peer);
                 return;
             }
@@ -425,7 +428,6 @@ impl World {
         let Some(link) = node.links.get_mut(&peer) else {
             return;
         };
-        link.chokes = true;
         let dropped = std::mem::take(&mut link.queue);
         let fast = link.fast;
         let layout = Arc::clone(&node.truth.layout);
@@ -559,8 +561,10 @@ impl World {
             Happening::ChokingEnds => {
                 let keys: Vec<_> = node.links.keys().copied().collect();
                 for key in keys {
-                    if let Some(link) = self.nodes[number].links.get_mut(&key) {
-                        link.chokes = false;
+                    if let Some(link) = self.nodes[number].links.get_mut(&key)
+                        && std::mem::replace(&mut link.moody, false)
+                        && !link.chokes
+                    {
                         self.message(number, key, PeerEvent::Unchoke);
                     }
                 }
@@ -614,6 +618,7 @@ impl World {
             key,
             fast,
             chokes: true,
+            moody: false,
             queue: Default::default(),
             asked: Default::default(),
             limit,
@@ -638,7 +643,7 @@ impl World {
         };
         let mut rejected = Vec::new();
         for block in blocks {
-            if link.chokes || !node.proven.contains(block) {
+            if link.chokes || link.moody || !node.proven.contains(block) {
                 rejected.push(*block);
             } else {
                 link.queue.push_back(*block);
@@ -712,7 +717,10 @@ impl World {
         let links = &self.nodes[number].links;
         let keys: Vec<_> = links.keys().copied().collect();
         for key in keys {
-            self.choke(number, key);
+            if let Some(link) = self.nodes[number].links.get_mut(&key) {
+                link.moody = true;
+                self.choke(number, key);
+            }
         }
         let wait = Duration::from_millis(300);
         self.after(wait, number, Happening::ChokingEnds);
