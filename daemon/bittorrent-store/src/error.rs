@@ -28,7 +28,7 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: MetainfoError,
+        source: Box<MetainfoError>,
     },
     /// A file ends before its content does.
     #[error("{} ends at byte {length}, before piece {piece} does", path.display())]
@@ -62,7 +62,7 @@ pub enum StoreError {
     },
     /// A piece layer belongs to another file.
     #[error("the piece layer does not fit the file")]
-    Layer(#[source] LayerError),
+    Layer(#[source] Box<LayerError>),
     /// The disk lost what was written since the last checkpoint: all of it counts as missing again.
     #[error("the disk failed to keep {} blocks written since the last checkpoint", lost.len())]
     SyncFailed {
@@ -80,7 +80,7 @@ pub enum StoreError {
     },
     /// The content makes no torrent.
     #[error("the content makes no usable torrent")]
-    Build(#[source] BuildError),
+    Build(#[source] Box<BuildError>),
     /// A file of a new torrent has a name that could leave its directory or that is no name.
     #[error("{name:?} cannot be a file name in a torrent")]
     FileName {
@@ -88,13 +88,19 @@ pub enum StoreError {
         name: String,
     },
     /// What was to be hashed could not be read.
-    #[error("cannot read the content of {name:?}")]
+    #[error("cannot read the content to be hashed")]
     Source {
-        /// The file in the torrent.
-        name: String,
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// A draft has another number of files than was announced: a bug of the caller.
+    #[error("{announced} files were announced and {added} added")]
+    FileCount {
+        /// How many were announced.
+        announced: usize,
+        /// How many were added.
+        added: usize,
     },
     /// The caller asked to stop.
     #[error("stopped on request")]

@@ -4,6 +4,7 @@
 //! `&self`. It knows nothing of peers or networks; what it is told to be proven it believes.
 
 mod bitmap;
+pub mod create;
 
 mod error;
 mod io;

@@ -105,7 +105,7 @@ impl TorrentStore {
         let metainfo =
             Metainfo::parse(&bytes, &Limits::TORRENT).map_err(|source| StoreError::Torrent {
                 path: torrent,
-                source,
+                source: Box::new(source),
             })?;
         let layout = metainfo.info().layout().clone();
         let progress = Progress::read(&paths, &*io)?.filter(|progress| {
@@ -148,6 +148,46 @@ impl TorrentStore {
             store.rejournal()?;
         }
         Ok((store, recovery))
+    }
+
+    /// Takes over a directory whose content and leaf hashes were just written whole, and seals it.
+    pub(crate) fn adopt(
+        paths: Paths,
+        io: Arc<dyn Io>,
+        metainfo: Metainfo,
+    ) -> Result<Self, StoreError> {
+        let layout = metainfo.info().layout().clone();
+        let claims = Claims {
+            words: vec![0; words(&layout)],
+            epoch: 1,
+        };
+        let store = Self::assemble(paths, io, metainfo, claims, false)?;
+        for block in layout
+            .piece_indices()
+            .flat_map(|piece| layout.blocks(piece))
+        {
+            store.verified.set(layout.block_number(block));
+        }
+        let mut directories = BTreeSet::from([store.paths.leaves_dir(), store.paths.content()]);
+        for number in 0..layout.files().len() as u32 {
+            let Some(file) = layout.file_index(number) else {
+                continue;
+            };
+            let path = store.file_path(file);
+            let above = path
+                .ancestors()
+                .skip(1)
+                .take_while(|above| above.starts_with(store.paths.content()));
+            directories.extend(above.map(Path::to_owned));
+        }
+        for directory in &directories {
+            store
+                .io
+                .sync_dir(directory)
+                .map_err(StoreError::io("sync", directory))?;
+        }
+        store.finish()?;
+        Ok(store)
     }
 
     /// Opens the files. Sealed content is opened to be read only.

@@ -140,7 +140,7 @@ impl TorrentStore {
                 .unwrap_or_else(PoisonError::into_inner);
             Arc::make_mut(&mut metainfo)
                 .set_layer(file, layer)
-                .map_err(StoreError::Layer)?;
+                .map_err(|source| StoreError::Layer(Box::new(source)))?;
             metainfo
                 .missing_layers()
                 .next()

@@ -1,0 +1,371 @@
+//! Making a generation of content that is not in a torrent yet.
+
+mod pipeline;
+
+use std::io::{IoSlice, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bittorrent_protocol::metainfo::{HashedContent, Metainfo, MetainfoBuilder};
+use bittorrent_protocol::{MerkleHash, PieceLength};
+
+use crate::error::StoreError;
+use crate::io::{Io, IoFile, OpenMode};
+use crate::paths::Paths;
+use crate::progress::replace;
+use crate::store::TorrentStore;
+
+pub use pipeline::{V1Pieces, hash_stream};
+
+/// What a torrent is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One file, which has the torrent's name.
+    SingleFile,
+    /// A directory of the torrent's name with files in it.
+    Directory {
+        /// How many, empty ones included.
+        files: usize,
+    },
+}
+
+/// How content is cut and hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Bytes in a piece.
+    pub piece_length: PieceLength,
+    /// Whether v1 clients can use the torrent too.
+    pub hybrid: bool,
+}
+
+/// Told the bytes hashed so far of the file at hand; says whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(u64) -> bool;
+
+/// A generation in the making: files are written below its directory and hashed on the way.
+///
+/// The directory does not depend on where it is: once finished it may be renamed. A draft that is
+/// dropped leaves its directory behind for the caller to remove.
+#[derive(Debug)]
+pub struct Draft {
+    paths: Paths,
+    io: Arc<dyn Io>,
+    name: String,
+    shape: Shape,
+    cut: Cut,
+    files: Vec<DraftFile>,
+}
+
+#[derive(Debug)]
+struct DraftFile {
+    path: Vec<String>,
+    content: HashedContent,
+    leaves: PathBuf,
+}
+
+impl Draft {
+    /// Begins a generation in a directory, which is made when it is not there.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made or the name cannot be a file name.
+    pub fn begin(
+        dir: &Path,
+        name: &str,
+        shape: Shape,
+        cut: Cut,
+        io: Arc<dyn Io>,
+    ) -> Result<Self, StoreError> {
+        let paths = Paths::new(dir);
+        check_component(name)?;
+        for made in [paths.root().to_owned(), paths.content(), paths.leaves_dir()] {
+            io.create_dir_all(&made)
+                .map_err(StoreError::io("make directory", &made))?;
+        }
+        Ok(Self {
+            paths,
+            io,
+            name: name.to_owned(),
+            shape,
+            cut,
+            files: Vec::new(),
+        })
+    }
+
+    /// Where a file of the draft lies. `path` is relative to the torrent's directory and ignored for a
+    /// single file.
+    pub fn content_path(&self, path: &[String]) -> PathBuf {
+        let mut place = self.paths.content();
+        place.push(&self.name);
+        if self.shape != Shape::SingleFile {
+            place.extend(path);
+        }
+        place
+    }
+
+    /// Reads a source to its end, writes it to its place and hashes it in the same pass, with bounded
+    /// memory. Returns its length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the source or the disk fails, when a name cannot be a file name, and
+    /// [`StoreError::Cancelled`].
+    pub fn add_file(
+        &mut self,
+        path: &[String],
+        source: &mut (dyn Read + Send),
+        progress: Progress<'_>,
+    ) -> Result<u64, StoreError> {
+        path.iter()
+            .try_for_each(|component| check_component(component))?;
+        let place = self.content_path(path);
+        for above in place
+            .ancestors()
+            .skip(1)
+            .take_while(|above| above.starts_with(self.paths.content()))
+        {
+            self.io
+                .create_dir_all(above)
+                .map_err(StoreError::io("make directory", above))?;
+        }
+        let file = self
+            .io
+            .open(&place, OpenMode::Replace)
+            .map_err(StoreError::io("create", &place))?;
+        let leaves_path = self
+            .paths
+            .leaves_dir()
+            .join(format!("draft-{}", self.files.len()));
+        let leaves = self
+            .io
+            .open(&leaves_path, OpenMode::Replace)
+            .map_err(StoreError::io("create", &leaves_path))?;
+        let mut end = 0;
+        let mut keep = |hashes: &[MerkleHash]| {
+            let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
+            let offset = end;
+            end += bytes.len() as u64;
+            leaves
+                .write_all_at(&mut [IoSlice::new(&bytes)], offset)
+                .map_err(StoreError::io("write", &leaves_path))
+        };
+        let content = hash_stream(
+            source,
+            Some((&*file, &place)),
+            self.cut.piece_length,
+            self.v1(),
+            &mut keep,
+            progress,
+        )?;
+        file.sync_data().map_err(StoreError::io("sync", &place))?;
+        let length = content.length;
+        let path = match self.shape {
+            Shape::SingleFile => vec![self.name.clone()],
+            Shape::Directory { .. } => path.to_vec(),
+        };
+        self.files.push(DraftFile {
+            path,
+            content,
+            leaves: leaves_path,
+        });
+        Ok(length)
+    }
+
+    fn v1(&self) -> V1Pieces {
+        V1Pieces::of(self.shape, self.cut)
+    }
+
+    /// Makes the torrent of what was added, and a sealed store of the directory. `describe` may add
+    /// to the torrent what is known only now.
+    ///
+    /// # Errors
+    ///
+    /// When the content makes no torrent or the disk fails.
+    pub fn finish(
+        mut self,
+        describe: impl FnOnce(MetainfoBuilder) -> MetainfoBuilder,
+    ) -> Result<TorrentStore, StoreError> {
+        if let Shape::Directory { files } = self.shape
+            && files != self.files.len()
+        {
+            return Err(StoreError::FileCount {
+                announced: files,
+                added: self.files.len(),
+            });
+        }
+        let builder = describe(builder(&self.name, self.shape, self.cut, &self.files));
+        let metainfo = builder
+            .build()
+            .map_err(|source| StoreError::Build(Box::new(source)))?;
+        let info = metainfo.info().clone();
+        // The torrent orders files by path.
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        for (number, file) in (0..).zip(&self.files) {
+            let Some(index) = info.layout().file_index(number) else {
+                continue;
+            };
+            if info.layout().file(index).blocks() > 1 {
+                let place = self.paths.leaves(index);
+                self.io
+                    .rename(&file.leaves, &place)
+                    .map_err(StoreError::io("rename", &place))?;
+            } else {
+                self.io
+                    .remove_file(&file.leaves)
+                    .map_err(StoreError::io("remove", &file.leaves))?;
+            }
+        }
+        replace(
+            &*self.io,
+            &self.paths,
+            &self.paths.torrent(),
+            &metainfo.encode(),
+        )?;
+        TorrentStore::adopt(self.paths, self.io, metainfo)
+    }
+}
+
+fn builder(name: &str, shape: Shape, cut: Cut, files: &[DraftFile]) -> MetainfoBuilder {
+    let builder = MetainfoBuilder::new(name, cut.piece_length).hybrid(cut.hybrid);
+    files.iter().fold(builder, |builder, file| match shape {
+        Shape::SingleFile => builder.single_file(file.content.clone()),
+        Shape::Directory { .. } => builder.file(file.path.clone(), file.content.clone()),
+    })
+}
+
+/// Makes a torrent of content that stays where it is: a file, or a directory with everything in it.
+/// The torrent has its name. Symbolic links are passed over.
+///
+/// # Errors
+///
+/// When the content cannot be read or makes no torrent, and [`StoreError::Cancelled`].
+pub fn hash_path(path: &Path, cut: Cut, progress: Progress<'_>) -> Result<Metainfo, StoreError> {
+    let io = crate::io::RealIo;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    check_component(name)?;
+    let (shape, paths) = list(path)?;
+    let mut files = Vec::new();
+    for relative in paths {
+        let place = relative
+            .iter()
+            .fold(path.to_owned(), |place, component| place.join(component));
+        let file = io
+            .open(&place, OpenMode::Read)
+            .map_err(StoreError::io("open", &place))?;
+        let mut reader = Sequential {
+            file: &*file,
+            offset: 0,
+        };
+        let v1 = V1Pieces::of(shape, cut);
+        let content = hash_stream(
+            &mut reader,
+            None,
+            cut.piece_length,
+            v1,
+            &mut |_| Ok(()),
+            progress,
+        )?;
+        let path = if shape == Shape::SingleFile {
+            vec![name.to_owned()]
+        } else {
+            relative
+        };
+        files.push(DraftFile {
+            path,
+            content,
+            leaves: PathBuf::new(),
+        });
+    }
+    builder(name, shape, cut, &files)
+        .build()
+        .map_err(|source| StoreError::Build(Box::new(source)))
+}
+
+/// Makes a generation with copies of content that lies elsewhere: a file, or a directory with
+/// everything in it. The torrent has its name. Symbolic links are passed over.
+///
+/// # Errors
+///
+/// As [`Draft::add_file`] and [`Draft::finish`].
+pub fn copy_path(
+    path: &Path,
+    dir: &Path,
+    cut: Cut,
+    io: Arc<dyn Io>,
+    progress: Progress<'_>,
+) -> Result<TorrentStore, StoreError> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let (shape, paths) = list(path)?;
+    let mut draft = Draft::begin(dir, name, shape, cut, io)?;
+    for relative in paths {
+        let place = relative
+            .iter()
+            .fold(path.to_owned(), |place, component| place.join(component));
+        let mut file = std::fs::File::open(&place).map_err(StoreError::io("open", &place))?;
+        draft.add_file(&relative, &mut file, progress)?;
+    }
+    draft.finish(|builder| builder)
+}
+
+/// What a torrent of a path is made of, and the paths of its files: sorted for a directory, one empty
+/// path for a file.
+fn list(path: &Path) -> Result<(Shape, Vec<Vec<String>>), StoreError> {
+    if !path.is_dir() {
+        return Ok((Shape::SingleFile, vec![Vec::new()]));
+    }
+    let mut found = Vec::new();
+    let mut waiting = vec![Vec::new()];
+    while let Some(relative) = waiting.pop() {
+        let place = relative
+            .iter()
+            .fold(path.to_owned(), |place, component: &String| {
+                place.join(component)
+            });
+        for entry in std::fs::read_dir(&place).map_err(StoreError::io("list", &place))? {
+            let entry = entry.map_err(StoreError::io("list", &place))?;
+            let kind = entry
+                .file_type()
+                .map_err(StoreError::io("inspect", &entry.path()))?;
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|name| StoreError::FileName {
+                    name: name.to_string_lossy().into_owned(),
+                })?;
+            let below = [&relative[..], &[name]].concat();
+            if kind.is_dir() {
+                waiting.push(below);
+            } else if kind.is_file() {
+                found.push(below);
+            }
+        }
+    }
+    found.sort();
+    Ok((Shape::Directory { files: found.len() }, found))
+}
+
+fn check_component(name: &str) -> Result<(), StoreError> {
+    let harmless = !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
+    harmless.then_some(()).ok_or_else(|| StoreError::FileName {
+        name: name.to_owned(),
+    })
+}
+
+/// Reads an open file from its start.
+struct Sequential<'a> {
+    file: &'a dyn IoFile,
+    offset: u64,
+}
+
+impl Read for Sequential<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
