@@ -4,10 +4,9 @@
 
 use bittorrent_protocol::bencode::{BencodeError, DictEncoder, Encoder, FlawKind, Limits};
 use bittorrent_protocol::metainfo::{
-    BuildError, HashedContent, Inconsistency, Info, InfoError, LayerError, MAX_FILE_LEN, Metainfo,
-    MetainfoBuilder, MetainfoError, TreeError, V1Error,
+    Inconsistency, Info, InfoError, MAX_FILE_LEN, Metainfo, MetainfoError, TreeError, V1Error,
 };
-use bittorrent_protocol::{Layout, LayoutError, MerkleHash, PieceLayer, PieceLength, merkle};
+use bittorrent_protocol::{LayoutError, MerkleHash};
 
 const PIECE: i64 = 16384;
 const ROOT: [u8; 32] = [7; 32];
@@ -232,6 +231,54 @@ fn files_of_the_tree() {
         longest.parse().unwrap().layout().content_length(),
         MAX_FILE_LEN
     );
+}
+
+#[test]
+fn files_that_are_links_or_directories() {
+    let error = |tree: &[u8]| {
+        let raw = [
+            b"d9:file tree",
+            tree,
+            b"12:meta versioni2e4:name1:n12:piece lengthi16384ee",
+        ];
+        match Info::parse(&raw.concat(), &Limits::TORRENT) {
+            Err(InfoError::FileTree(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    let path = || "a".to_owned();
+    assert_eq!(
+        error(b"d1:ad0:d6:lengthi0e12:symlink pathl1:beeee"),
+        TreeError::Symlink { path: path() }
+    );
+    assert_eq!(
+        error(b"d1:ad0:d6:lengthi0ee1:bd0:d6:lengthi0eeeee"),
+        TreeError::EmptyName { path: path() },
+        "both a file and a directory"
+    );
+    assert_eq!(
+        error(b"d1:ad0:i1eee"),
+        TreeError::NotADictionary { path: path() }
+    );
+}
+
+#[test]
+fn links_in_v1_torrents_are_checked_too() {
+    let parse = |target: &[u8]| {
+        let raw = [
+            b"d5:filesld6:lengthi5e4:pathl1:aeed4:attr1:l4:pathl1:be12:symlink path",
+            target,
+            b"ee4:name1:n12:piece lengthi16384e6:pieces20:aaaaaaaaaaaaaaaaaaaae",
+        ];
+        Info::parse(&raw.concat(), &Limits::TORRENT)
+    };
+    assert!(matches!(parse(b"l1:ae"), Err(InfoError::V1Only { .. })));
+    for target in [&b"li1ee"[..], b"1:a"] {
+        assert_eq!(
+            parse(target),
+            Err(InfoError::V1(V1Error::Path { index: 1 }))
+        );
+    }
 }
 
 #[test]
@@ -590,130 +637,4 @@ fn a_layer_for_a_file_without_one_is_unknown() {
             root: MerkleHash::from_bytes(ROOT)
         })
     );
-}
-
-#[test]
-fn layers_fit_their_file_exactly() {
-    let piece_length = PieceLength::new(32768).unwrap();
-    let leaves: Vec<MerkleHash> = (0..5u8).map(|n| merkle::leaf(&[n])).collect();
-    let root = merkle::file_root_from_leaves(&leaves);
-    let hashes = merkle::piece_layer_from_leaves(&leaves, piece_length);
-    let layout = |length, root| Layout::new(piece_length, [(length, Some(root))]).unwrap();
-    let length = 4 * 16384 + 1;
-    let file = &layout(length, root).files()[0].clone();
-    let new = |hashes: &[MerkleHash]| PieceLayer::new(file, piece_length, hashes.to_vec());
-    let layer = new(&hashes).unwrap();
-    assert_eq!(layer.hashes(), hashes);
-    for count in [0, 2, 4] {
-        let mut wrong = hashes.clone();
-        wrong.resize(count, hashes[0]);
-        assert_eq!(
-            new(&wrong),
-            Err(LayerError::Count {
-                found: count,
-                expected: 3
-            })
-        );
-    }
-    let swapped = [hashes[1], hashes[0], hashes[2]];
-    assert!(matches!(new(&swapped), Err(LayerError::Root { .. })));
-    let zero = [hashes[0], MerkleHash::ZERO, hashes[2]];
-    assert_eq!(new(&zero), Err(LayerError::Zero { index: 1 }));
-    let short = &layout(32768, root).files()[0].clone();
-    assert!(matches!(
-        PieceLayer::new(short, piece_length, vec![root]),
-        Err(LayerError::NoLayer { length: 32768, .. })
-    ));
-
-    // Nodes from the piece layer up, padding included, and nothing else.
-    assert_eq!(layer.node(1, 2), Some(hashes[2]));
-    assert_eq!(layer.node(1, 3), Some(merkle::pad(1)));
-    assert_eq!(layer.node(1, 4), None);
-    assert_eq!(
-        layer.node(2, 1),
-        Some(merkle::parent(&hashes[2], &merkle::pad(1)))
-    );
-    assert_eq!(layer.node(3, 0), Some(root));
-    for (number, index) in [(0, 0), (3, 1), (4, 0), (255, 0), (1, u64::MAX)] {
-        assert_eq!(layer.node(number, index), None, "{number} {index}");
-    }
-
-    // A torrent takes no other file's layer.
-    let other = Metainfo::from_info(
-        TestInfo::v2(&[file_of_two_pieces()])
-            .parse()
-            .unwrap()
-            .into(),
-    );
-    let index = other.info().layout().file_index(0).unwrap();
-    assert!(other.with_layer(index, layer.into()).is_err());
-}
-
-fn file_of_two_pieces() -> TestFile {
-    file("a", PIECE + 1)
-}
-
-#[test]
-fn what_cannot_be_built() {
-    let content = || HashedContent {
-        length: 5,
-        root: Some(merkle::leaf(b"12345")),
-        ..HashedContent::default()
-    };
-    let path = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
-    let new = || MetainfoBuilder::new("name", PieceLength::MIN);
-    assert!(new().file(path("a/b"), content()).build().is_ok());
-    for bad in ["", "..", "a/..", "a//b", "a\\b", "a\0", "a\u{202e}b"] {
-        let built = new().file(path(bad), content()).build();
-        assert!(matches!(built, Err(BuildError::Name { .. })), "{bad:?}");
-    }
-    let long = vec!["123456789".to_owned(); 300];
-    for bad in [Vec::new(), long] {
-        let built = new().file(bad, content()).build();
-        assert!(matches!(built, Err(BuildError::Name { .. })));
-    }
-    let unnamed = MetainfoBuilder::new("", PieceLength::MIN).file(path("a"), content());
-    assert!(matches!(unnamed.build(), Err(BuildError::Name { .. })));
-
-    let twice = new().file(path("a"), content()).file(path("a"), content());
-    let taken = |path: &str| BuildError::Taken { path: path.into() };
-    assert_eq!(twice.build(), Err(taken("a")));
-    let below = new()
-        .file(path("a"), content())
-        .file(path("a/b"), content())
-        .file(path("a.c"), content());
-    assert_eq!(below.build(), Err(taken("a")));
-    let crowded = new().single_file(content()).file(path("a"), content());
-    assert_eq!(crowded.build(), Err(BuildError::NotSingle { files: 2 }));
-    let unhashed = new().hybrid(true).file(path("a"), content());
-    assert!(matches!(
-        unhashed.build(),
-        Err(BuildError::V1Pieces {
-            found: 0,
-            expected: 1,
-            ..
-        })
-    ));
-    assert_eq!(
-        new().build(),
-        Err(BuildError::Info(InfoError::Layout(LayoutError::Empty)))
-    );
-    let rootless = HashedContent {
-        root: None,
-        ..content()
-    };
-    assert!(matches!(
-        new().file(path("a"), rootless).build(),
-        Err(BuildError::Info(InfoError::FileTree(
-            TreeError::Root { .. }
-        )))
-    ));
-    let layerless = HashedContent {
-        length: 16385,
-        ..content()
-    };
-    assert!(matches!(
-        new().file(path("a"), layerless).build(),
-        Err(BuildError::Layer { .. })
-    ));
 }

@@ -53,9 +53,11 @@ pub struct Metainfo {
     info: Arc<Info>,
     /// One for each file; those of files with at most one piece stay empty.
     layers: Vec<Option<Arc<PieceLayer>>>,
-    /// Trackers in tiers: all of a tier are tried before the next (BEP 12).
+    /// Trackers in tiers: all of a tier are tried before the next (BEP 12). Neither scheme nor host
+    /// has been checked: whoever contacts them must not be led to private addresses.
     pub trackers: Vec<Vec<String>>,
     /// Web seeds, percent-encoded; those of torrents with a directory end in `/` (BEP 19).
+    /// As unchecked as the trackers.
     pub web_seeds: Vec<String>,
     /// DHT nodes as host and port (BEP 5).
     pub nodes: Vec<(String, u16)>,

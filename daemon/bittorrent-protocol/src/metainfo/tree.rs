@@ -150,3 +150,29 @@ pub(super) fn show(path: &[&[u8]]) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bencode::{self, Limits};
+
+    /// Few bytes can describe very many and very long paths.
+    #[test]
+    fn deep_trees_with_many_files_are_refused() {
+        let tree = |depth: usize, count: usize| {
+            let files: String = (0..count)
+                .map(|n| format!("5:{n:05}d0:d6:lengthi0eee"))
+                .collect();
+            "d1:d".repeat(depth) + "d" + &files + "e" + &"e".repeat(depth)
+        };
+        let read = |text: &str| {
+            let decoded = bencode::decode(text.as_bytes(), &Limits::TORRENT).unwrap();
+            files(decoded.root.as_dict().unwrap()).map(|files| files.len())
+        };
+        assert_eq!(read(&tree(2, 20_000)), Ok(20_000));
+        assert_eq!(
+            read(&tree(90, 20_000)),
+            Err(TreeError::Paths(PathError::TooMuch))
+        );
+    }
+}
