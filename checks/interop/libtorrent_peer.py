@@ -5,7 +5,9 @@ Run by the interop harness and the benches with a Python that has PyPI's `libtor
 Alerts are only ever popped, never waited for: some releases hand out dangling ones.
 """
 
+import hashlib
 import json
+import os
 import resource
 import sys
 import time
@@ -39,6 +41,9 @@ SETTINGS = {
     "dht_restrict_routing_ips": False,
     "dht_restrict_search_ips": False,
     "min_reconnect_time": 1,
+    # One loopback address asks more often than libtorrent lets a stranger ask.
+    "dht_block_ratelimit": 10_000,
+    "dht_upload_rate_limit": 100_000_000,
 }
 
 
@@ -56,6 +61,7 @@ def poll(until: Any, timeout: float, every: float = 0.02) -> Any:
 class Peer:
     def __init__(self) -> None:
         self.session: lt.session | None = None
+        self.ring: list[lt.session] = []
         self.handles: list[lt.torrent_handle] = []
         self.log: list[str] = []
         self.items: list[dict[str, Any]] = []
@@ -93,8 +99,6 @@ class Peer:
         return {"port": port, "version": lt.__version__}
 
     def make(self, path: str, out: str, piece_length: int, kind: str, name: str | None = None) -> dict[str, Any]:
-        import os
-
         storage = lt.file_storage()
         lt.add_files(storage, path)
         flags = {"hybrid": 0, "v1": 64, "v2": 32}[kind]
@@ -176,26 +180,42 @@ class Peer:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {"user": usage.ru_utime, "system": usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
 
-    def dht_node(self, ip: str, port: int) -> dict[str, Any]:
-        assert self.session is not None
-        self.session.add_dht_node((ip, port))
-        return {}
+    def dht_ring(self, count: int, timeout: float = 20) -> dict[str, Any]:
+        """Starts `count` DHT nodes on loopback addresses of their own, which know nobody else.
 
-    def dht_ready(self, nodes: int, timeout: float) -> dict[str, Any]:
-        assert self.session is not None
+        The node of this peer's own session is the one that the later commands put and get through.
+        """
+        nodes: list[tuple[str, int]] = []
+        for number in range(count):
+            ip = f"127.0.0.{10 + number}"
+            settings = {**SETTINGS, "listen_interfaces": f"{ip}:0", "enable_dht": True}
+            if nodes:
+                settings["dht_bootstrap_nodes"] = "{}:{}".format(*nodes[0])
+            session = lt.session(settings)
+            nodes.append((ip, poll(session.listen_port, 10)))
+            self.ring.append(session)
+        self.session = self.ring[-1]
+        waiting = list(self.ring[1:])
 
-        def count() -> int:
-            self.pop()
-            return self.session.status().dht_nodes
+        def joined() -> bool:
+            for session in list(waiting):
+                if any(type(alert).__name__ == "dht_bootstrap_alert" for alert in session.pop_alerts()):
+                    waiting.remove(session)
+            return not waiting
 
-        poll(lambda: count() >= nodes, timeout)
-        return {"nodes": count()}
+        poll(joined, timeout)
+        return {"nodes": [f"{ip}:{port}" for ip, port in nodes], "waiting": len(waiting)}
 
-    def dht_put(self, secret: str, public: str, salt: str, value: str, timeout: float = 30) -> dict[str, Any]:
+    def dht_put(self, seed: str, public: str, salt: str, value: str, timeout: float = 30) -> dict[str, Any]:
+        """Puts `value` as a byte string under one more than the highest sequence number libtorrent finds."""
         assert self.session is not None
         self.puts.clear()
+        # libtorrent wants the expanded form of an Ed25519 key (RFC 8032, 5.1.5), not the seed.
+        expanded = bytearray(hashlib.sha512(bytes.fromhex(seed)).digest())
+        expanded[0] &= 248
+        expanded[31] = expanded[31] & 63 | 64
         self.session.dht_put_mutable_item(
-            bytes.fromhex(secret), bytes.fromhex(public), bytes.fromhex(value), bytes.fromhex(salt)
+            bytes(expanded), bytes.fromhex(public), bytes.fromhex(value), bytes.fromhex(salt)
         )
 
         def stored() -> bool:
@@ -212,7 +232,7 @@ class Peer:
 
         def settled() -> bool:
             self.pop()
-            return any(item.get("value") is None or item["authoritative"] for item in self.items)
+            return bool(self.items)
 
         poll(settled, timeout)
         found = [item for item in self.items if item.get("value") is not None]
