@@ -207,7 +207,7 @@ impl Standing {
         let mut rivals = Vec::new();
         for (item, verdict) in items.iter().zip(&mut verdicts) {
             match verdict {
-                Ok(Verdict::Newer) if item.seq() < seq => {
+                Ok(_) if item.seq() < seq => {
                     *verdict = Err(Refusal::LowerSeq {
                         seen: item.seq(),
                         high: seq,
@@ -422,6 +422,15 @@ mod tests {
         }
         assert_eq!(standing.held(), Some(&item(1, 9, 2)));
         assert!(standing.evidence().is_empty());
+    }
+
+    #[test]
+    fn the_held_item_is_old_beside_a_newer_one() {
+        let mut standing = after(&[item(1, 5, 0xaa)]);
+        let verdicts = standing.take(&[item(1, 5, 0xaa), item(1, 6, 0xbb)]);
+        assert_eq!(verdicts[1], Ok(Verdict::Newer));
+        assert!(matches!(verdicts[0], Err(Refusal::LowerSeq { .. })));
+        assert_eq!(standing.held(), Some(&item(1, 6, 0xbb)));
     }
 
     #[test]

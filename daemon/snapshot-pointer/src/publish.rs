@@ -181,7 +181,16 @@ pub enum PublishError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use bittorrent_protocol::SwarmHash;
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
     use super::*;
+    use crate::dht::Stored;
+    use crate::item::Salt;
+    use crate::key::Authority;
     use crate::testing::{authority, item, salt};
 
     fn seq(n: i64) -> Seq {
@@ -270,5 +279,79 @@ mod tests {
         assert_eq!(record.refreshed(), None, "it is not in the DHT yet");
         let held = records.load(&authority(1), &salt(), Kind::Pointer).unwrap();
         assert_eq!(held.standing().held(), Some(&item(1, 8, 0xbb)));
+    }
+
+    /// Says that it stores whatever it is given, and finds what it was told to find.
+    struct Forgetful(Vec<SignedItem>);
+
+    impl Dht for Forgetful {
+        fn get_item<'a>(
+            &'a self,
+            _: &'a Authority,
+            _: &'a Salt,
+            _: &'a mut (dyn FnMut(&SignedItem) + Send),
+        ) -> BoxFuture<'a, Result<Found, LookupError>> {
+            let mut found = Found {
+                settled: true,
+                ..Found::default()
+            };
+            for item in &self.0 {
+                found.add(item.clone());
+            }
+            Box::pin(async move { Ok(found) })
+        }
+
+        fn put_item<'a>(&'a self, _: &'a SignedItem) -> BoxFuture<'a, Result<Stored, PutError>> {
+            Box::pin(async {
+                Ok(Stored {
+                    nodes: 8,
+                    before: Found::default(),
+                })
+            })
+        }
+
+        fn get_peers(&self, _: SwarmHash) -> BoxFuture<'_, Result<Vec<SocketAddr>, LookupError>> {
+            Box::pin(async { Err(LookupError::NotConnected) })
+        }
+
+        fn announce(
+            &self,
+            _: SwarmHash,
+            _: u16,
+        ) -> BoxFuture<'_, Result<Vec<SocketAddr>, PutError>> {
+            Box::pin(async { Err(LookupError::NotConnected.into()) })
+        }
+
+        fn contacts(&self) -> BoxFuture<'_, Vec<SocketAddr>> {
+            Box::pin(async { Vec::new() })
+        }
+
+        fn bootstrapped(&self) -> BoxFuture<'_, bool> {
+            Box::pin(async { true })
+        }
+    }
+
+    #[test]
+    fn what_is_read_back_must_be_what_was_put_and_nothing_else() {
+        let ours = item(1, 5, 0xaa);
+        let publish = |found: &[SignedItem]| {
+            let dht = Forgetful(found.to_vec());
+            // The double never waits.
+            put_and_read_back(&dht, &ours).now_or_never().unwrap()
+        };
+        let published = publish(&[ours.clone(), item(1, 4, 0xbb), ours.clone()]).unwrap();
+        assert_eq!((published.stored, published.read_back), (8, 3));
+        for found in [
+            vec![],
+            vec![item(1, 4, 0xbb)],
+            vec![item(1, 6, 0xaa)],
+            vec![item(1, 5, 0xbb)],
+            vec![ours.clone(), item(1, 5, 0xbb)],
+        ] {
+            assert!(
+                matches!(publish(&found), Err(PublishError::Different { .. })),
+                "{found:?}"
+            );
+        }
     }
 }
