@@ -1,1 +1,48 @@
-//! BitTorrent v2 peers over tokio: sockets, timers, disk threads; drives the engine.
+//! BitTorrent v2 peers over tokio: sockets, timers and disk threads around the
+//! [engine](bittorrent_engine) that decides and the [store](bittorrent_store) that keeps.
+//!
+//! - One task, the driver, owns the engine. Connections tell it what they hear in batches over a
+//!   bounded channel and find its instructions in a mailbox.
+//! - A block is hashed on its connection's task as soon as it is there and travels as a slice of
+//!   the buffer it was received in. Permits for its bytes are got before it is kept, so a slow
+//!   disk makes us read more slowly and the peer send more slowly.
+//! - Disk threads write, make durable, and read what is not in the page cache. What is, goes from
+//!   there to the socket by `sendfile`. No task waits for a disk.
+//!
+//! ```no_run
+//! # async fn example(store: std::sync::Arc<bittorrent_store::TorrentStore>, peer: std::net::SocketAddr)
+//! # -> Result<(), Box<dyn std::error::Error>> {
+//! use bittorrent_session::{Session, SessionConfig};
+//!
+//! let session = Session::start(SessionConfig::default()).await?;
+//! let torrent = session.add_store(store).await?;
+//! torrent.add_peers(&[peer]).await;
+//! torrent.subscribe().wait_for(|status| status.phase.is_seeding()).await?;
+//! session.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod buffers;
+mod config;
+mod content;
+mod disk;
+mod driver;
+mod error;
+mod greet;
+mod handle;
+mod listener;
+mod mailbox;
+mod peer;
+mod session;
+mod status;
+
+pub use bittorrent_engine::{
+    Config as EngineConfig, Direction, Link, PeerStatus, Source, StopReason,
+};
+pub use config::SessionConfig;
+pub use driver::ShutdownReport;
+pub use error::{AddError, SessionError};
+pub use handle::TorrentHandle;
+pub use session::Session;
+pub use status::{Phase, TorrentError, TorrentStatus};

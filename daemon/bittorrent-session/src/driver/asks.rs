@@ -1,0 +1,202 @@
+//! What handles and handshakes ask of the driver.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bittorrent_engine::{Content, Link, PeerStatus, Source, TorrentKey};
+use bittorrent_protocol::{InfoHashes, SwarmHash};
+use tokio::sync::oneshot;
+
+use super::torrent::Torrent;
+use super::{Driver, Views};
+use crate::AddError;
+use crate::content::Attached;
+use crate::greet::Welcome;
+use crate::peer::{Greeted, Instruction};
+
+/// A store with what the engine needs to know of it, read before the driver hears of it.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) attached: Arc<Attached>,
+    pub(crate) content: Content,
+}
+
+/// A torrent that was added.
+#[derive(Debug)]
+pub(crate) struct Added {
+    pub(crate) key: TorrentKey,
+    pub(crate) views: Views,
+}
+
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Add {
+        hashes: InfoHashes,
+        store: Option<Box<Prepared>>,
+        reply: oneshot::Sender<Result<Added, AddError>>,
+    },
+    Attach {
+        torrent: TorrentKey,
+        store: Box<Prepared>,
+        reply: oneshot::Sender<Result<(), AddError>>,
+    },
+    AddPeers {
+        torrent: TorrentKey,
+        addrs: Vec<SocketAddr>,
+        source: Source,
+    },
+    Peers {
+        torrent: TorrentKey,
+        reply: oneshot::Sender<Vec<PeerStatus>>,
+    },
+    Remove {
+        torrent: TorrentKey,
+        reply: oneshot::Sender<()>,
+    },
+    /// A peer named a swarm.
+    Welcome {
+        swarm: SwarmHash,
+        v2_offered: bool,
+        addr: SocketAddr,
+        reply: oneshot::Sender<Option<Welcome>>,
+    },
+    /// A peer that was welcome shook hands.
+    Incoming(TorrentKey, Box<Greeted>),
+}
+
+impl Driver {
+    pub(super) fn take_ask(&mut self, ask: Ask) {
+        // Whoever does not wait for an answer any more needs none.
+        match ask {
+            Ask::Add {
+                hashes,
+                store,
+                reply,
+            } => {
+                let _ = reply.send(self.add(hashes, store));
+            }
+            Ask::Attach {
+                torrent,
+                store,
+                reply,
+            } => {
+                let _ = reply.send(self.attach(torrent, *store));
+            }
+            Ask::AddPeers {
+                torrent,
+                addrs,
+                source,
+            } => self
+                .engine
+                .add_candidates(torrent, &addrs, source, Instant::now()),
+            Ask::Peers { torrent, reply } => {
+                let _ = reply.send(self.engine.peers(torrent));
+            }
+            Ask::Remove { torrent, reply } => self.remove(torrent, reply),
+            Ask::Welcome {
+                swarm,
+                v2_offered,
+                addr,
+                reply,
+            } => {
+                let _ = reply.send(self.welcome(swarm, v2_offered, addr));
+            }
+            Ask::Incoming(torrent, greeted) => self.connected(torrent, *greeted),
+        }
+    }
+
+    fn add(
+        &mut self,
+        hashes: InfoHashes,
+        store: Option<Box<Prepared>>,
+    ) -> Result<Added, AddError> {
+        let writer = self.disks.assign();
+        let taken = Torrent::names_of(&hashes)
+            .into_iter()
+            .any(|name| self.swarms.contains_key(&name));
+        if taken {
+            return Err(AddError::Exists(hashes.v2));
+        }
+        let key = self.engine.add_torrent(hashes, Instant::now());
+        let torrent = Torrent::new(key, hashes, writer);
+        let views = torrent.views();
+        for name in &torrent.names {
+            self.swarms.insert(*name, key);
+        }
+        self.torrents.insert(key, torrent);
+        if let Some(store) = store {
+            self.attach(key, *store)?;
+        } else if let Some(torrent) = self.torrents.get(&key) {
+            torrent.publish(self.engine.status(key));
+        }
+        Ok(Added { key, views })
+    }
+
+    fn attach(&mut self, key: TorrentKey, prepared: Prepared) -> Result<(), AddError> {
+        let Prepared { attached, content } = prepared;
+        let Some(torrent) = self.torrents.get(&key) else {
+            return Err(AddError::Ending);
+        };
+        let (expected, found) = (torrent.hashes, attached.store().info().hashes());
+        let v1_differs = expected.v1.is_some_and(|v1| found.v1 != Some(v1));
+        if expected.v2 != found.v2 || v1_differs {
+            return Err(AddError::OtherTorrent { expected, found });
+        }
+        if torrent.info.is_none() {
+            self.set_info(key, &attached.store().info());
+        }
+        // Before what the engine has to say about the content.
+        self.instruct_all(key, || Instruction::Attach(attached.clone()));
+        self.engine
+            .set_content(key, content, Instant::now())
+            .map_err(|_| AddError::NotWaiting(expected.v2))?;
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            let complete = attached.store().is_complete();
+            torrent.attach(attached);
+            if complete {
+                torrent.complete();
+            }
+            torrent.publish(self.engine.status(key));
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: TorrentKey, reply: oneshot::Sender<()>) {
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            let _ = reply.send(());
+            return;
+        };
+        torrent.remove(reply);
+        for name in std::mem::take(&mut torrent.names) {
+            self.swarms.remove(&name);
+        }
+        // Its connections are closed by outputs.
+        self.engine.remove_torrent(key, Instant::now());
+    }
+
+    /// Looks the swarm up that a peer named, and decides under which hash to answer.
+    fn welcome(&self, swarm: SwarmHash, v2_offered: bool, addr: SocketAddr) -> Option<Welcome> {
+        let key = *self.swarms.get(&swarm)?;
+        let torrent = self.torrents.get(&key)?;
+        if torrent.is_failed() {
+            return None;
+        }
+        if let Err(refusal) = self.engine.may_accept(key, addr, Instant::now()) {
+            tracing::debug!(%addr, %refusal, "connection not wanted");
+            return None;
+        }
+        let v2 = torrent.hashes.v2.truncated();
+        let upgrade = v2_offered && torrent.hashes.v1.map(SwarmHash::from) == Some(swarm);
+        let (swarm, link) = if swarm == v2 || upgrade {
+            (v2, Link::V2)
+        } else {
+            (swarm, Link::V1)
+        };
+        Some(Welcome {
+            torrent: key,
+            swarm,
+            link,
+        })
+    }
+}

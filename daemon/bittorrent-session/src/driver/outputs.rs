@@ -1,0 +1,197 @@
+//! What the engine wants done, and what came of what the disks were to do.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bittorrent_engine::{Command, Output, PeerKey, TorrentKey, WriteFailed};
+use bittorrent_protocol::bencode::Limits;
+use bittorrent_protocol::metainfo::Info;
+use bittorrent_store::StoreError;
+
+use super::Driver;
+use crate::disk::{DiskError, Done, Outcome, Proof};
+use crate::peer::Instruction;
+use crate::status::TorrentError;
+
+impl Driver {
+    pub(super) fn take_output(&mut self, output: Output) {
+        match output {
+            Output::Dial { torrent, addr } => self.dial(torrent, addr),
+            Output::Send {
+                peer,
+                command: Command::Have(pieces),
+            } => self.tell_pieces(peer, pieces),
+            Output::Send { peer, command } => self.instruct(peer, Instruction::Send(command)),
+            Output::Disconnect { peer, reason } => {
+                if let Some(line) = self.lines.get(&peer) {
+                    tracing::debug!(peer = %line.addr, %reason, "disconnecting");
+                }
+                self.hang_up(peer);
+            }
+            Output::Metadata { torrent, info } => self.take_metadata(torrent, &info),
+            Output::Layer {
+                torrent,
+                file,
+                layer,
+            } => {
+                if let Some(torrent) = self.torrents.get_mut(&torrent) {
+                    torrent.keep_layer(file, layer);
+                }
+            }
+            Output::Proven {
+                torrent,
+                piece,
+                first_block,
+                leaves,
+            } => {
+                if let Some(torrent) = self.torrents.get_mut(&torrent) {
+                    torrent.prove(Proof {
+                        piece,
+                        first_block,
+                        leaves,
+                    });
+                }
+            }
+            Output::Banned {
+                torrent,
+                addr,
+                blame,
+            } => {
+                let torrent = self.torrents.get(&torrent).map(|t| t.hashes.v2);
+                tracing::warn!(?torrent, peer = %addr, %blame, "peer banned");
+            }
+            Output::Complete { torrent: key } => {
+                if let Some(torrent) = self.torrents.get_mut(&key) {
+                    torrent.complete();
+                    torrent.publish(self.engine.status(key));
+                }
+            }
+            Output::Stopped { torrent, reason } => self.stop(torrent, TorrentError::Engine(reason)),
+        }
+    }
+
+    fn tell_pieces(&mut self, peer: PeerKey, pieces: Vec<bittorrent_protocol::PieceIndex>) {
+        let Some(torrent) = self.torrents.get_mut(&peer.torrent()) else {
+            return;
+        };
+        let now = torrent.hold_back(peer, pieces);
+        if !now.is_empty() {
+            self.instruct(peer, Instruction::Send(Command::Have(now)));
+        }
+    }
+
+    fn take_metadata(&mut self, key: TorrentKey, raw: &[u8]) {
+        match Info::parse(raw, &Limits::TORRENT) {
+            Ok(info) => self.set_info(key, &Arc::new(info)),
+            Err(error) => self.stop(key, TorrentError::Metadata(error)),
+        }
+    }
+
+    /// The metadata is known: our handles, our peers and their seekers get to know it.
+    pub(super) fn set_info(&mut self, key: TorrentKey, info: &Arc<Info>) {
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            return;
+        };
+        torrent.set_info(info.clone());
+        // A magnet link may have named one of two hashes only, and some clients compute their
+        // own: answer to all of them.
+        for name in names(info) {
+            if !torrent.names.contains(&name) && !self.swarms.contains_key(&name) {
+                torrent.names.push(name);
+                self.swarms.insert(name, key);
+            }
+        }
+        if torrent.hashes.v1.is_none() {
+            torrent.hashes.v1 = info.hashes().v1;
+        }
+        self.instruct_all(key, || Instruction::Info(info.clone()));
+    }
+
+    pub(super) fn instruct_all(&mut self, key: TorrentKey, make: impl Fn() -> Instruction) {
+        let peers: Vec<PeerKey> = self
+            .lines
+            .keys()
+            .filter(|peer| peer.torrent() == key)
+            .copied()
+            .collect();
+        for peer in peers {
+            self.instruct(peer, make());
+        }
+    }
+
+    /// Stops a torrent for good and parts with its peers.
+    fn stop(&mut self, key: TorrentKey, error: TorrentError) {
+        let now = Instant::now();
+        if let Some(torrent) = self.torrents.get_mut(&key) {
+            torrent.fail(error);
+            torrent.publish(self.engine.status(key));
+        }
+        let peers: Vec<PeerKey> = self
+            .lines
+            .keys()
+            .filter(|peer| peer.torrent() == key)
+            .copied()
+            .collect();
+        for peer in peers {
+            self.hang_up(peer);
+            self.engine.handle_disconnected(peer, now);
+        }
+    }
+
+    pub(super) fn take_done(&mut self, Done { torrent: key, outcome }: Done) {
+        let now = Instant::now();
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            return;
+        };
+        let (doing, result) = match outcome {
+            Outcome::Written(blocks, result) => {
+                torrent.written();
+                let told = match &result {
+                    Ok(()) => Ok(()),
+                    Err(_) => Err(WriteFailed::Permanent),
+                };
+                for block in blocks {
+                    self.engine.handle_written(key, block, told, now);
+                }
+                ("writing blocks", result)
+            }
+            Outcome::Proven(pieces, result) => {
+                for (piece, peers) in torrent.proven(&pieces) {
+                    self.announce(piece, peers);
+                }
+                ("keeping leaf hashes", result)
+            }
+            Outcome::Layer(file, result) => {
+                tracing::debug!(%file, "piece layer kept");
+                torrent.layered();
+                ("keeping a piece layer", result)
+            }
+            Outcome::Checkpoint(result) => {
+                torrent.checkpointed();
+                ("making content durable", result)
+            }
+            Outcome::Finish(result) => {
+                if result.is_ok() {
+                    torrent.sealed();
+                    torrent.publish(self.engine.status(key));
+                }
+                ("sealing the content", result)
+            }
+        };
+        if let Err(error) = result {
+            if let DiskError::Store(StoreError::SyncFailed { lost, .. }) = &error {
+                self.engine.handle_lost(key, lost, now);
+            }
+            self.stop(key, TorrentError::disk(doing, error));
+        }
+    }
+}
+
+/// All names under which peers may look for a torrent.
+fn names(info: &Info) -> Vec<bittorrent_protocol::SwarmHash> {
+    let hashes = info.hashes();
+    std::iter::once(hashes.v2.truncated())
+        .chain(hashes.v1.map(Into::into))
+        .chain(info.aria2_alias().map(Into::into))
+        .collect()
+}

@@ -1,0 +1,360 @@
+//! A torrent between engine and disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bittorrent_engine::{PeerKey, TorrentKey};
+use bittorrent_protocol::metainfo::{Info, PieceLayer};
+use bittorrent_protocol::{BlockIndex, FileIndex, InfoHashes, PieceIndex, SwarmHash};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use super::{Policy, Views};
+use crate::content::Attached;
+use crate::disk::{Disks, Job, Proof, Work, WriterId};
+use crate::peer::Arrived;
+use crate::status::{Phase, TorrentError, TorrentStatus};
+
+/// Blocks in one write job: what arrives while the job before it runs, but not more than this.
+const WRITE_AT_ONCE: usize = 256;
+
+/// Write jobs of one torrent under way: one runs, one waits, the rest is gathered meanwhile.
+const WRITES_UNDER_WAY: usize = 2;
+
+/// What is still to be done at the end of a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Completion {
+    /// Blocks are missing.
+    Missing,
+    /// The engine has everything, the seal is to be put on.
+    Unsealed,
+    /// The seal is being put on.
+    Sealing,
+    Sealed,
+}
+
+/// A piece whose proofs are on their way to disk: it is not served yet, so nobody is told of it.
+#[derive(Debug, Default)]
+struct Announcement {
+    proofs: usize,
+    peers: Vec<PeerKey>,
+}
+
+#[derive(Debug)]
+pub(super) struct Torrent {
+    pub(super) key: TorrentKey,
+    pub(super) hashes: InfoHashes,
+    /// All its names, as registered.
+    pub(super) names: Vec<SwarmHash>,
+    pub(super) info: Option<Arc<Info>>,
+    pub(super) content: Option<Arc<Attached>>,
+    writer: WriterId,
+    unwritten: Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>,
+    writes: usize,
+    unproven: Vec<Proof>,
+    proving: bool,
+    layers: Vec<(FileIndex, Arc<PieceLayer>)>,
+    layering: bool,
+    announcements: HashMap<PieceIndex, Announcement>,
+    completion: Completion,
+    checkpoint_due: bool,
+    checkpointing: bool,
+    /// When the oldest bytes that are not durable were proven.
+    dirty_since: Option<Instant>,
+    error: Option<Arc<TorrentError>>,
+    /// It was removed from the engine; who is to hear when the disk is done with it.
+    removal: Option<oneshot::Sender<()>>,
+    status: watch::Sender<TorrentStatus>,
+    info_news: watch::Sender<Option<Arc<Info>>>,
+}
+
+impl Torrent {
+    /// The names that hashes make.
+    pub(super) fn names_of(hashes: &InfoHashes) -> Vec<SwarmHash> {
+        std::iter::once(hashes.v2.truncated())
+            .chain(hashes.v1.map(SwarmHash::from))
+            .collect()
+    }
+
+    pub(super) fn new(key: TorrentKey, hashes: InfoHashes, writer: WriterId) -> Self {
+        Self {
+            key,
+            hashes,
+            names: Self::names_of(&hashes),
+            info: None,
+            content: None,
+            writer,
+            unwritten: Vec::new(),
+            writes: 0,
+            unproven: Vec::new(),
+            proving: false,
+            layers: Vec::new(),
+            layering: false,
+            announcements: HashMap::new(),
+            completion: Completion::Missing,
+            checkpoint_due: false,
+            checkpointing: false,
+            dirty_since: None,
+            error: None,
+            removal: None,
+            status: watch::Sender::default(),
+            info_news: watch::Sender::default(),
+        }
+    }
+
+    pub(super) fn views(&self) -> Views {
+        Views {
+            status: self.status.subscribe(),
+            info: self.info_news.subscribe(),
+        }
+    }
+
+    pub(super) fn set_info(&mut self, info: Arc<Info>) {
+        self.info = Some(info.clone());
+        self.info_news.send_replace(Some(info));
+    }
+
+    /// Gives it its place on disk.
+    pub(super) fn attach(&mut self, content: Arc<Attached>) {
+        self.content = Some(content);
+    }
+
+    /// Stops it for good. The first error stays.
+    pub(super) fn fail(&mut self, error: TorrentError) {
+        if self.error.is_none() {
+            tracing::error!(
+                torrent = %self.hashes.v2,
+                error = &error as &dyn std::error::Error,
+                "torrent stopped"
+            );
+            self.error = Some(Arc::new(error));
+            self.unwritten.clear();
+            self.unproven.clear();
+            // What was proven until now stays proven.
+            self.checkpoint_due |= self.dirty_since.is_some();
+        }
+    }
+
+    pub(super) const fn error(&self) -> Option<&Arc<TorrentError>> {
+        self.error.as_ref()
+    }
+
+    pub(super) const fn is_failed(&self) -> bool {
+        self.error.is_some()
+    }
+
+    pub(super) fn write(&mut self, arrived: Arrived) {
+        if !self.is_failed() {
+            self.unwritten
+                .push((arrived.block, arrived.data, arrived.permit));
+        }
+    }
+
+    pub(super) fn prove(&mut self, proof: Proof) {
+        if !self.is_failed() {
+            self.announcements.entry(proof.piece).or_default().proofs += 1;
+            self.unproven.push(proof);
+            self.dirty_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    pub(super) fn keep_layer(&mut self, file: FileIndex, layer: Arc<PieceLayer>) {
+        self.layers.push((file, layer));
+    }
+
+    pub(super) fn complete(&mut self) {
+        if self.completion == Completion::Missing {
+            self.completion = Completion::Unsealed;
+        }
+    }
+
+    /// Holds back the news of pieces that are not served yet; gives back those that are.
+    pub(super) fn hold_back(&mut self, peer: PeerKey, pieces: Vec<PieceIndex>) -> Vec<PieceIndex> {
+        pieces
+            .into_iter()
+            .filter(|piece| match self.announcements.get_mut(piece) {
+                Some(announcement) => {
+                    announcement.peers.push(peer);
+                    false
+                }
+                None => true,
+            })
+            .collect()
+    }
+
+    pub(super) fn written(&mut self) {
+        self.writes -= 1;
+    }
+
+    /// Proofs of these pieces were kept: gives back who is to hear of which piece.
+    pub(super) fn proven(&mut self, pieces: &[PieceIndex]) -> Vec<(PieceIndex, Vec<PeerKey>)> {
+        self.proving = false;
+        let mut news = Vec::new();
+        for piece in pieces {
+            let Some(announcement) = self.announcements.get_mut(piece) else {
+                continue;
+            };
+            announcement.proofs = announcement.proofs.saturating_sub(1);
+            if announcement.proofs == 0
+                && let Some(announcement) = self.announcements.remove(piece)
+                && !announcement.peers.is_empty()
+            {
+                news.push((*piece, announcement.peers));
+            }
+        }
+        news
+    }
+
+    pub(super) fn layered(&mut self) {
+        self.layering = false;
+    }
+
+    pub(super) fn checkpointed(&mut self) {
+        self.checkpointing = false;
+    }
+
+    pub(super) fn sealed(&mut self) {
+        self.completion = Completion::Sealed;
+        self.dirty_since = None;
+        tracing::info!(torrent = %self.hashes.v2, "complete, durable and sealed");
+    }
+
+    /// Whether the disk has something of this torrent to do.
+    pub(super) fn is_busy(&self) -> bool {
+        self.writes > 0
+            || self.proving
+            || self.layering
+            || self.checkpointing
+            || self.completion == Completion::Sealing
+    }
+
+    /// The engine forgot it: what it has is made durable, then `done` is told.
+    pub(super) fn remove(&mut self, done: oneshot::Sender<()>) {
+        self.removal = Some(done);
+        self.demand_checkpoint();
+    }
+
+    /// Whether it was removed and the disk is done with it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.removal.is_some() && !self.is_busy()
+    }
+
+    /// Tells who removed it.
+    pub(super) fn bid_farewell(self) {
+        if let Some(done) = self.removal {
+            // Whoever does not wait any more needs no answer.
+            let _ = done.send(());
+        }
+    }
+
+    pub(super) fn consider_checkpoint(&mut self, policy: &Policy) {
+        let old = self
+            .dirty_since
+            .is_some_and(|since| since.elapsed() >= policy.checkpoint_interval);
+        let much = self
+            .content
+            .as_ref()
+            .is_some_and(|content| content.store().dirty_bytes() >= policy.checkpoint_bytes);
+        self.checkpoint_due |= old || much;
+    }
+
+    /// Asks for a checkpoint if there is anything to make durable.
+    pub(super) fn demand_checkpoint(&mut self) {
+        self.checkpoint_due |= self.dirty_since.is_some();
+    }
+
+    /// Gives the disk threads as much as they have places for.
+    pub(super) fn pump(&mut self, disks: &Disks) {
+        let Some(content) = self.content.clone() else {
+            return;
+        };
+        let submit = |work| {
+            disks.submit(
+                self.writer,
+                Job {
+                    torrent: self.key,
+                    store: content.store().clone(),
+                    work,
+                },
+            );
+        };
+        let writer_has_place = || disks.has_place(self.writer);
+        while self.writes < WRITES_UNDER_WAY && !self.unwritten.is_empty() && writer_has_place() {
+            submit(next_write(&mut self.unwritten));
+            self.writes += 1;
+        }
+        if !self.proving && !self.unproven.is_empty() && writer_has_place() {
+            submit(Work::Prove(std::mem::take(&mut self.unproven)));
+            self.proving = true;
+        }
+        if !self.layering && writer_has_place()
+            && let Some((file, layer)) = self.layers.pop()
+        {
+            submit(Work::Layer(file, layer));
+            self.layering = true;
+        }
+        if self.checkpointing || !disks.has_sync_place() {
+            return;
+        }
+        let all_kept = !self.proving && !self.layering && self.writes == 0;
+        if self.completion == Completion::Unsealed && all_kept && !self.is_failed() {
+            submit(Work::Finish);
+            self.completion = Completion::Sealing;
+        } else if self.checkpoint_due && self.completion != Completion::Sealing {
+            submit(Work::Checkpoint);
+            self.checkpoint_due = false;
+            self.checkpointing = true;
+            // What is proven while it runs waits for the next one.
+            self.dirty_since = None;
+        }
+    }
+
+    /// Tells the handles how it stands.
+    pub(super) fn publish(&self, status: Option<bittorrent_engine::TorrentStatus>) {
+        use bittorrent_engine::Phase as P;
+        let Some(status) = status else {
+            return;
+        };
+        let phase = match (&self.error, status.phase) {
+            (Some(error), _) => Phase::Stopped(error.clone()),
+            (None, P::Metadata) => Phase::Metadata,
+            (None, P::Seeding) if self.completion == Completion::Sealed => Phase::Seeding,
+            // The engine's reason to stop comes as an output of its own and is kept as an error.
+            (None, P::Downloading | P::Seeding | P::Stopped(_)) => Phase::Downloading,
+        };
+        self.status.send_replace(TorrentStatus {
+            phase,
+            bytes_total: status.bytes_total,
+            bytes_verified: status.bytes_verified,
+            pieces_total: status.pieces_total,
+            pieces_verified: status.pieces_verified,
+            downloaded_payload: status.downloaded,
+            uploaded_payload: status.uploaded,
+            wasted: status.wasted,
+            hash_bytes: status.hash_bytes,
+            down_rate: status.down_rate,
+            up_rate: status.up_rate,
+            peers: status.peers,
+            seeds: status.seeds,
+            candidates: status.candidates,
+            banned: status.banned,
+            rarest_copies: status.rarest_copies,
+        });
+    }
+}
+
+/// The next write job: blocks in the order they came, one permit for them all.
+fn next_write(unwritten: &mut Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>) -> Work {
+    let count = unwritten.len().min(WRITE_AT_ONCE);
+    let mut permit: Option<OwnedSemaphorePermit> = None;
+    let mut blocks = Vec::with_capacity(count);
+    for (block, data, share) in unwritten.drain(..count) {
+        blocks.push((block, data));
+        match &mut permit {
+            Some(permit) => permit.merge(share),
+            None => permit = Some(share),
+        }
+    }
+    Work::Write(blocks, permit)
+}

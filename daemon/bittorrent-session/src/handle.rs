@@ -1,0 +1,172 @@
+//! The caller's hold on one torrent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bittorrent_engine::{Content, HeldLeaves, PeerStatus, Source, TorrentKey};
+use bittorrent_protocol::metainfo::Info;
+use bittorrent_protocol::{InfoHashes, merkle};
+use bittorrent_store::{StoreError, TorrentStore};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::content::Attached;
+use crate::driver::{Added, Ask, Prepared, Views};
+use crate::error::AddError;
+use crate::status::TorrentStatus;
+
+/// A torrent of a [`Session`](crate::Session). Clones mean the same torrent; dropping all of them
+/// does not remove it.
+#[derive(Debug, Clone)]
+pub struct TorrentHandle {
+    key: TorrentKey,
+    hashes: InfoHashes,
+    views: Views,
+    asks: mpsc::Sender<Ask>,
+}
+
+impl TorrentHandle {
+    pub(crate) fn new(hashes: InfoHashes, added: Added, asks: mpsc::Sender<Ask>) -> Self {
+        Self {
+            key: added.key,
+            hashes,
+            views: added.views,
+            asks,
+        }
+    }
+
+    /// The hashes the torrent was added with.
+    pub const fn id(&self) -> InfoHashes {
+        self.hashes
+    }
+
+    /// Waits for the metadata. `None` when the torrent is removed, stops or the session ends
+    /// before it comes.
+    pub async fn info(&self) -> Option<Arc<Info>> {
+        let mut info = self.views.info.clone();
+        let mut status = self.views.status.clone();
+        tokio::select! {
+            found = info.wait_for(Option::is_some) => found.ok().and_then(|info| info.clone()),
+            _ = status.wait_for(|status| status.phase.error().is_some()) => None,
+        }
+    }
+
+    /// Gives a torrent that was added by its hashes its place on disk.
+    pub async fn attach(&self, store: Arc<TorrentStore>) -> Result<(), AddError> {
+        let store = Box::new(prepare(store).await?);
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Attach {
+            torrent: self.key,
+            store,
+            reply,
+        };
+        self.asks.send(ask).await.map_err(|_| AddError::Ending)?;
+        answer.await.map_err(|_| AddError::Ending)?
+    }
+
+    /// Names peers: dialled first and never forgotten.
+    pub async fn add_peers(&self, addrs: &[SocketAddr]) {
+        self.add_peers_from(addrs, Source::Static).await;
+    }
+
+    /// Names peers that were learnt in some way.
+    pub async fn add_peers_from(&self, addrs: &[SocketAddr], source: Source) {
+        let ask = Ask::AddPeers {
+            torrent: self.key,
+            addrs: addrs.to_vec(),
+            source,
+        };
+        // Fails only when the session ends, and then there is no use for peers.
+        let _ = self.asks.send(ask).await;
+    }
+
+    /// What the torrent is doing; at most about a second old.
+    pub fn status(&self) -> TorrentStatus {
+        self.views.status.borrow().clone()
+    }
+
+    /// The status whenever it changes, about once a second. Closed when the torrent is removed
+    /// or the session ends.
+    pub fn subscribe(&self) -> watch::Receiver<TorrentStatus> {
+        self.views.status.clone()
+    }
+
+    /// The connections of this torrent; none when the session ends.
+    pub async fn peers(&self) -> Vec<PeerStatus> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Peers {
+            torrent: self.key,
+            reply,
+        };
+        if self.asks.send(ask).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Parts with all peers, makes what is there durable and forgets the torrent. Its store stays
+    /// as it is.
+    pub async fn remove(&self) {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Remove {
+            torrent: self.key,
+            reply,
+        };
+        if self.asks.send(ask).await.is_ok() {
+            // An error says that the session ended, which did the same.
+            let _ = answer.await;
+        }
+    }
+}
+
+/// Reads what the engine has to know of a store, on a thread that may wait for the disk.
+pub(crate) async fn prepare(store: Arc<TorrentStore>) -> Result<Prepared, AddError> {
+    let v2 = store.info().hashes().v2;
+    let read = tokio::task::spawn_blocking(move || {
+        let content = content_of(&store)?;
+        Ok::<_, StoreError>(Prepared {
+            attached: Arc::new(Attached::new(store)),
+            content,
+        })
+    });
+    match read.await {
+        Ok(Ok(prepared)) => Ok(prepared),
+        Ok(Err(error)) => {
+            tracing::error!(torrent = %v2, error = &error as &dyn std::error::Error, "cannot read the store");
+            Err(AddError::Unreadable(v2))
+        }
+        Err(error) => {
+            tracing::error!(torrent = %v2, %error, "reading the store did not come to an end");
+            Err(AddError::Unreadable(v2))
+        }
+    }
+}
+
+fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {
+    let (layout, verified) = (store.layout(), store.verified());
+    let mut leaves = Vec::new();
+    // Pieces verified in part are few: those whose leaves were proven one by one and whose
+    // download was cut off. Hashing their blocks again costs less than keeping account of them.
+    for piece in layout.piece_indices() {
+        if verified.piece_is_full(piece) {
+            continue;
+        }
+        let mut held = Vec::new();
+        for block in layout.blocks(piece).filter(|block| verified.contains(*block)) {
+            let mut bytes = vec![0; layout.block_size(block) as usize];
+            store.read(piece, block.begin(), &mut bytes)?;
+            held.push((block.in_piece(), merkle::leaf(&bytes)));
+        }
+        if !held.is_empty() {
+            leaves.push(HeldLeaves {
+                piece,
+                leaves: held,
+            });
+        }
+    }
+    Ok(Content {
+        layout: layout.clone(),
+        layers: store.metainfo().layers().to_vec(),
+        verified,
+        leaves,
+    })
+}

@@ -1,0 +1,164 @@
+//! Listening sockets, and the tasks that accept from them.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bittorrent_protocol::wire::Opening;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::SessionError;
+use crate::driver::Ask;
+use crate::greet::{self, GreetError, Manners};
+
+/// How long to wait when the kernel has no socket for us: what was accepted has to close first.
+const NO_SOCKET_PAUSE: Duration = Duration::from_millis(200);
+
+/// Binds what is configured and takes over what is bound already.
+pub(crate) fn bind_all(
+    addrs: &[SocketAddr],
+    bound: Vec<std::net::TcpListener>,
+) -> Result<Vec<TcpListener>, SessionError> {
+    let mut listeners = Vec::new();
+    for socket in bound {
+        let listener = socket
+            .set_nonblocking(true)
+            .and_then(|()| TcpListener::from_std(socket));
+        listeners.push(listener.map_err(SessionError::Inherit)?);
+    }
+    let mut seen = HashSet::new();
+    for addr in addrs {
+        if !seen.insert(*addr) {
+            continue;
+        }
+        // With its IPv4 twin in the list, an IPv6 socket must leave IPv4 to that one.
+        let twin = addrs
+            .iter()
+            .any(|other| other.is_ipv4() && other.port() == addr.port());
+        let listener = match bind(*addr, twin) {
+            // A host without IPv6: what was to serve both families serves the one there is.
+            Err(error)
+                if is_without_ipv6(&error) && addr.is_ipv6() && addr.ip().is_unspecified() =>
+            {
+                if twin {
+                    continue;
+                }
+                bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), false)
+            }
+            result => result,
+        };
+        listeners.push(listener.map_err(|source| SessionError::Bind {
+            addr: *addr,
+            source,
+        })?);
+    }
+    Ok(listeners)
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(
+        code,
+        Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL)
+    )
+}
+
+fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(only_v6 || !addr.ip().is_unspecified())?;
+    }
+    // Connections of a predecessor may still be closing.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(256)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until cancelled. Handshakes run in tasks of their own, at most as many as there are
+/// places; they end with the acceptor.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    manners: Arc<Manners>,
+    places: Arc<Semaphore>,
+    asks: mpsc::Sender<Ask>,
+    cancel: CancellationToken,
+) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            Some(ended) = handshakes.join_next(), if !handshakes.is_empty() => {
+                report_panic(ended);
+                continue;
+            }
+            accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
+        };
+        match accepted {
+            (Ok(place), Ok((stream, addr))) => {
+                let (manners, asks) = (manners.clone(), asks.clone());
+                let addr = greet::canonical(addr);
+                let handshake = async move {
+                    if let Err(error) = introduce(&manners, stream, addr, &asks).await {
+                        // Anybody can send anything to an open port.
+                        tracing::debug!(error = &error as &dyn std::error::Error, "not accepted");
+                    }
+                    drop(place);
+                };
+                handshakes.spawn(handshake.instrument(tracing::debug_span!("incoming", %addr)));
+            }
+            (Ok(_), Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept");
+                tokio::time::sleep(NO_SOCKET_PAUSE).await;
+            }
+            (Err(_), _) => break,
+        }
+    }
+    handshakes.abort_all();
+    while let Some(ended) = handshakes.join_next().await {
+        report_panic(ended);
+    }
+}
+
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a handshake panicked; its connection is gone");
+    }
+}
+
+async fn introduce(
+    manners: &Manners,
+    stream: tokio::net::TcpStream,
+    addr: SocketAddr,
+    asks: &mpsc::Sender<Ask>,
+) -> Result<(), GreetError> {
+    let welcome = async |opening: Opening| {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Welcome {
+            swarm: opening.swarm,
+            v2_offered: opening.reserved.v2,
+            addr,
+            reply,
+        };
+        asks.send(ask).await.ok()?;
+        answer.await.ok().flatten()
+    };
+    let (torrent, greeted) = greet::answer(manners, stream, addr, welcome).await?;
+    // Fails only when the session ends.
+    let _ = asks.send(Ask::Incoming(torrent, Box::new(greeted))).await;
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What the driver wants a connection to do. The driver must never wait for one slow peer, so
+//! a mailbox takes whatever is put in and hands it over all at once; one that is not emptied
+//! says so, and the driver drops the peer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+/// How many commands may lie in a mailbox. A connection empties it whenever it gets to run, so
+/// this is far more than a healthy one can have: a full request queue, cancelled, and a `have`
+/// for many seconds of the fastest download.
+const MAX_WAITING: usize = 100_000;
+
+#[derive(Debug)]
+struct Shared<T> {
+    waiting: Mutex<Vec<T>>,
+    news: Notify,
+}
+
+/// The driver's end.
+#[derive(Debug)]
+pub(crate) struct Sender<T>(Arc<Shared<T>>);
+
+/// The connection's end.
+#[derive(Debug)]
+pub(crate) struct Receiver<T>(Arc<Shared<T>>);
+
+/// The receiver does not empty its mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overfull;
+
+pub(crate) fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
+    let shared = Arc::new(Shared {
+        waiting: Mutex::new(Vec::new()),
+        news: Notify::new(),
+    });
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+impl<T> Shared<T> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<T>> {
+        // Nothing can panic between two states of the list.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Sender<T> {
+    /// Puts everything from `items` in, in order.
+    pub(crate) fn send_all(&self, items: &mut Vec<T>) -> Result<(), Overfull> {
+        let mut waiting = self.0.waiting();
+        if waiting.len() + items.len() > MAX_WAITING {
+            return Err(Overfull);
+        }
+        if waiting.is_empty() {
+            std::mem::swap(&mut *waiting, items);
+        } else {
+            waiting.append(items);
+        }
+        drop(waiting);
+        self.0.news.notify_one();
+        Ok(())
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Waits until there may be something.
+    pub(crate) async fn news(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// Takes everything in exchange for `into`, which must be empty.
+    pub(crate) fn take_all(&self, into: &mut Vec<T>) {
+        debug_assert!(into.is_empty());
+        std::mem::swap(&mut *self.0.waiting(), into);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_lost_between_two_looks() {
+        let (sender, receiver) = mailbox();
+        sender.send_all(&mut vec![1, 2]).unwrap();
+        sender.send_all(&mut vec![3]).unwrap();
+        receiver.news().await;
+        let mut all = Vec::new();
+        receiver.take_all(&mut all);
+        assert_eq!(all, [1, 2, 3]);
+        all.clear();
+        sender.send_all(&mut vec![4]).unwrap();
+        receiver.news().await;
+        receiver.take_all(&mut all);
+        assert_eq!(all, [4]);
+    }
+
+    #[test]
+    fn a_full_mailbox_says_so() {
+        let (sender, receiver) = mailbox();
+        sender.send_all(&mut vec![(); MAX_WAITING]).unwrap();
+        assert_eq!(sender.send_all(&mut vec![()]), Err(Overfull));
+        receiver.take_all(&mut Vec::new());
+        assert_eq!(sender.send_all(&mut vec![()]), Ok(()));
+    }
+}

@@ -1,0 +1,515 @@
+//! One connection, from the end of the handshakes on: a task that reads, answers what it can
+//! answer itself and tells the driver the rest.
+
+mod download;
+mod error;
+mod residency;
+mod services;
+mod upload;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bittorrent_engine::{Command, Direction, Link, PeerEvent, PeerKey};
+use bittorrent_protocol::metainfo::Info;
+use bittorrent_protocol::wire::{
+    EXTENDED_HANDSHAKE, ExtendedHandshake, Message, Request, UT_METADATA,
+};
+use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::{CancellationToken, PollSemaphore};
+
+use crate::buffers::{BufferPool, ReadBuffer};
+use crate::content::Attached;
+use crate::disk::{Answer, Answered, Read, Readers};
+use crate::mailbox;
+pub(crate) use error::PeerError;
+use services::Services;
+use upload::{Progress, Uploads};
+
+/// Bytes of messages, blocks apart, that may wait for the socket before we ask the peer to read.
+const MAX_OUTBOX: usize = 8 << 20;
+
+/// While more than this waits for the socket, no long answers are added.
+const FULL_OUTBOX: usize = 160 << 10;
+
+/// Payload bytes sent before the driver hears of them, if it does not sooner.
+const UPLOAD_REPORT: u64 = 1 << 20;
+
+/// How often a connection looks at its clock.
+const TICK: Duration = Duration::from_secs(1);
+
+/// From the driver to a connection.
+#[derive(Debug)]
+pub(crate) enum Instruction {
+    /// Send this.
+    Send(Command),
+    /// The info dictionary is known.
+    Info(Arc<Info>),
+    /// The content has a place on disk.
+    Attach(Arc<Attached>),
+}
+
+/// From a connection to the driver.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) peer: PeerKey,
+    pub(crate) news: Vec<News>,
+}
+
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A message for the engine.
+    Event(PeerEvent),
+    /// A block; it has the length it must have.
+    Block(Arrived),
+    /// Payload bytes were sent.
+    Uploaded(u64),
+}
+
+/// A block that arrived.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) block: BlockIndex,
+    pub(crate) leaf: MerkleHash,
+    pub(crate) data: Bytes,
+    /// Stands for the memory `data` takes until it is written.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) client: String,
+    /// Where we listen, if anywhere: told to peers that we dialled.
+    pub(crate) port: Option<u16>,
+    pub(crate) request_queue: usize,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) buffers: Arc<BufferPool>,
+    pub(crate) readers: Readers,
+    /// One permit for each byte of received blocks.
+    pub(crate) write_permits: Arc<Semaphore>,
+    pub(crate) reports: mpsc::Sender<Report>,
+}
+
+/// A connection whose handshakes are done.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    pub(crate) stream: TcpStream,
+    pub(crate) addr: SocketAddr,
+    pub(crate) direction: Direction,
+    pub(crate) peer_id: PeerId,
+    pub(crate) fast: bool,
+    pub(crate) extended: bool,
+    pub(crate) link: Link,
+}
+
+/// What the driver gives a connection to begin with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) key: PeerKey,
+    pub(crate) greeted: Greeted,
+    pub(crate) info: Option<Arc<Info>>,
+    pub(crate) content: Option<Arc<Attached>>,
+    pub(crate) instructions: mailbox::Receiver<Instruction>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) surroundings: Arc<Surroundings>,
+}
+
+/// The state of a connection.
+struct Peer {
+    key: PeerKey,
+    stream: TcpStream,
+    addr: SocketAddr,
+    direction: Direction,
+    link: Link,
+    fast: bool,
+    extended: bool,
+    surroundings: Arc<Surroundings>,
+
+    info: Option<Arc<Info>>,
+    content: Option<Arc<Attached>>,
+    /// The id under which the peer takes metadata messages, once it told one.
+    peer_ut_metadata: Option<u8>,
+    /// We do not serve this peer.
+    choking: bool,
+    /// Requests turned down since the last one that was not.
+    turned_down: usize,
+
+    input: ReadBuffer,
+    /// Bytes the message at the start of the input takes, as far as known.
+    wanted: usize,
+    /// Bytes that the next block needs permits for and could not get at once.
+    starved: Option<u32>,
+    write_permits: PollSemaphore,
+    permit: Option<OwnedSemaphorePermit>,
+
+    news: Vec<News>,
+    outbox: BytesMut,
+    uploads: Uploads,
+    services: Services,
+    /// Memory that the next read needs and could not get at once.
+    read_wish: Option<u32>,
+    read_permits: PollSemaphore,
+    answers: mpsc::Receiver<Answered>,
+    answer_to: mpsc::Sender<Answered>,
+
+    last_received: Instant,
+    last_sent: Instant,
+    read_since_tick: bool,
+}
+
+/// Runs a connection until it is cancelled, closed or broken.
+pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
+    let Start {
+        key,
+        greeted,
+        info,
+        content,
+        instructions,
+        cancel,
+        surroundings,
+    } = start;
+    // As many answers as reads can be under way: uploads and one hash list.
+    let (answer_to, answers) = mpsc::channel(8);
+    let now = Instant::now();
+    let mut peer = Peer {
+        key,
+        stream: greeted.stream,
+        addr: greeted.addr,
+        direction: greeted.direction,
+        link: greeted.link,
+        fast: greeted.fast,
+        extended: greeted.extended,
+        info,
+        content,
+        peer_ut_metadata: None,
+        choking: true,
+        turned_down: 0,
+        input: ReadBuffer::new(surroundings.buffers.clone()),
+        wanted: 0,
+        starved: None,
+        write_permits: PollSemaphore::new(surroundings.write_permits.clone()),
+        permit: None,
+        news: Vec::new(),
+        outbox: BytesMut::new(),
+        uploads: Uploads::new(surroundings.request_queue),
+        services: Services::default(),
+        read_wish: None,
+        read_permits: PollSemaphore::new(surroundings.readers.permits().clone()),
+        answers,
+        answer_to,
+        last_received: now,
+        last_sent: now,
+        read_since_tick: false,
+        surroundings,
+    };
+    peer.introduce();
+    peer.work(&instructions, &cancel).await
+}
+
+impl Peer {
+    async fn work(
+        &mut self,
+        instructions: &mailbox::Receiver<Instruction>,
+        cancel: &CancellationToken,
+    ) -> Result<(), PeerError> {
+        let reports = self.surroundings.reports.clone();
+        let mut clock = tokio::time::interval(TICK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut inbox = Vec::new();
+        loop {
+            self.parse()?;
+            if !self.news.is_empty()
+                && let Ok(place) = reports.try_reserve()
+            {
+                place.send(self.report());
+            }
+            self.send()?;
+            let interest = self.interest();
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                () = instructions.news() => {
+                    instructions.take_all(&mut inbox);
+                    for instruction in inbox.drain(..) {
+                        self.follow(instruction)?;
+                    }
+                }
+                place = reports.reserve(), if !self.news.is_empty() => match place {
+                    Ok(place) => place.send(self.report()),
+                    Err(_) => return Ok(()),
+                },
+                ready = self.stream.ready(interest.unwrap_or(Interest::READABLE)),
+                    if interest.is_some() =>
+                {
+                    let ready = ready.map_err(PeerError::Socket)?;
+                    if ready.is_readable() || ready.is_read_closed() {
+                        self.receive()?;
+                    }
+                }
+                Some(answered) = self.answers.recv() => self.take_answer(answered),
+                permit = poll_fn(|cx| {
+                    self.write_permits.poll_acquire_many(cx, self.starved.unwrap_or(0))
+                }), if self.starved.is_some() => {
+                    self.starved = None;
+                    self.permit = permit;
+                }
+                permit = poll_fn(|cx| {
+                    self.read_permits.poll_acquire_many(cx, self.read_wish.unwrap_or(0))
+                }), if self.read_wish.is_some() => {
+                    self.read_wish = None;
+                    if let Some(permit) = permit {
+                        self.start_read(permit);
+                    }
+                }
+                _ = clock.tick() => self.tick()?,
+            }
+        }
+    }
+
+    /// What to wait for at the socket: nothing that could not be used now.
+    fn interest(&self) -> Option<Interest> {
+        let read = self.starved.is_none() && self.news.len() < download::MAX_NEWS;
+        let write = !self.outbox.is_empty() || self.uploads.is_sendable();
+        match (read, write) {
+            (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+            (true, false) => Some(Interest::READABLE),
+            (false, true) => Some(Interest::WRITABLE),
+            (false, false) => None,
+        }
+    }
+
+    fn report(&mut self) -> Report {
+        Report {
+            peer: self.key,
+            news: std::mem::take(&mut self.news),
+        }
+    }
+
+    fn put(&mut self, message: &Message<'_>) {
+        message.encode(&mut self.outbox);
+    }
+
+    /// Tells what we speak and have; again when the metadata becomes known.
+    fn introduce(&mut self) {
+        if !self.extended {
+            return;
+        }
+        let metadata_size = self
+            .info
+            .as_ref()
+            .filter(|info| !info.is_private())
+            .and_then(|info| u32::try_from(info.raw().len()).ok());
+        let outgoing = self.direction == Direction::Outgoing;
+        let handshake = ExtendedHandshake {
+            ut_metadata: Some(UT_METADATA),
+            metadata_size,
+            reqq: u32::try_from(self.surroundings.request_queue).ok(),
+            port: self.surroundings.port.filter(|_| outgoing),
+            client: Some(self.surroundings.client.clone()),
+            yourip: Some(self.addr.ip()),
+            upload_only: self
+                .content
+                .as_ref()
+                .filter(|content| content.store().is_complete())
+                .map(|_| true),
+            ..ExtendedHandshake::default()
+        };
+        self.put(&Message::Extended {
+            id: EXTENDED_HANDSHAKE,
+            payload: &handshake.encode(),
+        });
+    }
+
+    fn follow(&mut self, instruction: Instruction) -> Result<(), PeerError> {
+        match instruction {
+            Instruction::Send(command) => self.command(command),
+            Instruction::Info(info) => {
+                self.info = Some(info);
+                self.introduce();
+            }
+            Instruction::Attach(content) => self.content = Some(content),
+        }
+        if self.outbox.len() > MAX_OUTBOX {
+            return Err(PeerError::NotReading(self.outbox.len()));
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Bitfield(bits) => self.put(&Message::Bitfield(&bits)),
+            Command::HaveAll => self.put(&Message::HaveAll),
+            Command::HaveNone => self.put(&Message::HaveNone),
+            Command::Choke => {
+                self.choking = true;
+                self.put(&Message::Choke);
+                for request in self.uploads.clear() {
+                    self.reject(request);
+                }
+            }
+            Command::Unchoke => {
+                self.choking = false;
+                self.put(&Message::Unchoke);
+            }
+            Command::Interested => self.put(&Message::Interested),
+            Command::NotInterested => self.put(&Message::NotInterested),
+            Command::Have(pieces) => {
+                for piece in pieces {
+                    self.put(&Message::Have(piece.get()));
+                }
+            }
+            Command::Request(blocks) => {
+                let Some(content) = self.content.clone() else {
+                    return;
+                };
+                for block in blocks {
+                    let request = Request::for_block(content.layout(), block);
+                    self.put(&Message::Request(request));
+                }
+            }
+            Command::Cancel(blocks) => {
+                let Some(content) = self.content.clone() else {
+                    return;
+                };
+                for block in blocks {
+                    let request = Request::for_block(content.layout(), block);
+                    self.put(&Message::Cancel(request));
+                }
+            }
+            Command::HashRequest(request) => self.put(&Message::HashRequest(request)),
+            Command::Metadata(message) => self.put_metadata(&message),
+        }
+    }
+
+    /// Says that a request will not be served, to those who know the message.
+    fn reject(&mut self, request: Request) {
+        if self.fast {
+            self.put(&Message::Reject(request));
+        }
+    }
+
+    /// Sends what waits: short messages first, then blocks.
+    fn send(&mut self) -> Result<(), PeerError> {
+        loop {
+            self.serve_long_answers();
+            if !self.uploads.is_mid_block() && !self.flush().map_err(PeerError::Socket)? {
+                return Ok(());
+            }
+            let progress = self
+                .uploads
+                .serve(&self.stream, self.content.as_ref())
+                .map_err(PeerError::Socket)?;
+            if self.uploads.unreported() > 0 {
+                self.last_sent = Instant::now();
+                if self.uploads.unreported() >= UPLOAD_REPORT {
+                    self.report_upload();
+                }
+            }
+            if progress == Progress::Cold {
+                self.wish_to_read();
+            }
+            // A block may have kept messages waiting that can go now.
+            let again = progress == Progress::Idle && !self.outbox.is_empty();
+            if !again {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends short messages; says whether all are gone.
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.outbox.is_empty() {
+            match self.stream.try_write(&self.outbox) {
+                Ok(sent) => {
+                    self.outbox.advance(sent);
+                    self.last_sent = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn report_upload(&mut self) {
+        let bytes = self.uploads.take_unreported();
+        if bytes > 0 {
+            self.news.push(News::Uploaded(bytes));
+        }
+    }
+
+    /// Asks for the memory that the next read takes.
+    fn wish_to_read(&mut self) {
+        if self.read_wish.is_some() {
+            return;
+        }
+        let hashes = self.services.next_hash_read(self.outbox.len());
+        self.read_wish = hashes.or_else(|| {
+            let content = self.content.as_ref()?;
+            self.uploads.next_read(content)
+        });
+    }
+
+    fn start_read(&mut self, permit: OwnedSemaphorePermit) {
+        let Some(content) = &self.content else {
+            return;
+        };
+        let read = match self.services.start_hash_read() {
+            Some(request) => Read::Hashes(request),
+            None => Read::Stretches(self.uploads.start_read(&permit)),
+        };
+        if matches!(&read, Read::Stretches(stretches) if stretches.is_empty()) {
+            return;
+        }
+        let (store, reply) = (content.store().clone(), self.answer_to.clone());
+        self.surroundings.readers.submit(store, read, permit, reply);
+        self.wish_to_read();
+    }
+
+    fn take_answer(&mut self, Answered { answer, permit }: Answered) {
+        match answer {
+            Answer::Stretches(result) => {
+                if let Err((lost, error)) = self.uploads.finish_read(result, permit) {
+                    tracing::error!(
+                        peer = %self.addr,
+                        error = &error as &dyn std::error::Error,
+                        "cannot read blocks to serve them"
+                    );
+                    for request in lost {
+                        self.reject(request);
+                    }
+                }
+            }
+            Answer::Hashes(request, result) => self.send_hashes(request, result),
+        }
+        self.wish_to_read();
+    }
+
+    fn tick(&mut self) -> Result<(), PeerError> {
+        let now = Instant::now();
+        self.report_upload();
+        if !std::mem::take(&mut self.read_since_tick) {
+            self.input.rest();
+        }
+        let silent = now.saturating_duration_since(self.last_received);
+        // A peer that we do not read from is not silent.
+        if self.starved.is_none() && silent > self.surroundings.idle_timeout {
+            return Err(PeerError::Silent(silent));
+        }
+        let quiet = now.saturating_duration_since(self.last_sent) > self.surroundings.keep_alive;
+        if quiet && self.outbox.is_empty() && !self.uploads.is_mid_block() {
+            self.put(&Message::KeepAlive);
+        }
+        Ok(())
+    }
+}

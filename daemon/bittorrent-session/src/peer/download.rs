@@ -1,0 +1,203 @@
+//! What comes in: messages are taken apart where they lie in the read buffer, blocks are hashed
+//! while they are in the processor's cache.
+
+use std::io;
+
+use bittorrent_engine::{Link, PeerEvent};
+use bittorrent_protocol::merkle;
+use bittorrent_protocol::wire::{
+    EXTENDED_HANDSHAKE, ExtendedHandshake, Header, MAX_MESSAGE_LEN, Message, MetadataMessage,
+    PIECE_HEADER_LEN, Request, Step, UT_METADATA,
+};
+use tokio::time::Instant;
+
+use super::{Arrived, News, Peer, PeerError};
+
+/// News that may wait for the driver before we stop reading.
+pub(super) const MAX_NEWS: usize = 128;
+
+/// How many requests in a row may be turned down: a peer may have sent this many queues full
+/// before it saw that we choke it.
+const MAX_TURNED_DOWN: usize = 3;
+
+impl Peer {
+    /// Reads once from the socket.
+    pub(super) fn receive(&mut self) -> Result<(), PeerError> {
+        if self.starved.is_some() || self.news.len() >= MAX_NEWS {
+            return Ok(());
+        }
+        let stream = &self.stream;
+        match self
+            .input
+            .fill(self.wanted, |buffer| stream.try_read_buf(buffer))
+        {
+            Ok(0) => Err(PeerError::Closed),
+            Ok(_) => {
+                self.last_received = Instant::now();
+                self.read_since_tick = true;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(PeerError::Socket(error)),
+        }
+    }
+
+    /// Takes all whole messages off the input, until permits run out or too much waits for the
+    /// driver.
+    pub(super) fn parse(&mut self) -> Result<(), PeerError> {
+        if self.starved.is_some() {
+            return Ok(());
+        }
+        while self.news.len() < MAX_NEWS {
+            let input = self.input.bytes();
+            let header = Header::peek(input, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
+            let total = match header {
+                Header::Need(missing) => input.len() + missing,
+                Header::Piece { payload, .. } => PIECE_HEADER_LEN + payload as usize,
+                Header::Other { total } => total,
+            };
+            if input.len() < total {
+                self.wanted = total;
+                return Ok(());
+            }
+            match header {
+                Header::Piece {
+                    index,
+                    begin,
+                    payload,
+                } => {
+                    if !self.take_block(index, begin, payload)? {
+                        return Ok(());
+                    }
+                }
+                Header::Need(_) | Header::Other { .. } => {
+                    let frame = self.input.take(total);
+                    let step = Message::decode(&frame, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
+                    if let Step::Message { message, .. } = step {
+                        self.handle(message)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a block that lies whole at the start of the input. `false`: there is no permit for
+    /// its bytes yet.
+    fn take_block(&mut self, index: u32, begin: u32, length: u32) -> Result<bool, PeerError> {
+        let layout = self.content.as_ref().map(|content| content.layout());
+        let block = layout.and_then(|layout| {
+            let block = layout.block_at(index, begin)?;
+            (layout.block_size(block) == length).then_some(block)
+        });
+        let Some(block) = block else {
+            return Err(PeerError::NoBlock {
+                index,
+                begin,
+                length,
+            });
+        };
+        let Some(permit) = self.permit.take().or_else(|| {
+            let permits = self.surroundings.write_permits.clone();
+            permits.try_acquire_many_owned(length).ok()
+        }) else {
+            self.starved = Some(length);
+            return Ok(false);
+        };
+        let mut data = self.input.take(PIECE_HEADER_LEN + length as usize);
+        bytes::Buf::advance(&mut data, PIECE_HEADER_LEN);
+        let leaf = merkle::leaf(&data);
+        self.news.push(News::Block(Arrived {
+            block,
+            leaf,
+            data,
+            permit,
+        }));
+        Ok(true)
+    }
+
+    fn event(&mut self, event: PeerEvent) {
+        self.news.push(News::Event(event));
+    }
+
+    fn handle(&mut self, message: Message<'_>) -> Result<(), PeerError> {
+        match message {
+            // A DHT node of the peer's is of no use here: the session runs none.
+            Message::KeepAlive | Message::Port(_) | Message::Unknown { .. } => {}
+            // Taken apart before, by their headers.
+            Message::Piece { .. } => {}
+            Message::Choke => self.event(PeerEvent::Choke),
+            Message::Unchoke => self.event(PeerEvent::Unchoke),
+            Message::Interested => self.event(PeerEvent::Interested),
+            Message::NotInterested => self.event(PeerEvent::NotInterested),
+            Message::Have(piece) => self.event(PeerEvent::Have(piece)),
+            Message::Bitfield(bits) => self.event(PeerEvent::Bitfield(bits.to_vec())),
+            Message::HaveAll => self.event(PeerEvent::HaveAll),
+            Message::HaveNone => self.event(PeerEvent::HaveNone),
+            Message::Reject(request) => self.event(PeerEvent::Reject(request)),
+            Message::Suggest(piece) => self.event(PeerEvent::Suggest(piece)),
+            Message::AllowedFast(piece) => self.event(PeerEvent::AllowedFast(piece)),
+            Message::Request(request) => self.requested(request)?,
+            Message::Cancel(request) => {
+                // The peer counts on one answer to each request: the block, or this.
+                if self.uploads.cancel(request) {
+                    self.reject(request);
+                }
+            }
+            Message::Extended { id, payload } => self.extended(id, payload)?,
+            Message::HashRequest(_) | Message::Hashes(..) | Message::HashReject(_)
+                if self.link == Link::V1 =>
+            {
+                return Err(PeerError::HashesOnV1);
+            }
+            Message::HashRequest(request) => self.hashes_requested(request),
+            Message::Hashes(request, hashes) => self.event(PeerEvent::Hashes {
+                request,
+                hashes: hashes.to_vec(),
+            }),
+            Message::HashReject(request) => self.event(PeerEvent::HashReject(request)),
+        }
+        Ok(())
+    }
+
+    fn requested(&mut self, request: Request) -> Result<(), PeerError> {
+        let accepted = !self.choking
+            && self
+                .content
+                .as_ref()
+                .is_some_and(|content| self.uploads.accept(request, content));
+        if accepted {
+            self.turned_down = 0;
+            return Ok(());
+        }
+        self.turned_down += 1;
+        if self.turned_down > MAX_TURNED_DOWN * self.surroundings.request_queue {
+            return Err(PeerError::Requests(self.turned_down));
+        }
+        self.reject(request);
+        Ok(())
+    }
+
+    fn extended(&mut self, id: u8, payload: &[u8]) -> Result<(), PeerError> {
+        match id {
+            EXTENDED_HANDSHAKE => {
+                // Garbage is no reason to part: others ignore it too.
+                if let Ok(handshake) = ExtendedHandshake::decode(payload) {
+                    if let Some(id) = handshake.ut_metadata {
+                        self.peer_ut_metadata = Some(id).filter(|id| *id != 0);
+                    }
+                    self.event(PeerEvent::Extensions(handshake));
+                }
+            }
+            UT_METADATA => {
+                match MetadataMessage::decode(payload).map_err(PeerError::Metadata)? {
+                    MetadataMessage::Request { piece } => self.metadata_requested(piece),
+                    message => self.event(PeerEvent::Metadata(message.into_owned())),
+                }
+            }
+            // We offered nothing else.
+            _ => {}
+        }
+        Ok(())
+    }
+}

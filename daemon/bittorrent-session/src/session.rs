@@ -1,0 +1,210 @@
+//! The session: one listening port, one engine, many torrents.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bittorrent_engine::Engine;
+use bittorrent_protocol::{InfoHashes, PeerId};
+use bittorrent_store::TorrentStore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
+
+use crate::buffers::BufferPool;
+use crate::config::SessionConfig;
+use crate::disk::{self, DiskThreads};
+use crate::driver::{Ask, Driver, Inputs, Policy, ShutdownReport};
+use crate::error::{AddError, SessionError};
+use crate::greet::Manners;
+use crate::handle::{TorrentHandle, prepare};
+use crate::listener;
+use crate::peer::Surroundings;
+
+/// Questions that may wait for the driver.
+const ASKS: usize = 256;
+
+/// Batches of news that may wait for the driver; the blocks in them are bounded apart.
+const REPORTS: usize = 256;
+
+/// Finished disk jobs that may wait for the driver.
+const DONE: usize = 256;
+
+/// Runs torrents. Dropping it stops everything without waiting; see [`Self::shutdown`].
+#[derive(Debug)]
+pub struct Session {
+    local_addrs: Vec<SocketAddr>,
+    peer_id: PeerId,
+    asks: mpsc::Sender<Ask>,
+    cancel: DropGuard,
+    acceptors: JoinSet<()>,
+    driver: JoinHandle<ShutdownReport>,
+    threads: DiskThreads,
+}
+
+impl Session {
+    /// Binds the listening sockets and starts all tasks and threads, on the current runtime.
+    pub async fn start(config: SessionConfig) -> Result<Self, SessionError> {
+        let listeners = listener::bind_all(&config.listen, config.listeners)?;
+        let mut local_addrs = Vec::new();
+        for listener in &listeners {
+            local_addrs.push(listener.local_addr().map_err(SessionError::Inherit)?);
+        }
+        let peer_id = random_peer_id(config.peer_id_prefix)?;
+        let mut engine = Engine::new(
+            bittorrent_engine::Config {
+                peer_id: Some(peer_id),
+                ..config.engine
+            },
+            random()?,
+        );
+        for addr in local_addrs.iter().filter(|addr| !addr.ip().is_unspecified()) {
+            engine.add_own_address(*addr);
+        }
+        let (done_to, done) = mpsc::channel(DONE);
+        let (disks, readers, threads) =
+            disk::start(config.disk_threads, config.read_buffer_bytes, &done_to)
+                .map_err(SessionError::Threads)?;
+        let (asks_to, asks) = mpsc::channel(ASKS);
+        let (reports_to, reports) = mpsc::channel(REPORTS);
+        let manners = Arc::new(Manners {
+            peer_id,
+            connect_timeout: config.connect_timeout,
+            handshake_timeout: config.handshake_timeout,
+        });
+        let write_buffer = config
+            .write_buffer_bytes
+            .clamp(disk::MIN_READ_CHARGE as usize, Semaphore::MAX_PERMITS);
+        let policy = Policy {
+            manners: manners.clone(),
+            surroundings: Arc::new(Surroundings {
+                client: config.client,
+                port: local_addrs.first().map(SocketAddr::port),
+                request_queue: config.request_queue,
+                idle_timeout: config.idle_timeout,
+                keep_alive: config.keep_alive,
+                buffers: Arc::new(BufferPool::new(write_buffer)),
+                readers,
+                write_permits: Arc::new(Semaphore::new(write_buffer)),
+                reports: reports_to,
+            }),
+            checkpoint_bytes: config.checkpoint_bytes,
+            checkpoint_interval: config.checkpoint_interval,
+        };
+        let cancel = CancellationToken::new();
+        let places = Arc::new(Semaphore::new(config.max_incoming_handshakes.max(1)));
+        let mut acceptors = JoinSet::new();
+        for (listener, addr) in listeners.into_iter().zip(&local_addrs) {
+            let acceptor = listener::accept(
+                listener,
+                manners.clone(),
+                places.clone(),
+                asks_to.clone(),
+                cancel.child_token(),
+            );
+            acceptors.spawn(acceptor.instrument(tracing::debug_span!("listener", %addr)));
+        }
+        let driver = Driver::new(engine, policy, disks, cancel.child_token());
+        let inputs = Inputs {
+            asks,
+            reports,
+            done,
+        };
+        let driver = tokio::spawn(driver.run(inputs).instrument(tracing::debug_span!("driver")));
+        Ok(Self {
+            local_addrs,
+            peer_id,
+            asks: asks_to,
+            cancel: cancel.drop_guard(),
+            acceptors,
+            driver,
+            threads,
+        })
+    }
+
+    /// Where the session listens, with the ports that were really taken.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
+    }
+
+    /// The peer id in all our handshakes.
+    pub const fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+
+    /// Adds a torrent whose metadata is known: downloads what the store lacks, serves what it has.
+    pub async fn add_store(&self, store: Arc<TorrentStore>) -> Result<TorrentHandle, AddError> {
+        let prepared = prepare(store).await?;
+        let hashes = prepared.attached.store().info().hashes();
+        self.add(hashes, Some(Box::new(prepared))).await
+    }
+
+    /// Adds a torrent of which only hashes are known: its metadata comes from peers.
+    pub async fn add_magnet(&self, hashes: InfoHashes) -> Result<TorrentHandle, AddError> {
+        self.add(hashes, None).await
+    }
+
+    async fn add(
+        &self,
+        hashes: InfoHashes,
+        store: Option<Box<crate::driver::Prepared>>,
+    ) -> Result<TorrentHandle, AddError> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Add {
+            hashes,
+            store,
+            reply,
+        };
+        self.asks.send(ask).await.map_err(|_| AddError::Ending)?;
+        let added = answer.await.map_err(|_| AddError::Ending)??;
+        Ok(TorrentHandle::new(hashes, added, self.asks.clone()))
+    }
+
+    /// Closes all connections, writes what is on its way, makes everything durable and joins
+    /// every task and thread.
+    pub async fn shutdown(self) -> ShutdownReport {
+        let Self {
+            cancel,
+            mut acceptors,
+            driver,
+            threads,
+            ..
+        } = self;
+        drop(cancel);
+        let mut tasks = 1 + acceptors.len();
+        while acceptors.join_next().await.is_some() {}
+        let mut report = match driver.await {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!(%error, "the driver panicked");
+                tasks -= 1;
+                ShutdownReport::default()
+            }
+        };
+        report.tasks += tasks;
+        // Their queues went with the driver and the connections.
+        report.threads = tokio::task::spawn_blocking(move || threads.join())
+            .await
+            .unwrap_or(0);
+        tracing::info!(
+            torrents = report.torrents,
+            connections = report.connections,
+            failures = report.failures.len(),
+            "session ended"
+        );
+        report
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], SessionError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| SessionError::Random(error.into()))?;
+    Ok(bytes)
+}
+
+fn random_peer_id(prefix: [u8; 8]) -> Result<PeerId, SessionError> {
+    let mut bytes = random::<{ PeerId::LEN }>()?;
+    let (head, _) = bytes.split_at_mut(prefix.len());
+    head.copy_from_slice(&prefix);
+    Ok(PeerId::from_bytes(bytes))
+}

@@ -1,0 +1,104 @@
+//! What a torrent is doing.
+
+use std::sync::Arc;
+
+use bittorrent_engine::StopReason;
+use bittorrent_protocol::metainfo::InfoError;
+
+use crate::disk::DiskError;
+
+/// Why a torrent stopped. It stays stopped until it is removed and added again.
+#[derive(Debug, thiserror::Error)]
+pub enum TorrentError {
+    /// The info dictionary has the right hash, yet describes nothing we can take.
+    #[error("the metadata is not usable")]
+    Metadata(#[source] InfoError),
+    /// The disk did not take or give what it should.
+    #[error("{doing} failed")]
+    Disk {
+        /// What was tried.
+        doing: &'static str,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The engine found that going on makes no sense.
+    #[error("{0}")]
+    Engine(StopReason),
+}
+
+impl TorrentError {
+    pub(crate) fn disk(doing: &'static str, error: DiskError) -> Self {
+        Self::Disk {
+            doing,
+            source: Box::new(error),
+        }
+    }
+}
+
+/// What a torrent is doing.
+#[derive(Debug, Clone, Default)]
+pub enum Phase {
+    /// The info dictionary is being looked for, or the torrent waits for
+    /// [`attach`](crate::TorrentHandle::attach).
+    #[default]
+    Metadata,
+    /// Blocks are missing, or the last ones are not durable yet.
+    Downloading,
+    /// Everything is verified, durable and sealed.
+    Seeding,
+    /// It does nothing any more.
+    Stopped(Arc<TorrentError>),
+}
+
+impl Phase {
+    /// Whether everything is there, durable.
+    pub const fn is_seeding(&self) -> bool {
+        matches!(self, Self::Seeding)
+    }
+
+    /// Why the torrent stopped, if it did.
+    pub const fn error(&self) -> Option<&Arc<TorrentError>> {
+        match self {
+            Self::Stopped(error) => Some(error),
+            Self::Metadata | Self::Downloading | Self::Seeding => None,
+        }
+    }
+}
+
+/// A torrent at a moment; at most about a second old.
+#[derive(Debug, Clone, Default)]
+pub struct TorrentStatus {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Bytes of content; 0 while the metadata is unknown.
+    pub bytes_total: u64,
+    /// Bytes of content that are written and proven; durable from the next checkpoint on.
+    pub bytes_verified: u64,
+    /// Pieces; 0 while the metadata is unknown.
+    pub pieces_total: u32,
+    /// Pieces that are verified as a whole.
+    pub pieces_verified: u32,
+    /// Payload bytes received since the torrent was added, wasted ones included.
+    pub downloaded_payload: u64,
+    /// Payload bytes sent since the torrent was added.
+    pub uploaded_payload: u64,
+    /// Payload bytes received in vain: duplicate, false or unasked.
+    pub wasted: u64,
+    /// Bytes of hashes received.
+    pub hash_bytes: u64,
+    /// Payload bytes a second, received.
+    pub down_rate: u64,
+    /// Payload bytes a second, sent.
+    pub up_rate: u64,
+    /// Connections.
+    pub peers: usize,
+    /// Connections to peers that have everything.
+    pub seeds: usize,
+    /// Addresses known.
+    pub candidates: usize,
+    /// Addresses banned for what they sent, ever.
+    pub banned: u64,
+    /// Copies of the rarest missing piece among connected peers; `None` when nothing is missing.
+    pub rarest_copies: Option<usize>,
+}
