@@ -151,7 +151,7 @@ impl Candidates {
         };
         if known.state == State::Dialling {
             self.dialling -= 1;
-        } else if known.state == State::Connected {
+        } else if matches!(known.state, State::Connected | State::Own) {
             return;
         }
         if failure == DialFailure::Ourselves {
@@ -347,6 +347,11 @@ mod tests {
         assert_eq!(f.fail(2, DialFailure::Ourselves), Duration::ZERO);
         assert!(f.candidates.is_own(addr(2)));
         assert_eq!(f.dial(), Some(1));
+        // A dial that was under way when the address turned out to be ours ends later.
+        f.candidates.mark_own(addr(1));
+        f.fail(1, DialFailure::Unreachable);
+        assert!(f.candidates.is_own(addr(1)));
+        assert_eq!(f.candidates.dialling(), 0);
         f.now += Duration::from_secs(86_400);
         assert_eq!(f.dial(), None);
     }

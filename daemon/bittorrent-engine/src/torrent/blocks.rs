@@ -22,10 +22,12 @@ impl Torrent {
     ) -> Verdict {
         self.wake(key);
         let verdict = self.judge_block(key, block, leaf, shared, now);
-        if verdict != Verdict::Write
-            && let Some(download) = &self.download
-        {
-            self.wasted += u64::from(download.layout.block_size(block));
+        if let Some(download) = &self.download {
+            let size = u64::from(download.layout.block_size(block));
+            self.down.add(size);
+            if verdict != Verdict::Write {
+                self.wasted += size;
+            }
         }
         verdict
     }
@@ -46,7 +48,6 @@ impl Torrent {
         };
         let piece = block.piece();
         let size = u64::from(download.layout.block_size(block));
-        self.down.add(size);
         peer.down.add(size);
         let asked = peer.pipeline.arrive(block, now);
         let addr = peer.addr;
