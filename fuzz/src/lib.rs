@@ -3,6 +3,7 @@
 //! `fuzz_targets/` run them under libFuzzer; `tests/bounded.rs` runs them on the stable toolchain.
 
 mod bencode;
+mod engine;
 mod input;
 mod ledger;
 mod merkle;
@@ -11,6 +12,7 @@ mod pointer;
 mod wire;
 
 pub use bencode::bencode;
+pub use engine::engine;
 pub use ledger::ledger;
 pub use merkle::hash_reply;
 pub use metainfo::{info, magnet, metainfo};
@@ -23,6 +25,7 @@ pub type Body = fn(&[u8]);
 /// Every target by name.
 pub const TARGETS: &[(&str, Body)] = &[
     ("bencode", bencode),
+    ("engine", engine),
     ("extended_handshake", extended_handshake),
     ("hash_reply", hash_reply),
     ("info", info),

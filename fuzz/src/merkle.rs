@@ -13,7 +13,7 @@ use crate::input::Input;
 pub fn hash_reply(data: &[u8]) {
     let mut input = Input(data);
     let blocks = 1 + input.below(256);
-    let layers = tree(blocks);
+    let layers = tree((0..blocks).map(|n| leaf(&n.to_be_bytes())).collect());
     let height = layers.len() - 1;
     let root = layers[height][0];
     let length = blocks as u64 * u64::from(BLOCK_LEN) - u64::from(input.u16() % 16_384);
@@ -60,11 +60,10 @@ pub fn hash_reply(data: &[u8]) {
 }
 
 /// All layers of a tree from its padded leaves to its root.
-fn tree(blocks: usize) -> Vec<Vec<MerkleHash>> {
-    let leaves: Vec<MerkleHash> = (0..blocks).map(|n| leaf(&n.to_be_bytes())).collect();
+pub(crate) fn tree(leaves: Vec<MerkleHash>) -> Vec<Vec<MerkleHash>> {
     let root = file_root_from_leaves(&leaves);
     let mut layer = leaves;
-    layer.resize(blocks.next_power_of_two(), MerkleHash::ZERO);
+    layer.resize(layer.len().next_power_of_two(), MerkleHash::ZERO);
     let mut layers = vec![layer];
     while layers[layers.len() - 1].len() > 1 {
         let below = &layers[layers.len() - 1];
@@ -114,7 +113,7 @@ fn is_valid(request: &HashRequest, height: usize) -> bool {
 }
 
 /// BEP 52, "hashes": the asked hashes, then the siblings on the way up from the node above them.
-fn answer(request: &HashRequest, layers: &[Vec<MerkleHash>]) -> Vec<MerkleHash> {
+pub(crate) fn answer(request: &HashRequest, layers: &[Vec<MerkleHash>]) -> Vec<MerkleHash> {
     let (base, first) = (request.base as usize, request.index as usize);
     let mut reply = layers[base][first..first + request.count as usize].to_vec();
     let implied = request.count.ilog2() as usize - 1;

@@ -140,6 +140,7 @@ macro_rules! bounded {
 
 bounded! {
     bencode
+    engine
     extended_handshake
     hash_reply
     info

@@ -1,0 +1,4 @@
+//! Calls on the engine under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::engine(data));
