@@ -5,9 +5,10 @@
 use std::convert::Infallible;
 
 use bittorrent_protocol::merkle::{self, HashRequest};
-use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
-use bittorrent_protocol::{BLOCK_LEN, Layout, MerkleHash, PieceLayer, PieceLength};
+use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder, v1_pads_tail};
+use bittorrent_protocol::{BLOCK_LEN, Layout, MerkleHash, PieceLayer, PieceLength, PieceSha1};
 use serde_json::Value;
+use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 fn vectors() -> Value {
@@ -152,5 +153,101 @@ fn answers_of_a_libtorrent_seed() {
         let known = |layer, index| (layer == height && index == 0).then_some(root);
         let proven = checked.verify(&expected, known).unwrap();
         assert_eq!(proven, &expected[..request.count as usize]);
+    }
+}
+
+/// A torrent of several files or a hybrid, and the hashes that libtorrent 2.0.11 and 2.0.15 give it
+/// (`create_torrent` with pieces of 32 KiB, over files that follow the content rule).
+type Made = (
+    &'static str,
+    &'static [(&'static str, u64)],
+    &'static str,
+    Option<&'static str>,
+);
+
+const MADE_BY_LIBTORRENT: &[Made] = &[
+    (
+        "m3",
+        &[("a/x", 100_000), ("a/y", 0), ("b", 40_000)],
+        "5dbfdb0a263669dbcaebf83f1f00f549bfe5533af5591b0b73e88d5eca1ba0ec",
+        Some("de01b5facf1e0d078190184e2800237e8e2f289d"),
+    ),
+    (
+        "m3",
+        &[("a/x", 100_000), ("a/y", 0), ("b", 40_000)],
+        "dd165840d9046b04625ec3ddc40e247861a14ccd3f4954b894a3343bfd2b68bc",
+        None,
+    ),
+    (
+        "m2",
+        &[("z", 32_768), ("zz", 5)],
+        "c733fbf868050d82ed5fe7fd3089a8f68c614b89f0f24511efba040111743afe",
+        Some("e42849a490fdddab4337dd277957c1e07f34957d"),
+    ),
+    (
+        "m2",
+        &[("z", 32_768), ("zz", 5)],
+        "89f65d6078d493f4a081a42aed2246776d43811c6b15b528f4701ba7240ead41",
+        None,
+    ),
+    // A directory of one file has no padding behind it.
+    (
+        "m1",
+        &[("only", 50_000)],
+        "42e79ef1419798fe8e32916feac7a7a00138283a22fa8afe7d2e412180186ea4",
+        Some("c43fa5054c907214150396caa11281fa0a34adcc"),
+    ),
+    (
+        "m1",
+        &[("only", 50_000)],
+        "a0a97b85415f583769b61fa982f1d46fc63c0b7fa07e215c852d88e2f2384c06",
+        None,
+    ),
+    // An empty file counts.
+    (
+        "m2e",
+        &[("a", 0), ("b", 5)],
+        "4e1431ef2b218fc075de76e9cfbc87317ed2b6bc3f36beb66c3da10208bea728",
+        Some("9c9ae8af3e44c92c418ebc7ebe3b7c24bfc20bd6"),
+    ),
+    (
+        "s.bin",
+        &[("", 50_000)],
+        "de76ca3e7051c8deeb286809d57acf0c69d0f90e885b057e1033f7d165313b33",
+        Some("0cd27007ab1de7403fb5bdca4537663fe264f6b2"),
+    ),
+];
+
+#[test]
+fn torrents_that_libtorrent_makes() {
+    let piece_length = PieceLength::new(32768).unwrap();
+    for (name, files, v2, v1) in MADE_BY_LIBTORRENT {
+        let mut builder = MetainfoBuilder::new(*name, piece_length).hybrid(v1.is_some());
+        for (path, length) in *files {
+            let content = content(*length);
+            let leaves = leaves(&content);
+            let v1_pieces = content.chunks(piece_length.bytes() as usize).map(|piece| {
+                let mut piece = piece.to_vec();
+                if v1_pads_tail(files.len()) {
+                    piece.resize(piece_length.bytes() as usize, 0);
+                }
+                PieceSha1::from_bytes(Sha1::digest(&piece).into())
+            });
+            let hashed = HashedContent {
+                length: *length,
+                root: (*length > 0).then(|| merkle::file_root_from_leaves(&leaves)),
+                layer: merkle::piece_layer_from_leaves(&leaves, piece_length),
+                v1_pieces: v1_pieces.collect(),
+                executable: false,
+            };
+            builder = match *path {
+                "" => builder.single_file(hashed),
+                path => builder.file(path.split('/').map(str::to_owned).collect(), hashed),
+            };
+        }
+        let hashes = builder.build().unwrap().info().hashes();
+        assert_eq!(hashes.v2.to_string(), *v2, "{name}");
+        let found = hashes.v1.map(|v1| v1.to_string());
+        assert_eq!(found.as_deref(), *v1, "{name}");
     }
 }
