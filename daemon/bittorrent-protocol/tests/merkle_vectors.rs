@@ -19,7 +19,6 @@ fn vectors() -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Hashes are written as numbers in one tool or another: leading zeros may be missing.
 fn hash(value: &Value) -> MerkleHash {
     value.as_str().unwrap().parse().unwrap()
 }
