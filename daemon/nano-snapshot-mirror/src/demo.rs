@@ -148,28 +148,43 @@ impl Story<'_> {
         let mut seeder = self.mirror("producer", "seeder")?;
         self.wait_for(&mut seeder, "producer", first.snapshot)
             .await?;
-        let (mut anna, mut ben) = (self.mirror("anna", "anna")?, self.mirror("ben", "ben")?);
-        let since = Instant::now();
-        self.wait_for(&mut anna, "anna", first.snapshot).await?;
-        self.wait_for(&mut ben, "ben", first.snapshot).await?;
-        let length = self.compare_held(first.snapshot, &["anna", "ben"])?;
-        self.say(
-            "Two mirrors",
-            format_args!(
-                "Anna and Ben found the pointer and each other in the DHT; each holds {}, byte \
-                 for byte, after {}",
-                Bytes(length),
-                Time(since.elapsed()),
-            ),
-        );
-
+        let anna = self
+            .first_mirror("anna", "Anna", &first, "the producer's seeder")
+            .await?;
         let took = seeder.stop().await?;
         self.say(
             "The first seeder",
-            format_args!("stopped in {}; two mirrors are left", Time(took)),
+            format_args!("stopped, in {}", Time(took)),
         );
+        let ben = self
+            .first_mirror("ben", "Ben", &first, "Anna, who was found by the DHT")
+            .await?;
         self.fetch(first.snapshot).await?;
         self.second_day(&first, anna, ben).await
+    }
+
+    /// A mirror begins with nothing and is told of nobody.
+    async fn first_mirror(
+        &self,
+        data: &str,
+        name: &str,
+        published: &Published,
+        from: &str,
+    ) -> Result<Child> {
+        let since = Instant::now();
+        let mut mirror = self.mirror(data, data)?;
+        self.wait_for(&mut mirror, data, published.snapshot).await?;
+        let took = since.elapsed();
+        let length = self.compare_held(published.snapshot, &[data])?;
+        self.say(
+            name,
+            format_args!(
+                "mirrors {} after {}, byte for byte, from {from}",
+                Bytes(length),
+                Time(took)
+            ),
+        );
+        Ok(mirror)
     }
 
     async fn second_day(&self, first: &Published, mut anna: Child, mut ben: Child) -> Result<()> {

@@ -21,6 +21,7 @@ use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::signals::Signals;
 use crate::stream::{self, Stream};
+use crate::text::Bytes;
 use crate::torrent::{self, Fetched, Torrent};
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
@@ -146,6 +147,10 @@ impl<'a> Service<'a> {
             self.act().await?;
         }
         self.abandon().await;
+        for (snapshot, torrent) in &self.seeding {
+            let given = torrent.status().uploaded_payload;
+            info!(%snapshot, given, "gave {}", Bytes(given));
+        }
         Ok(())
     }
 

@@ -1,25 +1,150 @@
-//! From a ledger to a whole snapshot in the store.
+//! From a ledger to a whole snapshot in the store: copied, hashed and written in one pass.
 
-use anyhow::Result;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_store::StoreError;
+use bittorrent_store::create::{Cut, Draft, Shape};
+use nano_ledger::{CopyError, Level, LiveLedger};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
+use crate::catalogue;
 use crate::cli::ProduceArgs;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DirLock};
+use crate::ledger_record::{Counts, LedgerRecord};
 use crate::progress::Display;
+use crate::snapshot_info::SnapshotInfo;
+use crate::space;
+use crate::text::Count;
+
+/// The name of every plain snapshot: what a node calls its ledger.
+const NAME: &str = "data.ldb";
+
+/// Bytes on the way from the copy to the hashing; the most an ordinary user may ask for.
+const PIPE: usize = 1 << 20;
 
 /// A snapshot in the store.
 pub(super) struct Built {
     pub(super) id: InfoHashV2,
+    /// Of the content, bytes.
     pub(super) length: u64,
     pub(super) magnet: String,
 }
 
+/// Makes a snapshot of the ledger as it is now; `None` when asked to stop.
 pub(super) fn snapshot(
-    _args: &ProduceArgs,
-    _data: &DataDir,
-    _display: &Display,
-    _stop: &CancellationToken,
+    args: &ProduceArgs,
+    data: &DataDir,
+    display: &Display,
+    stop: &CancellationToken,
 ) -> Result<Option<Built>> {
-    Ok(None)
+    let ledger = LiveLedger::open(&args.ledger)?;
+    let size = ledger.size_hint()?;
+    space::ensure(data.root(), space::of_file(size), "the copy of the ledger")?;
+    let build = Build::begin(data)?;
+    let cut = Cut {
+        piece_length: args.piece_length,
+        hybrid: true,
+    };
+    let mut draft = Draft::begin(&build.dir, NAME, Shape::SingleFile, cut, catalogue::io())?;
+    let mut meter = display.phase("Copying and hashing the ledger", size);
+    let mut progress = |done| {
+        meter.set(done, None);
+        !stop.is_cancelled()
+    };
+    let Some(length) = copy(&ledger, &mut draft, &mut progress)? else {
+        return Ok(None);
+    };
+    // The node's reader slot is free from here on.
+    drop((ledger, meter));
+
+    let copied = draft.content_path(&[]);
+    let mut record = LedgerRecord::of(&copied, Level::L0)?;
+    if !record.is_sound() {
+        bail!("the copy is no sound ledger: {}", record.faults.join("; "));
+    }
+    let summary = nano_ledger::summarize(&copied)?;
+    info!(
+        blocks = %Count(summary.blocks), cemented = %Count(summary.cemented),
+        accounts = %Count(summary.accounts), store_version = summary.store_version,
+        network = %summary.network, "copied"
+    );
+    record.counts = Some(Counts::from(&summary));
+    let original = args
+        .ledger
+        .file_name()
+        .map_or(NAME.into(), |name| name.to_string_lossy());
+    let snapshot = SnapshotInfo::of(&original, &summary)
+        .to_json()
+        .context("cannot write JSON")?;
+    let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
+    record.save(&build.dir)?;
+    let metainfo = store.metainfo();
+    drop(store);
+    let id = metainfo.info().hashes().v2;
+    build.adopt(data, id)?;
+    Ok(Some(Built {
+        id,
+        length,
+        magnet: metainfo.magnet().to_string(),
+    }))
+}
+
+/// Copies through a pipe into the draft. Gives the length, or `None` when asked to stop.
+fn copy(
+    ledger: &LiveLedger,
+    draft: &mut Draft,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<u64>> {
+    let (from, into) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    // A smaller pipe only costs more changes between threads.
+    let _ = fcntl_setpipe_size(&into, PIPE);
+    let (mut from, mut into) = (File::from(from), File::from(into));
+    let (copied, added) = thread::scope(|scope| {
+        let copying = scope.spawn(move || ledger.copy_to(&mut into));
+        let added = draft.add_file(&[], &mut from, progress);
+        // Ends a copy that nobody reads any longer.
+        drop(from);
+        let copied = copying
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (copied, added)
+    });
+    match (copied, added) {
+        (_, Err(StoreError::Cancelled)) => Ok(None),
+        // The reader's failure made the copy fail.
+        (Err(CopyError::ReaderGone) | Ok(()), Err(error)) => Err(error.into()),
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), Ok(length)) => Ok(Some(length)),
+    }
+}
+
+/// A directory in `incoming/`, removed again unless it is adopted.
+struct Build {
+    dir: PathBuf,
+    /// Keeps others from cleaning it up.
+    _lock: DirLock,
+}
+
+impl Build {
+    fn begin(data: &DataDir) -> Result<Self> {
+        let (dir, lock) = data.new_build()?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    fn adopt(self, data: &DataDir, id: InfoHashV2) -> Result<PathBuf> {
+        data.adopt(&self.dir, id, &data.lock()?)
+    }
+}
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        // Gone already when it was adopted; what cannot be removed now, the next command cleans.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
 }
