@@ -73,7 +73,7 @@ fn a_killed_fetch_resumes_and_loses_little() {
     whole.end().succeeded();
     let window = started.elapsed().max(Duration::from_millis(50));
 
-    let mut killed = 0;
+    let mut killed = 0u32;
     for _ in 0..kills {
         let mut fetch = Running::start(world.mirror("killed").arg("--once"));
         while !downloads(&fetch) && !fetch.has_ended() {
