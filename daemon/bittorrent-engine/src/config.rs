@@ -12,7 +12,7 @@ pub struct Config {
     /// Default: none.
     pub peer_id: Option<PeerId>,
     /// Most connections over all torrents. Default 200. Each costs about 2 KiB, its bitfield
-    /// (one bit a piece) and 24 bytes for each outstanding request.
+    /// (one bit a piece) and 8 bytes for each outstanding request.
     pub max_peers: usize,
     /// Most connections of one torrent. Default 100.
     pub max_peers_per_torrent: usize,

@@ -258,3 +258,99 @@ impl Download {
         lacking > 0 && self.unproven.get(&file).copied() == Some(lacking)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::{BlockSet, PieceLength, merkle};
+
+    use super::*;
+    use crate::input::HeldLeaves;
+
+    fn download(verified: impl Fn(u32, u16) -> bool, held: &[(u32, u16)]) -> Download {
+        let piece_length = PieceLength::new(4 * 16_384).unwrap();
+        // One file of 4 pieces, the last one of a single block, with unknown hashes; and one of
+        // one piece.
+        let root = Some(merkle::leaf(b"root"));
+        let layout = Layout::new(piece_length, [(13 * 16_384, root), (4 * 16_384, root)]).unwrap();
+        let layout = Arc::new(layout);
+        let mut set = BlockSet::new(&layout);
+        for piece in layout.piece_indices() {
+            for block in layout.blocks(piece) {
+                if verified(piece.get(), block.in_piece()) {
+                    set.insert(block);
+                }
+            }
+        }
+        let leaves = held
+            .iter()
+            .map(|(piece, in_piece)| HeldLeaves {
+                piece: layout.piece(*piece).unwrap(),
+                leaves: vec![(*in_piece, merkle::leaf(b"leaf")), (99, MerkleHash::ZERO)],
+            })
+            .collect();
+        Download::new(Content {
+            layers: vec![None, None],
+            verified: set,
+            leaves,
+            layout,
+        })
+    }
+
+    fn block(download: &Download, piece: u32, in_piece: u32) -> BlockIndex {
+        let piece = download.layout.piece(piece).unwrap();
+        download.layout.block(piece, in_piece).unwrap()
+    }
+
+    #[test]
+    fn pieces_with_unknown_hashes_are_ready_only_when_they_must_be() {
+        let mut download = download(|_, _| false, &[]);
+        let ready = |download: &Download| {
+            let ready = |piece: &PieceIndex| download.rarity.is_ready(*piece);
+            let pieces = download.layout.piece_indices().filter(ready);
+            pieces.map(PieceIndex::get).collect::<Vec<_>>()
+        };
+        assert_eq!(ready(&download), [4]);
+        download.set_unproven_mode(true);
+        assert_eq!(ready(&download), [0, 1, 2, 3, 4]);
+        download.set_unproven_mode(false);
+        assert_eq!(ready(&download), [4]);
+        assert!(!download.is_end_game());
+    }
+
+    #[test]
+    fn a_piece_whose_last_request_ends_goes_back() {
+        let mut download = download(|_, _| false, &[]);
+        let piece = download.layout.piece(4).unwrap();
+        download.begin(piece);
+        assert!(!download.rarity.is_ready(piece) && download.open.contains(&piece));
+        assert_eq!(download.begun_blocks, 4);
+        let layout = Arc::clone(&download.layout);
+        let partial = download.partials.get_mut(&piece).unwrap();
+        let first = partial.request_next(&layout).unwrap();
+        let second = partial.request_next(&layout).unwrap();
+        download.release(first);
+        assert!(!download.rarity.is_ready(piece));
+        download.release(second);
+        assert!(download.rarity.is_ready(piece) && download.partials.is_empty());
+        assert_eq!(download.begun_blocks, 0);
+    }
+
+    #[test]
+    fn blocks_of_former_runs_count_only_with_their_leaves() {
+        let mut download = download(|piece, n| piece == 3 || n == 1, &[(4, 1), (0, 2)]);
+        assert_eq!(download.have.len(), 1);
+        // Piece 3 is one block; of the others only 4:1 has both its bit and its leaf.
+        assert_eq!(download.bytes_verified, 2 * 16_384);
+        let piece = download.layout.piece(4).unwrap();
+        download.begin(piece);
+        assert_eq!(download.partials[&piece].missing(), 3);
+        let lost = block(&download, 4, 1);
+        download.lose(lost);
+        assert_eq!(download.partials[&piece].missing(), 4);
+        let lost = block(&download, 3, 0);
+        download.lose(lost);
+        download.lose(lost);
+        assert_eq!(download.bytes_verified, 0);
+        assert!(download.have.is_empty());
+    }
+}

@@ -276,6 +276,9 @@ impl Engine {
             if std::mem::take(&mut self.shared.slots_changed) {
                 self.fill_slots(now);
             }
+            if std::mem::take(&mut self.shared.room_made) {
+                self.torrents.values_mut().for_each(Torrent::look_for_dials);
+            }
             let mut unsettled = false;
             for torrent in self.torrents.values_mut() {
                 torrent.settle(&mut self.shared, now);

@@ -210,17 +210,4 @@ pub enum PeerFault {
     /// Hashes whose proof does not hold.
     #[error("hashes that do not prove themselves")]
     FalseHashes(#[source] ProofFault),
-    /// Metadata whose hash is not the torrent's, all from this peer.
-    #[error("false metadata")]
-    FalseMetadata,
-    /// Metadata of impossible size.
-    #[error("metadata block {piece} of {len} bytes in {total} bytes")]
-    MetadataSize {
-        /// Number of the block.
-        piece: u32,
-        /// Its length.
-        len: usize,
-        /// Length of the whole as told.
-        total: u32,
-    },
 }

@@ -275,3 +275,128 @@ fn chunk_request(layout: &Layout, span: &FileSpan, number: u32) -> Option<Checke
     )
     .ok()
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use bittorrent_protocol::PieceLength;
+
+    use super::*;
+
+    /// Files of so many one-block pieces, with their leaves.
+    fn torrent(files: &[usize]) -> (Layout, Vec<Vec<MerkleHash>>) {
+        let leaves: Vec<Vec<_>> = files
+            .iter()
+            .map(|pieces| {
+                (0..*pieces)
+                    .map(|n| merkle::leaf(format!("{pieces}:{n}").as_bytes()))
+                    .collect()
+            })
+            .collect();
+        let spans = leaves.iter().map(|leaves| {
+            let root = merkle::file_root_from_leaves(leaves);
+            (leaves.len() as u64 * 16_384, Some(root))
+        });
+        (Layout::new(PieceLength::MIN, spans).unwrap(), leaves)
+    }
+
+    fn answer(request: &CheckedRequest, leaves: &[MerkleHash]) -> Vec<MerkleHash> {
+        request
+            .respond(|layer, range| {
+                let nodes = range.map(|index| {
+                    let first = (index << layer) as usize;
+                    let end = leaves.len().min(((index + 1) << layer) as usize);
+                    merkle::fold(&leaves[first..end], 0, layer)
+                });
+                Ok::<_, Infallible>(Some(nodes.collect()))
+            })
+            .unwrap()
+            .unwrap()
+    }
+
+    #[test]
+    fn chunks_cover_the_layer_and_each_proves_itself() {
+        for pieces in [2, 3, 511, 512, 513, 1_024, 1_025, 1_500] {
+            let (layout, leaves) = torrent(&[1, pieces]);
+            let mut layers = Layers::new(&layout, vec![None, None]);
+            let have = PieceSet::full(layout.piece_count());
+            let now = Instant::now();
+            // A file of one piece needs no layer.
+            let first = layout.piece(0).unwrap();
+            assert_eq!(layers.piece_hash(&layout, first), Some(leaves[0][0]));
+            let mut asked = Vec::new();
+            while let Some((id, request)) = layers.ask(&layout, &have, now) {
+                let count = request.request().count;
+                assert!(count.is_power_of_two() && (2..=512).contains(&count));
+                asked.push((id, request));
+            }
+            assert_eq!(asked.len(), pieces.div_ceil(512));
+            let last = asked.len() - 1;
+            for (n, (id, request)) in asked.into_iter().enumerate() {
+                assert!(!layers.is_complete());
+                let hashes = answer(&request, &leaves[1]);
+                let mut wrong = hashes.clone();
+                wrong[1] = merkle::leaf(b"wrong");
+                assert!(layers.answer(&layout, id, &request, &wrong).is_err());
+                let piece = layout.piece(1 + n as u32 * 512).unwrap();
+                assert_eq!(layers.piece_hash(&layout, piece), None);
+                match layers.answer(&layout, id, &request, &hashes).unwrap() {
+                    Progress::Chunk(range) => {
+                        assert!(n < last && range.len() == 512);
+                    }
+                    Progress::Layer(range, layer) => {
+                        assert!(n == last && range.end == layout.piece_count());
+                        assert_eq!(layer.hashes(), leaves[1]);
+                    }
+                    Progress::Nothing => panic!("a chunk was known already"),
+                }
+                assert_eq!(layers.piece_hash(&layout, piece), Some(leaves[1][n * 512]));
+                assert!(matches!(
+                    layers.answer(&layout, id, &request, &hashes),
+                    Ok(Progress::Nothing)
+                ));
+            }
+            assert!(layers.is_complete());
+        }
+    }
+
+    #[test]
+    fn only_peers_with_pieces_of_a_chunk_are_asked_and_failures_wait() {
+        let (layout, _) = torrent(&[1_000, 600]);
+        let mut layers = Layers::new(&layout, vec![None, None]);
+        let now = Instant::now();
+        let mut have = PieceSet::new(layout.piece_count());
+        assert!(layers.ask(&layout, &have, now).is_none());
+        assert!(!layers.could_use(&layout, &have));
+        have.insert(layout.piece(1_599).unwrap());
+        let (id, request) = layers.ask(&layout, &have, now).unwrap();
+        assert_eq!((id.file.get(), request.request().index), (1, 512));
+        assert!(layers.ask(&layout, &have, now).is_none());
+        let later = now + Duration::from_secs(5);
+        layers.give_up(id, Some(later));
+        assert!(layers.ask(&layout, &have, now).is_none());
+        assert!(layers.ask(&layout, &have, later).is_some());
+    }
+
+    #[test]
+    fn computed_hashes_count_only_when_they_fold_to_the_root() {
+        let (layout, leaves) = torrent(&[40]);
+        let mut layers = Layers::new(&layout, vec![None]);
+        let file = layout.file_index(0).unwrap();
+        let mut wrong = leaves[0].clone();
+        wrong.swap(3, 4);
+        assert!(layers.complete_by(&layout, file, wrong).is_none());
+        assert!(layers.is_wanted(file));
+        let layer = layers
+            .complete_by(&layout, file, leaves[0].clone())
+            .unwrap();
+        assert_eq!(layer.hashes(), leaves[0]);
+        assert!(layers.is_complete());
+    }
+}

@@ -265,3 +265,156 @@ fn block_len(size: u32, piece: u32) -> usize {
         .saturating_sub(before)
         .min(u64::from(METADATA_PIECE_LEN)) as usize
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use super::*;
+    use crate::keys::Keys;
+
+    const LEN: usize = METADATA_PIECE_LEN as usize;
+
+    struct Fixture {
+        metadata: Metadata,
+        truth: Vec<u8>,
+        peers: Vec<PeerKey>,
+        now: Instant,
+    }
+
+    impl Fixture {
+        /// Metadata of three blocks, the last one short, and peers that claim these sizes.
+        fn new(sizes: &[usize]) -> Self {
+            let truth: Vec<u8> = (0..2 * LEN + 100).map(|n| (n % 251) as u8).collect();
+            let hash = InfoHashV2::of_info(&truth);
+            let mut metadata = Metadata::new(hash, 4 << 20, Duration::from_secs(4));
+            let mut keys = Keys::default();
+            let torrent = keys.torrent();
+            let now = Instant::now();
+            let peers: Vec<_> = sizes.iter().map(|_| keys.peer(torrent)).collect();
+            for (peer, size) in peers.iter().zip(sizes) {
+                metadata.offer(*peer, *size as u32, now);
+            }
+            Self {
+                metadata,
+                truth,
+                peers,
+                now,
+            }
+        }
+
+        fn ask_all(&mut self) -> Vec<(PeerKey, u32)> {
+            std::iter::from_fn(|| self.metadata.ask(self.now)).collect()
+        }
+
+        fn answer(&mut self, peer: PeerKey, piece: u32, lie: bool) -> Progress {
+            let first = piece as usize * LEN;
+            let end = (first + LEN).min(self.truth.len());
+            let mut payload = self.truth[first..end].to_vec();
+            payload[0] ^= u8::from(lie);
+            let total = self.truth.len() as u32;
+            self.metadata.data(peer, piece, total, payload)
+        }
+    }
+
+    const SIZE: usize = 2 * LEN + 100;
+
+    #[test]
+    fn each_peer_is_asked_for_two_blocks_and_each_block_once() {
+        let mut f = Fixture::new(&[SIZE, SIZE]);
+        let asked = f.ask_all();
+        let mut pieces: Vec<_> = asked.iter().map(|(_, piece)| *piece).collect();
+        pieces.sort_unstable();
+        assert_eq!(pieces, [0, 1, 2]);
+        assert!(f.peers.iter().all(|peer| {
+            (1..=2).contains(&asked.iter().filter(|(asked, _)| asked == peer).count())
+        }));
+        let mut last = Progress::Going;
+        for (peer, piece) in asked {
+            assert_eq!(last, Progress::Going);
+            last = f.answer(peer, piece, false);
+        }
+        assert_eq!(last, Progress::Complete(f.truth));
+    }
+
+    #[test]
+    fn sizes_beyond_the_limit_are_ignored_and_false_ones_do_not_hinder() {
+        for size in [0, (4 << 20) + 1, u32::MAX as usize] {
+            assert!(Fixture::new(&[size]).ask_all().is_empty(), "{size}");
+        }
+        let mut f = Fixture::new(&[4 << 20, 1, SIZE]);
+        let asked = f.ask_all();
+        let honest = f.peers[2];
+        let pieces = |asked: &[(PeerKey, u32)]| {
+            asked
+                .iter()
+                .filter(|(peer, _)| *peer == honest)
+                .map(|(_, piece)| *piece)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(&asked), [0, 1]);
+        f.answer(honest, 0, false);
+        f.answer(honest, 1, false);
+        let asked = f.ask_all();
+        assert_eq!(pieces(&asked), [2]);
+        assert!(matches!(f.answer(honest, 2, false), Progress::Complete(_)));
+        // A liar that had sent its one block is found alone.
+        let liar = f.peers[1];
+        assert_eq!(f.metadata.data(liar, 0, 1, vec![0]), Progress::Liar(liar));
+    }
+
+    #[test]
+    fn after_a_false_whole_one_peer_at_a_time_is_believed() {
+        let mut f = Fixture::new(&[SIZE, SIZE, SIZE]);
+        let liar = f.peers[1];
+        let mut liars = Vec::new();
+        for _ in 0..100 {
+            for (peer, piece) in f.ask_all() {
+                match f.answer(peer, piece, peer == liar) {
+                    Progress::Going => {}
+                    Progress::Liar(peer) => liars.push(peer),
+                    Progress::Complete(info) => {
+                        assert_eq!(info, f.truth);
+                        assert!(liars.iter().all(|found| *found == liar));
+                        return;
+                    }
+                }
+            }
+        }
+        panic!("never complete");
+    }
+
+    #[test]
+    fn answers_nobody_asked_for_or_of_the_wrong_length_are_dropped() {
+        let mut f = Fixture::new(&[SIZE]);
+        let peer = f.peers[0];
+        assert_eq!(f.answer(peer, 0, true), Progress::Going);
+        f.ask_all();
+        let short = f.metadata.data(peer, 0, SIZE as u32, vec![0; LEN - 1]);
+        assert_eq!(short, Progress::Going);
+        let resized = f.metadata.data(peer, 1, SIZE as u32 + 1, vec![0; LEN]);
+        assert_eq!(resized, Progress::Going);
+        // Both are asked again.
+        assert_eq!(f.ask_all(), [(peer, 0), (peer, 1)]);
+    }
+
+    #[test]
+    fn silent_and_unwilling_peers_are_left_alone_for_a_while() {
+        let mut f = Fixture::new(&[SIZE]);
+        let peer = f.peers[0];
+        f.ask_all();
+        f.now += Duration::from_secs(4);
+        f.metadata.tick(f.now);
+        assert!(f.ask_all().is_empty());
+        f.now += Duration::from_secs(4);
+        assert_eq!(f.ask_all().len(), 2);
+        f.metadata.reject(peer, 0, f.now);
+        assert!(f.ask_all().is_empty());
+        f.now += Duration::from_secs(61);
+        assert_eq!(f.ask_all().len(), 1);
+        f.metadata.forget(peer);
+        assert!(f.metadata.attempts.is_empty());
+    }
+}

@@ -306,3 +306,40 @@ impl Early {
         Ok(set)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::PieceLength;
+
+    use super::*;
+
+    #[test]
+    fn what_was_said_early_is_checked_once_the_size_is_known() {
+        let layout = Layout::new(PieceLength::MIN, [(10 * 16_384, None)]).unwrap();
+        let mut early = Early::default();
+        assert!(early.settle(&layout).unwrap().is_empty());
+        early.set_bitfield(vec![0b1000_0000, 0]).unwrap();
+        early.add(9).unwrap();
+        let set = early.settle(&layout).unwrap();
+        assert_eq!(set.to_wire(), [0b1000_0000, 0b0100_0000]);
+        early.add(10).unwrap();
+        assert!(matches!(
+            early.settle(&layout),
+            Err(PeerFault::PieceOutOfRange {
+                index: 10,
+                pieces: 10
+            })
+        ));
+        early.set_bitfield(vec![0; 3]).unwrap();
+        assert!(matches!(
+            early.settle(&layout),
+            Err(PeerFault::BitfieldLength { .. })
+        ));
+        early.set_all(true);
+        assert!(early.settle(&layout).unwrap().is_full());
+        early.set_all(false);
+        assert!(early.settle(&layout).unwrap().is_empty());
+        assert!(early.add(MAX_PIECES).is_err());
+        assert!(early.set_bitfield(vec![0; 262_145]).is_err());
+    }
+}

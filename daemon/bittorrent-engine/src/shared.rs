@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) dialling: usize,
     /// Someone gave up an upload slot, or began to want one.
     pub(crate) slots_changed: bool,
+    /// A connection or a dial has ended: any torrent may dial.
+    pub(crate) room_made: bool,
     /// The latest time the engine was told.
     pub(crate) now: Option<Instant>,
     out: VecDeque<Output>,
@@ -40,6 +42,7 @@ impl Shared {
             connected: 0,
             dialling: 0,
             slots_changed: false,
+            room_made: false,
             now: None,
             out: VecDeque::new(),
         }

@@ -5,22 +5,23 @@ mod blocks;
 mod dialling;
 mod events;
 mod hashes;
+mod metadata;
+mod pieces;
 mod requests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bittorrent_protocol::wire::OwnedMetadataMessage;
-use bittorrent_protocol::{InfoHashV1, InfoHashes, PieceIndex};
+use bittorrent_protocol::{InfoHashes, PieceIndex};
 
 use crate::bits::PieceSet;
 use crate::candidates::Candidates;
 use crate::download::Download;
 use crate::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
 use crate::keys::{PeerKey, TorrentKey};
-use crate::metadata::{self, Metadata};
-use crate::output::{Command, DisconnectReason, Output, StopReason};
+use crate::metadata::Metadata;
+use crate::output::{DisconnectReason, Output, StopReason};
 use crate::peer::{Has, Peer};
 use crate::rate::Rate;
 use crate::shared::Shared;
@@ -155,22 +156,6 @@ impl Torrent {
         self.dial_changed = true;
         self.ask_hashes = true;
         Ok(())
-    }
-
-    /// Tells a peer what we have.
-    fn introduce(&self, key: PeerKey, shared: &mut Shared) {
-        let (Some(download), Some(peer)) = (&self.download, self.peers.get(&key)) else {
-            return;
-        };
-        if download.have.is_empty() {
-            if peer.fast {
-                shared.send(key, Command::HaveNone);
-            }
-        } else if download.have.is_full() && peer.fast {
-            shared.send(key, Command::HaveAll);
-        } else {
-            shared.send(key, Command::Bitfield(download.have.to_wire()));
-        }
     }
 
     pub(crate) fn may_accept(
@@ -312,6 +297,7 @@ impl Torrent {
             metadata.forget(key);
         }
         shared.connected -= 1;
+        shared.room_made = true;
         shared.slots_changed |= !peer.choked;
         if let Some(listens) = peer.listens {
             let useful = !at_fault
@@ -354,106 +340,6 @@ impl Torrent {
         fault
     }
 
-    /// Neither side has anything for the other: make room.
-    fn drop_if_redundant(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
-        let redundant = self.is_complete()
-            && self
-                .peers
-                .get(&key)
-                .is_some_and(|peer| peer.is_seed() || peer.upload_only);
-        if redundant {
-            self.disconnect(key, DisconnectReason::Redundant, shared, now);
-        }
-    }
-
-    /// Tells a peer when our interest in it changes.
-    fn update_interest(&mut self, key: PeerKey, shared: &mut Shared) {
-        let stopped = self.stopped.is_some();
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        let wanted = !stopped && peer.offers > 0 && !peer.parked;
-        if wanted == peer.wanted {
-            return;
-        }
-        peer.wanted = wanted;
-        shared.send(
-            key,
-            if wanted {
-                Command::Interested
-            } else {
-                Command::NotInterested
-            },
-        );
-        if wanted {
-            self.wake(key);
-        }
-    }
-
-    /// Counts a peer's pieces into the availability.
-    fn count_pieces(&mut self, key: PeerKey) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
-            return;
-        };
-        let Has::Pieces(set) = &peer.has else {
-            return;
-        };
-        if set.is_full() {
-            download.rarity.add_seed();
-        } else {
-            for piece in set.iter(&download.layout) {
-                download.rarity.add_copy(piece);
-            }
-        }
-        peer.offers = set.count_without(&download.have);
-        self.ask_hashes = true;
-    }
-
-    /// Takes a peer's pieces out of the availability.
-    fn uncount_pieces(&mut self, key: PeerKey) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
-            return;
-        };
-        let Has::Pieces(set) = &peer.has else {
-            return;
-        };
-        if set.is_full() {
-            download.rarity.remove_seed();
-        } else {
-            for piece in set.iter(&download.layout) {
-                download.rarity.remove_copy(piece);
-            }
-        }
-        peer.offers = 0;
-    }
-
-    /// Replaces what a peer has.
-    fn set_pieces(&mut self, key: PeerKey, pieces: PieceSet, shared: &mut Shared, now: Instant) {
-        self.uncount_pieces(key);
-        if let Some(peer) = self.peers.get_mut(&key) {
-            peer.has = Has::Pieces(pieces);
-        }
-        self.count_pieces(key);
-        self.update_interest(key, shared);
-        self.wake(key);
-        self.drop_if_redundant(key, shared, now);
-    }
-
-    /// Metadata is the torrent's.
-    fn metadata_complete(&mut self, info: Vec<u8>, shared: &mut Shared) {
-        if let Some(v1) = self.hashes.v1
-            && InfoHashV1::of_info(&info) != v1
-        {
-            self.stop(StopReason::HashesContradict, shared);
-            return;
-        }
-        self.metadata = None;
-        shared.emit(Output::Metadata {
-            torrent: self.key,
-            info,
-        });
-    }
-
     /// Requests nothing any more.
     fn stop(&mut self, reason: StopReason, shared: &mut Shared) {
         if self.stopped.is_some() {
@@ -484,44 +370,6 @@ impl Torrent {
         self.wake_starved = true;
     }
 
-    fn ask_metadata(&mut self, shared: &mut Shared, now: Instant) {
-        if self.stopped.is_some() {
-            return;
-        }
-        if let Some(metadata) = &mut self.metadata {
-            while let Some((peer, piece)) = metadata.ask(now) {
-                let request = OwnedMetadataMessage::Request { piece };
-                shared.send(peer, Command::Metadata(request));
-            }
-        }
-    }
-
-    fn handle_metadata(
-        &mut self,
-        key: PeerKey,
-        message: OwnedMetadataMessage,
-        shared: &mut Shared,
-        now: Instant,
-    ) -> Result<(), PeerFault> {
-        let Some(metadata) = &mut self.metadata else {
-            return Ok(());
-        };
-        match message {
-            OwnedMetadataMessage::Reject { piece } => metadata.reject(key, piece, now),
-            OwnedMetadataMessage::Data {
-                piece,
-                total_size,
-                payload,
-            } => match metadata.data(key, piece, total_size, payload.into_owned()) {
-                metadata::Progress::Going => {}
-                metadata::Progress::Complete(info) => self.metadata_complete(info, shared),
-                metadata::Progress::Liar(liar) => self.ban_for_metadata(liar, shared, now),
-            },
-            OwnedMetadataMessage::Request { .. } | OwnedMetadataMessage::Unknown { .. } => {}
-        }
-        Ok(())
-    }
-
     /// Does everything that was put off: sends what is due.
     pub(crate) fn settle(&mut self, shared: &mut Shared, now: Instant) {
         self.ask_metadata(shared, now);
@@ -536,27 +384,6 @@ impl Torrent {
     /// [`Self::settle`] left something to do at once.
     pub(crate) fn is_unsettled(&self) -> bool {
         !self.awake.is_empty() || self.wake_starved || self.ask_hashes
-    }
-
-    /// Tells peers about new pieces that they lack.
-    fn spread_news(&mut self, shared: &mut Shared) {
-        if self.news.is_empty() {
-            return;
-        }
-        let news = std::mem::take(&mut self.news);
-        for peer in self.peers.values() {
-            let Some(theirs) = peer.pieces() else {
-                continue;
-            };
-            let new: Vec<_> = news
-                .iter()
-                .copied()
-                .filter(|piece| !theirs.contains(*piece))
-                .collect();
-            if !new.is_empty() {
-                shared.send(peer.key, Command::Have(new));
-            }
-        }
     }
 
     /// Time passes.

@@ -39,6 +39,7 @@ impl Torrent {
     pub(super) fn count_dials(&mut self, shared: &mut Shared) {
         let dialling = self.candidates.dialling();
         shared.dialling = shared.dialling + dialling - self.dials_counted;
+        shared.room_made |= dialling < self.dials_counted;
         self.dials_counted = dialling;
     }
 
@@ -114,6 +115,11 @@ impl Torrent {
             && shared.dialling < config.max_half_open
             && self.peers.len() + dialling < config.max_peers_per_torrent
             && shared.connected + shared.dialling < config.max_peers
+    }
+
+    /// There may be room for dials.
+    pub(crate) fn look_for_dials(&mut self) {
+        self.dial_changed = true;
     }
 
     /// When the next address may be dialled.

@@ -59,7 +59,10 @@ impl Torrent {
                 self.handle_extensions(key, handshake, shared, now);
                 Ok(())
             }
-            PeerEvent::Metadata(message) => self.handle_metadata(key, message, shared, now),
+            PeerEvent::Metadata(message) => {
+                self.handle_metadata(key, message, shared, now);
+                Ok(())
+            }
             PeerEvent::Hashes { request, hashes } => {
                 self.handle_hashes(key, &request, &hashes, shared, now)
             }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::needless_pass_by_value, reason = "a node owns its habits")]
 
+mod connections;
 mod download;
 mod hostile;
 mod magnet;

@@ -1,0 +1,66 @@
+//! The info dictionary of a torrent that is known by its hashes only.
+
+use std::time::Instant;
+
+use bittorrent_protocol::InfoHashV1;
+use bittorrent_protocol::wire::OwnedMetadataMessage;
+
+use super::Torrent;
+use crate::keys::PeerKey;
+use crate::metadata::Progress;
+use crate::output::{Command, Output, StopReason};
+use crate::shared::Shared;
+
+impl Torrent {
+    /// Metadata is the torrent's.
+    pub(super) fn metadata_complete(&mut self, info: Vec<u8>, shared: &mut Shared) {
+        if let Some(v1) = self.hashes.v1
+            && InfoHashV1::of_info(&info) != v1
+        {
+            self.stop(StopReason::HashesContradict, shared);
+            return;
+        }
+        self.metadata = None;
+        shared.emit(Output::Metadata {
+            torrent: self.key,
+            info,
+        });
+    }
+
+    pub(super) fn ask_metadata(&mut self, shared: &mut Shared, now: Instant) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if let Some(metadata) = &mut self.metadata {
+            while let Some((peer, piece)) = metadata.ask(now) {
+                let request = OwnedMetadataMessage::Request { piece };
+                shared.send(peer, Command::Metadata(request));
+            }
+        }
+    }
+
+    pub(super) fn handle_metadata(
+        &mut self,
+        key: PeerKey,
+        message: OwnedMetadataMessage,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let Some(metadata) = &mut self.metadata else {
+            return;
+        };
+        match message {
+            OwnedMetadataMessage::Reject { piece } => metadata.reject(key, piece, now),
+            OwnedMetadataMessage::Data {
+                piece,
+                total_size,
+                payload,
+            } => match metadata.data(key, piece, total_size, payload.into_owned()) {
+                Progress::Going => {}
+                Progress::Complete(info) => self.metadata_complete(info, shared),
+                Progress::Liar(liar) => self.ban_for_metadata(liar, shared, now),
+            },
+            OwnedMetadataMessage::Request { .. } | OwnedMetadataMessage::Unknown { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What peers have, what we have, and who is interested in whom.
+
+use std::time::Instant;
+
+use super::Torrent;
+use crate::bits::PieceSet;
+use crate::keys::PeerKey;
+use crate::output::{Command, DisconnectReason};
+use crate::peer::Has;
+use crate::shared::Shared;
+
+impl Torrent {
+    /// Tells a peer what we have.
+    pub(super) fn introduce(&self, key: PeerKey, shared: &mut Shared) {
+        let (Some(download), Some(peer)) = (&self.download, self.peers.get(&key)) else {
+            return;
+        };
+        if download.have.is_empty() {
+            if peer.fast {
+                shared.send(key, Command::HaveNone);
+            }
+        } else if download.have.is_full() && peer.fast {
+            shared.send(key, Command::HaveAll);
+        } else {
+            shared.send(key, Command::Bitfield(download.have.to_wire()));
+        }
+    }
+
+    /// Neither side has anything for the other: make room.
+    pub(super) fn drop_if_redundant(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        let redundant = self.is_complete()
+            && self
+                .peers
+                .get(&key)
+                .is_some_and(|peer| peer.is_seed() || peer.upload_only);
+        if redundant {
+            self.disconnect(key, DisconnectReason::Redundant, shared, now);
+        }
+    }
+
+    /// Tells a peer when our interest in it changes.
+    pub(super) fn update_interest(&mut self, key: PeerKey, shared: &mut Shared) {
+        let stopped = self.stopped.is_some();
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let wanted = !stopped && peer.offers > 0 && !peer.parked;
+        if wanted == peer.wanted {
+            return;
+        }
+        peer.wanted = wanted;
+        shared.send(
+            key,
+            if wanted {
+                Command::Interested
+            } else {
+                Command::NotInterested
+            },
+        );
+        if wanted {
+            self.wake(key);
+        }
+    }
+
+    /// Counts a peer's pieces into the availability.
+    pub(super) fn count_pieces(&mut self, key: PeerKey) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Has::Pieces(set) = &peer.has else {
+            return;
+        };
+        if set.is_full() {
+            download.rarity.add_seed();
+        } else {
+            for piece in set.iter(&download.layout) {
+                download.rarity.add_copy(piece);
+            }
+        }
+        peer.offers = set.count_without(&download.have);
+        self.ask_hashes = true;
+    }
+
+    /// Takes a peer's pieces out of the availability.
+    pub(super) fn uncount_pieces(&mut self, key: PeerKey) {
+        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+            return;
+        };
+        let Has::Pieces(set) = &peer.has else {
+            return;
+        };
+        if set.is_full() {
+            download.rarity.remove_seed();
+        } else {
+            for piece in set.iter(&download.layout) {
+                download.rarity.remove_copy(piece);
+            }
+        }
+        peer.offers = 0;
+    }
+
+    /// Replaces what a peer has.
+    pub(super) fn set_pieces(
+        &mut self,
+        key: PeerKey,
+        pieces: PieceSet,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        self.uncount_pieces(key);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.has = Has::Pieces(pieces);
+        }
+        self.count_pieces(key);
+        self.update_interest(key, shared);
+        self.wake(key);
+        self.drop_if_redundant(key, shared, now);
+    }
+
+    /// Tells peers about new pieces that they lack.
+    pub(super) fn spread_news(&mut self, shared: &mut Shared) {
+        if self.news.is_empty() {
+            return;
+        }
+        let news = std::mem::take(&mut self.news);
+        for peer in self.peers.values() {
+            let Some(theirs) = peer.pieces() else {
+                continue;
+            };
+            let new: Vec<_> = news
+                .iter()
+                .copied()
+                .filter(|piece| !theirs.contains(*piece))
+                .collect();
+            if !new.is_empty() {
+                shared.send(peer.key, Command::Have(new));
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Who is dialled, who is accepted, and who has to go.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bittorrent_engine::{
+    Command, Config, Connected, DialFailure, Direction, DisconnectReason, Engine, Link, Output,
+    PeerEvent, PeerKey, Refusal, Source, TorrentKey,
+};
+use bittorrent_protocol::PeerId;
+use bittorrent_protocol::wire::ExtendedHandshake;
+
+use crate::torrent::{BLOCK, Torrent};
+
+fn addr(n: u16) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 1], n))
+}
+
+struct Fixture {
+    engine: Engine,
+    torrent: TorrentKey,
+    now: Instant,
+}
+
+impl Fixture {
+    /// A torrent of 10 pieces, of which the first `has` are here.
+    fn new(config: Config, has: u32) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the virtual clock starts somewhere"
+        )]
+        let now = Instant::now();
+        let truth = Torrent::new(1, &[10 * BLOCK]);
+        let mut engine = Engine::new(config, [1; 32]);
+        let torrent = engine.add_torrent(truth.hashes(), now);
+        let content = truth.content(true, |block| block.piece().get() < has);
+        engine.set_content(torrent, content, now).unwrap();
+        Self {
+            engine,
+            torrent,
+            now,
+        }
+    }
+
+    fn add(&mut self, ports: impl IntoIterator<Item = u16>) {
+        let addrs: Vec<_> = ports.into_iter().map(addr).collect();
+        self.engine
+            .add_candidates(self.torrent, &addrs, Source::Tracker, self.now);
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.engine.poll_output()).collect()
+    }
+
+    fn dials(&mut self) -> Vec<u16> {
+        self.outputs()
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Dial { addr, .. } => Some(addr.port()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn connect(&mut self, n: u16, direction: Direction) -> Result<PeerKey, Refusal> {
+        let connected = Connected {
+            addr: addr(n),
+            direction,
+            peer_id: PeerId::from_bytes([n as u8; 20]),
+            fast: true,
+            extended: true,
+            link: Link::V2,
+            local: false,
+        };
+        self.engine
+            .handle_connected(self.torrent, connected, self.now)
+    }
+
+    fn fail(&mut self, n: u16) {
+        let failure = DialFailure::Unreachable;
+        self.engine
+            .handle_dial_failed(self.torrent, addr(n), failure, self.now);
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.engine.handle_timeout(self.now);
+    }
+
+    fn dialling(&self) -> usize {
+        self.engine.status(self.torrent).unwrap().dialling
+    }
+}
+
+#[test]
+fn no_more_dials_are_under_way_than_allowed() {
+    let config = Config {
+        max_half_open: 4,
+        max_peers_per_torrent: 6,
+        ..Config::default()
+    };
+    let mut f = Fixture::new(config, 0);
+    f.add(1..=20);
+    assert_eq!(f.dials(), [1, 2, 3, 4]);
+    assert!(f.dials().is_empty());
+    // One fails, one leads to a connection: two more.
+    f.fail(1);
+    f.connect(2, Direction::Outgoing).unwrap();
+    assert_eq!(f.dials(), [5, 6]);
+    for n in 3..=5 {
+        f.connect(n, Direction::Outgoing).unwrap();
+        f.dials();
+    }
+    assert_eq!(f.dialling(), 2);
+    assert_eq!(f.engine.peers(f.torrent).len() + f.dialling(), 6);
+    // Everything fails; each address waits before it is tried again, and none is forgotten.
+    for n in 6..=20 {
+        f.fail(n);
+        f.dials();
+    }
+    f.fail(1);
+    assert_eq!(f.dialling(), 0);
+    f.engine.handle_timeout(f.now);
+    let next = f.engine.poll_timeout().unwrap();
+    assert!(next > f.now && next <= f.now + Duration::from_secs(1));
+    f.wait(30);
+    assert_eq!(f.dials().len(), 2);
+}
+
+#[test]
+fn a_removed_torrent_gives_back_its_dials() {
+    let config = Config {
+        max_half_open: 2,
+        ..Config::default()
+    };
+    let mut f = Fixture::new(config, 0);
+    f.add([1, 2]);
+    assert_eq!(f.dials(), [1, 2]);
+    let truth = Torrent::new(1, &[BLOCK]);
+    let other = f.engine.add_torrent(truth.hashes(), f.now);
+    f.engine
+        .add_candidates(other, &[addr(9)], Source::Static, f.now);
+    assert!(f.dials().is_empty());
+    f.engine.remove_torrent(f.torrent, f.now);
+    assert_eq!(f.dials(), [9]);
+    f.engine
+        .handle_dial_failed(f.torrent, addr(1), DialFailure::Refused, f.now);
+    assert_eq!(f.connect(2, Direction::Outgoing), Err(Refusal::NoTorrent));
+}
+
+#[test]
+fn our_own_address_is_never_dialled_again() {
+    let config = Config {
+        peer_id: Some(PeerId::from_bytes([7; 20])),
+        ..Config::default()
+    };
+    let mut f = Fixture::new(config, 0);
+    f.engine.add_own_address(addr(8));
+    f.add([7, 8]);
+    assert_eq!(f.dials(), [7]);
+    assert_eq!(f.connect(7, Direction::Outgoing), Err(Refusal::Ourselves));
+    f.wait(100_000);
+    assert!(f.dials().is_empty());
+    assert_eq!(f.dialling(), 0);
+}
+
+#[test]
+fn second_connections_and_too_many_are_refused() {
+    let config = Config {
+        max_peers: 2,
+        ..Config::default()
+    };
+    let mut f = Fixture::new(config, 0);
+    f.connect(1, Direction::Incoming).unwrap();
+    assert_eq!(f.connect(1, Direction::Incoming), Err(Refusal::Duplicate));
+    let second = f.connect(2, Direction::Incoming).unwrap();
+    let accept = f.engine.may_accept(f.torrent, addr(3), f.now);
+    assert_eq!(accept, Err(Refusal::Full));
+    assert_eq!(f.connect(3, Direction::Incoming), Err(Refusal::Full));
+    f.engine.handle_disconnected(second, f.now);
+    f.connect(3, Direction::Incoming).unwrap();
+    // One that wants nothing and has nothing for minutes makes room.
+    f.wait(130);
+    f.outputs();
+    f.connect(4, Direction::Incoming).unwrap();
+    assert!(f.outputs().iter().any(|output| matches!(
+        output,
+        Output::Disconnect {
+            reason: DisconnectReason::Idle,
+            ..
+        }
+    )));
+    assert_eq!(f.engine.peers(f.torrent).len(), 2);
+}
+
+#[test]
+fn a_peer_that_dialled_us_is_not_dialled_back() {
+    let mut f = Fixture::new(Config::default(), 0);
+    let peer = f.connect(50_000, Direction::Incoming).unwrap();
+    let handshake = ExtendedHandshake {
+        port: Some(6_881),
+        ..ExtendedHandshake::default()
+    };
+    f.engine
+        .handle_event(peer, PeerEvent::Extensions(handshake), f.now)
+        .unwrap();
+    f.add([6_881]);
+    assert!(f.dials().is_empty());
+    f.engine.handle_disconnected(peer, f.now);
+    f.wait(20);
+    assert_eq!(f.dials(), [6_881]);
+}
+
+#[test]
+fn a_seed_keeps_no_seeds_and_does_not_come_back_to_them() {
+    let mut f = Fixture::new(Config::default(), 10);
+    f.add([1, 2]);
+    assert_eq!(f.dials(), [1, 2]);
+    for (n, says) in [
+        (1, PeerEvent::HaveAll),
+        (
+            2,
+            PeerEvent::Extensions(ExtendedHandshake {
+                upload_only: Some(true),
+                ..ExtendedHandshake::default()
+            }),
+        ),
+    ] {
+        let peer = f.connect(n, Direction::Outgoing).unwrap();
+        f.engine.handle_event(peer, says, f.now).unwrap();
+        let outputs = f.outputs();
+        assert!(outputs.contains(&Output::Send {
+            peer,
+            command: Command::HaveAll
+        }));
+        assert!(outputs.contains(&Output::Disconnect {
+            peer,
+            reason: DisconnectReason::Redundant
+        }));
+    }
+    f.wait(100_000);
+    assert!(f.dials().is_empty());
+    assert_eq!(f.engine.poll_timeout(), None);
+}
+
+#[test]
+fn what_we_have_is_said_first_and_as_the_peer_understands_it() {
+    for (has, fast, expected) in [
+        (0, true, Some(Command::HaveNone)),
+        (0, false, None),
+        (3, true, Some(Command::Bitfield(vec![0b1110_0000, 0]))),
+        (3, false, Some(Command::Bitfield(vec![0b1110_0000, 0]))),
+        (10, true, Some(Command::HaveAll)),
+        (10, false, Some(Command::Bitfield(vec![0xff, 0b1100_0000]))),
+    ] {
+        let mut f = Fixture::new(Config::default(), has);
+        let connected = Connected {
+            addr: addr(1),
+            direction: Direction::Incoming,
+            peer_id: PeerId::from_bytes([1; 20]),
+            fast,
+            extended: false,
+            link: Link::V1,
+            local: true,
+        };
+        f.engine
+            .handle_connected(f.torrent, connected, f.now)
+            .unwrap();
+        let mut commands = f.outputs().into_iter().filter_map(|output| match output {
+            Output::Send { command, .. } => Some(command),
+            _ => None,
+        });
+        if expected.is_some() {
+            assert_eq!(commands.next(), expected, "{has} {fast}");
+        }
+        // A local peer needs no slot, once there is something to serve.
+        assert_eq!(commands.next(), (has > 0).then_some(Command::Unchoke));
+    }
+}
+
+#[test]
+fn interest_ends_when_nothing_is_to_be_asked_for_long() {
+    // Without piece layers and without room for unproven pieces, nothing can be requested.
+    let truth = Torrent::new(1, &[10 * BLOCK]);
+    let config = Config {
+        max_unproven_blocks: 0,
+        ..Config::default()
+    };
+    let mut f = Fixture::new(config, 0);
+    let torrent = f.engine.add_torrent(truth.hashes(), f.now);
+    let content = truth.content(false, |_| false);
+    f.engine.set_content(torrent, content, f.now).unwrap();
+    f.torrent = torrent;
+    let peer = f.connect(1, Direction::Incoming).unwrap();
+    for event in [PeerEvent::HaveAll, PeerEvent::Unchoke] {
+        f.engine.handle_event(peer, event, f.now).unwrap();
+    }
+    let mut said = Vec::new();
+    for _ in 0..120 {
+        said.extend(f.outputs().into_iter().filter_map(|output| match output {
+            Output::Send {
+                command: command @ (Command::Interested | Command::NotInterested),
+                ..
+            } => Some(command),
+            _ => None,
+        }));
+        f.wait(1);
+    }
+    assert_eq!(said, [Command::Interested, Command::NotInterested]);
+}
+
+#[test]
+fn keys_are_never_used_again() {
+    let mut f = Fixture::new(Config::default(), 0);
+    let first = f.connect(1, Direction::Incoming).unwrap();
+    f.engine.handle_disconnected(first, f.now);
+    let second = f.connect(1, Direction::Incoming).unwrap();
+    assert_ne!(first, second);
+    // Late news about the first connection does not touch the second.
+    f.engine.handle_disconnected(first, f.now);
+    f.engine
+        .handle_event(first, PeerEvent::Have(u32::MAX), f.now)
+        .unwrap();
+    assert_eq!(f.engine.peers(f.torrent).len(), 1);
+}
