@@ -106,11 +106,7 @@ impl Driver {
         }
     }
 
-    fn add(
-        &mut self,
-        hashes: InfoHashes,
-        store: Option<Box<Prepared>>,
-    ) -> Result<Added, AddError> {
+    fn add(&mut self, hashes: InfoHashes, store: Option<Box<Prepared>>) -> Result<Added, AddError> {
         let writer = self.disks.assign();
         let taken = Torrent::names_of(&hashes)
             .into_iter()
@@ -171,6 +167,8 @@ impl Driver {
         for name in std::mem::take(&mut torrent.names) {
             self.swarms.remove(&name);
         }
+        // Once more, so that what handles see last is the whole account.
+        torrent.publish(self.engine.status(key));
         // Its connections are closed by outputs.
         self.engine.remove_torrent(key, Instant::now());
     }
