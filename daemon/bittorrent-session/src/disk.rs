@@ -200,11 +200,17 @@ pub(crate) fn start(
         let (queue, jobs) = bounded(QUEUE);
         writers.push(queue);
         let done = done.clone();
-        spawn(format!("bt-write-{n}"), Box::new(move || write_loop(&jobs, &done)))?;
+        spawn(
+            format!("bt-write-{n}"),
+            Box::new(move || write_loop(&jobs, &done)),
+        )?;
     }
     let (syncer, jobs) = bounded(QUEUE);
     let synced = done.clone();
-    spawn("bt-sync".to_owned(), Box::new(move || write_loop(&jobs, &synced)))?;
+    spawn(
+        "bt-sync".to_owned(),
+        Box::new(move || write_loop(&jobs, &synced)),
+    )?;
     let read_buffer = read_buffer.clamp(256 << 10, Semaphore::MAX_PERMITS);
     let (queue, jobs) = bounded(read_buffer / MIN_READ_CHARGE as usize + 1);
     for n in 0..threads {
@@ -316,7 +322,10 @@ fn read_loop(jobs: &Receiver<ReadJob>) {
                         .collect()
                 });
                 Answer::Stretches(read.map_err(|error| {
-                    (stretches.into_iter().map(|(number, _)| number).collect(), error)
+                    (
+                        stretches.into_iter().map(|(number, _)| number).collect(),
+                        error,
+                    )
                 }))
             }
             Read::Hashes(request) => {

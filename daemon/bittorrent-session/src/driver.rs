@@ -12,9 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{
-    Command, Connected, DialFailure, Engine, PeerKey, TorrentKey, Verdict,
-};
+use bittorrent_engine::{Command, Connected, DialFailure, Engine, PeerKey, TorrentKey, Verdict};
 use bittorrent_protocol::{PieceIndex, SwarmHash};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -259,7 +257,11 @@ impl Driver {
                 tracing::debug!(?addr, error = &error as &dyn std::error::Error, "peer gone");
             }
             Ok((_, Err(error))) => {
-                tracing::info!(?addr, error = &error as &dyn std::error::Error, "peer dropped");
+                tracing::info!(
+                    ?addr,
+                    error = &error as &dyn std::error::Error,
+                    "peer dropped"
+                );
             }
             Err(error) => {
                 tracing::error!(?addr, %error, "a connection panicked; the peer is dropped");

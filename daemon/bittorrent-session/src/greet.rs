@@ -127,7 +127,15 @@ async fn dial_under(
             other => return Err(GreetError::OtherSwarm(other)),
         };
         let peer_id = read_peer_id(&mut stream, &mut bytes).await?;
-        greeted(manners, stream, addr, Direction::Outgoing, opening, peer_id, link)
+        greeted(
+            manners,
+            stream,
+            addr,
+            Direction::Outgoing,
+            opening,
+            peer_id,
+            link,
+        )
     })
     .await
     .map_err(|_| GreetError::Slow)?
@@ -166,8 +174,16 @@ where
             .await
             .map_err(GreetError::Socket)?;
         let peer_id = read_peer_id(&mut stream, &mut bytes).await?;
-        greeted(manners, stream, addr, Direction::Incoming, opening, peer_id, link)
-            .map(|greeted| (torrent, greeted))
+        greeted(
+            manners,
+            stream,
+            addr,
+            Direction::Incoming,
+            opening,
+            peer_id,
+            link,
+        )
+        .map(|greeted| (torrent, greeted))
     })
     .await
     .map_err(|_| GreetError::Slow)?
@@ -251,9 +267,7 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
 pub(crate) fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => {
-            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
 

@@ -151,7 +151,10 @@ fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {
             continue;
         }
         let mut held = Vec::new();
-        for block in layout.blocks(piece).filter(|block| verified.contains(*block)) {
+        for block in layout
+            .blocks(piece)
+            .filter(|block| verified.contains(*block))
+        {
             let mut bytes = vec![0; layout.block_size(block) as usize];
             store.read(piece, block.begin(), &mut bytes)?;
             held.push((block.in_piece(), merkle::leaf(&bytes)));

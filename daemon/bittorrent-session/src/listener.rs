@@ -63,7 +63,9 @@ pub(crate) fn bind_all(
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    let code = error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error);
     matches!(
         code,
         Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL)

@@ -58,7 +58,10 @@ impl Session {
             },
             random()?,
         );
-        for addr in local_addrs.iter().filter(|addr| !addr.ip().is_unspecified()) {
+        for addr in local_addrs
+            .iter()
+            .filter(|addr| !addr.ip().is_unspecified())
+        {
             engine.add_own_address(*addr);
         }
         let (done_to, done) = mpsc::channel(DONE);
@@ -110,7 +113,11 @@ impl Session {
             reports,
             done,
         };
-        let driver = tokio::spawn(driver.run(inputs).instrument(tracing::debug_span!("driver")));
+        let driver = tokio::spawn(
+            driver
+                .run(inputs)
+                .instrument(tracing::debug_span!("driver")),
+        );
         Ok(Self {
             local_addrs,
             peer_id,

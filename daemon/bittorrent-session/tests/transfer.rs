@@ -5,8 +5,8 @@
 mod common;
 
 use bittorrent_protocol::InfoHashes;
-use common::{Sample, addr, session, wait_for, wait_seeding};
 use bittorrent_store::{RealIo, TorrentStore};
+use common::{Sample, addr, session, wait_for, wait_seeding};
 use std::sync::Arc;
 
 const KIB: usize = 1024;
@@ -65,7 +65,11 @@ async fn a_file_of_many_pieces() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_long_pieces() {
-    travels(Sample::file("long", 5 * 1024 * KIB + 1, 1 << 20, false), as_is).await;
+    travels(
+        Sample::file("long", 5 * 1024 * KIB + 1, 1 << 20, false),
+        as_is,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +79,11 @@ async fn a_file_of_one_short_piece() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_the_longest_pieces_others_use() {
-    travels(Sample::file("longest", (64 << 20) + 5, 32 << 20, false), as_is).await;
+    travels(
+        Sample::file("longest", (64 << 20) + 5, 32 << 20, false),
+        as_is,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,9 +181,11 @@ async fn two_seeds_share_the_work() {
     assert!(status.wasted * 5 < status.bytes_total, "{status:#?}");
     let mut sent = 0;
     for (seed, torrent) in seeds {
-        let uploaded = wait_for(&torrent, "told of uploads", |status| status.uploaded_payload > 0)
-            .await
-            .uploaded_payload;
+        let uploaded = wait_for(&torrent, "told of uploads", |status| {
+            status.uploaded_payload > 0
+        })
+        .await
+        .uploaded_payload;
         sent += uploaded;
         seed.shutdown().await;
     }

@@ -138,7 +138,13 @@ impl Driver {
         }
     }
 
-    pub(super) fn take_done(&mut self, Done { torrent: key, outcome }: Done) {
+    pub(super) fn take_done(
+        &mut self,
+        Done {
+            torrent: key,
+            outcome,
+        }: Done,
+    ) {
         let now = Instant::now();
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;

@@ -288,7 +288,8 @@ impl Torrent {
             submit(Work::Prove(std::mem::take(&mut self.unproven)));
             self.proving = true;
         }
-        if !self.layering && writer_has_place()
+        if !self.layering
+            && writer_has_place()
             && let Some((file, layer)) = self.layers.pop()
         {
             submit(Work::Layer(file, layer));

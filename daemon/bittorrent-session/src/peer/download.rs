@@ -189,12 +189,10 @@ impl Peer {
                     self.event(PeerEvent::Extensions(handshake));
                 }
             }
-            UT_METADATA => {
-                match MetadataMessage::decode(payload).map_err(PeerError::Metadata)? {
-                    MetadataMessage::Request { piece } => self.metadata_requested(piece),
-                    message => self.event(PeerEvent::Metadata(message.into_owned())),
-                }
-            }
+            UT_METADATA => match MetadataMessage::decode(payload).map_err(PeerError::Metadata)? {
+                MetadataMessage::Request { piece } => self.metadata_requested(piece),
+                message => self.event(PeerEvent::Metadata(message.into_owned())),
+            },
             // We offered nothing else.
             _ => {}
         }

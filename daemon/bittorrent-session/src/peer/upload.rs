@@ -140,10 +140,7 @@ impl Uploads {
 
     /// Forgets a request, if it still waits.
     pub(super) fn cancel(&mut self, request: Request) -> bool {
-        let found = self
-            .queue
-            .iter()
-            .position(|entry| entry.request == request);
+        let found = self.queue.iter().position(|entry| entry.request == request);
         found.and_then(|at| self.queue.remove(at)).is_some()
     }
 
@@ -332,12 +329,10 @@ impl Uploads {
         };
         let stretch = front.stretch;
         let payload = match std::mem::replace(&mut front.state, State::Cold) {
-            State::Waiting => {
-                match extent_at_hand(&mut self.probe, content, stretch) {
-                    Some(extent) => Payload::File { extent, sent: 0 },
-                    None => return Progress::Cold,
-                }
-            }
+            State::Waiting => match extent_at_hand(&mut self.probe, content, stretch) {
+                Some(extent) => Payload::File { extent, sent: 0 },
+                None => return Progress::Cold,
+            },
             State::Read(bytes, permit) => Payload::Memory {
                 bytes,
                 _permit: permit,

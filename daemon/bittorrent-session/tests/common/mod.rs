@@ -45,7 +45,12 @@ pub struct Sample {
     pub contents: Vec<Vec<u8>>,
 }
 
-fn hashed(content: &[u8], piece_length: PieceLength, hybrid: bool, pads_tail: bool) -> HashedContent {
+fn hashed(
+    content: &[u8],
+    piece_length: PieceLength,
+    hybrid: bool,
+    pads_tail: bool,
+) -> HashedContent {
     let leaves: Vec<MerkleHash> = content
         .chunks(BLOCK_LEN as usize)
         .map(merkle::leaf)
