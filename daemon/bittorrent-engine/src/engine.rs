@@ -58,7 +58,8 @@ impl Engine {
         key
     }
 
-    /// Tells a torrent what it consists of, once.
+    /// Tells a torrent what it consists of, once. A torrent that is complete from the start gives no
+    /// [`Output::Complete`].
     pub fn set_content(
         &mut self,
         torrent: TorrentKey,

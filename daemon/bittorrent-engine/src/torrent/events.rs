@@ -254,7 +254,6 @@ impl Torrent {
         if let Some(limit) = handshake.reqq {
             peer.pipeline
                 .set_limit((limit as usize).min(shared.config.max_requests));
-            self.awake.push(key);
         }
         if handshake.client.is_some() {
             peer.client = handshake.client;
@@ -281,6 +280,7 @@ impl Torrent {
             self.candidates.add(listens, Source::Incoming, most, now);
             self.dialled(listens, shared);
         }
+        self.wake(key);
         self.drop_if_redundant(key, shared, now);
     }
 }

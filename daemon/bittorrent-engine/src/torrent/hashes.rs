@@ -286,7 +286,8 @@ impl Torrent {
                     .pieces()
                     .is_some_and(|have| download.layers.could_use(&download.layout, have))
         };
-        if self.peers.is_empty() || self.peers.values().any(could_give) {
+        let someone_has = self.peers.values().any(|peer| peer.offers > 0);
+        if !someone_has || self.peers.values().any(could_give) {
             download.no_layers_since = None;
             return;
         }
