@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use mainline::async_dht::AsyncDht;
 
 use crate::dht::StartError;
-use crate::mainline_node::NodeSettings;
+use crate::mainline_node::{NodeSettings, build};
 
 /// Server nodes of `mainline` on 127.0.0.1, on ports the system chose, which know each other and
 /// nobody else. They stop when this is dropped.
@@ -28,36 +28,17 @@ impl LoopbackDht {
     ///
     /// [`StartError::Bind`].
     pub async fn start(count: usize) -> Result<Self, StartError> {
-        // Every node starts from all others: one without any takes whoever asks it for a node, even
-        // mere clients, and passes them on to be asked in vain. So all addresses come first.
-        let mut reserved = Vec::new();
-        for _ in 0..count {
-            reserved.push(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(bind_error(0))?);
-        }
-        let mut addresses = Vec::new();
-        for socket in &reserved {
-            if let SocketAddr::V4(address) = socket.local_addr().map_err(bind_error(0))? {
-                addresses.push(address);
+        let mut attempts = 1;
+        let nodes = loop {
+            match start_nodes(count) {
+                Err(StartError::Bind { .. }) if attempts < MAX_ATTEMPTS => attempts += 1,
+                result => break result?,
             }
+        };
+        // Twice, as the first may join a query that began before the late nodes were there.
+        for _ in 0..2 {
+            join_all(nodes.iter().map(|(_, node)| node.bootstrapped())).await;
         }
-        let mut nodes = Vec::new();
-        for (socket, address) in reserved.into_iter().zip(&addresses) {
-            let others: Vec<_> = addresses.iter().filter(|a| *a != address).collect();
-            // From here to the next line somebody else could take the port; that is an error then.
-            drop(socket);
-            let node = mainline::Dht::builder()
-                .server_mode()
-                .bind_address(Ipv4Addr::LOCALHOST)
-                .port(address.port())
-                .bootstrap(&others)
-                .request_timeout(REQUEST_TIMEOUT)
-                .build()
-                .map_err(bind_error(address.port()))?
-                .as_async();
-            nodes.push((*address, node));
-        }
-        // Now that all are there: the early ones have not met the late ones.
-        join_all(nodes.iter().map(|(_, node)| node.bootstrapped())).await;
         Ok(Self { nodes })
     }
 
@@ -105,9 +86,38 @@ impl LoopbackDht {
 /// Loopback answers at once; only a stopped node uses the time up.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-fn bind_error(port: u16) -> impl FnOnce(std::io::Error) -> StartError {
-    move |source| StartError::Bind {
-        address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
+/// Somebody else can take a port between its reservation and its use.
+const MAX_ATTEMPTS: u32 = 5;
+
+fn start_nodes(count: usize) -> Result<Vec<(SocketAddrV4, AsyncDht)>, StartError> {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let failed = |source| StartError::Bind {
+        address: any,
         source,
+    };
+    // Every node starts from all others: one without any takes whoever asks it for a node, even mere
+    // clients, and passes them on to be asked in vain. So all addresses come first.
+    let mut reserved = Vec::new();
+    let mut addresses = Vec::new();
+    for _ in 0..count {
+        let socket = UdpSocket::bind(any).map_err(failed)?;
+        if let SocketAddr::V4(address) = socket.local_addr().map_err(failed)? {
+            addresses.push(address);
+        }
+        reserved.push(socket);
     }
+    let mut nodes = Vec::new();
+    for (socket, address) in reserved.into_iter().zip(&addresses) {
+        let others: Vec<_> = addresses.iter().filter(|a| *a != address).collect();
+        let mut builder = mainline::Dht::builder();
+        builder
+            .server_mode()
+            .bind_address(Ipv4Addr::LOCALHOST)
+            .port(address.port())
+            .bootstrap(&others)
+            .request_timeout(REQUEST_TIMEOUT);
+        drop(socket);
+        nodes.push((*address, build(&builder, *address)?));
+    }
+    Ok(nodes)
 }

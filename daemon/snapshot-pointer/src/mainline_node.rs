@@ -18,7 +18,8 @@
 //! id has not four bytes, so it is a client to most of the network (libtorrent sends two).
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use mainline::async_dht::AsyncDht;
 use mainline::errors::{ConcurrencyError, PutMutableError};
-use mainline::{DEFAULT_BOOTSTRAP_NODES, Id, MutableItem};
+use mainline::{DEFAULT_BOOTSTRAP_NODES, DhtBuilder, Id, MutableItem};
 use tokio::time::{Instant, timeout_at};
 
 use crate::dht::{Dht, LookupError, MAX_PEERS, PutError, StartError, Stored};
@@ -137,9 +138,7 @@ impl MainlineDht {
         match dht.node().await {
             Ok(_) => {}
             Err(StartError::NoBootstrap) => {
-                let address = dht.bind_address();
-                std::net::UdpSocket::bind(address)
-                    .map_err(|source| StartError::Bind { address, source })?;
+                check_port(dht.bind_address())?;
                 tracing::warn!("no DHT bootstrap node has an address yet; trying again later");
             }
             Err(error) => return Err(error),
@@ -187,12 +186,8 @@ impl MainlineDht {
         if self.settings.role == Role::Server {
             builder.server_mode();
         }
-        // `build` waits for the node's thread to have its socket, which needs no network.
-        let node = builder.build().map_err(|source| StartError::Bind {
-            address: self.bind_address(),
-            source,
-        })?;
-        Ok(slot.insert(node.as_async()).clone())
+        let node = build(&builder, self.bind_address())?;
+        Ok(slot.insert(node).clone())
     }
 
     /// Addresses of the bootstrap names and, up to the limit, of the known contacts.
@@ -395,6 +390,26 @@ impl MainlineDht {
         })
         .await
     }
+}
+
+/// Whether a port can be had now.
+fn check_port(address: SocketAddrV4) -> Result<(), StartError> {
+    match UdpSocket::bind(address) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(StartError::Bind { address, source }),
+    }
+}
+
+/// Starts a node whose builder says to bind `address`. Waits for its thread to have the socket, which
+/// needs no network.
+pub(crate) fn build(builder: &DhtBuilder, address: SocketAddrV4) -> Result<AsyncDht, StartError> {
+    // `mainline` reports a failed bind only if its thread is asked before it ends, and panics
+    // otherwise; so the usual failures are found here, and the panic is one more.
+    check_port(address)?;
+    std::panic::catch_unwind(AssertUnwindSafe(|| builder.build()))
+        .unwrap_or_else(|_| Err(io::Error::other("the node's thread ended at once")))
+        .map(mainline::Dht::as_async)
+        .map_err(|source| StartError::Bind { address, source })
 }
 
 /// The rule under which an item may be stored, given what a look-up found.

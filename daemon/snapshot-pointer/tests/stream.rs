@@ -186,15 +186,7 @@ async fn equivocation_is_kept_and_nothing_is_followed_until_it_ends() {
     let producer = client(&network).await;
     producer.put_item(&signed(1, 5, 0xaa)).await.unwrap();
     let other = signed(1, 5, 0xbb);
-    let hostile = HostileNode::start(Answer {
-        key: *other.authority().as_bytes(),
-        seq: 5,
-        signature: *other.signature(),
-        value: other.value().to_vec(),
-    });
-    let mut settings = network.client_settings();
-    settings.bootstrap.push(hostile.address.to_string());
-    let dht = MainlineDht::start(settings).await.unwrap();
+    let (hostile, dht) = beside_hostile(&network, &other).await;
 
     let mirror = Mirror::new(&[1], 1);
     let poll = mirror.poll(&dht, 0).await;
@@ -220,6 +212,30 @@ async fn equivocation_is_kept_and_nothing_is_followed_until_it_ends() {
     let poll = mirror.poll(&dht, 10).await;
     assert_eq!(followed(&poll.decision), Some(snapshot(0xcc)));
     assert_eq!(poll.authorities[0].record.standing().evidence().len(), 2);
+
+    // The same against an item that is held: its vote is suspended, and it is not put, either.
+    let (_hostile, dht) = beside_hostile(&network, &signed(1, 6, 0xdd)).await;
+    let poll = mirror.poll(&dht, 20).await;
+    assert_eq!(followed(&poll.decision), None);
+    let standing = poll.authorities[0].record.standing();
+    assert_eq!(standing.held(), Some(&signed(1, 6, 0xcc)));
+    assert_eq!(standing.evidence().len(), 4);
+    let put = mirror.follower.republish(&dht, at(7200)).await.unwrap();
+    assert!(put.is_empty());
+}
+
+/// A node of the network's, which also asks one that has `item`.
+async fn beside_hostile(network: &LoopbackDht, item: &SignedItem) -> (HostileNode, MainlineDht) {
+    let hostile = HostileNode::start(Answer {
+        key: *item.authority().as_bytes(),
+        seq: item.seq().get(),
+        signature: *item.signature(),
+        value: item.value().to_vec(),
+    });
+    let mut settings = network.client_settings();
+    settings.bootstrap.push(hostile.address.to_string());
+    let dht = MainlineDht::start(settings).await.unwrap();
+    (hostile, dht)
 }
 
 #[tokio::test]
