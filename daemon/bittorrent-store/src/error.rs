@@ -72,6 +72,17 @@ pub enum StoreError {
         #[source]
         source: Box<StoreError>,
     },
+    /// A block is said to be verified that the disk has lost since it was written: it may still be
+    /// read, but only until its memory is needed. It has to be written again.
+    #[error("block {block} was lost by the disk and has to be written again")]
+    Lost {
+        /// The first such block.
+        block: BlockIndex,
+    },
+    /// Blocks were to be written to files that were sealed when the generation was taken up. Taking it
+    /// up again lets it be mended.
+    #[error("the files are sealed; the generation has to be opened again to be mended")]
+    Sealed,
     /// Sealing was asked for before everything was there.
     #[error("{missing} blocks are missing")]
     Incomplete {

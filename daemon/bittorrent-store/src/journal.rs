@@ -2,16 +2,17 @@
 //!
 //! The journal is not synced: it is there for a process that was killed, whose writes the kernel
 //! still has. Each record carries its epoch and a checksum, so that torn and stale ones are
-//! passed over, and what it names is hashed again before it counts.
+//! passed over, and what it names is hashed again before it counts. The checksum covers the
+//! torrent too: a power failure may leave in a file what was once another one's.
 //!
 //! ```text
-//! epoch 8 · block number 8 · leaf 32 · the first 8 bytes of the SHA-256 of all before
+//! epoch 8 · block number 8 · leaf 32 · the first 8 bytes of SHA-256(v2 info-hash · all before)
 //! ```
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use bittorrent_protocol::MerkleHash;
+use bittorrent_protocol::{InfoHashV2, MerkleHash};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::StoreError;
@@ -20,24 +21,35 @@ use crate::paths::Paths;
 use crate::progress::read_whole;
 
 const RECORD: usize = 56;
+const CHECK: usize = 8;
+
+/// The most that is read of a journal: the windows of many failed checkpoints.
+const MAX_LENGTH: u64 = 1 << 30;
 
 /// The journal of one epoch, being written.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: Arc<dyn IoFile>,
+    torrent: InfoHashV2,
     epoch: u64,
     end: u64,
 }
 
 impl Journal {
     /// Starts the journal of an epoch; that of the epoch before the last is overwritten.
-    pub(crate) fn start(paths: &Paths, io: &dyn Io, epoch: u64) -> Result<Self, StoreError> {
+    pub(crate) fn start(
+        paths: &Paths,
+        io: &dyn Io,
+        torrent: InfoHashV2,
+        epoch: u64,
+    ) -> Result<Self, StoreError> {
         let path = paths.journal(epoch);
         let file = io
             .open(&path, OpenMode::Replace)
             .map_err(StoreError::io("create", &path))?;
         Ok(Self {
             file,
+            torrent,
             epoch,
             end: 0,
         })
@@ -47,21 +59,20 @@ impl Journal {
         self.epoch
     }
 
-    /// Adds records for blocks whose numbers follow each other.
+    /// Adds records for blocks, given by number.
     pub(crate) fn append(
         &mut self,
         paths: &Paths,
-        first_number: u64,
-        leaves: &[MerkleHash],
+        blocks: &[(u64, MerkleHash)],
     ) -> Result<(), StoreError> {
-        let mut bytes = Vec::with_capacity(leaves.len() * RECORD);
-        for (number, leaf) in (first_number..).zip(leaves) {
+        let mut bytes = Vec::with_capacity(blocks.len() * RECORD);
+        for (number, leaf) in blocks {
             let start = bytes.len();
             bytes.extend_from_slice(&self.epoch.to_le_bytes());
             bytes.extend_from_slice(&number.to_le_bytes());
             bytes.extend_from_slice(leaf.as_bytes());
-            let check = Sha256::digest(&bytes[start..]);
-            bytes.extend_from_slice(&check[..8]);
+            let check = check(self.torrent, &bytes[start..]);
+            bytes.extend_from_slice(&check);
         }
         self.file
             .write_all_at(&mut [IoSlice::new(&bytes)], self.end)
@@ -71,34 +82,70 @@ impl Journal {
     }
 }
 
-/// The blocks that the journals name for this epoch or later ones, with their leaves.
+/// What the journals tell.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    /// Block numbers and their leaves, in no order; a block may be named more than once.
+    pub(crate) blocks: Vec<(u64, MerkleHash)>,
+    /// The highest epoch that a record is of, 0 without any.
+    pub(crate) newest: u64,
+}
+
+/// What the journals tell of this epoch and later ones.
 pub(crate) fn replay(
     paths: &Paths,
     io: &dyn Io,
-    epoch: u64,
-) -> Result<Vec<(u64, MerkleHash)>, StoreError> {
-    let mut found = Vec::new();
+    torrent: InfoHashV2,
+    least_epoch: u64,
+) -> Result<Replay, StoreError> {
+    let mut replay = Replay::default();
     for turn in 0..2 {
-        if let Some(bytes) = read_whole(io, &paths.journal(turn))? {
-            found.extend(
-                bytes
-                    .chunks_exact(RECORD)
-                    .filter_map(|record| read(record, epoch)),
-            );
+        let Some(bytes) = read_whole(io, &paths.journal(turn), MAX_LENGTH)? else {
+            continue;
+        };
+        for record in bytes.chunks_exact(RECORD) {
+            let Some((epoch, number, leaf)) = read(record, torrent) else {
+                continue;
+            };
+            replay.newest = replay.newest.max(epoch);
+            if epoch >= least_epoch {
+                replay.blocks.push((number, leaf));
+            }
         }
     }
-    Ok(found)
+    Ok(replay)
 }
 
-fn read(record: &[u8], least_epoch: u64) -> Option<(u64, MerkleHash)> {
-    let (body, check) = record.split_at_checked(RECORD - 8)?;
-    if Sha256::digest(body).get(..8) != Some(check) {
+fn read(record: &[u8], torrent: InfoHashV2) -> Option<(u64, u64, MerkleHash)> {
+    let (body, found) = record.split_at_checked(RECORD - CHECK)?;
+    if check(torrent, body) != found {
         return None;
     }
     let (epoch, rest) = body.split_first_chunk::<8>()?;
     let (number, leaf) = rest.split_first_chunk::<8>()?;
-    (u64::from_le_bytes(*epoch) >= least_epoch)
-        .then_some((u64::from_le_bytes(*number), MerkleHash::from_slice(leaf)?))
+    Some((
+        u64::from_le_bytes(*epoch),
+        u64::from_le_bytes(*number),
+        MerkleHash::from_slice(leaf)?,
+    ))
+}
+
+fn check(torrent: InfoHashV2, body: &[u8]) -> [u8; CHECK] {
+    let digest = Sha256::new()
+        .chain_update(torrent.as_bytes())
+        .chain_update(body)
+        .finalize();
+    std::array::from_fn(|n| digest[n])
+}
+
+/// Empties the journals: what they tell of is not to be believed any more.
+pub(crate) fn discard(paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
+    (0..2).try_for_each(|turn| {
+        let path = paths.journal(turn);
+        io.open(&path, OpenMode::Replace)
+            .map(drop)
+            .map_err(StoreError::io("empty", &path))
+    })
 }
 
 /// Removes the journals: nothing is being written any more.

@@ -18,6 +18,9 @@ use crate::paths::Paths;
 const MAGIC: &[u8; 8] = b"btprog\0\x01";
 const DIGEST: usize = 32;
 
+/// The most that is read: a bit for each 16 KiB of 100 TB is 763 MB.
+const MAX_LENGTH: u64 = 1 << 30;
+
 /// The claims of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -94,10 +97,16 @@ impl Progress {
         })
     }
 
+    /// Whether a block is claimed, given by number.
+    pub(crate) fn claims(&self, number: u64) -> bool {
+        let word = self.words.get((number / 64) as usize);
+        self.sealed || word.is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
     /// Reads the claims; `None` when there are none or they are damaged, which claims nothing.
     pub(crate) fn read(paths: &Paths, io: &dyn Io) -> Result<Option<Self>, StoreError> {
         let path = paths.progress();
-        let Some(bytes) = read_whole(io, &path)? else {
+        let Some(bytes) = read_whole(io, &path, MAX_LENGTH)? else {
             return Ok(None);
         };
         Ok(Self::decode(&bytes))
@@ -115,10 +124,12 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Reads a whole file of the generation; `None` when it is not there.
+/// Reads a whole file of the generation, but no more than `most` bytes, so that damage cannot take all
+/// memory; `None` when it is not there.
 pub(crate) fn read_whole(
     io: &dyn Io,
     path: &std::path::Path,
+    most: u64,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let file = match io.open(path, OpenMode::Read) {
         Ok(file) => file,
@@ -129,7 +140,7 @@ pub(crate) fn read_whole(
         .identity()
         .map_err(StoreError::io("inspect", path))?
         .length;
-    let mut bytes = vec![0; length as usize];
+    let mut bytes = vec![0; length.min(most) as usize];
     let read = read_full(&*file, &mut bytes, 0).map_err(StoreError::io("read", path))?;
     bytes.truncate(read);
     Ok(Some(bytes))

@@ -3,14 +3,20 @@
 //! What is *verified* is written and proven, and may be served; what is *claimed* is verified and
 //! durable, and is believed at the next start. A [checkpoint](TorrentStore::checkpoint) turns one
 //! into the other, in this order: content, leaf hashes, claims.
+//!
+//! Locks are taken in this order: `gate`, `checkpoint`, `progress`.
 
+mod claim;
 mod open;
 mod read;
 mod verify;
 mod write;
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use bittorrent_protocol::metainfo::{Info, Metainfo};
@@ -25,10 +31,10 @@ use crate::journal::Journal;
 use crate::paths::Paths;
 use crate::progress::Progress;
 
+pub use claim::Checkpoint;
 pub use open::Recovery;
 pub use read::{Extent, SharedFile};
 pub use verify::Verification;
-pub use write::Checkpoint;
 
 /// The content of one torrent on disk, whole or in part. Shared by several threads; positioned
 /// I/O only. One descriptor stays open for each non-empty content file and for its leaves.
@@ -40,9 +46,23 @@ pub struct TorrentStore {
     metainfo: RwLock<Arc<Metainfo>>,
     /// `None` for empty files.
     files: Vec<Option<OpenFile>>,
+    /// The files were sealed when they were opened: they cannot be written.
+    read_only: bool,
     verified: AtomicBitmap,
+    /// Blocks that were written since the files were opened, proven or not.
+    touched: AtomicBitmap,
+    /// Blocks that a failed sync may have lost, until they are written again. Made by the first one.
+    lost: OnceLock<AtomicBitmap>,
     /// How many blocks there are.
     total: u64,
+    /// How many blocks are in `progress`, for those who may not wait for a disk thread.
+    dirty: AtomicU64,
+    sealed: AtomicBool,
+    /// Shared while blocks are written, alone while blocks become verified: so no write that began
+    /// before that can go on after it.
+    gate: RwLock<()>,
+    /// Held while `snapshot.torrent` is replaced.
+    torrent_file: Mutex<()>,
     progress: Mutex<Pending>,
     /// Held during a checkpoint, so that they follow each other.
     checkpoint: Mutex<Claims>,
@@ -56,24 +76,46 @@ struct OpenFile {
 }
 
 /// What was verified since the last checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pending {
-    blocks: Vec<BlockIndex>,
+    window: Window,
     since: Option<Instant>,
+    /// `None` when sealed.
     journal: Option<Journal>,
-    /// Files that were written to since the last checkpoint, by number.
-    written: std::collections::BTreeSet<u32>,
-    sealed: bool,
+}
+
+/// Verified blocks that are not claimed yet.
+#[derive(Debug, Default)]
+struct Window {
+    blocks: Vec<BlockIndex>,
+    /// The files they are in, by number.
+    files: BTreeSet<u32>,
 }
 
 /// What is claimed on disk.
 #[derive(Debug)]
 struct Claims {
     words: Vec<u64>,
+    /// Of the claims on disk. The journal's is the same, or one more after a checkpoint that failed
+    /// half-way.
     epoch: u64,
+    /// The disk still claims what is no longer claimed here.
+    stale: bool,
 }
 
 impl Claims {
+    fn none(layout: &Layout) -> Self {
+        Self {
+            words: vec![0; layout.block_numbers().div_ceil(64) as usize],
+            epoch: 0,
+            stale: false,
+        }
+    }
+
+    fn get(&self, number: u64) -> bool {
+        self.words[(number / 64) as usize] >> (number % 64) & 1 == 1
+    }
+
     fn set(&mut self, number: u64) {
         self.words[(number / 64) as usize] |= 1 << (number % 64);
     }
@@ -142,7 +184,7 @@ impl TorrentStore {
 
     /// Whether the content is complete and can no longer be written.
     pub fn is_sealed(&self) -> bool {
-        self.pending().sealed
+        self.sealed.load(Ordering::Acquire)
     }
 
     /// Whether a block is verified.
@@ -170,7 +212,7 @@ impl TorrentStore {
 
     /// Bytes verified and not yet claimed: what a power failure would cost.
     pub fn dirty_bytes(&self) -> u64 {
-        self.pending().blocks.len() as u64 * u64::from(bittorrent_protocol::BLOCK_LEN)
+        self.dirty.load(Ordering::Relaxed) * u64::from(bittorrent_protocol::BLOCK_LEN)
     }
 
     /// Since when there has been something to claim.
@@ -180,6 +222,12 @@ impl TorrentStore {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called after every change of the window.
+    fn count_dirty(&self, pending: &Pending) {
+        self.dirty
+            .store(pending.window.blocks.len() as u64, Ordering::Relaxed);
     }
 
     fn claims(&self) -> MutexGuard<'_, Claims> {
@@ -202,13 +250,35 @@ impl TorrentStore {
         Some((file, &self.open_file(file)?.content))
     }
 
-    /// The number of a block in its file.
-    fn number_in_file(&self, block: BlockIndex) -> u64 {
-        self.layout().offset_in_file(block.piece()) / u64::from(bittorrent_protocol::BLOCK_LEN)
-            + u64::from(block.in_piece())
+    /// The numbers of a file's blocks in the torrent.
+    fn numbers(&self, file: FileIndex) -> Range<u64> {
+        let span = self.layout().file(file);
+        let first = span.piece_indices().next().map_or(0, |piece| {
+            u64::from(piece.get()) * u64::from(self.layout().piece_length().blocks())
+        });
+        first..first + span.blocks()
     }
 
-    /// The leaf hash kept for each of `count` blocks of a file, from one on.
+    /// The number of a block in its file.
+    fn number_in_file(&self, block: BlockIndex) -> u64 {
+        let file = self.layout().file_of(block.piece());
+        self.layout().block_number(block) - self.numbers(file).start
+    }
+
+    fn block_of(&self, number: u64) -> Option<BlockIndex> {
+        let per_piece = u64::from(self.layout().piece_length().blocks());
+        let piece = u32::try_from(number / per_piece).ok()?;
+        self.layout()
+            .block(self.layout().piece(piece)?, (number % per_piece) as u32)
+    }
+
+    /// Whether the disk may have lost what was written of a block.
+    fn is_lost(&self, number: u64) -> bool {
+        self.lost.get().is_some_and(|lost| lost.get(number))
+    }
+
+    /// The leaf hash kept for each of `count` blocks of a file, from one on: fewer when they are
+    /// missing.
     fn kept_leaves(
         &self,
         file: FileIndex,
@@ -220,15 +290,22 @@ impl TorrentStore {
         };
         let mut bytes = vec![0; count * MerkleHash::LEN];
         let offset = first * MerkleHash::LEN as u64;
-        crate::io::read_full(&**leaves, &mut bytes, offset)
+        let read = crate::io::read_full(&**leaves, &mut bytes, offset)
             .map_err(StoreError::io("read", &self.paths.leaves(file)))?;
+        bytes.truncate(read);
         Ok(bytes
             .chunks_exact(MerkleHash::LEN)
             .filter_map(MerkleHash::from_slice)
             .collect())
     }
 
-    fn write_progress(&self, claims: &Claims, sealed: bool) -> Result<(), StoreError> {
+    /// Claims on disk what is claimed here, as of an epoch.
+    fn write_progress(
+        &self,
+        claims: &mut Claims,
+        epoch: u64,
+        sealed: bool,
+    ) -> Result<(), StoreError> {
         let mut identities = Vec::with_capacity(self.files.len());
         for (number, open) in self.files.iter().enumerate() {
             identities.push(match open {
@@ -249,7 +326,7 @@ impl TorrentStore {
         }
         Progress {
             torrent: self.torrent_id(),
-            epoch: claims.epoch,
+            epoch,
             sealed,
             identities,
             words: if sealed {
@@ -258,6 +335,9 @@ impl TorrentStore {
                 claims.words.clone()
             },
         }
-        .write(&self.paths, &*self.io)
+        .write(&self.paths, &*self.io)?;
+        claims.epoch = epoch;
+        claims.stale = false;
+        Ok(())
     }
 }

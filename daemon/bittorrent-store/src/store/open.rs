@@ -1,19 +1,20 @@
 //! Making a new generation's directory, and taking up one that is there.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Metainfo;
-use bittorrent_protocol::{BlockIndex, FileIndex, Layout, merkle};
+use bittorrent_protocol::{BLOCK_LEN, FileSpan, merkle};
 
 use super::{Claims, OpenFile, Pending, TorrentStore};
 use crate::bitmap::AtomicBitmap;
 use crate::error::StoreError;
 use crate::io::{Io, IoFile, OpenMode, read_full};
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::paths::Paths;
 use crate::progress::{Progress, read_whole, replace};
 
@@ -34,7 +35,7 @@ pub struct Recovery {
 
 impl TorrentStore {
     /// Makes the directory of a torrent of which nothing is there yet. Content files have their full
-    /// length and take no space.
+    /// length and take no space. All of it is durable, also its entry in the directory above.
     ///
     /// # Errors
     ///
@@ -46,8 +47,11 @@ impl TorrentStore {
             io.create_dir_all(&made)
                 .map_err(StoreError::io("make directory", &made))?;
         }
-        let mut directories =
-            BTreeSet::from([paths.root().to_owned(), paths.content(), paths.leaves_dir()]);
+        let mut directories = BTreeSet::from([paths.root().to_owned(), paths.content()]);
+        if let Some(above) = paths.root().parent() {
+            let here = above.as_os_str().is_empty();
+            directories.insert(if here { Path::new(".") } else { above }.to_owned());
+        }
         for (number, file) in (0..).zip(info.files()) {
             let Some(index) = info.layout().file_index(number) else {
                 continue;
@@ -64,90 +68,86 @@ impl TorrentStore {
                         .map_err(StoreError::io("make directory", above))?;
                 }
             }
-            let content = io
-                .open(&path, OpenMode::Create)
+            let content = open_content(&*io, &path, OpenMode::Create)
                 .map_err(StoreError::io("create", &path))?;
             content
                 .set_len(file.length())
                 .map_err(StoreError::io("extend", &path))?;
+            content.sync_data().map_err(StoreError::io("sync", &path))?;
         }
         for directory in &directories {
             io.sync_dir(directory)
                 .map_err(StoreError::io("sync", directory))?;
         }
         replace(&*io, &paths, &paths.torrent(), &metainfo.encode())?;
-        let claims = Claims {
-            words: vec![0; words(info.layout())],
-            epoch: 1,
-        };
+        let claims = Claims::none(info.layout());
         let store = Self::assemble(paths, io, metainfo.clone(), claims, false)?;
-        store
-            .io
-            .sync_dir(&store.paths.leaves_dir())
-            .map_err(StoreError::io("sync", &store.paths.leaves_dir()))?;
-        store.write_progress(&store.claims(), false)?;
-        store.start_journal(1)?;
+        store.settle(1)?;
         Ok(store)
     }
 
     /// Takes up a directory that [`Self::create`] made. What was verified after the last checkpoint
-    /// is hashed again; nothing else is read, whatever the size.
+    /// is hashed again and claimed; nothing else is read, whatever the size.
     ///
     /// # Errors
     ///
     /// When `snapshot.torrent` or a content file is missing or unreadable. A damaged record of
-    /// progress is no error: it claims nothing.
+    /// progress is no error: it claims nothing. [`StoreError::SyncFailed`] when the disk lost what was
+    /// not claimed: a second attempt does without.
     pub fn open(dir: &Path, io: Arc<dyn Io>) -> Result<(Self, Recovery), StoreError> {
         let paths = Paths::new(dir);
         let torrent = paths.torrent();
-        let bytes = read_whole(&*io, &torrent)?
-            .ok_or_else(|| StoreError::io("open", &torrent)(std::io::ErrorKind::NotFound.into()))?;
+        // One byte more than may be, so that what is too long is told from what is cut.
+        let most = Limits::TORRENT.max_len as u64 + 1;
+        let bytes = read_whole(&*io, &torrent, most)?
+            .ok_or_else(|| StoreError::io("open", &torrent)(ErrorKind::NotFound.into()))?;
         let metainfo =
             Metainfo::parse(&bytes, &Limits::TORRENT).map_err(|source| StoreError::Torrent {
                 path: torrent,
                 source: Box::new(source),
             })?;
         let layout = metainfo.info().layout().clone();
+        let mut claims = Claims::none(&layout);
         let progress = Progress::read(&paths, &*io)?.filter(|progress| {
             progress.torrent == metainfo.info().hashes().v2
                 && progress.identities.len() == layout.files().len()
-                && (progress.sealed || progress.words.len() == words(&layout))
+                && (progress.sealed || progress.words.len() == claims.words.len())
         });
         let mut recovery = Recovery {
             claims_lost: progress.is_none(),
             ..Recovery::default()
         };
         let sealed = progress.as_ref().is_some_and(|progress| progress.sealed);
-        let epoch = progress.as_ref().map_or(1, |progress| progress.epoch);
-        let claims = Claims {
-            words: vec![0; words(&layout)],
-            epoch,
-        };
+        claims.epoch = progress.as_ref().map_or(0, |progress| progress.epoch);
         let mut store = Self::assemble(paths, io, metainfo, claims, sealed)?;
-
         if let Some(progress) = progress {
             let same = store.believe(&progress, &mut recovery)?;
             if sealed && !same {
                 // Someone changed a sealed file: it counts as unsealed, so that it can be mended.
                 store = store.reopen_for_writing()?;
             }
-            if !store.is_sealed() {
-                store.replay_journal(epoch, &mut recovery)?;
-            }
         }
         if !store.is_sealed() {
-            // Two epochs on: neither journal can be taken for the new one's.
-            let next = epoch + 2;
-            store
-                .checkpoint
-                .get_mut()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .epoch = next;
-            store.write_progress(&store.claims(), false)?;
-            store.start_journal(next)?;
-            store.rejournal()?;
+            store.restore_lengths()?;
+            // Without claims everything that is in the journals may be tried: it proves itself.
+            let epoch = store.claims().epoch;
+            let newest = store.replay_journal(epoch, &mut recovery)?;
+            store.settle(newest.max(epoch).saturating_add(1))?;
         }
         Ok((store, recovery))
+    }
+
+    /// Claims what was found when a generation was taken up, as of an epoch that no journal has yet,
+    /// and starts its journal. Until the claims are written the old journals stay as they are.
+    fn settle(&self, epoch: u64) -> Result<(), StoreError> {
+        let mut claims = self.claims();
+        let window = std::mem::take(&mut self.pending().window);
+        self.claim(&mut claims, window, epoch)?;
+        let mut pending = self.pending();
+        pending.since = None;
+        pending.journal = Some(self.new_journal(epoch)?);
+        self.count_dirty(&pending);
+        Ok(())
     }
 
     /// Takes over a directory whose content and leaf hashes were just written whole, and seals it.
@@ -157,22 +157,17 @@ impl TorrentStore {
         metainfo: Metainfo,
     ) -> Result<Self, StoreError> {
         let layout = metainfo.info().layout().clone();
-        let claims = Claims {
-            words: vec![0; words(&layout)],
-            epoch: 1,
-        };
+        let claims = Claims::none(&layout);
         let store = Self::assemble(paths, io, metainfo, claims, false)?;
-        for block in layout
-            .piece_indices()
-            .flat_map(|piece| layout.blocks(piece))
-        {
-            store.verified.set(layout.block_number(block));
-        }
-        let mut directories = BTreeSet::from([store.paths.leaves_dir(), store.paths.content()]);
+        let mut directories = BTreeSet::from([store.paths.content()]);
         for number in 0..layout.files().len() as u32 {
             let Some(file) = layout.file_index(number) else {
                 continue;
             };
+            for number in store.numbers(file) {
+                store.verified.set(number);
+                store.claims().set(number);
+            }
             let path = store.file_path(file);
             let above = path
                 .ancestors()
@@ -215,33 +210,28 @@ impl TorrentStore {
             let content = open_content(&*io, &path, mode).map_err(StoreError::io("open", &path))?;
             let path = paths.leaves(index);
             let leaves = (span.blocks() > 1)
-                .then(|| {
-                    let mode = if sealed {
-                        OpenMode::Read
-                    } else {
-                        OpenMode::Create
-                    };
-                    io.open(&path, mode).map_err(StoreError::io("open", &path))
-                })
+                .then(|| open_leaves(&*io, &path, sealed).map_err(StoreError::io("open", &path)))
                 .transpose()?;
             files.push(Some(OpenFile { content, leaves }));
         }
+        if !sealed {
+            let directory = paths.leaves_dir();
+            io.sync_dir(&directory)
+                .map_err(StoreError::io("sync", &directory))?;
+        }
         let layout = info.layout();
         Ok(Self {
-            total: layout
-                .files()
-                .iter()
-                .map(bittorrent_protocol::FileSpan::blocks)
-                .sum(),
+            total: layout.files().iter().map(FileSpan::blocks).sum(),
+            read_only: sealed,
             verified: AtomicBitmap::new(layout.block_numbers()),
+            touched: AtomicBitmap::new(layout.block_numbers()),
+            lost: OnceLock::new(),
+            dirty: AtomicU64::new(0),
+            sealed: AtomicBool::new(sealed),
+            gate: RwLock::new(()),
+            torrent_file: Mutex::new(()),
             metainfo: RwLock::new(Arc::new(metainfo)),
-            progress: Mutex::new(Pending {
-                blocks: Vec::new(),
-                since: None,
-                journal: None,
-                written: BTreeSet::new(),
-                sealed,
-            }),
+            progress: Mutex::new(Pending::default()),
             checkpoint: Mutex::new(claims),
             files,
             info,
@@ -251,22 +241,35 @@ impl TorrentStore {
     }
 
     fn reopen_for_writing(self) -> Result<Self, StoreError> {
-        let claimed = self.claims().words.clone();
-        let epoch = self.claims().epoch;
         let metainfo = Metainfo::clone(&self.metainfo());
-        let (paths, io, verified) = (self.paths, self.io, self.verified);
-        let mut store = Self::assemble(
-            paths,
-            io,
-            metainfo,
-            Claims {
-                words: claimed,
-                epoch,
-            },
-            false,
-        )?;
-        store.verified = verified;
-        Ok(store)
+        let claims = self
+            .checkpoint
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let store = Self::assemble(self.paths, self.io, metainfo, claims, false)?;
+        Ok(Self {
+            verified: self.verified,
+            ..store
+        })
+    }
+
+    /// Gives every file its length again: a file may have been cut or prolonged meanwhile.
+    fn restore_lengths(&self) -> Result<(), StoreError> {
+        for (number, (open, span)) in (0..).zip(self.files.iter().zip(self.layout().files())) {
+            let Some((open, file)) = open.as_ref().zip(self.layout().file_index(number)) else {
+                continue;
+            };
+            let is = open
+                .content
+                .identity()
+                .map_err(StoreError::io("inspect", &self.file_path(file)))?;
+            if is.length != span.length() {
+                open.content
+                    .set_len(span.length())
+                    .map_err(StoreError::io("extend", &self.file_path(file)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes over the claims for files that are still the same; true when all are.
@@ -283,50 +286,35 @@ impl TorrentStore {
                 .identity()
                 .map_err(StoreError::io("inspect", &self.file_path(index)))?;
             // The time of a partial file changes with every block; that of a sealed one never.
-            let same = is.length == was.length
+            let same = is.length == layout.file(index).length()
                 && is.inode == was.inode
                 && (!progress.sealed || is.modified == was.modified);
             all_same &= same;
-            for block in layout
-                .file(index)
-                .piece_indices()
-                .flat_map(|piece| layout.blocks(piece))
-            {
-                let bit = layout.block_number(block);
-                let claimed = progress.sealed
-                    || progress
-                        .words
-                        .get((bit / 64) as usize)
-                        .is_some_and(|word| word >> (bit % 64) & 1 == 1);
-                match (claimed, same) {
+            for number in self.numbers(index) {
+                match (progress.claims(number), same) {
                     (true, true) => {
-                        claims.set(bit);
-                        self.verified.set(bit);
+                        claims.set(number);
+                        self.verified.set(number);
                         recovery.blocks_claimed += 1;
                     }
                     (true, false) => recovery.blocks_dropped += 1,
                     (false, _) => {}
                 }
             }
-            if !same && is.length != layout.file(index).length() && !progress.sealed {
-                open.content
-                    .set_len(layout.file(index).length())
-                    .map_err(StoreError::io("extend", &self.file_path(index)))?;
-            }
         }
         recovery.claims_lost |= !all_same;
         Ok(all_same)
     }
 
-    /// Hashes again what the journal names, and takes what is good.
-    fn replay_journal(&self, epoch: u64, recovery: &mut Recovery) -> Result<(), StoreError> {
+    /// Hashes again what the journals name, and takes what is good. Returns the newest epoch in them.
+    fn replay_journal(&self, epoch: u64, recovery: &mut Recovery) -> Result<u64, StoreError> {
         let layout = self.layout();
-        let per_piece = u64::from(layout.piece_length().blocks());
-        let mut buffer = vec![0; bittorrent_protocol::BLOCK_LEN as usize];
-        for (number, leaf) in journal::replay(&self.paths, &*self.io, epoch)? {
-            let block = u32::try_from(number / per_piece)
-                .ok()
-                .and_then(|piece| layout.block(layout.piece(piece)?, (number % per_piece) as u32));
+        let mut buffer = vec![0; BLOCK_LEN as usize];
+        // A block that was lost and written again is there more than once.
+        let mut bad = BTreeSet::new();
+        let replay = journal::replay(&self.paths, &*self.io, self.torrent_id(), epoch)?;
+        for (number, leaf) in replay.blocks {
+            let block = self.block_of(number);
             let Some(block) = block.filter(|block| !self.is_block_verified(*block)) else {
                 continue;
             };
@@ -337,60 +325,48 @@ impl TorrentStore {
             let offset = layout.offset_in_file(block.piece()) + u64::from(block.begin());
             let read = read_full(&**content, slot, offset)
                 .map_err(StoreError::io("read", &self.file_path(file)))?;
-            if read == slot.len() && merkle::leaf(slot) == leaf {
-                self.keep_leaves(block, &[leaf])?;
-                self.verified.set(number);
-                self.note_pending(block);
-                recovery.blocks_rehashed += 1;
-            } else {
-                recovery.blocks_dropped += 1;
+            if read < slot.len() || merkle::leaf(slot) != leaf {
+                bad.insert(number);
+                continue;
             }
+            bad.remove(&number);
+            self.write_leaves(file, &[(number, leaf)])?;
+            self.verified.set(number);
+            let mut pending = self.pending();
+            pending.window.blocks.push(block);
+            pending.window.files.insert(file.get());
+            recovery.blocks_rehashed += 1;
         }
-        Ok(())
+        recovery.blocks_dropped += bad.len() as u64;
+        Ok(replay.newest)
     }
+}
 
-    /// Writes what the old journals told into the new one, so that a second crash loses nothing.
-    fn rejournal(&self) -> Result<(), StoreError> {
-        let blocks: Vec<BlockIndex> = self.pending().blocks.clone();
-        for block in blocks {
-            let file = self.layout().file_of(block.piece());
-            let leaves = self.kept_leaves(file, self.number_in_file(block), 1)?;
-            let number = self.layout().block_number(block);
-            if let Some(journal) = &mut self.pending().journal {
-                journal.append(&self.paths, number, &leaves)?;
-            }
+/// Opens the leaf hashes of a file. Where they are missing there is an empty file from now on:
+/// [`TorrentStore::verify_all`] can compute them again. Of a sealed generation they may belong to
+/// someone who lets us read only.
+fn open_leaves(io: &dyn Io, path: &Path, sealed: bool) -> std::io::Result<Arc<dyn IoFile>> {
+    match io.open(path, OpenMode::Create) {
+        Err(error)
+            if sealed
+                && matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+                ) =>
+        {
+            io.open(path, OpenMode::Read)
         }
-        Ok(())
-    }
-
-    fn note_pending(&self, block: BlockIndex) {
-        let file: FileIndex = self.layout().file_of(block.piece());
-        let mut pending = self.pending();
-        pending.blocks.push(block);
-        pending.since.get_or_insert_with(Instant::now);
-        pending.written.insert(file.get());
-    }
-
-    fn start_journal(&self, epoch: u64) -> Result<(), StoreError> {
-        self.pending().journal = Some(Journal::start(&self.paths, &*self.io, epoch)?);
-        Ok(())
+        other => other,
     }
 }
 
 /// Opens a content file. One that was sealed and is to be mended is read-only for its owner too.
 fn open_content(io: &dyn Io, path: &Path, mode: OpenMode) -> std::io::Result<Arc<dyn IoFile>> {
     match io.open(path, mode) {
-        Err(error)
-            if mode == OpenMode::Write && error.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
+        Err(error) if mode != OpenMode::Read && error.kind() == ErrorKind::PermissionDenied => {
             io.unseal(path)?;
             io.open(path, mode)
         }
         other => other,
     }
-}
-
-/// Words of a bitmap with a bit for every block number.
-fn words(layout: &Layout) -> usize {
-    layout.block_numbers().div_ceil(64) as usize
 }

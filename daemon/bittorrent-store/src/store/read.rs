@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use bittorrent_protocol::merkle::{self, HashRequest};
+use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
 use bittorrent_protocol::{BLOCK_LEN, FileIndex, MerkleHash, PieceIndex};
 
 use super::TorrentStore;
@@ -114,12 +114,35 @@ impl TorrentStore {
                 return Ok(None);
             };
             let reply = checked.respond(|layer, range| self.nodes(file, layer, range))?;
-            if reply.is_some() {
+            if reply.is_some() && self.is_sound(file, &checked, reply.as_deref()) {
                 return Ok(reply);
             }
             // Files with the same content have the same root; another of them may be further on.
         }
         Ok(None)
+    }
+
+    /// Whether an answer does not contradict what is known of the tree: a leaf file that was damaged must
+    /// not make us a liar.
+    fn is_sound(
+        &self,
+        file: FileIndex,
+        request: &CheckedRequest,
+        reply: Option<&[MerkleHash]>,
+    ) -> bool {
+        let span = self.layout().file(file);
+        let metainfo = self.metainfo();
+        let known = metainfo.layer(file);
+        if known.is_some() && request.base() >= self.layout().piece_length().layer() {
+            return true;
+        }
+        let height = merkle::tree_height(span.blocks());
+        let trusted = |layer, index| {
+            let root = span.root().filter(|_| layer == height && index == 0);
+            root.or_else(|| known?.node(layer, index))
+        };
+        let verdict = request.verify(reply.unwrap_or_default(), trusted);
+        matches!(verdict, Ok(_) | Err(ProofFault::Unanchored))
     }
 
     /// Nodes of a file's tree that cover content; `None` where they do not follow from what is

@@ -1,10 +1,11 @@
 //! Reading everything again.
 
-use std::sync::Mutex;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
-use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, merkle};
+use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, merkle};
 
 use super::TorrentStore;
 use crate::error::StoreError;
@@ -17,18 +18,32 @@ pub struct Verification {
     /// Blocks that were verified and are not what they were: bit rot or meddling. They count as
     /// missing now.
     pub damaged: Vec<BlockIndex>,
-    /// Blocks that were not verified, found good.
+    /// Blocks that were not verified, found good; they are claimed now.
     pub found: u64,
+    /// Leaf hashes of good blocks that were missing or wrong, written again.
+    pub leaves_mended: u64,
+}
+
+/// Found blocks are claimed whenever there are so many bytes of them.
+const WINDOW: u64 = 1 << 30;
+
+#[derive(Debug, Default)]
+struct Sum {
+    found: Verification,
+    /// Leaf files that were written to.
+    mended: BTreeSet<FileIndex>,
 }
 
 impl TorrentStore {
     /// Reads all content with as many threads as there are cores, compares it with its hashes, and
-    /// corrects what counts as verified. `progress` is told the bytes read so far and says whether
-    /// to go on.
+    /// corrects what counts as verified and what is claimed. `progress` is told the bytes read so far
+    /// and says whether to go on. Damaged blocks of a sealed generation can be written once it is
+    /// opened again; until all are there again it is not sealed.
     ///
     /// # Errors
     ///
-    /// When the disk fails, and [`StoreError::Cancelled`].
+    /// When the disk fails, and [`StoreError::Cancelled`]; what was found damaged until then counts as
+    /// missing.
     pub fn verify_all(
         &self,
         progress: &(dyn Fn(u64) -> bool + Sync),
@@ -36,19 +51,17 @@ impl TorrentStore {
         let next = AtomicU32::new(0);
         let bytes = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
-        let sum = Mutex::new(Verification::default());
+        let sum = Mutex::new(Sum::default());
         let work = || -> Result<(), StoreError> {
             let mut buffer = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let Some(piece) = self.layout().piece(next.fetch_add(1, Ordering::Relaxed)) else {
                     break;
                 };
-                let (damaged, found) = self.verify_piece(piece, &mut buffer)?;
-                let mut sum = sum
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                sum.damaged.extend(damaged);
-                sum.found += found;
+                self.verify_piece(piece, &mut buffer, &sum)?;
+                if self.dirty_bytes() >= WINDOW {
+                    self.checkpoint()?;
+                }
                 let size = u64::from(self.layout().piece_size(piece));
                 let so_far = bytes.fetch_add(size, Ordering::Relaxed) + size;
                 if !progress(so_far) {
@@ -58,68 +71,140 @@ impl TorrentStore {
             Ok(())
         };
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        thread::scope(|scope| {
+        let ended = thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|_| {
                     scope.spawn(|| work().inspect_err(|_| stop.store(true, Ordering::Relaxed)))
                 })
                 .collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| match worker.join() {
-                    Ok(result) => result,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
-        })?;
+            // All are waited for; the first failure counts.
+            let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            ends.into_iter().try_for_each(|end| match end {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        });
         let mut sum = sum
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        sum.bytes = bytes.into_inner();
-        sum.damaged.sort();
-        if !sum.damaged.is_empty() {
-            self.unverify(&sum.damaged)?;
+        // Also when it did not come to its end: what is known to be bad must not be served.
+        sum.found.damaged.sort();
+        if !sum.found.damaged.is_empty() {
+            self.unverify(&sum.found.damaged)?;
         }
-        Ok(sum)
+        for file in &sum.mended {
+            if let Some(leaves) = self.open_file(*file).and_then(|open| open.leaves.as_ref()) {
+                leaves
+                    .sync_data()
+                    .map_err(StoreError::io("sync", &self.paths.leaves(*file)))?;
+            }
+        }
+        ended?;
+        self.checkpoint()?;
+        sum.found.bytes = bytes.into_inner();
+        Ok(sum.found)
     }
 
-    /// Damaged blocks of a piece, and how many were found good that did not count.
     fn verify_piece(
         &self,
         piece: PieceIndex,
         buffer: &mut Vec<u8>,
-    ) -> Result<(Vec<BlockIndex>, u64), StoreError> {
-        let layout = self.layout();
-        let leaves = match self.hash_piece(piece, buffer) {
-            Ok(leaves) => leaves,
-            // What a file no longer holds is damaged, not a failure of the disk.
-            Err(StoreError::Truncated { .. }) => Vec::new(),
-            Err(error) => return Err(error),
+        sum: &Mutex<Sum>,
+    ) -> Result<(), StoreError> {
+        let sum = || {
+            sum.lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
         };
+        let layout = self.layout();
+        // Before it is read: what is written and proven meanwhile is not judged by bytes from before.
+        let held: Vec<BlockIndex> = layout
+            .blocks(piece)
+            .filter(|block| self.is_block_verified(*block))
+            .collect();
+        let leaves = self.hash_piece_if_whole(piece, buffer)?;
         let proven = !leaves.is_empty()
             && self.metainfo().piece_hash(piece)
                 == Some(merkle::piece_hash(&leaves, layout, piece));
         if proven {
-            let found = layout
-                .blocks(piece)
-                .filter(|block| !self.is_block_verified(*block))
-                .count();
-            if found > 0 {
-                self.mark_verified(piece, 0, &leaves)?;
+            if !held.is_empty() {
+                self.mend_leaves(piece, &held, &leaves, &sum)?;
             }
-            return Ok((Vec::new(), found as u64));
+            let Some(first) = layout.block(piece, 0).filter(|_| held.len() < leaves.len()) else {
+                return Ok(());
+            };
+            let _alone = self
+                .gate
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let fresh = || layout.blocks(piece).filter(|b| !self.is_block_verified(*b));
+            let found = fresh().count() as u64;
+            // What the disk lost can still be read for a while, and what was written meanwhile may be
+            // another's bytes.
+            if !fresh().any(|block| self.is_lost(layout.block_number(block)))
+                && self.hash_piece_if_whole(piece, buffer)? == leaves
+            {
+                self.mark(first, &leaves)?;
+                sum().found.found += found;
+            }
+            return Ok(());
         }
         let file = layout.file_of(piece);
-        let mut damaged = Vec::new();
-        for block in layout
-            .blocks(piece)
-            .filter(|block| self.is_block_verified(*block))
-        {
-            let kept = self.kept_leaves(file, self.number_in_file(block), 1)?;
-            let is: Option<&MerkleHash> = leaves.get(usize::from(block.in_piece()));
-            if is.is_none() || kept.first() != is {
-                damaged.push(block);
-            }
+        let first = layout
+            .block(piece, 0)
+            .map(|block| self.number_in_file(block));
+        let count = layout.block_count(piece) as usize;
+        let kept = self.kept_leaves(file, first.unwrap_or(0), count)?;
+        let is_bad = |block: &BlockIndex| {
+            let number = usize::from(block.in_piece());
+            leaves.get(number).is_none() || leaves.get(number) != kept.get(number)
+        };
+        sum().found.damaged.extend(held.into_iter().filter(is_bad));
+        Ok(())
+    }
+
+    /// No leaves when the file ends before the piece does: what it no longer holds is damaged, not a
+    /// failure of the disk.
+    fn hash_piece_if_whole(
+        &self,
+        piece: PieceIndex,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Vec<MerkleHash>, StoreError> {
+        match self.hash_piece(piece, buffer) {
+            Err(StoreError::Truncated { .. }) => Ok(Vec::new()),
+            other => other,
         }
-        Ok((damaged, 0))
+    }
+
+    /// Writes the leaf hashes of verified blocks again where they are not what the content says.
+    fn mend_leaves<'s>(
+        &self,
+        piece: PieceIndex,
+        held: &[BlockIndex],
+        leaves: &[MerkleHash],
+        sum: &dyn Fn() -> MutexGuard<'s, Sum>,
+    ) -> Result<(), StoreError> {
+        let file = self.layout().file_of(piece);
+        let Some(first) = self.layout().block(piece, 0) else {
+            return Ok(());
+        };
+        let first = self.number_in_file(first);
+        let kept = self.kept_leaves(file, first, leaves.len())?;
+        let start = self.numbers(file).start + first;
+        let bad: Vec<_> = held
+            .iter()
+            .filter_map(|block| {
+                let number = usize::from(block.in_piece());
+                let leaf = leaves.get(number)?;
+                (kept.get(number) != Some(leaf)).then_some((start + number as u64, *leaf))
+            })
+            .collect();
+        if bad.is_empty() {
+            return Ok(());
+        }
+        self.write_leaves(file, &bad)?;
+        let mut sum = sum();
+        sum.found.leaves_mended += bad.len() as u64;
+        sum.mended.insert(file);
+        Ok(())
     }
 }

@@ -1,6 +1,5 @@
-//! Writing blocks, and claiming them once they are durable.
+//! Writing blocks, and keeping what proves them.
 
-use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -10,15 +9,7 @@ use bytes::Bytes;
 
 use super::TorrentStore;
 use crate::error::StoreError;
-use crate::journal::{self, Journal};
 use crate::progress::replace;
-
-/// What a checkpoint made durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Checkpoint {
-    /// Blocks that were verified before and are claimed now.
-    pub blocks: u64,
-}
 
 impl TorrentStore {
     /// Writes blocks at their places, neighbours with one call. A block that is verified already is
@@ -26,10 +17,11 @@ impl TorrentStore {
     ///
     /// # Errors
     ///
-    /// When the disk fails, after which any of the blocks may be written in part; and when a block
-    /// has the wrong length, before any is written.
+    /// When the disk fails, after which any of the blocks may be written in part; and, before any is
+    /// written, when a block has the wrong length or the files are sealed.
     pub fn write_blocks(&self, blocks: &[(BlockIndex, Bytes)]) -> Result<(), StoreError> {
         let layout = self.layout();
+        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         let mut wanted = Vec::with_capacity(blocks.len());
         for (block, bytes) in blocks {
             let expected = layout.block_size(*block);
@@ -44,7 +36,19 @@ impl TorrentStore {
                 wanted.push((*block, bytes));
             }
         }
+        if self.read_only && !wanted.is_empty() {
+            return Err(StoreError::Sealed);
+        }
+        // Of two versions of a block the later one is written last.
         wanted.sort_by_key(|(block, _)| *block);
+        for (block, _) in &wanted {
+            let number = layout.block_number(*block);
+            // Before it is written: a sync that fails in between may lose it.
+            self.touched.set(number);
+            if let Some(lost) = self.lost.get() {
+                lost.clear(number);
+            }
+        }
         let mut slices = Vec::with_capacity(wanted.len());
         for run in wanted.chunk_by(|(a, _), (b, _)| self.follows(*a, *b)) {
             let Some((first, _)) = run.first() else {
@@ -75,7 +79,8 @@ impl TorrentStore {
     ///
     /// # Errors
     ///
-    /// When the disk fails; none of the blocks is then verified.
+    /// When the disk fails; none of the blocks is then verified. [`StoreError::Lost`] when one was lost
+    /// since it was written.
     pub fn mark_verified(
         &self,
         piece: PieceIndex,
@@ -92,38 +97,89 @@ impl TorrentStore {
                 first_block,
                 count: leaves.len(),
             })?;
-        self.keep_leaves(first, leaves)?;
+        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.mark(first, leaves)
+    }
+
+    /// [`Self::mark_verified`], called while nothing is written.
+    pub(super) fn mark(&self, first: BlockIndex, leaves: &[MerkleHash]) -> Result<(), StoreError> {
+        let layout = self.layout();
         let number = layout.block_number(first);
-        let file = layout.file_of(piece);
+        // What is verified already keeps its hash.
+        let fresh: Vec<(u64, MerkleHash)> = (number..)
+            .zip(leaves.iter().copied())
+            .filter(|(number, _)| !self.verified.get(*number))
+            .collect();
+        let file = layout.file_of(first.piece());
+        self.write_leaves(file, &fresh)?;
         let mut pending = self.pending();
-        if let Some(journal) = &mut pending.journal {
-            journal.append(&self.paths, number, leaves)?;
+        if let Some((number, _)) = fresh.iter().find(|(number, _)| self.is_lost(*number)) {
+            return Err(StoreError::Lost {
+                block: self.block_of(*number).unwrap_or(first),
+            });
         }
-        pending.since.get_or_insert_with(Instant::now);
-        pending.written.insert(file.get());
-        for block in (u32::from(first_block)..end as u32).filter_map(|n| layout.block(piece, n)) {
-            if self.verified.set(layout.block_number(block)) {
-                pending.blocks.push(block);
+        if let Some(journal) = &mut pending.journal {
+            journal.append(&self.paths, &fresh)?;
+        }
+        for (number, _) in &fresh {
+            if let Some(block) = self.block_of(*number)
+                && self.verified.set(*number)
+            {
+                pending.window.blocks.push(block);
             }
         }
+        if !fresh.is_empty() {
+            pending.since.get_or_insert_with(Instant::now);
+            pending.window.files.insert(file.get());
+        }
+        self.count_dirty(&pending);
         Ok(())
     }
 
     /// Keeps the leaf hashes of blocks of one file without saying that they are proven: where the
-    /// piece hash is not known yet, so that the file's root can decide later.
+    /// piece hash is not known yet, so that the file's root can decide later. Verified blocks keep
+    /// theirs.
     ///
     /// # Errors
     ///
-    /// When the disk fails.
+    /// When the disk fails, and when there are more hashes than blocks, before any is kept.
     pub fn keep_leaves(&self, first: BlockIndex, leaves: &[MerkleHash]) -> Result<(), StoreError> {
         let file = self.layout().file_of(first.piece());
+        let number = self.layout().block_number(first);
+        if self.numbers(file).end - number < leaves.len() as u64 {
+            return Err(StoreError::NoSuchBlocks {
+                piece: first.piece(),
+                first_block: first.in_piece(),
+                count: leaves.len(),
+            });
+        }
+        let unproven: Vec<_> = (number..)
+            .zip(leaves.iter().copied())
+            .filter(|(number, _)| !self.verified.get(*number))
+            .collect();
+        self.write_leaves(file, &unproven)
+    }
+
+    /// Writes leaf hashes of a file, each with the number of its block in the torrent, in order.
+    pub(super) fn write_leaves(
+        &self,
+        file: FileIndex,
+        leaves: &[(u64, MerkleHash)],
+    ) -> Result<(), StoreError> {
         let Some(kept) = self.open_file(file).and_then(|open| open.leaves.as_ref()) else {
             return Ok(());
         };
-        let bytes: Vec<u8> = leaves.iter().flat_map(|leaf| *leaf.as_bytes()).collect();
-        let offset = self.number_in_file(first) * MerkleHash::LEN as u64;
-        kept.write_all_at(&mut [IoSlice::new(&bytes)], offset)
-            .map_err(StoreError::io("write", &self.paths.leaves(file)))
+        let start = self.numbers(file).start;
+        for run in leaves.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+            let Some((first, _)) = run.first() else {
+                continue;
+            };
+            let bytes: Vec<u8> = run.iter().flat_map(|(_, leaf)| *leaf.as_bytes()).collect();
+            let offset = (first - start) * MerkleHash::LEN as u64;
+            kept.write_all_at(&mut [IoSlice::new(&bytes)], offset)
+                .map_err(StoreError::io("write", &self.paths.leaves(file)))?;
+        }
+        Ok(())
     }
 
     /// Keeps the proven piece layer of a file. `snapshot.torrent` is replaced once all layers are
@@ -133,6 +189,10 @@ impl TorrentStore {
     ///
     /// When the layer is another file's, or the disk fails.
     pub fn set_layer(&self, file: FileIndex, layer: Arc<PieceLayer>) -> Result<(), StoreError> {
+        let _alone = self
+            .torrent_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let whole = {
             let mut metainfo = self
                 .metainfo
@@ -141,165 +201,13 @@ impl TorrentStore {
             Arc::make_mut(&mut metainfo)
                 .set_layer(file, layer)
                 .map_err(|source| StoreError::Layer(Box::new(source)))?;
-            metainfo
-                .missing_layers()
-                .next()
-                .is_none()
-                .then(|| metainfo.encode())
+            let all_known = metainfo.missing_layers().next().is_none();
+            all_known.then(|| metainfo.clone())
         };
-        whole.map_or(Ok(()), |bytes| {
-            replace(&*self.io, &self.paths, &self.paths.torrent(), &bytes)
+        whole.map_or(Ok(()), |metainfo| {
+            let path = self.paths.torrent();
+            replace(&*self.io, &self.paths, &path, &metainfo.encode())
         })
-    }
-
-    /// Makes what is verified durable and claims it. Blocks verified meanwhile wait for the next one.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::SyncFailed`] when the disk could not keep what was written since the last
-    /// checkpoint: the kernel may have dropped it, so those blocks are no longer verified.
-    pub fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
-        let mut claims = self.claims();
-        let (window, written) = {
-            let mut pending = self.pending();
-            if pending.blocks.is_empty() {
-                return Ok(Checkpoint::default());
-            }
-            // From here on the other journal is written, so that this one still tells of the window
-            // should the process end before the claims are written.
-            let epoch = pending
-                .journal
-                .as_ref()
-                .map_or(claims.epoch, Journal::epoch)
-                + 1;
-            pending.journal = Some(Journal::start(&self.paths, &*self.io, epoch)?);
-            pending.since = None;
-            (
-                std::mem::take(&mut pending.blocks),
-                std::mem::take(&mut pending.written),
-            )
-        };
-        if let Err(source) = self.sync_files(&written) {
-            return Err(self.forget_window(window, source));
-        }
-        for block in &window {
-            claims.set(self.layout().block_number(*block));
-        }
-        claims.epoch = self
-            .pending()
-            .journal
-            .as_ref()
-            .map_or(claims.epoch, Journal::epoch);
-        if let Err(source) = self.write_progress(&claims, false) {
-            // The content is durable, the claims are not: say so again at the next checkpoint.
-            let mut pending = self.pending();
-            for block in &window {
-                claims.clear(self.layout().block_number(*block));
-            }
-            pending.blocks.extend(&window);
-            pending.written.extend(&written);
-            pending.since.get_or_insert_with(Instant::now);
-            return Err(source);
-        }
-        Ok(Checkpoint {
-            blocks: window.len() as u64,
-        })
-    }
-
-    fn sync_files(&self, written: &BTreeSet<u32>) -> Result<(), StoreError> {
-        let layout = self.layout();
-        let opened = |number: &u32| {
-            let file = layout.file_index(*number)?;
-            Some((file, self.open_file(file)?))
-        };
-        for (file, open) in written.iter().filter_map(opened) {
-            open.content
-                .sync_data()
-                .map_err(StoreError::io("sync", &self.file_path(file)))?;
-        }
-        for (file, open) in written.iter().filter_map(opened) {
-            if let Some(leaves) = &open.leaves {
-                leaves
-                    .sync_data()
-                    .map_err(StoreError::io("sync", &self.paths.leaves(file)))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// After a failed sync nothing since the last good one can be trusted, also what was verified
-    /// while it ran: the kernel reports a lost page once and then calls it clean.
-    fn forget_window(&self, mut window: Vec<BlockIndex>, source: StoreError) -> StoreError {
-        let mut pending = self.pending();
-        window.append(&mut pending.blocks);
-        pending.since = None;
-        pending.written.clear();
-        for block in &window {
-            self.verified.clear(self.layout().block_number(*block));
-        }
-        // What the journals tell of is in doubt too.
-        let epoch = pending.journal.as_ref().map_or(0, Journal::epoch);
-        for turn in [epoch + 1, epoch] {
-            if let Ok(journal) = Journal::start(&self.paths, &*self.io, turn) {
-                pending.journal = Some(journal);
-            }
-        }
-        StoreError::SyncFailed {
-            lost: window,
-            source: Box::new(source),
-        }
-    }
-
-    /// Ends the writing of a complete generation: makes everything durable, forbids writing to the
-    /// files and notes by what they are known again.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Incomplete`] when blocks are missing; else when the disk fails.
-    pub fn finish(&self) -> Result<(), StoreError> {
-        if self.is_sealed() {
-            return Ok(());
-        }
-        if !self.is_complete() {
-            return Err(StoreError::Incomplete {
-                missing: self.total - self.verified_blocks(),
-            });
-        }
-        self.checkpoint()?;
-        let mut claims = self.claims();
-        for (number, open) in (0..).zip(&self.files) {
-            let (Some(open), Some(file)) = (open, self.layout().file_index(number)) else {
-                continue;
-            };
-            let path = self.file_path(file);
-            open.content.seal().map_err(StoreError::io("seal", &path))?;
-            if let Some(leaves) = &open.leaves {
-                leaves
-                    .sync_data()
-                    .map_err(StoreError::io("sync", &self.paths.leaves(file)))?;
-            }
-        }
-        // Journals from here on belong to no claims.
-        claims.epoch += 2;
-        self.write_progress(&claims, true)?;
-        let mut pending = self.pending();
-        pending.sealed = true;
-        pending.journal = None;
-        journal::remove(&self.paths, &*self.io)
-    }
-
-    /// Takes blocks back: they were found bad on disk, or the engine no longer believes in them.
-    pub(crate) fn unverify(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
-        let mut claims = self.claims();
-        let mut pending = self.pending();
-        pending.blocks.retain(|block| !blocks.contains(block));
-        for block in blocks {
-            let number = self.layout().block_number(*block);
-            self.verified.clear(number);
-            claims.clear(number);
-        }
-        drop(pending);
-        self.write_progress(&claims, false)
     }
 
     /// Bytes a file system needs for what is not verified yet, at most.

@@ -1,0 +1,216 @@
+//! Claiming what is verified once it is durable, and taking claims back.
+
+use std::collections::BTreeSet;
+
+use bittorrent_protocol::BlockIndex;
+
+use super::{Claims, TorrentStore, Window};
+use crate::bitmap::AtomicBitmap;
+use crate::error::StoreError;
+use crate::journal::{self, Journal};
+
+/// What a checkpoint made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// Blocks that were verified before and are claimed now.
+    pub blocks: u64,
+}
+
+impl TorrentStore {
+    /// Makes what is verified durable and claims it. Blocks verified meanwhile wait for the next one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::SyncFailed`] when the disk could not keep what was written since the last
+    /// checkpoint: the kernel may have dropped it, so those blocks are no longer verified. They, and
+    /// others that were written and not yet proven, have to be written again before they can be
+    /// verified. After any other error the blocks stay verified and the next checkpoint tries again.
+    pub fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
+        let mut claims = self.claims();
+        let (window, epoch) = {
+            let mut pending = self.pending();
+            if pending.window.blocks.is_empty() && !claims.stale {
+                return Ok(Checkpoint::default());
+            }
+            let current = pending.journal.as_ref().map(Journal::epoch);
+            let epoch = match current {
+                // The checkpoint before failed between here and its end: the other journal still
+                // tells of its window.
+                Some(current) if current > claims.epoch => current,
+                // From here on the other journal is written, so that this one still tells of the
+                // window should the process end before the claims are written.
+                _ => {
+                    pending.journal = Some(self.new_journal(claims.epoch + 1)?);
+                    claims.epoch + 1
+                }
+            };
+            pending.since = None;
+            let window = std::mem::take(&mut pending.window);
+            self.count_dirty(&pending);
+            (window, epoch)
+        };
+        self.claim(&mut claims, window, epoch)
+    }
+
+    /// Makes a window durable, then its claims.
+    pub(super) fn claim(
+        &self,
+        claims: &mut Claims,
+        window: Window,
+        epoch: u64,
+    ) -> Result<Checkpoint, StoreError> {
+        if let Err(source) = self.sync_files(&window.files) {
+            return Err(self.forget(claims, window, source));
+        }
+        let numbers = || {
+            let numbers = window.blocks.iter();
+            numbers.map(|block| self.layout().block_number(*block))
+        };
+        numbers().for_each(|number| claims.set(number));
+        if let Err(source) = self.write_progress(claims, epoch, false) {
+            // The content is durable, the claims may not be: the next checkpoint makes them again.
+            numbers().for_each(|number| claims.clear(number));
+            let mut pending = self.pending();
+            pending.window.blocks.extend(window.blocks);
+            pending.window.files.extend(window.files);
+            pending.since.get_or_insert_with(std::time::Instant::now);
+            self.count_dirty(&pending);
+            return Err(source);
+        }
+        Ok(Checkpoint {
+            blocks: window.blocks.len() as u64,
+        })
+    }
+
+    fn sync_files(&self, files: &BTreeSet<u32>) -> Result<(), StoreError> {
+        let layout = self.layout();
+        let opened = |number: &u32| {
+            let file = layout.file_index(*number)?;
+            Some((file, self.open_file(file)?))
+        };
+        for (file, open) in files.iter().filter_map(opened) {
+            open.content
+                .sync_data()
+                .map_err(StoreError::io("sync", &self.file_path(file)))?;
+        }
+        for (file, open) in files.iter().filter_map(opened) {
+            if let Some(leaves) = &open.leaves {
+                leaves
+                    .sync_data()
+                    .map_err(StoreError::io("sync", &self.paths.leaves(file)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After a failed sync nothing since the last good one can be trusted, also what was verified
+    /// while it ran, and what was written and is to be verified later: the kernel reports a lost page
+    /// once, then calls it clean and still shows what was written to it.
+    fn forget(&self, claims: &Claims, mut window: Window, source: StoreError) -> StoreError {
+        let mut pending = self.pending();
+        window.blocks.append(&mut pending.window.blocks);
+        pending.window = Window::default();
+        pending.since = None;
+        self.count_dirty(&pending);
+        let numbers = self.layout().block_numbers();
+        let lost = self.lost.get_or_init(|| AtomicBitmap::new(numbers));
+        for block in &window.blocks {
+            let number = self.layout().block_number(*block);
+            self.verified.clear(number);
+            lost.set(number);
+        }
+        for number in 0..numbers {
+            if self.touched.get(number) && !claims.get(number) {
+                lost.set(number);
+            }
+        }
+        // What the journals tell of would be read from memory that may be gone tomorrow. Should even
+        // this fail, then so will the next thing done with this disk.
+        let epoch = pending
+            .journal
+            .take()
+            .map_or(claims.epoch, |journal| journal.epoch());
+        if journal::discard(&self.paths, &*self.io).is_ok() {
+            pending.journal = self.new_journal(epoch).ok();
+        }
+        StoreError::SyncFailed {
+            lost: window.blocks,
+            source: Box::new(source),
+        }
+    }
+
+    /// Starts the journal of an epoch, over that of the epoch before the last.
+    pub(super) fn new_journal(&self, epoch: u64) -> Result<Journal, StoreError> {
+        Journal::start(&self.paths, &*self.io, self.torrent_id(), epoch)
+    }
+
+    /// Ends the writing of a complete generation: makes everything durable, forbids writing to the
+    /// files and notes by what they are known again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Incomplete`] when blocks are missing; else when the disk fails, see
+    /// [`Self::checkpoint`]. It may be tried again.
+    pub fn finish(&self) -> Result<(), StoreError> {
+        if self.is_sealed() {
+            return Ok(());
+        }
+        self.check_complete()?;
+        self.checkpoint()?;
+        let mut claims = self.claims();
+        // Blocks may have been taken back meanwhile.
+        self.check_complete()?;
+        for (number, open) in (0..).zip(&self.files) {
+            let (Some(open), Some(file)) = (open, self.layout().file_index(number)) else {
+                continue;
+            };
+            let path = self.file_path(file);
+            open.content.seal().map_err(StoreError::io("seal", &path))?;
+            if let Some(leaves) = &open.leaves {
+                leaves
+                    .sync_data()
+                    .map_err(StoreError::io("sync", &self.paths.leaves(file)))?;
+            }
+        }
+        // Journals so far belong to no claims from here on.
+        let epoch = claims.epoch + 2;
+        self.write_progress(&mut claims, epoch, true)?;
+        let mut pending = self.pending();
+        pending.journal = None;
+        self.sealed
+            .store(true, std::sync::atomic::Ordering::Release);
+        drop(pending);
+        // It is sealed with or without them; they take a megabyte at most.
+        let _ = journal::remove(&self.paths, &*self.io);
+        Ok(())
+    }
+
+    fn check_complete(&self) -> Result<(), StoreError> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        Err(StoreError::Incomplete {
+            missing: self.total - self.verified_blocks(),
+        })
+    }
+
+    /// Takes blocks back that were found bad on disk. The generation is no longer sealed then.
+    pub(super) fn unverify(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
+        let mut claims = self.claims();
+        let mut pending = self.pending();
+        for block in blocks {
+            let number = self.layout().block_number(*block);
+            self.verified.clear(number);
+            claims.clear(number);
+        }
+        let window = &mut pending.window.blocks;
+        window.retain(|block| self.is_block_verified(*block));
+        self.count_dirty(&pending);
+        self.sealed
+            .store(false, std::sync::atomic::Ordering::Release);
+        drop(pending);
+        claims.stale = true;
+        let epoch = claims.epoch;
+        self.write_progress(&mut claims, epoch, false)
+    }
+}
