@@ -166,7 +166,23 @@ async fn hostile_answers_do_not_move_the_result() {
         answer(&SignedItem::sign_pointer(&key(2), good.salt(), pointer).unwrap())
     };
     let of_another_salt = answer(&signed("hourly", 9, 0xbb));
-    for forged in [forged_newer, forged_value, of_another_key, of_another_salt] {
+    // Well signed, but no such number exists (BEP 44 counts from 0; `mainline` lets it pass).
+    let negative = {
+        let key = mainline::SigningKey::from_bytes(&[1; 32]);
+        let item = mainline::MutableItem::new(key, good.value(), -1, Some(b"daily"));
+        Answer {
+            seq: -1,
+            signature: *item.signature(),
+            ..answer(&good)
+        }
+    };
+    for forged in [
+        forged_newer,
+        forged_value,
+        of_another_key,
+        of_another_salt,
+        negative,
+    ] {
         let (found, hostile) = ask_with_hostile(&network, &good, forged.clone()).await;
         assert!(hostile > 0, "{forged:?} was never asked");
         assert_eq!(found.best.as_ref(), Some(&good), "{forged:?}");

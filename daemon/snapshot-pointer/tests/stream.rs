@@ -13,7 +13,7 @@ use hostile::{Answer, HostileNode};
 use snapshot_pointer::loopback::LoopbackDht;
 use snapshot_pointer::publish::{keep, put_and_read_back};
 use snapshot_pointer::{
-    Decision, Dht, Follower, MainlineDht, NodeSettings, Pointer, Poll, PutError,
+    Decision, Dht, Follower, Kind, MainlineDht, NodeSettings, Pointer, Poll, PutError,
     REPUBLISH_INTERVAL, Record, RecordError, RecordStore, Refusal, Salt, Seq, SignedItem,
     SigningKey, StreamPolicy, Succession,
 };
@@ -353,6 +353,20 @@ async fn a_successor_is_found_and_kept_alive() {
     assert_eq!(republished[0].item, item);
     assert!(republished[0].result.is_ok());
 
+    // It named two successors at once: neither is given out.
+    let other = Succession::sign(&key(1), &key(8), &salt(), Seq::FIRST).unwrap();
+    let (_hostile, contested) = beside_hostile(&network, &other).await;
+    let second = Mirror::new(&[1], 1);
+    keep_succession(&second, &item);
+    assert_eq!(
+        second
+            .follower
+            .successions(&contested, at(2))
+            .await
+            .unwrap(),
+        []
+    );
+
     let alone = MainlineDht::start(NodeSettings {
         bootstrap: vec!["nowhere.invalid:1".to_owned()],
         ..network.client_settings()
@@ -363,4 +377,13 @@ async fn a_successor_is_found_and_kept_alive() {
         mirror.follower.successions(&alone, at(3)).await.unwrap(),
         expected
     );
+}
+
+fn keep_succession(mirror: &Mirror, item: &SignedItem) {
+    mirror
+        .records
+        .update(item.authority(), item.salt(), Kind::Succession, |record| {
+            record.take(std::slice::from_ref(item), at(0))
+        })
+        .unwrap();
 }

@@ -20,6 +20,24 @@ async fn a_node_that_died_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_node_starts_from_a_bounded_number_of_addresses() {
+    let contact = |n: u16| SocketAddr::from(([192, 0, 2, 1], n));
+    let settings = NodeSettings {
+        port: 0,
+        bind_address: Ipv4Addr::LOCALHOST,
+        bootstrap: vec!["127.0.0.1:1".to_owned(), "[::1]:2".to_owned()],
+        contacts: (0..50).map(|n| contact(1000 + n / 2)).collect(),
+        ..NodeSettings::default()
+    };
+    let dht = MainlineDht::start(settings).await.unwrap();
+    let start = dht.start_nodes().await;
+    assert_eq!(start.len(), MAX_START_NODES);
+    assert_eq!(SocketAddr::V4(start[0]).to_string(), "127.0.0.1:1");
+    assert_eq!(SocketAddr::V4(start[1]), contact(1000));
+    assert_eq!(SocketAddr::V4(start[2]), contact(1001), "each once");
+}
+
+#[tokio::test]
 async fn locks_of_targets_are_forgotten() {
     let network = LoopbackDht::start(1).await.unwrap();
     let dht = MainlineDht::start(network.client_settings()).await.unwrap();
