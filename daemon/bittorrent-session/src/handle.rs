@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bittorrent_engine::{Content, HeldLeaves, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
-use bittorrent_protocol::{InfoHashes, merkle};
+use bittorrent_protocol::{InfoHashes, SwarmHash, merkle};
 use bittorrent_store::{StoreError, TorrentStore};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -77,6 +77,19 @@ impl TorrentHandle {
         };
         // Fails only when the session ends, and then there is no use for peers.
         let _ = self.asks.send(ask).await;
+    }
+
+    /// Answers peers that name the torrent by one more hash, besides its own and the one aria2
+    /// computes: some clients re-encode the info dictionary and hash that. False when another
+    /// torrent of the session has that name, or the session ends.
+    pub async fn answer_to(&self, swarm: SwarmHash) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::AnswerTo {
+            torrent: self.key,
+            swarm,
+            reply,
+        };
+        self.asks.send(ask).await.is_ok() && answer.await.unwrap_or(false)
     }
 
     /// What the torrent is doing; at most about a second old.

@@ -46,6 +46,11 @@ pub(crate) enum Ask {
         addrs: Vec<SocketAddr>,
         source: Source,
     },
+    AnswerTo {
+        torrent: TorrentKey,
+        swarm: SwarmHash,
+        reply: oneshot::Sender<bool>,
+    },
     Peers {
         torrent: TorrentKey,
         reply: oneshot::Sender<Vec<PeerStatus>>,
@@ -90,6 +95,13 @@ impl Driver {
             } => self
                 .engine
                 .add_candidates(torrent, &addrs, source, Instant::now()),
+            Ask::AnswerTo {
+                torrent,
+                swarm,
+                reply,
+            } => {
+                let _ = reply.send(self.answer_to(torrent, swarm));
+            }
             Ask::Peers { torrent, reply } => {
                 let _ = reply.send(self.engine.peers(torrent));
             }
@@ -127,6 +139,20 @@ impl Driver {
             torrent.publish(self.engine.status(key));
         }
         Ok(Added { key, views })
+    }
+
+    /// Lets peers name a torrent in one more way; false when the name is another torrent's.
+    fn answer_to(&mut self, key: TorrentKey, swarm: SwarmHash) -> bool {
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            return false;
+        };
+        if *self.swarms.entry(swarm).or_insert(key) != key {
+            return false;
+        }
+        if !torrent.names.contains(&swarm) {
+            torrent.names.push(swarm);
+        }
+        true
     }
 
     fn attach(&mut self, key: TorrentKey, prepared: Prepared) -> Result<(), AddError> {

@@ -1,23 +1,23 @@
 //! Seeds content as a hybrid torrent until standard input ends.
 //!
 //! ```text
-//! interop-seed CONTENT DIRECTORY PIECE_LENGTH [TRACKER]
+//! interop-seed CONTENT DIRECTORY PIECE_LENGTH
 //! ```
 //!
-//! `DIRECTORY` gets a copy of the content and `seed.torrent`, which names the tracker if one is
-//! given. Prints one JSON line once it listens: `{"address": "127.0.0.1:PORT"}`.
+//! `DIRECTORY` gets a copy of the content and `seed.torrent`. Prints one JSON line once it listens:
+//! `{"address": "127.0.0.1:PORT"}`. Each line of standard input is a hash, in hexadecimal, under
+//! which the torrent is to be known too; each is answered with a line `{"known": true}`.
 
-use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use bittorrent_protocol::PieceLength;
-use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_session::{Session, SessionConfig};
 use bittorrent_store::RealIo;
 use bittorrent_store::create::{Cut, copy_path};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -30,7 +30,6 @@ async fn main() -> anyhow::Result<()> {
     let content = PathBuf::from(next("CONTENT")?);
     let directory = PathBuf::from(next("DIRECTORY")?);
     let piece_length = next("PIECE_LENGTH")?.to_string_lossy().parse()?;
-    let tracker = arguments.next();
 
     let cut = Cut {
         piece_length: PieceLength::new(piece_length)?,
@@ -38,11 +37,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let place = directory.join("store");
     let store = copy_path(&content, &place, cut, Arc::new(RealIo), &mut |_| true)?;
-    let mut metainfo = Metainfo::clone(&store.metainfo());
-    if let Some(url) = tracker {
-        metainfo.trackers = vec![vec![url.to_string_lossy().into_owned()]];
-    }
-    std::fs::write(directory.join("seed.torrent"), metainfo.encode())?;
+    std::fs::write(directory.join("seed.torrent"), store.metainfo().encode())?;
 
     let listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
     let session = Session::start(SessionConfig {
@@ -50,13 +45,17 @@ async fn main() -> anyhow::Result<()> {
         ..SessionConfig::default()
     })
     .await?;
-    session.add_store(Arc::new(store)).await?;
+    let torrent = session.add_store(Arc::new(store)).await?;
     let address = session
         .local_addrs()
         .first()
         .context("the session listens nowhere")?;
     println!("{}", serde_json::json!({"address": address.to_string()}));
-    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
+    let mut names = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(name) = names.next_line().await? {
+        let known = torrent.answer_to(name.trim().parse()?).await;
+        println!("{}", serde_json::json!({"known": known}));
+    }
     session.shutdown().await;
     Ok(())
 }
