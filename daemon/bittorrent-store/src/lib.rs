@@ -13,6 +13,8 @@ mod paths;
 mod progress;
 mod space;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::StoreError;
 pub use io::{Identity, Io, IoFile, OpenMode, RealIo};

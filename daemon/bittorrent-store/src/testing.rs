@@ -1,0 +1,653 @@
+//! A disk that forgets: what a power failure leaves behind, for tests of this crate and others.
+//!
+//! A [`ForgetfulDisk`] keeps files in memory, each as its programs see it and as the platter has it.
+//! Between two syncs the platter may get any part of what was written, page by page, and any of
+//! the changes to a directory, in any combination: [`ForgetfulDisk::crash`] rolls the dice. A sync
+//! that was made to [fail](ForgetfulDisk::fail) does what Linux does: what was to be written is
+//! forgotten, the next sync succeeds, and programs go on seeing what is not on the platter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::io::{Identity, Io, IoFile, OpenMode};
+
+/// What the platter writes as a whole or not at all.
+const PAGE: usize = 4096;
+
+/// The node of the root directory.
+const ROOT: u64 = 1;
+
+/// What can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Opening or making a file.
+    Open,
+    /// Writing to a file, or changing its length.
+    Write,
+    /// Syncing a file: what it was to make durable is lost.
+    Sync,
+    /// Syncing a directory.
+    SyncDirectory,
+    /// Renaming a file.
+    Rename,
+}
+
+/// A disk in memory. Clones are the same disk.
+#[derive(Debug, Clone)]
+pub struct ForgetfulDisk(Arc<Mutex<Disk>>);
+
+#[derive(Debug)]
+struct Disk {
+    nodes: BTreeMap<u64, Node>,
+    next: u64,
+    clock: i128,
+    changes: u64,
+    power_for: Option<u64>,
+    failures: Vec<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    operation: Operation,
+    path: String,
+    kind: ErrorKind,
+    times: u32,
+}
+
+#[derive(Debug)]
+enum Node {
+    Directory(Directory),
+    Regular(Regular),
+}
+
+#[derive(Debug, Default)]
+struct Directory {
+    seen: BTreeMap<OsString, u64>,
+    durable: BTreeMap<OsString, u64>,
+    pending: Vec<EntryChange>,
+}
+
+#[derive(Debug, Clone)]
+enum EntryChange {
+    Set(OsString, u64),
+    Remove(OsString),
+    Rename(OsString, OsString, u64),
+}
+
+impl EntryChange {
+    fn apply(self, entries: &mut BTreeMap<OsString, u64>) {
+        match self {
+            Self::Set(name, node) => {
+                entries.insert(name, node);
+            }
+            Self::Remove(name) => {
+                entries.remove(&name);
+            }
+            Self::Rename(from, to, node) => {
+                entries.remove(&from);
+                entries.insert(to, node);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Regular {
+    /// What programs see; a file of the kernel, for those who want a descriptor.
+    seen: Arc<File>,
+    modified: i128,
+    durable: Vec<u8>,
+    durable_modified: i128,
+    pending: Vec<Change>,
+    read_only: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(u64, Vec<u8>),
+    Length(u64),
+}
+
+impl Change {
+    fn apply(self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write(offset, data) => {
+                let end = offset as usize + data.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[offset as usize..end].copy_from_slice(&data);
+            }
+            Self::Length(length) => bytes.resize(length as usize, 0),
+        }
+    }
+
+    /// The same change as changes of at most a page each.
+    fn pages(self) -> Vec<Self> {
+        match self {
+            Self::Length(_) => vec![self],
+            Self::Write(offset, data) => {
+                let mut pages = Vec::new();
+                let mut at = 0;
+                while at < data.len() {
+                    let room = PAGE - (offset as usize + at) % PAGE;
+                    let end = data.len().min(at + room);
+                    pages.push(Self::Write(offset + at as u64, data[at..end].to_vec()));
+                    at = end;
+                }
+                pages
+            }
+        }
+    }
+}
+
+impl Regular {
+    fn new(bytes: Vec<u8>, modified: i128) -> io::Result<Self> {
+        let file = rustix::fs::memfd_create("forgetful", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let file = File::from(file);
+        file.write_all_at(&bytes, 0)?;
+        Ok(Self {
+            seen: Arc::new(file),
+            modified,
+            durable: bytes,
+            durable_modified: modified,
+            pending: Vec::new(),
+            read_only: false,
+        })
+    }
+}
+
+/// Small and repeatable randomness (SplitMix64).
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// The dice that always fall the same way for a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `end`, which is not zero.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    /// Heads or tails.
+    pub fn toss(&mut self) -> bool {
+        self.below(2) == 0
+    }
+}
+
+impl Default for ForgetfulDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ForgetfulDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        let root = Node::Directory(Directory::default());
+        Self(Arc::new(Mutex::new(Disk {
+            nodes: BTreeMap::from([(ROOT, root)]),
+            next: ROOT + 1,
+            clock: 0,
+            changes: 0,
+            power_for: None,
+            failures: Vec::new(),
+        })))
+    }
+
+    /// The disk as a store wants it.
+    pub fn io(&self) -> Arc<dyn Io> {
+        Arc::new(self.clone())
+    }
+
+    /// How many times something was changed or synced.
+    pub fn changes(&self) -> u64 {
+        self.disk().changes
+    }
+
+    /// Lets so many more changes and syncs pass, then fails everything: the power is gone.
+    pub fn lose_power_after(&self, changes: u64) {
+        let mut disk = self.disk();
+        disk.power_for = Some(changes);
+    }
+
+    /// Makes an operation fail the next so many times it is tried on a path that contains `path`.
+    pub fn fail(&self, operation: Operation, path: &str, kind: ErrorKind, times: u32) {
+        self.disk().failures.push(Failure {
+            operation,
+            path: path.to_owned(),
+            kind,
+            times,
+        });
+    }
+
+    /// The disk as it may be found after a power failure now.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives no memory.
+    pub fn crash(&self, dice: &mut Dice) -> io::Result<Self> {
+        let disk = self.disk();
+        let mut nodes = BTreeMap::new();
+        // With some dice nothing or everything survives: what most disks do most of the time.
+        let (all, none) = (dice.below(8) == 0, dice.below(8) == 0);
+        let survives = |dice: &mut Dice| all || (!none && dice.toss());
+        for (number, node) in &disk.nodes {
+            let found = match node {
+                Node::Directory(directory) => {
+                    let mut entries = directory.durable.clone();
+                    for change in &directory.pending {
+                        if survives(dice) {
+                            change.clone().apply(&mut entries);
+                        }
+                    }
+                    Node::Directory(Directory {
+                        seen: entries.clone(),
+                        durable: entries,
+                        pending: Vec::new(),
+                    })
+                }
+                Node::Regular(file) => {
+                    let mut bytes = file.durable.clone();
+                    for page in file.pending.iter().cloned().flat_map(Change::pages) {
+                        if survives(dice) {
+                            page.apply(&mut bytes);
+                        }
+                    }
+                    let modified = if survives(dice) {
+                        file.modified
+                    } else {
+                        file.durable_modified
+                    };
+                    let mut found = Regular::new(bytes, modified)?;
+                    found.read_only = file.read_only;
+                    Node::Regular(found)
+                }
+            };
+            nodes.insert(*number, found);
+        }
+        Ok(Self(Arc::new(Mutex::new(Disk {
+            nodes,
+            next: disk.next,
+            clock: disk.clock,
+            changes: 0,
+            power_for: None,
+            failures: Vec::new(),
+        }))))
+    }
+
+    /// What a program reads from a file.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let disk = self.disk();
+        let node = disk.find(path)?;
+        read_all(&disk.regular(node)?.seen)
+    }
+
+    /// Changes a file behind everybody's back, durably: writes bytes at a position.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub fn meddle(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk();
+        let node = disk.find(path)?;
+        disk.clock += 1;
+        let now = disk.clock;
+        let file = disk.regular_mut(node)?;
+        file.seen.write_all_at(bytes, offset)?;
+        Change::Write(offset, bytes.to_vec()).apply(&mut file.durable);
+        (file.modified, file.durable_modified) = (now, now);
+        Ok(())
+    }
+
+    /// Changes a file as bit rot does: nothing but the bytes tells of it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub fn rot(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk();
+        let node = disk.find(path)?;
+        let file = disk.regular_mut(node)?;
+        file.seen.write_all_at(bytes, offset)?;
+        Change::Write(offset, bytes.to_vec()).apply(&mut file.durable);
+        Ok(())
+    }
+
+    /// The paths of all files.
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        let disk = self.disk();
+        let mut found = BTreeSet::new();
+        let mut waiting = vec![(PathBuf::from("/"), ROOT)];
+        while let Some((path, node)) = waiting.pop() {
+            match disk.nodes.get(&node) {
+                Some(Node::Directory(directory)) => waiting.extend(
+                    directory
+                        .seen
+                        .iter()
+                        .map(|(name, node)| (path.join(name), *node)),
+                ),
+                Some(Node::Regular(_)) => {
+                    found.insert(path);
+                }
+                None => {}
+            }
+        }
+        found
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; file.metadata()?.len() as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+impl Disk {
+    /// Counts a change, unless the power is gone or it was made to fail.
+    fn change(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
+        self.powered()?;
+        if let Some(left) = &mut self.power_for {
+            *left -= 1;
+        }
+        self.changes += 1;
+        let shown = path.to_string_lossy();
+        let failure = self.failures.iter_mut().find(|failure| {
+            failure.times > 0
+                && failure.operation == operation
+                && shown.contains(failure.path.as_str())
+        });
+        match failure {
+            Some(failure) => {
+                failure.times -= 1;
+                Err(failure.kind.into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn powered(&self) -> io::Result<()> {
+        match self.power_for {
+            Some(0) => Err(io::Error::other("the power is gone")),
+            _ => Ok(()),
+        }
+    }
+
+    fn find(&self, path: &Path) -> io::Result<u64> {
+        let mut node = ROOT;
+        for name in path.strip_prefix("/").unwrap_or(path) {
+            let directory = self.directory(node)?;
+            node = *directory.seen.get(name).ok_or(ErrorKind::NotFound)?;
+        }
+        Ok(node)
+    }
+
+    fn split(&self, path: &Path) -> io::Result<(u64, OsString)> {
+        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+        let above = path.parent().ok_or(ErrorKind::InvalidInput)?;
+        Ok((self.find(above)?, name.to_owned()))
+    }
+
+    fn directory(&self, node: u64) -> io::Result<&Directory> {
+        match self.nodes.get(&node) {
+            Some(Node::Directory(directory)) => Ok(directory),
+            _ => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn enter(&mut self, directory: u64, change: EntryChange) -> io::Result<()> {
+        match self.nodes.get_mut(&directory) {
+            Some(Node::Directory(directory)) => {
+                change.clone().apply(&mut directory.seen);
+                directory.pending.push(change);
+                Ok(())
+            }
+            _ => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn regular(&self, node: u64) -> io::Result<&Regular> {
+        match self.nodes.get(&node) {
+            Some(Node::Regular(file)) => Ok(file),
+            _ => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn regular_mut(&mut self, node: u64) -> io::Result<&mut Regular> {
+        match self.nodes.get_mut(&node) {
+            Some(Node::Regular(file)) => Ok(file),
+            _ => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn add(&mut self, node: Node) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.nodes.insert(number, node);
+        number
+    }
+
+    fn set_length(&mut self, node: u64, length: u64) -> io::Result<()> {
+        self.clock += 1;
+        let now = self.clock;
+        let file = self.regular_mut(node)?;
+        file.seen.set_len(length)?;
+        file.pending.push(Change::Length(length));
+        file.modified = now;
+        Ok(())
+    }
+}
+
+impl Io for ForgetfulDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn IoFile>> {
+        let mut disk = self.disk();
+        disk.powered()?;
+        let node = match (disk.find(path), mode) {
+            (Err(error), OpenMode::Create | OpenMode::Replace)
+                if error.kind() == ErrorKind::NotFound =>
+            {
+                disk.change(Operation::Open, path)?;
+                let (above, name) = disk.split(path)?;
+                disk.clock += 1;
+                let file = Regular::new(Vec::new(), disk.clock)?;
+                let node = disk.add(Node::Regular(file));
+                disk.enter(above, EntryChange::Set(name, node))?;
+                node
+            }
+            (found, OpenMode::Replace) => {
+                let node = found?;
+                disk.change(Operation::Open, path)?;
+                disk.set_length(node, 0)?;
+                node
+            }
+            (found, _) => found?,
+        };
+        let file = disk.regular(node)?;
+        if mode != OpenMode::Read && file.read_only {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        Ok(Arc::new(ForgetfulFile {
+            disk: self.clone(),
+            node,
+            path: path.to_owned(),
+            seen: file.seen.clone(),
+            writable: mode != OpenMode::Read,
+        }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.powered()?;
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|above| disk.find(above).is_err())
+            .collect();
+        for above in missing.into_iter().rev() {
+            disk.change(Operation::Open, above)?;
+            let (parent, name) = disk.split(above)?;
+            let node = disk.add(Node::Directory(Directory::default()));
+            disk.enter(parent, EntryChange::Set(name, node))?;
+        }
+        let node = disk.find(path)?;
+        disk.directory(node).map(|_| ())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.change(Operation::Rename, from)?;
+        let node = disk.find(from)?;
+        let (above, name) = disk.split(from)?;
+        let (new_above, new_name) = disk.split(to)?;
+        if above == new_above {
+            return disk.enter(above, EntryChange::Rename(name, new_name, node));
+        }
+        disk.enter(new_above, EntryChange::Set(new_name, node))?;
+        disk.enter(above, EntryChange::Remove(name))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        let found = disk.find(path)?;
+        disk.regular(found)?;
+        disk.change(Operation::Write, path)?;
+        let (above, name) = disk.split(path)?;
+        disk.enter(above, EntryChange::Remove(name))
+    }
+
+    fn unseal(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.change(Operation::Write, path)?;
+        let node = disk.find(path)?;
+        disk.regular_mut(node)?.read_only = false;
+        Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.change(Operation::SyncDirectory, path)?;
+        let node = disk.find(path)?;
+        match disk.nodes.get_mut(&node) {
+            Some(Node::Directory(directory)) => {
+                for change in std::mem::take(&mut directory.pending) {
+                    change.apply(&mut directory.durable);
+                }
+                Ok(())
+            }
+            _ => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ForgetfulFile {
+    disk: ForgetfulDisk,
+    node: u64,
+    path: PathBuf,
+    seen: Arc<File>,
+    writable: bool,
+}
+
+impl ForgetfulFile {
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        let outcome = disk.change(Operation::Sync, &self.path);
+        if disk.powered().is_err() && outcome.is_err() {
+            return outcome;
+        }
+        let file = disk.regular_mut(self.node)?;
+        for change in std::mem::take(&mut file.pending) {
+            if outcome.is_ok() {
+                change.apply(&mut file.durable);
+            }
+        }
+        outcome
+    }
+}
+
+impl AsFd for ForgetfulFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.seen.as_fd()
+    }
+}
+
+impl IoFile for ForgetfulFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.disk().powered()?;
+        self.seen.read_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut disk = self.disk.disk();
+        if !self.writable {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        disk.change(Operation::Write, &self.path)?;
+        disk.clock += 1;
+        let now = disk.clock;
+        let file = disk.regular_mut(self.node)?;
+        file.seen.write_all_at(&bytes, offset)?;
+        file.modified = now;
+        file.pending.push(Change::Write(offset, bytes));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        if !self.writable {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        disk.change(Operation::Write, &self.path)?;
+        disk.set_length(self.node, length)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        let disk = self.disk.disk();
+        disk.powered()?;
+        Ok(Identity {
+            length: self.seen.metadata()?.len(),
+            modified: disk.regular(self.node)?.modified,
+            inode: self.node,
+        })
+    }
+
+    fn seal(&self) -> io::Result<()> {
+        self.sync()?;
+        let mut disk = self.disk.disk();
+        let file = disk.regular_mut(self.node)?;
+        file.read_only = true;
+        file.durable_modified = file.modified;
+        Ok(())
+    }
+}
