@@ -10,6 +10,7 @@ use super::Torrent;
 use crate::bits::PieceSet;
 use crate::input::{PeerEvent, PeerFault, Source};
 use crate::keys::PeerKey;
+use crate::output::DisconnectReason;
 use crate::peer::Has;
 use crate::shared::Shared;
 
@@ -279,6 +280,11 @@ impl Torrent {
             let most = shared.config.max_candidates;
             self.candidates.add(listens, Source::Incoming, most, now);
             self.dialled(listens, shared);
+            if shared.bans.contains(listens, now) {
+                // It came back from another port.
+                self.disconnect(key, DisconnectReason::Banned, shared, now);
+                return;
+            }
         }
         self.wake(key);
         self.drop_if_redundant(key, shared, now);

@@ -37,6 +37,8 @@ fn a_liar_alone_is_banned_at_its_first_piece_and_the_next_seed_completes() {
     let (addr, blame) = world.nodes[leech].banned[0];
     assert_eq!(addr, world.nodes[bad].addr);
     assert!(matches!(blame, Blame::Piece(_)));
+    world.run(10 * MINUTE, |_| false);
+    assert_eq!(world.nodes[leech].ports, 40_001, "it is not dialled again");
     world.introduce(leech, good);
     world.run_until_complete(&[leech], MINUTE);
     assert_eq!(world.nodes[leech].banned.len(), 1);
