@@ -13,7 +13,7 @@ mod paths;
 mod progress;
 mod space;
 mod store;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use error::StoreError;

@@ -1,24 +1,29 @@
 //! A disk that forgets: what a power failure leaves behind, for tests of this crate and others.
 //!
 //! A [`ForgetfulDisk`] keeps files in memory, each as its programs see it and as the platter has it.
-//! Between two syncs the platter may get any part of what was written, page by page, and any of
+//! Between two syncs the platter may get any part of what was written, torn into sectors, and any of
 //! the changes to a directory, in any combination: [`ForgetfulDisk::crash`] rolls the dice. A sync
-//! that was made to [fail](ForgetfulDisk::fail) does what Linux does: what was to be written is
-//! forgotten, the next sync succeeds, and programs go on seeing what is not on the platter.
+//! that was made to [fail](ForgetfulDisk::fail) does what Linux does: some of what was to be written
+//! is forgotten, the next sync succeeds, and programs go on seeing what is not on the platter.
+//! [`ForgetfulDisk::restart`] is what a program finds that was killed: everything it wrote.
+
+mod change;
+mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::io::{Identity, Io, IoFile, OpenMode};
+use crate::io::{Io, IoFile, OpenMode};
 
-/// What the platter writes as a whole or not at all.
-const PAGE: usize = 4096;
+use change::{Change, survivors};
+use file::ForgetfulFile;
+
+pub use change::Dice;
 
 /// The node of the root directory.
 const ROOT: u64 = 1;
@@ -57,6 +62,8 @@ struct Failure {
     operation: Operation,
     path: String,
     kind: ErrorKind,
+    /// How many times it is still spared.
+    skip: u32,
     times: u32,
 }
 
@@ -108,45 +115,6 @@ struct Regular {
     read_only: bool,
 }
 
-#[derive(Debug, Clone)]
-enum Change {
-    Write(u64, Vec<u8>),
-    Length(u64),
-}
-
-impl Change {
-    fn apply(self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write(offset, data) => {
-                let end = offset as usize + data.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[offset as usize..end].copy_from_slice(&data);
-            }
-            Self::Length(length) => bytes.resize(length as usize, 0),
-        }
-    }
-
-    /// The same change as changes of at most a page each.
-    fn pages(self) -> Vec<Self> {
-        match self {
-            Self::Length(_) => vec![self],
-            Self::Write(offset, data) => {
-                let mut pages = Vec::new();
-                let mut at = 0;
-                while at < data.len() {
-                    let room = PAGE - (offset as usize + at) % PAGE;
-                    let end = data.len().min(at + room);
-                    pages.push(Self::Write(offset + at as u64, data[at..end].to_vec()));
-                    at = end;
-                }
-                pages
-            }
-        }
-    }
-}
-
 impl Regular {
     fn new(bytes: Vec<u8>, modified: i128) -> io::Result<Self> {
         let file = rustix::fs::memfd_create("forgetful", rustix::fs::MemfdFlags::CLOEXEC)?;
@@ -160,31 +128,6 @@ impl Regular {
             pending: Vec::new(),
             read_only: false,
         })
-    }
-}
-
-/// Small and repeatable randomness (SplitMix64).
-#[derive(Debug, Clone)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// The dice that always fall the same way for a seed.
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// A number below `end`, which is not zero.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
-    /// Heads or tails.
-    pub fn toss(&mut self) -> bool {
-        self.below(2) == 0
     }
 }
 
@@ -224,14 +167,48 @@ impl ForgetfulDisk {
         disk.power_for = Some(changes);
     }
 
-    /// Makes an operation fail the next so many times it is tried on a path that contains `path`.
+    /// Makes an operation fail the next so many times it is tried on a path that contains `path`. A write
+    /// that fails is done in part.
     pub fn fail(&self, operation: Operation, path: &str, kind: ErrorKind, times: u32) {
+        self.fail_later(operation, path, kind, 0, times);
+    }
+
+    /// [`Self::fail`], but lets the operation be done `skip` times before.
+    pub fn fail_later(
+        &self,
+        operation: Operation,
+        path: &str,
+        kind: ErrorKind,
+        skip: u32,
+        times: u32,
+    ) {
         self.disk().failures.push(Failure {
             operation,
             path: path.to_owned(),
             kind,
+            skip,
             times,
         });
+    }
+
+    /// Lets everything succeed again.
+    pub fn heal(&self) {
+        self.disk().failures.clear();
+    }
+
+    /// The disk as the next program finds it when the one before was killed: with everything that was
+    /// written, durable or not. This one, and the files opened on it, are of no use any more.
+    pub fn restart(&self) -> Self {
+        let mut disk = self.disk();
+        disk.power_for = Some(0);
+        Self(Arc::new(Mutex::new(Disk {
+            nodes: std::mem::take(&mut disk.nodes),
+            next: disk.next,
+            clock: disk.clock,
+            changes: 0,
+            power_for: None,
+            failures: Vec::new(),
+        })))
     }
 
     /// The disk as it may be found after a power failure now.
@@ -262,10 +239,12 @@ impl ForgetfulDisk {
                 }
                 Node::Regular(file) => {
                     let mut bytes = file.durable.clone();
-                    for page in file.pending.iter().cloned().flat_map(Change::pages) {
-                        if survives(dice) {
-                            page.apply(&mut bytes);
-                        }
+                    if all {
+                        file.pending
+                            .iter()
+                            .for_each(|change| change.apply(&mut bytes));
+                    } else if !none {
+                        survivors(&file.pending, &mut bytes, dice);
                     }
                     let modified = if survives(dice) {
                         file.modified
@@ -373,18 +352,25 @@ impl Disk {
         }
         self.changes += 1;
         let shown = path.to_string_lossy();
-        let failure = self.failures.iter_mut().find(|failure| {
-            failure.times > 0
+        let failure = self.failures.iter_mut().find_map(|failure| {
+            let meant = failure.times > 0
                 && failure.operation == operation
-                && shown.contains(failure.path.as_str())
-        });
-        match failure {
-            Some(failure) => {
-                failure.times -= 1;
-                Err(failure.kind.into())
+                && shown.contains(failure.path.as_str());
+            if !meant {
+                return None;
             }
-            None => Ok(()),
-        }
+            match failure.skip.checked_sub(1) {
+                Some(left) => {
+                    failure.skip = left;
+                    None
+                }
+                None => {
+                    failure.times -= 1;
+                    Some(failure.kind)
+                }
+            }
+        });
+        failure.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn powered(&self) -> io::Result<()> {
@@ -556,98 +542,5 @@ impl Io for ForgetfulDisk {
             }
             _ => Err(ErrorKind::NotADirectory.into()),
         }
-    }
-}
-
-#[derive(Debug)]
-struct ForgetfulFile {
-    disk: ForgetfulDisk,
-    node: u64,
-    path: PathBuf,
-    seen: Arc<File>,
-    writable: bool,
-}
-
-impl ForgetfulFile {
-    fn sync(&self) -> io::Result<()> {
-        let mut disk = self.disk.disk();
-        let outcome = disk.change(Operation::Sync, &self.path);
-        if disk.powered().is_err() && outcome.is_err() {
-            return outcome;
-        }
-        let file = disk.regular_mut(self.node)?;
-        for change in std::mem::take(&mut file.pending) {
-            if outcome.is_ok() {
-                change.apply(&mut file.durable);
-            }
-        }
-        outcome
-    }
-}
-
-impl AsFd for ForgetfulFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.seen.as_fd()
-    }
-}
-
-impl IoFile for ForgetfulFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.disk().powered()?;
-        self.seen.read_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes: Vec<u8> = slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let mut disk = self.disk.disk();
-        if !self.writable {
-            return Err(ErrorKind::PermissionDenied.into());
-        }
-        disk.change(Operation::Write, &self.path)?;
-        disk.clock += 1;
-        let now = disk.clock;
-        let file = disk.regular_mut(self.node)?;
-        file.seen.write_all_at(&bytes, offset)?;
-        file.modified = now;
-        file.pending.push(Change::Write(offset, bytes));
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.sync()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        let mut disk = self.disk.disk();
-        if !self.writable {
-            return Err(ErrorKind::PermissionDenied.into());
-        }
-        disk.change(Operation::Write, &self.path)?;
-        disk.set_length(self.node, length)
-    }
-
-    fn identity(&self) -> io::Result<Identity> {
-        let disk = self.disk.disk();
-        disk.powered()?;
-        Ok(Identity {
-            length: self.seen.metadata()?.len(),
-            modified: disk.regular(self.node)?.modified,
-            inode: self.node,
-        })
-    }
-
-    fn seal(&self) -> io::Result<()> {
-        self.sync()?;
-        let mut disk = self.disk.disk();
-        let file = disk.regular_mut(self.node)?;
-        file.read_only = true;
-        file.durable_modified = file.modified;
-        Ok(())
     }
 }

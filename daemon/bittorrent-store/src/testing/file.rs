@@ -1,0 +1,115 @@
+//! An open file of a [`ForgetfulDisk`].
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::change::{Change, Dice, survivors};
+use super::{ForgetfulDisk, Operation};
+use crate::io::{Identity, IoFile};
+
+#[derive(Debug)]
+pub(super) struct ForgetfulFile {
+    pub(super) disk: ForgetfulDisk,
+    pub(super) node: u64,
+    pub(super) path: PathBuf,
+    pub(super) seen: Arc<File>,
+    pub(super) writable: bool,
+}
+
+impl ForgetfulFile {
+    fn sync(&self) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        let outcome = disk.change(Operation::Sync, &self.path);
+        if disk.powered().is_err() && outcome.is_err() {
+            return outcome;
+        }
+        // As good as random, and the same each time.
+        let mut dice = Dice::new(disk.changes);
+        let file = disk.regular_mut(self.node)?;
+        let pending = std::mem::take(&mut file.pending);
+        if outcome.is_ok() {
+            pending
+                .iter()
+                .for_each(|change| change.apply(&mut file.durable));
+        } else {
+            survivors(&pending, &mut file.durable, &mut dice);
+        }
+        outcome
+    }
+}
+
+impl AsFd for ForgetfulFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.seen.as_fd()
+    }
+}
+
+impl IoFile for ForgetfulFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.disk().powered()?;
+        self.seen.read_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut bytes: Vec<u8> = slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut disk = self.disk.disk();
+        if !self.writable {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        disk.powered()?;
+        let outcome = disk.change(Operation::Write, &self.path);
+        if outcome.is_err() {
+            let half = Dice::new(disk.changes).below(bytes.len() as u64);
+            bytes.truncate(half as usize);
+        }
+        disk.clock += 1;
+        let now = disk.clock;
+        let file = disk.regular_mut(self.node)?;
+        file.seen.write_all_at(&bytes, offset)?;
+        file.modified = now;
+        file.pending.push(Change::Write(offset, bytes));
+        outcome
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let mut disk = self.disk.disk();
+        if !self.writable {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        disk.change(Operation::Write, &self.path)?;
+        disk.set_length(self.node, length)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        let disk = self.disk.disk();
+        disk.powered()?;
+        Ok(Identity {
+            length: self.seen.metadata()?.len(),
+            modified: disk.regular(self.node)?.modified,
+            inode: self.node,
+        })
+    }
+
+    fn seal(&self) -> io::Result<()> {
+        self.sync()?;
+        let mut disk = self.disk.disk();
+        let file = disk.regular_mut(self.node)?;
+        file.read_only = true;
+        file.durable_modified = file.modified;
+        Ok(())
+    }
+}
