@@ -403,9 +403,10 @@ impl Torrent {
     }
 
     pub(crate) fn handle_uploaded(&mut self, key: PeerKey, bytes: u64) {
+        // What a peer got that has left meanwhile was uploaded all the same.
+        self.up.add(bytes);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.up.add(bytes);
-            self.up.add(bytes);
         }
     }
 

@@ -213,7 +213,16 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         surroundings,
     };
     peer.introduce();
-    peer.work(&instructions, &cancel).await
+    let ended = peer.work(&instructions, &cancel).await;
+    peer.report_upload();
+    let reports = peer.surroundings.reports.clone();
+    // Fails when the session ends, and then nobody counts any more.
+    if !peer.news.is_empty()
+        && let Ok(place) = reports.reserve().await
+    {
+        place.send(peer.report());
+    }
+    ended
 }
 
 impl Peer {
