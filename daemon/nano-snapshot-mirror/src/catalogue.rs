@@ -1,17 +1,19 @@
 //! What a data directory holds, and which of it may go.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_protocol::metainfo::Info;
+use bittorrent_protocol::bencode::Limits;
+use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_store::{Io, RealIo, TorrentStore};
 use nano_ledger::Level;
 use tracing::{info, warn};
 
-use crate::data_dir::{DataDir, DirLock, StoreLock};
+use crate::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
 use crate::ledger_record::{self, LedgerRecord};
 use crate::reconcile::Holding;
 
@@ -71,14 +73,11 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
     let Some(lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
         return Ok(Entry::Busy);
     };
-    if !is_created(&dir) {
+    // Looking does not touch what a fetch will take up.
+    if !is_created(&dir) || !is_sealed(&dir, &read_info(&dir)?) {
         return Ok(Entry::Partial);
     }
-    let (store, recovery) = TorrentStore::open(&dir, io())
-        .with_context(|| format!("cannot open the snapshot in {}", dir.display()))?;
-    if recovery.blocks_dropped > 0 {
-        warn!(snapshot = %id, ?recovery, "some blocks have to be fetched again");
-    }
+    let store = take_up(&dir)?;
     if !store.is_complete() {
         return Ok(Entry::Partial);
     }
@@ -102,6 +101,75 @@ pub(crate) fn is_created(dir: &Path) -> bool {
 }
 
 const METADATA: &str = "snapshot.torrent";
+
+/// Opens the store in `dir`. Where the record of what is good was lost, a mark is left that
+/// everything has to be read again; [`was_read`] takes it away.
+pub(crate) fn take_up(dir: &Path) -> Result<TorrentStore> {
+    let (store, recovery) = TorrentStore::open(dir, io()).with_context(|| {
+        format!(
+            "cannot open the snapshot in {}; move that directory away to fetch it anew",
+            dir.display()
+        )
+    })?;
+    if recovery.claims_lost {
+        warn!(dir = %dir.display(), "the record of what is good is lost: all has to be read again");
+        write_atomically(&unread(dir), b"")?;
+    } else if recovery.blocks_rehashed > 0 || recovery.blocks_dropped > 0 {
+        info!(
+            dir = %dir.display(), rehashed = recovery.blocks_rehashed,
+            dropped = recovery.blocks_dropped, "took up what was not yet durable"
+        );
+    }
+    Ok(store)
+}
+
+/// Whether everything in `dir` has to be read again before anything of it is fetched.
+pub(crate) fn must_be_read(dir: &Path) -> bool {
+    unread(dir).exists()
+}
+
+/// Everything in `dir` was read and compared with its hashes.
+pub(crate) fn was_read(dir: &Path) -> Result<()> {
+    match std::fs::remove_file(unread(dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", unread(dir).display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unread(dir: &Path) -> PathBuf {
+    dir.join("unread")
+}
+
+/// What the snapshot in `dir` is.
+pub(crate) fn read_info(dir: &Path) -> Result<Info> {
+    let path = dir.join(METADATA);
+    let raw = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let meta = Metainfo::parse(&raw, &Limits::TORRENT)
+        .with_context(|| format!("{} is damaged", path.display()))?;
+    Ok(meta.info().as_ref().clone())
+}
+
+/// Whether the content may no longer be written, which is the last thing done to whole content.
+pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
+    let mut content = dir.join("content");
+    if !info.is_single_file() {
+        content.push(info.name());
+    }
+    info.files()
+        .iter()
+        .filter(|file| file.length() > 0)
+        .all(|file| {
+            // The components of a file's path are safe names by construction.
+            let path = file
+                .path()
+                .iter()
+                .fold(content.clone(), |path, part| path.join(part));
+            path.metadata()
+                .is_ok_and(|metadata| metadata.permissions().mode() & 0o222 == 0)
+        })
+}
 
 /// The kept finding on a whole snapshot's ledger, made now where there is none. `None` for
 /// snapshots that are not plain ledgers.

@@ -21,7 +21,7 @@ use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::signals::Signals;
 use crate::stream::{self, Stream};
-use crate::text::Bytes;
+use crate::text::Causes;
 use crate::torrent::{self, Fetched, Torrent};
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
@@ -147,9 +147,8 @@ impl<'a> Service<'a> {
             self.act().await?;
         }
         self.abandon().await;
-        for (snapshot, torrent) in &self.seeding {
-            let given = torrent.status().uploaded_payload;
-            info!(%snapshot, given, "gave {}", Bytes(given));
+        for (_, torrent) in self.seeding.drain() {
+            torrent.leave().await;
         }
         Ok(())
     }
@@ -201,6 +200,7 @@ impl<'a> Service<'a> {
     /// Seeds everything whole that is not seeded yet: at the start, and when a producer or a
     /// fetch has added to the same store.
     async fn rescan(&mut self) -> Result<()> {
+        self.take_out_stopped().await;
         let busy = self.fetching.as_ref().map(|fetching| fetching.id);
         for id in self.data.snapshot_ids()? {
             if self.seeding.contains_key(&id) || Some(id) == busy {
@@ -209,6 +209,26 @@ impl<'a> Service<'a> {
             self.holding(id).await;
         }
         Ok(())
+    }
+
+    /// Takes out of the session what stopped there, mostly for a failing disk, so that it is looked
+    /// at anew.
+    async fn take_out_stopped(&mut self) {
+        let stopped: Vec<InfoHashV2> = self
+            .seeding
+            .iter()
+            .filter(|(_, torrent)| torrent.status().phase.error().is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stopped {
+            let Some(torrent) = self.seeding.remove(&id) else {
+                continue;
+            };
+            if let Some(error) = torrent.status().phase.error() {
+                error!(snapshot = %id, "seeding stopped: {}", Causes(&**error));
+            }
+            torrent.leave().await;
+        }
     }
 
     /// What is held of `id`; a whole snapshot is seeded from here on.

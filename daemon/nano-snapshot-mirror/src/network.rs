@@ -52,6 +52,8 @@ pub(crate) struct Network {
     dht: Arc<MainlineDht>,
     seed_peers: Arc<[HostPort]>,
     peer_port: u16,
+    /// The DHT is the public one.
+    public: bool,
     presences: TaskTracker,
     stop: CancellationToken,
 }
@@ -74,6 +76,7 @@ impl Network {
             dht: Arc::new(dht),
             seed_peers: args.seed_peers.clone().into(),
             peer_port,
+            public: args.dht.bootstrap.is_empty(),
             presences: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
@@ -113,7 +116,10 @@ impl Network {
         self.stop.cancel();
         self.presences.close();
         self.presences.wait().await;
-        if let Ok(contacts) = tokio::time::timeout(CONTACTS_TIMEOUT, self.dht.contacts()).await {
+        // Those of a network that was named are no start in the public one.
+        if self.public
+            && let Ok(contacts) = tokio::time::timeout(CONTACTS_TIMEOUT, self.dht.contacts()).await
+        {
             save_contacts(data, &contacts);
         }
         let report = self.session.shutdown().await;

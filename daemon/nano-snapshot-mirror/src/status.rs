@@ -3,13 +3,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_protocol::bencode::Limits;
-use bittorrent_protocol::metainfo::{Info, Metainfo};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use snapshot_pointer::{Authority, Damage, Kind, RecordError, RecordStore, Salt};
@@ -153,12 +149,12 @@ impl Status {
 impl Snapshot {
     fn read(data: &DataDir, id: InfoHashV2) -> Self {
         let dir = data.snapshot(id);
-        let info = read_info(&dir);
+        let info = catalogue::read_info(&dir).ok();
         let ledger = LedgerRecord::load(&dir);
         let state = match &info {
             None if catalogue::is_created(&dir) => State::Damaged,
             None => State::Partial,
-            Some(info) if !is_sealed(&dir, info) => State::Partial,
+            Some(info) if !catalogue::is_sealed(&dir, info) => State::Partial,
             Some(_) if ledger.as_ref().is_some_and(|record| !record.is_sound()) => State::Refused,
             Some(_) => State::Whole,
         };
@@ -221,28 +217,6 @@ impl Snapshot {
         }
         text
     }
-}
-
-fn read_info(dir: &Path) -> Option<Info> {
-    let raw = fs::read(dir.join("snapshot.torrent")).ok()?;
-    let meta = Metainfo::parse(&raw, &Limits::TORRENT).ok()?;
-    Some(meta.info().as_ref().clone())
-}
-
-/// Whether the content may no longer be written, which is the last thing done to whole content.
-fn is_sealed(dir: &Path, info: &Info) -> bool {
-    info.files()
-        .iter()
-        .filter(|file| file.length() > 0)
-        .all(|file| {
-            let mut path = dir.join("content");
-            if !info.is_single_file() {
-                path.push(info.name());
-            }
-            path.extend(file.path());
-            path.metadata()
-                .is_ok_and(|metadata| metadata.permissions().mode() & 0o222 == 0)
-        })
 }
 
 /// What all records of pointers say.

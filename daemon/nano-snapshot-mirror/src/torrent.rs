@@ -1,14 +1,14 @@
 //! One snapshot in the session: seeded, or being fetched.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use bittorrent_protocol::metainfo::Metainfo;
+use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_protocol::{InfoHashV2, InfoHashes, SwarmHash};
 use bittorrent_session::{TorrentHandle, TorrentStatus};
-use bittorrent_store::{TorrentStore, required_space};
+use bittorrent_store::{StoreError, TorrentStore, required_space};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -63,6 +63,8 @@ impl Torrent {
     /// its directory.
     pub(crate) async fn leave(self) -> DirLock {
         self.handle.remove().await;
+        let given = self.handle.status().uploaded_payload;
+        info!(snapshot = %self.id, given, "left, having given {}", Bytes(given));
         self.lock
     }
 }
@@ -147,13 +149,22 @@ impl Fetch<'_> {
             lock,
             _presence: presence,
         };
-        if !self.download(&torrent).await? {
-            torrent.leave().await;
-            return Ok(Fetched::Stopped);
+        // However it ends, what goes on is a torrent with its guards, or none at all.
+        match self.download(&torrent).await {
+            Ok(true) => {
+                // Others may read what nobody will write again.
+                torrent.lock.share()?;
+                Ok(Fetched::Whole(Box::new(torrent)))
+            }
+            Ok(false) => {
+                torrent.leave().await;
+                Ok(Fetched::Stopped)
+            }
+            Err(error) => {
+                torrent.leave().await;
+                Err(error)
+            }
         }
-        // Others may read what nobody will write again.
-        torrent.lock.share()?;
-        Ok(Fetched::Whole(Box::new(torrent)))
     }
 
     /// Makes the directory and locks it, waiting for any other process to end its work there.
@@ -187,17 +198,11 @@ impl Fetch<'_> {
     /// Takes up what an earlier run left.
     async fn resume(&self, dir: &Path) -> Result<Option<Joined>> {
         let place = dir.to_owned();
-        let opened = spawn_blocking(move || TorrentStore::open(&place, catalogue::io())).await?;
-        let (store, recovery) = opened.with_context(|| {
-            format!(
-                "cannot open the snapshot in {}; move that directory away to fetch it anew",
-                dir.display()
-            )
-        })?;
-        let store = Arc::new(store);
-        info!(
-            snapshot = %self.id, held = %Bytes(held_bytes(&store)), ?recovery, "resuming"
-        );
+        let store = Arc::new(spawn_blocking(move || catalogue::take_up(&place)).await??);
+        if catalogue::must_be_read(dir) && !self.find_good(&store, dir).await? {
+            return Ok(None);
+        }
+        info!(snapshot = %self.id, held = %Bytes(held_bytes(&store)), "resuming");
         self.ensure_space(&store, dir)?;
         let handle = self.network.session().add_store(store.clone()).await?;
         let presence = self
@@ -206,32 +211,74 @@ impl Fetch<'_> {
         Ok(Some((handle, store, presence)))
     }
 
-    /// Gets the metadata from peers and makes room for the content.
+    /// Reads everything again where the record of what is good was lost, as after a directory was
+    /// copied to another disk. `false` when asked to stop before the end.
+    async fn find_good(&self, store: &Arc<TorrentStore>, dir: &Path) -> Result<bool> {
+        let meter = self
+            .display
+            .phase("Verifying what is there", store.layout().content_length());
+        let (store, stop) = (store.clone(), self.stop.clone());
+        let verified = spawn_blocking(move || {
+            let meter = Mutex::new(meter);
+            store.verify_all(&|done| {
+                meter
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .set(done, None);
+                !stop.is_cancelled()
+            })
+        });
+        match verified.await? {
+            Ok(_) => catalogue::was_read(dir).map(|()| true),
+            Err(StoreError::Cancelled) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins with nothing but the hash.
     async fn begin(&self, dir: &Path) -> Result<Option<Joined>> {
         let hashes = InfoHashes {
             v2: self.id,
             v1: None,
         };
         let handle = self.network.session().add_magnet(hashes).await?;
-        let searching = self.network.attend(&handle, swarms(&hashes, None));
+        let begun = async {
+            let searching = self.network.attend(&handle, swarms(&hashes, None));
+            let Some(info) = self.ask_for_metadata(&handle).await? else {
+                return Ok(None);
+            };
+            let store = self.lay_out(info, dir).await?;
+            handle.attach(store.clone()).await?;
+            drop(searching);
+            anyhow::Ok(Some(store))
+        };
+        match begun.await {
+            Ok(Some(store)) => {
+                let swarms = swarms(&store.info().hashes(), Some(&store));
+                let presence = self.network.attend(&handle, swarms);
+                Ok(Some((handle, store, presence)))
+            }
+            other => {
+                handle.remove().await;
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// Waits for a peer that knows what the snapshot is; `None` when asked to stop before.
+    async fn ask_for_metadata(&self, handle: &TorrentHandle) -> Result<Option<Arc<Info>>> {
         let started = Instant::now();
-        let info = {
-            let mut meter = self.display.phase("Asking peers what the snapshot is", 0);
-            let mut clock = tokio::time::interval(Duration::from_secs(1));
-            let info = handle.info();
-            tokio::pin!(info);
-            loop {
-                tokio::select! {
-                    () = self.stop.cancelled() => {
-                        handle.remove().await;
-                        return Ok(None);
-                    }
-                    info = &mut info => break info,
-                    _ = clock.tick() => {
-                        let status = handle.status();
-                        fail_if_stopped(&status)?;
-                        meter.say(&format!("{} peers", status.peers));
-                    }
+        let mut meter = self.display.phase("Asking peers what the snapshot is", 0);
+        let mut clock = tokio::time::interval(Duration::from_secs(1));
+        let info = handle.info();
+        tokio::pin!(info);
+        let info = loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(None),
+                info = &mut info => break info,
+                _ = clock.tick() => {
+                    let status = handle.status();
+                    meter.say(&format!("{} peers of {} known", status.peers, status.candidates));
                 }
             }
         };
@@ -243,6 +290,11 @@ impl Fetch<'_> {
             snapshot = %self.id, name = info.name(), took = %Time(started.elapsed()),
             size = %Bytes(info.layout().content_length()), "metadata received"
         );
+        Ok(Some(info))
+    }
+
+    /// Makes room for the content.
+    async fn lay_out(&self, info: Arc<Info>, dir: &Path) -> Result<Arc<TorrentStore>> {
         let meta = Metainfo::from_info(info);
         space::ensure(self.data.root(), required_space(&meta), "the snapshot")?;
         let place = dir.to_owned();
@@ -250,13 +302,7 @@ impl Fetch<'_> {
         let store = store
             .await?
             .with_context(|| format!("cannot lay out {}", dir.display()))?;
-        let store = Arc::new(store);
-        handle.attach(store.clone()).await?;
-        drop(searching);
-        let presence = self
-            .network
-            .attend(&handle, swarms(&store.info().hashes(), Some(&store)));
-        Ok(Some((handle, store, presence)))
+        Ok(Arc::new(store))
     }
 
     fn ensure_space(&self, store: &TorrentStore, dir: &Path) -> Result<()> {

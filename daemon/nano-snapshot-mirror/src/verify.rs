@@ -4,9 +4,8 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_store::TorrentStore;
 use nano_ledger::{Level, Outcome};
 
 use crate::catalogue;
@@ -60,8 +59,7 @@ fn held(data: &DataDir, id: InfoHashV2, display: &Display) -> Result<bool> {
 }
 
 fn snapshot(dir: &Path, display: &Display) -> Result<bool> {
-    let (store, _) = TorrentStore::open(dir, catalogue::io())
-        .with_context(|| format!("cannot open the snapshot in {}", dir.display()))?;
+    let store = catalogue::take_up(dir)?;
     let id = store.info().hashes().v2;
     let total = store.layout().content_length();
     let verification = {
@@ -74,6 +72,7 @@ fn snapshot(dir: &Path, display: &Display) -> Result<bool> {
             true
         })?
     };
+    catalogue::was_read(dir)?;
     let mut sound = verification.damaged.is_empty();
     if sound && store.is_complete() {
         println!("{id}: all {} are as published", Bytes(total));

@@ -7,36 +7,8 @@ use std::sync::Arc;
 
 use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
 use bittorrent_protocol::{InfoHashV2, MerkleHash, PieceLength, PieceSha1, merkle};
-use bittorrent_session::{Session, SessionConfig};
 use bittorrent_store::{RealIo, TorrentStore};
 use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, run_command};
-use snapshot_pointer::loopback::LoopbackDht;
-use snapshot_pointer::{Dht as _, MainlineDht, Pointer, Salt, Seq, SignedItem, SigningKey};
-
-fn item(world: &World, seq: i64, snapshot: InfoHashV2) -> SignedItem {
-    let key = SigningKey::read(&world.path("key")).unwrap();
-    let salt: Salt = "daily".parse().unwrap();
-    let pointer = Pointer {
-        snapshot,
-        seq: Seq::new(seq).unwrap(),
-    };
-    SignedItem::sign_pointer(&key, &salt, pointer).unwrap()
-}
-
-/// Puts an item, as a producer elsewhere would.
-fn put(world: &World, item: &SignedItem) {
-    world.runtime.block_on(async {
-        let dht = MainlineDht::start(world.dht.client_settings())
-            .await
-            .unwrap();
-        dht.put_item(item).await.unwrap();
-    });
-}
-
-/// A DHT that remembers nothing.
-fn forget(world: &mut World) {
-    world.dht = world.runtime.block_on(LoopbackDht::start(6)).unwrap();
-}
 
 /// A world in which `node` has fetched seq 5.
 fn fetched() -> (World, String) {
@@ -45,8 +17,8 @@ fn fetched() -> (World, String) {
     copy_ledger(BEFORE, &ledger);
     let produced = run_command(&mut world.produce("producer", &ledger)).succeeded();
     let snapshot = produced.value("snapshot");
-    forget(&mut world);
-    put(&world, &item(&world, 5, snapshot.parse().unwrap()));
+    world.forget();
+    world.put(5, snapshot.parse().unwrap());
     let seeder = Running::start(&mut world.mirror("producer"));
     run_command(world.mirror("node").arg("--once")).succeeded();
     seeder.stop().succeeded();
@@ -58,14 +30,14 @@ fn a_lower_seq_and_a_second_word_are_refused() {
     let (mut world, snapshot) = fetched();
     let other = InfoHashV2::from_bytes([9; 32]);
 
-    forget(&mut world);
-    put(&world, &item(&world, 4, other));
+    world.forget();
+    world.put(4, other);
     let said = run_command(world.mirror("node").arg("--once")).succeeded();
     assert!(said.stderr.contains("seq 4 is below 5"), "{}", said.stderr);
     assert_eq!(world.current("node"), Some(snapshot.clone()));
 
-    forget(&mut world);
-    put(&world, &item(&world, 5, other));
+    world.forget();
+    world.put(5, other);
     run_command(world.mirror("node").arg("--once"))
         .failed_with(1, &["two different snapshots", "proof is kept"]);
     assert_eq!(world.current("node"), Some(snapshot.clone()));
@@ -75,7 +47,7 @@ fn a_lower_seq_and_a_second_word_are_refused() {
     );
 
     // A greater number ends the doubt.
-    put(&world, &item(&world, 6, snapshot.parse().unwrap()));
+    world.put(6, snapshot.parse().unwrap());
     run_command(world.mirror("node").arg("--once")).succeeded();
 }
 
@@ -114,19 +86,9 @@ fn a_disk_that_is_too_small_is_noticed_before_starting() {
         .build()
         .unwrap();
     let dir = world.path("huge");
-    let store = Arc::new(TorrentStore::create(&dir, &meta, Arc::new(RealIo)).unwrap());
-    let (_session, peer) = world.runtime.block_on(async {
-        let listen = vec!["127.0.0.1:0".parse().unwrap()];
-        let config = SessionConfig {
-            listen,
-            ..SessionConfig::default()
-        };
-        let session = Session::start(config).await.unwrap();
-        session.add_store(store).await.unwrap();
-        let peer = session.local_addrs()[0];
-        (session, peer)
-    });
-    put(&world, &item(&world, 1, meta.info().hashes().v2));
+    let store = TorrentStore::create(&dir, &meta, Arc::new(RealIo)).unwrap();
+    let (_session, peer) = world.seed(store);
+    world.put(1, meta.info().hashes().v2);
 
     let mut fetch = world.mirror("node");
     fetch.args(["--once", "--seed-peer", &peer.to_string()]);

@@ -5,12 +5,12 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Running, World, assert_same, pause, run_command};
+use common::{Running, World, assert_same, numbers, pause, run_command};
 use nano_ledger::synthetic;
 
 /// How often to kill; `KILLS=20 cargo test -p nano-snapshot-mirror --test resume` for more.
 const KILLS: &str = "KILLS";
-const DEFAULT_KILLS: u32 = 4;
+const DEFAULT_KILLS: u64 = 4;
 
 /// Bytes of the ledger: enough that a kill meets the download and not its end.
 const LENGTH: u64 = 96 << 20;
@@ -24,14 +24,6 @@ fn random() -> f64 {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).unwrap();
     f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
-}
-
-/// All numbers that follow `key` in a log.
-fn numbers(log: &str, key: &str) -> Vec<u64> {
-    let digits = |at: usize| log[at..].split(|c: char| !c.is_ascii_digit()).next();
-    log.match_indices(key)
-        .filter_map(|(at, _)| digits(at + key.len())?.parse().ok())
-        .collect()
 }
 
 /// Whether the download has begun.
@@ -73,41 +65,46 @@ fn a_killed_fetch_resumes_and_loses_little() {
     whole.end().succeeded();
     let window = started.elapsed().max(Duration::from_millis(50));
 
-    let mut killed = 0u32;
-    for _ in 0..kills {
-        let mut fetch = Running::start(world.mirror("killed").arg("--once"));
+    // A fetch that comes to its end before its kill is one whole copy; the next begins anew.
+    let (mut killed, mut copies) = (0, 1);
+    let data = |copies: u64| format!("killed-{copies}");
+    while killed < kills {
+        let mut fetch = Running::start(world.mirror(&data(copies)).arg("--once"));
         while !downloads(&fetch) && !fetch.has_ended() {
             pause();
         }
         std::thread::sleep(window.mul_f64(random()));
         if fetch.has_ended() {
             fetch.end().succeeded();
-            break;
+            assert_same(
+                &world.content("producer", &snapshot),
+                &world.content(&data(copies), &snapshot),
+            );
+            copies += 1;
+        } else {
+            fetch.kill();
+            killed += 1;
         }
-        fetch.kill();
-        killed += 1;
     }
-    run_command(world.mirror("killed").arg("--once")).succeeded();
+    run_command(world.mirror(&data(copies)).arg("--once")).succeeded();
     assert_same(
         &world.content("producer", &snapshot),
-        &world.content("killed", &snapshot),
+        &world.content(&data(copies), &snapshot),
     );
+    copies += 1;
 
     let given: u64 = numbers(&seeder.stop().succeeded().stderr, "given=")
         .iter()
         .sum();
-    let again = given.saturating_sub(2 * length);
+    let again = given
+        .checked_sub(copies * length)
+        .expect("fewer bytes than the copies have");
     println!(
-        "{killed} kills in {window:?}: {again} of {length} bytes fetched again ({:.1} %)",
-        100.0 * again as f64 / length as f64
-    );
-    assert!(killed > 0, "no kill met the download");
-    assert!(
-        given >= 2 * length,
-        "the seeder gave less than two whole copies"
+        "{killed} kills within {window:?} of download: {again} bytes fetched again, {} each",
+        again / killed
     );
     assert!(
-        again <= u64::from(killed) * LOST_PER_KILL,
+        again <= killed * LOST_PER_KILL,
         "{again} bytes fetched again"
     );
 }

@@ -4,29 +4,35 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bittorrent_protocol::InfoHashV2;
+use bittorrent_session::{Session, SessionConfig};
+use bittorrent_store::TorrentStore;
 use snapshot_pointer::loopback::LoopbackDht;
+use snapshot_pointer::{Dht as _, MainlineDht, Pointer, Salt, Seq, SignedItem, SigningKey};
 use tempfile::TempDir;
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Ledgers written by a real node; see the README beside them.
-pub const BEFORE: &str = concat!(
+pub(crate) const BEFORE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../nano-ledger/tests/data/before.ldb"
 );
-pub const AFTER: &str = concat!(
+pub(crate) const AFTER: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../nano-ledger/tests/data/after.ldb"
 );
 
 /// A command of the program under test, with nothing of the tester's environment that it reads.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nano-snapshot-mirror"));
     for variable in ["STATE_DIRECTORY", "XDG_DATA_HOME", "CREDENTIALS_DIRECTORY"] {
         command.env_remove(variable);
@@ -37,22 +43,22 @@ pub fn command() -> Command {
 
 /// What a command that ended has said.
 #[derive(Debug)]
-pub struct Said {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Said {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Said {
     #[track_caller]
-    pub fn succeeded(self) -> Self {
+    pub(crate) fn succeeded(self) -> Self {
         assert!(self.status.success(), "{}: {}", self.status, self.stderr);
         self
     }
 
     /// Fails with exit code `code` and all of `parts` in what it says.
     #[track_caller]
-    pub fn failed_with(self, code: i32, parts: &[&str]) -> Self {
+    pub(crate) fn failed_with(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.status.code(), Some(code), "{}", self.stderr);
         for part in parts {
             assert!(
@@ -66,7 +72,7 @@ impl Said {
 
     /// The value of a line `key: value`.
     #[track_caller]
-    pub fn value(&self, key: &str) -> String {
+    pub(crate) fn value(&self, key: &str) -> String {
         let prefix = format!("{key}:");
         let line = self
             .stdout
@@ -79,23 +85,23 @@ impl Said {
 }
 
 /// Runs a command to its end.
-pub fn run(args: &[&str]) -> Said {
+pub(crate) fn run(args: &[&str]) -> Said {
     run_command(command().args(args))
 }
 
-pub fn run_command(command: &mut Command) -> Said {
+pub(crate) fn run_command(command: &mut Command) -> Said {
     Running::start(command).end()
 }
 
 /// A running command; killed when dropped.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     out: TempDir,
 }
 
 impl Running {
     /// Starts it with its output going to files, which never fill up as pipes do.
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let out = tempfile::tempdir().unwrap();
         let file = |name: &str| File::create(out.path().join(name)).unwrap();
         let child = command
@@ -106,21 +112,21 @@ impl Running {
         Self { child, out }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(self.out.path().join("stderr")).unwrap()
     }
 
-    pub fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits until `there` is true, while the command runs.
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut there: impl FnMut() -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut there: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !there() {
             assert!(!self.has_ended(), "ended before {what}: {}", self.stderr());
@@ -135,7 +141,7 @@ impl Running {
 
     /// Waits for its end.
     #[track_caller]
-    pub fn end(mut self) -> Said {
+    pub(crate) fn end(mut self) -> Said {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -154,19 +160,19 @@ impl Running {
 
     /// Asks it to stop and waits for its end.
     #[track_caller]
-    pub fn stop(self) -> Said {
+    pub(crate) fn stop(self) -> Said {
         self.signal(rustix::process::Signal::TERM);
         self.end()
     }
 
     /// Kills it as a crash would.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
         assert_eq!(status.signal(), Some(9));
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
@@ -181,13 +187,13 @@ impl Drop for Running {
 }
 
 /// Between two looks at something that takes its time.
-pub fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
 
 /// Waits until `there` gives something.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = there() {
@@ -199,15 +205,15 @@ pub fn eventually<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A directory, a DHT and a key.
-pub struct World {
-    pub dir: TempDir,
-    pub runtime: tokio::runtime::Runtime,
-    pub dht: LoopbackDht,
-    pub authority: String,
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) dht: LoopbackDht,
+    pub(crate) authority: String,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -225,12 +231,12 @@ impl World {
         }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// `produce` into data directory `data`.
-    pub fn produce(&self, data: &str, ledger: &Path) -> Command {
+    pub(crate) fn produce(&self, data: &str, ledger: &Path) -> Command {
         let mut command = command();
         command
             .arg("produce")
@@ -243,11 +249,16 @@ impl World {
     }
 
     /// A mirror with data directory `data`; with `--once` a fetch.
-    pub fn mirror(&self, data: &str) -> Command {
+    pub(crate) fn mirror(&self, data: &str) -> Command {
+        self.mirror_polling(data, "1s")
+    }
+
+    /// The same with another time between two polls.
+    pub(crate) fn mirror_polling(&self, data: &str, interval: &str) -> Command {
         let mut command = command();
         self.add_network(&mut command, data);
         command.args(["--authority", &self.authority, "--listen", "127.0.0.1:0"]);
-        command.args(["--poll-interval", "1s"]);
+        command.args(["--poll-interval", interval]);
         command
     }
 
@@ -262,13 +273,13 @@ impl World {
     }
 
     /// The current snapshot of the stream in a data directory.
-    pub fn current(&self, data: &str) -> Option<String> {
+    pub(crate) fn current(&self, data: &str) -> Option<String> {
         let link = fs::read_link(self.path(data).join("current/daily")).ok()?;
         Some(link.file_name()?.to_str()?.to_owned())
     }
 
     /// The content of a held snapshot.
-    pub fn content(&self, data: &str, snapshot: &str) -> PathBuf {
+    pub(crate) fn content(&self, data: &str, snapshot: &str) -> PathBuf {
         self.path(data)
             .join("snapshots")
             .join(snapshot)
@@ -276,8 +287,47 @@ impl World {
     }
 }
 
+impl World {
+    /// Puts a pointer to `snapshot`, as a producer elsewhere would.
+    pub(crate) fn put(&self, seq: i64, snapshot: InfoHashV2) {
+        let key = SigningKey::read(&self.path("key")).unwrap();
+        let salt: Salt = "daily".parse().unwrap();
+        let pointer = Pointer {
+            snapshot,
+            seq: Seq::new(seq).unwrap(),
+        };
+        let item = SignedItem::sign_pointer(&key, &salt, pointer).unwrap();
+        self.runtime.block_on(async {
+            let dht = MainlineDht::start(self.dht.client_settings())
+                .await
+                .unwrap();
+            dht.put_item(&item).await.unwrap();
+        });
+    }
+
+    /// Makes the DHT remember nothing.
+    pub(crate) fn forget(&mut self) {
+        self.dht = self.runtime.block_on(LoopbackDht::start(6)).unwrap();
+    }
+
+    /// Seeds a store from inside the test; gives the session, to keep, and its address.
+    pub(crate) fn seed(&self, store: TorrentStore) -> (Session, SocketAddr) {
+        self.runtime.block_on(async {
+            let listen = vec!["127.0.0.1:0".parse().unwrap()];
+            let config = SessionConfig {
+                listen,
+                ..SessionConfig::default()
+            };
+            let session = Session::start(config).await.unwrap();
+            session.add_store(Arc::new(store)).await.unwrap();
+            let address = session.local_addrs()[0];
+            (session, address)
+        })
+    }
+}
+
 /// A copy of a ledger where a writer may open it.
-pub fn copy_ledger(from: &str, to: &Path) {
+pub(crate) fn copy_ledger(from: &str, to: &Path) {
     fs::create_dir_all(to.parent().unwrap()).unwrap();
     fs::copy(from, to).unwrap();
     let mut permissions = to.metadata().unwrap().permissions();
@@ -286,7 +336,7 @@ pub fn copy_ledger(from: &str, to: &Path) {
 }
 
 #[track_caller]
-pub fn assert_same(left: &Path, right: &Path) {
+pub(crate) fn assert_same(left: &Path, right: &Path) {
     let [left_bytes, right_bytes] = [left, right].map(|path| fs::read(path).unwrap());
     assert!(
         left_bytes == right_bytes,
@@ -294,4 +344,12 @@ pub fn assert_same(left: &Path, right: &Path) {
         left.display(),
         right.display()
     );
+}
+
+/// All numbers that follow `key` in a log.
+pub(crate) fn numbers(log: &str, key: &str) -> Vec<u64> {
+    let digits = |at: usize| log[at..].split(|c: char| !c.is_ascii_digit()).next();
+    log.match_indices(key)
+        .filter_map(|(at, _)| digits(at + key.len())?.parse().ok())
+        .collect()
 }

@@ -1,0 +1,336 @@
+//! The mirror and the fetch through what a year brings: signals, new days, bad days, bad disks.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::io::{Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::PieceLength;
+use bittorrent_store::create::{Cut, copy_path};
+use bittorrent_store::{RealIo, TorrentStore};
+use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, numbers, run_command};
+use nano_ledger::synthetic;
+use rustix::process::Signal;
+
+/// A world with one published day, and the mirror that seeds it from the producer's store.
+fn published(ledger: &str) -> (World, String, Running) {
+    let world = World::new();
+    copy_ledger(ledger, &world.path("node.ldb"));
+    let snapshot = produce(&world);
+    let seeder = Running::start(&mut world.mirror("producer"));
+    (world, snapshot, seeder)
+}
+
+fn produce(world: &World) -> String {
+    let said = run_command(&mut world.produce("producer", &world.path("node.ldb"))).succeeded();
+    said.value("snapshot")
+}
+
+fn snapshots(world: &World, data: &str) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(world.path(data).join("snapshots"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn two_generations_are_kept_and_no_more() {
+    let (world, first, mut seeder) = published(BEFORE);
+    let mut mirror = Running::start(&mut world.mirror("mirror"));
+    let mut days = vec![first];
+    loop {
+        let newest = days.last().unwrap().clone();
+        mirror.until("the new day", || {
+            world.current("mirror") == Some(newest.clone())
+        });
+        assert_same(
+            &world.content("producer", &newest),
+            &world.content("mirror", &newest),
+        );
+        if days.len() == 3 {
+            break;
+        }
+        synthetic_day(&world, days.len());
+        days.push(produce(&world));
+    }
+    let mut kept = days[1..].to_vec();
+    kept.sort();
+    mirror.until("the oldest to go", || snapshots(&world, "mirror") == kept);
+    // The producer could not remove what its mirror seeds; the mirror does.
+    seeder.until("the oldest to go", || snapshots(&world, "producer") == kept);
+    for (data, daemon) in [("mirror", &mut mirror), ("producer", &mut seeder)] {
+        let incoming = world.path(data).join("incoming");
+        daemon.until("an empty incoming/", || {
+            fs::read_dir(&incoming).unwrap().count() == 0
+        });
+    }
+    for daemon in [mirror, seeder] {
+        daemon.stop().succeeded();
+    }
+}
+
+/// Another day of the ledger: the real one, then one with a change in its free space.
+fn synthetic_day(world: &World, day: usize) {
+    let ledger = world.path("node.ldb");
+    if day == 1 {
+        copy_ledger(AFTER, &ledger);
+    } else {
+        fs::remove_file(&ledger).unwrap();
+        let options = synthetic::Options {
+            seed: 9,
+            target_len: 4 << 20,
+        };
+        synthetic::create(&ledger, &options).unwrap();
+    }
+}
+
+#[test]
+fn what_is_no_ledger_is_never_current() {
+    let (world, day, seeder) = published(BEFORE);
+    let mut mirror = Running::start(&mut world.mirror("mirror"));
+    mirror.until("the first day", || {
+        world.current("mirror") == Some(day.clone())
+    });
+
+    let junk = world.path("data.ldb");
+    fs::write(&junk, "junk, but signed ".repeat(100_000)).unwrap();
+    let cut = Cut {
+        piece_length: PieceLength::MIN,
+        hybrid: true,
+    };
+    let store = copy_path(
+        &junk,
+        &world.path("junk"),
+        cut,
+        Arc::new(RealIo),
+        &mut |_| true,
+    )
+    .unwrap();
+    let id = store.info().hashes().v2;
+    let (_session, peer) = world.seed(store);
+    world.put(2, id);
+
+    // Neither peer knows the other's swarm but by the DHT, where the test does not announce.
+    mirror.stop().succeeded();
+    let mut mirror = Running::start(
+        world
+            .mirror("mirror")
+            .args(["--seed-peer", &peer.to_string()]),
+    );
+    mirror.until("the refusal", || {
+        was_refused(&world.path("mirror"), &id.to_string())
+    });
+    assert_eq!(world.current("mirror"), Some(day.clone()));
+    mirror.stop().succeeded();
+
+    let mut status = common::command();
+    let status = run_command(
+        status
+            .args(["status", "--data-dir"])
+            .arg(world.path("mirror")),
+    );
+    assert!(
+        status
+            .succeeded()
+            .stdout
+            .contains("refused: no sound ledger")
+    );
+    let fetch = run_command(world.mirror("mirror").arg("--once"));
+    fetch.failed_with(1, &["no sound ledger", &id.to_string()]);
+    assert_eq!(world.current("mirror"), Some(day));
+    seeder.stop().succeeded();
+}
+
+/// Whether verification has left its finding.
+fn was_refused(data: &Path, id: &str) -> bool {
+    fs::read_to_string(data.join("snapshots").join(id).join("ledger.json"))
+        .is_ok_and(|record| record.contains("not a Nano ledger"))
+}
+
+#[test]
+fn hangup_makes_a_mirror_look_at_once() {
+    let (world, first, seeder) = published(BEFORE);
+    // A poll an hour is none in this test.
+    let mut mirror = Running::start(&mut world.mirror_polling("mirror", "1h"));
+    mirror.until("the first day", || {
+        world.current("mirror") == Some(first.clone())
+    });
+    copy_ledger(AFTER, &world.path("node.ldb"));
+    let second = produce(&world);
+    mirror.signal(Signal::HUP);
+    mirror.until("the second day", || {
+        world.current("mirror") == Some(second.clone())
+    });
+    for daemon in [mirror, seeder] {
+        daemon.stop().succeeded();
+    }
+}
+
+#[test]
+fn a_stopped_fetch_ends_soon_and_goes_on_later() {
+    let world = World::new();
+    let options = synthetic::Options {
+        seed: 5,
+        target_len: 64 << 20,
+    };
+    synthetic::create(&world.path("node.ldb"), &options).unwrap();
+    let snapshot = produce(&world);
+    let seeder = Running::start(&mut world.mirror("producer"));
+    let fetch = Running::start(world.mirror("node").arg("--once"));
+    common::eventually("the download", || {
+        fetch.stderr().contains("Downloading").then_some(())
+    });
+    let asked = Instant::now();
+    let said = fetch.stop();
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        asked.elapsed()
+    );
+    // It may have been done by then.
+    if said.status.code() != Some(0) {
+        said.failed_with(130, &["run the same again"]);
+        assert_eq!(world.current("node"), None);
+    }
+    run_command(world.mirror("node").arg("--once")).succeeded();
+    assert_same(
+        &world.content("producer", &snapshot),
+        &world.content("node", &snapshot),
+    );
+    seeder.stop().succeeded();
+}
+
+#[test]
+fn a_fetch_gives_back_as_much_as_it_was_told() {
+    let (world, snapshot, seeder) = published(BEFORE);
+    let timed = world
+        .mirror("timed")
+        .args(["--once", "--seed-for", "1s"])
+        .output()
+        .unwrap();
+    assert!(timed.status.success());
+
+    let mut giver = Running::start(world.mirror("giver").args(["--once", "--seed-for", "1"]));
+    giver.until("the fetch", || {
+        world.current("giver") == Some(snapshot.clone())
+    });
+    seeder.stop().succeeded();
+    run_command(world.mirror("taker").arg("--once")).succeeded();
+    assert_same(
+        &world.content("producer", &snapshot),
+        &world.content("taker", &snapshot),
+    );
+    let log = giver.end().succeeded().stderr;
+    let length = world.content("taker", &snapshot).metadata().unwrap().len();
+    assert!(
+        numbers(&log, "given=").iter().sum::<u64>() >= length,
+        "{log}"
+    );
+}
+
+#[test]
+fn extracting_beside_a_mirror_leaves_the_mirror_its_own() {
+    let (world, snapshot, seeder) = published(BEFORE);
+    let mut fetch = world.mirror("producer");
+    let said = run_command(fetch.args(["--once", "--extract"])).succeeded();
+    let ledger = world.path("producer/data.ldb");
+    assert_eq!(said.stdout.trim(), ledger.to_str().unwrap());
+    let content = world.content("producer", &snapshot);
+    assert_same(&content, &ledger);
+    let metadata = ledger.metadata().unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o644);
+    assert_ne!(
+        metadata.ino(),
+        content.metadata().unwrap().ino(),
+        "never a hard link"
+    );
+    assert_eq!(metadata.nlink(), 1);
+    assert_eq!(world.current("producer"), Some(snapshot));
+
+    // The same again has nothing to do.
+    let mut again = world.mirror("producer");
+    let said = run_command(again.args(["--once", "--extract"])).succeeded();
+    assert!(said.stderr.contains("already"), "{}", said.stderr);
+    assert_eq!(ledger.metadata().unwrap().ino(), metadata.ino());
+    seeder.stop().succeeded();
+}
+
+#[test]
+fn bit_rot_is_found_and_mended() {
+    let (world, snapshot, seeder) = published(BEFORE);
+    run_command(world.mirror("node").arg("--once")).succeeded();
+    let content = world.content("node", &snapshot);
+    let verify = || {
+        let mut command = common::command();
+        run_command(
+            command
+                .arg("verify")
+                .arg("--data-dir")
+                .arg(world.path("node")),
+        )
+    };
+    assert!(verify().succeeded().stdout.contains("as published"));
+
+    // Behind the file system's back, as a disk does it: size and times stay.
+    let times = content.metadata().unwrap();
+    fs::set_permissions(&content, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut file = fs::File::options().write(true).open(&content).unwrap();
+    file.seek(std::io::SeekFrom::Start(1_000_000)).unwrap();
+    file.write_all(b"rot").unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    drop(file);
+    fs::set_permissions(&content, fs::Permissions::from_mode(0o444)).unwrap();
+
+    let said = verify();
+    assert!(
+        said.stdout.contains("1 blocks are not as published"),
+        "{}",
+        said.stdout
+    );
+    said.failed_with(1, &["something is wrong"]);
+    let said = run_command(world.mirror("node").arg("--once")).succeeded();
+    assert_eq!(
+        numbers(&said.stderr, "fetched=").iter().sum::<u64>(),
+        16_384,
+        "{}",
+        said.stderr
+    );
+    assert_same(&world.content("producer", &snapshot), &content);
+    verify().succeeded();
+    seeder.stop().succeeded();
+}
+
+#[test]
+fn a_store_that_was_copied_is_read_again_and_not_fetched_again() {
+    let (world, snapshot, seeder) = published(BEFORE);
+    run_command(world.mirror("node").arg("--once")).succeeded();
+    let mut copy = Command::new("cp");
+    copy.arg("-r")
+        .args([world.path("node"), world.path("moved")]);
+    assert!(copy.status().unwrap().success());
+    let said = run_command(world.mirror("moved").arg("--once")).succeeded();
+    assert_eq!(
+        numbers(&said.stderr, "fetched=").iter().sum::<u64>(),
+        0,
+        "{}",
+        said.stderr
+    );
+    assert_same(
+        &world.content("producer", &snapshot),
+        &world.content("moved", &snapshot),
+    );
+    let reopened = TorrentStore::open(
+        &world.path("moved/snapshots").join(&snapshot),
+        Arc::new(RealIo),
+    );
+    assert!(reopened.unwrap().0.is_sealed());
+    seeder.stop().succeeded();
+}
