@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
 use serde::{Deserialize, Serialize};
-use snapshot_pointer::Decision;
+use snapshot_pointer::{Decision, Tally};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -138,11 +138,13 @@ impl Fetch<'_> {
                 ) => poll?,
             };
             stream::log(&poll);
-            let unreached = poll
+            let failed = poll
                 .authorities
                 .iter()
-                .all(|authority| authority.lookup.is_err());
-            reached += u32::from(!unreached);
+                .filter(|one| one.lookup.is_err())
+                .count();
+            let unreached = failed == poll.authorities.len();
+            reached += u32::from(stream::was_answered(&poll));
             let enough = reached >= LOOKUP_TRIES || Instant::now() >= give_up;
             match &poll.decision {
                 Decision::Follow(choice) if !unreached || enough => {
@@ -152,9 +154,7 @@ impl Fetch<'_> {
                     return Ok(Some(choice.snapshot));
                 }
                 // Authorities contradict themselves or each other: waiting changes nothing.
-                Decision::Undecided(tally)
-                    if tally.contested > 0 || tally.leading.is_some() || enough =>
-                {
+                Decision::Undecided(tally) if enough || (failed == 0 && says_something(tally)) => {
                     bail!(
                         "there is no snapshot to fetch: {}",
                         stream::why_not(&poll, tally)
@@ -245,6 +245,11 @@ impl Fetch<'_> {
             }
         }
     }
+}
+
+/// Whether authorities were heard, if not enough of them or not in agreement.
+fn says_something(tally: &Tally) -> bool {
+    tally.contested > 0 || tally.leading.is_some()
 }
 
 fn unsound(id: InfoHashV2, faults: &[String]) -> anyhow::Error {

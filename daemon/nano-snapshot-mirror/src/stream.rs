@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
-use snapshot_pointer::{Decision, Follower, Poll, RecordStore, SignedItem, StreamPolicy, Tally};
+use snapshot_pointer::{
+    Decision, Follower, LookupError, Poll, RecordStore, SignedItem, StreamPolicy, Tally,
+};
 use tracing::{debug, info, warn};
 
 use crate::cli::StreamArgs;
@@ -71,6 +73,17 @@ pub(crate) fn log(poll: &Poll) {
     }
 }
 
+/// Whether any DHT node had something to say, be it false: then asking again changes little.
+pub(crate) fn was_answered(poll: &Poll) -> bool {
+    poll.authorities
+        .iter()
+        .any(|authority| match &authority.lookup {
+            Ok(_) => true,
+            Err(LookupError::NoAnswer { counts }) => counts.invalid > 0,
+            Err(_) => false,
+        })
+}
+
 /// Why a poll gave nothing to follow, for a person.
 pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
     let mut text = match tally {
@@ -91,6 +104,12 @@ pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
         // Writing to a String cannot fail.
         let _ = write!(text, "; authority {}", authority.authority);
         let _ = match &authority.lookup {
+            Err(LookupError::NoAnswer { counts }) if counts.invalid > 0 => write!(
+                text,
+                ": {} DHT nodes gave an item with a wrong signature or a malformed one, and none \
+                 a good one",
+                counts.invalid,
+            ),
             Err(error) => write!(text, ": {}", Causes(error)),
             Ok(found) => {
                 let counts = found.counts;

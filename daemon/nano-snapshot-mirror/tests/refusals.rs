@@ -3,8 +3,10 @@
 
 mod common;
 
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use bittorrent_protocol::bencode::{self, Limits};
 use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
 use bittorrent_protocol::{InfoHashV2, MerkleHash, PieceLength, PieceSha1, merkle};
 use bittorrent_store::{RealIo, TorrentStore};
@@ -146,4 +148,62 @@ fn produce_says_what_keeps_it_from_publishing() {
     copy_ledger(BEFORE, &ledger);
     let mut first = world.produce("r", &ledger);
     run_command(first.arg("--first")).failed_with(1, &["not the first publication"]);
+}
+
+/// A key and a byte string of a bencoded dictionary.
+fn string(reply: &mut Vec<u8>, key: &str, value: &[u8]) {
+    reply.extend(format!("{}:{key}{}:", key.len(), value.len()).into_bytes());
+    reply.extend(value);
+}
+
+/// A DHT node that answers every look-up with an item that the authority did not sign.
+fn forger(authority: &str) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let key = data_encoding::HEXLOWER
+        .decode(authority.as_bytes())
+        .unwrap();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let decoded = bencode::decode(&buffer[..length], &Limits::MESSAGE);
+            let Ok(decoded) = decoded else { continue };
+            let query = decoded.root.as_dict().unwrap();
+            let Some(transaction) = query.bytes("t") else {
+                continue;
+            };
+            let mut reply = b"d1:rd2:id20:aaaaaaaaaaaaaaaaaaaa".to_vec();
+            if query.bytes("q") == Some(b"get") {
+                string(&mut reply, "k", &key);
+                string(&mut reply, "nodes", b"");
+                reply.extend(b"3:seqi7e");
+                string(&mut reply, "sig", &[5; 64]);
+                string(&mut reply, "token", b"abcd");
+                string(&mut reply, "v", &[9; 32]);
+            } else {
+                string(&mut reply, "nodes", b"");
+            }
+            reply.extend(format!("e1:t{}:", transaction.len()).into_bytes());
+            reply.extend(transaction);
+            reply.extend(b"1:y1:re");
+            let _ = socket.send_to(&reply, from);
+        }
+    });
+    address
+}
+
+#[test]
+fn an_item_with_a_wrong_signature_is_never_followed() {
+    let world = World::new();
+    let node = forger(&world.authority).to_string();
+    let mut fetch = common::command();
+    fetch
+        .arg("--once")
+        .arg("--data-dir")
+        .arg(world.path("node"));
+    fetch.args(["--authority", &world.authority, "--listen", "127.0.0.1:0"]);
+    fetch.args(["--dht-port", "0", "--dht-bootstrap", &node]);
+    run_command(&mut fetch).failed_with(1, &["there is no snapshot to fetch", "signature"]);
+    assert_eq!(world.current("node"), None);
 }
