@@ -20,8 +20,6 @@ use crate::torrent::Torrent;
 
 /// How often rates are measured and deadlines looked at.
 const TICK: Duration = Duration::from_millis(500);
-/// How often outputs are looked for in one call before the next input is awaited.
-const MOST_ROUNDS: u32 = 8;
 
 /// Decides for any number of torrents. See the [crate's page](crate) for how to drive it.
 ///
@@ -271,28 +269,16 @@ impl Engine {
             return Some(output);
         }
         let now = self.shared.now?;
-        // Settling may give a torrent more to settle, but not for long: each round hands out
-        // requests or finds that there are none.
-        for _ in 0..MOST_ROUNDS {
-            if std::mem::take(&mut self.shared.slots_changed) {
-                self.fill_slots(now);
-            }
-            if std::mem::take(&mut self.shared.room_made) {
-                self.torrents.values_mut().for_each(Torrent::look_for_dials);
-            }
-            let mut unsettled = false;
-            for torrent in self.torrents.values_mut() {
-                torrent.settle(&mut self.shared, now);
-                unsettled |= torrent.is_unsettled();
-            }
-            if let Some(output) = self.shared.next_output() {
-                return Some(output);
-            }
-            if !unsettled {
-                break;
-            }
+        if std::mem::take(&mut self.shared.slots_changed) {
+            self.fill_slots(now);
         }
-        None
+        if std::mem::take(&mut self.shared.room_made) {
+            self.torrents.values_mut().for_each(Torrent::look_for_dials);
+        }
+        for torrent in self.torrents.values_mut() {
+            torrent.settle(&mut self.shared, now);
+        }
+        self.shared.next_output()
     }
 
     /// Numbers about a torrent.

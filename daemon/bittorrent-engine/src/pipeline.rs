@@ -254,6 +254,11 @@ mod tests {
         assert_eq!(pipeline.abandon_all(), [blocks[0], blocks[3]]);
         assert_eq!(pipeline.room(), 1);
         assert_eq!(pipeline.deadline(Duration::ZERO), None);
+        // A pause is no silence: time counts from the first request after it.
+        let later = now + Duration::from_secs(100);
+        pipeline.push(blocks[9], later);
+        assert_eq!(pipeline.deadline(Duration::ZERO), Some(later));
+        pipeline.abandon_all();
         assert_eq!(pipeline.arrive(blocks[3], now), Some(false));
         assert!(!pipeline.is_snubbed());
     }

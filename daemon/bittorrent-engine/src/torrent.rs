@@ -381,11 +381,6 @@ impl Torrent {
         self.dial(shared, now);
     }
 
-    /// [`Self::settle`] left something to do at once.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        !self.awake.is_empty() || self.wake_starved || self.ask_hashes
-    }
-
     /// Time passes.
     pub(crate) fn tick(&mut self, shared: &mut Shared, now: Instant) {
         self.down.tick(now);

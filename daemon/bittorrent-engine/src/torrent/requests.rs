@@ -242,6 +242,7 @@ impl Torrent {
                 peer.parked = true;
                 self.update_interest(key, shared);
             } else if peer.starved.is_some() && !peer.parked {
+                // Whatever frees work wakes those who starve; this bounds what a slip could cost.
                 self.wake(key);
             }
         }

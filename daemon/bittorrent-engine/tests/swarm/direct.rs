@@ -23,6 +23,7 @@ struct Direct {
     asked: BTreeMap<PeerKey, BTreeSet<BlockIndex>>,
     cancelled: BTreeMap<PeerKey, BTreeSet<BlockIndex>>,
     hash_requests: Vec<(PeerKey, HashRequest)>,
+    haves: Vec<(PeerKey, u32)>,
     banned: Vec<(SocketAddr, Blame)>,
     proven: usize,
 }
@@ -47,6 +48,7 @@ impl Direct {
             asked: BTreeMap::new(),
             cancelled: BTreeMap::new(),
             hash_requests: Vec::new(),
+            haves: Vec::new(),
             banned: Vec::new(),
             proven: 0,
         }
@@ -104,6 +106,9 @@ impl Direct {
                         }
                         self.cancelled.entry(peer).or_default().extend(blocks);
                     }
+                    Command::Have(pieces) => self
+                        .haves
+                        .extend(pieces.into_iter().map(|piece| (peer, piece.get()))),
                     Command::HashRequest(request) => self.hash_requests.push((peer, request)),
                     _ => {}
                 },
@@ -327,6 +332,10 @@ fn a_rejected_block_is_not_asked_of_the_same_peer_at_once() {
 #[test]
 fn a_choking_peer_is_asked_for_what_it_allows_only() {
     let mut d = Direct::new(Config::default(), 4, 40);
+    // Without the fast extension there is no such thing.
+    let slow = d.seed(2, Link::V2, false, 100);
+    d.event(slow, PeerEvent::AllowedFast(6));
+    assert!(d.asked(slow).is_empty());
     let peer = d.seed(1, Link::V2, true, 100);
     d.event(peer, PeerEvent::AllowedFast(7));
     let pieces: Vec<_> = d.asked(peer).iter().map(|b| b.piece().get()).collect();
@@ -334,4 +343,39 @@ fn a_choking_peer_is_asked_for_what_it_allows_only() {
     d.deliver_all(peer, false);
     assert_eq!(d.proven, 4);
     assert!(d.asked(peer).is_empty());
+}
+
+#[test]
+fn the_end_game_begins_for_all_at_once() {
+    let mut d = Direct::new(Config::default(), 4, 8);
+    // Two peers have the first piece only, and one of them is asked for all of it.
+    let first = d.seed(1, Link::V2, true, 4);
+    let idle = d.seed(2, Link::V2, true, 4);
+    for peer in [first, idle] {
+        d.event(peer, PeerEvent::Bitfield(vec![0x80]));
+        d.event(peer, PeerEvent::Unchoke);
+    }
+    assert_eq!(d.asked(first).len(), 4);
+    assert!(d.asked(idle).is_empty());
+    // Once the rest is asked of a third one, the idle one helps out at once.
+    let third = d.seed(3, Link::V2, true, 4);
+    d.event(third, PeerEvent::Unchoke);
+    assert_eq!(d.asked(third).len(), 4);
+    assert_eq!(d.asked(idle).len(), 4);
+}
+
+#[test]
+fn only_peers_that_lack_a_piece_hear_of_it() {
+    let mut d = Direct::new(Config::default(), 1, 16);
+    let seed = d.seed(1, Link::V2, true, 4);
+    let half = d.seed(2, Link::V2, true, 4);
+    d.event(half, PeerEvent::Bitfield(vec![0xff, 0]));
+    d.event(seed, PeerEvent::Unchoke);
+    while d.proven < 16 {
+        d.deliver_all(seed, false);
+    }
+    let mut heard = d.haves.clone();
+    heard.sort_unstable();
+    let expected: Vec<_> = (8..16).map(|piece| (half, piece)).collect();
+    assert_eq!(heard, expected);
 }
