@@ -115,7 +115,7 @@ fn make(options: &Options) -> Result<(), Error> {
     let io = Arc::new(RealIo);
     let mut draft = Draft::begin(options.dir()?, "noise", Shape::SingleFile, cut, io)?;
     let mut content = Noise(0x9e37_79b9_7f4a_7c15).take(options.bytes);
-    draft.add_file(&[], &mut content, &|_| true)?;
+    draft.add_file(&[], &mut content, &mut |_| true)?;
     let store = draft.finish(|builder| builder)?;
     println!(r#"{{"made":"{}"}}"#, store.info().hashes().v2);
     Ok(())

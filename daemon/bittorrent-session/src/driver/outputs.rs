@@ -119,23 +119,13 @@ impl Driver {
         }
     }
 
-    /// Stops a torrent for good and parts with its peers.
+    /// Stops a torrent for good: the engine forgets it and parts with its peers.
     fn stop(&mut self, key: TorrentKey, error: TorrentError) {
-        let now = Instant::now();
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.fail(error);
             torrent.publish(self.engine.status(key));
         }
-        let peers: Vec<PeerKey> = self
-            .lines
-            .keys()
-            .filter(|peer| peer.torrent() == key)
-            .copied()
-            .collect();
-        for peer in peers {
-            self.hang_up(peer);
-            self.engine.handle_disconnected(peer, now);
-        }
+        self.engine.remove_torrent(key, Instant::now());
     }
 
     pub(super) fn take_done(
@@ -162,7 +152,9 @@ impl Driver {
                 ("writing blocks", result)
             }
             Outcome::Proven(pieces, result) => {
-                for (piece, peers) in torrent.proven(&pieces) {
+                let news = torrent.proven(&pieces);
+                torrent.consider_checkpoint(&self.policy);
+                for (piece, peers) in news {
                     self.announce(piece, peers);
                 }
                 ("keeping leaf hashes", result)
@@ -177,10 +169,8 @@ impl Driver {
                 ("making content durable", result)
             }
             Outcome::Finish(result) => {
-                if result.is_ok() {
-                    torrent.sealed();
-                    torrent.publish(self.engine.status(key));
-                }
+                torrent.sealed(result.is_ok());
+                torrent.publish(self.engine.status(key));
                 ("sealing the content", result)
             }
         };

@@ -214,10 +214,15 @@ impl Torrent {
         self.checkpointing = false;
     }
 
-    pub(super) fn sealed(&mut self) {
-        self.completion = Completion::Sealed;
-        self.dirty_since = None;
-        tracing::info!(torrent = %self.hashes.v2, "complete, durable and sealed");
+    /// The attempt to seal it has ended.
+    pub(super) fn sealed(&mut self, success: bool) {
+        if success {
+            self.completion = Completion::Sealed;
+            self.dirty_since = None;
+            tracing::info!(torrent = %self.hashes.v2, "complete, durable and sealed");
+        } else {
+            self.completion = Completion::Missing;
+        }
     }
 
     /// Whether the disk has something of this torrent to do.

@@ -284,7 +284,7 @@ impl Uploads {
         stream: &TcpStream,
         content: Option<&Arc<Attached>>,
     ) -> io::Result<Progress> {
-        if self.sending.is_none() && self.queue.is_empty() {
+        if self.sending.is_none() && self.queue.is_empty() && !self.corked {
             return Ok(Progress::Idle);
         }
         if !self.corked && self.queue.len() > 1 {
