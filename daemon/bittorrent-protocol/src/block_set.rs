@@ -1,5 +1,6 @@
 //! A set of the blocks of a torrent.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::layout::Layout;
@@ -28,13 +29,48 @@ impl BlockSet {
 
     /// The set of all blocks of a layout.
     pub fn full(layout: &Arc<Layout>) -> Self {
+        Self::from_words(layout, std::iter::repeat(u64::MAX))
+    }
+
+    /// The set whose bits are given as [`Self::words`] gives them. Missing words are empty; bits
+    /// that belong to no block are left out.
+    pub fn from_words(layout: &Arc<Layout>, words: impl IntoIterator<Item = u64>) -> Self {
         let mut set = Self::new(layout);
-        for piece in layout.piece_indices() {
-            for block in layout.blocks(piece) {
-                set.insert(block);
-            }
+        for (word, given) in set.words.iter_mut().zip(words) {
+            *word = given;
         }
+        let per_piece = u64::from(layout.piece_length().blocks());
+        for last in layout
+            .files()
+            .iter()
+            .filter_map(|file| file.piece_indices().next_back())
+        {
+            let first = u64::from(last.get()) * per_piece;
+            set.clear(first + u64::from(layout.block_count(last))..first + per_piece);
+        }
+        set.clear(layout.block_numbers()..set.words.len() as u64 * 64);
+        set.count = set
+            .words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum();
         set
+    }
+
+    /// One bit for each [`Layout::block_number`], the first in the lowest bit of the first word.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Clears the bits of a range of numbers without counting.
+    fn clear(&mut self, numbers: Range<u64>) {
+        let mut at = numbers.start;
+        while at < numbers.end {
+            let stop = numbers.end.min((at / 64 + 1) * 64);
+            let bits = u64::MAX >> (64 - (stop - at)) << (at % 64);
+            self.words[(at / 64) as usize] &= !bits;
+            at = stop;
+        }
     }
 
     /// The piece space of the blocks.
@@ -149,7 +185,18 @@ mod tests {
                     assert!(set.remove(last) && !set.remove(last));
                     assert!(!set.piece_is_full(piece) && !set.contains(last));
                 }
+                let mut all = BlockSet::new(&layout);
+                for piece in layout.piece_indices() {
+                    for block in layout.blocks(piece) {
+                        all.insert(block);
+                    }
+                }
                 let full = BlockSet::full(&layout);
+                assert_eq!(full, all);
+                assert_eq!(
+                    BlockSet::from_words(&layout, all.words().iter().copied()),
+                    all
+                );
                 assert!(
                     layout
                         .piece_indices()
@@ -157,6 +204,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn words_are_taken_as_far_as_there_are_blocks() {
+        let block = u64::from(BLOCK_LEN);
+        // Pieces of 64 blocks: one full, one of 3 blocks, and another file of 1 block.
+        let layout = layout(64, &[67 * block, 1]);
+        let ones = BlockSet::from_words(&layout, [u64::MAX; 9]);
+        assert_eq!(ones.words(), [u64::MAX, 0b111, 1]);
+        assert_eq!(ones.count(), 68);
+        let short = BlockSet::from_words(&layout, [0b101]);
+        assert_eq!(
+            (short.words(), short.count()),
+            ([0b101, 0, 0].as_slice(), 2)
+        );
+        let odd = self::layout(2, &[block, 3 * block]);
+        assert_eq!(BlockSet::full(&odd).words(), [0b01_11_01]);
     }
 
     #[test]
