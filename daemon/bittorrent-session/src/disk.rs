@@ -50,6 +50,8 @@ pub(crate) enum Work {
     Write(Vec<(BlockIndex, Bytes)>, Option<OwnedSemaphorePermit>),
     /// Keep leaf hashes of written blocks and count the blocks as verified.
     Prove(Vec<Proof>),
+    /// Count blocks as missing again.
+    Revoke(Vec<BlockIndex>),
     /// Keep a file's piece layer.
     Layer(FileIndex, Arc<PieceLayer>),
     /// Make everything durable.
@@ -78,6 +80,7 @@ pub(crate) enum Outcome {
     Written(Vec<BlockIndex>, Result<(), DiskError>),
     /// The proofs of these pieces were kept.
     Proven(Vec<PieceIndex>, Result<(), DiskError>),
+    Revoked(Result<(), DiskError>),
     Layer(FileIndex, Result<(), DiskError>),
     Checkpoint(Result<(), DiskError>),
     Finish(Result<(), DiskError>),
@@ -101,11 +104,14 @@ pub(crate) enum Read {
 
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// The bytes of each stretch by its number, in the order asked; or all numbers.
-    Stretches(Result<Vec<(u64, Bytes)>, (Vec<u64>, DiskError)>),
+    /// In the order asked.
+    Stretches(Stretches),
     /// `None`: the request is to be rejected.
     Hashes(HashRequest, Result<Option<Vec<MerkleHash>>, DiskError>),
 }
+
+/// The bytes of stretches by their numbers, or the numbers of all of them and what went wrong.
+pub(crate) type Stretches = Result<Vec<(u64, Bytes)>, (Vec<u64>, DiskError)>;
 
 /// An answer, with the permit for the memory it takes.
 #[derive(Debug)]
@@ -251,7 +257,7 @@ impl Disks {
     pub(crate) fn submit(&self, writer: WriterId, job: Job) {
         let queue = match job.work {
             Work::Checkpoint | Work::Finish => &self.syncer,
-            Work::Write(..) | Work::Prove(_) | Work::Layer(..) => &self.writers[writer.0],
+            Work::Write(..) | Work::Prove(_) | Work::Revoke(_) | Work::Layer(..) => &self.writers[writer.0],
         };
         // The threads end only after this end of the queue is dropped.
         let sent = queue.try_send(job);
@@ -290,6 +296,7 @@ fn write_loop(jobs: &Receiver<Job>, done: &mpsc::Sender<Done>) {
                 let pieces = proofs.iter().map(|proof| proof.piece).collect();
                 Outcome::Proven(pieces, result)
             }
+            Work::Revoke(blocks) => Outcome::Revoked(guarded(|| store.unverify(&blocks))),
             Work::Layer(file, layer) => {
                 Outcome::Layer(file, guarded(|| store.set_layer(file, layer)))
             }

@@ -4,86 +4,14 @@
 
 mod common;
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use bittorrent_store::{Identity, Io, IoFile, OpenMode, RealIo, TorrentStore};
+use bittorrent_session::AddError;
+use bittorrent_store::TorrentStore;
+use bittorrent_store::testing::{ForgetfulDisk, Operation};
 use common::{Sample, addr, session, wait_for, wait_seeding};
-
-/// The real disk until it is full, or no longer keeps what it was given.
-#[derive(Debug, Default)]
-struct Limits {
-    room: AtomicI64,
-    forgets: AtomicBool,
-}
-
-#[derive(Debug)]
-struct LimitedIo(Arc<Limits>);
-
-#[derive(Debug)]
-struct LimitedFile(Arc<dyn IoFile>, Arc<Limits>);
-
-impl Io for LimitedIo {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn IoFile>> {
-        let file = RealIo.open(path, mode)?;
-        Ok(Arc::new(LimitedFile(file, self.0.clone())))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        RealIo.create_dir_all(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealIo.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealIo.remove_file(path)
-    }
-    fn unseal(&self, path: &Path) -> io::Result<()> {
-        RealIo.unseal(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealIo.sync_dir(path)
-    }
-}
-
-impl AsFd for LimitedFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl IoFile for LimitedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-    fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        if self.1.room.fetch_sub(bytes as i64, Ordering::Relaxed) < bytes as i64 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.0.write_all_at(slices, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        if self.1.forgets.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the disk forgets"));
-        }
-        self.0.sync_data()
-    }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-    fn identity(&self) -> io::Result<Identity> {
-        self.0.identity()
-    }
-    fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.0.forget_cached(offset, length)
-    }
-    fn seal(&self) -> io::Result<()> {
-        self.0.seal()
-    }
-}
 
 /// Everything an error and its sources say.
 fn chain(mut error: &dyn std::error::Error) -> String {
@@ -96,57 +24,78 @@ fn chain(mut error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn ends_with(limits: Arc<Limits>, expected: &str) {
+/// Downloads to a disk where `operation` fails once, late, and expects to hear of it.
+async fn ends_with(operation: Operation, kind: ErrorKind, expected: &str) {
     let sample = Sample::file("limited", 8 << 20, 64 * 1024, false);
     let dir = tempfile::tempdir().unwrap();
     let (seed, leech) = (session().await, session().await);
     let full = sample.full_store(&dir.path().join("seed"));
     seed.add_store(full).await.unwrap();
-    let io = Arc::new(LimitedIo(limits.clone()));
-    let store = TorrentStore::create(&dir.path().join("leech"), &sample.meta, io).unwrap();
-    limits.room.fetch_add(3 << 20, Ordering::Relaxed);
-    let torrent = leech.add_store(Arc::new(store)).await.unwrap();
+    let disk = ForgetfulDisk::new();
+    let store = TorrentStore::create(Path::new("/leech"), &sample.meta, disk.io()).unwrap();
+    let store = Arc::new(store);
+    disk.fail(operation, "content", kind, 1);
+    let torrent = leech.add_store(store.clone()).await.unwrap();
     torrent.add_peers(&[addr(&seed)]).await;
     let status = wait_for(&torrent, "stopped", |status| status.phase.error().is_some()).await;
     let said = chain(&**status.phase.error().unwrap());
     assert!(said.contains(expected), "{said}");
-    // It parts with its peers and does not come back to them.
+    assert_eq!(status.peers, 0, "it parts with its peers");
     assert!(torrent.peers().await.is_empty());
+    // A way on: the torrent is removed, the store opened again.
+    torrent.remove().await;
+    drop(store);
+    let (store, _) = TorrentStore::open(Path::new("/leech"), disk.io()).unwrap();
+    let store = Arc::new(store);
+    let torrent = leech.add_store(store.clone()).await.unwrap();
+    torrent.add_peers(&[addr(&seed)]).await;
+    wait_seeding(&torrent).await;
+    sample.assert_held_by(&store);
     let report = leech.shutdown().await;
-    assert_eq!(report.failures.len(), 1);
+    assert!(report.failures.is_empty());
     seed.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_torrent_and_is_named() {
-    let limits = Limits {
-        room: AtomicI64::new(1 << 20),
-        ..Limits::default()
-    };
-    ends_with(Arc::new(limits), "no storage space").await;
+    ends_with(Operation::Write, ErrorKind::StorageFull, "no storage space").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_forgets_stops_the_torrent_and_is_named() {
-    let limits = Limits {
-        room: AtomicI64::new(1 << 40),
-        ..Limits::default()
+    ends_with(Operation::Sync, ErrorKind::Other, "the disk failed to keep").await;
+}
+
+/// The failure shows in the report of a shutdown, which ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_disk_does_not_hold_up_the_end() {
+    let sample = Sample::file("dead", 4 << 20, 64 * 1024, false);
+    let dir = tempfile::tempdir().unwrap();
+    let (seed, leech) = (session().await, session().await);
+    let part = sample.store_with(&dir.path().join("seed"), |piece| piece.get() < 40);
+    seed.add_store(part).await.unwrap();
+    let disk = ForgetfulDisk::new();
+    let store = TorrentStore::create(Path::new("/leech"), &sample.meta, disk.io()).unwrap();
+    let torrent = leech.add_store(Arc::new(store)).await.unwrap();
+    torrent.add_peers(&[addr(&seed)]).await;
+    wait_for(&torrent, "as far as the seed", |status| {
+        status.pieces_verified == 40
+    })
+    .await;
+    disk.lose_power_after(0);
+    let report = leech.shutdown().await;
+    let [(hash, error)] = report.failures.as_slice() else {
+        panic!("{report:?}");
     };
-    let limits = Arc::new(limits);
-    let forgetful = limits.clone();
-    let test = ends_with(limits, "the disk forgets");
-    // Made while the disk is sound, used when it no longer is.
-    let spoil = async {
-        while forgetful.room.load(Ordering::Relaxed) <= 1 << 40 {
-            tokio::task::yield_now().await;
-        }
-        forgetful.forgets.store(true, Ordering::Relaxed);
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = test => {}
-        () = spoil => {}
-    }
+    assert_eq!(*hash, sample.meta.info().hashes().v2);
+    assert!(chain(&**error).contains("making content durable"));
+    assert!(matches!(
+        torrent
+            .attach(sample.empty_store(&dir.path().join("late")))
+            .await,
+        Err(AddError::Ending)
+    ));
+    seed.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{Command, Output, PeerKey, TorrentKey, WriteFailed};
+use bittorrent_engine::{Command, Output, PeerKey, TorrentKey, TorrentStatus, WriteFailed};
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::StoreError;
@@ -50,6 +50,13 @@ impl Driver {
                         first_block,
                         leaves,
                     });
+                }
+            }
+            Output::Revoked { torrent, blocks } => {
+                if let Some(torrent) = self.torrents.get_mut(&torrent) {
+                    let v2 = torrent.hashes.v2;
+                    tracing::warn!(torrent = %v2, ?blocks, "blocks on disk are in doubt and fetched again");
+                    torrent.revoke(blocks);
                 }
             }
             Output::Banned {
@@ -121,11 +128,19 @@ impl Driver {
 
     /// Stops a torrent for good: the engine forgets it and parts with its peers.
     fn stop(&mut self, key: TorrentKey, error: TorrentError) {
+        let last = self.engine.status(key).map(|status| TorrentStatus {
+            peers: 0,
+            seeds: 0,
+            dialling: 0,
+            down_rate: 0,
+            up_rate: 0,
+            ..status
+        });
+        self.engine.remove_torrent(key, Instant::now());
         if let Some(torrent) = self.torrents.get_mut(&key) {
             torrent.fail(error);
-            torrent.publish(self.engine.status(key));
+            torrent.publish(last);
         }
-        self.engine.remove_torrent(key, Instant::now());
     }
 
     pub(super) fn take_done(
@@ -158,6 +173,10 @@ impl Driver {
                     self.announce(piece, peers);
                 }
                 ("keeping leaf hashes", result)
+            }
+            Outcome::Revoked(result) => {
+                torrent.was_revoked();
+                ("taking blocks back", result)
             }
             Outcome::Layer(file, result) => {
                 tracing::debug!(%file, "piece layer kept");

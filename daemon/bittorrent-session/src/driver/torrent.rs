@@ -54,6 +54,8 @@ pub(super) struct Torrent {
     writes: usize,
     unproven: Vec<Proof>,
     proving: bool,
+    revoked: Vec<BlockIndex>,
+    revoking: usize,
     layers: Vec<(FileIndex, Arc<PieceLayer>)>,
     layering: bool,
     announcements: HashMap<PieceIndex, Announcement>,
@@ -89,6 +91,8 @@ impl Torrent {
             writes: 0,
             unproven: Vec::new(),
             proving: false,
+            revoked: Vec::new(),
+            revoking: 0,
             layers: Vec::new(),
             layering: false,
             announcements: HashMap::new(),
@@ -229,6 +233,7 @@ impl Torrent {
     pub(super) fn is_busy(&self) -> bool {
         self.writes > 0
             || self.proving
+            || self.revoking > 0
             || self.layering
             || self.checkpointing
             || self.completion == Completion::Sealing
@@ -238,6 +243,18 @@ impl Torrent {
     pub(super) fn remove(&mut self, done: oneshot::Sender<()>) {
         self.removal = Some(done);
         self.demand_checkpoint();
+    }
+
+    /// The engine takes verified blocks back.
+    pub(super) fn revoke(&mut self, blocks: Vec<BlockIndex>) {
+        self.unproven
+            .retain(|proof| blocks.iter().all(|block| block.piece() != proof.piece));
+        self.revoked.extend(blocks);
+    }
+
+    /// The disk took blocks back.
+    pub(super) fn was_revoked(&mut self) {
+        self.revoking -= 1;
     }
 
     /// Whether it was removed and the disk is done with it.
@@ -285,6 +302,14 @@ impl Torrent {
             );
         };
         let writer_has_place = || disks.has_place(self.writer);
+        // The writer takes its jobs in order: what is written behind this finds the blocks missing.
+        if !self.revoked.is_empty() {
+            if !writer_has_place() {
+                return;
+            }
+            submit(Work::Revoke(std::mem::take(&mut self.revoked)));
+            self.revoking += 1;
+        }
         while self.writes < WRITES_UNDER_WAY && !self.unwritten.is_empty() && writer_has_place() {
             submit(next_write(&mut self.unwritten));
             self.writes += 1;
@@ -303,7 +328,7 @@ impl Torrent {
         if self.checkpointing || !disks.has_sync_place() {
             return;
         }
-        let all_kept = !self.proving && !self.layering && self.writes == 0;
+        let all_kept = !self.proving && !self.layering && self.writes == 0 && self.revoking == 0;
         if self.completion == Completion::Unsealed && all_kept && !self.is_failed() {
             submit(Work::Finish);
             self.completion = Completion::Sealing;

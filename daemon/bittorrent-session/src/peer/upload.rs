@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::residency::Probe;
 use crate::content::Attached;
-use crate::disk::{DiskError, MIN_READ_CHARGE, Stretch};
+use crate::disk::{DiskError, MIN_READ_CHARGE, Stretch, Stretches};
 
 /// Blocks in one order to a disk thread.
 const READ_AT_ONCE: usize = 16;
@@ -249,7 +249,7 @@ impl Uploads {
     /// failure the requests of the order are forgotten and given back.
     pub(super) fn finish_read(
         &mut self,
-        answer: Result<Vec<(u64, Bytes)>, (Vec<u64>, DiskError)>,
+        answer: Stretches,
         mut permit: OwnedSemaphorePermit,
     ) -> Result<(), (Vec<Request>, DiskError)> {
         self.reads = self.reads.saturating_sub(1);
