@@ -1,5 +1,6 @@
 //! Which blocks are verified, readable by any thread without a lock.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A bit for each number, changed and read by several threads.
@@ -46,6 +47,26 @@ impl AtomicBitmap {
         word.load(Ordering::Acquire) & mask != 0
     }
 
+    /// Whether every bit of a range is set; true of an empty one.
+    pub(crate) fn all(&self, numbers: Range<u64>) -> bool {
+        let mut at = numbers.start;
+        while at < numbers.end {
+            let stop = numbers.end.min((at / 64 + 1) * 64);
+            let bits = u64::MAX >> (64 - (stop - at)) << (at % 64);
+            let (word, _) = self.place(at);
+            if word.load(Ordering::Acquire) & bits != bits {
+                return false;
+            }
+            at = stop;
+        }
+        true
+    }
+
+    /// A copy of all words, the first number in the lowest bit of the first.
+    pub(crate) fn words(&self) -> impl Iterator<Item = u64> + '_ {
+        self.words.iter().map(|word| word.load(Ordering::Acquire))
+    }
+
     /// How many bits are set.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
@@ -53,5 +74,39 @@ impl AtomicBitmap {
 
     fn place(&self, number: u64) -> (&AtomicU64, u64) {
         (&self.words[(number / 64) as usize], 1 << (number % 64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_full_exactly_when_each_of_its_bits_is_set() {
+        for (start, end) in [
+            (0, 1),
+            (0, 64),
+            (1, 64),
+            (63, 65),
+            (5, 5),
+            (60, 200),
+            (64, 128),
+            (127, 192),
+        ] {
+            let bitmap = AtomicBitmap::new(256);
+            for number in start..end {
+                assert!(!bitmap.all(start..end), "{start}..{end} without {number}");
+                assert!(bitmap.set(number) && !bitmap.set(number));
+            }
+            assert!(bitmap.all(start..end), "{start}..{end}");
+            assert!(!bitmap.all(start..end + 1), "{start}..{end} and one more");
+            assert_eq!(bitmap.count(), end - start);
+            let set: u32 = bitmap.words().map(u64::count_ones).sum();
+            assert_eq!(u64::from(set), end - start);
+            for number in start..end {
+                assert!(bitmap.clear(number) && !bitmap.clear(number));
+            }
+            assert_eq!((bitmap.count(), bitmap.words().sum()), (0, 0u64));
+        }
     }
 }

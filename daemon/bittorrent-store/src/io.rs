@@ -4,12 +4,13 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags};
 
 /// The most slices the kernel takes in one vectored write.
 pub(crate) const MAX_SLICES: usize = 1024;
@@ -62,6 +63,9 @@ pub trait IoFile: AsFd + fmt::Debug + Send + Sync {
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes the content durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Lets the next read of a stretch come from the disk, as far as it is not waiting to be written:
+    /// what a failed sync lost is still in memory. A hint, that the system need not follow.
+    fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Changes the length; new bytes are zeros and take no space.
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// By what the file is known again.
@@ -172,6 +176,16 @@ impl IoFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()> {
+        let length = NonZeroU64::new(length);
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            offset,
+            length,
+            Advice::DontNeed,
+        )?)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

@@ -156,15 +156,7 @@ impl TorrentStore {
 
     /// A copy of the set of verified blocks.
     pub fn verified(&self) -> BlockSet {
-        let mut set = BlockSet::new(self.layout());
-        for piece in self.layout().piece_indices() {
-            for block in self.layout().blocks(piece) {
-                if self.is_block_verified(block) {
-                    set.insert(block);
-                }
-            }
-        }
-        set
+        BlockSet::from_words(self.layout(), self.verified.words())
     }
 
     /// How many blocks are verified.
@@ -195,19 +187,16 @@ impl TorrentStore {
     /// Whether every block that `length` bytes from `begin` in a piece touch is verified. What lies
     /// past the content is padding, which is always there; past the piece, nothing is.
     pub fn is_range_verified(&self, piece: PieceIndex, begin: u32, length: u32) -> bool {
+        let layout = self.layout();
         let end = u64::from(begin) + u64::from(length);
-        if end > u64::from(self.layout().piece_length().bytes()) {
+        if end > u64::from(layout.piece_length().bytes()) {
             return false;
         }
-        let block = bittorrent_protocol::BLOCK_LEN;
-        let last = (end as u32)
-            .div_ceil(block)
-            .min(self.layout().block_count(piece));
-        (begin / block..last).all(|number| {
-            self.layout()
-                .block(piece, number)
-                .is_some_and(|block| self.is_block_verified(block))
-        })
+        let block = u64::from(bittorrent_protocol::BLOCK_LEN);
+        let start = u64::from(piece.get()) * u64::from(layout.piece_length().blocks());
+        let last = end.div_ceil(block).min(layout.block_count(piece).into());
+        self.verified
+            .all(start + u64::from(begin) / block..start + last)
     }
 
     /// Bytes verified and not yet claimed: what a power failure would cost.

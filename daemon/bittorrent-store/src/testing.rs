@@ -167,6 +167,11 @@ impl ForgetfulDisk {
         disk.power_for = Some(changes);
     }
 
+    /// Whether [`Self::lose_power_after`] has come true.
+    pub fn is_dead(&self) -> bool {
+        self.disk().powered().is_err()
+    }
+
     /// Makes an operation fail the next so many times it is tried on a path that contains `path`. A write
     /// that fails is done in part.
     pub fn fail(&self, operation: Operation, path: &str, kind: ErrorKind, times: u32) {

@@ -124,14 +124,16 @@ impl TorrentStore {
                 lost.set(number);
             }
         }
-        // What the journals tell of would be read from memory that may be gone tomorrow. Should even
-        // this fail, then so will the next thing done with this disk.
+        // What the journals tell of is not there any more. Where even this fails they go on: what they
+        // tell of is read from the disk before it is believed.
         let epoch = pending
             .journal
-            .take()
-            .map_or(claims.epoch, |journal| journal.epoch());
-        if journal::discard(&self.paths, &*self.io).is_ok() {
-            pending.journal = self.new_journal(epoch).ok();
+            .as_ref()
+            .map_or(claims.epoch, Journal::epoch);
+        if journal::discard(&self.paths, &*self.io).is_ok()
+            && let Ok(journal) = self.new_journal(epoch)
+        {
+            pending.journal = Some(journal);
         }
         StoreError::SyncFailed {
             lost: window.blocks,
@@ -194,8 +196,13 @@ impl TorrentStore {
         })
     }
 
-    /// Takes blocks back that were found bad on disk. The generation is no longer sealed then.
-    pub(super) fn unverify(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
+    /// Takes blocks back that were found bad on disk or are in doubt, durably: from then on they are
+    /// missing and may be written. The generation is no longer sealed.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails; the blocks then count as missing all the same until the next start.
+    pub fn unverify(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
         let mut claims = self.claims();
         let mut pending = self.pending();
         for block in blocks {

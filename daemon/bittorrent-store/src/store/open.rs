@@ -323,6 +323,9 @@ impl TorrentStore {
             };
             let slot = buffer.split_at_mut(layout.block_size(block) as usize).0;
             let offset = layout.offset_in_file(block.piece()) + u64::from(block.begin());
+            content
+                .forget_cached(offset, slot.len() as u64)
+                .map_err(StoreError::io("read", &self.file_path(file)))?;
             let read = read_full(&**content, slot, offset)
                 .map_err(StoreError::io("read", &self.file_path(file)))?;
             if read < slot.len() || merkle::leaf(slot) != leaf {

@@ -161,8 +161,7 @@ impl TorrentStore {
         }
         let blocks = self.layout().file(file).blocks();
         let leaves = range.start << layer..(range.end << layer).min(blocks);
-        if leaves.end - leaves.start > MAX_LEAVES || !self.are_leaves_verified(file, leaves.clone())
-        {
+        if leaves.end - leaves.start > MAX_LEAVES || !self.are_leaves_verified(file, &leaves) {
             return Ok(None);
         }
         let count = (leaves.end - leaves.start) as usize;
@@ -177,19 +176,9 @@ impl TorrentStore {
         ))
     }
 
-    fn are_leaves_verified(&self, file: FileIndex, leaves: Range<u64>) -> bool {
-        let layout = self.layout();
-        let per_piece = u64::from(layout.piece_length().blocks());
-        let Some(first) = layout.file(file).piece_indices().next() else {
-            return false;
-        };
-        leaves.into_iter().all(|leaf| {
-            u32::try_from(leaf / per_piece)
-                .ok()
-                .and_then(|piece| layout.piece(first.get() + piece))
-                .and_then(|piece| layout.block(piece, (leaf % per_piece) as u32))
-                .is_some_and(|block| self.is_block_verified(block))
-        })
+    fn are_leaves_verified(&self, file: FileIndex, leaves: &Range<u64>) -> bool {
+        let first = self.numbers(file).start;
+        self.verified.all(first + leaves.start..first + leaves.end)
     }
 
     /// The leaves of a piece as its bytes on disk give them.

@@ -139,7 +139,12 @@ impl TorrentStore {
             let fresh = || layout.blocks(piece).filter(|b| !self.is_block_verified(*b));
             let found = fresh().count() as u64;
             // What the disk lost can still be read for a while, and what was written meanwhile may be
-            // another's bytes.
+            // another's bytes: so it is read again, from the disk.
+            if let Some((file, open)) = self.content_of(piece) {
+                let length = layout.piece_size(piece).into();
+                open.forget_cached(layout.offset_in_file(piece), length)
+                    .map_err(StoreError::io("read", &self.file_path(file)))?;
+            }
             if !fresh().any(|block| self.is_lost(layout.block_number(block)))
                 && self.hash_piece_if_whole(piece, buffer)? == leaves
             {

@@ -55,10 +55,10 @@ impl IoFile for ForgetfulFile {
     }
 
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut bytes: Vec<u8> = slices
+        let mut bytes = Vec::new();
+        slices
             .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
+            .for_each(|slice| bytes.extend_from_slice(slice));
         if bytes.is_empty() {
             return Ok(());
         }
@@ -83,6 +83,18 @@ impl IoFile for ForgetfulFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.sync()
+    }
+
+    fn forget_cached(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        let disk = self.disk.disk();
+        disk.powered()?;
+        let file = disk.regular(self.node)?;
+        let mut bytes = file.durable.clone();
+        file.pending
+            .iter()
+            .for_each(|change| change.apply(&mut bytes));
+        self.seen.set_len(bytes.len() as u64)?;
+        self.seen.write_all_at(&bytes, 0)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

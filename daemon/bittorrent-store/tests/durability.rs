@@ -1,0 +1,603 @@
+//! Whatever ends it, a generation that is taken up again claims no block that is not there, has what the
+//! last checkpoint claimed, and after a kill all that was verified.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use bittorrent_protocol::metainfo::Metainfo;
+use bittorrent_store::testing::{Dice, ForgetfulDisk, Operation};
+use bittorrent_store::{StoreError, TorrentStore};
+use bytes::Bytes;
+use common::{BLOCK, Sample, broken, salted};
+use proptest::prelude::*;
+
+const DIR: &str = "/snapshot";
+
+/// Every kind of file: longer than a piece with a short tail, full pieces, one block, nothing, the
+/// same content twice.
+static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
+    let twin = salted(2 * BLOCK + 5, 3);
+    Sample::directory(
+        2 * BLOCK,
+        &[
+            ("a", salted(4 * BLOCK + 100, 1)),
+            ("b", Vec::new()),
+            ("c/full", salted(2 * BLOCK, 2)),
+            ("c/one", salted(700, 4)),
+            ("c/twin", twin.clone()),
+            ("d", twin),
+        ],
+    )
+});
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Blocks by number.
+    Write(Vec<usize>),
+    /// Bytes that are not the block's, as from a liar.
+    Lie(usize),
+    /// Says that a block, and so many behind it in its piece, are proven, if they were written.
+    Mark(usize, usize),
+    /// All piece layers become known.
+    Layers,
+    Checkpoint,
+    Finish,
+    Verify,
+    /// The operation fails later.
+    Fault(Operation, &'static str, ErrorKind, u32),
+    /// The process or the power ends after so many changes: the next step that restarts tells which.
+    EndAfter(u64),
+    Kill,
+    Crash(u64),
+}
+
+/// A store, and what is known of it from outside.
+struct World<'a> {
+    sample: &'a Sample,
+    disk: ForgetfulDisk,
+    /// `None` while it cannot be opened.
+    store: Option<TorrentStore>,
+    /// Blocks that hold good bytes as far as programs see.
+    written: BTreeSet<usize>,
+    marked: BTreeSet<usize>,
+    claimed: BTreeSet<usize>,
+    /// Written, not proven, when a sync failed.
+    doubtful: BTreeSet<usize>,
+    faulty: bool,
+    dead: bool,
+}
+
+impl<'a> World<'a> {
+    fn new(sample: &'a Sample) -> Self {
+        Self {
+            sample,
+            disk: ForgetfulDisk::new(),
+            store: None,
+            written: BTreeSet::new(),
+            marked: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            faulty: false,
+            dead: false,
+        }
+    }
+
+    fn create(&mut self) -> Result<(), StoreError> {
+        let bare = Metainfo::from_info(self.sample.meta.info().clone());
+        let created = TorrentStore::create(Path::new(DIR), &bare, self.disk.io());
+        self.dead = self.disk.is_dead();
+        self.store = Some(created?);
+        Ok(())
+    }
+
+    fn fails(&self, error: &StoreError) {
+        let meant = self.faulty || self.disk.is_dead();
+        assert!(meant, "fails without a fault: {error:?}");
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Kill => return self.reopen(None),
+            Step::Crash(seed) => return self.reopen(Some(*seed)),
+            _ if self.dead => return,
+            Step::EndAfter(changes) => return self.disk.lose_power_after(*changes),
+            Step::Fault(operation, path, kind, skip) => {
+                self.faulty = true;
+                return self.disk.fail_later(*operation, path, *kind, *skip, 1);
+            }
+            _ => {}
+        }
+        let Some(store) = self.store.take() else {
+            return;
+        };
+        self.try_step(&store, step);
+        self.dead = self.disk.is_dead();
+        if !self.dead {
+            self.compare(&store);
+        }
+        self.store = Some(store);
+    }
+
+    fn try_step(&mut self, store: &TorrentStore, step: &Step) {
+        let sample = self.sample;
+        let blocks = &sample.blocks;
+        match step {
+            Step::Write(numbers) => {
+                let numbers = numbers.iter().map(|n| n % blocks.len());
+                let numbers: Vec<usize> = numbers.collect();
+                let batch: Vec<_> = numbers.iter().map(|n| blocks[*n]).collect();
+                let result = sample.write(store, &batch);
+                for number in numbers {
+                    self.doubtful.remove(&number);
+                    match &result {
+                        Ok(()) => {
+                            self.written.insert(number);
+                        }
+                        Err(_) if self.marked.contains(&number) => {}
+                        Err(_) => {
+                            self.written.remove(&number);
+                        }
+                    }
+                }
+                match result {
+                    Err(StoreError::Sealed) | Ok(()) => {}
+                    Err(error) => self.fails(&error),
+                }
+            }
+            Step::Lie(number) => {
+                let number = number % blocks.len();
+                let lie = vec![0xee; sample.bytes(blocks[number]).len()];
+                let result = store.write_blocks(&[(blocks[number], Bytes::from(lie))]);
+                if !self.marked.contains(&number) {
+                    self.written.remove(&number);
+                    self.doubtful.remove(&number);
+                }
+                match result {
+                    Err(StoreError::Sealed) | Ok(()) => {}
+                    Err(error) => self.fails(&error),
+                }
+            }
+            Step::Mark(number, more) => {
+                let number = number % blocks.len();
+                let run: Vec<usize> = (number..blocks.len().min(number + 1 + more))
+                    .take_while(|n| blocks[*n].piece() == blocks[number].piece())
+                    .take_while(|n| self.written.contains(n))
+                    .collect();
+                let leaves: Vec<_> = run.iter().map(|n| sample.leaf(blocks[*n])).collect();
+                let first = blocks[number];
+                match store.mark_verified(first.piece(), first.in_piece(), &leaves) {
+                    Ok(()) => {
+                        assert!(run.iter().all(|n| !self.doubtful.contains(n)));
+                        self.marked.extend(run);
+                    }
+                    Err(StoreError::Lost { block }) => {
+                        let found = blocks.iter().position(|b| *b == block).unwrap();
+                        assert!(run.contains(&found) && self.doubtful.contains(&found));
+                    }
+                    Err(error) => self.fails(&error),
+                }
+            }
+            Step::Layers => {
+                for (number, layer) in (0..).zip(sample.meta.layers()) {
+                    let file = sample.layout().file_index(number).unwrap();
+                    if let Some(layer) = layer
+                        && let Err(error) = store.set_layer(file, layer.clone())
+                    {
+                        self.fails(&error);
+                    }
+                }
+            }
+            Step::Checkpoint => {
+                let window = self.marked.len() - self.claimed.len();
+                let result = store.checkpoint();
+                if let Ok(checkpoint) = &result {
+                    assert_eq!(checkpoint.blocks, window as u64);
+                }
+                self.claim(result.map(|_| ()));
+            }
+            Step::Finish => {
+                let missing = blocks.len() - self.marked.len();
+                match store.finish() {
+                    Err(StoreError::Incomplete { missing: counted }) => {
+                        assert_eq!(counted, missing as u64);
+                        assert!(missing > 0);
+                    }
+                    result => {
+                        assert_eq!(missing, 0);
+                        self.claim(result);
+                    }
+                }
+            }
+            Step::Verify => match store.verify_all(&|_| true) {
+                Ok(verification) => {
+                    assert!(verification.damaged.is_empty());
+                    assert_eq!(verification.leaves_mended, 0);
+                    assert_eq!(store.dirty_bytes(), 0);
+                    self.adopt(store);
+                }
+                Err(error @ StoreError::SyncFailed { .. }) => {
+                    self.fails(&error);
+                    // What it had found since is lost again, with the rest of the window.
+                    self.marked = self.claimed.clone();
+                    self.adopt_window(store);
+                    let unproven = self.written.difference(&self.marked);
+                    self.doubtful.extend(unproven);
+                }
+                Err(error) => {
+                    self.fails(&error);
+                    if !self.disk.is_dead() {
+                        self.adopt_window(store);
+                    }
+                }
+            },
+            Step::Fault(..) | Step::EndAfter(_) | Step::Kill | Step::Crash(_) => {}
+        }
+    }
+
+    /// A checkpoint came to its end.
+    fn claim(&mut self, result: Result<(), StoreError>) {
+        let window: BTreeSet<usize> = self.marked.difference(&self.claimed).copied().collect();
+        match result {
+            Ok(()) => self.claimed = self.marked.clone(),
+            Err(StoreError::SyncFailed { lost, .. }) if !self.disk.is_dead() => {
+                assert!(self.faulty);
+                let position = |block| self.sample.blocks.iter().position(|b| *b == block);
+                let lost: BTreeSet<usize> = lost.into_iter().filter_map(position).collect();
+                assert_eq!(
+                    lost, window,
+                    "the window is lost, all of it and nothing else"
+                );
+                self.marked = self.claimed.clone();
+                let unproven = self.written.difference(&self.marked);
+                self.doubtful.extend(unproven);
+            }
+            Err(StoreError::SyncFailed { .. }) if self.faulty => {
+                // It may have failed before the end came.
+                self.marked = self.claimed.clone();
+            }
+            Err(error) => self.fails(&error),
+        }
+    }
+
+    fn verified(&self, store: &TorrentStore) -> BTreeSet<usize> {
+        let blocks = self.sample.blocks.iter().enumerate();
+        blocks
+            .filter(|(_, block)| store.is_block_verified(**block))
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    /// Believes the store, which claims what it has.
+    fn adopt(&mut self, store: &TorrentStore) {
+        self.adopt_window(store);
+        self.claimed = self.marked.clone();
+    }
+
+    /// Believes the store, which may claim more than is known.
+    fn adopt_window(&mut self, store: &TorrentStore) {
+        let verified = self.verified(store);
+        assert!(verified.is_superset(&self.marked));
+        self.marked = verified;
+        self.written.extend(&self.marked);
+    }
+
+    fn compare(&self, store: &TorrentStore) {
+        assert_eq!(self.verified(store), self.marked);
+        self.sample.check_verified(store).unwrap();
+        assert!(store.dirty_bytes() <= self.marked.len() as u64 * BLOCK);
+    }
+
+    /// Takes it up after the process was killed or, with a seed, after the power failed.
+    fn reopen(&mut self, crash: Option<u64>) {
+        let started = self.store.take().is_some();
+        let mut least = match crash {
+            None => self.marked.clone(),
+            Some(_) => self.claimed.clone(),
+        };
+        self.disk = match crash {
+            None => self.disk.restart(),
+            Some(seed) => self.disk.crash(&mut Dice::new(seed)).unwrap(),
+        };
+        (self.faulty, self.dead) = (false, false);
+        self.doubtful.clear();
+        self.written.clear();
+        match TorrentStore::open(Path::new(DIR), self.disk.io()) {
+            Ok((store, recovery)) => {
+                if started {
+                    assert!(!recovery.claims_lost, "{recovery:?}");
+                }
+                let verified = self.verified(&store);
+                let found = recovery.blocks_claimed + recovery.blocks_rehashed;
+                assert_eq!(verified.len() as u64, found, "{recovery:?}");
+                let lost: Vec<_> = least.difference(&verified).collect();
+                assert!(lost.is_empty(), "{lost:?} lost, {recovery:?}");
+                least = verified;
+                self.store = Some(store);
+            }
+            Err(error) => {
+                assert!(!started, "cannot be opened: {error:?}");
+                assert!(least.is_empty());
+                self.create().unwrap();
+            }
+        }
+        (self.marked, self.claimed) = (least.clone(), least.clone());
+        self.written = least;
+        let store = self.store.take().unwrap();
+        self.compare(&store);
+        self.store = Some(store);
+    }
+
+    /// In the end everything can be brought to its end.
+    fn complete(mut self) {
+        self.disk.heal();
+        self.reopen(None);
+        let store = self.store.take().unwrap();
+        if !store.is_sealed() {
+            self.sample.complete(&store);
+        }
+        drop(store);
+        let disk = self.disk.crash(&mut Dice::new(1)).unwrap();
+        let (store, recovery) = TorrentStore::open(Path::new(DIR), disk.io()).unwrap();
+        assert_eq!(recovery.blocks_claimed, store.total_blocks());
+        assert!(store.is_complete() && !recovery.claims_lost);
+        // A process killed while it sealed may have left that to the power failure.
+        store.finish().unwrap();
+        drop(store);
+        let disk = disk.crash(&mut Dice::new(2)).unwrap();
+        let (store, recovery) = TorrentStore::open(Path::new(DIR), disk.io()).unwrap();
+        assert_eq!(recovery.blocks_claimed, store.total_blocks());
+        assert!(store.is_complete() && store.is_sealed() && !recovery.claims_lost);
+        self.sample.check_verified(&store).unwrap();
+    }
+}
+
+/// A download with everything in it.
+fn download(sample: &Sample) -> Vec<Step> {
+    let all = sample.blocks.len();
+    let mut steps = vec![
+        Step::Write(vec![0, 1, 2, 5]),
+        Step::Mark(0, 1),
+        Step::Checkpoint,
+        Step::Lie(3),
+        Step::Mark(2, 0),
+        Step::Mark(5, 0),
+        Step::Write((3..all).collect()),
+        Step::Layers,
+        Step::Checkpoint,
+        Step::Mark(3, 0),
+        Step::Lie(4),
+        Step::Lie(0),
+        Step::Write(vec![4, 4, 0, 1]),
+    ];
+    steps.extend((0..all).map(|number| Step::Mark(number, 0)));
+    steps.push(Step::Finish);
+    steps
+}
+
+/// How many changes the disk sees while the download is done.
+fn changes_of(sample: &Sample, steps: &[Step]) -> u64 {
+    let mut world = World::new(sample);
+    world.create().unwrap();
+    steps.iter().for_each(|step| world.step(step));
+    assert!(world.store.as_ref().unwrap().is_sealed());
+    world.disk.changes()
+}
+
+#[test]
+fn a_process_killed_between_any_two_changes_loses_nothing() {
+    let sample = &*SAMPLE;
+    let steps = download(sample);
+    for end in 0..=changes_of(sample, &steps) {
+        let mut world = World::new(sample);
+        world.disk.lose_power_after(end);
+        if world.create().is_ok() {
+            steps.iter().for_each(|step| world.step(step));
+        }
+        world.reopen(None);
+        world.complete();
+    }
+}
+
+#[test]
+fn a_power_failure_between_any_two_changes_loses_no_claims() {
+    let sample = &*SAMPLE;
+    let steps = download(sample);
+    for end in 0..=changes_of(sample, &steps) {
+        for seed in 0..12 {
+            let mut world = World::new(sample);
+            world.disk.lose_power_after(end);
+            if world.create().is_ok() {
+                steps.iter().for_each(|step| world.step(step));
+            }
+            world.reopen(Some(seed * 1_000 + end));
+            if seed % 4 == 0 {
+                world.complete();
+            }
+        }
+    }
+}
+
+#[test]
+fn taking_up_may_be_interrupted_too() {
+    let sample = &*SAMPLE;
+    // Half a download, with a window in each of both journals.
+    let steps = [
+        Step::Layers,
+        Step::Write((0..8).collect()),
+        Step::Mark(0, 1),
+        Step::Checkpoint,
+        Step::Mark(2, 1),
+        // The claims cannot be written, so that the next window begins before this one is claimed.
+        Step::Fault(Operation::Rename, "progress", broken(), 0),
+        Step::Checkpoint,
+        Step::Mark(4, 0),
+        Step::Mark(5, 0),
+    ];
+    for first in [None, Some(5), Some(6), Some(7)] {
+        for end in 0..40 {
+            let mut world = World::new(sample);
+            world.create().unwrap();
+            steps.iter().for_each(|step| world.step(step));
+            let before = match first {
+                None => world.marked.clone(),
+                Some(_) => world.claimed.clone(),
+            };
+            assert!(world.marked.len() > world.claimed.len());
+            drop(world.store.take());
+            world.disk = match first {
+                None => world.disk.restart(),
+                Some(seed) => world.disk.crash(&mut Dice::new(seed)).unwrap(),
+            };
+            world.disk.lose_power_after(end);
+            let opened = TorrentStore::open(Path::new(DIR), world.disk.io());
+            let dead = world.disk.is_dead();
+            assert!(opened.is_ok() || dead);
+            drop(opened);
+            // Killed again: what was there before is there still.
+            (world.marked, world.claimed) = (before.clone(), before);
+            world.reopen(None);
+            world.complete();
+            if !dead {
+                break;
+            }
+            assert!(end < 39, "it comes to an end");
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_unclaims_the_window_and_nothing_else() {
+    let sample = &*SAMPLE;
+    for path in ["content/sample/a", "content/sample/c", "leaves/0"] {
+        let mut world = World::new(sample);
+        world.create().unwrap();
+        for step in [
+            Step::Layers,
+            Step::Write((0..10).collect()),
+            Step::Mark(0, 1),
+            Step::Checkpoint,
+            Step::Mark(2, 1),
+            Step::Mark(5, 0),
+            Step::Fault(Operation::Sync, path, broken(), 0),
+        ] {
+            world.step(&step);
+        }
+        let claimed = world.claimed.clone();
+        let result = world.store.as_ref().unwrap().checkpoint();
+        let Err(StoreError::SyncFailed { lost, .. }) = &result else {
+            panic!("{result:?}");
+        };
+        let blocks = &sample.blocks;
+        assert_eq!(*lost, [blocks[2], blocks[3], blocks[5]]);
+        world.claim(result.map(|_| ()));
+        assert_eq!(world.marked, claimed);
+        let store = world.store.as_ref().unwrap();
+        world.compare(store);
+        assert_eq!(store.dirty_bytes(), 0);
+        // Also what was written and is proven only now: it may be gone, though it can be read.
+        let late = sample.mark(store, blocks[4]);
+        assert!(matches!(late, Err(StoreError::Lost { block }) if block == blocks[4]));
+        sample.fill(store, &[blocks[4]]);
+        assert_eq!(store.checkpoint().unwrap().blocks, 1);
+        world.marked.insert(4);
+        world.claimed.insert(4);
+        world.reopen(Some(3));
+        world.complete();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_from_a_broken_one_and_can_be_waited_for() {
+    let sample = &*SAMPLE;
+    for (operation, path) in [
+        (Operation::Write, "content"),
+        (Operation::Write, "leaves"),
+        (Operation::Write, "journal"),
+        (Operation::Write, "progress"),
+        (Operation::Sync, "content"),
+        (Operation::Sync, "progress"),
+        (Operation::SyncDirectory, "snapshot"),
+        (Operation::Rename, "progress"),
+    ] {
+        for (kind, full) in [(ErrorKind::StorageFull, true), (broken(), false)] {
+            let mut world = World::new(sample);
+            world.create().unwrap();
+            world.disk.fail(operation, path, kind, 1);
+            let store = world.store.as_ref().unwrap();
+            let some = &sample.blocks[..4];
+            let attempt = || {
+                sample.write(store, some)?;
+                some.iter()
+                    .try_for_each(|block| sample.mark(store, *block))?;
+                store.checkpoint()
+            };
+            let failed = attempt().unwrap_err();
+            assert_eq!(failed.is_out_of_space(), full, "{path}: {failed:?}");
+            attempt().unwrap();
+            assert_eq!(store.verified_blocks(), 4, "{path}");
+            world.marked = (0..4).collect();
+            world.claimed = world.marked.clone();
+            world.reopen(Some(9));
+            world.complete();
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let fault = (
+        prop_oneof![
+            Just(Operation::Write),
+            Just(Operation::Sync),
+            Just(Operation::Sync),
+            Just(Operation::SyncDirectory),
+            Just(Operation::Rename),
+            Just(Operation::Open),
+        ],
+        prop_oneof![
+            Just(""),
+            Just("content"),
+            Just("leaves"),
+            Just("journal"),
+            Just("progress"),
+        ],
+        prop_oneof![Just(broken()), Just(ErrorKind::StorageFull)],
+        0..4u32,
+    );
+    prop_oneof![
+        6 => proptest::collection::vec(0..32usize, 1..8).prop_map(Step::Write),
+        1 => (0..32usize).prop_map(Step::Lie),
+        8 => (0..32usize, 0..2usize).prop_map(|(number, more)| Step::Mark(number, more)),
+        1 => Just(Step::Layers),
+        4 => Just(Step::Checkpoint),
+        2 => Just(Step::Finish),
+        1 => Just(Step::Verify),
+        2 => fault.prop_map(|(operation, path, kind, skip)| {
+            Step::Fault(operation, path, kind, skip)
+        }),
+        1 => (0..20u64).prop_map(Step::EndAfter),
+        1 => Just(Step::Kill),
+        1 => any::<u64>().prop_map(Step::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn nothing_that_happens_makes_a_false_claim(
+        steps in proptest::collection::vec(step(), 1..60),
+        seed in any::<u64>(),
+    ) {
+        let sample = &*SAMPLE;
+        let mut world = World::new(sample);
+        world.create().unwrap();
+        steps.iter().for_each(|step| world.step(step));
+        world.reopen(Some(seed));
+        world.complete();
+    }
+}
