@@ -91,7 +91,7 @@ pub(crate) struct OnceArgs {
     /// Fetch the newest snapshot and exit: 0 when it is here whole and verified
     #[arg(long)]
     pub(crate) once: bool,
-    /// Put the ledger at <data-dir>/data.ldb, ready for a node
+    /// Put the ledger at data.ldb in the data directory, ready for a node
     #[arg(long, requires = "once")]
     pub(crate) extract: bool,
     /// Seed after the fetch: a duration (30m, 2h) or an upload ratio without a unit (1.5)
@@ -112,7 +112,7 @@ pub(crate) struct MirrorArgs {
     /// A peer to ask besides those the DHT names; resolved again at every search (repeatable)
     #[arg(long = "seed-peer", value_name = "HOST:PORT")]
     pub(crate) seed_peers: Vec<HostPort>,
-    /// Where to accept peers (TCP); port 0 takes any free one [default: [::]:6881]
+    /// Where to accept peers (TCP); port 0 takes any free one [default: all addresses, port 6881]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]

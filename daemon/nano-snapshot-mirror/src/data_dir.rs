@@ -4,6 +4,7 @@
 //! change what is in `snapshots/`, `incoming/` and `current/`; a directory under construction or in
 //! use is locked itself, with `flock` on the directory, so that a lock ends with its process.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -85,22 +86,9 @@ impl DataDir {
     }
 
     fn place(given: Option<&Path>) -> Result<PathBuf> {
-        let from_environment = |name| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path: &PathBuf| path.is_absolute())
-        };
         let place = match given {
             Some(path) => path.to_owned(),
-            None => from_environment("STATE_DIRECTORY")
-                .or_else(|| Some(from_environment("XDG_DATA_HOME")?.join(APPLICATION)))
-                .or_else(|| {
-                    Some(
-                        from_environment("HOME")?
-                            .join(".local/share")
-                            .join(APPLICATION),
-                    )
-                })
+            None => default_place(|name| std::env::var_os(name))
                 .ok_or_else(|| anyhow!("no HOME to keep data in: name a place with --data-dir"))?,
         };
         // Absolute, so that it means the same in every message and to every child process.
@@ -289,6 +277,20 @@ impl DataDir {
     }
 }
 
+/// `$STATE_DIRECTORY`, where a service manager has several the first; or else the user's data
+/// directory.
+fn default_place(environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let directory = |name| {
+        let first = std::env::split_paths(&environment(name)?).next()?;
+        first.is_absolute().then_some(first)
+    };
+    let of_user = || match directory("XDG_DATA_HOME") {
+        Some(data) => Some(data.join(APPLICATION)),
+        None => Some(directory("HOME")?.join(".local/share").join(APPLICATION)),
+    };
+    directory("STATE_DIRECTORY").or_else(of_user)
+}
+
 const APPLICATION: &str = "nano-snapshot-mirror";
 
 impl DirLock {
@@ -368,6 +370,39 @@ mod tests {
 
     fn stream() -> StreamName {
         StreamName::of_salt(&"daily".parse().unwrap())
+    }
+
+    #[test]
+    fn the_service_manager_the_user_and_nobody() {
+        let place = |variables: &[(&str, &str)]| {
+            default_place(|name| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| value.into())
+            })
+        };
+        let home = ("HOME", "/home/anna");
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (
+                &[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), home],
+                "/var/lib/a",
+            ),
+            (
+                &[("XDG_DATA_HOME", "/data"), home],
+                "/data/nano-snapshot-mirror",
+            ),
+            (
+                &[("XDG_DATA_HOME", "data"), home],
+                "/home/anna/.local/share/nano-snapshot-mirror",
+            ),
+            (
+                &[("STATE_DIRECTORY", ""), home],
+                "/home/anna/.local/share/nano-snapshot-mirror",
+            ),
+        ];
+        for (variables, expected) in cases {
+            assert_eq!(place(variables), Some(expected.into()), "{variables:?}");
+        }
+        assert_eq!(place(&[]), None);
     }
 
     #[test]

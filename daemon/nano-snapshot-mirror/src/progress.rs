@@ -10,6 +10,9 @@ use crate::text::{Bytes, Time};
 /// Time between two log lines about the same phase.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
+/// Time between two changes of a bar: an eye follows no more.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
 /// How much of the newest measurement goes into the shown rate; the rest is what was shown before.
 const SMOOTHING: f64 = 0.3;
 
@@ -39,9 +42,10 @@ impl Display {
     pub(crate) fn phase(&self, name: &'static str, total: u64) -> Meter {
         let bar = self.terminal.then(|| {
             let bar = if total == 0 {
-                ProgressBar::new_spinner().with_style(style("{spinner} {prefix} {msg}"))
+                ProgressBar::new_spinner().with_style(style("{spinner} {prefix} {wide_msg}"))
             } else {
-                ProgressBar::new(total).with_style(style("{prefix} {bar:30} {percent:>3} %  {msg}"))
+                ProgressBar::new(total)
+                    .with_style(style("{prefix} {bar:30} {percent:>3} %  {wide_msg}"))
             };
             let bar = self.bars.add(bar).with_prefix(name);
             bar.enable_steady_tick(Duration::from_millis(200));
@@ -56,6 +60,7 @@ impl Display {
             bar,
             rate: Rate::default(),
             logged: Instant::now(),
+            drawn: None,
         }
     }
 }
@@ -78,6 +83,7 @@ pub(crate) struct Meter {
     bar: Option<ProgressBar>,
     rate: Rate,
     logged: Instant,
+    drawn: Option<Instant>,
 }
 
 impl Meter {
@@ -86,8 +92,14 @@ impl Meter {
         let now = Instant::now();
         self.rate.measure(done, now);
         if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(self.describe(done, peers));
+            if self
+                .drawn
+                .is_none_or(|drawn| now.duration_since(drawn) >= DRAW_EVERY)
+            {
+                self.drawn = Some(now);
+                bar.set_position(done);
+                bar.set_message(self.describe(done, peers));
+            }
         } else if now.duration_since(self.logged) >= LOG_EVERY {
             self.logged = now;
             info!(
@@ -112,20 +124,24 @@ impl Meter {
     }
 
     fn describe(&self, done: u64, peers: Option<usize>) -> String {
-        let mut text = format!("{} of {}", Bytes(done), Bytes(self.total));
-        let rate = self.rate.bytes_per_second();
+        describe(done, self.total, self.rate.smoothed, peers)
+    }
+}
+
+fn describe(done: u64, total: u64, rate: Option<f64>, peers: Option<usize>) -> String {
+    let mut text = format!("{} of {}", Bytes(done), Bytes(total));
+    if let Some(rate) = rate {
         text.push_str(&format!(", {}/s", Bytes(rate as u64)));
-        if let Some(left) = eta(self.total.saturating_sub(done), rate) {
+        if let Some(left) = eta(total.saturating_sub(done), rate) {
             text.push_str(&format!(", {} left", Time(left)));
         }
-        if let Some(peers) = peers {
-            text.push_str(&format!(
-                ", {peers} {}",
-                if peers == 1 { "peer" } else { "peers" }
-            ));
-        }
-        text
     }
+    match peers {
+        Some(1) => text.push_str(", 1 peer"),
+        Some(peers) => text.push_str(&format!(", {peers} peers")),
+        None => {}
+    }
+    text
 }
 
 impl Drop for Meter {
@@ -175,10 +191,6 @@ impl Rate {
         self.smoothed = Some(before + SMOOTHING * (rate - before));
         self.last = Some((done, now));
     }
-
-    fn bytes_per_second(&self) -> f64 {
-        self.smoothed.unwrap_or(0.0)
-    }
 }
 
 #[cfg(test)]
@@ -200,11 +212,24 @@ mod tests {
         for second in 0..20 {
             rate.measure(second * 1000, start + Duration::from_secs(second));
         }
-        assert!((rate.bytes_per_second() - 1000.0).abs() < 1.0);
+        assert!((rate.smoothed.unwrap() - 1000.0).abs() < 1.0);
         for second in 20..60 {
             rate.measure(19_000, start + Duration::from_secs(second));
         }
-        assert!(rate.bytes_per_second() < 1.0, "a stall shows");
+        assert!(rate.smoothed.unwrap() < 1.0, "a stall shows");
+    }
+
+    #[test]
+    fn a_line_says_how_far_how_fast_and_how_long() {
+        let mib = 1 << 20;
+        let line = describe(256 * mib, 1024 * mib, Some(mib as f64), Some(3));
+        assert_eq!(
+            line,
+            "256 MiB of 1.00 GiB, 1.00 MiB/s, 12 min 48 s left, 3 peers"
+        );
+        let stalled = describe(mib, 4 * mib, Some(0.0), Some(1));
+        assert_eq!(stalled, "1.00 MiB of 4.00 MiB, 0 B/s, 1 peer");
+        assert_eq!(describe(0, mib, None, None), "0 B of 1.00 MiB");
     }
 
     #[test]
