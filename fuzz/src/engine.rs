@@ -70,10 +70,10 @@ impl World {
             swarm.key = Some(key);
             let shape = input.u8();
             if shape & 1 == 0 {
-                // Some pieces are there already: those whose bits are set in a pattern.
+                // Some blocks are there already: those whose bits are set in a pattern.
                 let pattern = if shape & 2 == 0 { 0 } else { input.u32() };
                 let mut held = swarm.truth.blocks();
-                held.retain(|block| pattern >> (block.piece().get() % 32) & 1 == 1);
+                held.retain(|block| pattern >> ((block.piece().get() * 5 + u32::from(block.in_piece())) % 32) & 1 == 1);
                 swarm.hold(&held);
                 let content = swarm.truth.content(shape & 4 == 0, &held);
                 engine
@@ -346,6 +346,11 @@ impl World {
             } => {
                 if let Some(swarm) = self.swarm(torrent) {
                     swarm.prove(piece, first_block, &leaves);
+                }
+            }
+            Output::Revoked { torrent, blocks } => {
+                if let Some(swarm) = self.swarm(torrent) {
+                    swarm.revoke(&blocks);
                 }
             }
             Output::Banned {

@@ -8,10 +8,13 @@ use bittorrent_protocol::{BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex}
 
 use crate::bits::PieceSet;
 use crate::input::Content;
+use crate::keys::TorrentKey;
 use crate::layers::Layers;
+use crate::output::Output;
 use crate::partial::{Partial, Stage};
 use crate::rarity::Rarity;
 use crate::senders::Senders;
+use crate::shared::Shared;
 
 /// The pieces of a torrent.
 ///
@@ -129,6 +132,27 @@ impl Download {
             self.open.insert(piece);
         }
         self.partials.insert(piece, partial);
+    }
+
+    /// Tells that verified blocks of a piece were revoked: whoever keeps them has to take them back.
+    pub(crate) fn disown(
+        &mut self,
+        torrent: TorrentKey,
+        piece: PieceIndex,
+        revoked: &[u16],
+        shared: &mut Shared,
+    ) {
+        let blocks: Vec<_> = revoked
+            .iter()
+            .filter_map(|in_piece| self.layout.block(piece, u32::from(*in_piece)))
+            .collect();
+        for block in &blocks {
+            let size = u64::from(self.layout.block_size(*block));
+            self.bytes_verified = self.bytes_verified.saturating_sub(size);
+        }
+        if !blocks.is_empty() {
+            shared.emit(Output::Revoked { torrent, blocks });
+        }
     }
 
     /// Brings `open` in line with a partial's state.

@@ -63,6 +63,14 @@ pub enum Output {
         /// One leaf hash for each block.
         leaves: Vec<MerkleHash>,
     },
+    /// These blocks, verified before, are in doubt and will be downloaded again: take them back,
+    /// durably, before anything is written to them.
+    Revoked {
+        /// In this torrent.
+        torrent: TorrentKey,
+        /// Blocks of one piece.
+        blocks: Vec<BlockIndex>,
+    },
     /// An address sent false data and is banned; its connection is closed by an output of its own.
     Banned {
         /// In this torrent.

@@ -257,7 +257,9 @@ impl Disks {
     pub(crate) fn submit(&self, writer: WriterId, job: Job) {
         let queue = match job.work {
             Work::Checkpoint | Work::Finish => &self.syncer,
-            Work::Write(..) | Work::Prove(_) | Work::Revoke(_) | Work::Layer(..) => &self.writers[writer.0],
+            Work::Write(..) | Work::Prove(_) | Work::Revoke(_) | Work::Layer(..) => {
+                &self.writers[writer.0]
+            }
         };
         // The threads end only after this end of the queue is dropped.
         let sent = queue.try_send(job);

@@ -361,6 +361,14 @@ impl Swarm {
         }
     }
 
+    /// The engine takes back what was proven.
+    pub(super) fn revoke(&mut self, blocks: &[BlockIndex]) {
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            assert!(self.proven.remove(block), "{block} was not proven");
+        }
+    }
+
     pub(super) fn is_complete(&self) -> bool {
         self.truth
             .blocks()

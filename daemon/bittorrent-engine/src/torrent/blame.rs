@@ -117,17 +117,16 @@ impl Torrent {
             return;
         };
         let wrong = partial.set_leaves(leaves);
+        let held: Vec<_> = wrong
+            .iter()
+            .map(|suspect| suspect.in_piece)
+            .filter(|in_piece| partial.slot(*in_piece).state == State::Verified)
+            .collect();
         for suspect in &wrong {
-            if partial.slot(suspect.in_piece).state == State::Verified
-                && let Some(block) = download.layout.block(piece, u32::from(suspect.in_piece))
-            {
-                download.bytes_verified = download
-                    .bytes_verified
-                    .saturating_sub(u64::from(download.layout.block_size(block)));
-            }
             partial.revoke(suspect.in_piece);
         }
         partial.stage = Stage::Collecting;
+        download.disown(self.key, piece, &held, shared);
         download.reopen(piece);
         self.wake_starved = true;
         self.convict(piece, &wrong, shared, now);
@@ -136,7 +135,7 @@ impl Torrent {
     }
 
     /// Nobody gives the leaves of a false piece: download it again from one peer.
-    pub(super) fn retry_solo(&mut self, piece: PieceIndex) {
+    pub(super) fn retry_solo(&mut self, piece: PieceIndex, shared: &mut Shared) {
         let Some(download) = &mut self.download else {
             return;
         };
@@ -159,19 +158,15 @@ impl Torrent {
             .filter(|(_, slot)| slot.state == State::Verified)
             .map(|(in_piece, _)| in_piece)
             .collect();
-        for in_piece in held {
-            partial.revoke(in_piece);
-            if let Some(block) = download.layout.block(piece, u32::from(in_piece)) {
-                download.bytes_verified = download
-                    .bytes_verified
-                    .saturating_sub(u64::from(download.layout.block_size(block)));
-            }
+        for in_piece in &held {
+            partial.revoke(*in_piece);
         }
         partial.revoke_all();
         partial.stage = Stage::Collecting;
         partial.solo = true;
         partial.exclusive = None;
         partial.worker = None;
+        download.disown(self.key, piece, &held, shared);
         download.reopen(piece);
         self.wake_starved = true;
     }

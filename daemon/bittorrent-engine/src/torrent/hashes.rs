@@ -98,7 +98,7 @@ impl Torrent {
             shared.send(peer.key, Command::HashRequest(request.request()));
         }
         for piece in hopeless {
-            self.retry_solo(piece);
+            self.retry_solo(piece, shared);
         }
     }
 

@@ -310,6 +310,11 @@ impl World {
                     assert!(node.proven.insert(block), "{block} was proven before");
                 }
             }
+            Output::Revoked { blocks, .. } => {
+                for block in blocks {
+                    assert!(node.proven.remove(&block), "{block} was not proven");
+                }
+            }
             Output::Banned { addr, blame, .. } => node.banned.push((addr, blame)),
             Output::Complete { .. } => {
                 assert!(node.completed.is_none(), "complete twice");
