@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Blame, Command, Config, Connected, Direction, Discard, Engine, Link, Output, PeerEvent,
-    PeerKey, TorrentKey, Verdict,
+    Blame, Command, Config, Connected, Direction, Discard, Engine, HeldLeaves, Link, Output,
+    PeerEvent, PeerKey, TorrentKey, Verdict,
 };
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::wire::ExtendedHandshake;
@@ -26,10 +26,16 @@ struct Direct {
     haves: Vec<(PeerKey, u32)>,
     banned: Vec<(SocketAddr, Blame)>,
     proven: usize,
+    revoked: Vec<BlockIndex>,
 }
 
 impl Direct {
     fn new(config: Config, piece_blocks: u64, blocks: u64) -> Self {
+        Self::holding(config, piece_blocks, blocks, &[])
+    }
+
+    /// Blocks of the first piece are there from a former run.
+    fn holding(config: Config, piece_blocks: u64, blocks: u64, held: &[u16]) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "the virtual clock starts somewhere"
@@ -38,7 +44,19 @@ impl Direct {
         let truth = Torrent::new(piece_blocks, &[blocks * BLOCK]);
         let mut engine = Engine::new(config, [9; 32]);
         let torrent = engine.add_torrent(truth.hashes(), now);
-        let content = truth.content(true, |_| false);
+        let mut content = truth.content(true, |block| {
+            block.piece().get() == 0 && held.contains(&block.in_piece())
+        });
+        let first = truth.piece(0);
+        content.leaves.push(HeldLeaves {
+            piece: first,
+            leaves: truth
+                .layout
+                .blocks(first)
+                .filter(|block| held.contains(&block.in_piece()))
+                .map(|block| (block.in_piece(), truth.leaf(block)))
+                .collect(),
+        });
         engine.set_content(torrent, content, now).unwrap();
         Self {
             truth,
@@ -51,6 +69,7 @@ impl Direct {
             haves: Vec::new(),
             banned: Vec::new(),
             proven: 0,
+            revoked: Vec::new(),
         }
     }
 
@@ -114,6 +133,7 @@ impl Direct {
                 },
                 Output::Banned { addr, blame, .. } => self.banned.push((addr, blame)),
                 Output::Proven { leaves, .. } => self.proven += leaves.len(),
+                Output::Revoked { blocks, .. } => self.revoked.extend(blocks),
                 _ => {}
             }
         }
@@ -183,6 +203,28 @@ fn without_leaves_the_second_download_names_the_liar() {
     assert_eq!(d.banned.len(), 1);
     assert_eq!(d.banned[0].0, addr(2));
     assert!(matches!(d.banned[0].1, Blame::Block(_)));
+}
+
+#[test]
+fn held_blocks_of_a_piece_that_stays_false_are_taken_back_before_they_are_written() {
+    let mut d = Direct::holding(Config::default(), 4, 4, &[0]);
+    let liar = d.seed(2, Link::V1, true, 4);
+    d.event(liar, PeerEvent::Unchoke);
+    assert_eq!(d.asked(liar).len(), 3, "what is held is not asked for");
+    d.deliver_all(liar, true);
+    // The held block may be the false one, and nobody can tell: the whole piece comes again.
+    let first = d.truth.layout.block(d.truth.piece(0), 0).unwrap();
+    assert_eq!(d.revoked, [first]);
+    assert_eq!(d.engine.status(d.torrent).unwrap().bytes_verified, 0);
+    d.engine.handle_disconnected(liar, d.now);
+    let honest = d.seed(1, Link::V1, true, 4);
+    d.event(honest, PeerEvent::Unchoke);
+    d.deliver_all(honest, false);
+    assert_eq!(d.proven, 4);
+    assert_eq!(
+        d.banned.iter().map(|(addr, _)| *addr).collect::<Vec<_>>(),
+        [addr(2)]
+    );
 }
 
 #[test]
