@@ -79,6 +79,8 @@ struct OpenFile {
 #[derive(Debug, Default)]
 struct Pending {
     window: Window,
+    /// How many blocks are durable, and claimed here, whose claims could not be written.
+    synced: u64,
     since: Option<Instant>,
     /// `None` when sealed.
     journal: Option<Journal>,
@@ -99,7 +101,7 @@ struct Claims {
     /// Of the claims on disk. The journal's is the same, or one more after a checkpoint that failed
     /// half-way.
     epoch: u64,
-    /// The disk still claims what is no longer claimed here.
+    /// The disk claims, or may claim, something else.
     stale: bool,
 }
 
@@ -215,8 +217,8 @@ impl TorrentStore {
 
     /// To be called after every change of the window.
     fn count_dirty(&self, pending: &Pending) {
-        self.dirty
-            .store(pending.window.blocks.len() as u64, Ordering::Relaxed);
+        let blocks = pending.window.blocks.len() as u64 + pending.synced;
+        self.dirty.store(blocks, Ordering::Relaxed);
     }
 
     fn claims(&self) -> MutexGuard<'_, Claims> {

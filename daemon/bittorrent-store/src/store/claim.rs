@@ -1,6 +1,8 @@
 //! Claiming what is verified once it is durable, and taking claims back.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bittorrent_protocol::BlockIndex;
 
@@ -34,7 +36,7 @@ impl TorrentStore {
             }
             let current = pending.journal.as_ref().map(Journal::epoch);
             let epoch = match current {
-                // The checkpoint before failed between here and its end: the other journal still
+                // The checkpoint before came as far as this and no further: the other journal still
                 // tells of its window.
                 Some(current) if current > claims.epoch => current,
                 // From here on the other journal is written, so that this one still tells of the
@@ -62,24 +64,23 @@ impl TorrentStore {
         if let Err(source) = self.sync_files(&window.files) {
             return Err(self.forget(claims, window, source));
         }
-        let numbers = || {
-            let numbers = window.blocks.iter();
-            numbers.map(|block| self.layout().block_number(*block))
-        };
-        numbers().for_each(|number| claims.set(number));
-        if let Err(source) = self.write_progress(claims, epoch, false) {
-            // The content is durable, the claims may not be: the next checkpoint makes them again.
-            numbers().for_each(|number| claims.clear(number));
-            let mut pending = self.pending();
-            pending.window.blocks.extend(window.blocks);
-            pending.window.files.extend(window.files);
-            pending.since.get_or_insert_with(std::time::Instant::now);
-            self.count_dirty(&pending);
-            return Err(source);
+        for block in &window.blocks {
+            claims.set(self.layout().block_number(*block));
         }
-        Ok(Checkpoint {
-            blocks: window.blocks.len() as u64,
-        })
+        let fresh = window.blocks.len() as u64;
+        // They are durable from here on, whatever becomes of the claims. Should these fail, the disk may
+        // claim the blocks or not; so they must not be taken back, lest they be overwritten while they
+        // are claimed.
+        claims.stale |= fresh > 0;
+        let written = self.write_progress(claims, epoch, false);
+        let mut pending = self.pending();
+        let blocks = pending.synced + fresh;
+        pending.synced = if written.is_ok() { 0 } else { blocks };
+        if written.is_err() {
+            pending.since.get_or_insert_with(Instant::now);
+        }
+        self.count_dirty(&pending);
+        written.map(|()| Checkpoint { blocks })
     }
 
     fn sync_files(&self, files: &BTreeSet<u32>) -> Result<(), StoreError> {
@@ -115,22 +116,21 @@ impl TorrentStore {
         let numbers = self.layout().block_numbers();
         let lost = self.lost.get_or_init(|| AtomicBitmap::new(numbers));
         for block in &window.blocks {
-            let number = self.layout().block_number(*block);
-            self.verified.clear(number);
-            lost.set(number);
+            self.verified.clear(self.layout().block_number(*block));
         }
         for number in 0..numbers {
             if self.touched.get(number) && !claims.get(number) {
                 lost.set(number);
             }
         }
-        // What the journals tell of is not there any more. Where even this fails they go on: what they
-        // tell of is read from the disk before it is believed.
+        // What the journals tell of is not there any more, unless they tell of blocks that the disk does
+        // not claim yet. Where they stay, what they tell of is read from the disk before it is believed.
         let epoch = pending
             .journal
             .as_ref()
             .map_or(claims.epoch, Journal::epoch);
-        if journal::discard(&self.paths, &*self.io).is_ok()
+        if !claims.stale
+            && journal::discard(&self.paths, &*self.io).is_ok()
             && let Ok(journal) = self.new_journal(epoch)
         {
             pending.journal = Some(journal);
@@ -179,8 +179,7 @@ impl TorrentStore {
         self.write_progress(&mut claims, epoch, true)?;
         let mut pending = self.pending();
         pending.journal = None;
-        self.sealed
-            .store(true, std::sync::atomic::Ordering::Release);
+        self.sealed.store(true, Ordering::Release);
         drop(pending);
         // It is sealed with or without them; they take a megabyte at most.
         let _ = journal::remove(&self.paths, &*self.io);
@@ -212,12 +211,16 @@ impl TorrentStore {
         }
         let window = &mut pending.window.blocks;
         window.retain(|block| self.is_block_verified(*block));
-        self.count_dirty(&pending);
-        self.sealed
-            .store(false, std::sync::atomic::Ordering::Release);
+        self.sealed.store(false, Ordering::Release);
         drop(pending);
         claims.stale = true;
         let epoch = claims.epoch;
-        self.write_progress(&mut claims, epoch, false)
+        let written = self.write_progress(&mut claims, epoch, false);
+        let mut pending = self.pending();
+        if written.is_ok() {
+            pending.synced = 0;
+        }
+        self.count_dirty(&pending);
+        written
     }
 }

@@ -306,12 +306,14 @@ impl TorrentStore {
         Ok(all_same)
     }
 
-    /// Hashes again what the journals name, and takes what is good. Returns the newest epoch in them.
+    /// Hashes again what the journals name, as it is on the disk, and takes what is good. Returns the
+    /// newest epoch in them.
     fn replay_journal(&self, epoch: u64, recovery: &mut Recovery) -> Result<u64, StoreError> {
         let layout = self.layout();
         let mut buffer = vec![0; BLOCK_LEN as usize];
         // A block that was lost and written again is there more than once.
         let mut bad = BTreeSet::new();
+        let mut reread = BTreeSet::new();
         let replay = journal::replay(&self.paths, &*self.io, self.torrent_id(), epoch)?;
         for (number, leaf) in replay.blocks {
             let block = self.block_of(number);
@@ -323,9 +325,11 @@ impl TorrentStore {
             };
             let slot = buffer.split_at_mut(layout.block_size(block) as usize).0;
             let offset = layout.offset_in_file(block.piece()) + u64::from(block.begin());
-            content
-                .forget_cached(offset, slot.len() as u64)
-                .map_err(StoreError::io("read", &self.file_path(file)))?;
+            if reread.insert(file) {
+                content
+                    .forget_cached(0, layout.file(file).length())
+                    .map_err(StoreError::io("read", &self.file_path(file)))?;
+            }
             let read = read_full(&**content, slot, offset)
                 .map_err(StoreError::io("read", &self.file_path(file)))?;
             if read < slot.len() || merkle::leaf(slot) != leaf {
