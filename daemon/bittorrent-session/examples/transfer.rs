@@ -137,6 +137,8 @@ async fn seed(options: &Options) -> Result<(), Error> {
         let _ = told.send(());
     });
     let _ = end.await;
+    // Its last account is exact.
+    torrent.remove().await;
     let uploaded = torrent.status().uploaded_payload;
     session.shutdown().await;
     println!(r#"{{"uploaded":{uploaded},{}}}"#, usage()?);
