@@ -1,21 +1,27 @@
 //! Making a generation of content that is not in a torrent yet.
 
+mod folder;
+mod parallel;
 mod pipeline;
+mod v1;
 
+use std::collections::BTreeSet;
 use std::io::{IoSlice, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bittorrent_protocol::metainfo::{HashedContent, Metainfo, MetainfoBuilder};
-use bittorrent_protocol::{MerkleHash, PieceLength};
+use bittorrent_protocol::metainfo::{BuildError, HashedContent, Metainfo, MetainfoBuilder};
+use bittorrent_protocol::{MerkleHash, PieceLength, merkle};
 
 use crate::error::StoreError;
-use crate::io::{Io, IoFile, OpenMode};
+use crate::io::{Io, OpenMode};
 use crate::paths::Paths;
 use crate::progress::replace;
 use crate::store::TorrentStore;
 
-pub use pipeline::{V1Pieces, hash_stream};
+use parallel::hash_file;
+pub use pipeline::hash_stream;
+pub use v1::V1Pieces;
 
 /// What a torrent is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +59,8 @@ pub struct Draft {
     shape: Shape,
     cut: Cut,
     files: Vec<DraftFile>,
+    /// The paths of `files`, in lower case.
+    added: BTreeSet<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -76,7 +84,7 @@ impl Draft {
         io: Arc<dyn Io>,
     ) -> Result<Self, StoreError> {
         let paths = Paths::new(dir);
-        check_component(name)?;
+        check_names(name, &[])?;
         for made in [paths.root().to_owned(), paths.content(), paths.leaves_dir()] {
             io.create_dir_all(&made)
                 .map_err(StoreError::io("make directory", &made))?;
@@ -88,6 +96,7 @@ impl Draft {
             shape,
             cut,
             files: Vec::new(),
+            added: BTreeSet::new(),
         })
     }
 
@@ -95,9 +104,14 @@ impl Draft {
     /// single file.
     pub fn content_path(&self, path: &[String]) -> PathBuf {
         let mut place = self.paths.content();
-        place.push(&self.name);
-        if self.shape != Shape::SingleFile {
-            place.extend(path);
+        match (self.shape, path) {
+            (Shape::SingleFile, _) => place.push(&self.name),
+            // A v2 torrent of one file that stands in no directory is that file.
+            (Shape::Directory { files: 1 }, [name]) if !self.cut.hybrid => place.push(name),
+            (Shape::Directory { .. }, path) => {
+                place.push(&self.name);
+                place.extend(path);
+            }
         }
         place
     }
@@ -115,8 +129,19 @@ impl Draft {
         source: &mut (dyn Read + Send),
         progress: Progress<'_>,
     ) -> Result<u64, StoreError> {
-        path.iter()
-            .try_for_each(|component| check_component(component))?;
+        let path = match self.shape {
+            Shape::SingleFile => &[],
+            Shape::Directory { .. } => path,
+        };
+        check_names(&self.name, path)?;
+        // Names that differ by case only would be changed by whoever downloads them.
+        let taken = path.iter().map(|name| name.to_lowercase()).collect();
+        let needs_path = self.shape != Shape::SingleFile;
+        if needs_path && path.is_empty() || self.added.contains(&taken) {
+            return Err(StoreError::FileName {
+                name: path.join("/"),
+            });
+        }
         let place = self.content_path(path);
         for above in place
             .ancestors()
@@ -167,6 +192,7 @@ impl Draft {
             content,
             leaves: leaves_path,
         });
+        self.added.insert(taken);
         Ok(length)
     }
 
@@ -203,6 +229,13 @@ impl Draft {
             let Some(index) = info.layout().file_index(number) else {
                 continue;
             };
+            let (written, place) = (self.content_path(&file.path), self.paths.file(&info, index));
+            if written != place {
+                // A file and a directory whose names differ by case only.
+                return Err(StoreError::FileName {
+                    name: file.path.join("/"),
+                });
+            }
             if info.layout().file(index).blocks() > 1 {
                 let place = self.paths.leaves(index);
                 self.io
@@ -244,7 +277,7 @@ pub fn hash_path(path: &Path, cut: Cut, progress: Progress<'_>) -> Result<Metain
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    check_component(name)?;
+    check_names(name, &[])?;
     let (shape, paths) = list(path)?;
     let mut files = Vec::new();
     for relative in paths {
@@ -254,19 +287,9 @@ pub fn hash_path(path: &Path, cut: Cut, progress: Progress<'_>) -> Result<Metain
         let file = io
             .open(&place, OpenMode::Read)
             .map_err(StoreError::io("open", &place))?;
-        let mut reader = Sequential {
-            file: &*file,
-            offset: 0,
-        };
         let v1 = V1Pieces::of(shape, cut);
-        let content = hash_stream(
-            &mut reader,
-            None,
-            cut.piece_length,
-            v1,
-            &mut |_| Ok(()),
-            progress,
-        )?;
+        let mut ignore = |_: &[MerkleHash]| Ok(());
+        let content = hash_file(&*file, &place, cut.piece_length, v1, &mut ignore, progress)?;
         let path = if shape == Shape::SingleFile {
             vec![name.to_owned()]
         } else {
@@ -349,23 +372,21 @@ fn list(path: &Path) -> Result<(Shape, Vec<Vec<String>>), StoreError> {
     Ok((Shape::Directory { files: found.len() }, found))
 }
 
-fn check_component(name: &str) -> Result<(), StoreError> {
-    let harmless = !matches!(name, "" | "." | "..") && !name.contains(['/', '\0']);
-    harmless.then_some(()).ok_or_else(|| StoreError::FileName {
-        name: name.to_owned(),
-    })
-}
-
-/// Reads an open file from its start.
-struct Sequential<'a> {
-    file: &'a dyn IoFile,
-    offset: u64,
-}
-
-impl Read for Sequential<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.file.read_at(buffer, self.offset)?;
-        self.offset += count as u64;
-        Ok(count)
+/// Checks names as the torrent will in the end, so that none is found bad after hours of hashing.
+fn check_names(torrent: &str, path: &[String]) -> Result<(), StoreError> {
+    let something = HashedContent {
+        length: 1,
+        root: Some(merkle::leaf(b"x")),
+        ..HashedContent::default()
+    };
+    let builder = MetainfoBuilder::new(torrent, PieceLength::MIN);
+    let builder = match path {
+        [] => builder.single_file(something),
+        path => builder.file(path.to_vec(), something),
+    };
+    match builder.build() {
+        Ok(_) => Ok(()),
+        Err(BuildError::Name { name }) => Err(StoreError::FileName { name }),
+        Err(source) => Err(StoreError::Build(Box::new(source))),
     }
 }

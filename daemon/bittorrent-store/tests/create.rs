@@ -143,6 +143,64 @@ fn a_directory_becomes_a_sealed_generation_that_opens_again() {
 }
 
 #[test]
+fn a_file_is_hashed_in_place_as_it_is_on_the_way() {
+    const MIB: usize = 1 << 20;
+    for length in [1, 16_385, MIB, MIB + 1, 3 * MIB - 1, 9 * MIB + 77] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("data.ldb");
+        std::fs::write(&source, content(length)).unwrap();
+        for (number, piece_length) in [16_384, 262_144, 1 << 20, 4 << 20].into_iter().enumerate() {
+            for hybrid in [false, true] {
+                let cut = cut(piece_length, hybrid);
+                let target = dir.path().join(format!("{number}-{hybrid}"));
+                let copied =
+                    copy_path(&source, &target, cut, Arc::new(RealIo), &mut |_| true).unwrap();
+                let mut told = 0;
+                let hashed = hash_path(&source, cut, &mut |bytes| {
+                    told = bytes;
+                    true
+                });
+                let at = format!("{length} bytes, pieces of {piece_length}, hybrid {hybrid}");
+                assert_eq!(*copied.metainfo(), hashed.unwrap(), "{at}");
+                assert_eq!(told, length as u64, "{at}");
+            }
+        }
+        let stopped = hash_path(&source, cut(16_384, true), &mut |_| false);
+        assert!(matches!(stopped, Err(StoreError::Cancelled)));
+    }
+}
+
+#[test]
+fn a_directory_with_one_file_lies_where_the_torrent_says() {
+    for (hybrid, name) in [
+        (false, "x"),
+        (true, "x"),
+        (false, "below/x"),
+        (true, "below/x"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("files");
+        std::fs::create_dir_all(source.join("below")).unwrap();
+        std::fs::write(source.join(name), content(40_000)).unwrap();
+        let target = dir.path().join("generation");
+        let cut = cut(16_384, hybrid);
+        let made = copy_path(&source, &target, cut, Arc::new(RealIo), &mut |_| true).unwrap();
+        assert!(made.is_sealed());
+        let file = made.layout().file_index(0).unwrap();
+        assert_eq!(
+            std::fs::read(made.file_path(file)).unwrap(),
+            content(40_000)
+        );
+        // A v2 torrent of one file that stands in no directory is that file, whatever its name.
+        assert_eq!(made.info().is_single_file(), !hybrid && name == "x");
+        assert_eq!(
+            *made.metainfo(),
+            hash_path(&source, cut, &mut |_| true).unwrap()
+        );
+    }
+}
+
+#[test]
 fn a_draft_says_what_is_wrong_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let begin = |name: &str, shape| {
@@ -167,11 +225,23 @@ fn a_draft_says_what_is_wrong_with_it() {
     let escape = ["..".to_owned(), "x".to_owned()];
     let refused = draft.add_file(&escape, &mut &b"1"[..], &mut |_| true);
     assert!(matches!(refused, Err(StoreError::FileName { .. })));
+    for bad in ["", ".", "a\nb", "\u{202e}", &"x".repeat(300)] {
+        let path = ["dir".to_owned(), bad.to_owned()];
+        let refused = draft.add_file(&path, &mut &b"1"[..], &mut |_| true);
+        assert!(
+            matches!(refused, Err(StoreError::FileName { .. })),
+            "{bad:?}"
+        );
+    }
     let stopped = draft.add_file(&["x".to_owned()], &mut &b"1"[..], &mut |_| false);
     assert!(matches!(stopped, Err(StoreError::Cancelled)));
     draft
         .add_file(&["y".to_owned()], &mut &b"1"[..], &mut |_| true)
         .unwrap();
+    for taken in ["y", "Y"] {
+        let again = draft.add_file(&[taken.to_owned()], &mut &b"2"[..], &mut |_| true);
+        assert!(matches!(again, Err(StoreError::FileName { .. })));
+    }
     let short = draft.finish(|builder| builder);
     assert!(matches!(
         short,
