@@ -548,6 +548,8 @@ fn what_a_failed_sync_lost_is_not_believed_after_a_kill() {
             if !claims_fail {
                 assert_eq!(recovery.blocks_rehashed + recovery.blocks_dropped, 0);
             }
+            // Nor is it found in memory by reading everything again.
+            store.verify_all(&|_| true).unwrap();
             sample.check_verified(&store).unwrap();
             drop(store);
             world.disk = world.disk.crash(&mut Dice::new(blocks as u64)).unwrap();

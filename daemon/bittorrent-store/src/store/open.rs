@@ -377,3 +377,55 @@ fn open_content(io: &dyn Io, path: &Path, mode: OpenMode) -> std::io::Result<Arc
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
+    use bittorrent_protocol::{MerkleHash, PieceLength};
+
+    use super::*;
+    use crate::io::RealIo;
+
+    #[test]
+    fn a_hundred_gigabytes_are_taken_up_without_being_read() {
+        const LENGTH: u64 = 100_000_000_000 / BLOCK_LEN as u64 * BLOCK_LEN as u64;
+        let piece_length = PieceLength::DEFAULT;
+        let zeros = merkle::leaf(&[0; BLOCK_LEN as usize]);
+        let per_piece = piece_length.blocks() as usize;
+        let full = merkle::fold(&vec![zeros; per_piece], 0, piece_length.layer());
+        let blocks = (LENGTH / u64::from(BLOCK_LEN)) as usize;
+        let mut layer: Vec<MerkleHash> = vec![full; blocks / per_piece];
+        if blocks % per_piece > 0 {
+            let rest = vec![zeros; blocks % per_piece];
+            layer.push(merkle::fold(&rest, 0, piece_length.layer()));
+        }
+        let metainfo = MetainfoBuilder::new("data.ldb", piece_length)
+            .single_file(HashedContent {
+                length: LENGTH,
+                root: Some(merkle::file_root_from_layer(&layer, piece_length)),
+                layer,
+                ..HashedContent::default()
+            })
+            .build()
+            .unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("s");
+        // A file with a hole as long as it is has the right content, too.
+        let store = TorrentStore::create(&place, &metainfo, Arc::new(RealIo)).unwrap();
+        assert_eq!(store.missing_bytes(), LENGTH);
+        drop(store);
+        TorrentStore::adopt(Paths::new(&place), Arc::new(RealIo), metainfo).unwrap();
+
+        let started = Instant::now();
+        let (store, recovery) = TorrentStore::open(&place, Arc::new(RealIo)).unwrap();
+        let took = started.elapsed();
+        println!("{} blocks taken up in {took:?}", store.total_blocks());
+        assert_eq!(recovery.blocks_claimed, blocks as u64);
+        assert!(store.is_sealed() && store.is_complete());
+        // Reading it, even from memory, takes longer than this.
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+}

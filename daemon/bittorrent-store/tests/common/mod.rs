@@ -182,8 +182,17 @@ impl Sample {
         assert!(store.is_complete() && store.is_sealed());
     }
 
-    /// Whether what is verified is good.
+    /// Whether what is verified is good, and all of it was counted.
     pub fn check_verified(&self, store: &TorrentStore) -> Result<(), String> {
+        let count = self.check_verified_so_far(store)?;
+        if count != store.verified_blocks() {
+            return Err(format!("{count} verified, not {}", store.verified_blocks()));
+        }
+        Ok(())
+    }
+
+    /// The same while more becomes verified: how many were seen.
+    pub fn check_verified_so_far(&self, store: &TorrentStore) -> Result<u64, String> {
         let mut count = 0;
         for block in &self.blocks {
             if !store.is_block_verified(*block) {
@@ -201,10 +210,7 @@ impl Sample {
                 return Err(format!("block {block} is verified and wrong"));
             }
         }
-        if count != store.verified_blocks() {
-            return Err(format!("{count} verified, not {}", store.verified_blocks()));
-        }
-        Ok(())
+        Ok(count)
     }
 }
 
