@@ -31,8 +31,11 @@ const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
 /// Look-ups that reached the DHT and found nothing, before that is believed.
 const LOOKUP_TRIES: u32 = 3;
 
-/// Pause between two tries.
+/// Pause after a look-up that found nothing.
 const LOOKUP_RETRY: Duration = Duration::from_secs(3);
+
+/// Pause after the first one that reached nobody; doubled each time.
+const UNREACHED_RETRY: Duration = Duration::from_secs(2);
 
 /// How a fetch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +133,7 @@ impl Fetch<'_> {
         let mut meter = self.display.phase("Looking up the pointer in the DHT", 0);
         let give_up = Instant::now() + LOOKUP_PATIENCE;
         let mut reached = 0;
+        let mut pause = UNREACHED_RETRY;
         loop {
             let poll = tokio::select! {
                 () = self.signals.stop.cancelled() => return Ok(None),
@@ -165,7 +169,10 @@ impl Fetch<'_> {
             meter.say("not found yet");
             tokio::select! {
                 () = self.signals.stop.cancelled() => return Ok(None),
-                () = sleep(LOOKUP_RETRY) => {}
+                () = sleep(if unreached { pause } else { LOOKUP_RETRY }) => {}
+            }
+            if unreached {
+                pause *= 2;
             }
         }
     }

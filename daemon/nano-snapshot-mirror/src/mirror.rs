@@ -25,8 +25,11 @@ use crate::text::Causes;
 use crate::torrent::{self, Fetched, Torrent};
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
-/// time up to the poll interval.
+/// time, and never above the poll interval.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
+
+/// And at most so long: networks come up some time after machines do.
+const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Mirrors until asked to stop.
 pub(crate) async fn run(args: &MirrorArgs, display: &Display, signals: &Signals) -> Result<()> {
@@ -181,16 +184,19 @@ impl<'a> Service<'a> {
         let failed = poll
             .authorities
             .iter()
-            .any(|authority| authority.lookup.is_err());
+            .filter(|one| one.lookup.is_err())
+            .count();
         match &poll.decision {
             snapshot_pointer::Decision::Follow(choice) => self.desired = Some(choice.snapshot),
-            snapshot_pointer::Decision::Undecided(tally) => {
+            // That every look-up failed was just logged.
+            snapshot_pointer::Decision::Undecided(tally) if failed < poll.authorities.len() => {
                 warn!("nothing to follow: {}", stream::why_not(&poll, tally));
             }
+            snapshot_pointer::Decision::Undecided(_) => {}
         }
-        if failed || self.desired.is_none() {
+        if failed > 0 || self.desired.is_none() {
             let pause = self.retry.min(self.poll_interval);
-            self.retry = (self.retry * 2).min(self.poll_interval);
+            self.retry = (self.retry * 2).min(LAST_RETRY);
             return pause;
         }
         self.retry = FIRST_RETRY;
