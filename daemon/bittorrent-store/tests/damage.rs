@@ -56,7 +56,8 @@ fn touch(file: &File) {
 fn a_sealed_file_that_was_changed_is_noticed_and_mended() {
     let sample = sample();
     let size = sample.contents[0].len() as u64;
-    let changes: [(&str, &dyn Fn(&Path)); 5] = [
+    type Change<'a> = &'a dyn Fn(&Path);
+    let changes: [(&str, Change<'_>); 5] = [
         ("written", &|path| {
             let file = force(path);
             file.write_all_at(b"x", BLOCK + 9).unwrap();

@@ -397,7 +397,7 @@ mod tests {
         let full = merkle::fold(&vec![zeros; per_piece], 0, piece_length.layer());
         let blocks = (LENGTH / u64::from(BLOCK_LEN)) as usize;
         let mut layer: Vec<MerkleHash> = vec![full; blocks / per_piece];
-        if blocks % per_piece > 0 {
+        if !blocks.is_multiple_of(per_piece) {
             let rest = vec![zeros; blocks % per_piece];
             layer.push(merkle::fold(&rest, 0, piece_length.layer()));
         }
