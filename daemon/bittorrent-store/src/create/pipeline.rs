@@ -15,11 +15,12 @@ use super::v1::{PieceHasher, V1Pieces};
 use crate::error::StoreError;
 use crate::io::IoFile;
 
-/// Bytes handed to the hashing threads at once; whole blocks.
-const CHUNK: usize = 1 << 20;
+/// Bytes handed to the hashing threads at once; whole blocks. Few enough that they are still in a
+/// cache when they are written and hashed: with 1 MiB copying a file takes twice the time.
+const CHUNK: usize = 128 << 10;
 
 /// Chunks that exist at once: all the memory this takes, beside one leaf hash a block of one piece.
-const CHUNKS: usize = 8;
+const CHUNKS: usize = 16;
 
 struct Chunk {
     number: u64,
