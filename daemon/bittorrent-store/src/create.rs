@@ -22,6 +22,7 @@ use crate::store::TorrentStore;
 use parallel::hash_file;
 pub use pipeline::hash_stream;
 pub use v1::V1Pieces;
+pub(crate) use v1::hash_zeros;
 
 /// What a torrent is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

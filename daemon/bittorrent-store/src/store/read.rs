@@ -181,11 +181,12 @@ impl TorrentStore {
         self.verified.all(first + leaves.start..first + leaves.end)
     }
 
-    /// The leaves of a piece as its bytes on disk give them.
+    /// The leaves of a piece as its bytes on disk give them. `each` sees the bytes too, in order.
     pub(super) fn hash_piece(
         &self,
         piece: PieceIndex,
         buffer: &mut Vec<u8>,
+        each: &mut dyn FnMut(&[u8]),
     ) -> Result<Vec<MerkleHash>, StoreError> {
         /// Bytes read at once: more are copied more slowly.
         const CHUNK: u32 = 64 << 10;
@@ -196,6 +197,7 @@ impl TorrentStore {
             let length = CHUNK.min(size - begin);
             buffer.resize(length as usize, 0);
             self.read(piece, begin, buffer)?;
+            each(buffer);
             leaves.extend(buffer.chunks(BLOCK_LEN as usize).map(merkle::leaf));
             begin += length;
         }

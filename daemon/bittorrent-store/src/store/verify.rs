@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
-use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, merkle};
+use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, PieceSha1, merkle};
+use sha1::{Digest as _, Sha1};
 
 use super::TorrentStore;
+use crate::create::hash_zeros;
 use crate::error::StoreError;
 
 /// What reading everything again found.
@@ -22,6 +24,9 @@ pub struct Verification {
     pub found: u64,
     /// Leaf hashes of good blocks that were missing or wrong, written again.
     pub leaves_mended: u64,
+    /// Pieces of a hybrid that are what its v2 half says and not what its v1 half says: whoever made
+    /// the torrent gives one half of its peers something else.
+    pub contradictions: Vec<PieceIndex>,
 }
 
 /// Found blocks are claimed whenever there are so many bytes of them.
@@ -89,6 +94,7 @@ impl TorrentStore {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Also when it did not come to its end: what is known to be bad must not be served.
         sum.found.damaged.sort();
+        sum.found.contradictions.sort();
         if !sum.found.damaged.is_empty() {
             self.unverify(&sum.found.damaged)?;
         }
@@ -121,11 +127,23 @@ impl TorrentStore {
             .blocks(piece)
             .filter(|block| self.is_block_verified(*block))
             .collect();
-        let leaves = self.hash_piece_if_whole(piece, buffer)?;
+        let v1 = self.info.v1_pieces();
+        let v1 = v1.and_then(|pieces| pieces.get(piece.as_usize()));
+        let mut sha1 = v1.is_some().then(Sha1::new);
+        let leaves = self.hash_piece_if_whole(piece, buffer, &mut |bytes| {
+            if let Some(sha1) = &mut sha1 {
+                sha1.update(bytes);
+            }
+        })?;
         let proven = !leaves.is_empty()
             && self.metainfo().piece_hash(piece)
                 == Some(merkle::piece_hash(&leaves, layout, piece));
         if proven {
+            if let Some((sha1, expected)) = sha1.zip(v1)
+                && self.v1_hash(piece, sha1) != *expected
+            {
+                sum().found.contradictions.push(piece);
+            }
             if !held.is_empty() {
                 self.mend_leaves(piece, &held, &leaves, &sum)?;
             }
@@ -146,7 +164,7 @@ impl TorrentStore {
                     .map_err(StoreError::io("read", &self.file_path(file)))?;
             }
             if !fresh().any(|block| self.is_lost(layout.block_number(block)))
-                && self.hash_piece_if_whole(piece, buffer)? == leaves
+                && self.hash_piece_if_whole(piece, buffer, &mut |_| {})? == leaves
             {
                 self.mark(first, &leaves)?;
                 sum().found.found += found;
@@ -173,11 +191,21 @@ impl TorrentStore {
         &self,
         piece: PieceIndex,
         buffer: &mut Vec<u8>,
+        each: &mut dyn FnMut(&[u8]),
     ) -> Result<Vec<MerkleHash>, StoreError> {
-        match self.hash_piece(piece, buffer) {
+        match self.hash_piece(piece, buffer, each) {
             Err(StoreError::Truncated { .. }) => Ok(Vec::new()),
             other => other,
         }
+    }
+
+    /// The SHA-1 of a v1 piece of which all content went in: the zeros of a pad file behind it are part
+    /// of it.
+    fn v1_hash(&self, piece: PieceIndex, mut sha1: Sha1) -> PieceSha1 {
+        let content = self.layout().piece_size(piece);
+        let whole = self.info.v1_piece_size(piece).unwrap_or(content);
+        hash_zeros(&mut sha1, whole.saturating_sub(content) as usize);
+        PieceSha1::from_bytes(sha1.finalize().into())
     }
 
     /// Writes the leaf hashes of verified blocks again where they are not what the content says.
