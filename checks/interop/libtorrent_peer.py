@@ -21,6 +21,7 @@ ALERTS = (
     | lt.alert.category_t.status_notification
     | lt.alert.category_t.connect_notification
     | lt.alert.category_t.dht_notification
+    | lt.alert.category_t.storage_notification
 )
 
 # TCP only and nothing that leaves the machine; several peers may share one loopback address.
@@ -64,6 +65,7 @@ class Peer:
         self.ring: list[lt.session] = []
         self.handles: list[lt.torrent_handle] = []
         self.log: list[str] = []
+        self.flushed = 0
         self.items: list[dict[str, Any]] = []
         self.puts: list[Any] = []
 
@@ -74,6 +76,8 @@ class Peer:
             kind = type(alert).__name__
             if kind == "dht_mutable_item_alert":
                 self.items.append(self.read_item(alert))
+            elif kind == "cache_flushed_alert":
+                self.flushed += 1
             elif kind == "dht_put_alert":
                 self.puts.append({"success": alert.num_success, "seq": alert.seq})
             self.log.append(f"{kind}: {alert.message()}")
@@ -150,13 +154,22 @@ class Peer:
         }
 
     def wait(self, id: int, timeout: float) -> dict[str, Any]:
-        """Waits until the torrent is whole and checked."""
+        """Waits until the torrent is whole, checked and written: libtorrent calls it whole before its last writes are done."""
 
         def done() -> bool:
             self.pop()
             return bool(self.handles[id].status().is_seeding)
 
         reached = poll(done, timeout)
+        if reached:
+            before = self.flushed
+            self.handles[id].flush_cache()
+
+            def flushed() -> bool:
+                self.pop()
+                return self.flushed > before
+
+            reached = poll(flushed, timeout)
         answer = self.status(id)
         if not reached:
             answer["log"] = self.log[-40:]
