@@ -82,38 +82,28 @@ impl Journal {
     }
 }
 
-/// What the journals tell.
-#[derive(Debug, Default)]
-pub(crate) struct Replay {
-    /// Block numbers and their leaves, in no order; a block may be named more than once.
-    pub(crate) blocks: Vec<(u64, MerkleHash)>,
-    /// The highest epoch that a record is of, 0 without any.
-    pub(crate) newest: u64,
-}
-
-/// What the journals tell of this epoch and later ones.
+/// The blocks that the journals name for this epoch or later ones, by number, with their leaves. One
+/// may be named more than once.
 pub(crate) fn replay(
     paths: &Paths,
     io: &dyn Io,
     torrent: InfoHashV2,
     least_epoch: u64,
-) -> Result<Replay, StoreError> {
-    let mut replay = Replay::default();
+) -> Result<Vec<(u64, MerkleHash)>, StoreError> {
+    let mut found = Vec::new();
     for turn in 0..2 {
         let Some(bytes) = read_whole(io, &paths.journal(turn), MAX_LENGTH)? else {
             continue;
         };
         for record in bytes.chunks_exact(RECORD) {
-            let Some((epoch, number, leaf)) = read(record, torrent) else {
-                continue;
-            };
-            replay.newest = replay.newest.max(epoch);
-            if epoch >= least_epoch {
-                replay.blocks.push((number, leaf));
+            if let Some((epoch, number, leaf)) = read(record, torrent)
+                && epoch >= least_epoch
+            {
+                found.push((number, leaf));
             }
         }
     }
-    Ok(replay)
+    Ok(found)
 }
 
 fn read(record: &[u8], torrent: InfoHashV2) -> Option<(u64, u64, MerkleHash)> {

@@ -55,6 +55,20 @@ struct Disk {
     changes: u64,
     power_for: Option<u64>,
     failures: Vec<Failure>,
+    hook: Option<Hook>,
+}
+
+/// What is to happen before something else does.
+struct Hook {
+    operation: Operation,
+    path: String,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "before {:?} of {}", self.operation, self.path)
+    }
 }
 
 #[derive(Debug)]
@@ -148,6 +162,7 @@ impl ForgetfulDisk {
             changes: 0,
             power_for: None,
             failures: Vec::new(),
+            hook: None,
         })))
     }
 
@@ -196,6 +211,26 @@ impl ForgetfulDisk {
         });
     }
 
+    /// Lets something happen right before a file whose path contains `path` is next written or synced, on
+    /// the same thread: what another thread might have done just then.
+    pub fn before(&self, operation: Operation, path: &str, run: impl FnOnce() + Send + 'static) {
+        self.disk().hook = Some(Hook {
+            operation,
+            path: path.to_owned(),
+            run: Box::new(run),
+        });
+    }
+
+    fn run_hook(&self, operation: Operation, path: &Path) {
+        let shown = path.to_string_lossy();
+        let meant =
+            |hook: &mut Hook| hook.operation == operation && shown.contains(hook.path.as_str());
+        let hook = self.disk().hook.take_if(meant);
+        if let Some(hook) = hook {
+            (hook.run)();
+        }
+    }
+
     /// Lets everything succeed again.
     pub fn heal(&self) {
         self.disk().failures.clear();
@@ -213,6 +248,7 @@ impl ForgetfulDisk {
             changes: 0,
             power_for: None,
             failures: Vec::new(),
+            hook: None,
         })))
     }
 
@@ -270,6 +306,7 @@ impl ForgetfulDisk {
             changes: 0,
             power_for: None,
             failures: Vec::new(),
+            hook: None,
         }))))
     }
 

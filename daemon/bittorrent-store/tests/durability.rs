@@ -8,10 +8,13 @@ mod world;
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use bittorrent_store::testing::{Dice, Operation};
+use bittorrent_store::testing::{Dice, ForgetfulDisk, Operation};
 use bittorrent_store::{StoreError, TorrentStore};
+use bytes::Bytes;
 use common::{BLOCK, Sample, broken, salted};
 use proptest::prelude::*;
 use world::{DIR, Step, World};
@@ -178,42 +181,45 @@ fn a_checkpoint_that_is_tried_again_may_be_interrupted_too() {
 #[test]
 fn what_a_failed_sync_lost_is_not_believed_after_a_kill() {
     let sample = &*SAMPLE;
-    for blocks in 2..6 {
-        for claims_fail in [false, true] {
-            let mut world = World::new(sample);
-            world.create().unwrap();
-            world.step(&Step::Write((0..10).collect()));
-            if claims_fail {
-                // With these claims in doubt the journal has to be kept.
-                world.step(&Step::Mark(8, 0));
-                let fault = Step::Fault(Operation::SyncDirectory, "snapshot", broken(), 0);
-                world.step(&fault);
-                world.step(&Step::Checkpoint);
-            }
-            (0..blocks).for_each(|number| world.step(&Step::Mark(number, 0)));
-            world.step(&Step::Fault(Operation::Sync, "content", broken(), 0));
-            let store = world.store.as_ref().unwrap();
-            let result = store.checkpoint();
-            assert!(matches!(result, Err(StoreError::SyncFailed { .. })));
-            world.claim(result.map(|_| ()));
-            // What was lost may be overwritten by anything, and must not be claimed by then.
-            world.step(&Step::Lie(0));
-            drop(world.store.take());
-            world.disk = world.disk.restart();
-            let opened = TorrentStore::open(Path::new(DIR), world.disk.io());
-            let (store, recovery) = opened.unwrap();
-            assert_eq!(store.is_block_verified(sample.blocks[8]), claims_fail);
-            if !claims_fail {
-                assert_eq!(recovery.blocks_rehashed + recovery.blocks_dropped, 0);
-            }
-            // Nor is it found in memory by reading everything again.
-            store.verify_all(&|_| true).unwrap();
-            sample.check_verified(&store).unwrap();
-            drop(store);
-            world.disk = world.disk.crash(&mut Dice::new(blocks as u64)).unwrap();
-            let opened = TorrentStore::open(Path::new(DIR), world.disk.io());
-            sample.check_verified(&opened.unwrap().0).unwrap();
+    let faults = [None, Some((Operation::Rename, "progress"))];
+    let faults = faults
+        .into_iter()
+        .chain([Some((Operation::SyncDirectory, "snapshot"))]);
+    for (blocks, claims_fail) in (2..6).flat_map(|n| faults.clone().map(move |f| (n, f))) {
+        let mut world = World::new(sample);
+        world.create().unwrap();
+        world.step(&Step::Layers);
+        world.step(&Step::Write((0..10).collect()));
+        if let Some((operation, path)) = claims_fail {
+            // With these claims in doubt the journal has to be kept.
+            world.step(&Step::Mark(8, 0));
+            world.step(&Step::Fault(operation, path, broken(), 0));
+            world.step(&Step::Checkpoint);
         }
+        (0..blocks).for_each(|number| world.step(&Step::Mark(number, 0)));
+        world.step(&Step::Fault(Operation::Sync, "content", broken(), 0));
+        let store = world.store.as_ref().unwrap();
+        let result = store.checkpoint();
+        assert!(matches!(result, Err(StoreError::SyncFailed { .. })));
+        world.claim(result.map(|_| ()));
+        // What was lost may be overwritten by anything, and must not be claimed by then.
+        world.step(&Step::Lie(0));
+        drop(world.store.take());
+        world.disk = world.disk.restart();
+        let opened = TorrentStore::open(Path::new(DIR), world.disk.io());
+        let (store, recovery) = opened.unwrap();
+        let kept = store.is_block_verified(sample.blocks[8]);
+        assert_eq!(kept, claims_fail.is_some());
+        if claims_fail.is_none() {
+            assert_eq!(recovery.blocks_rehashed + recovery.blocks_dropped, 0);
+        }
+        // Nor is it found in memory by reading everything again.
+        store.verify_all(&|_| true).unwrap();
+        sample.check_verified(&store).unwrap();
+        drop(store);
+        world.disk = world.disk.crash(&mut Dice::new(blocks as u64)).unwrap();
+        let opened = TorrentStore::open(Path::new(DIR), world.disk.io());
+        sample.check_verified(&opened.unwrap().0).unwrap();
     }
 }
 
@@ -285,7 +291,12 @@ fn a_full_disk_is_told_from_a_broken_one_and_can_be_waited_for() {
             };
             let failed = attempt().unwrap_err();
             assert_eq!(failed.is_out_of_space(), full, "{path}: {failed:?}");
-            attempt().unwrap();
+            // What is durable and could not be claimed still counts as dirty.
+            let verified = store.verified_blocks();
+            assert_eq!(store.dirty_bytes(), verified * BLOCK, "{path}");
+            assert_eq!(store.dirty_since().is_some(), verified > 0, "{path}");
+            assert_eq!(attempt().unwrap().blocks, 4, "{path}");
+            assert_eq!((store.dirty_bytes(), store.dirty_since()), (0, None));
             assert_eq!(store.verified_blocks(), 4, "{path}");
             world.marked = (0..4).collect();
             world.claimed = world.marked.clone();
@@ -293,6 +304,90 @@ fn a_full_disk_is_told_from_a_broken_one_and_can_be_waited_for() {
             world.complete();
         }
     }
+}
+
+#[test]
+fn what_becomes_verified_during_a_checkpoint_waits_for_the_next_one() {
+    let sample = &*SAMPLE;
+    let blocks = &sample.blocks;
+    for fails in [false, true] {
+        let disk = ForgetfulDisk::new();
+        let store = Arc::new(sample.create(Path::new(DIR), disk.io()));
+        sample.fill(&store, &blocks[..1]);
+        sample.write(&store, &blocks[1..2]).unwrap();
+        let meanwhile = store.clone();
+        disk.before(Operation::Sync, "content", move || {
+            SAMPLE.mark(&meanwhile, SAMPLE.blocks[1]).unwrap();
+        });
+        if fails {
+            disk.fail(Operation::Sync, "content", broken(), 1);
+            // What was written while the sync ran may be lost with the rest.
+            let result = store.checkpoint();
+            let Err(StoreError::SyncFailed { lost, .. }) = &result else {
+                panic!("{result:?}");
+            };
+            assert_eq!(lost[..], blocks[..2]);
+            assert_eq!((store.verified_blocks(), store.dirty_bytes()), (0, 0));
+            continue;
+        }
+        assert_eq!(store.checkpoint().unwrap().blocks, 1);
+        assert_eq!(store.dirty_bytes(), BLOCK);
+        drop(store);
+        let (store, recovery) = TorrentStore::open(Path::new(DIR), disk.restart().io()).unwrap();
+        assert_eq!((recovery.blocks_claimed, recovery.blocks_rehashed), (1, 1));
+        sample.check_verified(&store).unwrap();
+    }
+}
+
+#[test]
+fn no_write_lands_on_a_block_while_it_becomes_verified() {
+    let sample = &*SAMPLE;
+    let block = sample.blocks[0];
+    let lie = vec![(block, Bytes::from(vec![0xee; BLOCK as usize]))];
+    for scrub in [false, true] {
+        let disk = ForgetfulDisk::new();
+        let store = Arc::new(sample.create(Path::new(DIR), disk.io()));
+        sample.write(&store, &sample.blocks).unwrap();
+        let (liar, lie) = (store.clone(), lie.clone());
+        let (told, hear) = std::sync::mpsc::channel::<()>();
+        // Its hash is journalled; a moment later it counts as verified.
+        disk.before(Operation::Write, "journal", move || {
+            let written = std::thread::spawn(move || {
+                liar.write_blocks(&lie).unwrap();
+                drop(told);
+            });
+            // It has to wait for that, as this has not to wait for it.
+            let waits = hear.recv_timeout(Duration::from_millis(200));
+            assert_eq!(waits, Err(RecvTimeoutError::Timeout));
+            drop(written);
+        });
+        if scrub {
+            assert_eq!(
+                store.verify_all(&|_| true).unwrap().found,
+                store.total_blocks()
+            );
+        } else {
+            sample.mark(&store, block).unwrap();
+        }
+        // The liar has his turn now, if not before.
+        while Arc::strong_count(&store) > 1 {
+            std::thread::yield_now();
+        }
+        sample.check_verified(&store).unwrap();
+    }
+}
+
+#[test]
+fn neighbours_are_written_with_one_call() {
+    let sample = &*SAMPLE;
+    let disk = ForgetfulDisk::new();
+    let store = sample.create(Path::new(DIR), disk.io());
+    let before = disk.changes();
+    let mut all = sample.blocks.clone();
+    all.reverse();
+    sample.write(&store, &all).unwrap();
+    // Five of the files are not empty.
+    assert_eq!(disk.changes() - before, 5);
 }
 
 fn step() -> impl Strategy<Value = Step> {

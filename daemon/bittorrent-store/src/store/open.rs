@@ -131,14 +131,14 @@ impl TorrentStore {
             store.restore_lengths()?;
             // Without claims everything that is in the journals may be tried: it proves itself.
             let epoch = store.claims().epoch;
-            let newest = store.replay_journal(epoch, &mut recovery)?;
-            store.settle(newest.max(epoch).saturating_add(1))?;
+            store.replay_journal(epoch, &mut recovery)?;
+            store.settle(epoch.saturating_add(1))?;
         }
         Ok((store, recovery))
     }
 
-    /// Claims what was found when a generation was taken up, as of an epoch that no journal has yet,
-    /// and starts its journal. Until the claims are written the old journals stay as they are.
+    /// Claims what was found when a generation was taken up, as of the next epoch, and starts its
+    /// journal. Until the claims are written the old journals stay as they are.
     fn settle(&self, epoch: u64) -> Result<(), StoreError> {
         let mut claims = self.claims();
         let window = std::mem::take(&mut self.pending().window);
@@ -306,16 +306,15 @@ impl TorrentStore {
         Ok(all_same)
     }
 
-    /// Hashes again what the journals name, as it is on the disk, and takes what is good. Returns the
-    /// newest epoch in them.
-    fn replay_journal(&self, epoch: u64, recovery: &mut Recovery) -> Result<u64, StoreError> {
+    /// Hashes again what the journals name, as it is on the disk, and takes what is good.
+    fn replay_journal(&self, epoch: u64, recovery: &mut Recovery) -> Result<(), StoreError> {
         let layout = self.layout();
         let mut buffer = vec![0; BLOCK_LEN as usize];
-        // A block that was lost and written again is there more than once.
+        // A block may be named more than once, with the same leaf each time.
         let mut bad = BTreeSet::new();
         let mut reread = BTreeSet::new();
-        let replay = journal::replay(&self.paths, &*self.io, self.torrent_id(), epoch)?;
-        for (number, leaf) in replay.blocks {
+        let named = journal::replay(&self.paths, &*self.io, self.torrent_id(), epoch)?;
+        for (number, leaf) in named {
             let block = self.block_of(number);
             let Some(block) = block.filter(|block| !self.is_block_verified(*block)) else {
                 continue;
@@ -336,7 +335,6 @@ impl TorrentStore {
                 bad.insert(number);
                 continue;
             }
-            bad.remove(&number);
             self.write_leaves(file, &[(number, leaf)])?;
             self.verified.set(number);
             let mut pending = self.pending();
@@ -345,7 +343,7 @@ impl TorrentStore {
             recovery.blocks_rehashed += 1;
         }
         recovery.blocks_dropped += bad.len() as u64;
-        Ok(replay.newest)
+        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) struct ForgetfulFile {
 
 impl ForgetfulFile {
     fn sync(&self) -> io::Result<()> {
+        self.disk.run_hook(Operation::Sync, &self.path);
         let mut disk = self.disk.disk();
         let outcome = disk.change(Operation::Sync, &self.path);
         if disk.powered().is_err() && outcome.is_err() {
@@ -62,6 +63,7 @@ impl IoFile for ForgetfulFile {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.disk.run_hook(Operation::Write, &self.path);
         let mut disk = self.disk.disk();
         if !self.writable {
             return Err(ErrorKind::PermissionDenied.into());
