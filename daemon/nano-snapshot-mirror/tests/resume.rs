@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use common::{Running, World, assert_same, numbers, pause, run_command};
 use nano_ledger::synthetic;
 
-/// How often to kill; `KILLS=20 cargo test -p nano-snapshot-mirror --test resume` for more.
+/// How often to kill; another number in this variable for a longer or a shorter run.
 const KILLS: &str = "KILLS";
-const DEFAULT_KILLS: u64 = 4;
+const DEFAULT_KILLS: u64 = 20;
 
 /// Bytes of the ledger: enough that a kill meets the download and not its end.
 const LENGTH: u64 = 96 << 20;
