@@ -74,15 +74,14 @@ fn a_killed_fetch_resumes_and_loses_little() {
             pause();
         }
         std::thread::sleep(window.mul_f64(random()));
-        if fetch.has_ended() {
-            fetch.end().succeeded();
+        if let Some(ended) = fetch.kill() {
+            ended.succeeded();
             assert_same(
                 &world.content("producer", &snapshot),
                 &world.content(&data(copies), &snapshot),
             );
             copies += 1;
         } else {
-            fetch.kill();
             killed += 1;
         }
     }
