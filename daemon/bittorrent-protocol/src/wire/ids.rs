@@ -3,14 +3,14 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::merkle::MAX_HASH_COUNT;
 use crate::units::{BLOCK_LEN, MAX_PIECES};
 
 /// The longest message, its 4 length bytes not counted, that we and other clients accept: 1 MiB.
 pub const MAX_MESSAGE_LEN: u32 = 1 << 20;
 
-/// The most hashes in one `hashes` message: 8192 of the base layer, which is what libtorrent
-/// serves at most, and the uncles of a proof.
-pub const MAX_HASHES: u32 = 8192 + 64;
+/// The most hashes in one `hashes` message: those of the base layer and the uncles of a proof.
+pub const MAX_HASHES: u32 = MAX_HASH_COUNT + 64;
 
 /// Bytes of the five fields that all three hash messages begin with, and the id.
 const HASH_FIELDS: u32 = 1 + 32 + 4 * 4;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bittorrent_protocol::MerkleHash;
-use bittorrent_protocol::merkle::HashRequest;
+use bittorrent_protocol::merkle::{HashRequest, MAX_HASH_COUNT};
 use bittorrent_protocol::wire::{
     METADATA_PIECE_LEN, Message, MetadataMessage, OwnedMetadataMessage,
 };
@@ -17,9 +17,6 @@ const MAX_METADATA_REQUESTS: usize = 1024;
 
 /// Hash requests that one peer may have waiting. Others ask two at a time.
 const MAX_HASH_REQUESTS: usize = 64;
-
-/// The most hashes anybody asks for at once; what is above is rejected by the store.
-const MAX_HASHES: u32 = 8192;
 
 /// What waits to be answered.
 #[derive(Debug, Default)]
@@ -37,7 +34,8 @@ impl Services {
             return None;
         }
         let request = self.hashes.front()?;
-        let count = request.count.min(MAX_HASHES) + request.proof_layers.min(64);
+        // What is above the most is rejected by the store.
+        let count = request.count.min(MAX_HASH_COUNT) + request.proof_layers.min(64);
         Some((count * MerkleHash::LEN as u32).clamp(MIN_READ_CHARGE, 256 << 10))
     }
 
