@@ -254,7 +254,7 @@ impl Draft {
             &self.paths.torrent(),
             &metainfo.encode(),
         )?;
-        TorrentStore::adopt(self.paths, self.io, metainfo)
+        TorrentStore::seal_whole(self.paths, self.io, metainfo)
     }
 }
 

@@ -151,7 +151,7 @@ impl TorrentStore {
     }
 
     /// Takes over a directory whose content and leaf hashes were just written whole, and seals it.
-    pub(crate) fn adopt(
+    pub(crate) fn seal_whole(
         paths: Paths,
         io: Arc<dyn Io>,
         metainfo: Metainfo,
@@ -415,7 +415,7 @@ mod tests {
         let store = TorrentStore::create(&place, &metainfo, Arc::new(RealIo)).unwrap();
         assert_eq!(store.missing_bytes(), LENGTH);
         drop(store);
-        TorrentStore::adopt(Paths::new(&place), Arc::new(RealIo), metainfo).unwrap();
+        TorrentStore::seal_whole(Paths::new(&place), Arc::new(RealIo), metainfo).unwrap();
 
         let started = Instant::now();
         let (store, recovery) = TorrentStore::open(&place, Arc::new(RealIo)).unwrap();
