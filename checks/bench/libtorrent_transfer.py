@@ -1,12 +1,13 @@
 """One side of a measured transfer by libtorrent; prints JSON lines.
 
-    libtorrent_transfer.py seed TORRENT PARENT          prints {"listening": "127.0.0.1:PORT"}, ends with standard input
-    libtorrent_transfer.py fetch TORRENT PARENT PEER    downloads, prints the result, ends
+    libtorrent_transfer.py seed  TORRENT PARENT           prints {"listening": "ADDRESS:PORT"}, ends with standard input
+    libtorrent_transfer.py fetch TORRENT PARENT PEER...   downloads, prints the result, ends; after --seconds, whole or not
 
 The last line of both is the result: seconds from the call that adds the torrent to the first and last payload byte, CPU seconds of this
-process, and its greatest resident set, which counts files that it maps.
+process from the same call on, and its greatest resident set, which counts files that it maps. `--set name=value` changes one setting.
 """
 
+import argparse
 import json
 import resource
 import sys
@@ -14,9 +15,8 @@ import time
 
 import libtorrent as lt
 
-# What the comparison holds fixed. Everything else is libtorrent's default.
-SETTINGS = {
-    "listen_interfaces": "127.0.0.1:0",
+# What the comparison holds fixed. Everything else is libtorrent's default: docs/performance.md has what was tried.
+SETTINGS: dict[str, object] = {
     "enable_dht": False,
     "enable_lsd": False,
     "enable_upnp": False,
@@ -27,43 +27,60 @@ SETTINGS = {
     "alert_mask": 0,
 }
 
+# Seconds between two looks at the progress; what the times are exact to.
+LOOK = 0.005
+
 
 def main() -> None:
-    role, torrent, parent = sys.argv[1:4]
-    session = lt.session(SETTINGS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("role", choices=["seed", "fetch"])
+    parser.add_argument("torrent")
+    parser.add_argument("parent")
+    parser.add_argument("peers", nargs="*")
+    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args()
+    changed = {name: int(value) for name, _, value in (one.partition("=") for one in options.set)}
+    session = lt.session(SETTINGS | {"listen_interfaces": f"{options.address}:0"} | changed)
     while not session.listen_port():
-        time.sleep(0.005)
+        time.sleep(LOOK)
     params = lt.add_torrent_params()
-    params.ti = lt.torrent_info(torrent)
-    params.save_path = parent
+    params.ti = lt.torrent_info(options.torrent)
+    params.save_path = options.parent
     params.flags &= ~(lt.torrent_flags.paused | lt.torrent_flags.auto_managed)
-    if role == "seed":
+    if options.role == "seed":
         params.flags |= lt.torrent_flags.seed_mode
-    begin = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    began, begin = time.time(), time.monotonic()
     handle = session.add_torrent(params)
     first = None
-    if role == "seed":
-        print(json.dumps({"listening": f"127.0.0.1:{session.listen_port()}"}), flush=True)
+    status = handle.status()
+    if options.role == "seed":
+        print(json.dumps({"listening": f"{options.address}:{session.listen_port()}"}), flush=True)
         sys.stdin.read()
     else:
-        ip, port = sys.argv[4].rsplit(":", 1)
-        handle.connect_peer((ip, int(port)), 0, 0)
-        while True:
+        for peer in options.peers:
+            ip, port = peer.rsplit(":", 1)
+            handle.connect_peer((ip, int(port)), 0, 0)
+        while time.monotonic() - begin < options.seconds:
             status = handle.status()
             if first is None and status.total_payload_download > 0:
                 first = time.monotonic() - begin
             if status.is_seeding:
                 break
-            time.sleep(0.005)
+            time.sleep(LOOK)
     last = time.monotonic() - begin
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(
         json.dumps(
             {
+                "began": began,
                 "first_byte": first,
                 "last_byte": last,
-                "user": usage.ru_utime,
-                "system": usage.ru_stime,
+                "bytes": status.total_done,
+                "user": usage.ru_utime - before.ru_utime,
+                "system": usage.ru_stime - before.ru_stime,
                 "peak_rss_kib": usage.ru_maxrss,
             }
         ),

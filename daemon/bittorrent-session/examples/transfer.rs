@@ -1,24 +1,28 @@
 //! Measures one transfer between two processes.
 //!
 //! ```text
-//! transfer make  --dir STORE --bytes N [--piece-length N] [--hybrid]
-//! transfer seed  --dir STORE --listen ADDR
-//! transfer fetch --dir STORE --hash V2HEX --peer ADDR
+//! transfer make  --dir STORE --bytes N [--piece-length N] [--hybrid | --sparse]
+//! transfer seed  --dir STORE... --listen ADDR
+//! transfer fetch --dir STORE (--hash V2HEX | --torrent FILE) --peer ADDR... [--seconds N]
 //! ```
 //!
-//! `make` fills a new store with noise. `seed` serves a store until its standard input ends.
-//! `fetch` starts with nothing but the hash. Both print one JSON object a line; times are in
-//! seconds since the start of the process, processor times are those of the whole process.
+//! `make` fills a new store with noise; with `--sparse` with a hole of whole pieces, which costs
+//! neither space nor hashing, however long it is. `seed` serves stores until its standard input
+//! ends. `fetch` starts with nothing but the hash, or with a torrent file and its piece layers, and
+//! leaves off after so many seconds, whole or not. All print one JSON object a line; times are in
+//! seconds since the start of the process, which `began` gives since 1970; processor times are those
+//! of the whole process.
 
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bittorrent_protocol::metainfo::Metainfo;
-use bittorrent_protocol::{InfoHashV2, InfoHashes, PieceLength};
-use bittorrent_session::{Session, SessionConfig};
+use bittorrent_protocol::bencode::Limits;
+use bittorrent_protocol::metainfo::{HashedContent, Metainfo, MetainfoBuilder};
+use bittorrent_protocol::{BLOCK_LEN, InfoHashV2, InfoHashes, PieceLength, merkle};
+use bittorrent_session::{Session, SessionConfig, TorrentHandle};
 use bittorrent_store::create::{Cut, Draft, Shape};
 use bittorrent_store::{RealIo, TorrentStore};
 
@@ -35,18 +39,22 @@ fn main() -> Result<(), Error> {
     while let Some(name) = args.next() {
         let mut value = || args.next().ok_or(format!("{name} needs a value"));
         match name.as_str() {
-            "--dir" => options.dir = Some(value()?.into()),
+            "--dir" => options.dirs.push(value()?.into()),
             "--listen" => options.listen = Some(value()?.parse()?),
             "--peer" => options.peers.push(value()?.parse()?),
             "--hash" => options.hash = Some(value()?.parse()?),
+            "--torrent" => options.torrent = Some(value()?.into()),
+            "--seconds" => options.most = Duration::try_from_secs_f64(value()?.parse()?)?,
             "--bytes" => options.bytes = value()?.parse()?,
             "--piece-length" => options.piece_length = PieceLength::new(value()?.parse()?)?,
             "--hybrid" => options.hybrid = true,
+            "--sparse" => options.sparse = true,
             _ => return Err(format!("unknown option {name}").into()),
         }
     }
     let runtime = tokio::runtime::Runtime::new()?;
     match task.as_str() {
+        "make" if options.sparse => make_sparse(&options),
         "make" => make(&options),
         "seed" => runtime.block_on(seed(&options)),
         "fetch" => runtime.block_on(fetch(&options, start)),
@@ -55,33 +63,39 @@ fn main() -> Result<(), Error> {
 }
 
 struct Options {
-    dir: Option<PathBuf>,
+    dirs: Vec<PathBuf>,
     listen: Option<SocketAddr>,
     peers: Vec<SocketAddr>,
     hash: Option<InfoHashV2>,
+    torrent: Option<PathBuf>,
+    most: Duration,
     bytes: u64,
     piece_length: PieceLength,
     hybrid: bool,
+    sparse: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            dir: None,
+            dirs: Vec::new(),
             listen: None,
             peers: Vec::new(),
             hash: None,
+            torrent: None,
+            most: Duration::MAX,
             bytes: 1 << 30,
             // 1 MiB.
             piece_length: PieceLength::new(1 << 20).unwrap_or(PieceLength::DEFAULT),
             hybrid: false,
+            sparse: false,
         }
     }
 }
 
 impl Options {
     fn dir(&self) -> Result<&PathBuf, Error> {
-        self.dir.as_ref().ok_or("--dir is missing".into())
+        self.dirs.first().ok_or("--dir is missing".into())
     }
 
     fn config(&self) -> SessionConfig {
@@ -121,15 +135,48 @@ fn make(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// A store of zeros that nobody writes: it is marked as verified with the hashes it must have.
+fn make_sparse(options: &Options) -> Result<(), Error> {
+    let blocks = options.piece_length.blocks();
+    let leaves = vec![merkle::leaf(&[0; BLOCK_LEN as usize]); blocks as usize];
+    let piece_hash = merkle::fold(&leaves, 0, blocks.ilog2() as u8);
+    let piece_bytes = u64::from(options.piece_length.bytes());
+    let pieces = options.bytes.div_ceil(piece_bytes);
+    let layer = vec![piece_hash; usize::try_from(pieces)?];
+    let content = HashedContent {
+        length: pieces * piece_bytes,
+        root: Some(merkle::file_root_from_layer(&layer, options.piece_length)),
+        layer,
+        ..HashedContent::default()
+    };
+    let metainfo = MetainfoBuilder::new("hole", options.piece_length)
+        .single_file(content)
+        .build()?;
+    let store = TorrentStore::create(options.dir()?, &metainfo, Arc::new(RealIo))?;
+    for piece in (0..).map_while(|number| store.layout().piece(number)) {
+        store.mark_verified(piece, 0, &leaves)?;
+        if store.dirty_bytes() > SessionConfig::default().checkpoint_bytes << 5 {
+            store.checkpoint()?;
+        }
+    }
+    store.finish()?;
+    println!(r#"{{"made":"{}"}}"#, store.info().hashes().v2);
+    Ok(())
+}
+
 async fn seed(options: &Options) -> Result<(), Error> {
-    let (store, _) = TorrentStore::open(options.dir()?, Arc::new(RealIo))?;
     let session = Session::start(options.config()).await?;
-    let torrent = session.add_store(Arc::new(store)).await?;
-    println!(
-        r#"{{"hash":"{}","listening":"{}"}}"#,
-        torrent.id().v2,
-        session.local_addrs()[0]
-    );
+    let mut torrents = Vec::new();
+    for dir in &options.dirs {
+        let (store, _) = TorrentStore::open(dir, Arc::new(RealIo))?;
+        let torrent = session.add_store(Arc::new(store)).await?;
+        println!(
+            r#"{{"hash":"{}","listening":"{}"}}"#,
+            torrent.id().v2,
+            session.local_addrs()[0]
+        );
+        torrents.push(torrent);
+    }
     // Not tokio's: its thread would wait for input when the runtime is to end.
     let (told, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
@@ -137,56 +184,87 @@ async fn seed(options: &Options) -> Result<(), Error> {
         let _ = told.send(());
     });
     let _ = end.await;
-    // Its last account is exact.
-    torrent.remove().await;
-    let uploaded = torrent.status().uploaded_payload;
+    let mut uploaded = 0;
+    for torrent in torrents {
+        // Its last account is exact.
+        torrent.remove().await;
+        uploaded += torrent.status().uploaded_payload;
+    }
     session.shutdown().await;
     println!(r#"{{"uploaded":{uploaded},{}}}"#, usage()?);
     Ok(())
 }
 
-async fn fetch(options: &Options, start: Instant) -> Result<(), Error> {
-    let v2 = options.hash.ok_or("--hash is missing")?;
-    let session = Session::start(options.config()).await?;
+/// Adds what is to be fetched, with a place for it.
+async fn begin(
+    options: &Options,
+    session: &Session,
+) -> Result<(TorrentHandle, Arc<TorrentStore>), Error> {
+    if let Some(path) = &options.torrent {
+        let metainfo = Metainfo::parse(&std::fs::read(path)?, &Limits::TORRENT)?;
+        let store = TorrentStore::create(options.dir()?, &metainfo, Arc::new(RealIo))?;
+        let store = Arc::new(store);
+        let torrent = session.add_store(store.clone()).await?;
+        torrent.add_peers(&options.peers).await;
+        return Ok((torrent, store));
+    }
+    let v2 = options.hash.ok_or("--hash or --torrent is missing")?;
     let torrent = session.add_magnet(InfoHashes { v2, v1: None }).await?;
     torrent.add_peers(&options.peers).await;
     let info = torrent.info().await.ok_or("no metadata")?;
-    let metadata = start.elapsed();
     let metainfo = Metainfo::from_info(info);
     let store = TorrentStore::create(options.dir()?, &metainfo, Arc::new(RealIo))?;
     let store = Arc::new(store);
     torrent.attach(store.clone()).await?;
+    Ok((torrent, store))
+}
+
+async fn fetch(options: &Options, start: Instant) -> Result<(), Error> {
+    let began = SystemTime::now().duration_since(UNIX_EPOCH)? - start.elapsed();
+    let session = Session::start(options.config()).await?;
+    let (torrent, store) = begin(options, &session).await?;
+    let metadata = start.elapsed();
     let total = store.total_blocks();
-    let mut first = None;
+    let (mut first, mut verified, mut grown) = (None, 0, metadata);
+    let mut longest_pause = Duration::ZERO;
     let mut look = tokio::time::interval(LOOK);
     let last = loop {
         look.tick().await;
-        let verified = store.verified_blocks();
-        if verified > 0 {
-            first.get_or_insert_with(|| start.elapsed());
+        let now = start.elapsed();
+        let before = std::mem::replace(&mut verified, store.verified_blocks());
+        if verified > before {
+            if first.is_some() {
+                longest_pause = longest_pause.max(now - grown);
+            }
+            first.get_or_insert(now);
+            grown = now;
         }
-        if verified == total {
-            break start.elapsed();
+        if verified == total || now >= options.most {
+            break now;
         }
         if let Some(error) = torrent.status().phase.error() {
             return Err(format!("stopped: {error}").into());
         }
     };
     let first = first.unwrap_or(last);
-    let bytes = store.layout().content_length();
+    let bytes = (verified * u64::from(BLOCK_LEN)).min(store.layout().content_length());
     println!(
-        r#"{{"metadata":{:.3},"first_piece":{:.3},"last_piece":{:.3},"bytes":{bytes},"bytes_per_second":{:.0},{}}}"#,
+        r#"{{"began":{:.3},"metadata":{:.3},"first_piece":{:.3},"last_piece":{:.3},"longest_pause":{:.3},"bytes":{bytes},"bytes_per_second":{:.0},{}}}"#,
+        began.as_secs_f64(),
         metadata.as_secs_f64(),
         first.as_secs_f64(),
         last.as_secs_f64(),
+        longest_pause.as_secs_f64(),
         bytes as f64 / (last.saturating_sub(first)).as_secs_f64().max(1e-3),
         usage()?
     );
-    torrent
-        .subscribe()
-        .wait_for(|status| status.phase.is_seeding())
-        .await?;
-    println!(r#"{{"durable":{:.3}}}"#, start.elapsed().as_secs_f64());
+    if verified == total {
+        torrent
+            .subscribe()
+            .wait_for(|status| status.phase.is_seeding())
+            .await?;
+        println!(r#"{{"durable":{:.3}}}"#, start.elapsed().as_secs_f64());
+    }
     session.shutdown().await;
     Ok(())
 }

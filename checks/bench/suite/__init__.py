@@ -1,0 +1,1 @@
+"""The parts of the benchmark suite; `checks/bench/run` starts them."""
