@@ -30,6 +30,12 @@ pub enum StoreError {
         #[source]
         source: Box<MetainfoError>,
     },
+    /// A generation was to be made where there is one.
+    #[error("{} holds a generation already", path.display())]
+    Exists {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// A file ends before its content does.
     #[error("{} ends at byte {length}, before piece {piece} does", path.display())]
     Truncated {
@@ -130,12 +136,17 @@ impl StoreError {
     /// Whether the file system, or the owner's quota, is full: waiting or making room helps.
     pub fn is_out_of_space(&self) -> bool {
         match self {
-            Self::Io { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::Io { source, .. } => is_out_of_space(source),
             Self::SyncFailed { source, .. } => source.is_out_of_space(),
             _ => false,
         }
     }
+}
+
+/// Whether an operation failed because the file system, or the owner's quota, is full.
+pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

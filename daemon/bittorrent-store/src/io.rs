@@ -68,6 +68,9 @@ pub trait IoFile: AsFd + fmt::Debug + Send + Sync {
     fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Changes the length; new bytes are zeros and take no space.
     fn set_len(&self, length: u64) -> io::Result<()>;
+    /// Shares the content of another file (a reflink): it takes no space until it is overwritten. Where
+    /// the file system cannot do that, [`io::ErrorKind::Unsupported`] or another error of the caller's.
+    fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()>;
     /// By what the file is known again.
     fn identity(&self) -> io::Result<Identity>;
     /// Forbids writing (0444) and makes that durable with the file's times.
@@ -190,6 +193,10 @@ impl IoFile for RealFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()> {
+        Ok(rustix::fs::ioctl_ficlone(&self.0, source.as_fd())?)
     }
 
     fn identity(&self) -> io::Result<Identity> {

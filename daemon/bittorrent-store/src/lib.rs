@@ -11,6 +11,7 @@ mod io;
 mod journal;
 mod paths;
 mod progress;
+mod reuse;
 mod space;
 mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -18,5 +19,6 @@ pub mod testing;
 
 pub use error::StoreError;
 pub use io::{Identity, Io, IoFile, OpenMode, RealIo};
+pub use reuse::ReuseSources;
 pub use space::{free_space, required_space};
-pub use store::{Checkpoint, Extent, Recovery, SharedFile, TorrentStore, Verification};
+pub use store::{Checkpoint, Clones, Extent, Recovery, SharedFile, TorrentStore, Verification};

@@ -11,6 +11,7 @@ use bittorrent_protocol::metainfo::Info;
 /// snapshot.torrent   info dictionary and piece layers
 /// content/NAME       the file, or the directory with the files, as the torrent names them
 /// leaves/N           32 bytes a block of file N, for files of more than one block
+/// cloned             there when content files began as clones of old ones
 /// progress           which blocks are there, and by what the files are known again
 /// journal.0, .1      what was verified since `progress` was written
 /// ```
@@ -54,6 +55,10 @@ impl Paths {
 
     pub(crate) fn leaves(&self, file: FileIndex) -> PathBuf {
         self.leaves_dir().join(file.to_string())
+    }
+
+    pub(crate) fn cloned(&self) -> PathBuf {
+        self.root.join("cloned")
     }
 
     pub(crate) fn progress(&self) -> PathBuf {

@@ -6,6 +6,8 @@
 //!
 //! Locks are taken in this order: `gate`, `checkpoint`, `progress`.
 
+mod adopt;
+mod begin;
 mod claim;
 mod open;
 mod read;
@@ -31,6 +33,7 @@ use crate::journal::Journal;
 use crate::paths::Paths;
 use crate::progress::Progress;
 
+pub use begin::Clones;
 pub use claim::Checkpoint;
 pub use open::Recovery;
 pub use read::{Extent, SharedFile};
@@ -58,6 +61,8 @@ pub struct TorrentStore {
     /// How many blocks are in `progress`, for those who may not wait for a disk thread.
     dirty: AtomicU64,
     sealed: AtomicBool,
+    /// Content files began as clones of old ones: what is written takes space though the file is full.
+    cloned: AtomicBool,
     /// Shared while blocks are written, alone while blocks become verified: so no write that began
     /// before that can go on after it.
     gate: RwLock<()>,
@@ -242,7 +247,7 @@ impl TorrentStore {
     }
 
     /// The numbers of a file's blocks in the torrent.
-    fn numbers(&self, file: FileIndex) -> Range<u64> {
+    pub(crate) fn numbers(&self, file: FileIndex) -> Range<u64> {
         let span = self.layout().file(file);
         let first = span.piece_indices().next().map_or(0, |piece| {
             u64::from(piece.get()) * u64::from(self.layout().piece_length().blocks())
@@ -256,7 +261,7 @@ impl TorrentStore {
         self.layout().block_number(block) - self.numbers(file).start
     }
 
-    fn block_of(&self, number: u64) -> Option<BlockIndex> {
+    pub(crate) fn block_of(&self, number: u64) -> Option<BlockIndex> {
         let per_piece = u64::from(self.layout().piece_length().blocks());
         let piece = u32::try_from(number / per_piece).ok()?;
         self.layout()
@@ -270,7 +275,7 @@ impl TorrentStore {
 
     /// The leaf hash kept for each of `count` blocks of a file, from one on: fewer when they are
     /// missing.
-    fn kept_leaves(
+    pub(crate) fn kept_leaves(
         &self,
         file: FileIndex,
         first: u64,

@@ -54,6 +54,7 @@ struct Disk {
     clock: i128,
     changes: u64,
     power_for: Option<u64>,
+    reflinks: bool,
     failures: Vec<Failure>,
     hook: Option<Hook>,
 }
@@ -161,6 +162,7 @@ impl ForgetfulDisk {
             clock: 0,
             changes: 0,
             power_for: None,
+            reflinks: false,
             failures: Vec::new(),
             hook: None,
         })))
@@ -169,6 +171,13 @@ impl ForgetfulDisk {
     /// The disk as a store wants it.
     pub fn io(&self) -> Arc<dyn Io> {
         Arc::new(self.clone())
+    }
+
+    /// The same disk, on which files can share their content from now on.
+    #[must_use]
+    pub fn with_reflinks(self) -> Self {
+        self.disk().reflinks = true;
+        self
     }
 
     /// How many times something was changed or synced.
@@ -247,6 +256,7 @@ impl ForgetfulDisk {
             clock: disk.clock,
             changes: 0,
             power_for: None,
+            reflinks: disk.reflinks,
             failures: Vec::new(),
             hook: None,
         })))
@@ -305,6 +315,7 @@ impl ForgetfulDisk {
             clock: disk.clock,
             changes: 0,
             power_for: None,
+            reflinks: disk.reflinks,
             failures: Vec::new(),
             hook: None,
         }))))

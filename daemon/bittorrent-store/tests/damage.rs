@@ -413,6 +413,7 @@ fn links_out_of_the_directory_are_not_followed() {
 fn making_it_again_keeps_what_is_there_and_claims_nothing() {
     let sample = sample();
     let (_dir, place) = sealed(&sample);
+    fs::remove_file(place.join("snapshot.torrent")).unwrap();
     let store = sample.create(&place, Arc::new(RealIo));
     assert_eq!(store.verified_blocks(), 0);
     assert_eq!(store.verify_all(&|_| true).unwrap().found, 8);

@@ -1,4 +1,4 @@
-//! Making a new generation's directory, and taking up one that is there.
+//! Taking up a generation's directory.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -16,7 +16,7 @@ use crate::error::StoreError;
 use crate::io::{Io, IoFile, OpenMode, read_full};
 use crate::journal;
 use crate::paths::Paths;
-use crate::progress::{Progress, read_whole, replace};
+use crate::progress::{Progress, read_whole};
 
 /// What was found when a generation was taken up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,58 +34,6 @@ pub struct Recovery {
 }
 
 impl TorrentStore {
-    /// Makes the directory of a torrent of which nothing is there yet. Content files have their full
-    /// length and take no space. All of it is durable, also its entry in the directory above.
-    ///
-    /// # Errors
-    ///
-    /// When something cannot be made; what was made stays, and a second attempt continues.
-    pub fn create(dir: &Path, metainfo: &Metainfo, io: Arc<dyn Io>) -> Result<Self, StoreError> {
-        let paths = Paths::new(dir);
-        let info = metainfo.info().clone();
-        for made in [paths.root().to_owned(), paths.content(), paths.leaves_dir()] {
-            io.create_dir_all(&made)
-                .map_err(StoreError::io("make directory", &made))?;
-        }
-        let mut directories = BTreeSet::from([paths.root().to_owned(), paths.content()]);
-        if let Some(above) = paths.root().parent() {
-            let here = above.as_os_str().is_empty();
-            directories.insert(if here { Path::new(".") } else { above }.to_owned());
-        }
-        for (number, file) in (0..).zip(info.files()) {
-            let Some(index) = info.layout().file_index(number) else {
-                continue;
-            };
-            let path = paths.file(&info, index);
-            // Every directory between the content directory and the file.
-            for above in path
-                .ancestors()
-                .skip(1)
-                .take_while(|above| above.starts_with(paths.content()))
-            {
-                if directories.insert(above.to_owned()) {
-                    io.create_dir_all(above)
-                        .map_err(StoreError::io("make directory", above))?;
-                }
-            }
-            let content = open_content(&*io, &path, OpenMode::Create)
-                .map_err(StoreError::io("create", &path))?;
-            content
-                .set_len(file.length())
-                .map_err(StoreError::io("extend", &path))?;
-            content.sync_data().map_err(StoreError::io("sync", &path))?;
-        }
-        for directory in &directories {
-            io.sync_dir(directory)
-                .map_err(StoreError::io("sync", directory))?;
-        }
-        replace(&*io, &paths, &paths.torrent(), &metainfo.encode())?;
-        let claims = Claims::none(info.layout());
-        let store = Self::assemble(paths, io, metainfo.clone(), claims, false)?;
-        store.settle(1)?;
-        Ok(store)
-    }
-
     /// Takes up a directory that [`Self::create`] made. What was verified after the last checkpoint
     /// is hashed again and claimed; nothing else is read, whatever the size.
     ///
@@ -139,7 +87,7 @@ impl TorrentStore {
 
     /// Claims what was found when a generation was taken up, as of the next epoch, and starts its
     /// journal. Until the claims are written the old journals stay as they are.
-    fn settle(&self, epoch: u64) -> Result<(), StoreError> {
+    pub(super) fn settle(&self, epoch: u64) -> Result<(), StoreError> {
         let mut claims = self.claims();
         let window = std::mem::take(&mut self.pending().window);
         self.claim(&mut claims, window, epoch)?;
@@ -186,7 +134,7 @@ impl TorrentStore {
     }
 
     /// Opens the files. Sealed content is opened to be read only.
-    fn assemble(
+    pub(super) fn assemble(
         paths: Paths,
         io: Arc<dyn Io>,
         metainfo: Metainfo,
@@ -219,6 +167,7 @@ impl TorrentStore {
             io.sync_dir(&directory)
                 .map_err(StoreError::io("sync", &directory))?;
         }
+        let cloned = !sealed && io.open(&paths.cloned(), OpenMode::Read).is_ok();
         let layout = info.layout();
         Ok(Self {
             total: layout.files().iter().map(FileSpan::blocks).sum(),
@@ -228,6 +177,7 @@ impl TorrentStore {
             lost: OnceLock::new(),
             dirty: AtomicU64::new(0),
             sealed: AtomicBool::new(sealed),
+            cloned: AtomicBool::new(cloned),
             gate: RwLock::new(()),
             torrent_file: Mutex::new(()),
             metainfo: RwLock::new(Arc::new(metainfo)),
@@ -366,7 +316,11 @@ fn open_leaves(io: &dyn Io, path: &Path, sealed: bool) -> std::io::Result<Arc<dy
 }
 
 /// Opens a content file. One that was sealed and is to be mended is read-only for its owner too.
-fn open_content(io: &dyn Io, path: &Path, mode: OpenMode) -> std::io::Result<Arc<dyn IoFile>> {
+pub(super) fn open_content(
+    io: &dyn Io,
+    path: &Path,
+    mode: OpenMode,
+) -> std::io::Result<Arc<dyn IoFile>> {
     match io.open(path, mode) {
         Err(error) if mode != OpenMode::Read && error.kind() == ErrorKind::PermissionDenied => {
             io.unseal(path)?;

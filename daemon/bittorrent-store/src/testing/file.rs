@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Dice, survivors};
 use super::{ForgetfulDisk, Operation};
-use crate::io::{Identity, IoFile};
+use crate::io::{Identity, IoFile, read_full};
 
 #[derive(Debug)]
 pub(super) struct ForgetfulFile {
@@ -106,6 +106,17 @@ impl IoFile for ForgetfulFile {
         }
         disk.change(Operation::Write, &self.path)?;
         disk.set_length(self.node, length)
+    }
+
+    fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()> {
+        if !self.disk.disk().reflinks {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        let length = source.identity()?.length;
+        let mut bytes = vec![0; length as usize];
+        let read = read_full(source, &mut bytes, 0)?;
+        bytes.truncate(read);
+        self.write_all_at(&mut [IoSlice::new(&bytes)], 0)
     }
 
     fn identity(&self) -> io::Result<Identity> {

@@ -1,0 +1,184 @@
+//! Building the index of leaf hashes with bounded memory.
+//!
+//! Sorting by selection: each pass over all leaf hashes picks the smallest ones that are not in the
+//! file yet, as many as fit into memory, sorts them and appends them. No intermediate files; how the
+//! hashes are distributed decides how many passes there are, never how much memory is taken.
+
+use std::collections::HashSet;
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+use bittorrent_protocol::{BLOCK_LEN, MerkleHash, merkle};
+
+use super::index::{BUCKETS, ENTRY, Entry, HEADER, header, path};
+use super::sealed;
+use crate::error::StoreError;
+use crate::io::{Io, IoFile, OpenMode};
+use crate::store::TorrentStore;
+
+/// Memory for sorting, in bytes.
+pub(super) const MEMORY: usize = 64 << 20;
+
+/// Leaf hashes read at once: 256 KiB of them.
+const CHUNK: u64 = 8192;
+
+/// Builds the index of all sealed generations, with `memory` bytes to sort in. After a crash there is
+/// the old index or the new one.
+pub(super) fn build(
+    scratch: &Path,
+    io: &dyn Io,
+    generations: &[Arc<TorrentStore>],
+    memory: usize,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), StoreError> {
+    io.create_dir_all(scratch)
+        .map_err(StoreError::io("make directory", scratch))?;
+    let place = path(scratch);
+    let fresh = place.with_extension("new");
+    let file = io
+        .open(&fresh, OpenMode::Replace)
+        .map_err(StoreError::io("create", &fresh))?;
+    let mut output = Output {
+        path: &fresh,
+        file: &*file,
+        counts: vec![0; BUCKETS],
+        written: 0,
+    };
+    let total: u64 = sealed(generations)
+        .map(|(_, store)| store.total_blocks())
+        .sum();
+    let most = (memory / size_of::<Entry>()).max(2);
+    let mut chosen = Vec::with_capacity(most.min(usize::try_from(total).unwrap_or(most)));
+    let mut least = 0;
+    loop {
+        let limit = select(generations, &mut chosen, most, total, least, go_on)?;
+        output.append(&chosen)?;
+        let Some(limit) = limit else { break };
+        least = limit;
+    }
+    let ends: Vec<u64> = output
+        .counts
+        .iter()
+        .scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        })
+        .collect();
+    file.write_all_at(&mut [IoSlice::new(&header(generations, &ends))], 0)
+        .map_err(StoreError::io("write", &fresh))?;
+    file.sync_data().map_err(StoreError::io("sync", &fresh))?;
+    io.rename(&fresh, &place)
+        .map_err(StoreError::io("rename", &fresh))?;
+    io.sync_dir(scratch)
+        .map_err(StoreError::io("sync", scratch))
+}
+
+/// Picks the entries from a key on, in order and each key once, as many as fit: says from which key on
+/// there may be more.
+fn select(
+    generations: &[Arc<TorrentStore>],
+    chosen: &mut Vec<Entry>,
+    most: usize,
+    total: u64,
+    least: u64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<u64>, StoreError> {
+    chosen.clear();
+    // Hashes are spread evenly, but for what stands in many places: a good guess spares passes.
+    let share = u128::from(u64::MAX) * (most as u128 * 15 / 16) / u128::from(total.max(1));
+    let mut limit = u64::try_from(u128::from(least) + share.max(1)).ok();
+    scan(
+        generations,
+        &mut |entry| {
+            let key = entry.key();
+            if key < least || limit.is_some_and(|limit| key >= limit) {
+                return;
+            }
+            if chosen.len() == most {
+                sort(chosen);
+                // Without what stands in many places there may be room again.
+                if chosen.len() > most / 2 {
+                    limit = chosen.get(most / 2).map(|entry| entry.key());
+                    chosen.truncate(most / 2);
+                    if limit.is_some_and(|limit| key >= limit) {
+                        return;
+                    }
+                }
+            }
+            chosen.push(entry);
+        },
+        go_on,
+    )?;
+    sort(chosen);
+    Ok(limit)
+}
+
+fn sort(chosen: &mut Vec<Entry>) {
+    chosen.sort_unstable();
+    chosen.dedup_by_key(|entry| entry.key());
+}
+
+/// Shows all leaf hashes that are worth looking for.
+fn scan(
+    generations: &[Arc<TorrentStore>],
+    each: &mut dyn FnMut(Entry),
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), StoreError> {
+    let zeros = merkle::leaf(&[0; BLOCK_LEN as usize]);
+    let mut seen = HashSet::new();
+    for (generation, store) in sealed(generations) {
+        let layout = store.layout();
+        for (number, span) in (0..).zip(layout.files()) {
+            // Of files that several generations share, one is enough.
+            let fresh = span.root().is_some_and(|root| seen.insert(root));
+            let Some(file) = layout.file_index(number).filter(|_| fresh) else {
+                continue;
+            };
+            let start = store.numbers(file).start;
+            let mut first = 0;
+            while first < span.blocks() {
+                if !go_on() {
+                    return Err(StoreError::Cancelled);
+                }
+                let count = CHUNK.min(span.blocks() - first);
+                let leaves = store.kept_leaves(file, first, count as usize)?;
+                for (number, leaf) in (start + first..).zip(&leaves) {
+                    // The first says nothing was ever kept here.
+                    if *leaf != MerkleHash::ZERO && *leaf != zeros {
+                        each(Entry::new(leaf, generation, number));
+                    }
+                }
+                first += count;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Output<'a> {
+    path: &'a Path,
+    file: &'a dyn IoFile,
+    counts: Vec<u64>,
+    written: u64,
+}
+
+impl Output<'_> {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        for some in entries.chunks(CHUNK as usize) {
+            let mut bytes = Vec::with_capacity(some.len() * ENTRY);
+            for entry in some {
+                bytes.extend_from_slice(&entry.encode());
+                if let Some(count) = self.counts.get_mut(entry.bucket()) {
+                    *count += 1;
+                }
+            }
+            let offset = HEADER as u64 + self.written;
+            self.file
+                .write_all_at(&mut [IoSlice::new(&bytes)], offset)
+                .map_err(StoreError::io("write", self.path))?;
+            self.written += bytes.len() as u64;
+        }
+        Ok(())
+    }
+}

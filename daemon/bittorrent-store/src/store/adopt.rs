@@ -1,0 +1,351 @@
+//! Taking blocks from what is already on this disk.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock, PoisonError};
+
+use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, MerkleHash, PieceIndex, merkle};
+use bytes::{Bytes, BytesMut};
+
+use super::TorrentStore;
+use crate::error::StoreError;
+use crate::io::read_full;
+use crate::reuse::{Origin, ReuseSources};
+
+/// Blocks that are read at once: 256 KiB, which caches keep while they are hashed and written.
+const STRETCH: usize = 16;
+
+static ZEROS: [u8; BLOCK_LEN as usize] = [0; BLOCK_LEN as usize];
+
+static ZERO_LEAF: LazyLock<MerkleHash> = LazyLock::new(|| merkle::leaf(&ZEROS));
+
+/// A block that is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    block: BlockIndex,
+    leaf: MerkleHash,
+    size: usize,
+}
+
+impl Wanted {
+    /// The place of a block in its piece.
+    fn in_piece(&self) -> u64 {
+        self.block.in_piece().into()
+    }
+
+    fn is_zero(&self) -> bool {
+        self.leaf == leaf_of(ZEROS.split_at(self.size).0)
+    }
+}
+
+/// The leaf hash of a block; that of zeros, which a hole is read as, without hashing.
+fn leaf_of(block: &[u8]) -> MerkleHash {
+    let is_zero = |some: &[u8]| some.iter().fold(0, |all, byte| all | byte) == 0;
+    if block.len() == ZEROS.len() && block.chunks(1024).all(is_zero) {
+        return *ZERO_LEAF;
+    }
+    merkle::leaf(block)
+}
+
+impl TorrentStore {
+    /// Looks for blocks of a piece that are not verified in what is already on this disk, brings them to
+    /// their places and says which stand there now, in order, with their leaf hashes. `leaves` are the
+    /// proven leaf hashes of all blocks of the piece; without them the piece is found as a whole, by its
+    /// hash.
+    ///
+    /// Every block was hashed from what was read of it just now, so what rotted in an old generation is
+    /// not found. Nothing is marked as verified. As with [`Self::write_blocks`], nobody may write
+    /// other bytes to these blocks until they are.
+    ///
+    /// # Errors
+    ///
+    /// When the disk of this torrent fails, after which any of the blocks may be written; and
+    /// [`StoreError::NoSuchBlocks`] when there are more or fewer leaves than blocks. What cannot be read
+    /// in other generations is not found.
+    pub fn adopt(
+        &self,
+        sources: &ReuseSources,
+        piece: PieceIndex,
+        leaves: Option<&[MerkleHash]>,
+    ) -> Result<Vec<(BlockIndex, MerkleHash)>, StoreError> {
+        let layout = self.layout();
+        let count = layout.block_count(piece) as usize;
+        if let Some(leaves) = leaves.filter(|leaves| leaves.len() != count) {
+            return Err(StoreError::NoSuchBlocks {
+                piece,
+                first_block: 0,
+                count: leaves.len(),
+            });
+        }
+        let (file, first) = self.place_of_piece(piece);
+        let counterparts = sources.counterparts(&self.info, file);
+        let mut origins: Vec<Origin> = counterparts
+            .into_iter()
+            .map(|(generation, file)| Origin {
+                generation,
+                file,
+                first,
+            })
+            .collect();
+        let leaves = match leaves {
+            Some(leaves) => Cow::Borrowed(leaves),
+            None => match self.find_piece(sources, piece, &mut origins) {
+                Some(leaves) => Cow::Owned(leaves),
+                None => return Ok(Vec::new()),
+            },
+        };
+        let mut wanted: Vec<Wanted> = layout
+            .blocks(piece)
+            .zip(leaves.iter())
+            .filter(|(block, _)| !self.is_block_verified(*block))
+            .map(|(block, leaf)| Wanted {
+                block,
+                leaf: *leaf,
+                size: layout.block_size(block) as usize,
+            })
+            .collect();
+        let mut found = Vec::new();
+        self.find_in_place(piece, &mut wanted, &mut found)?;
+        self.write_zeros(&mut wanted, &mut found)?;
+        for origin in &origins {
+            self.find_at(sources, *origin, &mut wanted, &mut found)?;
+        }
+        self.find_anywhere(sources, &mut wanted, &mut found)?;
+        found.sort_unstable_by_key(|(block, _)| *block);
+        Ok(found)
+    }
+
+    /// The leaf hashes of a piece that is known by its hash alone. What shows where it stands is put
+    /// before the other origins.
+    fn find_piece(
+        &self,
+        sources: &ReuseSources,
+        piece: PieceIndex,
+        origins: &mut Vec<Origin>,
+    ) -> Option<Vec<MerkleHash>> {
+        let layout = self.layout();
+        let hash = self.metainfo().piece_hash(piece)?;
+        let count = layout.block_count(piece) as usize;
+        let height = merkle::piece_height(layout, piece);
+        let is_piece = |leaves: &[MerkleHash]| {
+            leaves.len() == count && merkle::fold(leaves, 0, height) == hash
+        };
+        for origin in origins.iter().copied().chain(sources.pieces(&hash)) {
+            let source = sources.generation(origin.generation)?;
+            let leaves = held_leaves(source, origin, count);
+            if is_piece(&leaves) {
+                origins.insert(0, origin);
+                return Some(leaves);
+            }
+        }
+        let mut zeros = vec![*ZERO_LEAF; count];
+        if let Some((last, block)) = zeros.last_mut().zip(layout.blocks(piece).last()) {
+            *last = leaf_of(ZEROS.split_at(layout.block_size(block) as usize).0);
+        }
+        is_piece(&zeros).then_some(zeros)
+    }
+
+    /// Takes what stands in its place already: in a clone of an old file, in a hole, or since before a
+    /// crash.
+    fn find_in_place(
+        &self,
+        piece: PieceIndex,
+        wanted: &mut Vec<Wanted>,
+        found: &mut Vec<(BlockIndex, MerkleHash)>,
+    ) -> Result<(), StoreError> {
+        let layout = self.layout();
+        let Some((file, content)) = self.content_of(piece) else {
+            return Ok(());
+        };
+        let start = layout.offset_in_file(piece);
+        let number = |want: &Wanted| layout.block_number(want.block);
+        let failed = |source| StoreError::io("read", &self.file_path(file))(source);
+        // What an earlier process could not make durable may still be in memory.
+        if wanted.iter().any(|want| !self.touched.get(number(want))) {
+            content
+                .forget_cached(start, layout.piece_size(piece).into())
+                .map_err(failed)?;
+        }
+        let mut buffer = vec![0; STRETCH * BLOCK_LEN as usize];
+        let mut left = Vec::with_capacity(wanted.len());
+        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        for run in stretches(wanted) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else {
+                continue;
+            };
+            for want in run {
+                // Before it is read: a sync that fails in between may lose it.
+                self.touched.set(number(want));
+            }
+            let length = (last.block.begin() - first.block.begin()) as usize + last.size;
+            let bytes = buffer.split_at_mut(length).0;
+            let read = read_full(&**content, bytes, start + u64::from(first.block.begin()))
+                .map_err(failed)?;
+            let bytes = bytes.split_at(read).0;
+            for (want, is) in run.iter().zip(bytes.chunks(BLOCK_LEN as usize)) {
+                let good = is.len() == want.size
+                    && !self.is_lost(number(want))
+                    && leaf_of(is) == want.leaf;
+                if good {
+                    found.push((want.block, want.leaf));
+                } else {
+                    left.push(*want);
+                }
+            }
+            left.extend(run.iter().skip(read.div_ceil(BLOCK_LEN as usize)));
+        }
+        *wanted = left;
+        Ok(())
+    }
+
+    /// Zeros that do not stand in their place, as they do in a hole, need no source.
+    fn write_zeros(
+        &self,
+        wanted: &mut Vec<Wanted>,
+        found: &mut Vec<(BlockIndex, MerkleHash)>,
+    ) -> Result<(), StoreError> {
+        let zeros: Vec<Wanted> = wanted.extract_if(.., |want| want.is_zero()).collect();
+        let blocks: Vec<_> = zeros
+            .iter()
+            .map(|want| (want.block, Bytes::from_static(ZEROS.split_at(want.size).0)))
+            .collect();
+        self.write_blocks(&blocks)?;
+        found.extend(zeros.iter().map(|want| (want.block, want.leaf)));
+        Ok(())
+    }
+
+    /// Takes blocks that stand in the same order in a held file.
+    fn find_at(
+        &self,
+        sources: &ReuseSources,
+        origin: Origin,
+        wanted: &mut Vec<Wanted>,
+        found: &mut Vec<(BlockIndex, MerkleHash)>,
+    ) -> Result<(), StoreError> {
+        let (Some(source), Some(last)) = (sources.generation(origin.generation), wanted.last())
+        else {
+            return Ok(());
+        };
+        let leaves = held_leaves(source, origin, last.in_piece() as usize + 1);
+        let same: Vec<Wanted> = wanted
+            .iter()
+            .filter(|want| leaves.get(usize::from(want.block.in_piece())) == Some(&want.leaf))
+            .copied()
+            .collect();
+        let mut taken = Vec::new();
+        for run in stretches(&same) {
+            let at = origin.first + run.first().map_or(0, Wanted::in_piece);
+            self.take(source, origin.file, at, run, &mut taken)?;
+        }
+        settle(wanted, taken, found);
+        Ok(())
+    }
+
+    /// Takes blocks that stand anywhere.
+    fn find_anywhere(
+        &self,
+        sources: &ReuseSources,
+        wanted: &mut Vec<Wanted>,
+        found: &mut Vec<(BlockIndex, MerkleHash)>,
+    ) -> Result<(), StoreError> {
+        let leaves: Vec<MerkleHash> = wanted.iter().map(|want| want.leaf).collect();
+        // An index that cannot be read finds nothing.
+        let places = sources.blocks(&leaves).unwrap_or_default();
+        let mut placed: Vec<(Wanted, Origin)> = wanted
+            .iter()
+            .zip(places)
+            .filter_map(|(want, place)| Some((*want, place?)))
+            .filter(|(want, place)| {
+                let source = sources.generation(place.generation);
+                source.is_some_and(|source| held_leaves(source, *place, 1) == [want.leaf])
+            })
+            .collect();
+        // The order of the piece, which is likely that of the source, too.
+        placed.sort_unstable_by_key(|(want, _)| want.block);
+        let mut taken = Vec::new();
+        let follow = |(a, from): &(Wanted, Origin), (b, to): &(Wanted, Origin)| {
+            a.in_piece() + 1 == b.in_piece()
+                && (from.generation, from.file, from.first + 1)
+                    == (to.generation, to.file, to.first)
+        };
+        for run in placed.chunk_by(follow).flat_map(|run| run.chunks(STRETCH)) {
+            let Some((_, origin)) = run.first() else {
+                continue;
+            };
+            let Some(source) = sources.generation(origin.generation) else {
+                continue;
+            };
+            let run: Vec<Wanted> = run.iter().map(|(want, _)| *want).collect();
+            self.take(source, origin.file, origin.first, &run, &mut taken)?;
+        }
+        settle(wanted, taken, found);
+        Ok(())
+    }
+
+    /// Reads neighbouring blocks from a held file, from a block of it on, and writes those that are what
+    /// they should be.
+    fn take(
+        &self,
+        source: &TorrentStore,
+        file: FileIndex,
+        at: u64,
+        run: &[Wanted],
+        taken: &mut Vec<(BlockIndex, MerkleHash)>,
+    ) -> Result<(), StoreError> {
+        let Some(open) = source.open_file(file) else {
+            return Ok(());
+        };
+        let length = run.iter().map(|want| want.size).sum();
+        let mut bytes = BytesMut::zeroed(length);
+        // Where a disk cannot read what it held, the network can.
+        let read = read_full(&*open.content, &mut bytes, at * u64::from(BLOCK_LEN)).unwrap_or(0);
+        bytes.truncate(read);
+        let mut bytes = bytes.freeze();
+        let mut good = Vec::with_capacity(run.len());
+        for want in run {
+            if bytes.len() < want.size {
+                break;
+            }
+            let block = bytes.split_to(want.size);
+            if leaf_of(&block) == want.leaf {
+                good.push((want.block, block));
+                taken.push((want.block, want.leaf));
+            }
+        }
+        self.write_blocks(&good)
+    }
+}
+
+/// The leaf hashes of verified blocks of a held file, from one on; fewer where the file ends or what
+/// should be there is not verified or cannot be read.
+fn held_leaves(source: &Arc<TorrentStore>, origin: Origin, count: usize) -> Vec<MerkleHash> {
+    let blocks = source.layout().file(origin.file).blocks();
+    let count = (blocks.saturating_sub(origin.first)).min(count as u64);
+    let start = source.numbers(origin.file).start + origin.first;
+    let held = (start..start + count).take_while(|number| source.verified.get(*number));
+    let held = held.count();
+    source
+        .kept_leaves(origin.file, origin.first, held)
+        .unwrap_or_default()
+}
+
+/// Runs of neighbouring blocks of a piece, each short enough to be read at once.
+fn stretches(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> {
+    wanted
+        .chunk_by(|a, b| a.in_piece() + 1 == b.in_piece())
+        .flat_map(|run| run.chunks(STRETCH))
+}
+
+/// What was taken is wanted no longer.
+fn settle(
+    wanted: &mut Vec<Wanted>,
+    mut taken: Vec<(BlockIndex, MerkleHash)>,
+    found: &mut Vec<(BlockIndex, MerkleHash)>,
+) {
+    taken.sort_unstable_by_key(|(block, _)| *block);
+    wanted.retain(|want| {
+        taken
+            .binary_search_by_key(&want.block, |(block, _)| *block)
+            .is_err()
+    });
+    found.append(&mut taken);
+}
