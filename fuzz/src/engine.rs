@@ -368,6 +368,7 @@ impl World {
                     assert!(swarm.is_complete());
                 }
             }
+            Output::Lookup { .. } => panic!("nothing is held that could be looked through"),
             Output::Stopped { .. } => {}
         }
     }

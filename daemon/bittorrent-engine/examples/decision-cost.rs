@@ -72,6 +72,7 @@ fn run(
         layers: vec![Some(Arc::new(layer))],
         verified: BlockSet::new(&layout),
         leaves: Vec::new(),
+        reuse: false,
     };
     engine.set_content(torrent, content, now)?;
     let bytes = layout.piece_count().div_ceil(8) as usize;

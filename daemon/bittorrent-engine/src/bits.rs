@@ -141,6 +141,22 @@ impl PieceSet {
         })
     }
 
+    /// The first piece in here from `start` on, or else the first of all.
+    pub(crate) fn next_from(&self, start: u32, layout: &Layout) -> Option<PieceIndex> {
+        let words = self.words.len();
+        let first = (start / 64) as usize;
+        let ahead = self.words.get(first)? & (u64::MAX << (start % 64));
+        let number = if ahead != 0 {
+            first as u32 * 64 + ahead.trailing_zeros()
+        } else {
+            let index = (1..=words)
+                .map(|step| (first + step) % words)
+                .find(|index| self.words[*index] != 0)?;
+            index as u32 * 64 + self.words[index].trailing_zeros()
+        };
+        layout.piece(number)
+    }
+
     /// The pieces in here, in order.
     pub(crate) fn iter<'a>(&'a self, layout: &'a Layout) -> impl Iterator<Item = PieceIndex> + 'a {
         self.words

@@ -50,6 +50,17 @@ pub struct Config {
     /// How many blocks may be in pieces that are begun and not verified, 40 bytes each; a peer
     /// with nothing else to do may begin one more piece. Default 2^18: 4 GiB of content, 10 MiB.
     pub max_open_blocks: u64,
+    /// How many blocks may be in pieces that are looked for as a whole in what is held already
+    /// ([`Content::reuse`](crate::Content::reuse)); one piece may always be. Default 2^12: 64 MiB
+    /// of content. More keep more of a disk's queue busy, and delay what the network waits for.
+    pub max_lookup_blocks: u64,
+    /// How many blocks may be in pieces whose leaves are asked for or looked up, 40 bytes each, or
+    /// wait to be requested after that; one piece may always be. Default 2^15: 512 MiB of
+    /// content, 1.3 MiB.
+    pub max_reuse_blocks: u64,
+    /// When no look-up has been answered for this long while some are under way, nothing is looked
+    /// for any more and everything is asked of peers. Default 300 s.
+    pub lookup_timeout: Duration,
     /// How many blocks may wait for the hash of their piece, 40 bytes each: only where no peer
     /// can give piece layers. Default 2^23: 128 GiB of content, 320 MiB.
     pub max_unproven_blocks: u64,
@@ -83,6 +94,9 @@ impl Default for Config {
             max_metadata_len: 4 << 20,
             ban_time: Duration::from_secs(4 * 3600),
             max_open_blocks: 1 << 18,
+            max_lookup_blocks: 1 << 12,
+            max_reuse_blocks: 1 << 15,
+            lookup_timeout: Duration::from_secs(300),
             max_unproven_blocks: 1 << 23,
             max_write_failures: 16,
             redial_min: Duration::from_secs(15),

@@ -4,30 +4,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_protocol::{BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex};
+use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex};
 
 use crate::bits::PieceSet;
 use crate::input::Content;
-use crate::keys::TorrentKey;
+use crate::keys::{PeerKey, TorrentKey};
 use crate::layers::Layers;
 use crate::output::Output;
 use crate::partial::{Partial, Stage};
 use crate::rarity::Rarity;
+use crate::reuse::Reuse;
 use crate::senders::Senders;
 use crate::shared::Shared;
 
 /// The pieces of a torrent.
 ///
 /// A piece is in exactly one of these states: verified (`have`), begun (`partials`), ready
-/// (`rarity`), or waiting for its hash (none of them).
+/// (`rarity`), looked for in what is held already (`reuse`), or waiting for its hash (none of them).
 #[derive(Debug)]
 pub(crate) struct Download {
     pub(crate) layout: Arc<Layout>,
     /// Verified as a whole.
     pub(crate) have: PieceSet,
     pub(crate) bytes_verified: u64,
+    /// Bytes proven in this run.
+    pub(crate) bytes_proven: u64,
+    /// Those of them that were found in what is held already.
+    pub(crate) bytes_reused: u64,
     /// Ready to be begun, rarest first.
     pub(crate) rarity: Rarity,
+    /// To be looked for in what is held already; `None` when nothing is.
+    pub(crate) reuse: Option<Reuse>,
     /// Begun.
     pub(crate) partials: BTreeMap<PieceIndex, Partial>,
     /// The begun ones with blocks to request.
@@ -61,6 +68,7 @@ impl Download {
         }
         let mut have = PieceSet::new(layout.piece_count());
         let mut rarity = Rarity::new(&layout);
+        let mut reuse = content.reuse.then(|| Reuse::new(layout.piece_count()));
         let mut lacking: Vec<u32> = layout.files().iter().map(|file| file.pieces()).collect();
         let mut bytes_verified = 0;
         for piece in layout.piece_indices() {
@@ -86,14 +94,20 @@ impl Download {
                 }
             }
             if layers.piece_hash(&layout, piece).is_some() {
-                rarity.insert(piece);
+                match &mut reuse {
+                    Some(reuse) => reuse.insert(piece, held.contains_key(&piece)),
+                    None => rarity.insert(piece),
+                }
             }
         }
         Self {
             layout,
             have,
             bytes_verified,
+            bytes_proven: 0,
+            bytes_reused: 0,
             rarity,
+            reuse,
             partials: BTreeMap::new(),
             open: BTreeSet::new(),
             begun_blocks: 0,
@@ -118,20 +132,117 @@ impl Download {
         self.open.is_empty()
             && self.rarity.is_empty()
             && (self.unproven_mode || self.layers.is_complete())
+            && self.reuse.as_ref().is_none_or(Reuse::is_empty)
+            && !self.partials.values().any(Partial::is_looked_for)
     }
 
     /// A ready piece is begun.
     pub(crate) fn begin(&mut self, piece: PieceIndex) {
         self.rarity.remove(piece);
+        if self.begin_at(piece, Stage::Collecting).missing() > 0 {
+            self.open.insert(piece);
+        }
+    }
+
+    /// A piece that is looked for is begun, so that its leaves can be learnt.
+    pub(crate) fn begin_reuse(&mut self, piece: PieceIndex, stage: Stage) -> &mut Partial {
+        if let Some(reuse) = &mut self.reuse {
+            reuse.take_unlike(piece);
+        }
+        self.begin_at(piece, stage)
+    }
+
+    fn begin_at(&mut self, piece: PieceIndex, stage: Stage) -> &mut Partial {
         let mut partial = Partial::new(piece, &self.layout);
         for (in_piece, leaf) in self.held.remove(&piece).unwrap_or_default() {
             partial.hold(in_piece, leaf);
         }
+        partial.stage = stage;
         self.begun_blocks += u64::from(partial.blocks());
-        if partial.missing() > 0 {
-            self.open.insert(piece);
+        self.partials.entry(piece).or_insert(partial)
+    }
+
+    /// Begins a piece with the request of one block to this peer, after which it may give the leaves.
+    pub(crate) fn probe(&mut self, piece: PieceIndex, peer: PeerKey) -> Option<BlockIndex> {
+        let layout = Arc::clone(&self.layout);
+        self.reuse.as_mut()?.probing.insert(piece);
+        self.begin_reuse(piece, Stage::Probing(peer))
+            .request_next(&layout)
+    }
+
+    /// A block of this piece is requested so that the peer learns its leaves.
+    pub(crate) fn is_probed(&self, piece: PieceIndex) -> bool {
+        self.partials
+            .get(&piece)
+            .is_some_and(|partial| matches!(partial.stage, Stage::Probing(_)))
+    }
+
+    /// A begun piece whose leaves cannot be learnt now is looked for again later. What is here of it
+    /// and not verified is given up.
+    pub(crate) fn shelve(&mut self, piece: PieceIndex) {
+        let Some(partial) = self.partials.remove(&piece) else {
+            return;
+        };
+        debug_assert!(partial.is_settled(), "a write is under way");
+        self.begun_blocks -= u64::from(partial.blocks());
+        self.open.remove(&piece);
+        let verified = partial.verified();
+        if !verified.is_empty() {
+            self.held.insert(piece, verified);
         }
-        self.partials.insert(piece, partial);
+        match &mut self.reuse {
+            Some(reuse) => reuse.insert(piece, true),
+            None => self.offer(piece),
+        }
+    }
+
+    /// Nothing is looked for any more: every piece is asked of peers.
+    pub(crate) fn end_reuse(&mut self) {
+        let Some(reuse) = self.reuse.take() else {
+            return;
+        };
+        let layout = Arc::clone(&self.layout);
+        for piece in reuse.into_pieces(&layout) {
+            self.offer(piece);
+        }
+        let looking: Vec<_> = self
+            .partials
+            .values_mut()
+            .filter(|partial| matches!(partial.stage, Stage::Looking | Stage::Probing(_)))
+            .map(|partial| {
+                partial.stage = Stage::Collecting;
+                partial.piece()
+            })
+            .collect();
+        for piece in looking {
+            self.reopen(piece);
+        }
+    }
+
+    /// The hash of a piece is known now.
+    pub(crate) fn announce(&mut self, piece: PieceIndex) {
+        match &mut self.reuse {
+            Some(reuse) if !self.have.contains(piece) && !self.rarity.is_ready(piece) => {
+                reuse.insert(piece, self.held.contains_key(&piece));
+            }
+            _ => self.offer(piece),
+        }
+    }
+
+    /// Bytes that may still be found in what is held already.
+    pub(crate) fn bytes_looked_for(&self) -> u64 {
+        let Some(reuse) = &self.reuse else {
+            return 0;
+        };
+        let piece_length = u64::from(self.layout.piece_length().bytes());
+        let begun: u64 = self
+            .partials
+            .values()
+            .filter(|partial| partial.is_looked_for())
+            .map(|partial| u64::from(partial.missing()) * u64::from(BLOCK_LEN))
+            .sum();
+        let left = self.layout.content_length() - self.bytes_verified;
+        (u64::from(reuse.pieces()) * piece_length + begun).min(left)
     }
 
     /// Tells that verified blocks of a piece were revoked: whoever keeps them has to take them back.
@@ -176,7 +287,9 @@ impl Download {
         if !partial.release(block.in_piece()) {
             return;
         }
-        if partial.is_untouched() && partial.suspects.is_empty() && !partial.is_proven() {
+        if matches!(partial.stage, Stage::Probing(_)) {
+            self.shelve(piece);
+        } else if partial.is_untouched() && partial.suspects.is_empty() && !partial.is_proven() {
             self.put_back(piece);
         } else {
             self.reopen(piece);
@@ -198,6 +311,10 @@ impl Download {
         if (known || self.unproven_mode)
             && !self.have.contains(piece)
             && !self.partials.contains_key(&piece)
+            && !self
+                .reuse
+                .as_ref()
+                .is_some_and(|reuse| reuse.contains(piece))
         {
             self.rarity.insert(piece);
         }
@@ -283,6 +400,14 @@ impl Download {
     }
 }
 
+/// Bytes of content in a run of blocks of a piece.
+pub(crate) fn run_size(layout: &Layout, piece: PieceIndex, first_block: u16, blocks: usize) -> u64 {
+    let begin = u64::from(first_block) * u64::from(BLOCK_LEN);
+    let end = begin + blocks as u64 * u64::from(BLOCK_LEN);
+    end.min(layout.piece_size(piece).into())
+        .saturating_sub(begin)
+}
+
 #[cfg(test)]
 mod tests {
     use bittorrent_protocol::{BlockSet, PieceLength, merkle};
@@ -317,6 +442,7 @@ mod tests {
             verified: set,
             leaves,
             layout,
+            reuse: false,
         })
     }
 

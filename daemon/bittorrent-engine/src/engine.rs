@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash};
+use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 
 use crate::choker::{Applicant, Choker};
 use crate::config::Config;
@@ -215,6 +215,26 @@ impl Engine {
         }
     }
 
+    /// The answer to an [`Output::Lookup`](crate::Output::Lookup): these blocks of the piece stand
+    /// in the file now, each at its place, with the leaf hashes of what stands there. None of them
+    /// when nothing was found. What is false among them, or was not asked for, does not count; it
+    /// is asked of peers.
+    ///
+    /// Every look-up is to be answered; if none is for [`Config::lookup_timeout`], the torrent
+    /// goes on without, and answers that come later do nothing.
+    pub fn handle_looked_up(
+        &mut self,
+        torrent: TorrentKey,
+        piece: PieceIndex,
+        adopted: &[(BlockIndex, MerkleHash)],
+        now: Instant,
+    ) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.handle_looked_up(piece, adopted, &mut self.shared, now);
+        }
+    }
+
     /// Verified blocks turned out not to be on disk: they are downloaded again. A piece that was
     /// verified as a whole starts again from nothing.
     pub fn handle_lost(&mut self, torrent: TorrentKey, blocks: &[BlockIndex], now: Instant) {
@@ -253,7 +273,7 @@ impl Engine {
         let tick = self
             .torrents
             .values()
-            .any(Torrent::has_peers)
+            .any(|torrent| torrent.has_peers() || torrent.is_looking())
             .then(|| self.last_tick.map_or(now, |last| last + TICK));
         self.torrents
             .values()

@@ -22,6 +22,9 @@ pub struct Content {
     /// The leaf hashes of verified blocks in pieces that are verified in part, as far as the
     /// store still knows them. A piece without its leaves here starts again from nothing.
     pub leaves: Vec<HeldLeaves>,
+    /// Something that is held already may contain what is missing here: each missing piece is
+    /// looked for there ([`Output::Lookup`](crate::Output::Lookup)) before it is asked of peers.
+    pub reuse: bool,
 }
 
 /// The leaf hashes of the verified blocks of one piece.

@@ -56,6 +56,7 @@ mod peer;
 mod pipeline;
 mod rarity;
 mod rate;
+mod reuse;
 mod rng;
 mod senders;
 mod shared;

@@ -52,6 +52,19 @@ pub enum Output {
         /// The layer.
         layer: Arc<PieceLayer>,
     },
+    /// Look in what is held already for what this piece lacks, put what is found at its place in
+    /// the file, and answer with exactly one `handle_looked_up`. Until then nothing else is written
+    /// to the piece. Look-ups are asked for in the order of the file, as far as that makes sense;
+    /// at most [`Config::max_lookup_blocks`](crate::Config::max_lookup_blocks) are under way.
+    Lookup {
+        /// In this torrent.
+        torrent: TorrentKey,
+        /// The piece.
+        piece: PieceIndex,
+        /// `None`: look for the whole piece by its piece hash. Otherwise the proven leaf hashes of
+        /// all its blocks: look for each block that is not verified yet by its own.
+        leaves: Option<Vec<MerkleHash>>,
+    },
     /// These blocks are written and proven: mark them verified.
     Proven {
         /// In this torrent.

@@ -4,6 +4,7 @@
 //!
 //! | from | to | by |
 //! |---|---|---|
+//! | missing | written | [`Partial::adopt`], only when the leaves are proven |
 //! | missing | requested | [`Partial::request`] |
 //! | requested | missing | [`Partial::release`], when the last request for it ends |
 //! | missing, requested | arrived | [`Partial::arrive`] (the answer is `Write`) |
@@ -61,6 +62,13 @@ pub(crate) enum Stage {
     False,
     /// The piece's leaves are being asked for, to find the false blocks.
     Asking(LeafQuery),
+    /// A block was requested of this peer, or is here from it, so that it learns the piece's leaves
+    /// and gives them.
+    Probing(PeerKey),
+    /// This peer was asked for the piece's leaves, so that blocks can be looked for by them.
+    Learning(PeerKey),
+    /// Its leaves are proven, and its missing blocks are being looked for in what is held already.
+    Looking,
 }
 
 /// A block that was part of a false piece.
@@ -331,6 +339,38 @@ impl Partial {
             slot.leaf = leaf;
             self.missing -= 1;
         }
+    }
+
+    /// The block's bytes were found in what is held already and stand at their place. `false` when
+    /// they are not what they should be, or the block is here.
+    pub(crate) fn adopt(&mut self, in_piece: u16, leaf: MerkleHash) -> bool {
+        let Some(slot) = self.slots.get_mut(usize::from(in_piece)) else {
+            return false;
+        };
+        if !self.proven || slot.state != State::Missing || slot.leaf != leaf {
+            return false;
+        }
+        slot.state = State::Written;
+        slot.sender = Sender::NOBODY;
+        self.missing -= 1;
+        self.written += 1;
+        true
+    }
+
+    /// It is looked for in what is held already.
+    pub(crate) fn is_looked_for(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Probing(_) | Stage::Learning(_) | Stage::Looking
+        )
+    }
+
+    /// The verified blocks.
+    pub(crate) fn verified(&self) -> Vec<(u16, MerkleHash)> {
+        self.slots()
+            .filter(|(_, slot)| slot.state == State::Verified)
+            .map(|(in_piece, slot)| (in_piece, slot.leaf))
+            .collect()
     }
 
     /// Marks the written blocks verified and returns them in runs of neighbours: the first one's

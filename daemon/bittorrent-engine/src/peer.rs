@@ -22,6 +22,9 @@ const MOST_ALLOWED: usize = 64;
 /// Hash requests given up that may still be answered.
 const MOST_LATE_HASHES: usize = 16;
 
+/// A peer that fails so often in a row to give leaves is asked no more.
+const MOST_LEAF_FAILURES: u32 = 3;
+
 /// What a peer has.
 #[derive(Debug)]
 pub(crate) enum Has {
@@ -47,6 +50,19 @@ pub(crate) enum HashPurpose {
     Chunk(ChunkId),
     /// The leaves of a false piece.
     Leaves(PieceIndex),
+    /// The leaves of so many neighbouring pieces, so that their blocks can be looked for.
+    Reuse(PieceIndex, u32),
+}
+
+/// Whether a peer gives the leaves of the pieces it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GivesLeaves {
+    /// It does, as far as is known.
+    Yes,
+    /// It rejected a request: it may know a piece's leaves only when it has sent a block of it.
+    AfterBlock,
+    /// It does not.
+    No,
 }
 
 /// A hash request that is not answered.
@@ -106,6 +122,8 @@ pub(crate) struct Peer {
     late_hashes: Vec<HashRequest>,
     pub(crate) hashes_not_before: Instant,
     pub(crate) hash_failures: u32,
+    pub(crate) gives_leaves: GivesLeaves,
+    leaf_failures: u32,
     /// It helps with the metadata.
     pub(crate) tells_metadata: bool,
 
@@ -159,6 +177,8 @@ impl Peer {
             late_hashes: Vec::new(),
             hashes_not_before: now,
             hash_failures: 0,
+            gives_leaves: GivesLeaves::Yes,
+            leaf_failures: 0,
             tells_metadata: false,
             down: Rate::new(now),
             up: Rate::new(now),
@@ -187,6 +207,29 @@ impl Peer {
     /// Whether it may be asked for hashes now.
     pub(crate) fn can_give_hashes(&self, most: usize, now: Instant) -> bool {
         self.link == Link::V2 && self.hash_waits.len() < most && self.hashes_not_before <= now
+    }
+
+    /// It gave leaves.
+    pub(crate) fn leaves_given(&mut self) {
+        self.leaf_failures = 0;
+    }
+
+    /// It rejected a request for leaves.
+    pub(crate) fn leaves_rejected(&mut self) {
+        if self.gives_leaves == GivesLeaves::Yes {
+            self.gives_leaves = GivesLeaves::AfterBlock;
+            self.leaf_failures = 0;
+        } else {
+            self.leaves_failed();
+        }
+    }
+
+    /// It left a request for leaves unanswered, or did not send the block that goes before one.
+    pub(crate) fn leaves_failed(&mut self) {
+        self.leaf_failures += 1;
+        if self.leaf_failures >= MOST_LEAF_FAILURES {
+            self.gives_leaves = GivesLeaves::No;
+        }
     }
 
     /// Takes a hash request that was answered or rejected. `None` when there is none; `Some(None)`

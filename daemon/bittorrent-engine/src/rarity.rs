@@ -107,6 +107,11 @@ impl Rarity {
         self.ready.is_empty()
     }
 
+    /// How many pieces may be begun.
+    pub(crate) fn ready(&self) -> u32 {
+        self.ready.len()
+    }
+
     fn put(&mut self, piece: PieceIndex) {
         let copies = usize::from(self.copies[piece.as_usize()]);
         if self.buckets.len() <= copies {

@@ -8,6 +8,7 @@ mod hashes;
 mod metadata;
 mod pieces;
 mod requests;
+mod reuse;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -132,6 +133,10 @@ impl Torrent {
         }
         self.metadata = None;
         let download = self.download.insert(Download::new(content));
+        if let Some(reuse) = &mut download.reuse {
+            let pieces = download.layout.piece_count() as usize;
+            reuse.start_at(shared.rng.below(pieces) as u32);
+        }
         let mut unfitting = Vec::new();
         for peer in self.peers.values_mut() {
             let Has::Early(early) = &peer.has else {
@@ -373,6 +378,7 @@ impl Torrent {
     /// Does everything that was put off: sends what is due.
     pub(crate) fn settle(&mut self, shared: &mut Shared, now: Instant) {
         self.ask_metadata(shared, now);
+        self.look_up(shared, now);
         if std::mem::take(&mut self.ask_hashes) {
             self.ask_for_hashes(shared, now);
         }
@@ -394,6 +400,7 @@ impl Torrent {
             peer.pipeline.tick(peer.down.per_second());
         }
         self.tick_hashes(shared, now);
+        self.tick_reuse(shared, now);
         self.tick_requests(shared, now);
     }
 
@@ -417,6 +424,11 @@ impl Torrent {
             phase,
             bytes_total: download.map_or(0, |dl| dl.layout.content_length()),
             bytes_verified: download.map_or(0, |dl| dl.bytes_verified),
+            bytes_reused: download.map_or(0, |dl| dl.bytes_reused),
+            bytes_fetched: download.map_or(0, |dl| dl.bytes_proven - dl.bytes_reused),
+            bytes_to_fetch: download.map_or(0, |dl| {
+                dl.layout.content_length() - dl.bytes_verified - dl.bytes_looked_for()
+            }),
             pieces_total: download.map_or(0, |dl| dl.layout.piece_count()),
             pieces_verified: download.map_or(0, |dl| dl.have.len()),
             pieces_open: download.map_or(0, |dl| dl.partials.len()),

@@ -184,5 +184,6 @@ fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {
         layers: store.metainfo().layers().to_vec(),
         verified,
         leaves,
+        reuse: false,
     })
 }

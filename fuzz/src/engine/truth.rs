@@ -110,6 +110,7 @@ impl Truth {
             },
             verified,
             leaves,
+            reuse: false,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, merkle};
 
 use super::Torrent;
+use crate::download::run_size;
 use crate::input::WriteFailed;
 use crate::keys::PeerKey;
 use crate::output::{Blame, Discard, Output, StopReason, Verdict};
@@ -60,7 +61,12 @@ impl Torrent {
         let Some(partial) = download.partials.get_mut(&piece) else {
             return Verdict::Discard(Discard::Unrequested);
         };
-        match partial.slot(block.in_piece()).state {
+        let state = partial.slot(block.in_piece()).state;
+        if partial.is_looked_for() && state == State::Missing {
+            // Late: what is at its place may be found elsewhere at this moment.
+            return Verdict::Discard(Discard::Unrequested);
+        }
+        match state {
             State::Missing | State::Requested => {}
             State::Arrived | State::Written | State::Verified => {
                 return Verdict::Discard(Discard::Duplicate);
@@ -162,7 +168,7 @@ impl Torrent {
             }
             Stage::Unproven => self.fold_file(piece, shared, now),
             Stage::False => self.judge_piece(piece, shared, now),
-            Stage::Asking(_) => {}
+            Stage::Asking(_) | Stage::Probing(_) | Stage::Learning(_) | Stage::Looking => {}
         }
     }
 
@@ -175,11 +181,10 @@ impl Torrent {
             return;
         };
         for (first_block, leaves) in partial.verify() {
-            for in_piece in (u32::from(first_block)..).take(leaves.len()) {
-                if let Some(block) = download.layout.block(piece, in_piece) {
-                    download.bytes_verified += u64::from(download.layout.block_size(block));
-                }
-            }
+            let layout = &download.layout;
+            let size = run_size(layout, piece, first_block, leaves.len());
+            download.bytes_verified += size;
+            download.bytes_proven += size;
             shared.emit(Output::Proven {
                 torrent: self.key,
                 piece,
@@ -193,7 +198,7 @@ impl Torrent {
     }
 
     /// A piece is whole.
-    fn finish(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn finish(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
         let Some(download) = &mut self.download else {
             return;
         };
@@ -255,11 +260,16 @@ impl Torrent {
         if !partial.written(block.in_piece()) {
             return;
         }
+        if matches!(partial.stage, Stage::Probing(_)) {
+            self.ask_hashes = true;
+        }
         if partial.is_collected() {
             self.advance(piece, shared, now);
         } else if let Some(leaf) = partial.verify_one(block.in_piece()) {
             // Its leaf was known beforehand, so it counts at once.
-            download.bytes_verified += u64::from(download.layout.block_size(block));
+            let size = u64::from(download.layout.block_size(block));
+            download.bytes_verified += size;
+            download.bytes_proven += size;
             shared.emit(Output::Proven {
                 torrent: self.key,
                 piece,

@@ -221,6 +221,9 @@ impl Torrent {
         }
         if !peer.chokes {
             // It is willing to serve, just not this: asking again at once would go on for ever.
+            if download.is_probed(block.piece()) {
+                peer.leaves_failed();
+            }
             peer.refuse(block.piece(), now + REFUSAL_TIME);
             if peer.current == Some(block.piece()) {
                 self.leave_piece(key);

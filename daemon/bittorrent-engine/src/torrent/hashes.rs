@@ -16,13 +16,13 @@ use crate::peer::{HashPurpose, HashWait};
 use crate::shared::Shared;
 
 /// Hash requests under way to one peer.
-const PER_PEER: usize = 2;
+pub(super) const PER_PEER: usize = 2;
 /// How long a peer that rejects or forgets a hash request is left alone; doubles each time.
 const BACKOFF: Duration = Duration::from_secs(5);
 /// A peer that failed this often in a row is not counted on for hashes.
 const HOPELESS: u32 = 3;
 /// How long nobody must be able to give piece layers before pieces are begun without.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Torrent {
     /// Sends the hash requests that can be sent now.
@@ -31,6 +31,7 @@ impl Torrent {
             return;
         }
         self.ask_for_leaves(shared, now);
+        self.learn_leaves(shared, now);
         let Some(download) = &mut self.download else {
             return;
         };
@@ -123,6 +124,11 @@ impl Torrent {
         self.ask_hashes = true;
         let piece = match wait.purpose {
             HashPurpose::Leaves(piece) => piece,
+            HashPurpose::Reuse(first, pieces) => {
+                return self
+                    .leaves_learnt(key, &wait.request, (first, pieces), hashes, shared, now)
+                    .map_err(PeerFault::FalseHashes);
+            }
             HashPurpose::Chunk(id) => {
                 let answer = download
                     .layers
@@ -194,7 +200,7 @@ impl Torrent {
                     self.collected(piece, shared, now);
                 }
                 Some(_) => {}
-                None => download.offer(piece),
+                None => download.announce(piece),
             }
         }
         self.wake_starved = true;
@@ -206,6 +212,9 @@ impl Torrent {
             .get_mut(&key)
             .and_then(|peer| peer.take_hash_wait(request));
         if let Some(Some(wait)) = wait {
+            if let (HashPurpose::Reuse(..), Some(peer)) = (wait.purpose, self.peers.get_mut(&key)) {
+                peer.leaves_rejected();
+            }
             self.hashes_failed(key, &wait, now);
         }
     }
@@ -226,6 +235,7 @@ impl Torrent {
             }
             // Not having leaves at hand says nothing about piece layers.
             HashPurpose::Leaves(_) => self.leaves_refused(key, wait),
+            HashPurpose::Reuse(first, pieces) => self.leaves_not_learnt(key, first, pieces),
         }
     }
 
@@ -255,6 +265,7 @@ impl Torrent {
                     }
                 }
                 HashPurpose::Leaves(_) => self.leaves_refused(key, &wait),
+                HashPurpose::Reuse(first, pieces) => self.leaves_not_learnt(key, first, pieces),
             }
         }
     }
@@ -269,6 +280,11 @@ impl Torrent {
                 .map(|peer| peer.expire_hash_waits(now))
                 .unwrap_or_default();
             for wait in expired {
+                if let (HashPurpose::Reuse(..), Some(peer)) =
+                    (wait.purpose, self.peers.get_mut(&key))
+                {
+                    peer.leaves_failed();
+                }
                 self.hashes_failed(key, &wait, now);
             }
         }

@@ -63,6 +63,7 @@ impl Torrent {
 
     fn refill(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
         let stopped = self.stopped.is_some();
+        let probes = self.choose_probes(key, shared);
         let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
             return;
         };
@@ -72,6 +73,13 @@ impl Torrent {
         let mut room = peer.pipeline.room();
         let mut batch = Vec::new();
         let was_end_game = download.is_end_game();
+        for piece in probes.into_iter().take(room) {
+            if let Some(block) = download.probe(piece, key) {
+                peer.pipeline.push(block, now);
+                batch.push(block);
+                room -= 1;
+            }
+        }
         while room > 0 {
             let limits = Limits {
                 open_blocks: shared.config.max_open_blocks,
@@ -230,6 +238,14 @@ impl Torrent {
             let deadline = peer.pipeline.deadline(timeout);
             if deadline.is_some_and(|deadline| deadline <= now) {
                 peer.pipeline.snub();
+                let download = self.download.as_ref();
+                if peer
+                    .pipeline
+                    .newest_first()
+                    .any(|block| download.is_some_and(|download| download.is_probed(block.piece())))
+                {
+                    peer.leaves_failed();
+                }
                 self.cancel_all(key, shared);
                 self.wake(key);
                 continue;

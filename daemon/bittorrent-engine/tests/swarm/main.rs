@@ -11,5 +11,6 @@ mod magnet;
 mod node;
 mod operations;
 mod random;
+mod reuse;
 mod torrent;
 mod world;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bittorrent_engine::{
     Blame, Config, Discard, DisconnectReason, Engine, PeerKey, StopReason, TorrentKey,
 };
-use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
+use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId, PieceIndex};
 
 use crate::torrent::Torrent;
 
@@ -41,6 +41,9 @@ pub(crate) struct Habits {
     pub(crate) write_time: Duration,
     /// Each of so many writes fails, the first ones included.
     pub(crate) failing_writes: u32,
+    /// Learns the leaves of a piece only when a block of it is asked for, and rejects requests for
+    /// them before, as libtorrent does in its seed mode.
+    pub(crate) seed_mode: bool,
     /// Chokes everyone for a while after so many blocks, again and again.
     pub(crate) chokes_every: Option<u64>,
 }
@@ -70,7 +73,31 @@ impl Default for Habits {
             reqq: 500,
             write_time: Duration::from_millis(3),
             failing_writes: 0,
+            seed_mode: false,
             chokes_every: None,
+        }
+    }
+}
+
+/// What a node finds when its engine has it look for something.
+pub(crate) struct Held {
+    /// The block's bytes are held somewhere.
+    pub(crate) has: Box<dyn Fn(BlockIndex) -> bool>,
+    /// Wrong bytes stand at the block's place afterwards, and the node says so.
+    pub(crate) spoils: Box<dyn Fn(BlockIndex) -> bool>,
+    /// A look-up for this piece is answered.
+    pub(crate) answers: Box<dyn Fn(PieceIndex) -> bool>,
+    /// Says what it has of a piece that is not there as a whole.
+    pub(crate) halves: bool,
+}
+
+impl Held {
+    pub(crate) fn new(has: impl Fn(BlockIndex) -> bool + 'static) -> Self {
+        Self {
+            has: Box::new(has),
+            spoils: Box::new(|_| false),
+            answers: Box::new(|_| true),
+            halves: false,
         }
     }
 }
@@ -113,6 +140,13 @@ pub(crate) struct Node {
     /// Blocks being written, with what.
     pub(crate) writing: BTreeMap<BlockIndex, MerkleHash>,
     pub(crate) proven: BTreeSet<BlockIndex>,
+    pub(crate) held: Option<Held>,
+    /// Pieces that are being looked for, and how many look-ups there were.
+    pub(crate) looking: BTreeSet<PieceIndex>,
+    pub(crate) lookups: u64,
+    /// Pieces it was asked a block of.
+    pub(crate) touched: BTreeSet<PieceIndex>,
+    pub(crate) hash_requests: u64,
     pub(crate) layers: BTreeSet<u32>,
     pub(crate) writes: BTreeMap<BlockIndex, u32>,
     pub(crate) sent: u64,
@@ -157,6 +191,11 @@ impl Node {
             disk: BTreeMap::new(),
             writing: BTreeMap::new(),
             proven: BTreeSet::new(),
+            held: None,
+            looking: BTreeSet::new(),
+            lookups: 0,
+            touched: BTreeSet::new(),
+            hash_requests: 0,
             layers: BTreeSet::new(),
             writes: BTreeMap::new(),
             sent: 0,

@@ -48,6 +48,7 @@ fn habits() -> impl Strategy<Value = Habits> {
                 lies,
                 hashes,
                 gives_leaves,
+                seed_mode: reqq % 4 == 0,
                 metadata,
                 fast,
                 v1,

@@ -107,6 +107,21 @@ impl Torrent {
         request.validate(span).ok()?.respond(nodes).unwrap()
     }
 
+    /// The pieces whose leaves a request asks for.
+    pub(crate) fn pieces_of(&self, request: &HashRequest) -> Vec<PieceIndex> {
+        let files = self.layout.files().iter();
+        files
+            .filter(|span| span.root() == Some(request.root))
+            .flat_map(|span| span.piece_indices())
+            .filter(|piece| {
+                let first = self.layout.offset_in_file(*piece) / BLOCK;
+                let end = first + u64::from(self.layout.block_count(*piece));
+                let asked = u64::from(request.index)..u64::from(request.index + request.count);
+                first < asked.end && asked.start < end
+            })
+            .collect()
+    }
+
     /// The content as a store with these pieces would tell it.
     pub(crate) fn content(&self, with_layers: bool, has: impl Fn(BlockIndex) -> bool) -> Content {
         let mut verified = BlockSet::new(&self.layout);
@@ -122,6 +137,7 @@ impl Torrent {
             },
             verified,
             leaves: Vec::new(),
+            reuse: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Nodes, the messages between them, and time.
 
+mod reuse;
 mod serving;
 
 use std::cmp::Reverse;
@@ -13,7 +14,7 @@ use bittorrent_engine::{
     PeerKey, Source, WriteFailed,
 };
 use bittorrent_protocol::merkle;
-use bittorrent_protocol::{BlockIndex, MerkleHash};
+use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
 use crate::node::{Answers, Habits, Link, Node};
 use crate::torrent::Torrent;
@@ -55,6 +56,10 @@ enum Happening {
     },
     Written {
         block: BlockIndex,
+    },
+    LookedUp {
+        piece: PieceIndex,
+        leaves: Option<Vec<MerkleHash>>,
     },
     Closed {
         link: PeerKey,
@@ -146,7 +151,8 @@ impl World {
             node.disk.insert(block, truth.leaf(block));
             node.proven.insert(block);
         }
-        let content = truth.content(with_layers, has);
+        let mut content = truth.content(with_layers, has);
+        content.reuse = node.held.is_some();
         node.engine
             .set_content(node.torrent, content, self.now)
             .unwrap();
@@ -310,6 +316,7 @@ impl World {
                     assert!(node.proven.insert(block), "{block} was proven before");
                 }
             }
+            Output::Lookup { piece, leaves, .. } => self.look_up(number, piece, leaves),
             Output::Revoked { blocks, .. } => {
                 for block in blocks {
                     assert!(node.proven.remove(&block), "{block} was not proven");
@@ -388,6 +395,7 @@ impl World {
             }
             Command::HashRequest(request) => {
                 // The answer is made where it is asked.
+                node.hash_requests += 1;
                 let far = link.node;
                 let far = &self.nodes[far];
                 let answer = match far.habits.hashes {
@@ -400,7 +408,7 @@ impl World {
                     Answers::Truly => far
                         .truth
                         .hashes_for(&request)
-                        .filter(|_| request.base > 0 || far.habits.gives_leaves),
+                        .filter(|_| request.base > 0 || far.gives_leaves(&request)),
                 };
                 assert!(
                     far.knows_content,
@@ -493,6 +501,9 @@ impl World {
                     Ok(())
                 };
                 node.engine.handle_written(node.torrent, block, result, now);
+            }
+            Happening::LookedUp { piece, leaves } => {
+                self.looked_up(number, piece, leaves.as_deref());
             }
             Happening::Closed { link } => {
                 if node.links.remove(&link).is_some() {

@@ -38,6 +38,11 @@ impl Driver {
                     torrent.keep_layer(file, layer);
                 }
             }
+            // Nothing is held that could be looked through: `Content::reuse` is false.
+            Output::Lookup { torrent, piece, .. } => {
+                self.engine
+                    .handle_looked_up(torrent, piece, &[], Instant::now());
+            }
             Output::Proven {
                 torrent,
                 piece,

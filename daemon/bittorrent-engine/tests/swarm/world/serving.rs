@@ -92,6 +92,7 @@ impl World {
                 rejected.push(*block);
             } else {
                 link.queue.push_back(*block);
+                node.touched.insert(block.piece());
             }
         }
         let fast = link.fast;
@@ -189,6 +190,11 @@ impl World {
                 assert!(
                     !node.proven.contains(&block),
                     "{block} is proven and written again"
+                );
+                let piece = block.piece();
+                assert!(
+                    !node.looking.contains(&piece),
+                    "{piece} is looked for and written"
                 );
                 let under_way = node.writing.insert(block, leaf);
                 assert!(under_way.is_none(), "{block} is being written already");
