@@ -36,6 +36,13 @@ pub enum StoreError {
         /// Its directory.
         path: PathBuf,
     },
+    /// A content file is another one than when the generation was taken up. Taking it up again finds out
+    /// what is good.
+    #[error("{} was replaced by another file meanwhile", path.display())]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file ends before its content does.
     #[error("{} ends at byte {length}, before piece {piece} does", path.display())]
     Truncated {
@@ -85,10 +92,6 @@ pub enum StoreError {
         /// The first such block.
         block: BlockIndex,
     },
-    /// Blocks were to be written to files that were sealed when the generation was taken up. Taking it
-    /// up again lets it be mended.
-    #[error("the files are sealed; the generation has to be opened again to be mended")]
-    Sealed,
     /// Sealing was asked for before everything was there.
     #[error("{missing} blocks are missing")]
     Incomplete {

@@ -29,7 +29,7 @@ pub enum OpenMode {
 }
 
 /// By what a file is known again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Identity {
     /// Bytes.
     pub length: u64,
@@ -73,8 +73,9 @@ pub trait IoFile: AsFd + fmt::Debug + Send + Sync {
     fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()>;
     /// By what the file is known again.
     fn identity(&self) -> io::Result<Identity>;
-    /// Forbids writing (0444) and makes that durable with the file's times.
-    fn seal(&self) -> io::Result<()>;
+    /// Forbids writing (0444, or 0555 for what is to be executed) and makes that durable with the file's
+    /// times.
+    fn seal(&self, executable: bool) -> io::Result<()>;
 }
 
 /// Fills the buffer, less when the file ends; returns how much was read.
@@ -209,10 +210,9 @@ impl IoFile for RealFile {
         })
     }
 
-    fn seal(&self) -> io::Result<()> {
-        let executable = self.0.metadata()?.permissions().mode() & 0o111;
-        self.0
-            .set_permissions(fs::Permissions::from_mode(0o444 | executable))?;
+    fn seal(&self, executable: bool) -> io::Result<()> {
+        let mode = if executable { 0o555 } else { 0o444 };
+        self.0.set_permissions(fs::Permissions::from_mode(mode))?;
         self.0.sync_all()
     }
 }

@@ -7,6 +7,7 @@ mod bitmap;
 pub mod create;
 
 mod error;
+mod files;
 mod io;
 mod journal;
 mod paths;

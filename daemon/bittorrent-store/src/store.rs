@@ -28,6 +28,7 @@ use bittorrent_protocol::{
 
 use crate::bitmap::AtomicBitmap;
 use crate::error::StoreError;
+use crate::files::FileTable;
 use crate::io::{Io, IoFile};
 use crate::journal::Journal;
 use crate::paths::Paths;
@@ -40,17 +41,15 @@ pub use read::{Extent, SharedFile};
 pub use verify::Verification;
 
 /// The content of one torrent on disk, whole or in part. Shared by several threads; positioned
-/// I/O only. One descriptor stays open for each non-empty content file and for its leaves.
+/// I/O only. At most 64 content files stay open, and as many files of leaf hashes.
 #[derive(Debug)]
 pub struct TorrentStore {
     paths: Paths,
     io: Arc<dyn Io>,
     info: Arc<Info>,
     metainfo: RwLock<Arc<Metainfo>>,
-    /// `None` for empty files.
-    files: Vec<Option<OpenFile>>,
-    /// The files were sealed when they were opened: they cannot be written.
-    read_only: bool,
+    contents: FileTable,
+    leaves: FileTable,
     verified: AtomicBitmap,
     /// Blocks that were written since the files were opened, proven or not.
     touched: AtomicBitmap,
@@ -71,13 +70,6 @@ pub struct TorrentStore {
     progress: Mutex<Pending>,
     /// Held during a checkpoint, so that they follow each other.
     checkpoint: Mutex<Claims>,
-}
-
-#[derive(Debug)]
-struct OpenFile {
-    content: Arc<dyn IoFile>,
-    /// `None` for files of one block: their root is their leaf.
-    leaves: Option<Arc<dyn IoFile>>,
 }
 
 /// What was verified since the last checkpoint.
@@ -236,14 +228,10 @@ impl TorrentStore {
         self.info.hashes().v2
     }
 
-    fn open_file(&self, file: FileIndex) -> Option<&OpenFile> {
-        self.files.get(file.as_usize()).and_then(Option::as_ref)
-    }
-
-    /// The content file of a piece: one that has pieces is not empty, so it is open.
-    fn content_of(&self, piece: PieceIndex) -> Option<(FileIndex, &Arc<dyn IoFile>)> {
+    /// The content file of a piece.
+    fn content_of(&self, piece: PieceIndex) -> Result<(FileIndex, Arc<dyn IoFile>), StoreError> {
         let file = self.layout().file_of(piece);
-        Some((file, &self.open_file(file)?.content))
+        Ok((file, self.contents.get(file)?))
     }
 
     /// The numbers of a file's blocks in the torrent.
@@ -281,13 +269,14 @@ impl TorrentStore {
         first: u64,
         count: usize,
     ) -> Result<Vec<MerkleHash>, StoreError> {
-        let Some(leaves) = self.open_file(file).and_then(|open| open.leaves.as_ref()) else {
+        if !self.leaves.has(file) {
             return Ok(self.layout().file(file).root().into_iter().collect());
-        };
+        }
+        let leaves = self.leaves.get(file)?;
         let mut bytes = vec![0; count * MerkleHash::LEN];
         let offset = first * MerkleHash::LEN as u64;
-        let read = crate::io::read_full(&**leaves, &mut bytes, offset)
-            .map_err(StoreError::io("read", &self.paths.leaves(file)))?;
+        let read = crate::io::read_full(&*leaves, &mut bytes, offset)
+            .map_err(self.leaves.failed("read", file))?;
         bytes.truncate(read);
         Ok(bytes
             .chunks_exact(MerkleHash::LEN)
@@ -302,24 +291,15 @@ impl TorrentStore {
         epoch: u64,
         sealed: bool,
     ) -> Result<(), StoreError> {
-        let mut identities = Vec::with_capacity(self.files.len());
-        for (number, open) in self.files.iter().enumerate() {
-            identities.push(match open {
-                Some(open) => open.content.identity().map_err(|source| StoreError::Io {
-                    action: "inspect",
-                    path: self
-                        .layout()
-                        .file_index(number as u32)
-                        .map_or_else(PathBuf::new, |file| self.file_path(file)),
-                    source,
-                })?,
-                None => crate::io::Identity {
-                    length: 0,
-                    modified: 0,
-                    inode: 0,
-                },
-            });
-        }
+        let numbered = (0..).zip(self.layout().files());
+        let identities = numbered
+            .map(|(number, _)| {
+                let file = self.layout().file_index(number)?;
+                self.contents.identity(file)
+            })
+            // Empty files are not looked at.
+            .map(Option::unwrap_or_default)
+            .collect();
         Progress {
             torrent: self.torrent_id(),
             epoch,

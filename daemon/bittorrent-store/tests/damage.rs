@@ -152,41 +152,51 @@ fn what_someone_who_is_not_the_administrator_sealed_he_can_mend() {
 #[test]
 fn bit_rot_is_found_and_only_that_is_fetched_again() {
     let sample = sample();
-    let disk = ForgetfulDisk::new();
-    let place = Path::new("/s");
-    sample.complete(&sample.create(place, disk.io()));
-    disk.rot(&place.join("content/sample/a"), 2 * BLOCK + 5, b"rot")
-        .unwrap();
-    disk.rot(&place.join("content/sample/c/one"), 699, b"\0")
-        .unwrap();
+    for restart in [false, true] {
+        let mut disk = ForgetfulDisk::new();
+        let place = Path::new("/s");
+        sample.complete(&sample.create(place, disk.io()));
+        disk.rot(&place.join("content/sample/a"), 2 * BLOCK + 5, b"rot")
+            .unwrap();
+        disk.rot(&place.join("content/sample/c/one"), 699, b"\0")
+            .unwrap();
 
-    let (store, recovery) = TorrentStore::open(place, disk.io()).unwrap();
-    assert_eq!((recovery.blocks_dropped, recovery.claims_lost), (0, false));
-    assert!(store.is_sealed());
-    let verification = store.verify_all(&|_| true).unwrap();
-    let bad = [sample.blocks[2], sample.blocks[5]];
-    assert_eq!(verification.damaged, bad);
-    assert_eq!((verification.found, verification.leaves_mended), (0, 0));
-    assert_eq!(verification.bytes, sample.layout().content_length());
-    assert!(!store.is_sealed() && store.verified_blocks() == 6);
-    sample.check_verified(&store).unwrap();
-    // The files were opened to be read.
-    assert!(matches!(
-        sample.write(&store, &bad),
-        Err(StoreError::Sealed)
-    ));
-    assert!(matches!(
-        store.finish(),
-        Err(StoreError::Incomplete { missing: 2 })
-    ));
-    drop(store);
-
-    let (store, recovery) = TorrentStore::open(place, disk.restart().io()).unwrap();
-    assert_eq!((recovery.blocks_claimed, recovery.claims_lost), (6, false));
-    assert!(!store.is_sealed());
-    sample.fill(&store, &bad);
-    store.finish().unwrap();
-    assert!(store.verify_all(&|_| true).unwrap().damaged.is_empty());
+        let (mut store, recovery) = TorrentStore::open(place, disk.io()).unwrap();
+        assert_eq!((recovery.blocks_dropped, recovery.claims_lost), (0, false));
+        assert!(store.is_sealed());
+        let verification = store.verify_all(&|_| true).unwrap();
+        let bad = [sample.blocks[2], sample.blocks[5]];
+        assert_eq!(verification.damaged, bad);
+        assert_eq!((verification.found, verification.leaves_mended), (0, 0));
+        assert_eq!(verification.bytes, sample.layout().content_length());
+        assert!(!store.is_sealed() && store.verified_blocks() == 6);
+        sample.check_verified(&store).unwrap();
+        assert!(matches!(
+            store.finish(),
+            Err(StoreError::Incomplete { missing: 2 })
+        ));
+        // The files were sealed: they are mended in place, and by the next process.
+        if restart {
+            drop(store);
+            disk = disk.restart();
+            let (reopened, recovery) = TorrentStore::open(place, disk.io()).unwrap();
+            assert_eq!((recovery.blocks_claimed, recovery.claims_lost), (6, false));
+            store = reopened;
+        }
+        assert!(!store.is_sealed());
+        sample.fill(&store, &bad[..1]);
+        // What is mended is journalled.
+        drop(store);
+        disk = disk.restart();
+        let (store, recovery) = TorrentStore::open(place, disk.io()).unwrap();
+        assert_eq!((recovery.blocks_claimed, recovery.blocks_rehashed), (6, 1));
+        sample.fill(&store, &bad);
+        store.finish().unwrap();
+        assert!(store.verify_all(&|_| true).unwrap().damaged.is_empty());
+        drop(store);
+        let (store, _) = TorrentStore::open(place, disk.restart().io()).unwrap();
+        assert!(store.is_sealed());
+    }
 }
 
 #[test]

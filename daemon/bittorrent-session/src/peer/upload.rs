@@ -358,7 +358,7 @@ impl Uploads {
 fn extent_at_hand(probe: &mut Probe, content: &Attached, stretch: Stretch) -> Option<Extent> {
     let extent = content
         .store()
-        .extent(stretch.piece, stretch.begin, stretch.length);
+        .extent(stretch.piece, stretch.begin, stretch.length)?;
     let whole = extent.zeros == 0;
     (whole && probe.resident(extent.file.as_fd(), extent.offset, extent.content)).then_some(extent)
 }

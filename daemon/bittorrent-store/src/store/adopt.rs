@@ -153,17 +153,14 @@ impl TorrentStore {
         found: &mut Vec<(BlockIndex, MerkleHash)>,
     ) -> Result<(), StoreError> {
         let layout = self.layout();
-        let Some((file, content)) = self.content_of(piece) else {
-            return Ok(());
-        };
+        let (file, content) = self.content_of(piece)?;
         let start = layout.offset_in_file(piece);
         let number = |want: &Wanted| layout.block_number(want.block);
-        let failed = |source| StoreError::io("read", &self.file_path(file))(source);
         // What an earlier process could not make durable may still be in memory.
         if wanted.iter().any(|want| !self.touched.get(number(want))) {
             content
                 .forget_cached(start, layout.piece_size(piece).into())
-                .map_err(failed)?;
+                .map_err(self.contents.failed("read", file))?;
         }
         let mut buffer = vec![0; STRETCH * BLOCK_LEN as usize];
         let mut left = Vec::with_capacity(wanted.len());
@@ -178,8 +175,8 @@ impl TorrentStore {
             }
             let length = (last.block.begin() - first.block.begin()) as usize + last.size;
             let bytes = buffer.split_at_mut(length).0;
-            let read = read_full(&**content, bytes, start + u64::from(first.block.begin()))
-                .map_err(failed)?;
+            let read = read_full(&*content, bytes, start + u64::from(first.block.begin()))
+                .map_err(self.contents.failed("read", file))?;
             let bytes = bytes.split_at(read).0;
             for (want, is) in run.iter().zip(bytes.chunks(BLOCK_LEN as usize)) {
                 let good = is.len() == want.size
@@ -291,13 +288,13 @@ impl TorrentStore {
         run: &[Wanted],
         taken: &mut Vec<(BlockIndex, MerkleHash)>,
     ) -> Result<(), StoreError> {
-        let Some(open) = source.open_file(file) else {
-            return Ok(());
-        };
         let length = run.iter().map(|want| want.size).sum();
         let mut bytes = BytesMut::zeroed(length);
         // Where a disk cannot read what it held, the network can.
-        let read = read_full(&*open.content, &mut bytes, at * u64::from(BLOCK_LEN)).unwrap_or(0);
+        let content = source.contents.get(file).ok();
+        let read = content
+            .and_then(|open| read_full(&*open, &mut bytes, at * u64::from(BLOCK_LEN)).ok())
+            .unwrap_or(0);
         bytes.truncate(read);
         let mut bytes = bytes.freeze();
         let mut good = Vec::with_capacity(run.len());

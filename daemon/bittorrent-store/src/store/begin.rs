@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use bittorrent_protocol::FileIndex;
 use bittorrent_protocol::metainfo::Metainfo;
 
-use super::open::open_content;
 use super::{Claims, TorrentStore};
 use crate::error::{StoreError, is_out_of_space};
+use crate::files::open_content;
 use crate::io::{Io, IoFile, OpenMode};
 use crate::paths::Paths;
 use crate::progress::replace;
@@ -142,14 +142,14 @@ fn clone(
         let Some(source) = sources.generation(*generation) else {
             continue;
         };
-        let Some(open) = source.open_file(*file) else {
+        let Ok(open) = source.contents.get(*file) else {
             continue;
         };
         if clones.files == 0 {
             // What takes no space now may take it later: to be known after a restart, too.
             io.open(&paths.cloned(), OpenMode::Create)?;
         }
-        match content.reflink_from(&*open.content) {
+        match content.reflink_from(&*open) {
             Ok(()) => {
                 clones.files += 1;
                 clones.bytes += source.layout().file(*file).length();

@@ -61,7 +61,8 @@ impl TorrentStore {
         window: Window,
         epoch: u64,
     ) -> Result<Checkpoint, StoreError> {
-        if let Err(source) = self.sync_files(&window.files) {
+        let synced = self.contents.sync(&window.files);
+        if let Err(source) = synced.and_then(|()| self.leaves.sync(&window.files)) {
             return Err(self.forget(claims, window, source));
         }
         for block in &window.blocks {
@@ -81,27 +82,6 @@ impl TorrentStore {
         }
         self.count_dirty(&pending);
         written.map(|()| Checkpoint { blocks })
-    }
-
-    fn sync_files(&self, files: &BTreeSet<u32>) -> Result<(), StoreError> {
-        let layout = self.layout();
-        let opened = |number: &u32| {
-            let file = layout.file_index(*number)?;
-            Some((file, self.open_file(file)?))
-        };
-        for (file, open) in files.iter().filter_map(opened) {
-            open.content
-                .sync_data()
-                .map_err(StoreError::io("sync", &self.file_path(file)))?;
-        }
-        for (file, open) in files.iter().filter_map(opened) {
-            if let Some(leaves) = &open.leaves {
-                leaves
-                    .sync_data()
-                    .map_err(StoreError::io("sync", &self.paths.leaves(file)))?;
-            }
-        }
-        Ok(())
     }
 
     /// After a failed sync nothing since the last good one can be trusted, also what was verified
@@ -162,27 +142,25 @@ impl TorrentStore {
         let mut claims = self.claims();
         // Blocks may have been taken back meanwhile.
         self.check_complete()?;
-        for (number, open) in (0..).zip(&self.files) {
-            let (Some(open), Some(file)) = (open, self.layout().file_index(number)) else {
-                continue;
-            };
-            let path = self.file_path(file);
-            open.content.seal().map_err(StoreError::io("seal", &path))?;
-            if let Some(leaves) = &open.leaves {
-                leaves
-                    .sync_data()
-                    .map_err(StoreError::io("sync", &self.paths.leaves(file)))?;
-            }
+        let mut leaves = BTreeSet::new();
+        for file in self.contents.all() {
+            self.contents.seal(file)?;
+            leaves.insert(file.get());
         }
+        self.leaves.sync(&leaves)?;
         // Journals so far belong to no claims from here on.
         let epoch = claims.epoch + 2;
         self.write_progress(&mut claims, epoch, true)?;
         let mut pending = self.pending();
         pending.journal = None;
         self.sealed.store(true, Ordering::Release);
+        self.cloned.store(false, Ordering::Relaxed);
         drop(pending);
+        // Opened again to be read, they stay sealed.
+        self.contents.set_writable(false);
         // It is sealed with or without them; they take a megabyte at most.
         let _ = journal::remove(&self.paths, &*self.io);
+        let _ = self.io.remove_file(&self.paths.cloned());
         Ok(())
     }
 
@@ -196,7 +174,8 @@ impl TorrentStore {
     }
 
     /// Takes blocks back that were found bad on disk or are in doubt, durably: from then on they are
-    /// missing and may be written. The generation is no longer sealed.
+    /// missing and may be written, also where the files were sealed. The generation is no longer sealed;
+    /// once they are there again, [`Self::finish`] seals it.
     ///
     /// # Errors
     ///
@@ -216,9 +195,14 @@ impl TorrentStore {
         claims.stale = true;
         let epoch = claims.epoch;
         let written = self.write_progress(&mut claims, epoch, false);
+        self.contents.set_writable(true);
         let mut pending = self.pending();
         if written.is_ok() {
             pending.synced = 0;
+            // Of a generation that was sealed.
+            if pending.journal.is_none() {
+                pending.journal = Some(self.new_journal(epoch)?);
+            }
         }
         self.count_dirty(&pending);
         written

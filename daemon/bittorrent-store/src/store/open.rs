@@ -10,10 +10,11 @@ use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_protocol::{BLOCK_LEN, FileSpan, merkle};
 
-use super::{Claims, OpenFile, Pending, TorrentStore};
+use super::{Claims, Pending, TorrentStore};
 use crate::bitmap::AtomicBitmap;
 use crate::error::StoreError;
-use crate::io::{Io, IoFile, OpenMode, read_full};
+use crate::files::{FileTable, Kind};
+use crate::io::{Io, OpenMode, read_full};
 use crate::journal;
 use crate::paths::Paths;
 use crate::progress::{Progress, read_whole};
@@ -142,26 +143,15 @@ impl TorrentStore {
         sealed: bool,
     ) -> Result<Self, StoreError> {
         let info = metainfo.info().clone();
-        let mode = if sealed {
-            OpenMode::Read
-        } else {
-            OpenMode::Write
-        };
-        let mut files = Vec::with_capacity(info.files().len());
-        for (number, span) in (0..).zip(info.layout().files()) {
-            let index = info.layout().file_index(number);
-            let Some(index) = index.filter(|_| span.length() > 0) else {
-                files.push(None);
-                continue;
-            };
-            let path = paths.file(&info, index);
-            let content = open_content(&*io, &path, mode).map_err(StoreError::io("open", &path))?;
-            let path = paths.leaves(index);
-            let leaves = (span.blocks() > 1)
-                .then(|| open_leaves(&*io, &path, sealed).map_err(StoreError::io("open", &path)))
-                .transpose()?;
-            files.push(Some(OpenFile { content, leaves }));
-        }
+        let table = |kind| FileTable::new(io.clone(), paths.clone(), info.clone(), kind, !sealed);
+        let (contents, leaves) = (table(Kind::Content), table(Kind::Leaves));
+        // By these they are known again, should they be closed meanwhile.
+        contents
+            .all()
+            .try_for_each(|file| contents.get(file).map(drop))?;
+        leaves
+            .all()
+            .try_for_each(|file| leaves.get(file).map(drop))?;
         if !sealed {
             let directory = paths.leaves_dir();
             io.sync_dir(&directory)
@@ -171,7 +161,6 @@ impl TorrentStore {
         let layout = info.layout();
         Ok(Self {
             total: layout.files().iter().map(FileSpan::blocks).sum(),
-            read_only: sealed,
             verified: AtomicBitmap::new(layout.block_numbers()),
             touched: AtomicBitmap::new(layout.block_numbers()),
             lost: OnceLock::new(),
@@ -183,7 +172,8 @@ impl TorrentStore {
             metainfo: RwLock::new(Arc::new(metainfo)),
             progress: Mutex::new(Pending::default()),
             checkpoint: Mutex::new(claims),
-            files,
+            contents,
+            leaves,
             info,
             paths,
             io,
@@ -205,18 +195,15 @@ impl TorrentStore {
 
     /// Gives every file its length again: a file may have been cut or prolonged meanwhile.
     fn restore_lengths(&self) -> Result<(), StoreError> {
-        for (number, (open, span)) in (0..).zip(self.files.iter().zip(self.layout().files())) {
-            let Some((open, file)) = open.as_ref().zip(self.layout().file_index(number)) else {
-                continue;
-            };
-            let is = open
-                .content
-                .identity()
-                .map_err(StoreError::io("inspect", &self.file_path(file)))?;
-            if is.length != span.length() {
-                open.content
-                    .set_len(span.length())
-                    .map_err(StoreError::io("extend", &self.file_path(file)))?;
+        for file in self.contents.all() {
+            let length = self.layout().file(file).length();
+            if self
+                .contents
+                .identity(file)
+                .is_some_and(|is| is.length != length)
+            {
+                self.contents
+                    .change(file, "extend", |open| open.set_len(length))?;
             }
         }
         Ok(())
@@ -227,14 +214,11 @@ impl TorrentStore {
         let layout = self.layout();
         let mut all_same = true;
         let mut claims = self.claims();
-        for (number, (open, was)) in (0..).zip(self.files.iter().zip(&progress.identities)) {
-            let Some((open, index)) = open.as_ref().zip(layout.file_index(number)) else {
+        for index in self.contents.all() {
+            let was = progress.identities.get(index.as_usize());
+            let Some((is, was)) = self.contents.identity(index).zip(was) else {
                 continue;
             };
-            let is = open
-                .content
-                .identity()
-                .map_err(StoreError::io("inspect", &self.file_path(index)))?;
             // The time of a partial file changes with every block; that of a sealed one never.
             let same = is.length == layout.file(index).length()
                 && is.inode == was.inode
@@ -269,9 +253,7 @@ impl TorrentStore {
             let Some(block) = block.filter(|block| !self.is_block_verified(*block)) else {
                 continue;
             };
-            let Some((file, content)) = self.content_of(block.piece()) else {
-                continue;
-            };
+            let (file, content) = self.content_of(block.piece())?;
             let slot = buffer.split_at_mut(layout.block_size(block) as usize).0;
             let offset = layout.offset_in_file(block.piece()) + u64::from(block.begin());
             if reread.insert(file) {
@@ -279,7 +261,7 @@ impl TorrentStore {
                     .forget_cached(0, layout.file(file).length())
                     .map_err(StoreError::io("read", &self.file_path(file)))?;
             }
-            let read = read_full(&**content, slot, offset)
+            let read = read_full(&*content, slot, offset)
                 .map_err(StoreError::io("read", &self.file_path(file)))?;
             if read < slot.len() || merkle::leaf(slot) != leaf {
                 bad.insert(number);
@@ -294,39 +276,6 @@ impl TorrentStore {
         }
         recovery.blocks_dropped += bad.len() as u64;
         Ok(())
-    }
-}
-
-/// Opens the leaf hashes of a file. Where they are missing there is an empty file from now on:
-/// [`TorrentStore::verify_all`] can compute them again. Of a sealed generation they may belong to
-/// someone who lets us read only.
-fn open_leaves(io: &dyn Io, path: &Path, sealed: bool) -> std::io::Result<Arc<dyn IoFile>> {
-    match io.open(path, OpenMode::Create) {
-        Err(error)
-            if sealed
-                && matches!(
-                    error.kind(),
-                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
-                ) =>
-        {
-            io.open(path, OpenMode::Read)
-        }
-        other => other,
-    }
-}
-
-/// Opens a content file. One that was sealed and is to be mended is read-only for its owner too.
-pub(super) fn open_content(
-    io: &dyn Io,
-    path: &Path,
-    mode: OpenMode,
-) -> std::io::Result<Arc<dyn IoFile>> {
-    match io.open(path, mode) {
-        Err(error) if mode != OpenMode::Read && error.kind() == ErrorKind::PermissionDenied => {
-            io.unseal(path)?;
-            io.open(path, mode)
-        }
-        other => other,
     }
 }
 

@@ -49,12 +49,10 @@ impl TorrentStore {
         let there = self.layout().piece_size(piece).saturating_sub(begin) as usize;
         let (content, zeros) = buffer.split_at_mut(there.min(buffer.len()));
         zeros.fill(0);
-        let Some((file, open)) = self.content_of(piece) else {
-            return Ok(());
-        };
+        let (file, open) = self.content_of(piece)?;
         let offset = self.layout().offset_in_file(piece) + u64::from(begin);
         let path = || self.file_path(file);
-        let read = read_full(&**open, content, offset).map_err(|source| StoreError::Io {
+        let read = read_full(&*open, content, offset).map_err(|source| StoreError::Io {
             action: "read",
             path: path(),
             source,
@@ -69,28 +67,21 @@ impl TorrentStore {
         Ok(())
     }
 
-    /// Where `length` bytes from a position of a piece lie.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "the content file of a piece is always open"
-    )]
-    pub fn extent(&self, piece: PieceIndex, begin: u32, length: u32) -> Extent {
+    /// Where `length` bytes from a position of a piece lie, if their file is open right now: never waits
+    /// for a disk. [`Self::read`] opens it.
+    pub fn extent(&self, piece: PieceIndex, begin: u32, length: u32) -> Option<Extent> {
+        let file = self.contents.at_hand(self.layout().file_of(piece))?;
         let content = self
             .layout()
             .piece_size(piece)
             .saturating_sub(begin)
             .min(length);
-        #[expect(
-            clippy::expect_used,
-            reason = "a file that has pieces is not empty, and every file that is not empty is open"
-        )]
-        let (_, file) = self.content_of(piece).expect("the file of a piece is open");
-        Extent {
-            file: SharedFile(file.clone()),
+        Some(Extent {
+            file: SharedFile(file),
             offset: self.layout().offset_in_file(piece) + u64::from(begin),
             content,
             zeros: length - content,
-        }
+        })
     }
 
     /// Answers a hash request (BEP 52): the asked hashes, then the uncles. `None` is a hash reject:

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
-use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, PieceSha1, merkle};
+use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, PieceSha1, merkle};
 use sha1::{Digest as _, Sha1};
 
 use super::TorrentStore;
@@ -36,14 +36,14 @@ const WINDOW: u64 = 1 << 30;
 struct Sum {
     found: Verification,
     /// Leaf files that were written to.
-    mended: BTreeSet<FileIndex>,
+    mended: BTreeSet<u32>,
 }
 
 impl TorrentStore {
     /// Reads all content with as many threads as there are cores, compares it with its hashes, and
     /// corrects what counts as verified and what is claimed. `progress` is told the bytes read so far
-    /// and says whether to go on. Damaged blocks of a sealed generation can be written once it is
-    /// opened again; until all are there again it is not sealed.
+    /// and says whether to go on. A sealed generation with damaged blocks is no longer sealed: they can
+    /// be written, and once they are there, [`Self::finish`] seals it again.
     ///
     /// # Errors
     ///
@@ -98,13 +98,7 @@ impl TorrentStore {
         if !sum.found.damaged.is_empty() {
             self.unverify(&sum.found.damaged)?;
         }
-        for file in &sum.mended {
-            if let Some(leaves) = self.open_file(*file).and_then(|open| open.leaves.as_ref()) {
-                leaves
-                    .sync_data()
-                    .map_err(StoreError::io("sync", &self.paths.leaves(*file)))?;
-            }
-        }
+        self.leaves.sync(&sum.mended)?;
         ended?;
         self.checkpoint()?;
         sum.found.bytes = bytes.into_inner();
@@ -158,11 +152,12 @@ impl TorrentStore {
             let found = fresh().count() as u64;
             // What the disk lost can still be read for a while, and what was written meanwhile may be
             // another's bytes: so it is read again, from the disk.
-            if let Some((file, open)) = self.content_of(piece) {
-                let length = layout.piece_size(piece).into();
-                open.forget_cached(layout.offset_in_file(piece), length)
-                    .map_err(StoreError::io("read", &self.file_path(file)))?;
-            }
+            let (file, open) = self.content_of(piece)?;
+            open.forget_cached(
+                layout.offset_in_file(piece),
+                layout.piece_size(piece).into(),
+            )
+            .map_err(self.contents.failed("read", file))?;
             if !fresh().any(|block| self.is_lost(layout.block_number(block)))
                 && self.hash_piece_if_whole(piece, buffer, &mut |_| {})? == leaves
             {
@@ -237,7 +232,7 @@ impl TorrentStore {
         self.write_leaves(file, &bad)?;
         let mut sum = sum();
         sum.found.leaves_mended += bad.len() as u64;
-        sum.mended.insert(file);
+        sum.mended.insert(file.get());
         Ok(())
     }
 }

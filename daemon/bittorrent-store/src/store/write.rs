@@ -18,7 +18,7 @@ impl TorrentStore {
     /// # Errors
     ///
     /// When the disk fails, after which any of the blocks may be written in part; and, before any is
-    /// written, when a block has the wrong length or the files are sealed.
+    /// written, when a block has the wrong length.
     pub fn write_blocks(&self, blocks: &[(BlockIndex, Bytes)]) -> Result<(), StoreError> {
         let layout = self.layout();
         let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
@@ -36,9 +36,6 @@ impl TorrentStore {
                 wanted.push((*block, bytes));
             }
         }
-        if self.read_only && !wanted.is_empty() {
-            return Err(StoreError::Sealed);
-        }
         // Of two versions of a block the later one is written last.
         wanted.sort_by_key(|(block, _)| *block);
         for (block, _) in &wanted {
@@ -54,15 +51,11 @@ impl TorrentStore {
             let Some((first, _)) = run.first() else {
                 continue;
             };
-            let Some((file, content)) = self.content_of(first.piece()) else {
-                continue;
-            };
+            let file = layout.file_of(first.piece());
             let offset = layout.offset_in_file(first.piece()) + u64::from(first.begin());
             slices.clear();
             slices.extend(run.iter().map(|(_, bytes)| IoSlice::new(bytes)));
-            content
-                .write_all_at(&mut slices, offset)
-                .map_err(StoreError::io("write", &self.file_path(file)))?;
+            self.contents.write(file, &mut slices, offset)?;
         }
         Ok(())
     }
@@ -166,9 +159,9 @@ impl TorrentStore {
         file: FileIndex,
         leaves: &[(u64, MerkleHash)],
     ) -> Result<(), StoreError> {
-        let Some(kept) = self.open_file(file).and_then(|open| open.leaves.as_ref()) else {
+        if !self.leaves.has(file) {
             return Ok(());
-        };
+        }
         let start = self.numbers(file).start;
         for run in leaves.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
             let Some((first, _)) = run.first() else {
@@ -176,8 +169,8 @@ impl TorrentStore {
             };
             let bytes: Vec<u8> = run.iter().flat_map(|(_, leaf)| *leaf.as_bytes()).collect();
             let offset = (first - start) * MerkleHash::LEN as u64;
-            kept.write_all_at(&mut [IoSlice::new(&bytes)], offset)
-                .map_err(StoreError::io("write", &self.paths.leaves(file)))?;
+            self.leaves
+                .write(file, &mut [IoSlice::new(&bytes)], offset)?;
         }
         Ok(())
     }

@@ -129,7 +129,7 @@ impl IoFile for ForgetfulFile {
         })
     }
 
-    fn seal(&self) -> io::Result<()> {
+    fn seal(&self, _executable: bool) -> io::Result<()> {
         self.sync()?;
         let mut disk = self.disk.disk();
         let file = disk.regular_mut(self.node)?;

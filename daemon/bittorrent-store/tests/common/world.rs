@@ -131,7 +131,7 @@ impl<'a> World<'a> {
                     }
                 }
                 match result {
-                    Err(StoreError::Sealed) | Ok(()) => {}
+                    Ok(()) => {}
                     Err(error) => self.fails(&error),
                 }
             }
@@ -144,7 +144,7 @@ impl<'a> World<'a> {
                     self.doubtful.remove(&number);
                 }
                 match result {
-                    Err(StoreError::Sealed) | Ok(()) => {}
+                    Ok(()) => {}
                     Err(error) => self.fails(&error),
                 }
             }
