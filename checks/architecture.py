@@ -19,6 +19,7 @@ BEGIN, END = "<!-- crate graph: begin -->", "<!-- crate graph: end -->"
 
 # Lowest room first. A crate may use only what stands before it.
 ROOMS = [
+    "sha-lanes",
     "bittorrent-protocol",
     "bittorrent-engine",
     "bittorrent-store",
@@ -28,7 +29,7 @@ ROOMS = [
     "nano-snapshot-mirror",
 ]
 # Crates whose rule is to decide and parse only.
-PURE = {"bittorrent-protocol", "bittorrent-engine"}
+PURE = {"sha-lanes", "bittorrent-protocol", "bittorrent-engine"}
 EFFECTS = {"tokio", "mio", "rustix", "libc", "socket2", "rand", "getrandom", "crossbeam-channel", "tempfile", "heed"}
 
 

@@ -14,13 +14,39 @@ use sha2::{Digest as _, Sha256};
 
 use crate::hash::MerkleHash;
 use crate::layout::Layout;
-use crate::units::{PieceIndex, PieceLength};
+use crate::units::{BLOCK_LEN, PieceIndex, PieceLength};
 
 pub use request::{CheckedRequest, HashRequest, MAX_HASH_COUNT, ProofFault, RequestFault};
 
 /// The hash of one block: its content at its true length, 1 to 16384 bytes.
 pub fn leaf(block: &[u8]) -> MerkleHash {
     MerkleHash::from_bytes(Sha256::digest(block).into())
+}
+
+/// The hashes of blocks, in order, as [`leaf`] gives them one by one: at nearly twice the speed where
+/// two and more come together.
+pub fn leaves(blocks: &[&[u8]]) -> Vec<MerkleHash> {
+    let mut digests = vec![[0; MerkleHash::LEN]; blocks.len()];
+    sha_lanes::sha256_many(blocks, &mut digests);
+    digests.into_iter().map(MerkleHash::from_bytes).collect()
+}
+
+/// Cuts content that begins with a block into blocks, the last of which may be short, and adds their
+/// hashes to those that are there.
+pub fn extend_leaves(leaves: &mut Vec<MerkleHash>, content: &[u8]) {
+    const TOGETHER: usize = 16;
+    for some in content.chunks(TOGETHER * BLOCK_LEN as usize) {
+        let mut blocks: [&[u8]; TOGETHER] = [&[]; TOGETHER];
+        let mut digests = [[0; MerkleHash::LEN]; TOGETHER];
+        let mut count = 0;
+        for (place, block) in blocks.iter_mut().zip(some.chunks(BLOCK_LEN as usize)) {
+            *place = block;
+            count += 1;
+        }
+        let (digests, _) = digests.split_at_mut(count);
+        sha_lanes::sha256_many(&blocks, digests);
+        leaves.extend(digests.iter().copied().map(MerkleHash::from_bytes));
+    }
 }
 
 /// The node above two nodes.
@@ -67,24 +93,31 @@ pub fn fold(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
     let fits = 1usize.checked_shl(height.into()).unwrap_or(usize::MAX);
     debug_assert!(hashes.len() <= fits, "{} nodes, {fits} fit", hashes.len());
     let hashes = hashes.get(..fits).unwrap_or(hashes);
+    if hashes.is_empty() {
+        return pad(layer.saturating_add(height));
+    }
+    let low = height.min(WIDE);
+    let (layer_above, height_above) = (layer.saturating_add(low), height - low);
 
-    // `complete[n]` is a complete subtree of height n, waiting for its right neighbour; it waits
-    // exactly when bit n of the number of nodes seen so far is set.
+    // `complete[n]` is a complete subtree of height n above the low ones, waiting for its right
+    // neighbour; it waits exactly when bit n of the number of nodes seen so far is set.
     let mut complete = [MerkleHash::ZERO; usize::BITS as usize];
-    for (seen, hash) in hashes.iter().enumerate() {
+    let mut seen = 0usize;
+    for below in hashes.chunks(1 << WIDE) {
+        let mut node = fold_low(below, layer, low);
         let merges = seen.trailing_ones() as usize;
-        let mut node = *hash;
         for left in &complete[..merges] {
             node = parent(left, &node);
         }
         complete[merges] = node;
+        seen += 1;
     }
 
     // Close the right edge with padding, from low to high.
     let mut edge: Option<MerkleHash> = None;
-    for up in 0..height {
-        let waiting = hashes.len().checked_shr(up.into()).unwrap_or(0) & 1 == 1;
-        let padding = pad(layer.saturating_add(up));
+    for up in 0..height_above {
+        let waiting = seen.checked_shr(up.into()).unwrap_or(0) & 1 == 1;
+        let padding = pad(layer_above.saturating_add(up));
         edge = match (waiting, edge) {
             (true, right) => {
                 // A set bit of a `usize` is below its width.
@@ -99,9 +132,32 @@ pub fn fold(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
     }
     match edge {
         Some(node) => node,
-        None if hashes.len() == fits => complete[usize::from(height)],
-        None => pad(layer.saturating_add(height)),
+        // The nodes fill the whole width: one complete subtree is all there is, and it is lower than
+        // a `usize` has bits.
+        None => complete[usize::from(height_above)],
     }
+}
+
+/// Up to this height trees are folded layer by layer, which hashes neighbours side by side.
+const WIDE: u8 = 7;
+
+/// As [`fold`], for at least one hash and a height of at most [`WIDE`].
+fn fold_low(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
+    // A place for the padding beside a last node without a neighbour.
+    let mut nodes = [[0; MerkleHash::LEN]; (1 << WIDE) + 1];
+    for (node, hash) in nodes.iter_mut().zip(hashes) {
+        *node = *hash.as_bytes();
+    }
+    let mut count = hashes.len();
+    for up in 0..height {
+        if count % 2 == 1 {
+            nodes[count] = *pad(layer.saturating_add(up)).as_bytes();
+            count += 1;
+        }
+        sha_lanes::sha256_parents(nodes.split_at_mut(count).0);
+        count /= 2;
+    }
+    MerkleHash::from_bytes(nodes[0])
 }
 
 /// Folds a run of nodes at `layer` into the layer `height` above it; the last node gained is
@@ -167,10 +223,39 @@ mod tests {
     }
 
     #[test]
+    fn leaves_together_are_leaves_one_by_one() {
+        const BLOCK: usize = BLOCK_LEN as usize;
+        let content: Vec<u8> = (0..17 * BLOCK + 1).map(|n| (n / 7) as u8).collect();
+        for length in [
+            0,
+            1,
+            BLOCK - 1,
+            BLOCK,
+            BLOCK + 1,
+            3 * BLOCK,
+            16 * BLOCK,
+            content.len(),
+        ] {
+            let content = &content[..length];
+            let blocks: Vec<_> = content.chunks(BLOCK).collect();
+            let expected: Vec<_> = blocks.iter().map(|block| leaf(block)).collect();
+            assert_eq!(leaves(&blocks), expected, "{length} bytes");
+            let mut extended = vec![pad(3)];
+            extend_leaves(&mut extended, content);
+            assert_eq!(extended[0], pad(3));
+            assert_eq!(extended[1..], expected, "{length} bytes");
+        }
+    }
+
+    #[test]
     fn folding_agrees_with_the_definition() {
-        let hashes: Vec<_> = (0..33u8).map(|n| leaf(&[n])).collect();
-        for count in 0..=33 {
-            for height in tree_height(count as u64)..8 {
+        let hashes: Vec<_> = (0..600u16).map(|n| leaf(&n.to_le_bytes())).collect();
+        let counts = (0..=33).chain([
+            63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 511, 512, 513, 600,
+        ]);
+        for count in counts {
+            let lowest = tree_height(count as u64);
+            for height in lowest..8.max(lowest + 3) {
                 for layer in [0, 1, 5] {
                     assert_eq!(
                         fold(&hashes[..count], layer, height),
