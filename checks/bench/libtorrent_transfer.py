@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--seed-mode", action="store_true", help="believe the content piece by piece, hashing each before it is sent first")
     options = parser.parse_args()
     changed = {name: int(value) for name, _, value in (one.partition("=") for one in options.set)}
     session = lt.session(SETTINGS | {"listen_interfaces": f"{options.address}:0"} | changed)
@@ -49,8 +50,10 @@ def main() -> None:
     params.ti = lt.torrent_info(options.torrent)
     params.save_path = options.parent
     params.flags &= ~(lt.torrent_flags.paused | lt.torrent_flags.auto_managed)
-    if options.role == "seed":
+    if options.role == "seed" and options.seed_mode:
         params.flags |= lt.torrent_flags.seed_mode
+    elif options.role == "seed":
+        params.have_pieces = [True] * params.ti.num_pieces()
     before = resource.getrusage(resource.RUSAGE_SELF)
     began, begin = time.time(), time.monotonic()
     handle = session.add_torrent(params)
