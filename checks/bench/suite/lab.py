@@ -32,6 +32,7 @@ PROGRAMS = (
 class Size:
     """How much is moved and how often."""
 
+    quick: bool
     repeat: int
     transfer_bytes: int
     piece_length: int
@@ -45,6 +46,7 @@ class Size:
 
 
 FULL = Size(
+    quick=False,
     repeat=5,
     transfer_bytes=2 << 30,
     piece_length=1 << 20,
@@ -57,6 +59,7 @@ FULL = Size(
     cold_bytes=1 << 30,
 )
 QUICK = Size(
+    quick=True,
     repeat=1,
     transfer_bytes=32 << 20,
     piece_length=1 << 20,
