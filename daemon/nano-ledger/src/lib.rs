@@ -1,11 +1,13 @@
-//! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification.
+//! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification, archives.
 //!
 //! - [`LiveLedger`] copies the ledger of a running node through LMDB, under the node's own lock.
 //!   It is for the operator's own file: LMDB maps it and trusts it.
 //! - [`LedgerFile`] reads pages with positioned reads and trusts nothing. It is for files that came
 //!   from elsewhere; [`summarize`] and [`verify`] are built on it.
+//! - [`archive`] packs ledgers and extracts them from archives nobody vouches for.
 //! - [`synthetic`] invents ledgers for demonstrations and tests.
 
+pub mod archive;
 mod bytes;
 mod env;
 mod error;

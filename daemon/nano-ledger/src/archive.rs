@@ -1,0 +1,287 @@
+//! Ledgers in archives.
+//!
+//! A snapshot is in one of three [`Layout`]s. *Plain* is the ledger itself and needs nothing from
+//! here. *tar.zst* is written by [`pack`] and extracted by [`Extractor`] while it arrives. *7z* is only
+//! read, for streams that publish it. [`detect`] tells them apart by their first bytes; names play no
+//! part.
+//!
+//! # What [`pack`] writes
+//!
+//! A tar file with the one file `data.ldb`, compressed with zstd, which `zstd -d | tar x` unpacks:
+//!
+//! ```text
+//! frame      the tar header, 512 bytes
+//! frame …    the ledger, a fixed number of its bytes per frame, so that pages are never cut
+//! frame      zeros to the next 512 bytes, and the 1024 that end a tar file
+//! skippable  the seek table of the zstd seekable format
+//! ```
+//!
+//! Every frame starts at a multiple of 16 KiB, with skippable frames in the gaps, so that a frame
+//! that is the same in another snapshot is made of the same BitTorrent v2 leaves. The same ledger and
+//! options give the same bytes.
+//!
+//! # What is extracted
+//!
+//! The one regular file whose name is `data.ldb`, in whatever directory of the archive. Other files and
+//! directories are passed over and never written, up to 64 MiB of them. Everything else is a
+//! [`Refusal`]: links, devices, sparse files, absolute names, `..`, names that come twice, two ledgers,
+//! more bytes than declared or allowed, wrong checksums, an early end, and anything behind the end.
+//!
+//! The ledger is written to `<target>.partial`, synced, and only [`Extracted::install`] renames it: until
+//! then an earlier target is as it was. Nothing but the target, the partial file and
+//! `<target>.journal` is ever written, and no link is followed to them.
+//!
+//! # What it costs
+//!
+//! | | `tar.zst` | `tar.zst`, discarding the archive | `7z` |
+//! |---|---|---|---|
+//! | begins | with the first bytes | with the first bytes | when the archive is whole |
+//! | after a crash | at the last checkpoint | at the last checkpoint | from zero |
+//! | disk at most | archive + ledger | the larger of both + a checkpoint | archive + ledger |
+//! | memory | 128 MiB window at most | the same | the dictionary, limited by an option |
+//!
+//! [`disk_needed`] computes it beforehand, [`ExtractReport::peak_disk_bytes`] says what it was.
+//!
+//! # Example
+//!
+//! ```
+//! use std::fs::{self, File};
+//! use std::ops::ControlFlow;
+//!
+//! use nano_ledger::archive::{self, ExtractOptions, PackOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path();
+//! # fs::write(dir.join("ledger"), vec![7; 200_000])?;
+//! let packed = dir.join("snapshot.tar.zst");
+//! let out = File::create(&packed)?;
+//! let report = archive::pack_file(&dir.join("ledger"), out, &PackOptions::default())?;
+//! assert_eq!(report.ledger_bytes, 200_000);
+//!
+//! let target = dir.join("data.ldb");
+//! let options = ExtractOptions::new(1 << 40);
+//! let extracted = archive::extract_file(&packed, &target, options, |progress| {
+//!     println!("{} of {}", progress.archive_bytes, progress.archive_len);
+//!     ControlFlow::Continue(())
+//! })?;
+//! // Here is the place to verify `extracted.path()`.
+//! extracted.install()?;
+//! assert_eq!(fs::read(&target)?, fs::read(dir.join("ledger"))?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod extract;
+mod frames;
+mod framing;
+mod journal;
+mod name;
+mod pack;
+mod sevenz;
+mod source;
+mod tar_reader;
+mod target;
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+pub use error::{ExtractError, PackError, Refusal};
+pub use extract::{ExtractOptions, ExtractReport, Extracted, Extractor, Progress, Step};
+pub use name::EntryName;
+pub use pack::{PackOptions, PackReport, pack, pack_file};
+pub use source::{FileSource, Source};
+
+/// The form a snapshot has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// The ledger itself.
+    Plain,
+    /// A tar file compressed with zstd.
+    TarZst,
+    /// A 7z archive.
+    SevenZ,
+}
+
+impl Layout {
+    /// Bytes that [`Layout::of_start`] looks at.
+    pub const START: usize = 20;
+
+    /// The layout of a file that starts with `start`: [`Layout::START`] bytes, or the whole file if it
+    /// has fewer. `None` if it is none of them.
+    #[must_use]
+    pub fn of_start(start: &[u8]) -> Option<Self> {
+        const LMDB_MAGIC: [u8; 4] = 0xBEEF_C0DE_u32.to_le_bytes();
+        const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+        match start {
+            [b'7', b'z', 0xBC, 0xAF, 0x27, 0x1C, ..] => Some(Self::SevenZ),
+            // Skippable frames have sixteen magic numbers; pzstd puts one in front.
+            [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some(Self::TarZst),
+            start if start.starts_with(&ZSTD_MAGIC) => Some(Self::TarZst),
+            start if start.get(16..20) == Some(&LMDB_MAGIC[..]) => Some(Self::Plain),
+            _ => None,
+        }
+    }
+}
+
+/// The layout of a file.
+///
+/// # Errors
+///
+/// [`ExtractError::OpenArchive`], [`ExtractError::ReadArchive`], or
+/// [`Refusal::UnknownLayout`] for a file that is none of them.
+pub fn detect(path: &Path) -> Result<Layout, ExtractError> {
+    let file = open(path)?;
+    detect_source(&measured(path, file)?)
+}
+
+fn detect_source(source: &impl Source) -> Result<Layout, ExtractError> {
+    let mut start = [0; Layout::START];
+    let len = source.available().min(Layout::START as u64) as usize;
+    let start = start.get_mut(..len).unwrap_or_default();
+    source
+        .read_exact_at(start, 0)
+        .map_err(|source| ExtractError::ReadArchive { offset: 0, source })?;
+    Layout::of_start(start).ok_or_else(|| Refusal::UnknownLayout.into())
+}
+
+/// What tells one archive from another for an extraction that goes on after an interruption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveId([u8; 32]);
+
+impl ArchiveId {
+    /// A name that only this content has, such as the info-hash of its torrent.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// What tells this file from others and from what it was before somebody wrote to it: file system,
+    /// inode, length and modification time. Discarding an archive is writing to it, so an extraction
+    /// that does so needs a name of its content to go on after an interruption.
+    ///
+    /// # Errors
+    ///
+    /// When the file's metadata cannot be read.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        // Seconds fill 34 bits and nanoseconds 30: together one number.
+        let modified = (metadata.mtime() << 30) ^ metadata.mtime_nsec();
+        let mut bytes = [0; 32];
+        let numbers = [
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            modified as u64,
+        ];
+        for (slot, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            slot.copy_from_slice(&number.to_le_bytes());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Extracts the archive in the file at `path`, whatever its layout, to `<target>.partial`.
+///
+/// `progress` is called every now and then, and can stop the extraction; doing the same again goes on
+/// where it was (7z: from zero).
+///
+/// # Errors
+///
+/// [`ExtractError`]; [`Refusal::Plain`] for a file that is a ledger already.
+pub fn extract_file(
+    path: &Path,
+    target: &Path,
+    options: ExtractOptions,
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Extracted, ExtractError> {
+    let file = if options.discard {
+        let mut writable = File::options();
+        writable.read(true).write(true);
+        writable.open(path)
+    } else {
+        File::open(path)
+    }
+    .map_err(|source| ExtractError::OpenArchive {
+        path: path.to_owned(),
+        source,
+    })?;
+    let id = ArchiveId::of_file(&file).map_err(|source| ExtractError::Measure { source })?;
+    let source = measured(path, file)?;
+    extract(&source, id, target, options, progress)
+}
+
+/// Extracts an archive that is whole, whatever its layout: all that is available of `source` is all
+/// there is. See [`extract_file`].
+///
+/// # Errors
+///
+/// [`ExtractError`].
+pub fn extract(
+    source: &impl Source,
+    id: ArchiveId,
+    target: &Path,
+    options: ExtractOptions,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Extracted, ExtractError> {
+    let len = source.available();
+    match detect_source(source) {
+        Ok(Layout::Plain) => return Err(Refusal::Plain.into()),
+        Ok(Layout::SevenZ) => return sevenz::extract(source, target, &options, &mut progress),
+        Ok(Layout::TarZst) => {}
+        // A discarded archive has lost its start; its journal knows what it is.
+        Err(ExtractError::Refused { .. }) if options.discard => {}
+        Err(error) => return Err(error),
+    }
+    let mut extractor = Extractor::open(target, id, len, options)?;
+    loop {
+        if progress(extractor.progress()).is_break() {
+            return Err(ExtractError::Stopped);
+        }
+        extractor = match extractor.advance(source)? {
+            Step::More(extractor) => extractor,
+            Step::Whole(extracted) => return Ok(extracted),
+            // Everything was available.
+            Step::Starved(extractor) => {
+                return Err(ExtractError::ReadArchive {
+                    offset: extractor.progress().archive_bytes,
+                    source: io::ErrorKind::UnexpectedEof.into(),
+                });
+            }
+        };
+    }
+}
+
+/// Most bytes on disk that extracting takes, archive and ledger together. The archive's are there already.
+///
+/// With `discard` (for [`Layout::TarZst`] only), an archive made by [`pack`] stays below this. One that
+/// compresses the ledger's start far better than its end may exceed it by as much as it exceeds the rest
+/// of the ledger, which zstd keeps below a hundredth.
+#[must_use]
+pub fn disk_needed(layout: Layout, archive_bytes: u64, ledger_bytes: u64, discard: bool) -> u64 {
+    match layout {
+        Layout::Plain => ledger_bytes,
+        Layout::TarZst if discard => archive_bytes
+            .max(ledger_bytes)
+            .saturating_add(extract::CHECKPOINT),
+        Layout::TarZst | Layout::SevenZ => archive_bytes.saturating_add(ledger_bytes),
+    }
+}
+
+fn open(path: &Path) -> Result<File, ExtractError> {
+    File::open(path).map_err(|source| ExtractError::OpenArchive {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn measured(path: &Path, file: File) -> Result<FileSource, ExtractError> {
+    FileSource::whole(file).map_err(|source| ExtractError::OpenArchive {
+        path: path.to_owned(),
+        source,
+    })
+}

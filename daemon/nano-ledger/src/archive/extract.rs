@@ -1,0 +1,447 @@
+//! Extracting a `tar.zst` as it arrives, so that a crash costs one checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use super::error::{ExtractError, Refusal};
+use super::frames::FrameReader;
+use super::journal::{Claim, Journal, Subject};
+use super::source::Source;
+use super::tar_reader::{Part, TarReader};
+use super::target::Target;
+use super::{ArchiveId, Layout};
+
+/// Bytes of ledger between two checkpoints, and so what a crash costs and what of the archive is kept
+/// behind the extraction when it is discarded.
+pub(super) const CHECKPOINT: u64 = 64 << 20;
+/// Bytes of archive or ledger after which [`Extractor::advance`] returns.
+const BATCH: u64 = 64 << 20;
+/// Bytes read at a time.
+const READ: u64 = 256 << 10;
+/// Memory for unpacking a 7z archive unless told otherwise. 7-Zip's own levels need at most 64 MiB.
+const MAX_DICTIONARY: u64 = 1 << 30;
+
+/// How to extract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtractOptions {
+    pub(super) max_ledger_bytes: u64,
+    pub(super) max_dictionary_bytes: u64,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) discard: bool,
+}
+
+impl ExtractOptions {
+    /// Refuses archives whose ledger has more than `max_ledger_bytes`: the free space, or what was said
+    /// of the ledger by somebody trusted.
+    #[must_use]
+    pub fn new(max_ledger_bytes: u64) -> Self {
+        Self {
+            max_ledger_bytes,
+            max_dictionary_bytes: MAX_DICTIONARY,
+            checkpoint_bytes: CHECKPOINT,
+            discard: false,
+        }
+    }
+
+    /// Gives the archive back to the file system as it is extracted. The archive is lost, whether the
+    /// extraction succeeds or not. Only for `tar.zst`: a 7z archive is refused then.
+    #[must_use]
+    pub fn discarding_archive(mut self) -> Self {
+        self.discard = true;
+        self
+    }
+
+    /// Refuses 7z archives that need a dictionary of more bytes of memory; 1 GiB unless changed.
+    #[must_use]
+    pub fn with_max_dictionary_bytes(mut self, bytes: u64) -> Self {
+        self.max_dictionary_bytes = bytes;
+        self
+    }
+
+    /// Makes the extraction durable whenever `bytes` of ledger were written since the last time and a
+    /// frame ends; 64 MiB unless changed.
+    #[must_use]
+    pub fn with_checkpoint_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoint_bytes = bytes;
+        self
+    }
+}
+
+/// How far an extraction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the archive that are done with.
+    pub archive_bytes: u64,
+    /// Bytes of the archive.
+    pub archive_len: u64,
+    /// Bytes of the ledger that are written.
+    pub ledger_bytes: u64,
+    /// Bytes of the ledger, once the archive has said so.
+    pub ledger_len: Option<u64>,
+}
+
+/// What was extracted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExtractReport {
+    /// What the archive was.
+    pub layout: Layout,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// Bytes of the ledger.
+    pub ledger_bytes: u64,
+    /// Bytes of the ledger that an interrupted extraction had left.
+    pub resumed_bytes: u64,
+    /// Most bytes on disk of archive and ledger together, as the file system counts them, at any
+    /// checkpoint and at the end.
+    pub peak_disk_bytes: u64,
+}
+
+/// An extraction of a `tar.zst` under way.
+///
+/// It is driven by [`Extractor::advance`] whenever more of the archive can be read, writes to
+/// `<target>.partial`, and keeps `<target>.journal`. Dropping it, or the end of the process, leaves both,
+/// and [`Extractor::open`] with the same archive goes on at the last checkpoint. Checkpoints lie at
+/// frame ends: archives made by [`pack`] have one frame per mebibyte; one that is a single frame, as
+/// `zstd` makes them, starts from zero.
+///
+/// [`pack`]: super::pack
+pub struct Extractor {
+    target: Target,
+    archive: ArchiveId,
+    archive_len: u64,
+    options: ExtractOptions,
+    frames: FrameReader,
+    tar: TarReader,
+    journal: Option<Journal>,
+    /// Bytes of the archive read ahead, from `input_at` on.
+    input: Vec<u8>,
+    input_at: usize,
+    ledger_len: Option<u64>,
+    written: u64,
+    claimed: Claim,
+    resumed: u64,
+    peak: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Extracting,
+    /// The journal says that all is on disk.
+    Whole,
+    /// And so under the target's name.
+    Installed,
+}
+
+/// What [`Extractor::advance`] came to.
+pub enum Step {
+    /// More can be done at once.
+    More(Extractor),
+    /// Nothing more can be done until more of the archive is available.
+    Starved(Extractor),
+    /// The whole archive is extracted.
+    Whole(Extracted),
+}
+
+impl Extractor {
+    /// Begins to extract an archive of `archive_len` bytes to `target`, or goes on where an earlier
+    /// extraction of the same archive to the same target stopped. What another one left is overwritten.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtractError`] when the files beside the target cannot be used.
+    pub fn open(
+        target: &Path,
+        archive: ArchiveId,
+        archive_len: u64,
+        options: ExtractOptions,
+    ) -> Result<Self, ExtractError> {
+        let target = Target::open(target)?;
+        let mut extractor = Self {
+            frames: FrameReader::new(0)?,
+            tar: TarReader::new(options.max_ledger_bytes),
+            target,
+            archive,
+            archive_len,
+            options,
+            journal: None,
+            input: Vec::new(),
+            input_at: 0,
+            ledger_len: None,
+            written: 0,
+            claimed: Claim::default(),
+            resumed: 0,
+            peak: 0,
+            state: State::Extracting,
+        };
+        if !extractor.resume()? {
+            extractor.target.start_over()?;
+        }
+        Ok(extractor)
+    }
+
+    /// Goes on where a journal says, if there is one and it is about this archive.
+    fn resume(&mut self) -> Result<bool, ExtractError> {
+        let Some(file) = self.target.journal()? else {
+            return Ok(false);
+        };
+        let Some((journal, subject, claim)) =
+            Journal::resume(file).map_err(|source| self.target.failed_journal(source))?
+        else {
+            return Ok(false);
+        };
+        if subject.archive != self.archive
+            || subject.archive_len != self.archive_len
+            || subject.ledger_len > self.options.max_ledger_bytes
+        {
+            return Ok(false);
+        }
+        let whole = claim.ledger == subject.ledger_len && claim.archive == subject.archive_len;
+        let (partial_len, _) = self.target.partial_size()?;
+        self.state = if subject.inode == self.target.inode() && partial_len >= claim.ledger {
+            self.target.truncate(claim.ledger)?;
+            if whole {
+                State::Whole
+            } else {
+                State::Extracting
+            }
+        } else if whole && self.target.installed() == Some((subject.inode, subject.ledger_len)) {
+            State::Installed
+        } else {
+            return Ok(false);
+        };
+        self.frames = FrameReader::new(claim.archive)?;
+        self.tar = TarReader::within_ledger(
+            subject.names,
+            subject.ledger_len,
+            claim.ledger,
+            self.options.max_ledger_bytes,
+        );
+        self.journal = Some(journal);
+        self.ledger_len = Some(subject.ledger_len);
+        self.written = claim.ledger;
+        self.claimed = claim;
+        self.resumed = claim.ledger;
+        Ok(true)
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            archive_bytes: self.frames.at(),
+            archive_len: self.archive_len,
+            ledger_bytes: self.written,
+            ledger_len: self.ledger_len,
+        }
+    }
+
+    /// Extracts what can be read of `source`, at most some 64 MiB of it. Blocks for reading, writing
+    /// and syncing; call it on a thread for disk work.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtractError`]. After [`ExtractError::Refused`] the partial file is removed; after all others
+    /// it stays, and [`Extractor::open`] goes on.
+    pub fn advance(mut self, source: &impl Source) -> Result<Step, ExtractError> {
+        match self.run(source) {
+            Ok(Reached::More) => Ok(Step::More(self)),
+            Ok(Reached::Available) => Ok(Step::Starved(self)),
+            Ok(Reached::End) => Ok(Step::Whole(self.extracted(source)?)),
+            Err(error) => {
+                if let ExtractError::Refused { .. } = error {
+                    // The refusal matters more. What cannot be removed is overwritten next time.
+                    let _ = self.target.abandon();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn run(&mut self, source: &impl Source) -> Result<Reached, ExtractError> {
+        if self.state != State::Extracting {
+            return Ok(Reached::End);
+        }
+        if self.options.discard {
+            source
+                .discard_before(self.claimed.archive)
+                .map_err(|source| ExtractError::Discard { source })?;
+        }
+        let start = (self.frames.at(), self.written);
+        loop {
+            if self.input_at < self.input.len() || self.frames.holds_back() {
+                self.decode()?;
+                if self.frames.between_frames()
+                    && self.tar.in_ledger()
+                    && self.written - self.claimed.ledger >= self.options.checkpoint_bytes
+                {
+                    self.checkpoint(source)?;
+                }
+                continue;
+            }
+            let at = self.frames.at();
+            if at == self.archive_len {
+                return self.finish(source).map(|()| Reached::End);
+            }
+            if at - start.0 >= BATCH || self.written - start.1 >= BATCH {
+                return Ok(Reached::More);
+            }
+            let ready = source.available().min(self.archive_len).saturating_sub(at);
+            if ready == 0 {
+                return Ok(Reached::Available);
+            }
+            self.input.resize(ready.min(READ) as usize, 0);
+            self.input_at = self.input.len();
+            source
+                .read_exact_at(&mut self.input, at)
+                .map_err(|source| ExtractError::ReadArchive { offset: at, source })?;
+            self.input_at = 0;
+        }
+    }
+
+    /// Decodes some of the input and writes what comes of it.
+    fn decode(&mut self) -> Result<(), ExtractError> {
+        let input = self.input.get(self.input_at..).unwrap_or_default();
+        let step = self.frames.step(input)?;
+        self.input_at += step.taken;
+        let mut content = step.content;
+        while let Some(part) = self.tar.next(&mut content)? {
+            match part {
+                Part::Begins(len) => {
+                    self.ledger_len = Some(len);
+                    let subject = Subject {
+                        archive: self.archive,
+                        archive_len: self.archive_len,
+                        ledger_len: len,
+                        inode: self.target.inode(),
+                        names: self.tar.names().clone(),
+                    };
+                    let file = self.target.create_journal()?;
+                    let journal = Journal::begin(file, &subject)
+                        .map_err(|source| self.target.failed_journal(source))?;
+                    self.journal = Some(journal);
+                }
+                Part::Content(bytes) => {
+                    self.target.write_at(bytes, self.written)?;
+                    self.written += bytes.len() as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes durable what is written, then claims it, then gives up what it was made from.
+    fn checkpoint(&mut self, source: &impl Source) -> Result<(), ExtractError> {
+        let claim = Claim {
+            archive: self.frames.at(),
+            ledger: self.written,
+        };
+        self.target.sync()?;
+        if let Some(journal) = &mut self.journal {
+            journal
+                .claim(claim)
+                .map_err(|source| self.target.failed_journal(source))?;
+        }
+        self.claimed = claim;
+        self.measure(source)?;
+        if self.options.discard {
+            source
+                .discard_before(claim.archive)
+                .map_err(|source| ExtractError::Discard { source })?;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, source: &impl Source) -> Result<(), ExtractError> {
+        let archive = source
+            .allocated()
+            .map_err(|source| ExtractError::Measure { source })?;
+        let (_, ledger) = self.target.partial_size()?;
+        self.peak = self.peak.max(archive + ledger);
+        Ok(())
+    }
+
+    /// The archive is read to its end: is all there?
+    fn finish(&mut self, source: &impl Source) -> Result<(), ExtractError> {
+        if !self.frames.between_frames() {
+            return Err(Refusal::Truncated {
+                at: self.archive_len,
+            }
+            .into());
+        }
+        self.tar.finish(self.archive_len)?;
+        self.checkpoint(source)
+    }
+
+    fn extracted(mut self, source: &impl Source) -> Result<Extracted, ExtractError> {
+        self.measure(source)?;
+        Ok(Extracted {
+            report: ExtractReport {
+                layout: Layout::TarZst,
+                archive_bytes: self.archive_len,
+                ledger_bytes: self.written,
+                resumed_bytes: self.resumed,
+                peak_disk_bytes: self.peak,
+            },
+            installed: self.state == State::Installed,
+            target: self.target,
+        })
+    }
+}
+
+/// Why the work of one call ended.
+enum Reached {
+    More,
+    Available,
+    End,
+}
+
+/// A ledger that is whole and on disk, but does not have its name yet: the place to verify it.
+#[derive(Debug)]
+pub struct Extracted {
+    pub(super) target: Target,
+    pub(super) report: ExtractReport,
+    /// An earlier process gave it its name.
+    pub(super) installed: bool,
+}
+
+impl Extracted {
+    /// Where the ledger is now.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        if self.installed {
+            self.target.path()
+        } else {
+            self.target.partial_path()
+        }
+    }
+
+    /// What was extracted.
+    #[must_use]
+    pub fn report(&self) -> &ExtractReport {
+        &self.report
+    }
+
+    /// Gives the ledger its name, durably, and replaces what had that name.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtractError`]; the ledger keeps one of its two names, and extracting again only does what is
+    /// left (a 7z archive is extracted anew).
+    pub fn install(self) -> Result<ExtractReport, ExtractError> {
+        if self.installed {
+            self.target.abandon()?;
+        } else {
+            self.target.install()?;
+        }
+        Ok(self.report)
+    }
+
+    /// Removes the ledger: it is not what it should be. An earlier target stays.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtractError::Remove`] and [`ExtractError::Sync`].
+    pub fn remove(self) -> Result<(), ExtractError> {
+        self.target.abandon()
+    }
+}
