@@ -43,9 +43,12 @@ pub struct SessionConfig {
     pub idle_timeout: Duration,
     /// After how long without a message we send a keep-alive. Default 60 s.
     pub keep_alive: Duration,
-    /// How many verified bytes of a torrent may lie on disk without being made durable.
-    /// Default 256 MiB; what a crash may cost again.
+    /// How many verified bytes of a torrent may lie on disk without being made durable, once
+    /// [`Self::checkpoint_pause`] is over. Default 256 MiB.
     pub checkpoint_bytes: u64,
+    /// The least time between two such moments, so that a fast download does not wait for the disk
+    /// all the time: what a power cut may cost again. Default 5 s.
+    pub checkpoint_pause: Duration,
     /// How long verified bytes may lie on disk without being made durable. Default 30 s.
     pub checkpoint_interval: Duration,
 }
@@ -68,6 +71,7 @@ impl Default for SessionConfig {
             idle_timeout: Duration::from_secs(120),
             keep_alive: Duration::from_secs(60),
             checkpoint_bytes: 256 << 20,
+            checkpoint_pause: Duration::from_secs(5),
             checkpoint_interval: Duration::from_secs(30),
         }
     }

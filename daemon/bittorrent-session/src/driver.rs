@@ -50,6 +50,7 @@ pub(crate) struct Policy {
     pub(crate) manners: Arc<Manners>,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) checkpoint_bytes: u64,
+    pub(crate) checkpoint_pause: std::time::Duration,
     pub(crate) checkpoint_interval: std::time::Duration,
 }
 

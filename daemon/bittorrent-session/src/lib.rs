@@ -6,8 +6,8 @@
 //! - A block is hashed on its connection's task as soon as it is there and travels as a slice of
 //!   the buffer it was received in. Permits for its bytes are got before it is kept, so a slow
 //!   disk makes us read more slowly and the peer send more slowly.
-//! - Disk threads write, make durable, and read what is not in the page cache. What is, goes from
-//!   there to the socket by `sendfile`. No task waits for a disk.
+//! - Disk threads write, make durable, and read what is not in the page cache. What is, a
+//!   connection reads without waiting and sends at once. No task waits for a disk.
 //!
 //! ```no_run
 //! # async fn example(store: std::sync::Arc<bittorrent_store::TorrentStore>, peer: std::net::SocketAddr)

@@ -3,7 +3,7 @@
 
 mod download;
 mod error;
-mod residency;
+mod resident;
 mod services;
 mod upload;
 
@@ -153,6 +153,8 @@ struct Peer {
     permit: Option<OwnedSemaphorePermit>,
 
     news: Vec<News>,
+    /// Blocks of the present read.
+    unhashed: Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>,
     outbox: BytesMut,
     uploads: Uploads,
     services: Services,
@@ -200,6 +202,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         write_permits: PollSemaphore::new(surroundings.write_permits.clone()),
         permit: None,
         news: Vec::new(),
+        unhashed: Vec::new(),
         outbox: BytesMut::new(),
         uploads: Uploads::new(surroundings.request_queue),
         services: Services::default(),
@@ -265,7 +268,7 @@ impl Peer {
                         self.receive()?;
                     }
                 }
-                Some(answered) = self.answers.recv() => self.take_answer(answered),
+                Some(answered) = self.answers.recv() => self.take_answer(answered)?,
                 permit = poll_fn(|cx| {
                     self.write_permits.poll_acquire_many(cx, self.starved.unwrap_or(0))
                 }), if self.starved.is_some() => {
@@ -485,16 +488,19 @@ impl Peer {
         self.wish_to_read();
     }
 
-    fn take_answer(&mut self, Answered { answer, permit }: Answered) {
+    fn take_answer(&mut self, Answered { answer, permit }: Answered) -> Result<(), PeerError> {
         match answer {
             Answer::Stretches(result) => {
-                if let Err((lost, error)) = self.uploads.finish_read(result, permit) {
+                if let Err(unread) = self.uploads.finish_read(result, permit) {
+                    if unread.torn {
+                        return Err(PeerError::Torn(unread.error));
+                    }
                     tracing::error!(
                         peer = %self.addr,
-                        error = &error as &dyn std::error::Error,
+                        error = &unread.error as &dyn std::error::Error,
                         "cannot read blocks to serve them"
                     );
-                    for request in lost {
+                    for request in unread.lost {
                         self.reject(request);
                     }
                 }
@@ -502,6 +508,7 @@ impl Peer {
             Answer::Hashes(request, result) => self.send_hashes(request, result),
         }
         self.wish_to_read();
+        Ok(())
     }
 
     fn tick(&mut self) -> Result<(), PeerError> {

@@ -92,6 +92,7 @@ impl Session {
                 reports: reports_to,
             }),
             checkpoint_bytes: config.checkpoint_bytes,
+            checkpoint_pause: config.checkpoint_pause,
             checkpoint_interval: config.checkpoint_interval,
         };
         let cancel = CancellationToken::new();

@@ -271,13 +271,14 @@ impl Torrent {
     }
 
     pub(super) fn consider_checkpoint(&mut self, policy: &Policy) {
-        let old = self
-            .dirty_since
-            .is_some_and(|since| since.elapsed() >= policy.checkpoint_interval);
-        let much = self
-            .content
-            .as_ref()
-            .is_some_and(|content| content.store().dirty_bytes() >= policy.checkpoint_bytes);
+        let age = self.dirty_since.map(|since| since.elapsed());
+        let old = age.is_some_and(|age| age >= policy.checkpoint_interval);
+        let rested = age.is_some_and(|age| age >= policy.checkpoint_pause);
+        let much = rested
+            && self
+                .content
+                .as_ref()
+                .is_some_and(|content| content.store().dirty_bytes() >= policy.checkpoint_bytes);
         self.checkpoint_due |= old || much;
     }
 

@@ -48,7 +48,13 @@ impl Peer {
         if self.starved.is_some() {
             return Ok(());
         }
-        while self.news.len() < MAX_NEWS {
+        let taken = self.take_messages();
+        self.hash_blocks();
+        taken
+    }
+
+    fn take_messages(&mut self) -> Result<(), PeerError> {
+        while self.news.len() + self.unhashed.len() < MAX_NEWS {
             let input = self.input.bytes();
             let header = Header::peek(input, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
             let total = match header {
@@ -106,17 +112,32 @@ impl Peer {
         };
         let mut data = self.input.take(PIECE_HEADER_LEN + length as usize);
         bytes::Buf::advance(&mut data, PIECE_HEADER_LEN);
-        let leaf = merkle::leaf(&data);
-        self.news.push(News::Block(Arrived {
-            block,
-            leaf,
-            data,
-            permit,
-        }));
+        self.unhashed.push((block, data, permit));
         Ok(true)
     }
 
+    /// Hashes the blocks that came side by side: together they take little more than half the time.
+    fn hash_blocks(&mut self) {
+        if self.unhashed.is_empty() {
+            return;
+        }
+        let blocks: Vec<&[u8]> = self.unhashed.iter().map(|(_, data, _)| &**data).collect();
+        let leaves = merkle::leaves(&blocks);
+        let hashed = self.unhashed.drain(..).zip(leaves);
+        self.news
+            .extend(hashed.map(|((block, data, permit), leaf)| {
+                News::Block(Arrived {
+                    block,
+                    leaf,
+                    data,
+                    permit,
+                })
+            }));
+    }
+
     fn event(&mut self, event: PeerEvent) {
+        // The driver hears everything in the order it came.
+        self.hash_blocks();
         self.news.push(News::Event(event));
     }
 

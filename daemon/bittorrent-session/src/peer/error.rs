@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bittorrent_protocol::wire::{MetadataError, WireError};
 
+use crate::disk::DiskError;
+
 /// A connection ended, other than because we closed it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PeerError {
@@ -24,6 +26,8 @@ pub(crate) enum PeerError {
     Silent(Duration),
     #[error("the peer does not read: {0} bytes wait for it")]
     NotReading(usize),
+    #[error("the rest of a block that is half sent cannot be read")]
+    Torn(#[source] DiskError),
     #[error("the peer sent {0} requests in a row that it may not send")]
     Requests(usize),
 }

@@ -1,21 +1,23 @@
-//! Serving a peer's requests. Blocks leave in the order they were asked for: those in the page
-//! cache straight from there to the socket, others and those that reach into padding through a
-//! buffer that a disk thread fills.
+//! Serving a peer's requests. Blocks leave in the order they were asked for. Those in the page
+//! cache are read into a buffer of the network thread, as many as lie side by side, and leave it
+//! at once: what the socket does not take is read again later, so slow peers hold no memory.
+//! Others, and those that reach into padding, are read by a disk thread.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use bittorrent_protocol::wire::{PIECE_HEADER_LEN, Request, piece_header};
-use bittorrent_store::Extent;
-use bytes::{Buf as _, Bytes};
-use rustix::net::SendFlags;
+use bittorrent_protocol::{BLOCK_LEN, FileIndex, Layout};
+use bytes::Bytes;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::residency::Probe;
+use super::resident::ResidentReader;
 use crate::content::Attached;
 use crate::disk::{DiskError, MIN_READ_CHARGE, Stretch, Stretches};
 
@@ -25,8 +27,19 @@ const READ_AT_ONCE: usize = 16;
 /// Orders to disk threads under way for one peer: while one is sent, the next is read.
 const READS_UNDER_WAY: usize = 2;
 
-/// Blocks sent before the connection looks at its other work.
+/// Blocks in one system call. 512 KiB stay in the processor's cache on their way through.
 const SENT_AT_ONCE: usize = 32;
+
+/// System calls before the connection looks at its other work.
+const SENDS_AT_ONCE: usize = 2;
+
+/// Blocks read for a socket of which it is not known how much it takes.
+const FIRST_BATCH: usize = 4;
+
+thread_local! {
+    /// Where blocks lie between page cache and socket; nothing in it outlives one call.
+    static PASSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A request that was taken on.
 #[derive(Debug)]
@@ -45,30 +58,51 @@ enum State {
     Cold,
     /// A disk thread reads it.
     Reading,
-    /// It was read; the permit stands for its memory.
-    Read(Bytes, OwnedSemaphorePermit),
-}
-
-/// The block that is being sent; nothing else may be sent in between.
-#[derive(Debug)]
-struct Sending {
-    header: [u8; PIECE_HEADER_LEN],
-    header_sent: usize,
-    length: u32,
-    payload: Payload,
-}
-
-#[derive(Debug)]
-enum Payload {
-    File {
-        extent: Extent,
-        sent: u32,
-    },
-    Memory {
+    /// It was read.
+    Read {
         bytes: Bytes,
         /// Held until the bytes are sent.
         _permit: OwnedSemaphorePermit,
     },
+}
+
+impl Entry {
+    fn header(&self) -> [u8; PIECE_HEADER_LEN] {
+        let Stretch {
+            piece,
+            begin,
+            length,
+        } = self.stretch;
+        piece_header(piece.get(), begin, length)
+    }
+
+    /// Bytes of the message that answers it.
+    const fn message_len(&self) -> usize {
+        PIECE_HEADER_LEN + self.stretch.length as usize
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting)
+    }
+}
+
+/// A disk thread could not read what it was to.
+pub(super) struct Unread {
+    /// The requests that cannot be answered.
+    pub(super) lost: Vec<Request>,
+    /// A part of the answer to the first of them was sent: no message can follow it.
+    pub(super) torn: bool,
+    pub(super) error: DiskError,
+}
+
+/// What came of one attempt to send.
+enum Sent {
+    /// The socket took all of it.
+    All,
+    /// The socket takes no more.
+    Blocked,
+    /// It is not in memory.
+    Missing,
 }
 
 /// Where serving stands.
@@ -90,10 +124,12 @@ pub(super) struct Uploads {
     queue: VecDeque<Entry>,
     limit: usize,
     next_serial: u64,
-    sending: Option<Sending>,
+    /// Bytes of the answer to the first request that were sent; nothing else may be sent in between.
+    begun: usize,
     reads: usize,
-    probe: Probe,
-    corked: bool,
+    resident: ResidentReader,
+    /// Blocks to read for the next system call: about what the last one took.
+    batch: usize,
     /// Payload bytes sent and not yet reported.
     unreported: u64,
 }
@@ -105,10 +141,10 @@ impl Uploads {
             queue: VecDeque::new(),
             limit,
             next_serial: 0,
-            sending: None,
+            begun: 0,
             reads: 0,
-            probe: Probe::default(),
-            corked: false,
+            resident: ResidentReader::default(),
+            batch: FIRST_BATCH,
             unreported: 0,
         }
     }
@@ -140,29 +176,34 @@ impl Uploads {
 
     /// Forgets a request, if it still waits.
     pub(super) fn cancel(&mut self, request: Request) -> bool {
-        let found = self.queue.iter().position(|entry| entry.request == request);
-        found.and_then(|at| self.queue.remove(at)).is_some()
+        let from = usize::from(self.is_mid_block());
+        let found = self
+            .queue
+            .iter()
+            .skip(from)
+            .position(|entry| entry.request == request);
+        found.and_then(|at| self.queue.remove(from + at)).is_some()
     }
 
     /// Forgets all requests that wait and gives them back, to be rejected.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Request> + use<> {
-        std::mem::take(&mut self.queue)
+        let kept = usize::from(self.is_mid_block());
+        self.queue
+            .split_off(kept)
             .into_iter()
             .map(|entry| entry.request)
     }
 
     /// Whether a block is half sent, so that nothing else may be.
     pub(super) const fn is_mid_block(&self) -> bool {
-        self.sending.is_some()
+        self.begun > 0
     }
 
     /// Whether there is something that a ready socket would take.
     pub(super) fn is_sendable(&self) -> bool {
-        self.sending.is_some()
-            || self
-                .queue
-                .front()
-                .is_some_and(|entry| matches!(entry.state, State::Waiting | State::Read(..)))
+        self.queue
+            .front()
+            .is_some_and(|entry| matches!(entry.state, State::Waiting | State::Read { .. }))
     }
 
     /// Payload bytes sent since the last call.
@@ -197,10 +238,10 @@ impl Uploads {
         let next = self
             .queue
             .iter_mut()
-            .find(|entry| !matches!(entry.state, State::Read(..) | State::Reading));
+            .find(|entry| !matches!(entry.state, State::Read { .. } | State::Reading));
         if let Some(entry) = next
-            && matches!(entry.state, State::Waiting)
-            && extent_at_hand(&mut self.probe, content, entry.stretch).is_none()
+            && entry.is_waiting()
+            && !is_resident(&mut self.resident, content, entry.stretch)
         {
             entry.state = State::Cold;
         }
@@ -212,7 +253,7 @@ impl Uploads {
         let Some(first) = self
             .queue
             .iter()
-            .position(|entry| !matches!(entry.state, State::Read(..) | State::Reading))
+            .position(|entry| !matches!(entry.state, State::Read { .. } | State::Reading))
             .filter(|first| matches!(self.queue[*first].state, State::Cold))
         else {
             return Vec::new();
@@ -251,12 +292,15 @@ impl Uploads {
         &mut self,
         answer: Stretches,
         mut permit: OwnedSemaphorePermit,
-    ) -> Result<(), (Vec<Request>, DiskError)> {
+    ) -> Result<(), Unread> {
         self.reads = self.reads.saturating_sub(1);
         let blocks = match answer {
             Ok(blocks) => blocks,
             Err((serials, error)) => {
                 let mut lost = Vec::new();
+                let first = self.queue.front().map(|entry| entry.serial);
+                let torn = self.is_mid_block()
+                    && first.is_some_and(|first| serials.binary_search(&first).is_ok());
                 self.queue.retain(|entry| {
                     let keep = serials.binary_search(&entry.serial).is_err();
                     if !keep {
@@ -264,7 +308,7 @@ impl Uploads {
                     }
                     keep
                 });
-                return Err((lost, error));
+                return Err(Unread { lost, torn, error });
             }
         };
         for (serial, bytes) in blocks {
@@ -272,7 +316,10 @@ impl Uploads {
             if let Ok(at) = self.queue.binary_search_by_key(&serial, |e| e.serial)
                 && let Some(share) = permit.split(charge)
             {
-                self.queue[at].state = State::Read(bytes, share);
+                self.queue[at].state = State::Read {
+                    bytes,
+                    _permit: share,
+                };
             }
         }
         Ok(())
@@ -284,121 +331,193 @@ impl Uploads {
         stream: &TcpStream,
         content: Option<&Arc<Attached>>,
     ) -> io::Result<Progress> {
-        if self.sending.is_none() && self.queue.is_empty() && !self.corked {
+        let Some(content) = content else {
             return Ok(Progress::Idle);
-        }
-        if !self.corked && self.queue.len() > 1 {
-            // Headers and payloads of many blocks share segments.
-            rustix::net::sockopt::set_tcp_cork(stream, true)?;
-            self.corked = true;
-        }
-        let mut progress = Progress::More;
-        for _ in 0..SENT_AT_ONCE {
-            if self.sending.is_none() {
-                progress = match content {
-                    Some(content) => self.begin(content),
-                    None => Progress::Idle,
-                };
+        };
+        for _ in 0..SENDS_AT_ONCE {
+            let sent = match self.queue.front().map(|entry| &entry.state) {
+                None => return Ok(Progress::Idle),
+                Some(State::Waiting) => {
+                    PASSAGE.with_borrow_mut(|buffer| self.send_resident(stream, content, buffer))?
+                }
+                Some(State::Read { .. }) => self.send_read(stream)?,
+                Some(State::Cold | State::Reading) => Sent::Missing,
+            };
+            match sent {
+                Sent::All => {}
+                Sent::Blocked => return Ok(Progress::Blocked),
+                Sent::Missing => return Ok(Progress::Cold),
             }
-            let Some(sending) = &mut self.sending else {
+        }
+        Ok(if self.queue.is_empty() {
+            Progress::Idle
+        } else {
+            Progress::More
+        })
+    }
+
+    /// Sends from the front what lies side by side in a file, as far as it is in memory.
+    fn send_resident(
+        &mut self,
+        stream: &TcpStream,
+        content: &Attached,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Sent> {
+        let run = self.run(content.layout());
+        buffer.resize(SENT_AT_ONCE * (PIECE_HEADER_LEN + BLOCK_LEN as usize), 0);
+        let mut targets = Vec::with_capacity(run);
+        let mut rest = buffer.as_mut_slice();
+        for entry in self.queue.iter().take(run) {
+            let (header, more) = rest.split_at_mut(PIECE_HEADER_LEN);
+            let (payload, more) = more.split_at_mut(entry.stretch.length as usize);
+            header.copy_from_slice(&entry.header());
+            targets.push(IoSliceMut::new(payload));
+            rest = more;
+        }
+        let front = self.queue.front().filter(|_| run > 0);
+        let extent = front.and_then(|front| {
+            let Stretch {
+                piece,
+                begin,
+                length,
+            } = front.stretch;
+            content.store().extent(piece, begin, length)
+        });
+        let mut read = extent.map_or(0, |extent| {
+            let file = extent.file.as_fd();
+            self.resident.read(file, extent.offset, &mut targets)
+        });
+        let mut there = 0;
+        for entry in self.queue.iter().take(run) {
+            let Some(left) = read.checked_sub(entry.stretch.length as usize) else {
                 break;
             };
-            match sending.send(stream) {
-                Ok(()) => {
-                    self.unreported += u64::from(sending.length);
-                    self.sending = None;
-                    progress = Progress::More;
+            read = left;
+            there += entry.message_len();
+        }
+        if there == 0 {
+            if let Some(front) = self.queue.front_mut() {
+                front.state = State::Cold;
+            }
+            return Ok(Sent::Missing);
+        }
+        let begun = self.begun;
+        let mut bytes = buffer.get(begun..there).unwrap_or_default();
+        let sent = loop {
+            if bytes.is_empty() {
+                break Sent::All;
+            }
+            let now = stream.try_io(Interest::WRITABLE, || {
+                Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
+            });
+            match now {
+                Ok(now) => bytes = bytes.get(now..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Sent::Blocked,
+                Err(error) => return Err(error),
+            }
+        };
+        let blocks = self.advance(there - begun - bytes.len());
+        self.batch = match sent {
+            Sent::All => (2 * self.batch).min(SENT_AT_ONCE),
+            _ => (blocks + 1).min(SENT_AT_ONCE),
+        };
+        Ok(sent)
+    }
+
+    /// How many requests at the front can be answered with one read of a file.
+    fn run(&self, layout: &Layout) -> usize {
+        let mut expected = None;
+        self.queue
+            .iter()
+            .take(self.batch)
+            .take_while(|entry| {
+                let place = place(layout, entry.stretch).filter(|_| entry.is_waiting());
+                let follows = place.is_some() && (expected.is_none() || expected == place);
+                expected =
+                    place.map(|(file, offset)| (file, offset + u64::from(entry.stretch.length)));
+                follows
+            })
+            .count()
+    }
+
+    /// Sends from the front what disk threads have read.
+    fn send_read(&mut self, stream: &TcpStream) -> io::Result<Sent> {
+        loop {
+            let mut headers = [[0; PIECE_HEADER_LEN]; READ_AT_ONCE];
+            let mut slices = Vec::with_capacity(2 * READ_AT_ONCE);
+            for (entry, header) in self.queue.iter().zip(&mut headers) {
+                let State::Read { bytes, .. } = &entry.state else {
+                    break;
+                };
+                *header = entry.header();
+                slices.push(IoSlice::new(header));
+                slices.push(IoSlice::new(bytes));
+            }
+            if slices.is_empty() {
+                return Ok(Sent::All);
+            }
+            let mut rest = slices.as_mut_slice();
+            IoSlice::advance_slices(&mut rest, self.begun);
+            let now = stream.try_io(Interest::WRITABLE, || {
+                let mut nothing = SendAncillaryBuffer::default();
+                let flags = SendFlags::NOSIGNAL;
+                Ok(rustix::net::sendmsg(stream, rest, &mut nothing, flags)?)
+            });
+            match now {
+                Ok(now) => {
+                    self.advance(now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Progress::Blocked);
+                    return Ok(Sent::Blocked);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if self.corked && matches!(progress, Progress::Idle | Progress::Cold) {
-            self.corked = false;
-            rustix::net::sockopt::set_tcp_cork(stream, false)?;
-        }
-        Ok(progress)
     }
 
-    /// Begins with the next block, if it is at hand.
-    fn begin(&mut self, content: &Attached) -> Progress {
-        let Some(front) = self.queue.front_mut() else {
-            return Progress::Idle;
-        };
-        let stretch = front.stretch;
-        let payload = match std::mem::replace(&mut front.state, State::Cold) {
-            State::Waiting => match extent_at_hand(&mut self.probe, content, stretch) {
-                Some(extent) => Payload::File { extent, sent: 0 },
-                None => return Progress::Cold,
-            },
-            State::Read(bytes, permit) => Payload::Memory {
-                bytes,
-                _permit: permit,
-            },
-            State::Reading => {
-                front.state = State::Reading;
-                return Progress::Cold;
-            }
-            State::Cold => return Progress::Cold,
-        };
-        self.queue.pop_front();
-        self.sending = Some(Sending {
-            header: piece_header(stretch.piece.get(), stretch.begin, stretch.length),
-            header_sent: 0,
-            length: stretch.length,
-            payload,
-        });
-        Progress::More
+    /// Counts bytes as sent; says how many blocks they completed.
+    fn advance(&mut self, mut bytes: usize) -> usize {
+        let mut blocks = 0;
+        while let Some(front) = self.queue.front() {
+            let left = front.message_len() - self.begun;
+            let Some(more) = bytes.checked_sub(left) else {
+                break;
+            };
+            bytes = more;
+            blocks += 1;
+            self.unreported += u64::from(front.stretch.length);
+            self.begun = 0;
+            self.queue.pop_front();
+        }
+        self.begun += bytes;
+        blocks
     }
 }
 
-/// Where a stretch lies, if it can be sent from there: no padding, and in the page cache.
-fn extent_at_hand(probe: &mut Probe, content: &Attached, stretch: Stretch) -> Option<Extent> {
-    let extent = content
-        .store()
-        .extent(stretch.piece, stretch.begin, stretch.length)?;
-    let whole = extent.zeros == 0;
-    (whole && probe.resident(extent.file.as_fd(), extent.offset, extent.content)).then_some(extent)
+/// Where a stretch lies, if all of it is in a file: no padding.
+fn place(layout: &Layout, stretch: Stretch) -> Option<(FileIndex, u64)> {
+    let end = stretch.begin.checked_add(stretch.length)?;
+    (end <= layout.piece_size(stretch.piece)).then(|| {
+        let offset = layout.offset_in_file(stretch.piece) + u64::from(stretch.begin);
+        (layout.file_of(stretch.piece), offset)
+    })
 }
 
-impl Sending {
-    /// Sends what is left of the block. `WouldBlock` when the socket takes no more for now.
-    fn send(&mut self, stream: &TcpStream) -> io::Result<()> {
-        while let Some(rest) = self.header.get(self.header_sent..)
-            && !rest.is_empty()
-        {
-            self.header_sent += stream.try_io(Interest::WRITABLE, || {
-                let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-                Ok(rustix::net::send(stream, rest, flags)?)
-            })?;
-        }
-        match &mut self.payload {
-            Payload::File { extent, sent } => {
-                while *sent < extent.content {
-                    let mut offset = extent.offset + u64::from(*sent);
-                    let left = (extent.content - *sent) as usize;
-                    let now = stream.try_io(Interest::WRITABLE, || {
-                        let file = extent.file.as_fd();
-                        Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), left)?)
-                    })?;
-                    if now == 0 {
-                        // The file is shorter than it was: somebody cut it.
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                    *sent += now as u32;
-                }
-            }
-            Payload::Memory { bytes, .. } => {
-                while !bytes.is_empty() {
-                    let now = stream.try_io(Interest::WRITABLE, || {
-                        Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
-                    })?;
-                    bytes.advance(now);
-                }
-            }
-        }
-        Ok(())
-    }
+/// Whether a stretch can be sent from memory.
+fn is_resident(resident: &mut ResidentReader, content: &Attached, stretch: Stretch) -> bool {
+    let Stretch {
+        piece,
+        begin,
+        length,
+    } = stretch;
+    let extent = content.store().extent(piece, begin, length);
+    extent
+        .filter(|extent| extent.zeros == 0)
+        .is_some_and(|extent| {
+            let mut bytes = [0; BLOCK_LEN as usize];
+            let (bytes, _) = bytes.split_at_mut(length as usize);
+            let mut targets = [IoSliceMut::new(bytes)];
+            let file = extent.file.as_fd();
+            resident.read(file, extent.offset, &mut targets) == length as usize
+        })
 }

@@ -15,7 +15,7 @@ use crate::io::{IoFile, read_full};
 /// for: leaves, and anything from the piece layer up, which needs none.
 const MAX_LEAVES: u64 = 65_536;
 
-/// A content file that can be given to `sendfile`.
+/// A content file as the kernel knows it, for reads of other kinds than this crate offers.
 #[derive(Debug, Clone)]
 pub struct SharedFile(Arc<dyn IoFile>);
 
