@@ -2,6 +2,7 @@
 //! machine, and panics when something that must always hold does not. The programs in
 //! `fuzz_targets/` run them under libFuzzer; `tests/bounded.rs` runs them on the stable toolchain.
 
+mod archive;
 mod bencode;
 mod engine;
 mod input;
@@ -11,6 +12,7 @@ mod metainfo;
 mod pointer;
 mod wire;
 
+pub use archive::{archive, archive_tar};
 pub use bencode::bencode;
 pub use engine::engine;
 pub use ledger::ledger;
@@ -24,6 +26,8 @@ pub type Body = fn(&[u8]);
 
 /// Every target by name.
 pub const TARGETS: &[(&str, Body)] = &[
+    ("archive", archive),
+    ("archive_tar", archive_tar),
     ("bencode", bencode),
     ("engine", engine),
     ("extended_handshake", extended_handshake),

@@ -139,6 +139,8 @@ macro_rules! bounded {
 }
 
 bounded! {
+    archive
+    archive_tar
     bencode
     engine
     extended_handshake

@@ -1,0 +1,4 @@
+//! Archives of ledgers under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::archive(data));
