@@ -14,10 +14,6 @@ use crate::error::StoreError;
 use crate::io::{Identity, Io, IoFile, OpenMode};
 use crate::paths::Paths;
 
-/// The most files a table keeps open. Each torrent has two tables, and processes may have 1024
-/// descriptors by default.
-const MAX_OPEN: usize = 64;
-
 /// Of which files a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -25,6 +21,16 @@ pub(crate) enum Kind {
     Content,
     /// The leaf hashes of files of more than one block.
     Leaves,
+}
+
+impl Kind {
+    /// The most files that stay open: processes may have 1024 descriptors by default.
+    const fn most_open(self) -> usize {
+        match self {
+            Self::Content => 64,
+            Self::Leaves => 32,
+        }
+    }
 }
 
 /// Files of one kind by their number, opened when they are needed; those used last stay open.
@@ -144,7 +150,7 @@ impl FileTable {
         }
         let opened = self.open(file)?;
         let mut slots = self.slots();
-        let room = slots.open.len() < MAX_OPEN || {
+        let room = slots.open.len() < self.kind.most_open() || {
             // Readers do not wait until another file is synced.
             let clean = slots.last_used(|slot| !slot.dirty);
             clean.is_some_and(|number| slots.open.remove(&number).is_some())
@@ -164,7 +170,7 @@ impl FileTable {
         let opened = self.open(file)?;
         let mut closing = self.closing();
         let mut slots = self.slots();
-        let full = slots.open.len() >= MAX_OPEN;
+        let full = slots.open.len() >= self.kind.most_open();
         let last = slots.last_used(|_| true).filter(|_| full);
         let put_out = last.and_then(|number| Some((number, slots.open.remove(&number)?)));
         let kept = slots.keep(file, opened);

@@ -53,6 +53,8 @@ pub trait Io: fmt::Debug + Send + Sync {
     fn unseal(&self, path: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Bytes that an ordinary user can still write to the file system of a directory.
+    fn free_space(&self, directory: &Path) -> io::Result<u64>;
 }
 
 /// Operations on an open file; positions are given, so that threads can share it.
@@ -68,6 +70,9 @@ pub trait IoFile: AsFd + fmt::Debug + Send + Sync {
     fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Changes the length; new bytes are zeros and take no space.
     fn set_len(&self, length: u64) -> io::Result<()>;
+    /// Bytes that the content takes on the disk: holes take none, and what is shared with other files
+    /// counts in each.
+    fn allocated(&self) -> io::Result<u64>;
     /// Shares the content of another file (a reflink): it takes no space until it is overwritten. Where
     /// the file system cannot do that, [`io::ErrorKind::Unsupported`] or another error of the caller's.
     fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()>;
@@ -145,6 +150,11 @@ impl Io for RealIo {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
     }
+
+    fn free_space(&self, directory: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(directory)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
 }
 
 #[derive(Debug)]
@@ -194,6 +204,11 @@ impl IoFile for RealFile {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.0.set_len(length)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        // Counted in 512 bytes, whatever the file system.
+        Ok(self.0.metadata()?.blocks().saturating_mul(512))
     }
 
     fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()> {

@@ -22,4 +22,7 @@ pub use error::StoreError;
 pub use io::{Identity, Io, IoFile, OpenMode, RealIo};
 pub use reuse::ReuseSources;
 pub use space::{free_space, required_space};
-pub use store::{Checkpoint, Clones, Extent, Recovery, SharedFile, TorrentStore, Verification};
+pub use store::{
+    Checkpoint, Clones, Damage, Extent, Recovery, Room, Scrub, ScrubCursor, SharedFile,
+    TorrentStore, Verification,
+};

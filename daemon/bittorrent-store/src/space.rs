@@ -6,6 +6,7 @@ use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_protocol::{BLOCK_LEN, MerkleHash};
 
 use crate::error::StoreError;
+use crate::io::{Io as _, RealIo};
 
 /// Bytes that a whole generation takes: content, leaf hashes, and what describes them.
 pub fn required_space(metainfo: &Metainfo) -> u64 {
@@ -23,7 +24,7 @@ pub fn required_space(metainfo: &Metainfo) -> u64 {
 ///
 /// When the file system cannot be asked.
 pub fn free_space(directory: &Path) -> Result<u64, StoreError> {
-    let stat = rustix::fs::statvfs(directory)
-        .map_err(|errno| StoreError::io("inspect the file system of", directory)(errno.into()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    RealIo
+        .free_space(directory)
+        .map_err(StoreError::io("inspect the file system of", directory))
 }

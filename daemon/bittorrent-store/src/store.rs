@@ -11,6 +11,8 @@ mod begin;
 mod claim;
 mod open;
 mod read;
+mod room;
+mod scrub;
 mod verify;
 mod write;
 
@@ -38,10 +40,12 @@ pub use begin::Clones;
 pub use claim::Checkpoint;
 pub use open::Recovery;
 pub use read::{Extent, SharedFile};
+pub use room::Room;
+pub use scrub::{Damage, Scrub, ScrubCursor};
 pub use verify::Verification;
 
 /// The content of one torrent on disk, whole or in part. Shared by several threads; positioned
-/// I/O only. At most 64 content files stay open, and as many files of leaf hashes.
+/// I/O only. At most 64 content files stay open, and 32 files of leaf hashes.
 #[derive(Debug)]
 pub struct TorrentStore {
     paths: Paths,

@@ -9,19 +9,20 @@
 
 mod change;
 mod file;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::io::{Io, IoFile, OpenMode};
+use crate::io::Io;
 
 use change::{Change, survivors};
-use file::ForgetfulFile;
 
 pub use change::Dice;
 
@@ -55,7 +56,10 @@ struct Disk {
     changes: u64,
     power_for: Option<u64>,
     reflinks: bool,
+    written: u64,
+    room: Option<u64>,
     failures: Vec<Failure>,
+    scratches: Vec<(PathBuf, Range<u64>)>,
     hook: Option<Hook>,
 }
 
@@ -163,7 +167,10 @@ impl ForgetfulDisk {
             changes: 0,
             power_for: None,
             reflinks: false,
+            written: 0,
+            room: None,
             failures: Vec::new(),
+            scratches: Vec::new(),
             hook: None,
         })))
     }
@@ -178,6 +185,26 @@ impl ForgetfulDisk {
     pub fn with_reflinks(self) -> Self {
         self.disk().reflinks = true;
         self
+    }
+
+    /// Lets so many more bytes be written; after them the disk is full. Nothing that is removed makes room.
+    pub fn fill_up_after(&self, bytes: u64) {
+        self.disk().room = Some(bytes);
+    }
+
+    /// Whether [`Self::fill_up_after`] has come true.
+    pub fn is_full(&self) -> bool {
+        self.disk().room == Some(0)
+    }
+
+    /// Takes away the bound of [`Self::fill_up_after`].
+    pub fn make_room(&self) {
+        self.disk().room = None;
+    }
+
+    /// How many bytes were written.
+    pub fn written(&self) -> u64 {
+        self.disk().written
     }
 
     /// How many times something was changed or synced.
@@ -257,7 +284,10 @@ impl ForgetfulDisk {
             changes: 0,
             power_for: None,
             reflinks: disk.reflinks,
+            written: 0,
+            room: None,
             failures: Vec::new(),
+            scratches: Vec::new(),
             hook: None,
         })))
     }
@@ -316,7 +346,10 @@ impl ForgetfulDisk {
             changes: 0,
             power_for: None,
             reflinks: disk.reflinks,
+            written: 0,
+            room: None,
             failures: Vec::new(),
+            scratches: Vec::new(),
             hook: None,
         }))))
     }
@@ -361,6 +394,23 @@ impl ForgetfulDisk {
         file.seen.write_all_at(bytes, offset)?;
         Change::Write(offset, bytes.to_vec()).apply(&mut file.durable);
         Ok(())
+    }
+
+    /// [`Self::rot`] where nobody sees it as long as the file is in memory.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub fn rot_on_disk(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk();
+        let node = disk.find(path)?;
+        Change::Write(offset, bytes.to_vec()).apply(&mut disk.regular_mut(node)?.durable);
+        Ok(())
+    }
+
+    /// Makes bytes of a file unreadable.
+    pub fn scratch(&self, path: &Path, bytes: Range<u64>) {
+        self.disk().scratches.push((path.to_owned(), bytes));
     }
 
     /// The paths of all files.
@@ -495,105 +545,5 @@ impl Disk {
         file.pending.push(Change::Length(length));
         file.modified = now;
         Ok(())
-    }
-}
-
-impl Io for ForgetfulDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn IoFile>> {
-        let mut disk = self.disk();
-        disk.powered()?;
-        let node = match (disk.find(path), mode) {
-            (Err(error), OpenMode::Create | OpenMode::Replace)
-                if error.kind() == ErrorKind::NotFound =>
-            {
-                disk.change(Operation::Open, path)?;
-                let (above, name) = disk.split(path)?;
-                disk.clock += 1;
-                let file = Regular::new(Vec::new(), disk.clock)?;
-                let node = disk.add(Node::Regular(file));
-                disk.enter(above, EntryChange::Set(name, node))?;
-                node
-            }
-            (found, OpenMode::Replace) => {
-                let node = found?;
-                disk.change(Operation::Open, path)?;
-                disk.set_length(node, 0)?;
-                node
-            }
-            (found, _) => found?,
-        };
-        let file = disk.regular(node)?;
-        if mode != OpenMode::Read && file.read_only {
-            return Err(ErrorKind::PermissionDenied.into());
-        }
-        Ok(Arc::new(ForgetfulFile {
-            disk: self.clone(),
-            node,
-            path: path.to_owned(),
-            seen: file.seen.clone(),
-            writable: mode != OpenMode::Read,
-        }))
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.powered()?;
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .take_while(|above| disk.find(above).is_err())
-            .collect();
-        for above in missing.into_iter().rev() {
-            disk.change(Operation::Open, above)?;
-            let (parent, name) = disk.split(above)?;
-            let node = disk.add(Node::Directory(Directory::default()));
-            disk.enter(parent, EntryChange::Set(name, node))?;
-        }
-        let node = disk.find(path)?;
-        disk.directory(node).map(|_| ())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.change(Operation::Rename, from)?;
-        let node = disk.find(from)?;
-        let (above, name) = disk.split(from)?;
-        let (new_above, new_name) = disk.split(to)?;
-        if above == new_above {
-            return disk.enter(above, EntryChange::Rename(name, new_name, node));
-        }
-        disk.enter(new_above, EntryChange::Set(new_name, node))?;
-        disk.enter(above, EntryChange::Remove(name))
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk();
-        let found = disk.find(path)?;
-        disk.regular(found)?;
-        disk.change(Operation::Write, path)?;
-        let (above, name) = disk.split(path)?;
-        disk.enter(above, EntryChange::Remove(name))
-    }
-
-    fn unseal(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.change(Operation::Write, path)?;
-        let node = disk.find(path)?;
-        disk.regular_mut(node)?.read_only = false;
-        Ok(())
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.disk();
-        disk.change(Operation::SyncDirectory, path)?;
-        let node = disk.find(path)?;
-        match disk.nodes.get_mut(&node) {
-            Some(Node::Directory(directory)) => {
-                for change in std::mem::take(&mut directory.pending) {
-                    change.apply(&mut directory.durable);
-                }
-                Ok(())
-            }
-            _ => Err(ErrorKind::NotADirectory.into()),
-        }
     }
 }

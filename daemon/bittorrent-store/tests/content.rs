@@ -9,10 +9,11 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::sync::Arc;
 
-use bittorrent_protocol::BlockIndex;
+use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
+use bittorrent_protocol::{BlockIndex, PieceLength, merkle};
 use bittorrent_store::{Extent, RealIo, StoreError, TorrentStore};
 use bytes::Bytes;
-use common::{BLOCK, Sample, salted};
+use common::{BLOCK, Sample, content, hashed, salted};
 
 const PIECE_LENGTHS: [u64; 3] = [BLOCK, 4 * BLOCK, 64 * BLOCK];
 
@@ -258,4 +259,52 @@ fn bugs_of_the_caller_are_told_and_change_nothing() {
         store.finish(),
         Err(StoreError::Incomplete { missing: 7 })
     ));
+}
+
+#[test]
+fn what_is_to_be_executed_can_be_once_it_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let piece_length = PieceLength::MIN;
+    let bytes = content(100);
+    let meta = ["plain", "tool"]
+        .into_iter()
+        .fold(MetainfoBuilder::new("x", piece_length), |builder, name| {
+            let hashed = HashedContent {
+                executable: name == "tool",
+                ..hashed(&bytes, piece_length)
+            };
+            builder.file(vec![name.to_owned()], hashed)
+        })
+        .build()
+        .unwrap();
+    let place = dir.path().join("s");
+    let store = TorrentStore::create(&place, &meta, Arc::new(RealIo)).unwrap();
+    for piece in store.layout().piece_indices() {
+        let block = store.layout().block(piece, 0).unwrap();
+        store
+            .write_blocks(&[(block, Bytes::copy_from_slice(&bytes))])
+            .unwrap();
+        store
+            .mark_verified(piece, 0, &[merkle::leaf(&bytes)])
+            .unwrap();
+    }
+    let mode = |name: &str| {
+        let path = place.join("content/x").join(name);
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    // Not before: what is not whole is not to be run.
+    assert_eq!(mode("tool") & 0o111, 0);
+    store.finish().unwrap();
+    assert_eq!((mode("plain"), mode("tool")), (0o444, 0o555));
+    // Who has to mend it keeps that.
+    let block = store.layout().block_at(1, 0).unwrap();
+    store.unverify(&[block]).unwrap();
+    store
+        .write_blocks(&[(block, Bytes::copy_from_slice(&bytes))])
+        .unwrap();
+    store
+        .mark_verified(block.piece(), 0, &[merkle::leaf(&bytes)])
+        .unwrap();
+    store.finish().unwrap();
+    assert_eq!((mode("plain"), mode("tool")), (0o444, 0o555));
 }

@@ -562,7 +562,9 @@ proptest! {
         let mut missing: Vec<usize> = (0..new.len())
             .filter(|n| new[*n] != 0 && !old.contains(&new[*n]))
             .collect();
-        if tails.1 > 0 && tails.0 != tails.1 {
+        // A tail that was cut is in its place in a clone.
+        let cut = reflinks && old.len() == new.len() && tails.1 < tails.0;
+        if tails.1 > 0 && tails.0 != tails.1 && !cut {
             missing.push(new.len());
         }
         prop_assert_eq!(found, all_but(&new_sample, &missing));

@@ -182,3 +182,73 @@ impl Output<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::PieceLength;
+    use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
+
+    use super::*;
+    use crate::testing::{Dice, ForgetfulDisk};
+
+    /// A sealed generation with these leaf hashes, and no content.
+    fn generation(disk: &ForgetfulDisk, name: &str, leaves: &[MerkleHash]) -> Arc<TorrentStore> {
+        let piece_length = PieceLength::DEFAULT;
+        let metainfo = MetainfoBuilder::new(name, piece_length)
+            .single_file(HashedContent {
+                length: leaves.len() as u64 * u64::from(BLOCK_LEN),
+                root: Some(merkle::file_root_from_leaves(leaves)),
+                layer: merkle::piece_layer_from_leaves(leaves, piece_length),
+                ..HashedContent::default()
+            })
+            .build()
+            .unwrap();
+        let dir = Path::new("/").join(name);
+        let store = TorrentStore::create(&dir, &metainfo, disk.io()).unwrap();
+        for (piece, leaves) in (0..).zip(leaves.chunks(piece_length.blocks() as usize)) {
+            let piece = store.layout().piece(piece).unwrap();
+            store.mark_verified(piece, 0, leaves).unwrap();
+        }
+        store.finish().unwrap();
+        Arc::new(store)
+    }
+
+    #[test]
+    fn the_index_is_the_same_whatever_the_memory() {
+        let mut dice = Dice::new(3);
+        let mut leaf = |spread: u64| {
+            let mut bytes = [7; 32];
+            bytes[..8].copy_from_slice(&dice.below(spread).to_be_bytes());
+            MerkleHash::from_bytes(bytes)
+        };
+        // Evenly spread; close to each other; few that stand in many places.
+        let mut even: Vec<_> = (0..500).map(|_| leaf(u64::MAX)).collect();
+        let close: Vec<_> = (0..300).map(|_| leaf(1 << 12)).collect();
+        let mut same: Vec<_> = (0..400).map(|_| leaf(3)).collect();
+        even[9] = MerkleHash::ZERO;
+        same[5] = merkle::leaf(&[0; BLOCK_LEN as usize]);
+        same.extend_from_slice(&even[..50]);
+        let disk = ForgetfulDisk::new();
+        let generations = [("even", even), ("close", close), ("same", same)]
+            .map(|(name, leaves)| generation(&disk, name, &leaves));
+        let built = |memory: usize| {
+            let place = format!("/scratch{memory}");
+            let io = disk.io();
+            build(Path::new(&place), &*io, &generations, memory, &|| true).unwrap();
+            disk.read(&path(Path::new(&place))).unwrap()
+        };
+        let whole = built(MEMORY);
+        let (entries, rest) = whole[HEADER..].as_chunks::<ENTRY>();
+        assert!(rest.is_empty());
+        let keys: HashSet<&[u8]> = entries.iter().map(|entry| &entry[..6]).collect();
+        assert!(keys.len() > 499 && entries.len() < 820, "{}", entries.len());
+        for memory in [0, 50, 16 * 64, 16 * 800, 16 * 2000] {
+            assert!(built(memory) == whole, "{memory}");
+        }
+        let stopped = build(Path::new("/x"), &*disk.io(), &generations, MEMORY, &|| {
+            false
+        });
+        assert!(matches!(stopped, Err(StoreError::Cancelled)));
+        assert!(!disk.files().contains(&path(Path::new("/x"))));
+    }
+}

@@ -115,6 +115,10 @@ impl TorrentStore {
                 .map_err(StoreError::io("extend", &path))?;
             content.sync_data().map_err(StoreError::io("sync", &path))?;
         }
+        if clones.files == 0 && clones.refused > 0 {
+            // Left behind it only makes the need for room look greater.
+            let _ = io.remove_file(&paths.cloned());
+        }
         for directory in &directories {
             io.sync_dir(directory)
                 .map_err(StoreError::io("sync", directory))?;

@@ -33,10 +33,10 @@ pub struct Verification {
 const WINDOW: u64 = 1 << 30;
 
 #[derive(Debug, Default)]
-struct Sum {
-    found: Verification,
+pub(super) struct Sum {
+    pub(super) found: Verification,
     /// Leaf files that were written to.
-    mended: BTreeSet<u32>,
+    pub(super) mended: BTreeSet<u32>,
 }
 
 impl TorrentStore {
@@ -105,7 +105,7 @@ impl TorrentStore {
         Ok(sum.found)
     }
 
-    fn verify_piece(
+    pub(super) fn verify_piece(
         &self,
         piece: PieceIndex,
         buffer: &mut Vec<u8>,

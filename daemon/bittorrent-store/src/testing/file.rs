@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,7 +51,17 @@ impl AsFd for ForgetfulFile {
 
 impl IoFile for ForgetfulFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.disk().powered()?;
+        let disk = self.disk.disk();
+        disk.powered()?;
+        let end = offset + buffer.len() as u64;
+        let hurt = disk
+            .scratches
+            .iter()
+            .any(|(path, bytes)| *path == self.path && bytes.start < end && offset < bytes.end);
+        if hurt {
+            return Err(io::Error::other("the disk cannot read this"));
+        }
+        drop(disk);
         self.seen.read_at(buffer, offset)
     }
 
@@ -69,11 +79,19 @@ impl IoFile for ForgetfulFile {
             return Err(ErrorKind::PermissionDenied.into());
         }
         disk.powered()?;
-        let outcome = disk.change(Operation::Write, &self.path);
+        let mut outcome = disk.change(Operation::Write, &self.path);
         if outcome.is_err() {
             let half = Dice::new(disk.changes).below(bytes.len() as u64);
             bytes.truncate(half as usize);
+        } else if let Some(room) = disk.room {
+            let fits = room.min(bytes.len() as u64);
+            disk.room = Some(room - fits);
+            if fits < bytes.len() as u64 {
+                bytes.truncate(fits as usize);
+                outcome = Err(ErrorKind::StorageFull.into());
+            }
         }
+        disk.written += bytes.len() as u64;
         disk.clock += 1;
         let now = disk.clock;
         let file = disk.regular_mut(self.node)?;
@@ -106,6 +124,11 @@ impl IoFile for ForgetfulFile {
         }
         disk.change(Operation::Write, &self.path)?;
         disk.set_length(self.node, length)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.disk.disk().powered()?;
+        Ok(self.seen.metadata()?.blocks() * 512)
     }
 
     fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()> {
