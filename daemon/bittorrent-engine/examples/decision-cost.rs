@@ -4,23 +4,23 @@
 //!
 //! One engine downloads from peers that answer every request at once; a share of the peers are seeds,
 //! the rest have random halves. Folding the leaves of a piece is part of the cost, hashing content
-//! is not.
+//! is not. Then, on Linux, what an engine takes of memory in the middle of 100 GB from 50 peers.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+#![allow(
+    clippy::unwrap_used,
+    reason = "what the benches share with this is not made to fail"
+)]
 
-use bittorrent_engine::{
-    Command, Config, Connected, Content, Direction, Engine, Link, Output, PeerEvent, PeerKey,
-    Verdict,
-};
-use bittorrent_protocol::metainfo::PieceLayer;
-use bittorrent_protocol::wire::ExtendedHandshake;
-use bittorrent_protocol::{
-    BlockSet, InfoHashV2, InfoHashes, Layout, MerkleHash, PeerId, PieceLength, merkle,
-};
+#[path = "../benches/harness/mod.rs"]
+#[expect(dead_code, reason = "benches use more of it")]
+mod harness;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+use std::time::Instant;
+
+use harness::{Download, Shape};
+
+fn main() {
+    memory();
     println!(
         "{:>12} {:>9} {:>6} {:>6} {:>12} {:>9}",
         "content", "pieces", "seeds", "peers", "ns/block", "seconds"
@@ -32,10 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (1_966_080, 256),
     ] {
         for (seeds, others) in [(1, 0), (5, 45), (0, 50)] {
-            run(blocks, piece_blocks, seeds, others)?;
+            run(blocks, piece_blocks, seeds, others);
         }
     }
-    Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
@@ -43,126 +42,61 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-fn run(
-    blocks: u64,
-    piece_blocks: u64,
-    seeds: usize,
-    others: usize,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let piece_length = PieceLength::new(piece_blocks * 16_384)?;
-    // Every block has the same content: the tree is as deep as any.
-    let leaf = merkle::leaf(b"block");
-    let piece = merkle::fold(&vec![leaf; piece_blocks as usize], 0, piece_length.layer());
-    let hashes = vec![piece; (blocks / piece_blocks) as usize];
-    let root = merkle::file_root_from_layer(&hashes, piece_length);
-    let layout = Arc::new(Layout::new(piece_length, [(blocks * 16_384, Some(root))])?);
-    let file = layout.file_index(0).ok_or("no file")?;
-    let layer = PieceLayer::new(layout.file(file), piece_length, hashes)?;
-
+fn run(blocks: u64, piece_blocks: u64, seeds: usize, others: usize) {
+    let shape = Shape::new(blocks, piece_blocks);
     let start = clock();
-    let mut now = start;
-    let mut engine = Engine::new(Config::default(), [7; 32]);
-    let hashes = InfoHashes {
-        v2: InfoHashV2::of_info(b""),
-        v1: None,
-    };
-    let torrent = engine.add_torrent(hashes, now);
-    let content = Content {
-        layout: Arc::clone(&layout),
-        layers: vec![Some(Arc::new(layer))],
-        verified: BlockSet::new(&layout),
-        leaves: Vec::new(),
-        reuse: false,
-    };
-    engine.set_content(torrent, content, now)?;
-    let bytes = layout.piece_count().div_ceil(8) as usize;
-    for n in 0..seeds + others {
-        let connected = Connected {
-            addr: SocketAddr::from(([10, 0, 0, n as u8], 6881)),
-            direction: Direction::Outgoing,
-            peer_id: PeerId::from_bytes([n as u8; 20]),
-            fast: true,
-            extended: true,
-            link: Link::V2,
-            local: true,
-        };
-        let peer = engine.handle_connected(torrent, connected, now)?;
-        let reqq = ExtendedHandshake {
-            reqq: Some(500),
-            ..ExtendedHandshake::default()
-        };
-        engine.handle_event(peer, PeerEvent::Extensions(reqq), now)?;
-        let has = if n < seeds {
-            PeerEvent::HaveAll
-        } else {
-            let byte = |i: usize| (i.wrapping_mul(n + 1).wrapping_mul(0x9e37_79b9) >> 13) as u8;
-            let mut bits: Vec<u8> = (0..bytes).map(byte).collect();
-            if n + 1 == seeds + others && seeds == 0 {
-                bits.fill(u8::MAX);
-            }
-            let spare = bytes as u32 * 8 - layout.piece_count();
-            if let Some(last) = bits.last_mut() {
-                *last = *last >> spare << spare;
-            }
-            PeerEvent::Bitfield(bits)
-        };
-        engine.handle_event(peer, has, now)?;
-        engine.handle_event(peer, PeerEvent::Unchoke, now)?;
-    }
-    let mut requests: Vec<(PeerKey, bittorrent_protocol::BlockIndex)> = Vec::new();
-    let mut received = 0_u64;
-    let mut complete = false;
-    while !complete {
-        while let Some(output) = engine.poll_output() {
-            match output {
-                Output::Send {
-                    peer,
-                    command: Command::Request(blocks),
-                } => requests.extend(blocks.into_iter().map(|block| (peer, block))),
-                Output::Complete { .. } => complete = true,
-                _ => {}
-            }
-        }
-        if requests.is_empty() && !complete {
-            now += Duration::from_millis(500);
-            engine.handle_timeout(now);
-        }
-        for (n, (peer, block)) in std::mem::take(&mut requests).into_iter().enumerate() {
-            received += 1;
-            if engine.handle_block(peer, block, leaf, now) == Verdict::Write {
-                engine.handle_written(torrent, block, Ok(()), now);
-            }
-            // As a session does: outputs are taken every few blocks.
-            if n % 16 == 15 {
-                now += Duration::from_micros(500);
-                engine.handle_timeout(now);
-                while let Some(output) = engine.poll_output() {
-                    match output {
-                        Output::Send {
-                            peer,
-                            command: Command::Request(blocks),
-                        } => requests.extend(blocks.into_iter().map(|block| (peer, block))),
-                        Output::Complete { .. } => complete = true,
-                        _ => {}
-                    }
-                }
-            }
-        }
+    let mut download = Download::among(&shape, seeds, others, start);
+    while !download.complete {
+        download.run(blocks);
     }
     let took = clock().duration_since(start);
-    let _: MerkleHash = leaf;
     println!(
         "{:>8} MiB {:>9} {seeds:>6} {:>6} {:>12} {:>9.2}{}",
         blocks / 64,
-        layout.piece_count(),
+        shape.layout.piece_count(),
         seeds + others,
         took.as_nanos() / u128::from(blocks),
         took.as_secs_f64(),
-        if received > blocks {
-            format!("  {} twice", received - blocks)
-        } else {
-            String::new()
+        match download.received - blocks {
+            0 => String::new(),
+            twice => format!("  {twice} twice"),
         },
     );
-    Ok(())
+}
+
+/// Resident bytes of this process, where the system tells.
+fn resident() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4_096)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the argument says which size a child measures"
+)]
+/// In a process of its own for each size, so that none finds what another one gave back.
+fn memory() {
+    const CONTENT: u64 = 100_000_000_000 / 16_384;
+    let Some(piece_blocks) = std::env::args().nth(1) else {
+        let this = std::env::current_exe().unwrap();
+        for piece_blocks in ["256", "64", "4"] {
+            let mut child = std::process::Command::new(&this);
+            child.arg(piece_blocks).status().unwrap();
+        }
+        return;
+    };
+    let shape = Shape::new(CONTENT, piece_blocks.parse().unwrap());
+    if let Some(before) = resident() {
+        let mut download = Download::among(&shape, 5, 45, clock());
+        // Far enough for every peer to have its requests out.
+        download.run(200_000);
+        let after = resident().unwrap_or(before);
+        println!(
+            "100 GB in {} pieces, 50 peers: {:.1} MiB",
+            shape.layout.piece_count(),
+            after.saturating_sub(before) as f64 / 1_048_576.0
+        );
+    }
+    std::process::exit(0);
 }

@@ -16,6 +16,9 @@ const CONTENDERS: usize = 16;
 /// Neighbouring pieces are begun one after the other within stretches of this many bytes, so that
 /// short pieces still make long writes.
 const EXTENT: u32 = 4 << 20;
+/// When a peer comes or goes with at least one in so many of the pieces that stand in buckets, all
+/// buckets are made anew in one sweep: moving single pieces jumps about in memory.
+const REBUILD_SHARE: u32 = 16;
 /// A piece that is in no bucket.
 const NOWHERE: u32 = u32::MAX;
 
@@ -64,6 +67,43 @@ impl Rarity {
     /// A peer that is no seed and had this piece is gone or has become a seed.
     pub(crate) fn remove_copy(&mut self, piece: PieceIndex) {
         self.recount(piece, self.copies[piece.as_usize()].saturating_sub(1));
+    }
+
+    /// A peer that is no seed has these pieces.
+    pub(crate) fn add_copies(&mut self, pieces: &PieceSet, layout: &Layout) {
+        self.recount_all(pieces, layout, |copies| copies.saturating_add(1));
+    }
+
+    /// A peer that is no seed and had these pieces is gone or has become a seed.
+    pub(crate) fn remove_copies(&mut self, pieces: &PieceSet, layout: &Layout) {
+        self.recount_all(pieces, layout, |copies| copies.saturating_sub(1));
+    }
+
+    fn recount_all(&mut self, pieces: &PieceSet, layout: &Layout, new: impl Fn(u16) -> u16) {
+        if pieces.len() < self.ready.len() / REBUILD_SHARE {
+            for piece in pieces.iter(layout) {
+                self.recount(piece, new(self.copies[piece.as_usize()]));
+            }
+            return;
+        }
+        for piece in pieces.iter(layout) {
+            let copies = &mut self.copies[piece.as_usize()];
+            *copies = new(*copies);
+        }
+        let mut sizes: Vec<usize> = Vec::new();
+        for piece in self.ready.iter(layout) {
+            let copies = usize::from(self.copies[piece.as_usize()]);
+            if sizes.len() <= copies {
+                sizes.resize(copies + 1, 0);
+            }
+            sizes[copies] += 1;
+        }
+        self.buckets = sizes.into_iter().map(Vec::with_capacity).collect();
+        for piece in self.ready.iter(layout) {
+            let bucket = &mut self.buckets[usize::from(self.copies[piece.as_usize()])];
+            self.place[piece.as_usize()] = bucket.len() as u32;
+            bucket.push(piece);
+        }
     }
 
     fn recount(&mut self, piece: PieceIndex, copies: u16) {
@@ -305,7 +345,7 @@ mod tests {
     proptest! {
         #[test]
         fn buckets_agree_with_a_model(
-            ops in prop::collection::vec((0_u8..4, 0_u32..40), 1..400),
+            ops in prop::collection::vec((0_u8..6, 0_u32..40), 1..400),
             have in prop::collection::vec(any::<bool>(), 40),
             seed in any::<u8>(),
         ) {
@@ -321,6 +361,18 @@ mod tests {
                     0 => { rarity.add_copy(piece); copies[n] += 1; }
                     1 => { rarity.remove_copy(piece); copies[n] = copies[n].saturating_sub(1); }
                     2 => { rarity.insert(piece); ready[n] = true; }
+                    4 | 5 => {
+                        let mut some = PieceSet::new(40);
+                        for other in (0..40).filter(|other| other % 7 < number % 8) {
+                            some.insert(layout.piece(other).unwrap());
+                            let copies = &mut copies[other as usize];
+                            *copies = if op == 4 { *copies + 1 } else { copies.saturating_sub(1) };
+                        }
+                        match op {
+                            4 => rarity.add_copies(&some, &layout),
+                            _ => rarity.remove_copies(&some, &layout),
+                        }
+                    }
                     _ => prop_assert_eq!(rarity.remove(piece), std::mem::take(&mut ready[n])),
                 }
                 prop_assert_eq!(rarity.copies(piece), usize::from(copies[n]));

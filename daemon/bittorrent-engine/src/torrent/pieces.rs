@@ -73,9 +73,7 @@ impl Torrent {
         if set.is_full() {
             download.rarity.add_seed();
         } else {
-            for piece in set.iter(&download.layout) {
-                download.rarity.add_copy(piece);
-            }
+            download.rarity.add_copies(set, &download.layout);
         }
         peer.offers = set.count_without(&download.have);
         self.ask_hashes = true;
@@ -92,9 +90,7 @@ impl Torrent {
         if set.is_full() {
             download.rarity.remove_seed();
         } else {
-            for piece in set.iter(&download.layout) {
-                download.rarity.remove_copy(piece);
-            }
+            download.rarity.remove_copies(set, &download.layout);
         }
         peer.offers = 0;
     }

@@ -144,6 +144,8 @@ pub(crate) struct Node {
     /// Pieces that are being looked for, and how many look-ups there were.
     pub(crate) looking: BTreeSet<PieceIndex>,
     pub(crate) lookups: u64,
+    /// Look-ups are not answered on purpose: what the engine does to their pieces is no mistake.
+    pub(crate) forgets_look_ups: bool,
     /// Pieces it was asked a block of.
     pub(crate) touched: BTreeSet<PieceIndex>,
     pub(crate) hash_requests: u64,
@@ -194,6 +196,7 @@ impl Node {
             held: None,
             looking: BTreeSet::new(),
             lookups: 0,
+            forgets_look_ups: false,
             touched: BTreeSet::new(),
             hash_requests: 0,
             layers: BTreeSet::new(),

@@ -19,7 +19,7 @@ fn answers() -> impl Strategy<Value = Answers> {
     ]
 }
 
-fn habits() -> impl Strategy<Value = Habits> {
+pub(crate) fn habits() -> impl Strategy<Value = Habits> {
     let lies: [fn(bittorrent_protocol::BlockIndex) -> bool; 4] = [
         |_| false,
         |_| false,

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use bittorrent_engine::Config;
 use bittorrent_protocol::BlockIndex;
+use proptest::prelude::*;
 
-use crate::node::{Habits, Held};
+use crate::node::{Answers, Habits, Held};
+use crate::random::habits;
 use crate::torrent::{BLOCK, Torrent};
 use crate::world::World;
 
@@ -42,5 +45,327 @@ fn an_update_transfers_exactly_the_changed_leaves() {
         assert_eq!(status.bytes_reused, status.bytes_total - payload);
         assert_eq!(status.bytes_to_fetch, 0);
         assert!(node.faults.is_empty() && node.banned.is_empty());
+    }
+}
+
+/// What an update came to.
+fn update(world: &mut World, leech: usize) -> bittorrent_engine::TorrentStatus {
+    world.run_until_complete(&[leech], 6 * MINUTES);
+    let node = &world.nodes[leech];
+    assert!(node.banned.is_empty(), "{:?}", node.banned);
+    node.engine.status(node.torrent).unwrap()
+}
+
+#[test]
+fn leaves_of_many_pieces_travel_in_one_message() {
+    let torrent = Torrent::new(4, &[4_096 * BLOCK]);
+    let mut world = World::new(1);
+    let seed = world.add_seed(&torrent, Habits::default());
+    // One block of every piece is new, so that the leaves of all 1024 pieces are needed.
+    let held = Held::new(|block| block.in_piece() != 1);
+    let leech = world.add_updating(&torrent, Habits::default(), held);
+    world.introduce(leech, seed);
+    let status = update(&mut world, leech);
+    assert_eq!(status.bytes_fetched, 1_024 * BLOCK);
+    assert_eq!(status.downloaded, status.bytes_fetched);
+    assert_eq!(status.hash_bytes, 4_096 * 32);
+    let requests = world.nodes[leech].hash_requests;
+    assert!(requests < 40, "{requests} requests for 8 times 512 leaves");
+}
+
+#[test]
+fn everything_held_needs_no_peer_and_nothing_held_costs_nothing() {
+    let torrent = Torrent::new(64, &[2_000 * BLOCK, 1]);
+    let mut world = World::new(2);
+    let all = world.add_updating(&torrent, Habits::default(), Held::new(|_| true));
+    let status = update(&mut world, all);
+    assert_eq!(status.bytes_reused, status.bytes_total);
+    assert_eq!((status.downloaded, status.hash_bytes), (0, 0));
+    let seed = world.add_seed(&torrent, Habits::default());
+    let none = world.add_updating(&torrent, Habits::default(), Held::new(|_| false));
+    world.introduce(none, seed);
+    let status = update(&mut world, none);
+    assert_eq!(status.downloaded, status.bytes_total);
+    assert_eq!(status.bytes_reused, 0);
+}
+
+#[test]
+fn a_seed_that_learns_leaves_by_sending_is_asked_for_a_block_of_each_piece_first() {
+    for piece_blocks in [4, 64] {
+        let torrent = Torrent::new(piece_blocks, &[40 * 64 * BLOCK]);
+        let mut world = World::new(3);
+        let habits = Habits {
+            seed_mode: true,
+            ..Habits::default()
+        };
+        let seed = world.add_seed(&torrent, habits);
+        let leech = world.add_updating(
+            &torrent,
+            Habits::default(),
+            Held::new(|block| !changed(block)),
+        );
+        world.introduce(leech, seed);
+        let status = update(&mut world, leech);
+        let payload = bytes(&torrent, changed);
+        let probes = bytes(&torrent, |block| block.in_piece() == 0);
+        assert!(status.downloaded <= payload + probes, "{status:?}");
+        assert_eq!(status.wasted, 0);
+    }
+}
+
+#[test]
+fn seeds_that_give_leaves_at_once_are_preferred() {
+    let torrent = Torrent::new(64, &[40 * 64 * BLOCK]);
+    let mut world = World::new(4);
+    let shy = Habits {
+        seed_mode: true,
+        ..Habits::default()
+    };
+    let seeds = [
+        world.add_seed(&torrent, shy.clone()),
+        world.add_seed(&torrent, Habits::default()),
+        world.add_seed(&torrent, shy),
+    ];
+    let leech = world.add_updating(
+        &torrent,
+        Habits::default(),
+        Held::new(|block| !changed(block)),
+    );
+    for seed in seeds {
+        world.introduce(leech, seed);
+    }
+    let status = update(&mut world, leech);
+    assert_eq!(status.bytes_fetched, bytes(&torrent, changed));
+}
+
+#[test]
+fn peers_that_give_no_leaves_serve_the_pieces_that_differ_as_a_whole() {
+    let answers = [Answers::Truly, Answers::WithReject, Answers::Not];
+    for (hashes, v1) in answers.into_iter().flat_map(|a| [(a, false), (a, true)]) {
+        let torrent = Torrent::new(16, &[900 * BLOCK]);
+        let mut world = World::new(5);
+        let habits = Habits {
+            hashes,
+            v1,
+            gives_leaves: false,
+            ..Habits::default()
+        };
+        let seed = world.add_seed(&torrent, habits);
+        // Every third piece differs.
+        let held = Held::new(|block| block.piece().get() % 3 > 0 || block.in_piece() > 0);
+        let leech = world.add_updating(&torrent, Habits::default(), held);
+        world.introduce(leech, seed);
+        let status = update(&mut world, leech);
+        let differ = bytes(&torrent, |block| block.piece().get() % 3 == 0);
+        assert_eq!(status.bytes_fetched, differ, "{hashes:?} {v1}");
+    }
+}
+
+#[test]
+fn false_leaves_cost_the_connection_and_prove_nothing() {
+    let torrent = Torrent::new(16, &[900 * BLOCK]);
+    let mut world = World::new(6);
+    let liar = Habits {
+        hashes: Answers::Falsely,
+        ..Habits::default()
+    };
+    let liar = world.add_seed(&torrent, liar);
+    let leech = world.add_updating(
+        &torrent,
+        Habits::default(),
+        Held::new(|block| !changed(block)),
+    );
+    world.introduce(leech, liar);
+    world.run(MINUTES / 60, |_| false);
+    assert!(!world.nodes[leech].faults.is_empty());
+    let seed = world.add_seed(&torrent, Habits::default());
+    world.introduce(leech, seed);
+    let status = update(&mut world, leech);
+    assert_eq!(status.bytes_fetched, bytes(&torrent, changed));
+}
+
+#[test]
+fn held_bytes_that_turn_out_wrong_are_fetched_and_nobody_is_blamed() {
+    let torrent = Torrent::new(16, &[900 * BLOCK, 5 * BLOCK, 7]);
+    for halves in [false, true] {
+        let mut world = World::new(7);
+        world.strict = false;
+        let seed = world.add_seed(&torrent, Habits::default());
+        let spoilt =
+            |block: BlockIndex| (block.piece().get() + u32::from(block.in_piece())) % 9 == 4;
+        let mut held = Held::new(|block| !changed(block));
+        held.spoils = Box::new(spoilt);
+        held.halves = halves;
+        let leech = world.add_updating(&torrent, Habits::default(), held);
+        world.introduce(leech, seed);
+        let status = update(&mut world, leech);
+        let payload = bytes(&torrent, |block| changed(block) || spoilt(block));
+        assert_eq!(status.bytes_fetched, payload);
+        assert_eq!(status.downloaded, payload);
+    }
+}
+
+#[test]
+fn look_ups_that_are_never_answered_do_not_keep_the_torrent_from_completing() {
+    for unanswered in [3, 1] {
+        let torrent = Torrent::new(16, &[4_000 * BLOCK]);
+        let mut world = World::new(8);
+        let seed = world.add_seed(&torrent, Habits::default());
+        let mut held = Held::new(|block| !changed(block));
+        held.answers = Box::new(move |piece| piece.get() % unanswered > 0);
+        let leech = world.add_updating(&torrent, Habits::default(), held);
+        // Whatever becomes of a look-up is the node's affair once it is given up.
+        world.nodes[leech].forgets_look_ups = true;
+        world.introduce(leech, seed);
+        let status = update(&mut world, leech);
+        assert_eq!(
+            status.bytes_reused + status.bytes_fetched,
+            status.bytes_total
+        );
+    }
+}
+
+#[test]
+fn peers_with_other_pieces_and_peers_that_leave_stall_nothing() {
+    let torrent = Torrent::new(16, &[3_000 * BLOCK]);
+    let mut world = World::new(9);
+    let even = |block: BlockIndex| block.piece().get().is_multiple_of(2);
+    let habits = Habits {
+        vanishes_after: Some(100),
+        ..Habits::default()
+    };
+    let leaver = world.add_seed(&torrent, habits);
+    let half = world.add_with(&torrent, Habits::default(), even);
+    let v1 = Habits {
+        v1: true,
+        upload_rate: 500_000,
+        ..Habits::default()
+    };
+    let whole = world.add_seed(&torrent, v1);
+    let leech = world.add_updating(
+        &torrent,
+        Habits::default(),
+        Held::new(|block| !changed(block)),
+    );
+    for node in [leaver, half, whole] {
+        world.introduce(leech, node);
+    }
+    let status = update(&mut world, leech);
+    let needed = bytes(&torrent, |block| !even(block) || changed(block));
+    assert!(status.bytes_fetched <= needed, "{status:?}");
+}
+
+#[test]
+fn a_magnet_link_looks_for_pieces_as_their_hashes_arrive() {
+    let torrent = Torrent::new(4, &[4_100 * BLOCK, 900 * BLOCK]);
+    let mut world = World::new(10);
+    let seed = world.add_seed(&torrent, Habits::default());
+    let leech = world.add(&torrent, Habits::default(), Config::default());
+    world.nodes[leech].held = Some(Held::new(|block| !changed(block)));
+    world.introduce(leech, seed);
+    let status = update(&mut world, leech);
+    assert_eq!(status.bytes_fetched, bytes(&torrent, changed));
+}
+
+#[test]
+fn what_a_former_run_proved_is_neither_looked_for_nor_fetched() {
+    let torrent = Torrent::new(16, &[1_600 * BLOCK]);
+    let mut world = World::new(11);
+    let seed = world.add_seed(&torrent, Habits::default());
+    let leech = world.add(&torrent, Habits::default(), Config::default());
+    world.nodes[leech].held = Some(Held::new(|block| block.in_piece() < 8));
+    // Pieces with some of their blocks, and their leaves.
+    world.resume_with(leech, |block| block.in_piece() % 4 == 0);
+    world.introduce(leech, seed);
+    let status = update(&mut world, leech);
+    assert_eq!(
+        status.bytes_reused,
+        bytes(&torrent, |b| b.in_piece() < 8 && b.in_piece() % 4 > 0)
+    );
+    assert_eq!(
+        status.downloaded,
+        bytes(&torrent, |b| b.in_piece() >= 8 && b.in_piece() % 4 > 0)
+    );
+}
+
+#[test]
+fn open_pieces_stay_few_however_long_the_torrent_is() {
+    let torrent = Torrent::new(64, &[40_000 * BLOCK]);
+    let mut world = World::new(12);
+    let habits = Habits {
+        upload_rate: 2_000_000,
+        ..Habits::default()
+    };
+    let seed = world.add_seed(&torrent, habits);
+    let config = Config {
+        max_reuse_blocks: 1_024,
+        max_lookup_blocks: 256,
+        ..Config::default()
+    };
+    let leech = world.add(&torrent, Habits::default(), config);
+    world.nodes[leech].held = Some(Held::new(|block| !changed(block)));
+    world.give_content(leech, true, |_| false);
+    world.introduce(leech, seed);
+    let most = std::cell::Cell::new(0);
+    let done = world.run(6 * MINUTES, |world| {
+        let node = &world.nodes[leech];
+        let open = node.engine.status(node.torrent).unwrap().pieces_open;
+        most.set(most.get().max(open));
+        assert!(node.looking.len() <= 64);
+        node.is_complete()
+    });
+    assert!(done);
+    // 16 pieces and the eight of one more request.
+    assert!(most.get() <= 24, "{}", most.get());
+    let status = update(&mut world, leech);
+    assert_eq!(status.bytes_fetched, bytes(&torrent, changed));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_look_ups_say_the_torrent_completes_and_only_truth_is_proven(
+        seed in any::<u64>(),
+        piece_blocks in prop::sample::select(vec![1_u64, 2, 8, 32]),
+        files in prop::collection::vec(1..150 * BLOCK, 1..4),
+        (has, spoils, silent) in (0_u64..100, 0_u64..60, 0_u64..10),
+        halves in any::<bool>(),
+        others in prop::collection::vec(habits(), 0..3),
+        from_magnet in any::<bool>(),
+    ) {
+        let torrent = Torrent::new(piece_blocks, &files);
+        let mut world = World::new(seed);
+        world.strict = false;
+        let honest = world.add_seed(&torrent, Habits { upload_rate: 2_000_000, ..Habits::default() });
+        for habits in others {
+            world.add_seed(&torrent, habits);
+        }
+        // A number below 100 for each block, another one for each question.
+        let dice = move |block: BlockIndex, question: u64| {
+            let n = u64::from(block.piece().get()) << 20 | u64::from(block.in_piece()) << 4 | question;
+            (n ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & 0xff_ffff
+        };
+        let mut held = Held::new(move |block| dice(block, 1) % 100 < has);
+        held.spoils = Box::new(move |block| dice(block, 2) % 100 < spoils);
+        held.answers = Box::new(move |piece| (u64::from(piece.get()) ^ seed) % 100 >= silent);
+        held.halves = halves;
+        let leech = world.add(&torrent, Habits::default(), Config::default());
+        world.nodes[leech].held = Some(held);
+        world.nodes[leech].forgets_look_ups = true;
+        if !from_magnet {
+            world.give_content(leech, true, |_| false);
+        }
+        world.introduce_all();
+        world.run_until_complete(&[leech], Duration::from_secs(3600));
+        let node = &world.nodes[leech];
+        let status = node.engine.status(node.torrent).unwrap();
+        prop_assert_eq!(status.bytes_reused + status.bytes_fetched, status.bytes_total);
+        let honest = world.nodes[honest].addr;
+        prop_assert!(node.banned.iter().all(|(addr, _)| *addr != honest));
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bittorrent_engine::Content;
+use bittorrent_engine::{Content, HeldLeaves};
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::metainfo::PieceLayer;
 use bittorrent_protocol::{
@@ -105,6 +105,21 @@ impl Torrent {
             Ok::<_, std::convert::Infallible>(Some(nodes.collect()))
         };
         request.validate(span).ok()?.respond(nodes).unwrap()
+    }
+
+    /// The leaves of these blocks, by piece.
+    pub(crate) fn held_leaves(&self, has: impl Fn(BlockIndex) -> bool) -> Vec<HeldLeaves> {
+        let leaves = |piece| {
+            let blocks = self.layout.blocks(piece).filter(|block| has(*block));
+            blocks.map(|b| (b.in_piece(), self.leaf(b))).collect()
+        };
+        let pieces = self.layout.piece_indices();
+        pieces
+            .map(|piece| HeldLeaves {
+                piece,
+                leaves: leaves(piece),
+            })
+            .collect()
     }
 
     /// The pieces whose leaves a request asks for.

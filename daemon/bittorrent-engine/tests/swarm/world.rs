@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Command, Config, Connected, DialFailure, Direction, Link as LinkKind, Output, PeerEvent,
-    PeerKey, Source, WriteFailed,
+    Command, Config, Connected, Content, DialFailure, Direction, Link as LinkKind, Output,
+    PeerEvent, PeerKey, Source, WriteFailed,
 };
 use bittorrent_protocol::merkle;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
@@ -145,13 +145,26 @@ impl World {
         with_layers: bool,
         has: impl Fn(BlockIndex) -> bool,
     ) {
+        let truth = Arc::clone(&self.nodes[number].truth);
+        let content = truth.content(with_layers, &has);
+        self.start(number, content, has);
+    }
+
+    /// Gives a node these blocks from a former run, with their leaves.
+    pub(crate) fn resume_with(&mut self, number: usize, has: impl Fn(BlockIndex) -> bool) {
+        let truth = Arc::clone(&self.nodes[number].truth);
+        let mut content = truth.content(true, &has);
+        content.leaves = truth.held_leaves(&has);
+        self.start(number, content, has);
+    }
+
+    fn start(&mut self, number: usize, mut content: Content, has: impl Fn(BlockIndex) -> bool) {
         let node = &mut self.nodes[number];
         let truth = Arc::clone(&node.truth);
         for block in truth.blocks().filter(|block| has(*block)) {
             node.disk.insert(block, truth.leaf(block));
             node.proven.insert(block);
         }
-        let mut content = truth.content(with_layers, has);
         content.reuse = node.held.is_some();
         node.engine
             .set_content(node.torrent, content, self.now)

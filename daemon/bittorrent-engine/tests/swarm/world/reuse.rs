@@ -58,6 +58,9 @@ impl World {
             .expect("nothing is held, and it is looked for");
         if (held.answers)(piece) {
             self.after(LOOKUP_TIME, number, Happening::LookedUp { piece, leaves });
+        } else {
+            assert!(node.forgets_look_ups);
+            node.looking.remove(&piece);
         }
     }
 
