@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
-use nano_ledger::{LedgerFile, Level, summarize, verify};
+use nano_ledger::{LedgerFile, Level, VerifyOptions, summarize, verify};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// A whole ledger file. Walks must end, give rising keys, and agree with look-ups; a summary must
@@ -16,7 +16,7 @@ pub fn ledger(data: &[u8]) {
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let Ok(ledger) = LedgerFile::open(&path) else {
         assert!(summarize(&path).is_err());
-        assert!(verify(&path, Level::L0).is_err());
+        assert!(verify(&path, Level::L0, &VerifyOptions::default()).is_err());
         return;
     };
     assert_eq!(ledger.file_len(), data.len() as u64);
@@ -48,7 +48,7 @@ pub fn ledger(data: &[u8]) {
     if let Ok(summary) = summarize(&path) {
         assert_eq!(Some(summary.accounts), accounts);
     }
-    let _ = verify(&path, Level::L2);
+    let _ = verify(&path, Level::L3, &VerifyOptions::default());
 }
 
 /// Looks up what a walk found.

@@ -19,6 +19,7 @@ use crate::paths::Paths;
 use crate::progress::replace;
 use crate::store::TorrentStore;
 
+use folder::LeafSink;
 use parallel::hash_file;
 pub use pipeline::hash_stream;
 pub use v1::V1Pieces;
@@ -130,19 +131,7 @@ impl Draft {
         source: &mut (dyn Read + Send),
         progress: Progress<'_>,
     ) -> Result<u64, StoreError> {
-        let path = match self.shape {
-            Shape::SingleFile => &[],
-            Shape::Directory { .. } => path,
-        };
-        check_names(&self.name, path)?;
-        // Names that differ by case only would be changed by whoever downloads them.
-        let taken = path.iter().map(|name| name.to_lowercase()).collect();
-        let needs_path = self.shape != Shape::SingleFile;
-        if needs_path && path.is_empty() || self.added.contains(&taken) {
-            return Err(StoreError::FileName {
-                name: path.join("/"),
-            });
-        }
+        let path = self.free_path(path)?;
         let place = self.content_path(path);
         for above in place
             .ancestors()
@@ -157,6 +146,63 @@ impl Draft {
             .io
             .open(&place, OpenMode::Replace)
             .map_err(StoreError::io("create", &place))?;
+        let (cut, v1) = (self.cut, self.v1());
+        let hashed = self.keep_leaves(|keep| {
+            let to = Some((&*file, place.as_path()));
+            hash_stream(source, to, cut.piece_length, v1, keep, progress)
+        })?;
+        file.sync_data().map_err(StoreError::io("sync", &place))?;
+        Ok(self.keep_file(path, hashed))
+    }
+
+    /// Hashes a file that its owner wrote to its [place](Self::content_path), on every core. Returns its
+    /// length in bytes. Write it below the draft's own directory only: it becomes part of a sealed
+    /// store.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_file`](Self::add_file).
+    pub fn add_present(
+        &mut self,
+        path: &[String],
+        progress: Progress<'_>,
+    ) -> Result<u64, StoreError> {
+        let path = self.free_path(path)?;
+        let place = self.content_path(path);
+        let file = self
+            .io
+            .open(&place, OpenMode::Read)
+            .map_err(StoreError::io("open", &place))?;
+        let (cut, v1) = (self.cut, self.v1());
+        let hashed = self
+            .keep_leaves(|keep| hash_file(&*file, &place, cut.piece_length, v1, keep, progress))?;
+        file.sync_data().map_err(StoreError::io("sync", &place))?;
+        Ok(self.keep_file(path, hashed))
+    }
+
+    /// The path of a file as the draft keeps it, if it can be added.
+    fn free_path<'p>(&self, path: &'p [String]) -> Result<&'p [String], StoreError> {
+        let path: &[String] = match self.shape {
+            Shape::SingleFile => &[],
+            Shape::Directory { .. } => path,
+        };
+        check_names(&self.name, path)?;
+        // Names that differ by case only would be changed by whoever downloads them.
+        let taken: Vec<_> = path.iter().map(|name| name.to_lowercase()).collect();
+        let needs_path = self.shape != Shape::SingleFile;
+        if needs_path && path.is_empty() || self.added.contains(&taken) {
+            return Err(StoreError::FileName {
+                name: path.join("/"),
+            });
+        }
+        Ok(path)
+    }
+
+    /// Hashes the next file; its leaf hashes go to disk on the way.
+    fn keep_leaves(
+        &self,
+        hash: impl FnOnce(LeafSink<'_>) -> Result<HashedContent, StoreError>,
+    ) -> Result<(HashedContent, PathBuf), StoreError> {
         let leaves_path = self
             .paths
             .leaves_dir()
@@ -166,24 +212,21 @@ impl Draft {
             .open(&leaves_path, OpenMode::Replace)
             .map_err(StoreError::io("create", &leaves_path))?;
         let mut end = 0;
-        let mut keep = |hashes: &[MerkleHash]| {
+        let content = hash(&mut |hashes| {
             let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
             let offset = end;
             end += bytes.len() as u64;
             leaves
                 .write_all_at(&mut [IoSlice::new(&bytes)], offset)
                 .map_err(StoreError::io("write", &leaves_path))
-        };
-        let content = hash_stream(
-            source,
-            Some((&*file, &place)),
-            self.cut.piece_length,
-            self.v1(),
-            &mut keep,
-            progress,
-        )?;
-        file.sync_data().map_err(StoreError::io("sync", &place))?;
+        })?;
+        Ok((content, leaves_path))
+    }
+
+    /// Notes a file that was hashed; gives its length.
+    fn keep_file(&mut self, path: &[String], (content, leaves): (HashedContent, PathBuf)) -> u64 {
         let length = content.length;
+        let taken = path.iter().map(|name| name.to_lowercase()).collect();
         let path = match self.shape {
             Shape::SingleFile => vec![self.name.clone()],
             Shape::Directory { .. } => path.to_vec(),
@@ -191,10 +234,10 @@ impl Draft {
         self.files.push(DraftFile {
             path,
             content,
-            leaves: leaves_path,
+            leaves,
         });
         self.added.insert(taken);
-        Ok(length)
+        length
     }
 
     fn v1(&self) -> V1Pieces {

@@ -251,3 +251,39 @@ fn a_draft_says_what_is_wrong_with_it() {
         })
     ));
 }
+
+#[test]
+fn a_file_that_is_there_already_becomes_the_same_generation() {
+    for (length, hybrid) in [
+        (0, false),
+        (16_385, true),
+        (3_000_000, true),
+        (3_000_000, false),
+    ] {
+        let bytes = content(length);
+        let made = |present: bool| {
+            let dir = tempfile::tempdir().unwrap();
+            let io = Arc::new(RealIo);
+            let cut = cut(65_536, hybrid);
+            let mut draft =
+                Draft::begin(dir.path(), "data.ldb", Shape::SingleFile, cut, io.clone()).unwrap();
+            let added = if present {
+                std::fs::write(draft.content_path(&[]), &bytes).unwrap();
+                draft.add_present(&[], &mut |_| true)
+            } else {
+                draft.add_file(&[], &mut bytes.as_slice(), &mut |_| true)
+            };
+            assert_eq!(added.unwrap(), length as u64);
+            assert!(
+                draft.add_present(&[], &mut |_| true).is_err(),
+                "it is added already"
+            );
+            drop(draft.finish(|builder| builder).unwrap());
+            let (store, _) = TorrentStore::open(dir.path(), io).unwrap();
+            assert!(store.is_complete());
+            assert_eq!(store.verify_all(&|_| true).unwrap().damaged, []);
+            store.metainfo().encode()
+        };
+        assert_eq!(made(true), made(false), "{length} bytes, hybrid: {hybrid}");
+    }
+}

@@ -24,3 +24,8 @@ pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 pub(crate) fn u128_be_at(bytes: &[u8], offset: usize) -> Option<u128> {
     array_at(bytes, offset).map(u128::from_be_bytes)
 }
+
+/// A big-endian 64-bit number.
+pub(crate) fn u64_be_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    array_at(bytes, offset).map(u64::from_be_bytes)
+}

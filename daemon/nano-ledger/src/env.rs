@@ -39,3 +39,15 @@ pub(crate) fn open_for_generating(path: &Path, map_size: usize) -> heed::Result<
     // SAFETY: as above; the file is one this process makes, or an invented ledger it adds to.
     unsafe { options.open(path) }
 }
+
+/// Opens a file that nobody else knows of for writing, without a lock file. Commits are not synced.
+pub(crate) fn open_private(path: &Path) -> heed::Result<Env<WithoutTls>> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.max_dbs(MAX_TABLES);
+    let flags = EnvFlags::NO_SUB_DIR | EnvFlags::NO_SYNC | EnvFlags::NO_LOCK;
+    // SAFETY: without a lock, others must not use the file meanwhile: by contract they do not know of
+    // it. Without a sync it may be damaged when the system crashes: then it is thrown away.
+    let options = unsafe { options.flags(flags) };
+    // SAFETY: nobody else truncates or writes the file, by the same contract.
+    unsafe { options.open(path) }
+}

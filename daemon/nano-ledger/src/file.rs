@@ -39,6 +39,9 @@ pub struct LedgerFile {
     metas: [Result<Meta, MetaFault>; 2],
     meta: Meta,
     pages: u64,
+    /// Reads so far.
+    #[cfg(test)]
+    pub(crate) reads: std::sync::atomic::AtomicU64,
 }
 
 impl LedgerFile {
@@ -108,6 +111,8 @@ impl LedgerFile {
             metas,
             meta,
             pages,
+            #[cfg(test)]
+            reads: std::sync::atomic::AtomicU64::new(0),
         })
     }
 
@@ -250,6 +255,9 @@ impl LedgerFile {
     }
 
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), LedgerError> {
+        #[cfg(test)]
+        self.reads
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.file
             .read_exact_at(buffer, offset)
             .map_err(|source| LedgerError::Read {
@@ -257,6 +265,11 @@ impl LedgerFile {
                 offset,
                 source,
             })
+    }
+
+    /// As [`read_at`](Self::read_at), with the system's own error.
+    pub(crate) fn read_raw(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
     }
 
     /// Asks the system to start reading `pages`, which will be wanted in this order.

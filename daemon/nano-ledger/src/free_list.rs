@@ -22,6 +22,14 @@ const CHUNK: usize = 32 * 1024;
 
 /// Reads the whole list.
 pub(crate) fn read(file: &LedgerFile) -> Result<FreeList, LedgerError> {
+    read_each(file, &mut |_| ())
+}
+
+/// Reads the whole list and shows `visit` every page on it.
+pub(crate) fn read_each(
+    file: &LedgerFile,
+    visit: &mut dyn FnMut(u64),
+) -> Result<FreeList, LedgerError> {
     let mut list = FreeList::default();
     let mut entries = file.free_entries();
     let mut chunk = vec![0; CHUNK];
@@ -29,7 +37,7 @@ pub(crate) fn read(file: &LedgerFile) -> Result<FreeList, LedgerError> {
         let txn = u64_at(key, 0).unwrap_or(0);
         let mut record = Record::default();
         match value {
-            Value::Bytes(bytes) | Value::Table(bytes) => record.feed(bytes, file, &mut list),
+            Value::Bytes(bytes) | Value::Table(bytes) => record.feed(bytes, file, &mut list, visit),
             Value::Run(run) => {
                 let mut at = 0;
                 while at < run.len as usize {
@@ -38,7 +46,7 @@ pub(crate) fn read(file: &LedgerFile) -> Result<FreeList, LedgerError> {
                         break;
                     };
                     file.read_at(run.offset + at as u64, bytes)?;
-                    record.feed(bytes, file, &mut list);
+                    record.feed(bytes, file, &mut list, visit);
                     at += len;
                 }
             }
@@ -62,7 +70,13 @@ struct Record {
 }
 
 impl Record {
-    fn feed(&mut self, bytes: &[u8], file: &LedgerFile, list: &mut FreeList) {
+    fn feed(
+        &mut self,
+        bytes: &[u8],
+        file: &LedgerFile,
+        list: &mut FreeList,
+        visit: &mut dyn FnMut(u64),
+    ) {
         self.broken |= !bytes.len().is_multiple_of(8);
         for number in bytes.chunks_exact(8).filter_map(|bytes| u64_at(bytes, 0)) {
             let Some(expected) = self.expected else {
@@ -77,6 +91,7 @@ impl Record {
             let falls = self.last.is_none_or(|last| number < last);
             self.broken |= !falls || number < 2 || number > file.meta().last_page;
             self.last = Some(number);
+            visit(number);
             list.pages += 1;
             list.behind_end += u64::from(number >= file.pages());
         }
@@ -90,7 +105,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::{Level, Outcome, verify};
+    use crate::verify::{Level, Outcome, VerifyOptions, verify};
 
     /// Offset of the last page's number in a meta page's record.
     const LAST_PAGE: usize = 16 + 120;
@@ -105,7 +120,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.ldb");
         std::fs::write(&path, bytes).unwrap();
-        let report = verify(&path, Level::L0).unwrap();
+        let report = verify(&path, Level::L0, &VerifyOptions::default()).unwrap();
         report
             .checks
             .into_iter()

@@ -5,10 +5,13 @@
 //! - [`LedgerFile`] reads pages with positioned reads and trusts nothing. It is for files that came
 //!   from elsewhere; [`summarize`] and [`verify`] are built on it.
 //! - [`archive`] packs ledgers and extracts them from archives nobody vouches for.
+//! - [`scrub_copy`] takes out of a copy what is the node's own business, before it is published.
 //! - [`synthetic`] invents ledgers for demonstrations and tests.
 
 pub mod archive;
+mod block;
 mod bytes;
+mod chain;
 mod env;
 mod error;
 mod file;
@@ -16,8 +19,11 @@ mod free_list;
 mod live;
 mod meta;
 mod page;
+mod proof;
 mod scan;
 mod schema;
+mod scrub;
+mod sort;
 mod summary;
 pub mod synthetic;
 mod verify;
@@ -28,6 +34,10 @@ pub use file::{LedgerFile, Table};
 pub use live::{LiveLedger, copy_exact};
 pub use meta::{Meta, MetaFault, Tree};
 pub use page::PageFault;
+pub use schema::minimum_node_version;
+pub use scrub::{ScrubError, ScrubReport, scrub_copy};
 pub use summary::{LedgerSummary, Network, TableSummary, summarize};
-pub use verify::{Check, Level, Outcome, Report, verify};
+pub use verify::{
+    Check, Level, Outcome, Policy, Progress, Report, Sample, VerifyError, VerifyOptions, verify,
+};
 pub use walk::{Entries, Row};

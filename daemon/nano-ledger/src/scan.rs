@@ -1,18 +1,20 @@
 //! Sums over the small tables: everything but the blocks themselves.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 
 use crate::error::LedgerError;
 use crate::file::{LedgerFile, Table};
 use crate::schema::{
-    self, Account, HEIGHT_LEN, ID_LEN, PENDING_KEY_LEN, PENDING_LEN, WEIGHT_LEN, hex,
+    self, Account, HEIGHT_LEN, Height, ID_LEN, PENDING_KEY_LEN, PENDING_LEN, Pending, WEIGHT_LEN,
+    hex,
 };
 use crate::walk::{Entries, Row};
 
 /// Most representatives whose weights are held in memory at a time: 24 MiB.
 pub(crate) const WEIGHT_ROWS: usize = 1 << 19;
-/// Most passes over the accounts that comparing all weights may take.
-const WEIGHT_PASSES: u32 = 8;
+/// Most passes over the accounts that comparing all weights may take below the deepest level.
+pub(crate) const WEIGHT_PASSES: u32 = 8;
 
 /// Something a scan came across, of which the first example is kept and all are counted.
 #[derive(Debug, Default)]
@@ -22,11 +24,19 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, example: impl FnOnce() -> String) {
+    pub(crate) fn add(&mut self, example: impl FnOnce() -> String) {
         if self.count == 0 {
             self.first = example();
         }
         self.count += 1;
+    }
+
+    /// Adds what came across behind these.
+    pub(crate) fn append(&mut self, later: Self) {
+        if self.count == 0 {
+            self.first = later.first;
+        }
+        self.count += later.count;
     }
 
     /// The first finding and the number of others; `None` when there is none.
@@ -76,7 +86,7 @@ fn record<'e, const KEY: usize, T>(
         })
 }
 
-fn next_account(
+pub(crate) fn next_account(
     file: &LedgerFile,
     entries: &mut Entries<'_>,
 ) -> Result<Option<([u8; ID_LEN], Account)>, LedgerError> {
@@ -86,10 +96,10 @@ fn next_account(
     record(file, "accounts", row, Account::LEN, Account::parse).map(Some)
 }
 
-fn next_height(
+pub(crate) fn next_height(
     file: &LedgerFile,
     entries: &mut Entries<'_>,
-) -> Result<Option<([u8; ID_LEN], u64)>, LedgerError> {
+) -> Result<Option<([u8; ID_LEN], Height)>, LedgerError> {
     let Some(row) = entries.next()? else {
         return Ok(None);
     };
@@ -104,12 +114,12 @@ fn next_height(
 }
 
 /// Walks `accounts` and `confirmation_height` side by side and shows `visit` every account.
-pub(crate) fn scan_accounts(
+pub(crate) fn scan_accounts<E: From<LedgerError>>(
     file: &LedgerFile,
     accounts: &Table,
     heights: &Table,
-    mut visit: impl FnMut(&[u8; ID_LEN], &Account),
-) -> Result<AccountScan, LedgerError> {
+    mut visit: impl FnMut(&[u8; ID_LEN], &Account) -> Result<(), E>,
+) -> Result<AccountScan, E> {
     let mut scan = AccountScan {
         balances: Some(0),
         ..AccountScan::default()
@@ -120,7 +130,7 @@ pub(crate) fn scan_accounts(
     loop {
         let account = next_account(file, &mut entries)?;
         // Heights of accounts before this one belong to none.
-        while let Some((owner, rows)) = height {
+        while let Some((owner, Height { height: rows, .. })) = height {
             let order = account
                 .as_ref()
                 .map_or(Ordering::Less, |(key, _)| owner.cmp(key));
@@ -161,18 +171,32 @@ pub(crate) fn scan_accounts(
             scan.empty
                 .add(|| format!("account {} has no blocks", hex(&key)));
         }
-        visit(&key, &account);
+        visit(&key, &account)?;
     }
 }
 
-/// Sum of all receivable amounts; `None` when it exceeds 128 bits.
-pub(crate) fn sum_pending(file: &LedgerFile, table: &Table) -> Result<Option<u128>, LedgerError> {
+/// The next receivable send: its key (receiving account and block), and the rest.
+pub(crate) fn next_pending(
+    file: &LedgerFile,
+    entries: &mut Entries<'_>,
+) -> Result<Option<([u8; PENDING_KEY_LEN], Pending)>, LedgerError> {
+    let Some(row) = entries.next()? else {
+        return Ok(None);
+    };
+    record(file, "pending", row, PENDING_LEN, schema::parse_pending).map(Some)
+}
+
+/// Sum of all receivable amounts; `None` when it exceeds 128 bits. `step` is called for every row.
+pub(crate) fn sum_pending<E: From<LedgerError>>(
+    file: &LedgerFile,
+    table: &Table,
+    mut step: impl FnMut() -> Result<(), E>,
+) -> Result<Option<u128>, E> {
     let mut entries = file.entries(table);
     let mut sum = Some(0_u128);
-    while let Some(row) = entries.next()? {
-        let (_, amount): ([u8; PENDING_KEY_LEN], u128) =
-            record(file, "pending", row, PENDING_LEN, schema::parse_pending)?;
+    while let Some((_, Pending { amount, .. })) = next_pending(file, &mut entries)? {
         sum = sum.and_then(|sum| sum.checked_add(amount));
+        step()?;
     }
     Ok(sum)
 }
@@ -191,6 +215,8 @@ pub(crate) struct Weights<'a> {
     /// Whether `rows` has more.
     more: bool,
     passes: u32,
+    /// The representatives of most weight.
+    greatest: Greatest,
     findings: Findings,
 }
 
@@ -209,6 +235,7 @@ impl<'a> Weights<'a> {
             after: None,
             more: true,
             passes: 0,
+            greatest: Greatest::default(),
             findings: Findings::default(),
         };
         weights.load()?;
@@ -236,9 +263,15 @@ impl<'a> Weights<'a> {
                 WEIGHT_LEN,
                 schema::parse_weight,
             )?;
+            self.greatest.offer(row.1, row.0);
             self.left.push(row);
         }
         Ok(())
+    }
+
+    /// The representatives of most weight among those read so far.
+    pub(crate) fn greatest(&self) -> impl Iterator<Item = [u8; ID_LEN]> {
+        self.greatest.ids()
     }
 
     /// Takes an account's balance off its representative's weight.
@@ -282,11 +315,14 @@ impl<'a> Weights<'a> {
 
     /// Closes the first range after `take` saw every account, and compares the others.
     ///
-    /// `Err(reason)` inside when there are more representatives than will be compared.
-    pub(crate) fn finish(
+    /// `Err(reason)` inside when there are more representatives than `passes` over the accounts
+    /// compare. `step` is called for every account.
+    pub(crate) fn finish<E: From<LedgerError>>(
         mut self,
         accounts: &Table,
-    ) -> Result<Result<Findings, String>, LedgerError> {
+        passes: u32,
+        mut step: impl FnMut() -> Result<(), E>,
+    ) -> Result<Result<Findings, String>, E> {
         loop {
             for (representative, left) in &self.left {
                 if *left != 0 {
@@ -301,16 +337,37 @@ impl<'a> Weights<'a> {
             if !self.more {
                 return Ok(Ok(self.findings));
             }
-            if self.passes == WEIGHT_PASSES {
-                let rows = self.range * WEIGHT_PASSES as usize;
+            if self.passes == passes {
+                let rows = self.range * passes as usize;
                 return Ok(Err(format!("more than {rows} representatives")));
             }
             self.load()?;
             let mut entries = self.file.entries(accounts);
             while let Some((key, account)) = next_account(self.file, &mut entries)? {
                 self.take(&key, &account);
+                step()?;
             }
         }
+    }
+}
+
+/// The most of something that [`Greatest`] keeps.
+const GREATEST: usize = 64;
+
+/// The ids with the greatest amounts.
+#[derive(Debug, Default)]
+pub(crate) struct Greatest(BinaryHeap<Reverse<(u128, [u8; ID_LEN])>>);
+
+impl Greatest {
+    pub(crate) fn offer(&mut self, amount: u128, id: [u8; ID_LEN]) {
+        self.0.push(Reverse((amount, id)));
+        if self.0.len() > GREATEST {
+            self.0.pop();
+        }
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = [u8; ID_LEN]> {
+        self.0.iter().map(|Reverse((_, id))| *id)
     }
 }
 
@@ -338,7 +395,7 @@ mod tests {
             weights.take(&key, &account);
         }
         weights
-            .finish(accounts)
+            .finish::<LedgerError>(accounts, WEIGHT_PASSES, || Ok(()))
             .unwrap()
             .map(|findings| findings.describe())
     }

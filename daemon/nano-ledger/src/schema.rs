@@ -15,6 +15,20 @@ pub(crate) const OLDEST_VERSION: u32 = 21;
 /// Newest store version whose tables are known here.
 pub(crate) const NEWEST_VERSION: u32 = 24;
 
+/// The first release of the node that opens a ledger of this store version, such as `27.0`; later
+/// releases upgrade it. `None` for versions that no release is known to write.
+///
+/// docs.nano.org, "Node releases": V22 to V24 write 21, V25 and V26 write 22, V27 and V28 write 24
+/// (23 was a step on the way there). Nodes refuse a ledger newer than themselves.
+pub fn minimum_node_version(store_version: u32) -> Option<&'static str> {
+    match store_version {
+        21 => Some("22.0"),
+        22 => Some("25.0"),
+        23 | 24 => Some("27.0"),
+        _ => None,
+    }
+}
+
 /// Tables of every version since [`OLDEST_VERSION`].
 const TABLES: [&str; 9] = [
     "accounts",
@@ -60,12 +74,18 @@ pub(crate) fn parse_version(value: &[u8]) -> Option<u32> {
         .then_some(u32::from_be_bytes(number))
 }
 
-/// The parts of an account's record that are summed up.
+/// An account's record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Account {
+    /// The last block.
+    pub(crate) head: [u8; ID_LEN],
     pub(crate) representative: [u8; ID_LEN],
+    /// The first block.
+    pub(crate) open: [u8; ID_LEN],
     pub(crate) balance: u128,
     pub(crate) block_count: u64,
+    /// As stored: 2 is epoch 0.
+    pub(crate) epoch: u8,
 }
 
 impl Account {
@@ -78,32 +98,58 @@ impl Account {
             return None;
         }
         Some(Self {
+            head: array_at(value, 0)?,
             representative: array_at(value, 32)?,
+            open: array_at(value, 64)?,
             balance: u128_be_at(value, 96)?,
             block_count: u64_at(value, 120)?,
+            epoch: *value.get(128)?,
         })
     }
 }
 
-/// A confirmation height: height 8 little-endian, frontier 32.
-pub(crate) fn parse_height(value: &[u8]) -> Option<u64> {
-    if value.len() == HEIGHT_LEN {
-        u64_at(value, 0)
-    } else {
-        None
+/// How far an account is cemented: height 8 little-endian, frontier 32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Height {
+    pub(crate) height: u64,
+    /// The block at that height.
+    pub(crate) frontier: [u8; ID_LEN],
+}
+
+/// A confirmation height.
+pub(crate) fn parse_height(value: &[u8]) -> Option<Height> {
+    if value.len() != HEIGHT_LEN {
+        return None;
     }
+    Some(Height {
+        height: u64_at(value, 0)?,
+        frontier: array_at(value, 8)?,
+    })
 }
 
 /// Bytes of a confirmation height's record.
 pub(crate) const HEIGHT_LEN: usize = 40;
 
-/// The amount of a receivable send: source 32, amount 16 big-endian, epoch 1.
-pub(crate) fn parse_pending(value: &[u8]) -> Option<u128> {
-    if value.len() == PENDING_LEN {
-        u128_be_at(value, 32)
-    } else {
-        None
+/// A receivable send: source 32, amount 16 big-endian, epoch 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    /// The account that sent.
+    pub(crate) source: [u8; ID_LEN],
+    pub(crate) amount: u128,
+    /// Of the send, as stored: 2 is epoch 0.
+    pub(crate) epoch: u8,
+}
+
+/// A receivable send.
+pub(crate) fn parse_pending(value: &[u8]) -> Option<Pending> {
+    if value.len() != PENDING_LEN {
+        return None;
     }
+    Some(Pending {
+        source: array_at(value, 0)?,
+        amount: u128_be_at(value, 32)?,
+        epoch: *value.get(48)?,
+    })
 }
 
 /// Bytes of a receivable send's key: account and hash of the send.

@@ -30,6 +30,11 @@ const GENESIS: [(Network, [u8; 32]); 2] = [
     ),
 ];
 
+/// Whether this is the genesis block of the network, which receives what nobody sent.
+pub(crate) fn is_genesis(network: Network, hash: &[u8; 32]) -> bool {
+    GENESIS.contains(&(network, *hash))
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -146,7 +151,7 @@ pub fn summarize(path: &Path) -> Result<LedgerSummary, LedgerError> {
     let accounts = find(&tables, "accounts").ok_or_else(|| missing("accounts"))?;
     let heights = find(&tables, "confirmation_height")
         .ok_or_else(|| missing("the table confirmation_height"))?;
-    let scan = scan::scan_accounts(&file, accounts, heights, |_, _| {})?;
+    let scan = scan::scan_accounts::<LedgerError>(&file, accounts, heights, |_, _| Ok(()))?;
     let network = network(&file, &tables)?;
     Ok(LedgerSummary::new(&file, &tables, version, network, &scan))
 }

@@ -146,6 +146,11 @@ impl<'a> Entries<'a> {
         }))
     }
 
+    /// The page of the entry that was handed out last.
+    pub(crate) fn leaf(&self) -> Option<u64> {
+        self.stack.last().map(|frame| frame.number)
+    }
+
     /// As [`next`](Self::next), but tells tables from bytes and leaves long values in the file.
     pub(crate) fn next_raw(&mut self) -> Result<Option<(&[u8], Value<'_>)>, LedgerError> {
         let Some(step) = self.step()? else {

@@ -3,6 +3,7 @@
 mod values;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ pub(crate) enum Command {
     Keygen(KeygenArgs),
     /// Show what a data directory holds
     Status(StatusArgs),
-    /// Read held snapshots again and compare every byte with its hash
+    /// Read held snapshots again, compare every byte with its hash, and look into the ledgers
     Verify(VerifyArgs),
     /// Show what a .torrent file or a magnet link says
     Inspect(InspectArgs),
@@ -231,7 +232,7 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) key: PathBuf,
     /// What to publish
-    #[arg(long, value_enum, default_value_t = Publish::Exact)]
+    #[arg(long, value_enum, default_value_t = Publish::Scrubbed)]
     pub(crate) publish: Publish,
     /// Piece length of the torrent, a power of two from 16KiB to 256MiB
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = piece_length)]
@@ -252,7 +253,11 @@ pub(crate) struct ProduceArgs {
 /// What `produce` publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Publish {
-    /// The uncompacted copy of data.ldb: what a node opens, and what changes least between days.
+    /// The uncompacted copy of data.ldb without peers, online weight and votes, of which no trace is
+    /// left. A node opens it, and little changes between days.
+    Scrubbed,
+    /// The uncompacted copy of data.ldb, byte for byte, with the addresses of the node's peers and
+    /// what it voted for.
     Exact,
 }
 
@@ -284,10 +289,34 @@ pub(crate) struct VerifyArgs {
     /// A ledger file, or one snapshot's directory, instead of all snapshots held
     #[arg(value_name = "PATH")]
     pub(crate) path: Option<PathBuf>,
+    /// How deep to look into ledgers
+    #[arg(long, value_enum, ignore_case = true, default_value_t = VerifyLevel::L1)]
+    pub(crate) level: VerifyLevel,
+    /// Refuse ledgers of other store versions: one, or a range (21-24)
+    #[arg(long, value_name = "VERSION", value_parser = values::versions)]
+    pub(crate) store_version: Option<RangeInclusive<u32>>,
+    /// Number that picks the sample of level l2, to repeat one [default: one nobody knows before]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// How deep `verify` looks into ledgers; each level does what those above it do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerifyLevel {
+    /// Milliseconds: the file is whole, a ledger, and of a store version that is known.
+    L0,
+    /// Seconds: every page is accounted for, counts agree, the genesis block is there.
+    L1,
+    /// Minutes: balances and receivables sum up to all there is, weights and confirmation heights
+    /// agree, and the newest blocks of a random sample of accounts are genuine.
+    L2,
+    /// Hours: every block is genuine and everything a node derives from blocks is right. Sorts in the
+    /// directory of the ledger, up to 340 bytes a block.
+    L3,
 }
 
 /// `inspect`.

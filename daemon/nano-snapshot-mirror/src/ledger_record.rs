@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::metainfo::Info;
-use nano_ledger::{LedgerError, LedgerSummary, Level, Outcome};
+use nano_ledger::{LedgerError, LedgerSummary, Level, Outcome, VerifyError, VerifyOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::data_dir::write_atomically;
@@ -63,7 +63,7 @@ impl LedgerRecord {
     /// Verifies the ledger at `ledger`. That it is no ledger at all is a finding too; an error is
     /// only what kept us from looking.
     pub(crate) fn of(ledger: &Path, level: Level) -> Result<Self> {
-        let (faults, counts) = match nano_ledger::verify(ledger, level) {
+        let (faults, counts) = match nano_ledger::verify(ledger, level, &VerifyOptions::default()) {
             Ok(report) => {
                 let faults = report.failures().map(|check| match &check.outcome {
                     Outcome::Failed { expected, found } => {
@@ -73,10 +73,12 @@ impl LedgerRecord {
                 });
                 (faults.collect(), report.summary.as_ref().map(Counts::from))
             }
-            Err(error @ (LedgerError::Open { .. } | LedgerError::Read { .. })) => {
-                return Err(error.into());
-            }
-            Err(error) => (vec![format!("{:#}", anyhow::Error::from(error))], None),
+            Err(VerifyError::Ledger(
+                error @ (LedgerError::NotALedger { .. }
+                | LedgerError::Damaged { .. }
+                | LedgerError::Record { .. }),
+            )) => (vec![format!("{:#}", anyhow::Error::from(error))], None),
+            Err(error) => return Err(error.into()),
         };
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)

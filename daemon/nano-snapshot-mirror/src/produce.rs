@@ -22,7 +22,7 @@ use tokio::task::block_in_place;
 use tracing::{info, warn};
 
 use crate::catalogue;
-use crate::cli::{ProduceArgs, Publish};
+use crate::cli::ProduceArgs;
 use crate::data_dir::{DataDir, StreamName};
 use crate::fetch::Ended;
 use crate::key_file;
@@ -38,7 +38,6 @@ const LOOKUP_TRIES: usize = 3;
 
 /// Makes and publishes a snapshot.
 pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals) -> Result<Ended> {
-    let Publish::Exact = args.publish;
     // Faults that a person can mend come out before the hours of copying.
     let authority = key_file::read(&args.key)?.authority();
     let data = DataDir::create(args.data.data_dir.as_deref())?;

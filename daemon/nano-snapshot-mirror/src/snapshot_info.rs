@@ -4,7 +4,7 @@
 //! `original_filename`. Being part of the info dictionary it is covered by the snapshot's hash and
 //! so by the authority's signature. It is a claim all the same: verification reads the ledger.
 
-use nano_ledger::LedgerSummary;
+use nano_ledger::{LedgerSummary, minimum_node_version};
 use serde::{Deserialize, Serialize};
 
 /// The longest `x-snapshot` that is read; ours have some 150 bytes.
@@ -54,17 +54,6 @@ impl SnapshotInfo {
             return None;
         }
         serde_json::from_slice(raw).ok()
-    }
-}
-
-/// The first node release that opens a ledger of this store version (docs.nano.org, "Node
-/// releases"). `None` for versions that no release is known to write.
-fn minimum_node_version(store_version: u32) -> Option<&'static str> {
-    match store_version {
-        21 => Some("22.0"),
-        22 => Some("25.0"),
-        23 | 24 => Some("27.0"),
-        _ => None,
     }
 }
 

@@ -6,25 +6,29 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
-use nano_ledger::{Level, Outcome};
+use nano_ledger::{Level, Outcome, Policy, Progress, Sample, VerifyOptions, minimum_node_version};
 
 use crate::catalogue;
-use crate::cli::VerifyArgs;
+use crate::cli::{VerifyArgs, VerifyLevel};
 use crate::data_dir::DataDir;
-use crate::progress::Display;
+use crate::progress::{Display, percent};
 use crate::text::Bytes;
 
 /// Verifies what the arguments name; fails if anything is wrong.
 pub(crate) fn run(args: &VerifyArgs, display: &Display) -> Result<()> {
     let sound = match args.path.as_deref() {
-        Some(path) if path.is_file() => ledger(path)?,
-        Some(path) if catalogue::is_created(path) => snapshot(path, display)?,
+        Some(path) if path.is_file() => ledger(path, args, display)?,
+        Some(path) if catalogue::is_created(path) => snapshot(path, args, display)?,
         Some(path) => bail!(
             "{} is neither a ledger file nor the directory of a snapshot; name a data directory \
              with --data-dir",
             path.display()
         ),
-        None => all(&DataDir::existing(args.data.data_dir.as_deref())?, display)?,
+        None => all(
+            &DataDir::existing(args.data.data_dir.as_deref())?,
+            args,
+            display,
+        )?,
     };
     if !sound {
         bail!("something is wrong, see above");
@@ -32,17 +36,17 @@ pub(crate) fn run(args: &VerifyArgs, display: &Display) -> Result<()> {
     Ok(())
 }
 
-fn all(data: &DataDir, display: &Display) -> Result<bool> {
+fn all(data: &DataDir, args: &VerifyArgs, display: &Display) -> Result<bool> {
     let mut sound = true;
     let mut ids = data.snapshot_ids()?;
     ids.sort();
     for id in ids {
-        sound &= held(data, id, display)?;
+        sound &= held(data, id, args, display)?;
     }
     Ok(sound)
 }
 
-fn held(data: &DataDir, id: InfoHashV2, display: &Display) -> Result<bool> {
+fn held(data: &DataDir, id: InfoHashV2, args: &VerifyArgs, display: &Display) -> Result<bool> {
     // Held while it is read, so that nobody removes it; alone when nobody else reads, as what is
     // found bad is written down.
     let owned = data.own_snapshot(id)?;
@@ -55,10 +59,10 @@ fn held(data: &DataDir, id: InfoHashV2, display: &Display) -> Result<bool> {
         println!("{id}: nothing there yet");
         return Ok(true);
     }
-    snapshot(&dir, display)
+    snapshot(&dir, args, display)
 }
 
-fn snapshot(dir: &Path, display: &Display) -> Result<bool> {
+fn snapshot(dir: &Path, args: &VerifyArgs, display: &Display) -> Result<bool> {
     let store = catalogue::take_up(dir)?;
     let id = store.info().hashes().v2;
     let total = store.layout().content_length();
@@ -89,14 +93,42 @@ fn snapshot(dir: &Path, display: &Display) -> Result<bool> {
         && store.is_complete()
         && let Some(path) = catalogue::plain_ledger(dir, &store.info())
     {
-        sound &= ledger(&path)?;
+        sound &= ledger(&path, args, display)?;
     }
     Ok(sound)
 }
 
-/// Verifies a ledger as deep as this program can.
-fn ledger(path: &Path) -> Result<bool> {
-    let report = nano_ledger::verify(path, Level::L2)?;
+/// Verifies a ledger as deep as the arguments say.
+fn ledger(path: &Path, args: &VerifyArgs, display: &Display) -> Result<bool> {
+    let level = match args.level {
+        VerifyLevel::L0 => Level::L0,
+        VerifyLevel::L1 => Level::L1,
+        VerifyLevel::L2 => Level::L2,
+        VerifyLevel::L3 => Level::L3,
+    };
+    let policy = Policy {
+        store_versions: args.store_version.clone(),
+        ..Policy::default()
+    };
+    let meter = Mutex::new(display.phase("Looking into the ledger", 0));
+    let tell = |progress: Progress| {
+        let share = percent(progress.done, progress.total.max(progress.done));
+        meter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .say(&format!("{} {share} %", progress.stage));
+    };
+    let options = VerifyOptions {
+        progress: Some(&tell),
+        sample: Sample {
+            seed: args.seed,
+            ..Sample::default()
+        },
+        policy: &policy,
+        ..VerifyOptions::default()
+    };
+    let report = nano_ledger::verify(path, level, &options)?;
+    drop(meter);
     for check in &report.checks {
         match &check.outcome {
             Outcome::Passed { found } => println!("  ok      {}: {found}", check.name),
@@ -108,6 +140,12 @@ fn ledger(path: &Path) -> Result<bool> {
             }
             Outcome::Skipped { reason } => println!("  skipped {}: {reason}", check.name),
         }
+    }
+    if let Some(version) = report.store_version {
+        let node = minimum_node_version(version).map_or("no release known here".into(), |node| {
+            format!("nodes from V{node}")
+        });
+        println!("  store version {version}, opened by {node}");
     }
     Ok(report.passed())
 }

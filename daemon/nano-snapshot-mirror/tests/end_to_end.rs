@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, run_command};
+use common::{AFTER, BEFORE, Running, World, assert_same, command, copy_ledger, run_command};
 
 /// What the node that wrote them said of the ledgers: blocks, cemented, accounts, pending.
 const BEFORE_COUNTS: [u64; 4] = [5460, 5338, 195, 878];
@@ -96,4 +96,58 @@ fn the_copy_is_what_the_ledger_was() {
         Path::new(BEFORE),
         &world.content("producer", &said.value("snapshot")),
     );
+}
+
+/// What a producer publishes unless told otherwise: the ledger without what is the node's own.
+#[test]
+fn peers_and_votes_stay_with_the_producer() {
+    let world = World::new();
+    let ledger = world.path("node/data.ldb");
+    copy_ledger(AFTER, &ledger);
+    let said = run_command(&mut world.produce_default("producer", &ledger)).succeeded();
+    assert_same(Path::new(AFTER), &ledger);
+    let published = world.content("producer", &said.value("snapshot"));
+    assert_eq!(counts(&published), AFTER_COUNTS);
+    let rows = |path: &Path, name: &str| {
+        let summary = nano_ledger::summarize(path).unwrap();
+        let table = summary.tables.iter().find(|table| table.name == name);
+        table.unwrap().entries
+    };
+    assert_eq!(rows(&ledger, "final_votes"), 5925);
+    for private in ["final_votes", "peers", "online_weight"] {
+        assert_eq!(rows(&published, private), 0, "{private}");
+    }
+    // The same ledger makes the same snapshot, and one that is right to the last block.
+    let again = run_command(&mut world.produce_default("producer", &ledger)).succeeded();
+    assert_eq!(again.value("snapshot"), said.value("snapshot"));
+    assert_eq!(again.value("state"), "unchanged");
+    let mut verify = command();
+    let said = run_command(verify.arg("verify").arg(&published).args(["--level", "l3"]));
+    let said = said.succeeded().stdout;
+    assert!(said.contains("receivables: every send"), "{said}");
+    assert!(
+        said.contains("store version 24, opened by nodes from V27.0"),
+        "{said}"
+    );
+}
+
+#[test]
+fn verification_refuses_by_name() {
+    let world = World::new();
+    let ledger = world.path("data.ldb");
+    copy_ledger(AFTER, &ledger);
+    let verify = |more: &[&str]| {
+        let mut verify = command();
+        run_command(verify.arg("verify").arg(&ledger).args(more))
+    };
+    verify(&[]).succeeded();
+    verify(&["--level", "L2", "--seed", "5", "--store-version", "21-24"]).succeeded();
+    let said = verify(&["--level", "l0", "--store-version", "25"]);
+    assert!(
+        said.stdout
+            .contains("FAILED  policy: expected store version 25"),
+        "{}",
+        said.stdout
+    );
+    said.failed_with(1, &["something is wrong"]);
 }

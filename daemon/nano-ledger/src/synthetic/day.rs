@@ -92,8 +92,8 @@ impl<'s> Day<'s> {
             }
         };
         let row = self.get(txn, self.store.pending, &key)?;
-        let amount = row.as_deref().and_then(schema::parse_pending);
-        let amount = amount.ok_or(SyntheticError::Row { table: "pending" })?;
+        let pending = row.as_deref().and_then(schema::parse_pending);
+        let pending = pending.ok_or(SyntheticError::Row { table: "pending" })?;
         let account: Id = array_at(&key, 0).unwrap_or_default();
         let send: Id = array_at(&key, 32).unwrap_or_default();
         self.store
@@ -101,7 +101,7 @@ impl<'s> Day<'s> {
             .delete(txn, &key)
             .map_err(failed_to("delete a row"))?;
         let row = self.account(txn, &account)?;
-        let balance = row.as_ref().map_or(0, |row| row.balance) + amount;
+        let balance = row.as_ref().map_or(0, |row| row.balance) + pending.amount;
         self.append(txn, account, row.as_ref(), balance, send, false)?;
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! Genuine LMDB ledgers with invented content, for demonstrations and tests.
 //!
 //! They have the tables, record sizes and byte orders of store version 24, pass [`verify`] up to
-//! [`Level::L2`], and change from day to day as a node's file does: blocks have random hashes and go
+//! [`Level::L1`] and the sums of [`Level::L2`] (not its sample), and change from day to day as a node's file does: blocks have random hashes and go
 //! to random accounts, so a day touches pages all over the file, in place and without compaction.
 //! Signatures, work and hashes are random bytes; the network is none that is known.
 //!
 //! [`verify`]: crate::verify
+//! [`Level::L1`]: crate::Level::L1
 //! [`Level::L2`]: crate::Level::L2
 
 mod day;
 mod generate;
-mod random;
+pub(crate) mod random;
 mod rows;
 mod store;
 mod writer;

@@ -3,35 +3,38 @@
 use crate::error::LedgerError;
 use crate::file::{LedgerFile, Table};
 use crate::free_list::{self, FreeList};
-use crate::scan::{self, WEIGHT_ROWS, Weights};
+use crate::scan::{self, WEIGHT_PASSES, WEIGHT_ROWS, Weights};
 use crate::schema::{NEWEST_VERSION, OLDEST_VERSION, SUPPLY, required_tables};
 use crate::summary::{self, LedgerSummary, Network, find};
-use crate::verify::{Check, Level, Outcome, Report};
+use crate::verify::sample::{self, Picked};
+use crate::verify::{Check, Level, Outcome, Policy, Report, VerifyError, VerifyOptions, full};
 
 /// Most pages of the free list that [`Level::L0`] reads: 16 MiB at the usual page size.
 const QUICK_FREE_PAGES: u64 = 4096;
 
 /// Collects outcomes; a contradiction in the pages becomes the failure of the check that met it,
 /// a failure of the system to read ends the verification.
-struct Checks(Vec<Check>);
+pub(super) struct Checks(Vec<Check>);
 
 impl Checks {
-    fn add(&mut self, name: &'static str, outcome: Outcome) {
+    pub(super) fn add(&mut self, name: &'static str, outcome: Outcome) {
         self.0.push(Check { name, outcome });
     }
 
     /// Records the outcome and passes the value on.
-    fn run<T>(
+    pub(super) fn run<T, E: Into<VerifyError>>(
         &mut self,
         name: &'static str,
-        result: Result<(Outcome, T), LedgerError>,
-    ) -> Result<Option<T>, LedgerError> {
-        match result {
+        result: Result<(Outcome, T), E>,
+    ) -> Result<Option<T>, VerifyError> {
+        match result.map_err(Into::into) {
             Ok((outcome, value)) => {
                 self.add(name, outcome);
                 Ok(Some(value))
             }
-            Err(error @ (LedgerError::Damaged { .. } | LedgerError::Record { .. })) => {
+            Err(VerifyError::Ledger(
+                error @ (LedgerError::Damaged { .. } | LedgerError::Record { .. }),
+            )) => {
                 self.add(name, failed("readable pages and rows", describe(&error)));
                 Ok(None)
             }
@@ -40,27 +43,31 @@ impl Checks {
     }
 }
 
-fn passed(found: impl Into<String>) -> Outcome {
+pub(super) fn passed(found: impl Into<String>) -> Outcome {
     Outcome::Passed {
         found: found.into(),
     }
 }
 
-fn failed(expected: impl Into<String>, found: impl Into<String>) -> Outcome {
+pub(super) fn failed(expected: impl Into<String>, found: impl Into<String>) -> Outcome {
     Outcome::Failed {
         expected: expected.into(),
         found: found.into(),
     }
 }
 
-fn skipped(reason: impl Into<String>) -> Outcome {
+pub(super) fn skipped(reason: impl Into<String>) -> Outcome {
     Outcome::Skipped {
         reason: reason.into(),
     }
 }
 
 /// Passed with `found` when `fault` is `None`.
-fn unless(fault: Option<String>, expected: &str, found: impl FnOnce() -> String) -> Outcome {
+pub(super) fn unless(
+    fault: Option<String>,
+    expected: &str,
+    found: impl FnOnce() -> String,
+) -> Outcome {
     match fault {
         None => passed(found()),
         Some(fault) => failed(expected, fault),
@@ -74,7 +81,11 @@ fn describe(error: &LedgerError) -> String {
     }
 }
 
-pub(super) fn run(file: &LedgerFile, level: Level) -> Result<Report, LedgerError> {
+pub(super) fn run(
+    file: &LedgerFile,
+    level: Level,
+    options: &VerifyOptions<'_>,
+) -> Result<Report, VerifyError> {
     let mut checks = Checks(Vec::new());
     checks.add("meta-pages", meta_pages(file));
 
@@ -103,6 +114,7 @@ pub(super) fn run(file: &LedgerFile, level: Level) -> Result<Report, LedgerError
         return Ok(Report {
             level,
             checks: checks.0,
+            store_version: None,
             summary: None,
         });
     };
@@ -114,6 +126,9 @@ pub(super) fn run(file: &LedgerFile, level: Level) -> Result<Report, LedgerError
         .flatten();
     checks.add("tables", required(&tables, version));
     checks.add("table-flags", table_flags(&tables));
+    if let Some(outcome) = policy(version, &options.policy) {
+        checks.add("policy", outcome);
+    }
 
     let mut summary = None;
     if level >= Level::L1 {
@@ -128,18 +143,100 @@ pub(super) fn run(file: &LedgerFile, level: Level) -> Result<Report, LedgerError
                 summary::network(file, &tables).map(|net| (genesis(net), net)),
             )?
             .unwrap_or(Network::Unknown);
+        if let Some(outcome) = claims(&tables, version, &options.policy) {
+            checks.add("claims", outcome);
+        }
         if level >= Level::L2 {
-            let scan = sums(file, &tables, &mut checks)?;
-            summary = scan
-                .zip(version)
-                .map(|(scan, version)| LedgerSummary::new(file, &tables, version, network, &scan));
+            let ledger = Ledger {
+                file,
+                tables: &tables,
+                network,
+                version,
+                options,
+            };
+            let scan = sums(&ledger, level, &mut checks)?;
+            if level == Level::L2 {
+                sample::run(
+                    &ledger,
+                    scan.as_ref().map(|(_, picked)| picked),
+                    &mut checks,
+                )?;
+            } else {
+                full::run(&ledger, &mut checks)?;
+            }
+            summary = scan.zip(version).map(|((scan, _), version)| {
+                LedgerSummary::new(file, &tables, version, network, &scan)
+            });
         }
     }
     Ok(Report {
         level,
         checks: checks.0,
+        store_version: version,
         summary,
     })
+}
+
+/// A ledger under verification.
+pub(super) struct Ledger<'a> {
+    pub(super) file: &'a LedgerFile,
+    pub(super) tables: &'a [Table],
+    pub(super) network: Network,
+    pub(super) version: Option<u32>,
+    pub(super) options: &'a VerifyOptions<'a>,
+}
+
+impl Ledger<'_> {
+    /// Why blocks cannot be read, if they cannot.
+    pub(super) fn unreadable_blocks(&self) -> Option<String> {
+        match self.version {
+            Some(OLDEST_VERSION..=NEWEST_VERSION) => None,
+            Some(version) => Some(format!(
+                "the blocks of store version {version} are not known here"
+            )),
+            None => Some("the store version is unknown".into()),
+        }
+    }
+}
+
+/// What the policy says of the store version; `None` when it says nothing.
+fn policy(version: Option<u32>, policy: &Policy) -> Option<Outcome> {
+    let accepted = policy.store_versions.as_ref()?;
+    let expected = format!("store version {} to {}", accepted.start(), accepted.end());
+    Some(match version {
+        Some(version) if accepted.contains(&version) => passed(version.to_string()),
+        Some(version) => failed(expected, version.to_string()),
+        None => failed(expected, "no readable version"),
+    })
+}
+
+/// Compares with what was claimed, and with what was there before; `None` when that is nothing.
+fn claims(tables: &[Table], version: Option<u32>, policy: &Policy) -> Option<Outcome> {
+    let blocks = entries(tables, "blocks")
+        .unwrap_or(0)
+        .saturating_add(entries(tables, "pruned").unwrap_or(0));
+    let mut agreed = Vec::new();
+    if let Some(claimed) = policy.claimed_version {
+        if version != Some(claimed) {
+            let found = version.map_or("no readable version".into(), |version| version.to_string());
+            return Some(failed(format!("store version {claimed}"), found));
+        }
+        agreed.push(format!("store version {claimed}"));
+    }
+    if let Some(claimed) = policy.claimed_blocks {
+        if blocks != claimed {
+            return Some(failed(format!("{claimed} blocks"), blocks.to_string()));
+        }
+        agreed.push(format!("{claimed} blocks"));
+    }
+    if let Some(least) = policy.least_blocks {
+        if blocks < least {
+            let expected = format!("no fewer blocks than the {least} before");
+            return Some(failed(expected, blocks.to_string()));
+        }
+        agreed.push(format!("no fewer blocks than {least}"));
+    }
+    (!agreed.is_empty()).then(|| passed(agreed.join(", ")))
 }
 
 fn meta_pages(file: &LedgerFile) -> Outcome {
@@ -317,12 +414,18 @@ fn genesis(network: Network) -> Outcome {
     }
 }
 
-/// The checks of [`Level::L2`].
+/// The scans of the small tables. Gives the sums, and the accounts to look into.
 fn sums(
-    file: &LedgerFile,
-    tables: &[Table],
+    ledger: &Ledger<'_>,
+    level: Level,
     checks: &mut Checks,
-) -> Result<Option<scan::AccountScan>, LedgerError> {
+) -> Result<Option<(scan::AccountScan, Picked)>, VerifyError> {
+    let &Ledger {
+        file,
+        tables,
+        options,
+        ..
+    } = ledger;
     let (Some(accounts), Some(heights)) = (
         find(tables, "accounts"),
         find(tables, "confirmation_height"),
@@ -341,15 +444,19 @@ fn sums(
         Some(table) => match Weights::new(file, table, WEIGHT_ROWS) {
             Ok(weights) => Some(weights),
             Err(error) => {
-                checks.run::<()>("rep-weights", Err(error))?;
+                checks.run::<(), _>("rep-weights", Err(error))?;
                 None
             }
         },
     };
+    let mut picked = Picked::new(&options.sample);
+    let mut pace = options.pace("accounts", accounts.tree.entries());
     let scan = scan::scan_accounts(file, accounts, heights, |key, account| {
         if let Some(weights) = &mut weights {
             weights.take(key, account);
         }
+        picked.offer(key, account);
+        pace.step()
     });
     let Some(scan) = checks.run(
         "accounts",
@@ -368,32 +475,54 @@ fn sums(
     checks.add("block-count", block_count(tables, &scan));
     checks.add(
         "confirmation-heights",
-        unless(
-            scan.heights.describe(),
-            "a height within each account's blocks",
-            || format!("{} cemented blocks", scan.cemented),
-        ),
+        confirmation_heights(&scan, &options.policy),
     );
     if let Some(weights) = weights {
-        let outcome = weights.finish(accounts).map(|result| match result {
-            Ok(findings) => unless(
-                findings.describe(),
-                "the balances by representative",
-                || "the balances by representative".into(),
-            ),
-            Err(reason) => skipped(reason),
-        });
+        picked.add(weights.greatest());
+        let mut pace = options.pace("weights", accounts.tree.entries());
+        let passes = if level >= Level::L3 {
+            u32::MAX
+        } else {
+            WEIGHT_PASSES
+        };
+        let outcome = weights
+            .finish(accounts, passes, || pace.step())
+            .map(|result| match result {
+                Ok(findings) => unless(
+                    findings.describe(),
+                    "the balances by representative",
+                    || "the balances by representative".into(),
+                ),
+                Err(reason) => skipped(reason),
+            });
         checks.run("rep-weights", outcome.map(|outcome| (outcome, ())))?;
     }
     match find(tables, "pending") {
         None => checks.add("supply", skipped("the table pending is missing")),
         Some(pending) => {
-            let outcome =
-                scan::sum_pending(file, pending).map(|pending| supply(scan.balances, pending));
+            let mut pace = options.pace("receivables", pending.tree.entries());
+            let outcome = scan::sum_pending(file, pending, || pace.step())
+                .map(|pending| supply(scan.balances, pending));
             checks.run("supply", outcome.map(|outcome| (outcome, ())))?;
         }
     }
-    Ok(Some(scan))
+    Ok(Some((scan, picked)))
+}
+
+fn confirmation_heights(scan: &scan::AccountScan, policy: &Policy) -> Outcome {
+    let found = format!("{} cemented blocks", scan.cemented);
+    if let Some(fault) = scan.heights.describe() {
+        return failed("a height within each account's blocks", fault);
+    }
+    match (policy.claimed_cemented, policy.least_cemented) {
+        (Some(claimed), _) if claimed != scan.cemented => {
+            failed(format!("{claimed} cemented blocks, as claimed"), found)
+        }
+        (_, Some(least)) if scan.cemented < least => {
+            failed(format!("no fewer than the {least} cemented before"), found)
+        }
+        _ => passed(found),
+    }
 }
 
 fn block_count(tables: &[Table], scan: &scan::AccountScan) -> Outcome {

@@ -1,27 +1,71 @@
 //! Verification of a ledger file, without a node.
 //!
-//! The levels follow what each costs. None proves that the network confirmed what the file says;
-//! a ledger that passes [`Level::L2`] is one a node opens and does not refuse at start-up.
+//! The levels follow what each costs, and each does all that those below it do. None proves that
+//! the network confirmed what the file says: only other nodes, or somebody who is trusted, can. A
+//! ledger that passes [`Level::L2`] is one a node opens and does not refuse at start-up, although
+//! a few blocks that the sample left out may be forged; in one that passes [`Level::L3`] every block
+//! is genuine, and everything that the node derives from blocks is derived rightly.
+//!
+//! The names of checks are stable: `meta-pages`, `free-list`, `file-length`, `table-list`,
+//! `store-version`, `tables`, `table-flags`, `policy` (L0); `page-accounting`, `counts`, `genesis`,
+//! `claims` (L1); `accounts`, `block-count`, `confirmation-heights`, `rep-weights`, `supply`,
+//! `block-hashes`, `signatures`, `work`, `chains`, `account-heads`, `confirmed-blocks`, `receivables`
+//! (L2 of a sample, L3 of all); `cementing` (L3).
 
 mod checks;
+mod full;
+#[cfg(test)]
+mod hostile;
+mod options;
+mod proofs;
+#[cfg(test)]
+mod refusals;
+mod sample;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::LedgerError;
 use crate::file::LedgerFile;
 use crate::summary::LedgerSummary;
+pub use options::{Policy, Progress, Sample, VerifyOptions};
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// Milliseconds: meta pages, file length, list of free pages, tables and store version.
+    /// Milliseconds: meta pages, file length, list of free pages, tables, store version and what
+    /// [`Policy`] refuses.
     L0,
-    /// Seconds: every page accounted for, entry counts, genesis block.
+    /// Seconds: every page accounted for, entry counts, genesis block, what the publisher claimed.
     L1,
-    /// Minutes: scans of `accounts`, `confirmation_height`, `pending` and `rep_weights`. Block
-    /// counts, confirmation heights, the supply (balances and receivables are exactly 2^128 - 1
-    /// raw) and the weights of representatives.
+    /// Minutes: scans of `accounts`, `confirmation_height`, `pending` and `rep_weights` (block
+    /// counts, confirmation heights, the supply: balances and receivables are exactly 2^128 - 1
+    /// raw, the weights of representatives), and the newest blocks of a random [`Sample`] of
+    /// accounts: hashes, signatures, work, and how they follow one another.
     L2,
+    /// Up to hours: all of that for every block, every receivable send against the blocks, and what
+    /// is cemented against what it depends on.
+    L3,
+}
+
+/// Why a verification came to no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The file could not be read, or is no ledger at all.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The caller asked to stop.
+    #[error("the verification was stopped")]
+    Cancelled,
+    /// Room to sort blocks in could not be used; [`Level::L3`] alone needs it, some 220 bytes a block
+    /// at most beyond the memory it may use.
+    #[error("cannot sort in {}", dir.display())]
+    Scratch {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// How a check ended.
@@ -62,6 +106,9 @@ pub struct Report {
     pub level: Level,
     /// All checks of that level in order.
     pub checks: Vec<Check>,
+    /// The store version in the `meta` table, if it could be read; see
+    /// [`minimum_node_version`](crate::minimum_node_version).
+    pub store_version: Option<u32>,
     /// The counts, where the level reads them (from [`Level::L2`]) and they could be read.
     pub summary: Option<LedgerSummary>,
 }
@@ -85,13 +132,20 @@ impl Report {
 
 /// Verifies the ledger at `path` as deep as `level` says.
 ///
-/// A ledger that contradicts itself is a [`Report`] with failed checks. The file must not be
-/// written to meanwhile.
+/// A ledger that contradicts itself, or that the policy refuses, is a [`Report`] with failed
+/// checks. The file must not be written to meanwhile.
+///
+/// Time is bounded by the pages of the file and memory by
+/// [`VerifyOptions::memory`], whatever the file says.
 ///
 /// # Errors
 ///
-/// [`LedgerError::NotALedger`] when the file is something else altogether, [`LedgerError::Open`]
-/// and [`LedgerError::Read`] when the system fails to read it.
-pub fn verify(path: &Path, level: Level) -> Result<Report, LedgerError> {
-    checks::run(&LedgerFile::open(path)?, level)
+/// [`VerifyError::Ledger`] when the file is something else altogether or the system fails to read
+/// it, [`VerifyError::Cancelled`], and [`VerifyError::Scratch`].
+pub fn verify(
+    path: &Path,
+    level: Level,
+    options: &VerifyOptions<'_>,
+) -> Result<Report, VerifyError> {
+    checks::run(&LedgerFile::open(path)?, level, options)
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nano_ledger::{Outcome, Report};
+use nano_ledger::{Outcome, Report, Sample, VerifyOptions};
 
 /// The path of a file under `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {
@@ -26,4 +26,15 @@ pub(crate) fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
 /// Names of the failed checks.
 pub(crate) fn failures(report: &Report) -> Vec<&'static str> {
     report.failures().map(|check| check.name).collect()
+}
+
+/// Everything but the sample: blocks of invented ledgers are random bytes.
+pub(crate) fn without_sample() -> VerifyOptions<'static> {
+    VerifyOptions {
+        sample: Sample {
+            accounts: 0,
+            ..Sample::default()
+        },
+        ..VerifyOptions::default()
+    }
 }

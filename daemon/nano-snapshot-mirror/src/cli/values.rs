@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -60,6 +61,15 @@ pub(crate) fn poll_interval(text: &str) -> Result<Duration, String> {
         return Err("at least 1s, or the DHT nodes asked will ban us".to_owned());
     }
     Ok(interval)
+}
+
+/// Store versions: one (`24`) or a range (`21-24`).
+pub(crate) fn versions(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => Err("write a store version or a range of them: 24, 21-24".to_owned()),
+    }
 }
 
 /// A number of bytes: `256M`, `1GiB`, `4096`. `K`, `M`, `G` and `T` are powers of 1024.
@@ -227,6 +237,15 @@ mod tests {
             "host:x",
         ] {
             assert!(text.parse::<HostPort>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn versions_are_one_or_a_range() {
+        assert_eq!(versions("24"), Ok(24..=24));
+        assert_eq!(versions("21-24"), Ok(21..=24));
+        for wrong in ["", "-", "24-21", "21-", "v24", "-24", "21-24-25"] {
+            assert!(versions(wrong).is_err(), "{wrong}");
         }
     }
 }

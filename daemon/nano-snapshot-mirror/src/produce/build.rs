@@ -1,6 +1,7 @@
-//! From a ledger to a whole snapshot in the store: copied, hashed and written in one pass.
+//! From a ledger to a whole snapshot in the store.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::thread;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::catalogue;
-use crate::cli::ProduceArgs;
+use crate::cli::{ProduceArgs, Publish};
 use crate::data_dir::{DataDir, DirLock};
 use crate::ledger_record::{Counts, LedgerRecord};
 use crate::progress::Display;
@@ -52,16 +53,15 @@ pub(super) fn snapshot(
         hybrid: true,
     };
     let mut draft = Draft::begin(&build.dir, NAME, Shape::SingleFile, cut, catalogue::io())?;
-    let mut meter = display.phase("Copying and hashing the ledger", size);
-    let mut progress = |done| {
-        meter.set(done, None);
-        !stop.is_cancelled()
+    let made = match args.publish {
+        Publish::Exact => exact(&ledger, size, &mut draft, display, stop)?,
+        Publish::Scrubbed => scrubbed(&ledger, size, &mut draft, display, stop)?,
     };
-    let Some(length) = copy(&ledger, &mut draft, &mut progress)? else {
+    // The node's reader slot was free as soon as the copy was whole.
+    drop(ledger);
+    let Some(length) = made else {
         return Ok(None);
     };
-    // The node's reader slot is free from here on.
-    drop((ledger, meter));
 
     let copied = draft.content_path(&[]);
     let mut record = LedgerRecord::of(&copied, Level::L0)?;
@@ -95,11 +95,97 @@ pub(super) fn snapshot(
     }))
 }
 
-/// Copies through a pipe into the draft. Gives the length, or `None` when asked to stop.
-fn copy(
+/// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
+fn exact(
     ledger: &LiveLedger,
+    size: u64,
     draft: &mut Draft,
-    progress: &mut dyn FnMut(u64) -> bool,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Option<u64>> {
+    let mut meter = display.phase("Copying and hashing the ledger", size);
+    let mut progress = |done| {
+        meter.set(done, None);
+        !stop.is_cancelled()
+    };
+    piped(ledger, |from| draft.add_file(&[], from, &mut progress))
+}
+
+/// Copies, takes out of the copy what is private, and hashes what is left. Gives the length, or `None`
+/// when asked to stop.
+///
+/// Only the copy holds a reader slot of the node, so it is not slowed down by anything else.
+fn scrubbed(
+    ledger: &LiveLedger,
+    size: u64,
+    draft: &mut Draft,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Option<u64>> {
+    let place = draft.content_path(&[]);
+    let mut file = File::create(&place)
+        .with_context(|| format!("cannot create the copy {}", place.display()))?;
+    let copied = {
+        let mut meter = display.phase("Copying the ledger", size);
+        piped(ledger, |from| {
+            let mut done = 0;
+            let mut buffer = vec![0; PIPE];
+            loop {
+                let failed = |action| {
+                    let path = place.clone();
+                    move |source| StoreError::Io {
+                        action,
+                        path,
+                        source,
+                    }
+                };
+                let read = from
+                    .read(&mut buffer)
+                    .map_err(failed("read the ledger into"))?;
+                if read == 0 {
+                    return Ok(done);
+                }
+                let bytes = buffer.get(..read).unwrap_or_default();
+                file.write_all(bytes).map_err(failed("write"))?;
+                done += read as u64;
+                meter.set(done, None);
+                if stop.is_cancelled() {
+                    return Err(StoreError::Cancelled);
+                }
+            }
+        })?
+    };
+    drop(file);
+    if copied.is_none() {
+        return Ok(None);
+    }
+    let report = {
+        let _meter = display.phase("Taking peers and votes out of the copy", 0);
+        nano_ledger::scrub_copy(&place)?
+    };
+    for (table, rows) in &report.cleared {
+        info!(table, rows = %Count(*rows), "not published");
+    }
+    info!(
+        pages = %Count(report.pages_in_use + report.pages_stale),
+        trimmed = %Count(report.pages_trimmed),
+        "overwrote what was left of them"
+    );
+    let mut meter = display.phase("Hashing the copy", size);
+    let added = draft.add_present(&[], &mut |done| {
+        meter.set(done, None);
+        !stop.is_cancelled()
+    });
+    match added {
+        Err(StoreError::Cancelled) => Ok(None),
+        added => Ok(Some(added?)),
+    }
+}
+
+/// Copies through a pipe to whoever reads it. Gives what that gives, or `None` when asked to stop.
+fn piped(
+    ledger: &LiveLedger,
+    read: impl FnOnce(&mut File) -> Result<u64, StoreError>,
 ) -> Result<Option<u64>> {
     let (from, into) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     // A smaller pipe only costs more changes between threads.
@@ -107,7 +193,7 @@ fn copy(
     let (mut from, mut into) = (File::from(from), File::from(into));
     let (copied, added) = thread::scope(|scope| {
         let copying = scope.spawn(move || ledger.copy_to(&mut into));
-        let added = draft.add_file(&[], &mut from, progress);
+        let added = read(&mut from);
         // Ends a copy that nobody reads any longer.
         drop(from);
         let copied = copying

@@ -235,8 +235,15 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// `produce` into data directory `data`.
+    /// `produce` into data directory `data`, byte for byte.
     pub(crate) fn produce(&self, data: &str, ledger: &Path) -> Command {
+        let mut command = self.produce_default(data, ledger);
+        command.args(["--publish", "exact"]);
+        command
+    }
+
+    /// `produce` into data directory `data`.
+    pub(crate) fn produce_default(&self, data: &str, ledger: &Path) -> Command {
         let mut command = command();
         command
             .arg("produce")

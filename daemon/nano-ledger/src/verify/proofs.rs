@@ -1,0 +1,225 @@
+//! What can be told of blocks one by one, and of how they follow one another.
+
+use crate::block::{self, Block, Id, Signed};
+use crate::chain::{Chain, Effect};
+use crate::proof;
+use crate::scan::Findings;
+use crate::schema::{Account, hex};
+use crate::summary::Network;
+use crate::verify::Outcome;
+use crate::verify::checks::{Checks, skipped, unless};
+
+/// Findings on blocks by themselves.
+#[derive(Debug, Default)]
+pub(super) struct Proofs {
+    pub(super) blocks: u64,
+    pub(super) hashes: Findings,
+    signatures: Findings,
+    work: Findings,
+    /// Blocks whose signer is not known.
+    unsigned: u64,
+    /// Blocks whose threshold is not known.
+    unworked: u64,
+}
+
+impl Proofs {
+    /// Checks a row of `blocks`; `None` when it is no block or not the one of this hash.
+    pub(super) fn check(&mut self, hash: &[u8], row: &[u8], network: Network) -> Option<Signed> {
+        self.blocks += 1;
+        let Some(signed) = Signed::parse(row) else {
+            self.hashes
+                .add(|| format!("what is stored for {} is no block", hex(hash)));
+            return None;
+        };
+        if signed.hash != hash {
+            self.hashes.add(|| {
+                format!(
+                    "the block stored for {} has hash {}",
+                    hex(hash),
+                    hex(&signed.hash)
+                )
+            });
+            return None;
+        }
+        match proof::is_signed(&signed, network) {
+            None => self.unsigned += 1,
+            Some(true) => {}
+            Some(false) => self
+                .signatures
+                .add(|| format!("the signature of block {} is false", hex(hash))),
+        }
+        match proof::is_worked(&signed, network) {
+            None => self.unworked += 1,
+            Some(true) => {}
+            Some(false) => self
+                .work
+                .add(|| format!("too little work was done for block {}", hex(hash))),
+        }
+        Some(signed)
+    }
+
+    pub(super) fn append(&mut self, later: Self) {
+        self.blocks += later.blocks;
+        self.hashes.append(later.hashes);
+        self.signatures.append(later.signatures);
+        self.work.append(later.work);
+        self.unsigned += later.unsigned;
+        self.unworked += later.unworked;
+    }
+
+    /// Adds the outcomes; `what` says of which blocks.
+    pub(super) fn report(&self, what: &str, checks: &mut Checks) {
+        let blocks = self.blocks;
+        checks.add(
+            "block-hashes",
+            unless(
+                self.hashes.describe(),
+                "blocks stored under their hashes",
+                || format!("{blocks} blocks{what}"),
+            ),
+        );
+        checks.add(
+            "signatures",
+            unless(self.signatures.describe(), "blocks signed by their accounts", || {
+                match self.unsigned {
+                    0 => format!("{blocks} signatures{what}"),
+                    unknown => format!(
+                        "{} signatures{what}; {unknown} epoch upgrades are signed by a key not known here",
+                        blocks - unknown
+                    ),
+                }
+            }),
+        );
+        let work = if self.unworked == blocks && blocks > 0 {
+            skipped("how much work this network asks for is not known here")
+        } else {
+            unless(self.work.describe(), "enough work for each block", || {
+                format!("the work of {blocks} blocks{what}")
+            })
+        };
+        checks.add("work", work);
+    }
+}
+
+/// Findings on the chains of accounts.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    pub(super) accounts: u64,
+    pub(super) chains: Findings,
+    pub(super) heads: Findings,
+    pub(super) confirmed: Findings,
+    pub(super) receivables: Findings,
+}
+
+impl Links {
+    /// Follows a chain by a block, and says what the block does if it breaks no rule.
+    pub(super) fn follow(&mut self, chain: &mut Option<Chain>, hash: &Id, block: &Block) -> Effect {
+        let before = chain.as_ref();
+        let successor = before.is_none_or(|before| before.successor == *hash);
+        let (after, effect) = Chain::follow(before, hash, block);
+        *chain = Some(after);
+        let breach = match effect {
+            Err(breach) => Some(breach),
+            Ok(_) if !successor => Some("it is not the successor noted before it"),
+            Ok(_) => None,
+        };
+        if let Some(breach) = breach {
+            self.chains.add(|| {
+                let (hash, account) = (hex(hash), hex(&block.account));
+                format!(
+                    "block {hash} at height {} of account {account}: {breach}",
+                    block.height
+                )
+            });
+        }
+        effect.unwrap_or(Effect::None)
+    }
+
+    /// Compares the end of a chain with the account's row.
+    pub(super) fn head(&mut self, key: &Id, row: &Account, chain: &Chain) {
+        let differs = if row.head != chain.hash {
+            Some("head")
+        } else if chain.successor != block::NONE {
+            Some("head, which has a successor:")
+        } else if row.block_count != chain.height {
+            Some("block count")
+        } else if row.balance != chain.balance {
+            Some("balance")
+        } else if chain
+            .representative
+            .is_some_and(|representative| representative != row.representative)
+        {
+            Some("representative")
+        } else if block::epoch(row.epoch) != Some(chain.epoch) {
+            Some("epoch")
+        } else {
+            None
+        };
+        if let Some(field) = differs {
+            self.heads.add(|| {
+                format!(
+                    "the {field} of account {} is not that of its last block",
+                    hex(key)
+                )
+            });
+        }
+    }
+
+    pub(super) fn append(&mut self, later: Self) {
+        self.accounts += later.accounts;
+        self.chains.append(later.chains);
+        self.heads.append(later.heads);
+        self.confirmed.append(later.confirmed);
+        self.receivables.append(later.receivables);
+    }
+
+    /// Adds the outcomes but that of receivables; `what` says of which accounts.
+    pub(super) fn report(&self, what: &str, checks: &mut Checks) {
+        let accounts = self.accounts;
+        let found = |of: &str| format!("{of} of {accounts} accounts{what}");
+        checks.add(
+            "chains",
+            unless(
+                self.chains.describe(),
+                "blocks that follow one another",
+                || found("the chains"),
+            ),
+        );
+        checks.add(
+            "account-heads",
+            unless(
+                self.heads.describe(),
+                "accounts as their last blocks leave them",
+                || found("the rows"),
+            ),
+        );
+        checks.add(
+            "confirmed-blocks",
+            unless(
+                self.confirmed.describe(),
+                "the block at each confirmation height",
+                || found("the confirmed blocks"),
+            ),
+        );
+    }
+}
+
+/// The names that [`Proofs`] and [`Links`] report under, for when there is nothing to report.
+pub(super) fn skip_all(reason: &str, checks: &mut Checks) {
+    for name in [
+        "block-hashes",
+        "signatures",
+        "work",
+        "chains",
+        "account-heads",
+        "confirmed-blocks",
+        "receivables",
+    ] {
+        checks.add(
+            name,
+            Outcome::Skipped {
+                reason: reason.into(),
+            },
+        );
+    }
+}

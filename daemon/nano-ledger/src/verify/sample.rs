@@ -1,0 +1,372 @@
+//! The newest blocks of some accounts.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::num::NonZero;
+use std::thread;
+
+use crate::block::{Id, NONE, Signed};
+use crate::chain::{Chain, Effect};
+use crate::file::Table;
+use crate::scan::Greatest;
+use crate::schema::{self, Account, hex};
+use crate::summary::{Network, find, is_genesis};
+use crate::synthetic::random::Random;
+use crate::verify::checks::{Checks, Ledger, unless};
+use crate::verify::proofs::{Links, Proofs, skip_all};
+use crate::verify::{Sample, VerifyError};
+
+/// Most threads that look into blocks.
+const MAX_THREADS: usize = 16;
+
+/// How many threads to look into blocks with.
+pub(super) fn threads() -> usize {
+    thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(MAX_THREADS)
+}
+
+/// The accounts to look into: some at random, and those that move most.
+pub(super) struct Picked {
+    seed: u64,
+    random: Random,
+    wanted: u64,
+    seen: u64,
+    /// Every account so far with the same probability: reservoir sampling.
+    random_ones: Vec<Id>,
+    richest: Greatest,
+    others: Vec<Id>,
+}
+
+impl Picked {
+    pub(super) fn new(sample: &Sample) -> Self {
+        // What seeds hash maps comes from the system's randomness.
+        let seed = sample
+            .seed
+            .unwrap_or_else(|| RandomState::new().hash_one(0));
+        Self {
+            seed,
+            random: Random::new(seed),
+            wanted: sample.accounts.into(),
+            seen: 0,
+            random_ones: Vec::new(),
+            richest: Greatest::default(),
+            others: Vec::new(),
+        }
+    }
+
+    pub(super) fn offer(&mut self, key: &Id, account: &Account) {
+        if self.wanted == 0 {
+            return;
+        }
+        self.seen += 1;
+        self.richest.offer(account.balance, *key);
+        if self.seen <= self.wanted {
+            self.random_ones.push(*key);
+        } else if let Ok(place) = usize::try_from(self.random.below(self.seen))
+            && let Some(picked) = self.random_ones.get_mut(place)
+        {
+            *picked = *key;
+        }
+    }
+
+    pub(super) fn add(&mut self, keys: impl Iterator<Item = Id>) {
+        self.others.extend(keys);
+    }
+
+    fn keys(&self) -> Vec<Id> {
+        let mut keys = self.random_ones.clone();
+        keys.extend(self.richest.ids());
+        keys.extend(&self.others);
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+/// Looks into the accounts picked.
+pub(super) fn run(
+    ledger: &Ledger<'_>,
+    picked: Option<&Picked>,
+    checks: &mut Checks,
+) -> Result<(), VerifyError> {
+    let sample = ledger.options.sample;
+    let picked = match (picked, ledger.unreadable_blocks()) {
+        (_, Some(reason)) => return Ok(skip_all(&reason, checks)),
+        (None, _) => return Ok(skip_all("the accounts cannot be read", checks)),
+        (Some(_), _) if sample.accounts == 0 => {
+            return Ok(skip_all("no sample was asked for", checks));
+        }
+        (Some(picked), None) => picked,
+    };
+    let Some(look) = Look::new(ledger) else {
+        return Ok(skip_all("a table is missing", checks));
+    };
+    let keys = picked.keys();
+    let share = keys.len().div_ceil(threads()).max(1);
+    let pace = std::sync::Mutex::new(ledger.options.pace("sample", keys.len() as u64));
+    let results: Vec<_> = thread::scope(|scope| {
+        let started: Vec<_> = keys
+            .chunks(share)
+            .map(|keys| {
+                let (look, pace) = (&look, &pace);
+                scope.spawn(move || {
+                    let (mut proofs, mut links) = (Proofs::default(), Links::default());
+                    for key in keys {
+                        pace.lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner)
+                            .step()?;
+                        ledger.options.go_on()?;
+                        look.account(key, &mut proofs, &mut links)?;
+                    }
+                    Ok((proofs, links))
+                })
+            })
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    });
+    let (mut proofs, mut links) = (Proofs::default(), Links::default());
+    for result in results {
+        // Unreadable pages are a finding of their own; what else was found is lost with them.
+        match result {
+            Ok((more_proofs, more_links)) => {
+                proofs.append(more_proofs);
+                links.append(more_links);
+            }
+            Err(error) => {
+                checks.run::<(), VerifyError>("block-hashes", Err(error))?;
+                return Ok(());
+            }
+        }
+    }
+    proofs.report(
+        &format!(
+            " in a sample of {} accounts, seed {}",
+            links.accounts, picked.seed
+        ),
+        checks,
+    );
+    links.report(&format!(", their newest {} blocks", sample.depth), checks);
+    checks.add(
+        "receivables",
+        unless(
+            links.receivables.describe(),
+            "a send behind every receive",
+            || "the sends behind the receives of the sample".into(),
+        ),
+    );
+    Ok(())
+}
+
+/// The tables that looking into an account takes.
+struct Look<'a> {
+    ledger: &'a Ledger<'a>,
+    accounts: &'a Table,
+    blocks: &'a Table,
+    heights: &'a Table,
+    pending: &'a Table,
+    pruned: &'a Table,
+}
+
+impl<'a> Look<'a> {
+    fn new(ledger: &'a Ledger<'a>) -> Option<Self> {
+        let table = |name| find(ledger.tables, name);
+        Some(Self {
+            ledger,
+            accounts: table("accounts")?,
+            blocks: table("blocks")?,
+            heights: table("confirmation_height")?,
+            pending: table("pending")?,
+            pruned: table("pruned")?,
+        })
+    }
+
+    fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Vec<u8>>, VerifyError> {
+        Ok(self.ledger.file.get(table, key)?)
+    }
+
+    /// A block stored under its hash, without looking at its proofs.
+    fn block(&self, hash: &Id) -> Result<Option<Signed>, VerifyError> {
+        let row = self.get(self.blocks, hash)?;
+        Ok(row
+            .and_then(|row| Signed::parse(&row))
+            .filter(|signed| signed.hash == *hash))
+    }
+
+    fn is_pruned(&self, hash: &Id) -> Result<bool, VerifyError> {
+        Ok(self.get(self.pruned, hash)?.is_some())
+    }
+
+    fn account(&self, key: &Id, proofs: &mut Proofs, links: &mut Links) -> Result<(), VerifyError> {
+        let row = self.get(self.accounts, key)?;
+        // Representatives need not have an account.
+        let Some(row) = row.and_then(|row| Account::parse(&row)) else {
+            return Ok(());
+        };
+        links.accounts += 1;
+        let newest = self.newest(key, &row.head, proofs, links)?;
+        let mut chain = None;
+        let mut newest = newest.iter().rev();
+        if let Some(oldest) = newest.clone().next()
+            && oldest.block.previous != NONE
+        {
+            match self.block(&oldest.block.previous)? {
+                Some(before) => chain = Some(Chain::at(&before.hash, &before.block)),
+                // Pruned, or missing and told already: the rest is looked at without it.
+                None => {
+                    chain = Some(Chain::at(&oldest.hash, &oldest.block));
+                    newest.next();
+                }
+            }
+        }
+        for signed in newest {
+            let effect = links.follow(&mut chain, &signed.hash, &signed.block);
+            if signed.block.height == 1 && signed.hash != row.open {
+                links
+                    .heads
+                    .add(|| format!("account {} is opened by another block", hex(key)));
+            }
+            if let Effect::Receive {
+                source,
+                amount,
+                epoch,
+            } = effect
+                && !is_genesis(self.ledger.network, &signed.hash)
+                && !(self.ledger.network == Network::Unknown && source == *key)
+            {
+                self.source(&signed.hash, key, &source, amount, epoch, links)?;
+            }
+        }
+        match chain {
+            Some(chain) => links.head(key, &row, &chain),
+            None => links
+                .heads
+                .add(|| format!("account {} has no last block", hex(key))),
+        }
+        self.confirmed(key, links)
+    }
+
+    /// The newest blocks of an account, newest first.
+    fn newest(
+        &self,
+        key: &Id,
+        head: &Id,
+        proofs: &mut Proofs,
+        links: &mut Links,
+    ) -> Result<Vec<Signed>, VerifyError> {
+        let mut found = Vec::new();
+        let mut hash = *head;
+        for _ in 0..self.ledger.options.sample.depth.max(1) {
+            let Some(row) = self.get(self.blocks, &hash)? else {
+                if !self.is_pruned(&hash)? {
+                    links
+                        .chains
+                        .add(|| format!("block {} of account {} is missing", hex(&hash), hex(key)));
+                }
+                break;
+            };
+            let Some(signed) = proofs.check(&hash, &row, self.ledger.network) else {
+                break;
+            };
+            if signed.block.account != *key {
+                links.chains.add(|| {
+                    format!(
+                        "block {} in the chain of account {} is another's",
+                        hex(&hash),
+                        hex(key)
+                    )
+                });
+                break;
+            }
+            hash = signed.block.previous;
+            found.push(signed);
+            if hash == NONE {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a receive took what its source sent.
+    fn source(
+        &self,
+        hash: &Id,
+        account: &Id,
+        source: &Id,
+        amount: u128,
+        epoch: u8,
+        links: &mut Links,
+    ) -> Result<(), VerifyError> {
+        let fault = match self.block(source)? {
+            None if self.is_pruned(source)? => None,
+            None => Some("has no source"),
+            Some(send) => {
+                let before = self.block(&send.block.previous)?;
+                let before = before.map(|before| Chain::at(&before.hash, &before.block));
+                let (chain, effect) = Chain::follow(before.as_ref(), &send.hash, &send.block);
+                match effect {
+                    Ok(Effect::Send { destination, .. }) if destination != *account => {
+                        Some("takes what was sent to another account")
+                    }
+                    Ok(Effect::Send { amount: sent, .. }) if sent != amount => {
+                        Some("takes another amount than was sent")
+                    }
+                    Ok(Effect::Send { .. }) if chain.epoch != epoch => {
+                        Some("notes another epoch than its send's")
+                    }
+                    Ok(Effect::Send { .. }) => None,
+                    // The send's own previous block may be pruned.
+                    _ if before.is_none() && self.is_pruned(&send.block.previous)? => None,
+                    _ => Some("takes what is no send"),
+                }
+            }
+        };
+        let fault = match fault {
+            None if self
+                .get(self.pending, &[*account, *source].concat())?
+                .is_some() =>
+            {
+                Some("takes what is still receivable")
+            }
+            fault => fault,
+        };
+        if let Some(fault) = fault {
+            links
+                .receivables
+                .add(|| format!("block {} {fault}", hex(hash)));
+        }
+        Ok(())
+    }
+
+    /// Whether an account's confirmation height names the block there.
+    fn confirmed(&self, key: &Id, links: &mut Links) -> Result<(), VerifyError> {
+        let row = self.get(self.heights, key)?;
+        let Some(confirmed) = row.and_then(|row| schema::parse_height(&row)) else {
+            return Ok(());
+        };
+        let is_right = if confirmed.height == 0 {
+            confirmed.frontier == NONE
+        } else {
+            self.is_pruned(&confirmed.frontier)?
+                || self.block(&confirmed.frontier)?.is_some_and(|signed| {
+                    signed.block.account == *key && signed.block.height == confirmed.height
+                })
+        };
+        if !is_right {
+            links.confirmed.add(|| {
+                format!(
+                    "the confirmed block of account {} is not the one at height {}",
+                    hex(key),
+                    confirmed.height
+                )
+            });
+        }
+        Ok(())
+    }
+}
