@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 use bittorrent_store::testing::{Dice, ForgetfulDisk, Operation};
-use bittorrent_store::{Clones, ReuseSources, StoreError, TorrentStore};
+use bittorrent_store::{Clones, RealIo, ReuseSources, StoreError, TorrentStore};
 use bytes::Bytes;
 use common::{BLOCK, Sample, broken, salted};
 use proptest::prelude::*;
@@ -569,4 +569,30 @@ proptest! {
         }
         prop_assert_eq!(found, all_but(&new_sample, &missing));
     }
+}
+
+/// On the file system of the temporary directory, whichever it is: `TMPDIR` chooses another.
+#[test]
+fn a_real_file_system_clones_or_is_copied_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = salted(40 * BLOCK + 9, 1);
+    let old = Sample::single(4 * BLOCK, bytes.clone());
+    let new = Sample::single(4 * BLOCK, changed(&bytes, &[3, 20]));
+    let store = old.create(&dir.path().join("old"), Arc::new(RealIo));
+    old.complete(&store);
+    let sources = ReuseSources::new(vec![Arc::new(store)]);
+    let place = dir.path().join("new");
+    let (store, clones) =
+        TorrentStore::create_from(&place, &new.meta, Arc::new(RealIo), &sources).unwrap();
+    assert_eq!(clones.files + clones.refused, 1);
+    eprintln!("{clones:?}");
+    assert_eq!(store.is_cloned(), clones.files == 1);
+    let found = adopt_all(&new, &store, &sources, true);
+    assert_eq!(found, all_but(&new, &[3, 20]));
+    new.complete(&store);
+    new.check_verified(&store).unwrap();
+    // The old one was shared, not handed over.
+    let (old_store, _) = TorrentStore::open(&dir.path().join("old"), Arc::new(RealIo)).unwrap();
+    assert!(old_store.is_sealed());
+    old.check_verified(&old_store).unwrap();
 }
