@@ -73,13 +73,18 @@ impl World {
                 // Some blocks are there already: those whose bits are set in a pattern.
                 let pattern = if shape & 2 == 0 { 0 } else { input.u32() };
                 let mut held = swarm.truth.blocks();
-                held.retain(|block| pattern >> ((block.piece().get() * 5 + u32::from(block.in_piece())) % 32) & 1 == 1);
+                held.retain(|block| {
+                    pattern >> ((block.piece().get() * 5 + u32::from(block.in_piece())) % 32) & 1
+                        == 1
+                });
                 swarm.hold(&held);
-                let content = swarm.truth.content(shape & 4 == 0, &held);
+                let mut content = swarm.truth.content(shape & 4 == 0, &held);
+                content.reuse = shape & 8 == 8;
                 engine
                     .set_content(key, content, now)
                     .expect("the torrent waits for its content");
             }
+            swarm.reuses = shape & 8 == 8;
             swarms.push(swarm);
         }
         Self {
@@ -110,7 +115,11 @@ impl World {
             }
             104..176 => self.block(at, which, true, input),
             176..184 => self.block(at, which, false, input),
-            184..220 => {
+            184..192 => {
+                let found = input.u32();
+                self.looked_up(at, which, found, found & input.u32());
+            }
+            192..220 => {
                 let result = match input.u8() {
                     0..=245 => Ok(()),
                     246..=253 => Err(WriteFailed::Transient),
@@ -238,6 +247,17 @@ impl World {
         }
     }
 
+    /// A look-up ends: the bits say for each block whether something was found, and whether that is
+    /// wrong.
+    fn looked_up(&mut self, at: usize, which: u8, found: u32, wrong: u32) {
+        let swarm = &mut self.swarms[at];
+        if let Some((piece, adopted)) = swarm.look(which, found, wrong, self.now)
+            && let Some(key) = swarm.key
+        {
+            self.engine.handle_looked_up(key, piece, &adopted, self.now);
+        }
+    }
+
     fn wait(&mut self, time: Duration) {
         self.now += time;
         self.engine.handle_timeout(self.now);
@@ -324,7 +344,8 @@ impl World {
                 assert_eq!(info, swarm.truth.info);
                 assert!(!swarm.has_content, "metadata is asked for once");
                 swarm.hold(&[]);
-                let content = swarm.truth.content(false, &[]);
+                let mut content = swarm.truth.content(false, &[]);
+                content.reuse = swarm.reuses;
                 self.engine
                     .set_content(torrent, content, self.now)
                     .expect("the torrent waits for its content");
@@ -368,7 +389,16 @@ impl World {
                     assert!(swarm.is_complete());
                 }
             }
-            Output::Lookup { .. } => panic!("nothing is held that could be looked through"),
+            Output::Lookup {
+                torrent,
+                piece,
+                leaves,
+            } => {
+                let now = self.now;
+                if let Some(swarm) = self.swarm(torrent) {
+                    swarm.look_up(piece, leaves, now);
+                }
+            }
             Output::Stopped { .. } => {}
         }
     }
@@ -418,6 +448,9 @@ impl World {
             }
             while let Some((peer, event)) = self.swarms[at].metadata(0) {
                 self.event(at, peer, event);
+            }
+            while self.swarms[at].is_looking() {
+                self.looked_up(at, 0, 0, 0);
             }
             while let Some((peer, event)) = self.swarms[at].hashes(0) {
                 self.event(at, peer, event);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bittorrent_engine::{Command, PeerEvent, PeerKey, TorrentKey, TorrentStatus, Verdict};
 use bittorrent_protocol::merkle::{HashRequest, leaf};
@@ -53,6 +54,12 @@ pub(super) struct Swarm {
     pub(super) writing: BTreeMap<BlockIndex, MerkleHash>,
     pub(super) disk: BTreeMap<BlockIndex, MerkleHash>,
     pub(super) liars: BTreeSet<IpAddr>,
+    /// Something is held that may be reused.
+    pub(super) reuses: bool,
+    /// Pieces that are looked for.
+    lookups: Vec<PieceIndex>,
+    /// When a look-up ended last, or the first one began.
+    last_lookup: Option<Instant>,
     proven: BTreeSet<BlockIndex>,
     hash_requests: Vec<(PeerKey, HashRequest)>,
     metadata_requests: Vec<(PeerKey, u32)>,
@@ -69,6 +76,9 @@ impl Swarm {
             writing: BTreeMap::new(),
             disk: BTreeMap::new(),
             liars: BTreeSet::new(),
+            reuses: false,
+            lookups: Vec::new(),
+            last_lookup: None,
             proven: BTreeSet::new(),
             hash_requests: Vec::new(),
             metadata_requests: Vec::new(),
@@ -266,6 +276,73 @@ impl Swarm {
             return Some((key, block, leaf(b"a lie")));
         }
         Some((key, block, self.truth.leaf(block)))
+    }
+
+    /// A piece is to be looked for.
+    pub(super) fn look_up(
+        &mut self,
+        piece: PieceIndex,
+        leaves: Option<Vec<MerkleHash>>,
+        now: Instant,
+    ) {
+        assert!(self.reuses, "nothing is held that could be looked through");
+        let blocks: Vec<_> = self.truth.layout.blocks(piece).collect();
+        for block in &blocks {
+            assert!(
+                !self.writing.contains_key(block),
+                "{block} is being written"
+            );
+            for peer in &self.peers {
+                assert!(!peer.asked.contains(block), "{block} is asked for as well");
+            }
+        }
+        if let Some(leaves) = leaves {
+            let truth: Vec<_> = blocks.iter().map(|b| self.truth.leaf(*b)).collect();
+            assert_eq!(leaves, truth, "false leaves of {piece}");
+        }
+        if self.lookups.is_empty() {
+            self.last_lookup = Some(now);
+        }
+        self.lookups.push(piece);
+    }
+
+    pub(super) fn is_looking(&self) -> bool {
+        !self.lookups.is_empty()
+    }
+
+    /// Looks for a piece and puts what it finds at its place. After a while without any answer
+    /// nobody looks any more.
+    pub(super) fn look(
+        &mut self,
+        which: u8,
+        found: u32,
+        wrong: u32,
+        now: Instant,
+    ) -> Option<(PieceIndex, Vec<(BlockIndex, MerkleHash)>)> {
+        let last = self.last_lookup?;
+        if now >= last + Duration::from_secs(300) {
+            self.lookups.clear();
+        }
+        if self.lookups.is_empty() {
+            return None;
+        }
+        self.last_lookup = Some(now);
+        let piece = self
+            .lookups
+            .swap_remove(usize::from(which) % self.lookups.len());
+        let bit = |bits: u32, block: BlockIndex| bits >> (block.in_piece() % 32) & 1 == 1;
+        let adopted: Vec<_> = self
+            .truth
+            .layout
+            .blocks(piece)
+            .filter(|block| bit(found, *block) && !self.proven.contains(block))
+            .map(|block| match bit(wrong, block) {
+                true => (block, leaf(b"a spoilt block")),
+                false => (block, self.truth.leaf(block)),
+            })
+            .collect();
+        self.disk.extend(adopted.iter().copied());
+        Some((piece, adopted))
     }
 
     /// What the engine said to a block.
