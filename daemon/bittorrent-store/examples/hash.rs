@@ -1,5 +1,5 @@
-//! Makes a torrent of a file or directory and says how long it took, or copies it into a generation
-//! on the way.
+//! Makes a torrent of a file or directory and says its hash, the root of its first file and how long it
+//! took, or copies it into a generation on the way.
 //!
 //! ```text
 //! hash PATH [PIECE-LENGTH-IN-KIB] [hybrid] [GENERATION-DIRECTORY]
@@ -36,9 +36,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let seconds = started.elapsed().as_secs_f64();
     let mib = info.layout().content_length() as f64 / f64::from(1 << 20);
+    let first = info.layout().files().iter().find_map(|file| file.root());
     println!(
-        "{} {seconds:.3} s, {:.0} MiB/s",
+        "{} {} {seconds:.3} s, {:.0} MiB/s",
         info.hashes().v2,
+        first.map_or("-".to_owned(), |root| root.to_string()),
         mib / seconds
     );
     Ok(())

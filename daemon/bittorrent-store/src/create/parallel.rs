@@ -1,21 +1,23 @@
 //! Hashing a file that can be read at any position: every core reads and hashes parts of its own,
 //! and what it has read is still in its cache when it is hashed.
 
+use std::ops::Range;
 use std::path::Path;
 use std::thread;
 
 use bittorrent_protocol::metainfo::HashedContent;
-use bittorrent_protocol::{BLOCK_LEN, PieceLength, merkle};
+use bittorrent_protocol::{BLOCK_LEN, MerkleHash, PieceLength, merkle};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use sha_lanes::Sha1;
 
 use super::Progress;
 use super::folder::{Folder, Hashed, LeafSink};
-use super::v1::{PieceHasher, V1Pieces};
+use super::pages::{PAGE, page_aligned};
+use super::v1::{PieceInLane, V1Pieces};
 use crate::error::StoreError;
 use crate::io::{IoFile, read_full};
 
-/// Bytes read at once, by each thread; whole blocks. From 256 KiB on the kernel takes four times as
-/// long to copy them, measured.
+/// Bytes read at once, by each thread; whole blocks.
 const READ: usize = 64 << 10;
 
 /// The least a thread is given at once, in bytes.
@@ -29,10 +31,30 @@ const PARTS_UNDER_WAY: u64 = 4;
 struct Parts {
     /// Of the file.
     length: u64,
-    /// Of a part, in bytes.
+    /// Of a part, in bytes: whole pieces where there are v1 pieces.
     part: u64,
     piece_length: PieceLength,
     v1: V1Pieces,
+}
+
+impl Parts {
+    fn new(length: u64, piece_length: PieceLength, v1: V1Pieces, threads: u64) -> Self {
+        let piece = u64::from(piece_length.bytes());
+        let part = match v1 {
+            V1Pieces::None => PART,
+            // SHA-1 goes through each piece from start to end, and through several side by side.
+            _ => {
+                let share = length.div_ceil(piece).div_ceil(threads);
+                PART.max(piece * share.clamp(1, Sha1::LANES as u64))
+            }
+        };
+        Self {
+            length,
+            part,
+            piece_length,
+            v1,
+        }
+    }
 }
 
 /// Hashes a file of the given length. See [`hash_stream`](super::hash_stream).
@@ -48,18 +70,9 @@ pub(super) fn hash_file(
         .identity()
         .map_err(StoreError::io("inspect", path))?
         .length;
-    let parts = Parts {
-        length,
-        part: match v1 {
-            V1Pieces::None => PART,
-            // Whole pieces: SHA-1 goes through each from start to end.
-            _ => PART.max(piece_length.bytes().into()),
-        },
-        piece_length,
-        v1,
-    };
-    let count = length.div_ceil(parts.part);
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
+    let parts = Parts::new(length, piece_length, v1, threads);
+    let count = length.div_ceil(parts.part);
     let threads = threads.min(count).max(1);
     let most = PARTS_UNDER_WAY * threads;
     let folded = thread::scope(|scope| {
@@ -105,45 +118,108 @@ fn hash_parts(
     work: &Receiver<u64>,
     hashed: &Sender<(u64, Result<Hashed, StoreError>)>,
 ) {
-    let mut buffer = vec![0; READ];
+    let mut buffer = vec![0; READ * Sha1::LANES + PAGE];
+    let buffer = page_aligned(&mut buffer);
     for number in work {
-        let part = hash_part(file, path, parts, number, &mut buffer);
+        let start = number * parts.part;
+        let part = start..parts.length.min(start + parts.part);
+        let part = match parts.v1 {
+            V1Pieces::None => hash_leaves(file, path, part, buffer),
+            v1 => hash_pieces(file, path, part, parts.piece_length, v1, buffer),
+        };
         if hashed.send((number, part)).is_err() {
             break;
         }
     }
 }
 
-fn hash_part(
+fn hash_leaves(
     file: &dyn IoFile,
     path: &Path,
-    parts: Parts,
-    number: u64,
+    part: Range<u64>,
     buffer: &mut [u8],
 ) -> Result<Hashed, StoreError> {
-    let start = number * parts.part;
-    let end = parts.length.min(start + parts.part);
-    let mut leaves = Vec::with_capacity((end - start).div_ceil(BLOCK_LEN.into()) as usize);
-    let mut sha1 = PieceHasher::new(parts.piece_length, parts.v1);
-    let mut offset = start;
-    while offset < end {
-        let wanted = (end - offset).min(READ as u64) as usize;
-        let (bytes, _) = buffer.split_at_mut(wanted);
-        let read = read_full(file, bytes, offset).map_err(StoreError::io("read", path))?;
-        if read < wanted {
-            // Somebody cut it: it is not what was to be hashed.
-            return Err(StoreError::io("read", path)(
-                std::io::ErrorKind::UnexpectedEof.into(),
-            ));
-        }
-        leaves.extend(bytes.chunks(BLOCK_LEN as usize).map(merkle::leaf));
-        if let Some(sha1) = &mut sha1 {
-            sha1.update(bytes);
-        }
-        offset += wanted as u64;
+    let mut leaves = Vec::with_capacity(blocks_in(part.end - part.start));
+    let mut offset = part.start;
+    while offset < part.end {
+        let bytes = read(file, path, buffer, offset..part.end)?;
+        merkle::extend_leaves(&mut leaves, bytes);
+        offset += bytes.len() as u64;
     }
     Ok(Hashed {
         leaves,
-        v1_pieces: sha1.map(PieceHasher::finish).unwrap_or_default(),
+        v1_pieces: Vec::new(),
     })
+}
+
+/// A v1 piece that is hashed side by side with others.
+struct Lane {
+    /// What of the piece is not read yet.
+    ahead: Range<u64>,
+    leaves: Vec<MerkleHash>,
+    sha1: PieceInLane,
+}
+
+/// Reads some of each piece in turn, so that all that goes into SHA-1 side by side is still in a cache
+/// after its leaves are hashed.
+fn hash_pieces(
+    file: &dyn IoFile,
+    path: &Path,
+    part: Range<u64>,
+    piece_length: PieceLength,
+    v1: V1Pieces,
+    buffer: &mut [u8],
+) -> Result<Hashed, StoreError> {
+    let piece = u64::from(piece_length.bytes());
+    let mut lanes: Vec<Lane> = (part.start..part.end)
+        .step_by(piece_length.bytes() as usize)
+        .map(|start| Lane {
+            ahead: start..part.end.min(start + piece),
+            leaves: Vec::with_capacity(piece_length.blocks() as usize),
+            sha1: PieceInLane::default(),
+        })
+        .collect();
+    let mut hashed = Hashed::default();
+    for lanes in lanes.chunks_mut(Sha1::LANES) {
+        while lanes.iter().any(|lane| !lane.ahead.is_empty()) {
+            let mut some = Vec::with_capacity(Sha1::LANES);
+            for (lane, buffer) in lanes.iter_mut().zip(buffer.chunks_mut(READ)) {
+                let bytes = read(file, path, buffer, lane.ahead.clone())?;
+                merkle::extend_leaves(&mut lane.leaves, bytes);
+                lane.ahead.start += bytes.len() as u64;
+                some.push((&mut lane.sha1, bytes));
+            }
+            PieceInLane::update_many(&mut some);
+        }
+        for lane in lanes {
+            hashed.leaves.append(&mut lane.leaves);
+            let sha1 = std::mem::take(&mut lane.sha1);
+            hashed.v1_pieces.push(sha1.finish(piece_length, v1));
+        }
+    }
+    Ok(hashed)
+}
+
+/// Reads the beginning of a range, as much as fits and at most [`READ`].
+fn read<'b>(
+    file: &dyn IoFile,
+    path: &Path,
+    buffer: &'b mut [u8],
+    range: Range<u64>,
+) -> Result<&'b [u8], StoreError> {
+    let most = buffer.len().min(READ) as u64;
+    let wanted = most.min(range.end.saturating_sub(range.start)) as usize;
+    let (bytes, _) = buffer.split_at_mut(wanted);
+    let read = read_full(file, bytes, range.start).map_err(StoreError::io("read", path))?;
+    if read < wanted {
+        // Somebody cut it: it is not what was to be hashed.
+        return Err(StoreError::io("read", path)(
+            std::io::ErrorKind::UnexpectedEof.into(),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn blocks_in(bytes: u64) -> usize {
+    bytes.div_ceil(BLOCK_LEN.into()) as usize
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use bittorrent_protocol::metainfo::HashedContent;
-use bittorrent_protocol::{BLOCK_LEN, MerkleHash, PieceLength, PieceSha1, merkle};
+use bittorrent_protocol::{MerkleHash, PieceLength, PieceSha1, merkle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Progress;
@@ -154,11 +154,8 @@ fn hash_leaves(
     give_back: &Sender<Vec<u8>>,
 ) {
     for chunk in work {
-        let blocks = chunk.bytes().chunks(BLOCK_LEN as usize);
-        let part = Hashed {
-            leaves: blocks.map(merkle::leaf).collect(),
-            v1_pieces: Vec::new(),
-        };
+        let mut part = Hashed::default();
+        merkle::extend_leaves(&mut part.leaves, chunk.bytes());
         if hashed.send((chunk.number, part)).is_err() {
             break;
         }

@@ -78,6 +78,58 @@ impl PieceHasher {
     }
 }
 
+/// Hashes one piece, side by side with others.
+#[derive(Debug, Default)]
+pub(super) struct PieceInLane {
+    sha1: sha_lanes::Sha1,
+    taken: usize,
+    /// What of the last bytes filled no block: only the end of a file has any.
+    tail: Vec<u8>,
+}
+
+impl PieceInLane {
+    /// Takes the next bytes of each piece: whole blocks of SHA-1, but for the last of a piece.
+    pub(super) fn update_many(lanes: &mut [(&mut Self, &[u8])]) {
+        let mut hashes: Vec<_> = lanes.iter().map(|(lane, _)| lane.sha1).collect();
+        let parts: Vec<_> = lanes.iter().map(|(_, bytes)| bytes.as_chunks()).collect();
+        let blocks: Vec<_> = parts.iter().map(|(blocks, _)| *blocks).collect();
+        sha_lanes::Sha1::update_many(&mut hashes, &blocks);
+        for (((lane, bytes), hash), (_, tail)) in lanes.iter_mut().zip(hashes).zip(parts) {
+            debug_assert!(
+                lane.tail.is_empty() || bytes.is_empty(),
+                "bytes after the end"
+            );
+            lane.sha1 = hash;
+            lane.taken += bytes.len();
+            lane.tail.extend_from_slice(tail);
+        }
+    }
+
+    pub(super) fn finish(mut self, piece_length: PieceLength, v1: V1Pieces) -> PieceSha1 {
+        const ZEROS: [[u8; 64]; 256] = [[0; 64]; 256];
+        if v1 == V1Pieces::Padded {
+            let mut missing = (piece_length.bytes() as usize).saturating_sub(self.taken);
+            // The length of a piece is a multiple of 64: the zeros fill up the tail's block first.
+            if !self.tail.is_empty() {
+                let mut block = [0; 64];
+                for (place, byte) in block.iter_mut().zip(&self.tail) {
+                    *place = *byte;
+                }
+                missing = missing.saturating_sub(64 - self.tail.len());
+                self.tail.clear();
+                self.sha1.update(&[block]);
+            }
+            let mut blocks = missing / 64;
+            while blocks > 0 {
+                let some = ZEROS.split_at(blocks.min(ZEROS.len())).0;
+                self.sha1.update(some);
+                blocks -= some.len();
+            }
+        }
+        PieceSha1::from_bytes(self.sha1.finish(&self.tail))
+    }
+}
+
 /// Feeds zeros to a SHA-1.
 pub(crate) fn hash_zeros(sha1: &mut Sha1, mut count: usize) {
     const ZEROS: [u8; 16 << 10] = [0; 16 << 10];

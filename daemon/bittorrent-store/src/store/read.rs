@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
-use bittorrent_protocol::{BLOCK_LEN, FileIndex, MerkleHash, PieceIndex};
+use bittorrent_protocol::{FileIndex, MerkleHash, PieceIndex};
 
 use super::TorrentStore;
+use crate::create::{PAGE, page_aligned};
 use crate::error::StoreError;
 use crate::io::{IoFile, read_full};
 
@@ -179,17 +180,19 @@ impl TorrentStore {
         buffer: &mut Vec<u8>,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<Vec<MerkleHash>, StoreError> {
-        /// Bytes read at once: more are copied more slowly.
+        /// Bytes read at once; whole blocks.
         const CHUNK: u32 = 64 << 10;
+        buffer.resize(CHUNK as usize + PAGE, 0);
+        let buffer = page_aligned(buffer);
         let size = self.layout().piece_size(piece);
         let mut leaves = Vec::with_capacity(self.layout().block_count(piece) as usize);
         let mut begin = 0;
         while begin < size {
             let length = CHUNK.min(size - begin);
-            buffer.resize(length as usize, 0);
-            self.read(piece, begin, buffer)?;
-            each(buffer);
-            leaves.extend(buffer.chunks(BLOCK_LEN as usize).map(merkle::leaf));
+            let (bytes, _) = buffer.split_at_mut(length as usize);
+            self.read(piece, begin, bytes)?;
+            each(bytes);
+            merkle::extend_leaves(&mut leaves, bytes);
             begin += length;
         }
         Ok(leaves)
