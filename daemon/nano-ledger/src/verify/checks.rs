@@ -126,7 +126,7 @@ pub(super) fn run(
         .flatten();
     checks.add("tables", required(&tables, version));
     checks.add("table-flags", table_flags(&tables));
-    if let Some(outcome) = policy(version, &options.policy) {
+    if let Some(outcome) = policy(version, options.policy) {
         checks.add("policy", outcome);
     }
 
@@ -143,7 +143,7 @@ pub(super) fn run(
                 summary::network(file, &tables).map(|net| (genesis(net), net)),
             )?
             .unwrap_or(Network::Unknown);
-        if let Some(outcome) = claims(&tables, version, &options.policy) {
+        if let Some(outcome) = claims(&tables, version, options.policy) {
             checks.add("claims", outcome);
         }
         if level >= Level::L2 {
@@ -475,7 +475,7 @@ fn sums(
     checks.add("block-count", block_count(tables, &scan));
     checks.add(
         "confirmation-heights",
-        confirmation_heights(&scan, &options.policy),
+        confirmation_heights(&scan, options.policy),
     );
     if let Some(weights) = weights {
         picked.add(weights.greatest());
