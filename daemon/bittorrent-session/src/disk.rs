@@ -16,7 +16,7 @@ use std::thread;
 use bittorrent_engine::TorrentKey;
 use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, PieceLayer};
-use bittorrent_store::{StoreError, TorrentStore};
+use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -44,6 +44,14 @@ pub(crate) struct Proof {
     pub(crate) leaves: Vec<MerkleHash>,
 }
 
+/// What to look for in held generations.
+#[derive(Debug)]
+pub(crate) struct LookUp {
+    pub(crate) piece: PieceIndex,
+    /// The proven leaf hashes of all its blocks; `None` looks for the whole piece.
+    pub(crate) leaves: Option<Vec<MerkleHash>>,
+}
+
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Write blocks; the permit stands for their memory.
@@ -52,6 +60,8 @@ pub(crate) enum Work {
     Prove(Vec<Proof>),
     /// Count blocks as missing again.
     Revoke(Vec<BlockIndex>),
+    /// Take what is held of a piece to its place.
+    LookUp(Arc<ReuseSources>, LookUp),
     /// Keep a file's piece layer.
     Layer(FileIndex, Arc<PieceLayer>),
     /// Make everything durable.
@@ -81,6 +91,8 @@ pub(crate) enum Outcome {
     /// The proofs of these pieces were kept.
     Proven(Vec<PieceIndex>, Result<(), DiskError>),
     Revoked(Result<(), DiskError>),
+    /// These blocks of the piece stand at their places now.
+    LookedUp(PieceIndex, Result<Vec<(BlockIndex, MerkleHash)>, DiskError>),
     Layer(FileIndex, Result<(), DiskError>),
     Checkpoint(Result<(), DiskError>),
     Finish(Result<(), DiskError>),
@@ -257,9 +269,11 @@ impl Disks {
     pub(crate) fn submit(&self, writer: WriterId, job: Job) {
         let queue = match job.work {
             Work::Checkpoint | Work::Finish => &self.syncer,
-            Work::Write(..) | Work::Prove(_) | Work::Revoke(_) | Work::Layer(..) => {
-                &self.writers[writer.0]
-            }
+            Work::Write(..)
+            | Work::Prove(_)
+            | Work::Revoke(_)
+            | Work::LookUp(..)
+            | Work::Layer(..) => &self.writers[writer.0],
         };
         // The threads end only after this end of the queue is dropped.
         let sent = queue.try_send(job);
@@ -299,6 +313,10 @@ fn write_loop(jobs: &Receiver<Job>, done: &mpsc::Sender<Done>) {
                 Outcome::Proven(pieces, result)
             }
             Work::Revoke(blocks) => Outcome::Revoked(guarded(|| store.unverify(&blocks))),
+            Work::LookUp(sources, LookUp { piece, leaves }) => {
+                let found = guarded(|| store.adopt(&sources, piece, leaves.as_deref()));
+                Outcome::LookedUp(piece, found)
+            }
             Work::Layer(file, layer) => {
                 Outcome::Layer(file, guarded(|| store.set_layer(file, layer)))
             }

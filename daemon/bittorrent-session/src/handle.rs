@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bittorrent_engine::{Content, HeldLeaves, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::{InfoHashes, SwarmHash, merkle};
-use bittorrent_store::{StoreError, TorrentStore};
+use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::content::Attached;
@@ -52,7 +52,22 @@ impl TorrentHandle {
 
     /// Gives a torrent that was added by its hashes its place on disk.
     pub async fn attach(&self, store: Arc<TorrentStore>) -> Result<(), AddError> {
-        let store = Box::new(prepare(store).await?);
+        self.attach_prepared(prepare(store, None).await?).await
+    }
+
+    /// [`Self::attach`], with held generations in which the missing blocks are looked for before
+    /// peers are asked for them.
+    pub async fn attach_reusing(
+        &self,
+        store: Arc<TorrentStore>,
+        sources: Arc<ReuseSources>,
+    ) -> Result<(), AddError> {
+        self.attach_prepared(prepare(store, Some(sources)).await?)
+            .await
+    }
+
+    async fn attach_prepared(&self, prepared: Prepared) -> Result<(), AddError> {
+        let store = Box::new(prepared);
         let (reply, answer) = oneshot::channel();
         let ask = Ask::Attach {
             torrent: self.key,
@@ -132,12 +147,19 @@ impl TorrentHandle {
 }
 
 /// Reads what the engine has to know of a store, on a thread that may wait for the disk.
-pub(crate) async fn prepare(store: Arc<TorrentStore>) -> Result<Prepared, AddError> {
+pub(crate) async fn prepare(
+    store: Arc<TorrentStore>,
+    sources: Option<Arc<ReuseSources>>,
+) -> Result<Prepared, AddError> {
     let v2 = store.info().hashes().v2;
     let read = tokio::task::spawn_blocking(move || {
-        let content = content_of(&store)?;
+        let content = Content {
+            reuse: sources.is_some() && !store.is_complete(),
+            ..content_of(&store)?
+        };
         Ok::<_, StoreError>(Prepared {
             attached: Arc::new(Attached::new(store)),
+            sources,
             content,
         })
     });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bittorrent_engine::Engine;
 use bittorrent_protocol::{InfoHashes, PeerId};
-use bittorrent_store::TorrentStore;
+use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -142,7 +142,24 @@ impl Session {
 
     /// Adds a torrent whose metadata is known: downloads what the store lacks, serves what it has.
     pub async fn add_store(&self, store: Arc<TorrentStore>) -> Result<TorrentHandle, AddError> {
-        let prepared = prepare(store).await?;
+        self.add_prepared(prepare(store, None).await?).await
+    }
+
+    /// [`Self::add_store`], with held generations in which the missing blocks are looked for before
+    /// peers are asked for them.
+    pub async fn add_store_reusing(
+        &self,
+        store: Arc<TorrentStore>,
+        sources: Arc<ReuseSources>,
+    ) -> Result<TorrentHandle, AddError> {
+        self.add_prepared(prepare(store, Some(sources)).await?)
+            .await
+    }
+
+    async fn add_prepared(
+        &self,
+        prepared: crate::driver::Prepared,
+    ) -> Result<TorrentHandle, AddError> {
         let hashes = prepared.attached.store().info().hashes();
         self.add(hashes, Some(Box::new(prepared))).await
     }

@@ -225,6 +225,9 @@ impl Story<'_> {
             );
         }
         let (anna, ben) = (self.traffic("anna")?, self.traffic("ben")?);
+        let (before, after) = (first.snapshot, second.snapshot);
+        let [before, after] = [before, after].map(|snapshot| self.content("producer", snapshot));
+        let new = block_in_place(|| compare::compare(&before, &after))?.changed;
         self.say(
             "The update",
             format_args!(
@@ -235,6 +238,13 @@ impl Story<'_> {
         );
         for (name, traffic) in [("Anna", &anna), ("Ben", &ben)] {
             let fetched = traffic.fetched.last().copied().unwrap_or_default();
+            let twice = traffic.wasted.last().copied().unwrap_or_default();
+            ensure!(
+                fetched.saturating_sub(twice) <= new + new / 50,
+                "{name} fetched {} although only {} is new",
+                Bytes(fetched),
+                Bytes(new),
+            );
             self.say(
                 name,
                 format_args!(
@@ -413,6 +423,7 @@ impl Story<'_> {
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Traffic {
             fetched: numbers(&log, "fetched="),
+            wasted: numbers(&log, "wasted="),
             given: numbers(&log, "given=").iter().sum(),
         })
     }
@@ -422,6 +433,8 @@ impl Story<'_> {
 struct Traffic {
     /// Received for each snapshot, in order.
     fetched: Vec<u64>,
+    /// Those of them that came twice, because two peers were asked for the last blocks.
+    wasted: Vec<u64>,
     /// Sent, all together.
     given: u64,
 }

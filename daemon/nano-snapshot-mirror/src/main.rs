@@ -15,6 +15,7 @@ mod network;
 mod produce;
 mod progress;
 mod reconcile;
+mod reuse;
 mod signals;
 mod snapshot_info;
 mod space;

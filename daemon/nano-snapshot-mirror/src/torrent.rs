@@ -12,12 +12,13 @@ use bittorrent_store::{StoreError, TorrentStore, required_space};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::catalogue::{self, Entry, Generation};
 use crate::data_dir::{DataDir, DirLock};
 use crate::network::Network;
 use crate::progress::Display;
+use crate::reuse::Reuse;
 use crate::space;
 use crate::text::{Bytes, Causes, Time};
 
@@ -133,10 +134,12 @@ impl Fetch<'_> {
             }
             Place::Stopped => return Ok(Fetched::Stopped),
         };
+        let (data, id, stop) = (self.data.clone(), self.id, self.stop.clone());
+        let reuse = spawn_blocking(move || Reuse::find(&data, id, &stop)).await?;
         let joined = if catalogue::is_created(&dir) {
-            self.resume(&dir).await?
+            self.resume(&dir, &reuse).await?
         } else {
-            self.begin(&dir).await?
+            self.begin(&dir, &reuse).await?
         };
         let Some((handle, store, presence)) = joined else {
             return Ok(Fetched::Stopped);
@@ -196,7 +199,7 @@ impl Fetch<'_> {
     }
 
     /// Takes up what an earlier run left.
-    async fn resume(&self, dir: &Path) -> Result<Option<Joined>> {
+    async fn resume(&self, dir: &Path, reuse: &Reuse) -> Result<Option<Joined>> {
         let place = dir.to_owned();
         let store = Arc::new(spawn_blocking(move || catalogue::take_up(&place)).await??);
         if catalogue::must_be_read(dir) && !self.find_good(&store, dir).await? {
@@ -204,7 +207,9 @@ impl Fetch<'_> {
         }
         info!(snapshot = %self.id, held = %Bytes(held_bytes(&store)), "resuming");
         self.ensure_space(&store, dir)?;
-        let handle = self.network.session().add_store(store.clone()).await?;
+        let session = self.network.session();
+        let sources = reuse.sources().clone();
+        let handle = session.add_store_reusing(store.clone(), sources).await?;
         let presence = self
             .network
             .attend(&handle, swarms(&store.info().hashes(), Some(&store)));
@@ -236,7 +241,7 @@ impl Fetch<'_> {
     }
 
     /// Begins with nothing but the hash.
-    async fn begin(&self, dir: &Path) -> Result<Option<Joined>> {
+    async fn begin(&self, dir: &Path, reuse: &Reuse) -> Result<Option<Joined>> {
         let hashes = InfoHashes {
             v2: self.id,
             v1: None,
@@ -247,8 +252,9 @@ impl Fetch<'_> {
             let Some(info) = self.ask_for_metadata(&handle).await? else {
                 return Ok(None);
             };
-            let store = self.lay_out(info, dir).await?;
-            handle.attach(store.clone()).await?;
+            let store = self.lay_out(info, dir, reuse).await?;
+            let sources = reuse.sources().clone();
+            handle.attach_reusing(store.clone(), sources).await?;
             drop(searching);
             anyhow::Ok(Some(store))
         };
@@ -294,14 +300,23 @@ impl Fetch<'_> {
     }
 
     /// Makes room for the content.
-    async fn lay_out(&self, info: Arc<Info>, dir: &Path) -> Result<Arc<TorrentStore>> {
+    async fn lay_out(
+        &self,
+        info: Arc<Info>,
+        dir: &Path,
+        reuse: &Reuse,
+    ) -> Result<Arc<TorrentStore>> {
         let meta = Metainfo::from_info(info);
         space::ensure(self.data.root(), required_space(&meta), "the snapshot")?;
         let place = dir.to_owned();
-        let store = spawn_blocking(move || TorrentStore::create(&place, &meta, catalogue::io()));
-        let store = store
+        let sources = reuse.sources().clone();
+        let store = spawn_blocking(move || {
+            TorrentStore::create_from(&place, &meta, catalogue::io(), &sources)
+        });
+        let (store, clones) = store
             .await?
             .with_context(|| format!("cannot lay out {}", dir.display()))?;
+        debug!(snapshot = %self.id, ?clones, "laid out");
         Ok(Arc::new(store))
     }
 
@@ -326,9 +341,11 @@ impl Fetch<'_> {
                 info!(
                     snapshot = %self.id,
                     fetched = now.downloaded_payload, wasted = now.wasted,
-                    hashes = now.hash_bytes, took = %Time(started.elapsed()),
-                    "downloaded {} of {}",
+                    reused = now.bytes_reused, hashes = now.hash_bytes,
+                    took = %Time(started.elapsed()),
+                    "downloaded {} of {}, found {} in what is held",
                     Bytes(now.downloaded_payload), Bytes(now.bytes_total),
+                    Bytes(now.bytes_reused),
                 );
                 return Ok(true);
             }

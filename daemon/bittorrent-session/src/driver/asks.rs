@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bittorrent_engine::{Content, Link, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::{InfoHashes, SwarmHash};
+use bittorrent_store::ReuseSources;
 use tokio::sync::oneshot;
 
 use super::torrent::Torrent;
@@ -19,6 +20,8 @@ use crate::peer::{Greeted, Instruction};
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) attached: Arc<Attached>,
+    /// Where else on this disk its blocks may be.
+    pub(crate) sources: Option<Arc<ReuseSources>>,
     pub(crate) content: Content,
 }
 
@@ -156,7 +159,11 @@ impl Driver {
     }
 
     fn attach(&mut self, key: TorrentKey, prepared: Prepared) -> Result<(), AddError> {
-        let Prepared { attached, content } = prepared;
+        let Prepared {
+            attached,
+            sources,
+            content,
+        } = prepared;
         let Some(torrent) = self.torrents.get(&key) else {
             return Err(AddError::Ending);
         };
@@ -175,7 +182,7 @@ impl Driver {
             .map_err(|_| AddError::NotWaiting(expected.v2))?;
         if let Some(torrent) = self.torrents.get_mut(&key) {
             let complete = attached.store().is_complete();
-            torrent.attach(attached);
+            torrent.attach(attached, sources.filter(|_| !complete));
             if complete {
                 torrent.complete();
             }

@@ -9,7 +9,7 @@ use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::StoreError;
 
 use super::Driver;
-use crate::disk::{DiskError, Done, Outcome, Proof};
+use crate::disk::{DiskError, Done, LookUp, Outcome, Proof};
 use crate::peer::Instruction;
 use crate::status::TorrentError;
 
@@ -38,10 +38,14 @@ impl Driver {
                     torrent.keep_layer(file, layer);
                 }
             }
-            // Nothing is held that could be looked through: `Content::reuse` is false.
-            Output::Lookup { torrent, piece, .. } => {
-                self.engine
-                    .handle_looked_up(torrent, piece, &[], Instant::now());
+            Output::Lookup {
+                torrent,
+                piece,
+                leaves,
+            } => {
+                if let Some(torrent) = self.torrents.get_mut(&torrent) {
+                    torrent.look_up(LookUp { piece, leaves });
+                }
             }
             Output::Proven {
                 torrent,
@@ -182,6 +186,12 @@ impl Driver {
             Outcome::Revoked(result) => {
                 torrent.was_revoked();
                 ("taking blocks back", result)
+            }
+            Outcome::LookedUp(piece, result) => {
+                torrent.looked_up();
+                let found = result.as_deref().unwrap_or_default();
+                self.engine.handle_looked_up(key, piece, found, now);
+                ("taking blocks from what is held", result.map(|_| ()))
             }
             Outcome::Layer(file, result) => {
                 tracing::debug!(%file, "piece layer kept");

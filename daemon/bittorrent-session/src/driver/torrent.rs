@@ -1,18 +1,19 @@
 //! A torrent between engine and disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bittorrent_engine::{PeerKey, TorrentKey};
 use bittorrent_protocol::metainfo::{Info, PieceLayer};
 use bittorrent_protocol::{BlockIndex, FileIndex, InfoHashes, PieceIndex, SwarmHash};
+use bittorrent_store::ReuseSources;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{Policy, Views};
 use crate::content::Attached;
-use crate::disk::{Disks, Job, Proof, Work, WriterId};
+use crate::disk::{Disks, Job, LookUp, Proof, Work, WriterId};
 use crate::peer::Arrived;
 use crate::status::{Phase, TorrentError, TorrentStatus};
 
@@ -21,6 +22,9 @@ const WRITE_AT_ONCE: usize = 256;
 
 /// Write jobs of one torrent under way: one runs, one waits, the rest is gathered meanwhile.
 const WRITES_UNDER_WAY: usize = 2;
+
+/// Look-ups of one torrent under way: few, so that what peers sent is not kept waiting behind them.
+const LOOK_UPS_UNDER_WAY: usize = 2;
 
 /// What is still to be done at the end of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,10 @@ pub(super) struct Torrent {
     proving: bool,
     revoked: Vec<BlockIndex>,
     revoking: usize,
+    /// Until it is sealed, so that older generations can go afterwards.
+    sources: Option<Arc<ReuseSources>>,
+    look_ups: VecDeque<LookUp>,
+    looking: usize,
     layers: Vec<(FileIndex, Arc<PieceLayer>)>,
     layering: bool,
     announcements: HashMap<PieceIndex, Announcement>,
@@ -93,6 +101,9 @@ impl Torrent {
             proving: false,
             revoked: Vec::new(),
             revoking: 0,
+            sources: None,
+            look_ups: VecDeque::new(),
+            looking: 0,
             layers: Vec::new(),
             layering: false,
             announcements: HashMap::new(),
@@ -120,8 +131,9 @@ impl Torrent {
     }
 
     /// Gives it its place on disk.
-    pub(super) fn attach(&mut self, content: Arc<Attached>) {
+    pub(super) fn attach(&mut self, content: Arc<Attached>, sources: Option<Arc<ReuseSources>>) {
         self.content = Some(content);
+        self.sources = sources;
     }
 
     /// Stops it for good. The first error stays.
@@ -135,6 +147,7 @@ impl Torrent {
             self.error = Some(Arc::new(error));
             self.unwritten.clear();
             self.unproven.clear();
+            self.look_ups.clear();
             // What was proven until now stays proven.
             self.checkpoint_due |= self.dirty_since.is_some();
         }
@@ -161,6 +174,17 @@ impl Torrent {
             self.unproven.push(proof);
             self.dirty_since.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// The engine bounds how many wait.
+    pub(super) fn look_up(&mut self, look_up: LookUp) {
+        if !self.is_failed() {
+            self.look_ups.push_back(look_up);
+        }
+    }
+
+    pub(super) fn looked_up(&mut self) {
+        self.looking -= 1;
     }
 
     pub(super) fn keep_layer(&mut self, file: FileIndex, layer: Arc<PieceLayer>) {
@@ -223,6 +247,7 @@ impl Torrent {
         if success {
             self.completion = Completion::Sealed;
             self.dirty_since = None;
+            self.sources = None;
             tracing::info!(torrent = %self.hashes.v2, "complete, durable and sealed");
         } else {
             self.completion = Completion::Missing;
@@ -234,6 +259,7 @@ impl Torrent {
         self.writes > 0
             || self.proving
             || self.revoking > 0
+            || self.looking > 0
             || self.layering
             || self.checkpointing
             || self.completion == Completion::Sealing
@@ -319,6 +345,14 @@ impl Torrent {
             submit(Work::Prove(std::mem::take(&mut self.unproven)));
             self.proving = true;
         }
+        while self.looking < LOOK_UPS_UNDER_WAY
+            && writer_has_place()
+            && let Some(sources) = &self.sources
+            && let Some(look_up) = self.look_ups.pop_front()
+        {
+            submit(Work::LookUp(sources.clone(), look_up));
+            self.looking += 1;
+        }
         if !self.layering
             && writer_has_place()
             && let Some((file, layer)) = self.layers.pop()
@@ -329,7 +363,11 @@ impl Torrent {
         if self.checkpointing || !disks.has_sync_place() {
             return;
         }
-        let all_kept = !self.proving && !self.layering && self.writes == 0 && self.revoking == 0;
+        let all_kept = !self.proving
+            && !self.layering
+            && self.writes == 0
+            && self.revoking == 0
+            && self.looking == 0;
         if self.completion == Completion::Unsealed && all_kept && !self.is_failed() {
             submit(Work::Finish);
             self.completion = Completion::Sealing;
@@ -359,6 +397,9 @@ impl Torrent {
             phase,
             bytes_total: status.bytes_total,
             bytes_verified: status.bytes_verified,
+            bytes_reused: status.bytes_reused,
+            bytes_fetched: status.bytes_fetched,
+            bytes_to_fetch: status.bytes_to_fetch,
             pieces_total: status.pieces_total,
             pieces_verified: status.pieces_verified,
             downloaded_payload: status.downloaded,
