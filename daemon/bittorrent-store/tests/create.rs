@@ -255,7 +255,7 @@ fn a_draft_says_what_is_wrong_with_it() {
 #[test]
 fn a_file_that_is_there_already_becomes_the_same_generation() {
     for (length, hybrid) in [
-        (0, false),
+        (1, false),
         (16_385, true),
         (3_000_000, true),
         (3_000_000, false),
