@@ -152,6 +152,8 @@ pub(crate) async fn prepare(
     sources: Option<Arc<ReuseSources>>,
 ) -> Result<Prepared, AddError> {
     let v2 = store.info().hashes().v2;
+    // Where nothing is held, asking for leaf hashes would be in vain.
+    let sources = sources.filter(|sources| !sources.generations().is_empty());
     let read = tokio::task::spawn_blocking(move || {
         let content = Content {
             reuse: sources.is_some() && !store.is_complete(),
