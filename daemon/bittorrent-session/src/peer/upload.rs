@@ -36,6 +36,15 @@ const SENDS_AT_ONCE: usize = 2;
 /// Blocks read for a socket of which it is not known how much it takes.
 const FIRST_BATCH: usize = 4;
 
+/// What a page of memory is aligned to.
+const PAGE: usize = 4096;
+
+/// How far into a page the first payload is read. Processors of AMD copy from the start of a page to
+/// the first 63 bytes behind the start of another at a sixth of their speed (1.5 instead of 10 GB/s
+/// for `preadv` to offsets 13 and 26, measured on an EPYC); each further payload stands 13 bytes
+/// further on.
+const LEAD: usize = 64;
+
 thread_local! {
     /// Where blocks lie between page cache and socket; nothing in it outlives one call.
     static PASSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -364,9 +373,14 @@ impl Uploads {
         buffer: &mut Vec<u8>,
     ) -> io::Result<Sent> {
         let run = self.run(content.layout());
-        buffer.resize(SENT_AT_ONCE * (PIECE_HEADER_LEN + BLOCK_LEN as usize), 0);
+        buffer.resize(
+            PAGE + LEAD + SENT_AT_ONCE * (PIECE_HEADER_LEN + BLOCK_LEN as usize),
+            0,
+        );
+        let lead = buffer.as_ptr().align_offset(PAGE).min(PAGE) + LEAD - PIECE_HEADER_LEN;
+        let (_, buffer) = buffer.split_at_mut(lead);
         let mut targets = Vec::with_capacity(run);
-        let mut rest = buffer.as_mut_slice();
+        let mut rest = &mut *buffer;
         for entry in self.queue.iter().take(run) {
             let (header, more) = rest.split_at_mut(PIECE_HEADER_LEN);
             let (payload, more) = more.split_at_mut(entry.stretch.length as usize);
