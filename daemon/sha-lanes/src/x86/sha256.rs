@@ -7,7 +7,7 @@ use std::arch::x86_64::{
 };
 use std::array::from_fn;
 
-use super::load;
+use super::{in_lanes, load};
 use crate::Block;
 use crate::sha256::INITIAL;
 
@@ -57,24 +57,15 @@ struct State {
     cdgh: __m128i,
 }
 
-/// Takes blocks into states: as long as all lanes have some, side by side.
+/// Takes blocks into states, some side by side.
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 pub(super) fn compress_many(states: &mut [[u32; 8]], blocks: &[&[Block]]) {
-    let (groups, rest) = states.as_chunks_mut::<LANES>();
-    let (blocks_of_groups, blocks_of_rest) = blocks.as_chunks::<LANES>();
-    for (states, blocks) in groups.iter_mut().zip(blocks_of_groups) {
-        let common = blocks.iter().map(|blocks| blocks.len()).min().unwrap_or(0);
-        compress(
-            states.each_mut(),
-            blocks.map(|blocks| blocks.split_at(common).0),
-        );
-        for (state, blocks) in states.iter_mut().zip(blocks) {
-            compress([state], [blocks.split_at(common).1]);
-        }
-    }
-    for (state, blocks) in rest.iter_mut().zip(blocks_of_rest) {
-        compress([state], [blocks]);
-    }
+    in_lanes::<_, LANES>(
+        states,
+        blocks,
+        |states, blocks| compress(states, blocks),
+        |state, blocks| compress([state], [blocks]),
+    );
 }
 
 /// Takes equally many blocks into each state.
