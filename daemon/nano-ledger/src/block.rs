@@ -5,7 +5,7 @@
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
 
-use crate::bytes::{array_at, u64_at, u64_be_at, u128_be_at};
+use crate::bytes::{array_at, joined, u64_at, u64_be_at, u128_be_at};
 use crate::schema::ID_LEN;
 
 /// An account, block hash, representative or link.
@@ -131,10 +131,7 @@ impl Block {
 
     /// Account, height and all the rest, so that bytes sort as chains do.
     pub(crate) fn to_sorted(self, hash: &Id) -> [u8; Self::SORTED_LEN] {
-        let mut bytes = [0; Self::SORTED_LEN];
-        let mut rest = bytes.as_mut_slice();
-        let small = [self.kind.byte(), self.details, self.source_epoch];
-        let parts: [&[u8]; 9] = [
+        joined(&[
             &self.account,
             &self.height.to_be_bytes(),
             hash,
@@ -143,16 +140,8 @@ impl Block {
             &self.representative,
             &self.balance.to_be_bytes(),
             &self.link,
-            &small,
-        ];
-        for part in parts {
-            let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else {
-                break;
-            };
-            place.copy_from_slice(part);
-            rest = behind;
-        }
-        bytes
+            &[self.kind.byte(), self.details, self.source_epoch],
+        ])
     }
 
     /// Reads what [`to_sorted`](Self::to_sorted) wrote.

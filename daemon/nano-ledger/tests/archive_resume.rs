@@ -296,6 +296,16 @@ fn a_ledger_that_fails_its_verification_is_removed() {
     assert_eq!(open(&bench, &archive).progress().ledger_bytes, 0);
 }
 
+/// An extraction of which half the archive came, and that was interrupted.
+fn half_way(archive: &[u8]) -> Bench {
+    let bench = Bench::new(b"");
+    drop(drive(
+        open(&bench, archive),
+        &Prefix::new(archive, archive.len() / 2),
+    ));
+    bench
+}
+
 #[test]
 fn other_archives_go_on_at_their_frames_too() {
     let content = ledger(100_000, 6);
@@ -306,11 +316,7 @@ fn other_archives_go_on_at_their_frames_too() {
         .file("Nano/other", b"more")
         .end();
     let archive = frames(&tar, 10_000);
-    let bench = Bench::new(b"");
-    drop(drive(
-        open(&bench, &archive),
-        &Prefix::new(&archive, archive.len() / 2),
-    ));
+    let bench = half_way(&archive);
     assert!(finish(&bench, &archive, &content).resumed_bytes > 30_000);
     // Names seen before the interruption still count.
     let tar = Tar::new()
@@ -319,11 +325,7 @@ fn other_archives_go_on_at_their_frames_too() {
         .file("readme", b"again")
         .end();
     let archive = frames(&tar, 10_000);
-    let bench = Bench::new(b"");
-    drop(drive(
-        open(&bench, &archive),
-        &Prefix::new(&archive, archive.len() / 2),
-    ));
+    let bench = half_way(&archive);
     let extractor = open(&bench, &archive);
     assert!(extractor.progress().ledger_bytes > 30_000);
     let refused = extractor
@@ -338,22 +340,14 @@ fn other_archives_go_on_at_their_frames_too() {
     bench.untouched();
     // One frame: nothing to go on at.
     let archive = frame(&tar);
-    let bench = Bench::new(b"");
-    drop(drive(
-        open(&bench, &archive),
-        &Prefix::new(&archive, archive.len() / 2),
-    ));
+    let bench = half_way(&archive);
     assert_eq!(open(&bench, &archive).progress().ledger_bytes, 0);
 }
 
 #[test]
 fn a_damaged_end_takes_back_what_was_extracted() {
     let mut archive = packed(&ledger(500_000, 7));
-    let bench = Bench::new(b"");
-    drop(drive(
-        open(&bench, &archive),
-        &Prefix::new(&archive, archive.len() / 2),
-    ));
+    let bench = half_way(&archive);
     assert!(open(&bench, &archive).progress().ledger_bytes > 0);
     *archive.last_mut().unwrap() ^= 1;
     let seek_table = drive(

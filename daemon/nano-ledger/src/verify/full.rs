@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::block::{self, Block, Id, NONE};
-use crate::bytes::{array_at, u128_be_at};
+use crate::bytes::{array_at, joined, u128_be_at};
 use crate::chain::{Chain, Effect};
 use crate::file::Table;
 use crate::scan::{Findings, next_account, next_height, next_pending};
@@ -452,24 +452,14 @@ fn one_move(
     is_cemented: bool,
     sender: &Id,
 ) -> [u8; MOVE_LEN] {
-    let mut bytes = [0; MOVE_LEN];
-    let mut rest = bytes.as_mut_slice();
-    let parts: [&[u8]; 6] = [
+    joined(&[
         send,
         &[what],
         receiver,
         &amount.to_be_bytes(),
         &[epoch, u8::from(is_cemented)],
         sender,
-    ];
-    for part in parts {
-        let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else {
-            break;
-        };
-        place.copy_from_slice(part);
-        rest = behind;
-    }
-    bytes
+    ])
 }
 
 /// A move as read back.
