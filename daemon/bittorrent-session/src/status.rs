@@ -78,10 +78,6 @@ pub struct TorrentStatus {
     /// Bytes of content that were found in what is held already, and proven, since the torrent was
     /// added.
     pub bytes_reused: u64,
-    /// Bytes of content that peers sent, written and proven, since the torrent was added.
-    pub bytes_fetched: u64,
-    /// Bytes of content that peers have to send, as far as is known by now.
-    pub bytes_to_fetch: u64,
     /// Pieces; 0 while the metadata is unknown.
     pub pieces_total: u32,
     /// Pieces that are verified as a whole.

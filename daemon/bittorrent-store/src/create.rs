@@ -1,7 +1,6 @@
 //! Making a generation of content that is not in a torrent yet.
 
 mod folder;
-mod pages;
 mod parallel;
 mod pipeline;
 mod v1;
@@ -21,7 +20,6 @@ use crate::progress::replace;
 use crate::store::TorrentStore;
 
 use folder::LeafSink;
-pub(crate) use pages::{PAGE, page_aligned};
 use parallel::hash_file;
 pub use pipeline::hash_stream;
 pub use v1::V1Pieces;

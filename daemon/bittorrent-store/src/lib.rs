@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod io;
 mod journal;
+mod pages;
 mod paths;
 mod progress;
 mod reuse;
@@ -20,6 +21,7 @@ pub mod testing;
 
 pub use error::StoreError;
 pub use io::{Identity, Io, IoFile, OpenMode, RealIo};
+pub use pages::{PAGE, page_aligned};
 pub use reuse::ReuseSources;
 pub use space::{free_space, required_space};
 pub use store::{

@@ -12,10 +12,10 @@ use sha_lanes::Sha1;
 
 use super::Progress;
 use super::folder::{Folder, Hashed, LeafSink};
-use super::pages::{PAGE, page_aligned};
 use super::v1::{PieceInLane, V1Pieces};
 use crate::error::StoreError;
 use crate::io::{IoFile, read_full};
+use crate::pages::{PAGE, page_aligned};
 
 /// Bytes read at once, by each thread; whole blocks.
 const READ: usize = 64 << 10;

@@ -8,9 +8,9 @@ use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault}
 use bittorrent_protocol::{FileIndex, MerkleHash, PieceIndex};
 
 use super::TorrentStore;
-use crate::create::{PAGE, page_aligned};
 use crate::error::StoreError;
 use crate::io::{IoFile, read_full};
+use crate::pages::{PAGE, page_aligned};
 
 /// The most leaves read to answer one request: 2 MiB of them. Enough for every layer that clients ask
 /// for: leaves, and anything from the piece layer up, which needs none.
