@@ -21,8 +21,8 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+from suite.lab import ROOT, TARGET, python_with_libtorrent
+
 KINDS = ("v2", "hybrid")
 MAKERS = ("ours", "libtorrent")
 # Of libtorrent's time and CPU.
@@ -78,19 +78,6 @@ class Creation:
         if child.returncode:
             raise SystemExit(f"{command}: {child.returncode}")
         return {"wall_s": time.monotonic() - begin, "cpu_s": used.ru_utime + used.ru_stime, "pieces_root": line.split()[1]}
-
-
-def python_with_libtorrent(version: str) -> pathlib.Path:
-    given = os.environ.get(f"INTEROP_PYTHON_LIBTORRENT_{version.replace('.', '_')}")
-    if given:
-        return pathlib.Path(given)
-    venv = ROOT / "target/interop" / f"libtorrent-{version}"
-    python = venv / "bin/python"
-    if not (venv / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"libtorrent=={version}"], check=True)
-        (venv / "ready").touch()
-    return python
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, object]]:
