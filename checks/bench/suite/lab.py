@@ -23,6 +23,7 @@ CLIENTS = (OURS, THEIRS)
 # Package and target of every program that is measured.
 PROGRAMS = (
     ("bittorrent-session", "--example=transfer"),
+    ("bittorrent-session", "--example=floor"),
     ("snapshot-pointer", "--example=lookup"),
     ("nano-snapshot-mirror", "--bin=nano-snapshot-mirror"),
 )
@@ -98,6 +99,7 @@ class Lab:
         for package, target in PROGRAMS if build else ():
             subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "-p", package, target], cwd=ROOT, check=True)
         self.transfer = TARGET / "release/examples/transfer"
+        self.floor = TARGET / "release/examples/floor"
         self.lookup = TARGET / "release/examples/lookup"
         self.mirror = TARGET / "release/nano-snapshot-mirror"
         self.size = size

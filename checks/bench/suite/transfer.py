@@ -18,6 +18,11 @@ COLUMNS = {
     "seed_file_mib": ("of mapped files", ".0f"),
 }
 
+# Not a client: the least work that moves, hashes and writes the same bytes.
+FLOOR = "floor"
+
+PAIRS = [(FLOOR, FLOOR), *((seed, fetch) for seed in CLIENTS for fetch in CLIENTS)]
+
 # Against libtorrent with libtorrent.
 RATIOS = {"payload_mb_per_s": "speed", "fetch_cpu": "fetch CPU", "seed_cpu": "seed CPU"}
 
@@ -37,10 +42,11 @@ def transfer(lab: Lab, seed: str, fetch: str) -> Row:
     store = lab.noise(lab.size.transfer_bytes)
     place = lab.fresh()
     lab.pages.settle(store.file)
-    with Watched(lab.seed(seed, store)) as seeder:
+    with Watched([lab.floor, "seed", store.file] if seed == FLOOR else lab.seed(seed, store)) as seeder:
         peer = seeder.hear("listening")["listening"]
         begin = time.monotonic()
-        with Watched(lab.fetch(fetch, store, place, peer)) as fetcher:
+        fetching = [lab.floor, "fetch", place / "floor", "--peer", str(peer)] if fetch == FLOOR else lab.fetch(fetch, store, place, peer)
+        with Watched(fetching) as fetcher:
             fetched = fetcher.hear("user")
             fetcher.end()
         whole = time.monotonic() - begin
@@ -68,18 +74,16 @@ def transfer(lab: Lab, seed: str, fetch: str) -> Row:
 def measure(lab: Lab) -> Found:
     rows: list[Row] = []
     for turn in range(lab.size.repeat):
-        for seed in CLIENTS:
-            for fetch in CLIENTS:
-                rows.append({"turn": turn, **transfer(lab, seed, fetch)})
-                print(f"  {turn + 1}/{lab.size.repeat} {seed} -> {fetch}: {rows[-1]['payload_mb_per_s']:.0f} MB/s", file=sys.stderr)
+        for seed, fetch in PAIRS:
+            rows.append({"turn": turn, **transfer(lab, seed, fetch)})
+            print(f"  {turn + 1}/{lab.size.repeat} {seed} -> {fetch}: {rows[-1]['payload_mb_per_s']:.0f} MB/s", file=sys.stderr)
     base = where(rows, seed=THEIRS, fetch=THEIRS)
     lines = []
-    for seed in CLIENTS:
-        for fetch in CLIENTS:
-            mine = where(rows, seed=seed, fetch=fetch)
-            values = [form(spec)(median(mine, column)) for column, (_, spec) in COLUMNS.items()]
-            ratios = [f"{median(mine, column) / (median(base, column) or 1):.2f}" for column in RATIOS]
-            lines.append([f"{seed} → {fetch}", *values, *ratios])
+    for seed, fetch in PAIRS:
+        mine = where(rows, seed=seed, fetch=fetch)
+        values = [form(spec)(median(mine, column)) for column, (_, spec) in COLUMNS.items()]
+        ratios = [f"{median(mine, column) / (median(base, column) or 1):.2f}" for column in RATIOS]
+        lines.append(["floor" if seed == FLOOR else f"{seed} → {fetch}", *values, *ratios])
     titles = ["seed → fetch", *(title for title, _ in COLUMNS.values()), *(f"{title}, libtorrent → libtorrent = 1" for title in RATIOS.values())]
     text = f"{lab.size.transfer_bytes >> 20} MiB in pieces of {lab.size.piece_length >> 10} KiB, medians of {lab.size.repeat}.\n\n"
     return Found("Transfer", text + table(titles, lines), rows)

@@ -13,6 +13,8 @@
 //! seconds since the start of the process, which `began` gives since 1970; processor times are those
 //! of the whole process.
 
+mod usage;
+
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ use bittorrent_protocol::{BLOCK_LEN, InfoHashV2, InfoHashes, PieceLength, merkle
 use bittorrent_session::{Session, SessionConfig, TorrentHandle};
 use bittorrent_store::create::{Cut, Draft, Shape};
 use bittorrent_store::{RealIo, TorrentStore};
+
+use usage::usage;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -267,32 +271,4 @@ async fn fetch(options: &Options, start: Instant) -> Result<(), Error> {
     }
     session.shutdown().await;
     Ok(())
-}
-
-/// Processor seconds and memory of this process as members of a JSON object.
-fn usage() -> Result<String, Error> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The name in parentheses may have spaces in it.
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let kib = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-    };
-    Ok(format!(
-        r#""user":{:.2},"system":{:.2},"rss_kib":{},"peak_rss_kib":{}"#,
-        // Linux counts in hundredths whatever the kernel's own tick is.
-        ticks(11).unwrap_or(0.0) / 100.0,
-        ticks(12).unwrap_or(0.0) / 100.0,
-        kib("VmRSS:").unwrap_or(0),
-        kib("VmHWM:").unwrap_or(0),
-    ))
 }
