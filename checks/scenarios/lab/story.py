@@ -1,0 +1,113 @@
+"""A scenario as it is written down: NAME.toml names the machines and NAME.py is what happens to them.
+
+checks/scenarios/nixos-test.nix reads the same two files.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STORIES = Path(__file__).resolve().parent.parent / "stories"
+
+Settings = dict[str, Any]
+
+
+class BadStory(Exception):
+    """NAME.toml says something that is not understood; the text says where."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine. `number` is the last part of its addresses."""
+
+    name: str
+    number: int
+    dht: bool = False
+    mirror: bool = False
+    producer: Settings | None = None
+    libtorrent: bool = False
+    open_firewall: bool = True
+    settings: Settings = field(default_factory=dict)
+
+    @property
+    def shares_store(self) -> bool:
+        """Somebody besides the mirror uses its data directory."""
+        return self.producer is not None
+
+
+@dataclass(frozen=True)
+class Story:
+    """A scenario."""
+
+    name: str
+    script: str
+    machines: tuple[Machine, ...]
+
+
+def merge(base: Settings, over: Settings) -> Settings:
+    """`base` with what `over` says; tables are merged, everything else replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse(name: str, document: Settings, script: str) -> Story:
+    """Raises BadStory. Machines are numbered by name, as NixOS tests do."""
+    unknown = set(document) - {"settings", "machines"}
+    if unknown:
+        raise BadStory(f"{name}.toml: unknown key {sorted(unknown)[0]}; there are settings and machines")
+    common: Settings = document.get("settings", {})
+    machines = []
+    for number, (who, said) in enumerate(sorted(document.get("machines", {}).items()), start=1):
+        if len(who) > 10:
+            raise BadStory(f"{name}.toml: machine {who}: at most 10 characters, for its network interface")
+        fields = {key.replace("-", "_"): value for key, value in said.items()}
+        wrong = set(fields) - (set(Machine.__dataclass_fields__) - {"name", "number"})
+        if wrong:
+            raise BadStory(f"{name}.toml: machine {who}: unknown key {sorted(wrong)[0]}")
+        settings = merge(common, fields.pop("settings", {}))
+        machines.append(Machine(name=who, number=number, settings=settings, **fields))
+    if not machines:
+        raise BadStory(f"{name}.toml: no machines")
+    return Story(name, script, tuple(machines))
+
+
+def load(name: str) -> Story:
+    """Reads the two files of a scenario."""
+    with (STORIES / f"{name}.toml").open("rb") as file:
+        document = tomllib.load(file)
+    return parse(name, document, (STORIES / f"{name}.py").read_text())
+
+
+def names() -> list[str]:
+    """All scenarios there are."""
+    return sorted(path.stem for path in STORIES.glob("*.toml"))
+
+
+def toml(settings: Settings, prefix: str = "") -> str:
+    """Settings as the daemon reads them."""
+    scalars = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    lines = [f"{key} = {scalar(value)}" for key, value in scalars.items()]
+    if prefix and lines:
+        lines.insert(0, f"[{prefix}]")
+    text = "".join(line + "\n" for line in lines)
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            text += toml(value, f"{prefix}.{key}" if prefix else key)
+    return text
+
+
+def scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(scalar(one) for one in value) + "]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

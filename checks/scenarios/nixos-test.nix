@@ -1,0 +1,99 @@
+# One scenario as a NixOS test: the machines of stories/NAME.toml with the module, and the script of stories/NAME.py.
+name:
+{
+  self,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  story = lib.importTOML (./stories + "/${name}.toml");
+  merge = lib.recursiveUpdate;
+  ledgers = ../../daemon/nano-ledger/tests/data;
+
+  machine =
+    {
+      dht ? false,
+      mirror ? false,
+      producer ? null,
+      libtorrent ? false,
+      open-firewall ? true,
+      settings ? { },
+    }:
+    { pkgs, ... }:
+    let
+      python = pkgs.python3.withPackages (packages: lib.optional libtorrent packages.libtorrent-rasterbar);
+    in
+    {
+      imports = [ self.nixosModules.default ];
+      environment.systemPackages = [
+        python
+        pkgs.curl
+      ];
+      environment.etc = {
+        "scenario/before.ldb".source = "${ledgers}/before.ldb";
+        "scenario/after.ldb".source = "${ledgers}/after.ldb";
+        "scenario/dht.py".source = ./dht.py;
+        "scenario/libtorrent_peer.py".source = ../interop/libtorrent_peer.py;
+      }
+      // lib.optionalAttrs (!mirror) {
+        "nano-snapshot-mirror/config.toml".source =
+          (pkgs.formats.toml { }).generate "config.toml"
+            (merge (story.settings or { }) settings);
+      }
+      // lib.optionalAttrs (producer != null) {
+        "nano-snapshot-mirror/producer.key" = {
+          source = ./stories/producer.key;
+          mode = "0600";
+        };
+      };
+      services.nano-snapshot-mirror = lib.mkIf mirror {
+        enable = true;
+        openFirewall = open-firewall;
+        settings = merge (story.settings or { }) settings;
+        producer = lib.mkIf (producer != null) {
+          enable = true;
+          signingKeyFile = "/etc/nano-snapshot-mirror/producer.key";
+          schedule = lib.mkIf (producer ? schedule) producer.schedule;
+          randomizedDelay = "0";
+        };
+      };
+      users = lib.mkIf (producer != null) {
+        users.nano = {
+          isSystemUser = true;
+          group = "nano";
+        };
+        groups.nano = { };
+      };
+      systemd.tmpfiles.settings.ledger = lib.mkIf (producer != null) {
+        "/var/lib/nano/Nano".d = {
+          user = "nano";
+          group = "nano";
+        };
+        "/var/lib/nano/Nano/data.ldb".C = {
+          user = "nano";
+          group = "nano";
+          mode = "0644";
+          argument = "${ledgers}/before.ldb";
+        };
+      };
+      systemd.services.scenario-dht = lib.mkIf dht {
+        description = "A DHT of this test's own";
+        wantedBy = [ "multi-user.target" ];
+        serviceConfig.ExecStart = "${lib.getExe python} /etc/scenario/dht.py serve";
+      };
+      networking.firewall = {
+        allowedTCPPorts = lib.optional libtorrent 6891;
+        allowedUDPPortRanges = lib.optional dht {
+          from = 7000;
+          to = 7007;
+        };
+      };
+    };
+in
+pkgs.testers.runNixOSTest {
+  inherit name;
+  globalTimeout = 600;
+  nodes = lib.mapAttrs (_: machine) story.machines;
+  testScript = builtins.readFile (./stories + "/${name}.py");
+}

@@ -1,0 +1,74 @@
+# Passing proves: a mirror refuses a pointer with a wrong signature and one with a lower number than it has seen, and says why; it bans a peer
+# that sends false data, and ends with the true snapshot all the same.
+
+import json
+
+DATA = "/var/lib/nano-snapshot-mirror"
+CONTENT = f"{DATA}/current/daily/content/data.ldb"
+PEER = "/etc/scenario/libtorrent_peer.py"
+
+
+def tell(words):
+    dht.succeed(f"python3 /etc/scenario/dht.py tell 7000 {words}")
+
+
+def current(machine):
+    return machine.succeed(f"basename $(readlink {DATA}/current/daily)").strip()
+
+
+def hears(reason):
+    """The next words of the mirror about a pointer that it refuses."""
+    mirror.wait_until_succeeds(f"journalctl -u nano-snapshot-mirror -o cat | grep -E '{reason}'")
+
+
+start_all()
+dht.wait_for_unit("scenario-dht.service")
+producer.wait_for_unit("nano-snapshot-mirror.service")
+mirror.wait_for_unit("nano-snapshot-mirror.service")
+
+with subtest("a peer is prepared that has the torrent and false data for it"):
+    mirror.block()
+    producer.succeed("systemctl start nano-snapshot-mirror-producer.service")
+    snapshot = current(producer)
+    torrent = producer.succeed(f"base64 -w0 {DATA}/current/daily/snapshot.torrent").strip()
+    size = producer.succeed(f"stat --format=%s {CONTENT}").strip()
+    commands = [
+        {"do": "start", "listen": "0.0.0.0:6891"},
+        {"do": "add", "save_path": "/srv", "torrent": "/srv/snapshot.torrent", "seed_mode": True},
+    ]
+    lines = "".join(json.dumps(command) + "\n" for command in commands)
+    poisoner.succeed(
+        "mkdir -p /srv && cd /srv",
+        f"echo {torrent} | base64 -d > /srv/snapshot.torrent",
+        f"head -c {size} /dev/urandom > /srv/data.ldb",
+        f"cat > /srv/commands <<'END'\n{lines}END",
+        "systemd-run --unit=poison --property=WorkingDirectory=/srv "
+        f"$(command -v bash) -c '(cat /srv/commands; sleep infinity) | $(command -v python3) {PEER}'",
+    )
+    poisoner.wait_for_open_port(6891, "poisoner")
+    producer.succeed("tc qdisc add dev eth1 root tbf rate 8mbit burst 32k latency 200ms")
+
+with subtest("false data are not kept, their sender is banned, and the snapshot arrives from the honest peer"):
+    mirror.unblock()
+    mirror.wait_for_file(CONTENT)
+    t.assertEqual(mirror.succeed(f"sha256sum < {CONTENT}"), producer.succeed(f"sha256sum < {CONTENT}"))
+    hears("peer banned.*6891")
+    mirror.succeed(f"nano-snapshot-mirror verify --data-dir {DATA}")
+
+with subtest("a second snapshot is followed"):
+    producer.succeed("cp --no-preserve=all /etc/scenario/after.ldb /var/lib/nano/Nano/data.ldb")
+    producer.succeed("systemctl start nano-snapshot-mirror-producer.service")
+    newest = current(producer)
+    t.assertNotEqual(newest, snapshot)
+    mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {newest}")
+
+with subtest("a pointer with a lower number is refused"):
+    producer.succeed("systemctl stop nano-snapshot-mirror-peer.socket nano-snapshot-mirror.service")
+    tell("rewind 1")
+    hears("item refused.*seq 1 is below 2")
+    t.assertEqual(current(mirror), newest)
+
+with subtest("a pointer with a wrong signature is refused"):
+    tell("forge")
+    hears("signature")
+    t.assertEqual(current(mirror), newest)

@@ -1,0 +1,47 @@
+# Passing proves: when the node's ledger has grown and the producer publishes again, a mirror takes what is unchanged from the snapshot it
+# holds and only the rest from its peer, switches `current`, keeps the older snapshot, and still seeds both.
+
+import re
+
+DATA = "/var/lib/nano-snapshot-mirror"
+CONTENT = f"{DATA}/current/daily/content/data.ldb"
+
+
+def digest(machine, path):
+    return machine.succeed(f"sha256sum {path}").split()[0]
+
+
+def publish():
+    producer.succeed("systemctl start nano-snapshot-mirror-producer.service")
+    published = digest(producer, CONTENT)
+    mirror.wait_until_succeeds(f"sha256sum {CONTENT} | grep {published}")
+    return published
+
+
+start_all()
+dht.wait_for_unit("scenario-dht.service")
+producer.wait_for_unit("nano-snapshot-mirror.service")
+mirror.wait_for_unit("nano-snapshot-mirror.service")
+
+with subtest("the first snapshot arrives whole"):
+    first = publish()
+    older = mirror.succeed(f"readlink {DATA}/current/daily").strip()
+
+with subtest("after a day of the node the second one arrives, and current switches"):
+    producer.succeed("cp --no-preserve=all /etc/scenario/after.ldb /var/lib/nano/Nano/data.ldb")
+    second = publish()
+    t.assertNotEqual(first, second)
+    newer = mirror.succeed(f"readlink {DATA}/current/daily").strip()
+    t.assertNotEqual(older, newer)
+
+with subtest("only what changed travelled"):
+    said = mirror.succeed("journalctl -u nano-snapshot-mirror -o cat | grep 'reused='")
+    log.info(said)
+    reused = re.search(r"reused=([0-9.]+) (MiB|KiB)", said)
+    t.assertTrue(reused, said)
+
+with subtest("both are kept, whole and seeded"):
+    for snapshot in [older, newer]:
+        mirror.succeed(f"test -e {DATA}/current/{snapshot}/content/data.ldb")
+    t.assertEqual(mirror.succeed(f"ls {DATA}/snapshots | wc -l").strip(), "2")
+    mirror.succeed(f"nano-snapshot-mirror verify --data-dir {DATA}")
