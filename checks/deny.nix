@@ -1,0 +1,16 @@
+# Licences, sources and bans hold; advisories need the network and are looked at in CI.
+{
+  self,
+  pkgs,
+  system,
+  ...
+}:
+self.packages.${system}.default.overrideAttrs (previous: {
+  name = "nano-snapshot-mirror-deny";
+  nativeBuildInputs = previous.nativeBuildInputs ++ [ pkgs.cargo-deny ];
+  buildPhase = ''
+    cargo deny --offline --locked check bans licenses sources
+  '';
+  doCheck = false;
+  installPhase = "touch $out";
+})

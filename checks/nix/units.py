@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Holds the units together: what packaging/systemd says, nixos-modules/units.nix says too, and systemd finds no fault with them.
+
+    checks/nix/units.py                  needs nix-instantiate and systemd-analyze
+    checks/nix/units.py --rendered DIR   compares with unit files that NixOS rendered (checks/units.nix calls it so)
+
+Prints the exposure of each service, and fails above the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+PACKAGED = ROOT / "packaging/systemd"
+PROGRAM = "/usr/bin/nano-snapshot-mirror"
+
+# What systemd-analyze calls 10 * exposure.
+MOST_EXPOSED = 15
+
+# What the packaged units were written for; units.nix is asked for the same.
+PACKAGED_FOR = {
+    "program": PROGRAM,
+    "kill": "/bin/kill",
+    "http": "127.0.0.1:9109",
+    "ledger": "/var/lib/nano/Nano/data.ldb",
+    "ledgerDirectory": "/var/lib/nano/Nano",
+    "dataDirectory": "/var/lib/nano-snapshot-mirror",
+    "signingKey": "/etc/nano-snapshot-mirror/producer.key",
+}
+
+# Section -> key -> all its words. systemd joins repeated lines of the keys that occur here more than once.
+Unit = dict[str, dict[str, list[str]]]
+
+# Said by the packaged unit alone, with the reason.
+ONLY_PACKAGED = {
+    ("nano-snapshot-mirror.service", "DynamicUser"): "a host that only mirrors needs no user that stays",
+    ("nano-snapshot-mirror.service", "StateDirectoryMode"): "likewise; producer-host/ says what the module says",
+    ("nano-snapshot-mirror.service", "UMask"): "likewise",
+    ("nano-snapshot-mirror-producer.service", "User"): "the module asks whose the ledger is",
+}
+
+# Said by NixOS alone, with the reason.
+ONLY_NIXOS = {
+    "RequiresMountsFor": "the data directory is an option of the module",
+    "RestartTriggers": "NixOS restarts what changed",
+    "X-RestartIfChanged": "NixOS restarts what changed",
+    "X-StopIfChanged": "NixOS restarts what changed",
+    "X-Restart-Triggers": "NixOS restarts what changed",
+}
+
+
+def parse(text: str) -> Unit:
+    """A unit file. An empty assignment that follows others forgets them, as systemd does."""
+    unit: Unit = {}
+    section: dict[str, list[str]] = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        line = line.strip()
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            section = unit.setdefault(line.strip("[]"), {})
+            continue
+        key, _, value = line.partition("=")
+        if value.strip():
+            section.setdefault(key.strip(), []).extend(value.split())
+        else:
+            section[key.strip()] = []
+    return unit
+
+
+def words(value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    if isinstance(value, list):
+        return [word for one in value for word in words(one)]
+    return str(value).split()
+
+
+def from_nix(said: dict[str, Any], section: str) -> Unit:
+    """A unit as units.nix says it: attributes as of `systemd.services.NAME`."""
+    unit: Unit = {
+        "Unit": {
+            "Description": words(said["description"]),
+            "Documentation": words(said["documentation"]),
+        },
+        section: {key: words(value) for key, value in said[f"{section.lower()}Config"].items()},
+    }
+    for key, name in (("wants", "Wants"), ("after", "After")):
+        if said.get(key):
+            unit["Unit"][name] = words(said[key])
+    if said.get("wantedBy"):
+        unit["Install"] = {"WantedBy": words(said["wantedBy"])}
+    for name, value in said.get("environment", {}).items():
+        unit[section].setdefault("Environment", []).append(f"{name}={value}")
+    return unit
+
+
+def evaluate() -> dict[str, Unit]:
+    """All units of units.nix, by file name."""
+    arguments = [word for name, value in PACKAGED_FOR.items() for word in ("--argstr", name, value)]
+    command = ["nix-instantiate", "--eval", "--strict", "--json", str(ROOT / "nixos-modules/units.nix")]
+    done = subprocess.run([*command, *arguments, "--arg", "peerPort", "6881"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"units.nix does not evaluate:\n{done.stderr}")
+    said = json.loads(done.stdout)
+    kinds = {"services": "service", "sockets": "socket", "timers": "timer"}
+    return {
+        f"{name}.{kind}": from_nix(one, kind.capitalize())
+        for group, kind in kinds.items()
+        for name, one in said[group].items()
+    }
+
+
+def packaged() -> dict[str, Unit]:
+    files = [path for kind in ("service", "socket", "timer") for path in PACKAGED.glob(f"*.{kind}")]
+    return {path.name: parse(path.read_text()) for path in sorted(files)}
+
+
+def with_drop_ins(name: str, unit: Unit) -> Unit:
+    """A packaged unit as a host with a producer has it."""
+    merged: Unit = {section: dict(keys) for section, keys in unit.items()}
+    for path in sorted((PACKAGED / "producer-host" / f"{name}.d").glob("*.conf")):
+        for section, keys in parse(path.read_text()).items():
+            merged.setdefault(section, {}).update(keys)
+    for said in merged.values():
+        if said.get("DynamicUser") == ["false"]:
+            del said["DynamicUser"]
+    return merged
+
+
+def differences(name: str, left: Unit, right: Unit, only_left: set[str], only_right: set[str]) -> list[str]:
+    """What `left` (packaged) and `right` (Nix) say differently, but for the keys that one of them may have alone."""
+    found = []
+    for section in sorted({*left, *right}):
+        here, there = left.get(section, {}), right.get(section, {})
+        for key in sorted({*here, *there}):
+            if key in only_left and key not in there or key in only_right and key not in here:
+                continue
+            if sorted(here.get(key, ["(absent)"])) != sorted(there.get(key, ["(absent)"])):
+                found.append(
+                    f"{name}: [{section}] {key}= is {' '.join(here.get(key, ['absent']))!r} in packaging/systemd "
+                    f"and {' '.join(there.get(key, ['absent']))!r} in Nix"
+                )
+    return found
+
+
+def compare_with_nix() -> list[str]:
+    ours, theirs = packaged(), evaluate()
+    if set(ours) != set(theirs):
+        return [f"units differ: packaged {sorted(ours)}, Nix {sorted(theirs)}"]
+    found = []
+    for name, unit in ours.items():
+        alone = {key for file, key in ONLY_PACKAGED if file == name}
+        found += differences(name, unit, theirs[name], alone, set())
+    return found
+
+
+def without_store(unit: Unit) -> Unit:
+    """Programs by name alone, and without what NixOS gives every unit."""
+    plain: Unit = {}
+    for section, keys in unit.items():
+        plain[section] = {}
+        for key, value in keys.items():
+            if key == "Environment":
+                value = [one.strip('"') for one in value if "NANO_SNAPSHOT_MIRROR" in one]
+            plain[section][key] = [re.sub(r"^(/nix/store/[^/]+|/usr)?/bin/", "", word.strip('"')) for word in value]
+    return plain
+
+
+def compare_with_rendered(directory: pathlib.Path) -> list[str]:
+    """The files of NixOS for a host with a mirror and a producer of the user `nano`."""
+    found = []
+    for name, unit in packaged().items():
+        rendered = without_store(parse((directory / name).read_text()))
+        expected = without_store(with_drop_ins(name, unit))
+        # NixOS links wanted units itself.
+        for one in (rendered, expected):
+            one.pop("Install", None)
+        found += differences(name, expected, rendered, {"Description"}, set(ONLY_NIXOS))
+    return found
+
+
+def analyze() -> list[str]:
+    """systemd's own opinion of the packaged units, with and without the drop-ins."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="units-") as temporary:
+        place = pathlib.Path(temporary)
+        for name in packaged():
+            text = (PACKAGED / name).read_text()
+            # The program need not be installed where this runs.
+            (place / name).write_text(text.replace(PROGRAM, "/bin/true"))
+        for path in (PACKAGED / "producer-host").glob("*/*.conf"):
+            (place / path.parent.name).mkdir()
+            (place / path.parent.name / path.name).write_text(path.read_text())
+        files = [str(path) for path in sorted(place.iterdir()) if path.is_file()]
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, check=False)
+        said = (done.stdout + done.stderr).strip()
+        if done.returncode or said:
+            found.append(f"systemd-analyze verify: {said or done.returncode}")
+        for file in files:
+            if file.endswith(".service"):
+                found += exposure(file)
+    return found
+
+
+def exposure(file: str) -> list[str]:
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED}", file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
+    print(re.sub(r"[^\x20-\x7e]", "", lines[-1]).strip())
+    return [f"{pathlib.Path(file).name} is more exposed than {MOST_EXPOSED / 10}"] if done.returncode else []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compares and checks the units.")
+    parser.add_argument("--rendered", type=pathlib.Path, metavar="DIR", help="unit files that NixOS rendered")
+    args = parser.parse_args()
+    found = compare_with_rendered(args.rendered) if args.rendered else compare_with_nix() + analyze()
+    for line in found:
+        print(line, file=sys.stderr)
+    print(f"units: {len(found)} faults")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

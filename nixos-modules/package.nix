@@ -1,0 +1,56 @@
+{
+  lib,
+  rustPlatform,
+  python3,
+  zstd,
+}:
+let
+  manifest = (lib.importTOML ../Cargo.toml).workspace.package;
+  root = ../.;
+in
+rustPlatform.buildRustPackage {
+  pname = "nano-snapshot-mirror";
+  inherit (manifest) version;
+
+  # Only what cargo reads, so that a change of documents or tests of machines builds nothing again.
+  src = lib.fileset.toSource {
+    inherit root;
+    fileset = lib.fileset.unions [
+      ../Cargo.toml
+      ../Cargo.lock
+      ../clippy.toml
+      ../rustfmt.toml
+      ../deny.toml
+      ../daemon
+      ../checks/interop/harness
+      ../checks/interop/libtorrent_peer.py
+    ];
+  };
+  cargoLock.lockFile = ../Cargo.lock;
+
+  cargoBuildFlags = [
+    "--package"
+    "nano-snapshot-mirror"
+  ];
+  # The interop harness needs libtorrent from PyPI.
+  cargoTestFlags = [
+    "--workspace"
+    "--exclude"
+    "interop-harness"
+  ];
+  nativeCheckInputs = [
+    python3
+    zstd
+  ];
+
+  meta = {
+    description = "Mirrors Nano ledger snapshots over BitTorrent v2";
+    homepage = manifest.repository;
+    license = with lib.licenses; [
+      mit
+      asl20
+    ];
+    mainProgram = "nano-snapshot-mirror";
+    platforms = lib.platforms.linux;
+  };
+}

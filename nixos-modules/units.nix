@@ -1,0 +1,128 @@
+# What our units say, as plain data without nixpkgs: the attributes are those of `systemd.services` and so on. The module adds what
+# differs from host to host; packaging/systemd/ says the same for other systems, and checks/nix/units.py compares them.
+{
+  # The program, and how a signal is sent, with their paths.
+  program,
+  kill,
+  peerPort,
+  # ADDRESS:PORT of status and metrics.
+  http,
+  # The node's ledger and the directory it is in.
+  ledger,
+  ledgerDirectory,
+  # The data directory that mirror and producer share.
+  dataDirectory,
+  # The file that holds the signing key.
+  signingKey,
+}:
+let
+  hardening = import ./hardening.nix;
+  documentation = [ "https://github.com/nano-snapshot-mirror/nano-snapshot-mirror" ];
+  # The directory belongs to the socket unit, which outlives the service.
+  controlSocket = "/run/nano-snapshot-mirror/control.sock";
+  environment.NANO_SNAPSHOT_MIRROR_CONTROL__SOCKET = controlSocket;
+  socket = what: socketConfig: {
+    description = "Nano snapshot mirror: ${what}";
+    inherit documentation;
+    wantedBy = [ "sockets.target" ];
+    socketConfig = socketConfig // {
+      Service = "nano-snapshot-mirror.service";
+    };
+  };
+in
+{
+  services.nano-snapshot-mirror = {
+    description = "Mirror of Nano ledger snapshots";
+    inherit documentation environment;
+    wants = [ "network-online.target" ];
+    after = [ "network-online.target" ];
+    wantedBy = [ "multi-user.target" ];
+    serviceConfig = hardening // {
+      Type = "notify";
+      ExecStart = program;
+      ExecReload = "${kill} -HUP $MAINPID";
+      # The service is given their descriptors by name, so a restart loses no connection attempt.
+      Sockets = [
+        "nano-snapshot-mirror-peer.socket"
+        "nano-snapshot-mirror-http.socket"
+        "nano-snapshot-mirror-control.socket"
+      ];
+      Restart = "on-failure";
+      RestartSec = "10s";
+      TimeoutStopSec = "30s";
+      # Earned by the loops that do the work, never by a timer of its own.
+      WatchdogSec = "120s";
+      StateDirectory = "nano-snapshot-mirror";
+
+      # Exceptions to the hardening: peers and the DHT are on the network, at addresses nobody knows before, so neither
+      # PrivateNetwork= nor IPAddressDeny= can be. AF_UNIX is for the journal, the service manager and the control socket.
+      RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
+
+      LimitNOFILE = 16384;
+      MemoryMax = "2G";
+      TasksMax = 512;
+    };
+  };
+
+  sockets = {
+    nano-snapshot-mirror-peer = socket "peers" {
+      FileDescriptorName = "peer";
+      ListenStream = toString peerPort;
+      BindIPv6Only = "both";
+    };
+    nano-snapshot-mirror-http = socket "status and metrics" {
+      FileDescriptorName = "http";
+      ListenStream = http;
+    };
+    nano-snapshot-mirror-control = socket "control" {
+      FileDescriptorName = "control";
+      ListenStream = controlSocket;
+      # Whoever may connect may command: root and the group of the mirror.
+      SocketMode = "0660";
+      DirectoryMode = "0755";
+    };
+  };
+
+  services.nano-snapshot-mirror-producer = {
+    description = "Publish a snapshot of this node's Nano ledger";
+    inherit documentation environment;
+    wants = [ "nano-snapshot-mirror.service" ];
+    after = [ "nano-snapshot-mirror.service" ];
+    serviceConfig = hardening // {
+      Type = "oneshot";
+      ExecStart = "${program} produce --ledger ${ledger} --key %d/signing-key --data-dir ${dataDirectory}";
+      LoadCredential = [ "signing-key:${signingKey}" ];
+      # What it writes into the store, the mirror must be able to seed and to remove.
+      SupplementaryGroups = [ "nano-snapshot-mirror" ];
+      UMask = "0007";
+      # The node comes first.
+      Nice = 19;
+      IOSchedulingClass = "idle";
+
+      # The process that holds the key has no network: the mirror puts the signed pointer into the DHT for it.
+      PrivateNetwork = true;
+      IPAddressDeny = "any";
+      RestrictAddressFamilies = [ "AF_UNIX" ];
+
+      # Exceptions to the hardening: a consistent copy of a live ledger enters itself in the node's lock file, so the ledger's
+      # directory is writable, and shown even where /home hides it.
+      ProtectHome = "tmpfs";
+      BindPaths = [ ledgerDirectory ];
+      ReadWritePaths = [ dataDirectory ];
+
+      MemoryMax = "2G";
+      TasksMax = 64;
+    };
+  };
+
+  timers.nano-snapshot-mirror-producer = {
+    description = "Publish a snapshot of this node's Nano ledger every day";
+    inherit documentation;
+    wantedBy = [ "timers.target" ];
+    timerConfig = {
+      OnCalendar = "daily";
+      Persistent = true;
+      RandomizedDelaySec = "1h";
+    };
+  };
+}
