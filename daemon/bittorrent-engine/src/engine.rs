@@ -87,6 +87,15 @@ impl Engine {
         }
     }
 
+    /// Begins the pieces of a torrent in the order of its content from now on, for whoever reads along
+    /// while it comes. It costs the swarm: everybody who does so wants the same pieces. Does nothing
+    /// before the content is known.
+    pub fn take_in_order(&mut self, torrent: TorrentKey) {
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.take_in_order();
+        }
+    }
+
     /// Names an address where we listen ourselves, so that it is never dialled.
     pub fn add_own_address(&mut self, addr: SocketAddr) {
         self.shared.own.push(addr);

@@ -1,4 +1,4 @@
-//! Which piece to begin next: the rarest that the peer has.
+//! Which piece to begin next: the rarest that the peer has, or the first.
 //!
 //! Pieces that may be begun stand in buckets by the number of peers that have them. Seeds have
 //! every piece and are counted apart, so a seed coming or going touches nothing. A `have` moves one
@@ -35,6 +35,8 @@ pub(crate) struct Rarity {
     ready: PieceSet,
     seeds: usize,
     pieces_per_extent: u32,
+    /// Whoever downloads reads along: pieces are begun in the order of the content.
+    in_order: bool,
 }
 
 impl Rarity {
@@ -48,7 +50,13 @@ impl Rarity {
             ready: PieceSet::new(pieces),
             seeds: 0,
             pieces_per_extent: (EXTENT / layout.piece_length().bytes()).max(1),
+            in_order: false,
         }
+    }
+
+    /// From now on pieces are begun in the order of the content.
+    pub(crate) fn take_in_order(&mut self) {
+        self.in_order = true;
     }
 
     pub(crate) fn add_seed(&mut self) {
@@ -192,6 +200,9 @@ impl Rarity {
         if self.ready.is_empty() {
             return None;
         }
+        if self.in_order {
+            return self.first(have, refused, layout);
+        }
         let fits = |piece: PieceIndex| have.contains(piece) && !refused(piece);
         if let Some(next) = last.and_then(|last| self.neighbour(last, layout))
             && fits(next)
@@ -232,6 +243,9 @@ impl Rarity {
         layout: &Layout,
         rng: &mut Rng,
     ) -> Option<PieceIndex> {
+        if self.in_order {
+            return self.first(have, refused, layout);
+        }
         let start = rng.below(self.copies.len()) as u32;
         let choice = rng.below(CONTENDERS);
         let mut found = None;
@@ -247,6 +261,18 @@ impl Rarity {
             }
         }
         found
+    }
+
+    /// The first piece of the content that may be begun.
+    fn first(
+        &self,
+        have: &PieceSet,
+        refused: impl Fn(PieceIndex) -> bool,
+        layout: &Layout,
+    ) -> Option<PieceIndex> {
+        self.ready
+            .common_from(have, 0, layout)
+            .find(|piece| !refused(*piece))
     }
 
     /// The piece behind `last`, if it is as rare and in the same stretch.
@@ -325,6 +351,39 @@ mod tests {
         assert!(rarity.is_empty());
         // 16 stretches of 256 pieces, each begun somewhere inside: a few jumps for each.
         assert!(jumps < 400, "{jumps}");
+    }
+
+    #[test]
+    fn in_order_the_first_piece_of_the_peer_comes_first() {
+        let layout = layout(300, 16_384);
+        let mut rng = Rng::new([3; 32]);
+        let mut rarity = Rarity::new(&layout);
+        rarity.take_in_order();
+        for piece in layout.piece_indices() {
+            rarity.insert(piece);
+            // The first are the most frequent: by rarity they would come last.
+            for _ in piece.get()..300 {
+                rarity.add_copy(piece);
+            }
+        }
+        let mut odd = PieceSet::new(300);
+        for piece in layout.piece_indices().filter(|piece| piece.get() % 2 == 1) {
+            odd.insert(piece);
+        }
+        let refused = |piece: PieceIndex| piece.get() == 5;
+        assert_eq!(
+            rarity.pick_any(&odd, refused, &layout, &mut rng),
+            layout.piece(1)
+        );
+        let mut last = None;
+        let mut order = Vec::new();
+        while let Some(piece) = rarity.pick(&odd, last, refused, &layout, &mut rng) {
+            rarity.remove(piece);
+            last = Some(piece);
+            order.push(piece.get());
+        }
+        let all: Vec<u32> = (0..300).filter(|n| n % 2 == 1 && *n != 5).collect();
+        assert_eq!(order, all);
     }
 
     #[test]

@@ -98,6 +98,12 @@ impl Torrent {
         self.download.as_ref().is_some_and(Download::is_complete)
     }
 
+    pub(crate) fn take_in_order(&mut self) {
+        if let Some(download) = &mut self.download {
+            download.rarity.take_in_order();
+        }
+    }
+
     pub(crate) fn peer_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
         self.peers.get_mut(&key)
     }

@@ -94,6 +94,13 @@ impl TorrentHandle {
         let _ = self.asks.send(ask).await;
     }
 
+    /// Asks for the content in its order from now on, for whoever reads along while it comes, once the
+    /// torrent has a store. It costs the swarm: all who do so want the same pieces.
+    pub async fn take_in_order(&self) {
+        // Fails only when the session ends, and then nothing more comes in any order.
+        let _ = self.asks.send(Ask::TakeInOrder(self.key)).await;
+    }
+
     /// Answers peers that name the torrent by one more hash, besides its own and the one aria2
     /// computes: some clients re-encode the info dictionary and hash that. False when another
     /// torrent of the session has that name, or the session ends.

@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_store::{Io, RealIo, TorrentStore};
-use nano_ledger::Level;
+use nano_ledger::archive::Layout;
 use tracing::{info, warn};
 
 use crate::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
-use crate::ledger_record::{self, LedgerRecord};
-use crate::reconcile::Holding;
+use crate::ledger_record::LedgerRecord;
 
 /// A whole snapshot, open and held against removal.
 pub(crate) struct Generation {
@@ -27,9 +26,9 @@ pub(crate) struct Generation {
 
 /// What is at one place in `snapshots/`.
 pub(crate) enum Entry {
-    /// A whole snapshot whose ledger, if it is a plain one, is sound.
+    /// A whole snapshot. Whether its ledger may be used, the policy says.
     Whole(Generation),
-    /// A whole snapshot of something that is no sound ledger.
+    /// A snapshot in which faults were found: an archive may be refused before it is whole.
     Refused(Vec<String>),
     /// Part of a snapshot.
     Partial,
@@ -39,25 +38,12 @@ pub(crate) enum Entry {
     Damaged(anyhow::Error),
 }
 
-impl Entry {
-    /// How the state machine sees it.
-    pub(crate) fn holding(&self) -> Holding {
-        match self {
-            Self::Whole(_) => Holding::Whole,
-            Self::Refused(_) => Holding::Refused,
-            // Fetching waits for whoever is busy, and names what is damaged.
-            Self::Partial | Self::Busy | Self::Damaged(_) => Holding::Partial,
-        }
-    }
-}
-
 /// The disk as it is.
 pub(crate) fn io() -> Arc<dyn Io> {
     Arc::new(RealIo)
 }
 
-/// Opens the snapshot `id`, verifying its ledger if that was not done yet. `None` when there is
-/// nothing.
+/// Opens the snapshot `id`. `None` when there is nothing.
 pub(crate) fn look(data: &DataDir, id: InfoHashV2) -> Option<Entry> {
     let dir = data.snapshot(id);
     if !dir.exists() {
@@ -73,6 +59,10 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
     let Some(lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
         return Ok(Entry::Busy);
     };
+    refuse_discarded(&dir)?;
+    if let Some(record) = LedgerRecord::load(&dir).filter(|record| !record.is_sound()) {
+        return Ok(Entry::Refused(record.faults));
+    }
     // Looking does not touch what a fetch will take up.
     if !is_created(&dir) || !is_sealed(&dir, &read_info(&dir)?) {
         return Ok(Entry::Partial);
@@ -80,10 +70,6 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
     let store = take_up(&dir)?;
     if !store.is_complete() {
         return Ok(Entry::Partial);
-    }
-    let record = check_ledger(&dir, &store)?;
-    if let Some(record) = record.filter(|record| !record.is_sound()) {
-        return Ok(Entry::Refused(record.faults));
     }
     lock.share()?;
     Ok(Entry::Whole(Generation {
@@ -105,6 +91,7 @@ const METADATA: &str = "snapshot.torrent";
 /// Opens the store in `dir`. Where the record of what is good was lost, a mark is left that
 /// everything has to be read again; [`was_read`] takes it away.
 pub(crate) fn take_up(dir: &Path) -> Result<TorrentStore> {
+    refuse_discarded(dir)?;
     let (store, recovery) = TorrentStore::open(dir, io()).with_context(|| {
         format!(
             "cannot open the snapshot in {}; move that directory away to fetch it anew",
@@ -142,13 +129,41 @@ fn unread(dir: &Path) -> PathBuf {
     dir.join("unread")
 }
 
-/// What the snapshot in `dir` is.
-pub(crate) fn read_info(dir: &Path) -> Result<Info> {
+/// Whether the content in `dir` is being given back to the disk while it is extracted: it is not what
+/// was published any longer.
+pub(crate) fn is_discarded(dir: &Path) -> bool {
+    dir.join(DISCARDED).exists()
+}
+
+/// From here on the content in `dir` may have holes.
+pub(crate) fn note_discarded(dir: &Path) -> Result<()> {
+    write_atomically(&dir.join(DISCARDED), b"")
+}
+
+const DISCARDED: &str = "discarded";
+
+fn refuse_discarded(dir: &Path) -> Result<()> {
+    if is_discarded(dir) {
+        bail!(
+            "the archive in {0} is partly discarded: finish with --once --extract \
+             --discard-archive, or remove {0} to fetch it anew",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// The torrent of the snapshot in `dir`.
+pub(crate) fn read_metainfo(dir: &Path) -> Result<Metainfo> {
     let path = dir.join(METADATA);
     let raw = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let meta = Metainfo::parse(&raw, &Limits::TORRENT)
-        .with_context(|| format!("{} is damaged", path.display()))?;
-    Ok(meta.info().as_ref().clone())
+    Metainfo::parse(&raw, &Limits::TORRENT)
+        .with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// What the snapshot in `dir` is.
+pub(crate) fn read_info(dir: &Path) -> Result<Info> {
+    Ok(read_metainfo(dir)?.info().as_ref().clone())
 }
 
 /// Whether the content may no longer be written, which is the last thing done to whole content.
@@ -171,30 +186,42 @@ pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
         })
 }
 
-/// The kept finding on a whole snapshot's ledger, made now where there is none. `None` for
-/// snapshots that are not plain ledgers.
-pub(crate) fn check_ledger(dir: &Path, store: &TorrentStore) -> Result<Option<LedgerRecord>> {
-    let Some(ledger) = plain_ledger(dir, &store.info()) else {
-        return Ok(None);
-    };
-    if let Some(record) = LedgerRecord::load(dir) {
-        return Ok(Some(record));
+/// The file of a snapshot that consists of one, and the form it has by its first bytes. Its name
+/// decides where these say nothing: what calls itself a ledger has to be one. `None` for
+/// directories and for everything else that is mirrored without being understood.
+pub(crate) fn content(dir: &Path, info: &Info) -> Option<(Layout, PathBuf)> {
+    if !info.is_single_file() {
+        return None;
     }
-    let record = LedgerRecord::of(&ledger, Level::L0)?;
-    record.save(dir)?;
-    Ok(Some(record))
+    // The components of a file's path are safe names by construction.
+    let path = dir
+        .join("content")
+        .join(info.files().first()?.path().first()?);
+    let layout = if info.name().ends_with(".ldb") {
+        Layout::Plain
+    } else {
+        Layout::of_start(&start_of(&path)?)?
+    };
+    Some((layout, path))
+}
+
+/// The first bytes of a file, as many as tell layouts apart.
+fn start_of(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    let mut start = Vec::with_capacity(Layout::START);
+    let file = std::fs::File::open(path).ok()?;
+    file.take(Layout::START as u64)
+        .read_to_end(&mut start)
+        .ok()?;
+    Some(start)
 }
 
 /// Where the ledger is in the snapshot in `dir`, if it is a plain one.
 pub(crate) fn plain_ledger(dir: &Path, info: &Info) -> Option<PathBuf> {
-    if !ledger_record::is_plain(info) {
-        return None;
+    match content(dir, info)? {
+        (Layout::Plain, path) => Some(path),
+        _ => None,
     }
-    // The components of a file's path are safe names by construction.
-    Some(
-        dir.join("content")
-            .join(info.files().first()?.path().first()?),
-    )
 }
 
 /// What retention needs to know of a snapshot's directory.

@@ -1,17 +1,21 @@
 //! The command line.
 
+mod install;
+mod produce;
 mod values;
+mod verify;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bittorrent_protocol::PieceLength;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use snapshot_pointer::{Authority, Salt};
 
+pub(crate) use install::InstallArgs;
+pub(crate) use produce::{LayoutArg, ProduceArgs, Publish};
 pub(crate) use values::{HostPort, SeedFor};
+pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
 
 /// The key of the stream that is followed unless another is named.
 const DEFAULT_AUTHORITY: &str = "cdbc9284015e84c225f0e67b891606505a60cf1218b127ac1c1edb6444567e6b";
@@ -57,6 +61,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Read held snapshots again, compare every byte with its hash, and look into the ledgers
     Verify(VerifyArgs),
+    /// Put a verified ledger into the data directory of a node that does not run
+    Install(InstallArgs),
     /// Show what a .torrent file or a magnet link says
     Inspect(InspectArgs),
     /// Show the whole way on this machine alone: produce, mirror, fetch, update
@@ -95,6 +101,10 @@ pub(crate) struct OnceArgs {
     /// Put the ledger at data.ldb in the data directory, ready for a node
     #[arg(long, requires = "once")]
     pub(crate) extract: bool,
+    /// Give the archive back to the disk while it is extracted, if it is one, and remove the
+    /// snapshot: it is not seeded any longer, and the disk need not hold archive and ledger
+    #[arg(long, requires = "extract")]
+    pub(crate) discard_archive: bool,
     /// Seed after the fetch: a duration (30m, 2h) or an upload ratio without a unit (1.5)
     #[arg(long, requires = "once", value_name = "DURATION|RATIO")]
     pub(crate) seed_for: Option<SeedFor>,
@@ -118,6 +128,8 @@ pub(crate) struct MirrorArgs {
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) dht: DhtArgs,
+    #[command(flatten)]
+    pub(crate) ledger: LedgerPolicyArgs,
 }
 
 /// Whose snapshots to follow.
@@ -187,6 +199,7 @@ impl Cli {
             Some(Command::Keygen(args)) => &args.log,
             Some(Command::Status(args)) => &args.log,
             Some(Command::Verify(args)) => &args.log,
+            Some(Command::Install(args)) => &args.log,
             Some(Command::Inspect(args)) => &args.log,
             Some(Command::Demo(args)) => &args.log,
         };
@@ -222,45 +235,6 @@ impl<T> Chosen<T> {
     }
 }
 
-/// `produce`.
-#[derive(Debug, Args)]
-pub(crate) struct ProduceArgs {
-    /// The node's ledger, usually data.ldb; the node may run
-    #[arg(long, value_name = "PATH")]
-    pub(crate) ledger: PathBuf,
-    /// The key file that keygen made: readable by its owner alone
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key: PathBuf,
-    /// What to publish
-    #[arg(long, value_enum, default_value_t = Publish::Scrubbed)]
-    pub(crate) publish: Publish,
-    /// Piece length of the torrent, a power of two from 16KiB to 256MiB
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = piece_length)]
-    pub(crate) piece_length: PieceLength,
-    /// Publish although no pointer of this key was found on the network or on disk
-    #[arg(long)]
-    pub(crate) first: bool,
-    #[command(flatten)]
-    pub(crate) salt: SaltArgs,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) dht: DhtArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-/// What `produce` publishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Publish {
-    /// The uncompacted copy of data.ldb without peers, online weight and votes, of which no trace is
-    /// left. A node opens it, and little changes between days.
-    Scrubbed,
-    /// The uncompacted copy of data.ldb, byte for byte, with the addresses of the node's peers and
-    /// what it voted for.
-    Exact,
-}
-
 /// `keygen`.
 #[derive(Debug, Args)]
 pub(crate) struct KeygenArgs {
@@ -281,42 +255,6 @@ pub(crate) struct StatusArgs {
     pub(crate) data: DataArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-}
-
-/// `verify`.
-#[derive(Debug, Args)]
-pub(crate) struct VerifyArgs {
-    /// A ledger file, or one snapshot's directory, instead of all snapshots held
-    #[arg(value_name = "PATH")]
-    pub(crate) path: Option<PathBuf>,
-    /// How deep to look into ledgers
-    #[arg(long, value_enum, ignore_case = true, default_value_t = VerifyLevel::L1)]
-    pub(crate) level: VerifyLevel,
-    /// Refuse ledgers of other store versions: one, or a range (21-24)
-    #[arg(long, value_name = "VERSION", value_parser = values::versions)]
-    pub(crate) store_version: Option<RangeInclusive<u32>>,
-    /// Number that picks the sample of level l2, to repeat one [default: one nobody knows before]
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) seed: Option<u64>,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-/// How deep `verify` looks into ledgers; each level does what those above it do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum VerifyLevel {
-    /// Milliseconds: the file is whole, a ledger, and of a store version that is known.
-    L0,
-    /// Seconds: every page is accounted for, counts agree, the genesis block is there.
-    L1,
-    /// Minutes: balances and receivables sum up to all there is, weights and confirmation heights
-    /// agree, and the newest blocks of a random sample of accounts are genuine.
-    L2,
-    /// Hours: every block is genuine and everything a node derives from blocks is right. Sorts in the
-    /// directory of the ledger, up to 340 bytes a block.
-    L3,
 }
 
 /// `inspect`.
@@ -343,10 +281,6 @@ pub(crate) struct DemoArgs {
     pub(crate) keep: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-}
-
-fn piece_length(text: &str) -> Result<PieceLength, String> {
-    PieceLength::new(values::size(text)?).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

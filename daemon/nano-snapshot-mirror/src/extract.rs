@@ -22,6 +22,8 @@ pub(crate) enum Method {
     Move,
     /// It is a second file.
     Copy,
+    /// It came out of an archive.
+    Unpacked,
 }
 
 /// Makes `target` by reflink from `content`. `false` when the file system cannot.
@@ -108,8 +110,16 @@ impl<'a> Fresh<'a> {
         }
     }
 
+    /// Never follows a link to it.
     fn create(&self) -> Result<File> {
-        File::create(&self.path).with_context(|| format!("cannot make {}", self.path.display()))
+        let made = || format!("cannot make {}", self.path.display());
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(made);
+            }
+            _ => {}
+        }
+        File::create_new(&self.path).with_context(made)
     }
 
     fn publish(&self, file: File) -> Result<()> {

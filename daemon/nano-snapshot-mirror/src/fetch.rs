@@ -3,27 +3,34 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_store::TorrentStore;
+use nano_ledger::archive::{Extracted as Archived, Layout};
 use serde::{Deserialize, Serialize};
 use snapshot_pointer::{Decision, Tally};
-use tokio::task::{block_in_place, spawn_blocking};
+use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::catalogue::{self, Entry};
 use crate::cli::{MirrorArgs, OnceArgs, SeedFor};
-use crate::data_dir::{DataDir, write_atomically};
+use crate::data_dir::{DataDir, StoreLock, write_atomically};
 use crate::extract::{self, Method};
+use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::ledger_record::LedgerRecord;
 use crate::network::{Network, PortTaken};
 use crate::progress::Display;
 use crate::signals::Signals;
 use crate::space;
 use crate::stream::{self, Stream};
 use crate::text::{Bytes, Time};
-use crate::torrent::{self, Fetched, Torrent};
+use crate::torrent::{self, Fetched, Reader, Torrent};
+use crate::unpack::{self, Unpack, Unpacked};
 
 /// How long to try to reach the DHT before giving up.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
@@ -37,13 +44,15 @@ const LOOKUP_RETRY: Duration = Duration::from_secs(3);
 /// Pause after the first one that reached nobody; doubled each time.
 const UNREACHED_RETRY: Duration = Duration::from_secs(2);
 
-/// How a fetch ended.
+/// How a command that works for a while ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// Everything that was asked for is done.
     Done,
-    /// A signal came first. What was received is kept for the next run.
+    /// A signal came first. What was done is kept for the next run.
     Interrupted,
+    /// A snapshot was made and nobody was told.
+    Unpublished,
 }
 
 /// Fetches once.
@@ -63,6 +72,7 @@ pub(crate) async fn run(
         data: &data,
         stream: &stream,
         network: &network,
+        policy: LedgerPolicy::from(&args.ledger),
         display,
         signals,
     };
@@ -71,8 +81,22 @@ pub(crate) async fn run(
     let Some(left) = ended? else {
         return Ok(Ended::Interrupted);
     };
-    if once.extract && left.to_extract {
-        block_in_place(|| extract_last(&data, &stream, left.id, display, signals))?;
+    let policy = LedgerPolicy::from(&args.ledger);
+    let last = Last {
+        data: &data,
+        stream: &stream,
+        id: left.id,
+        policy: &policy,
+        display,
+        stop: &signals.stop,
+    };
+    let ended = match left.to_do {
+        ToDo::Nothing => Ended::Done,
+        ToDo::Extract => block_in_place(|| last.extract())?,
+        ToDo::Discard => block_in_place(|| last.extract_discarding())?,
+    };
+    if ended == Ended::Interrupted {
+        return Ok(ended);
     }
     let place = if once.extract {
         data.root().join("data.ldb")
@@ -87,7 +111,16 @@ pub(crate) async fn run(
 /// What the network part leaves to do.
 struct Left {
     id: InfoHashV2,
-    to_extract: bool,
+    to_do: ToDo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ToDo {
+    Nothing,
+    /// A plain ledger is to be moved or copied.
+    Extract,
+    /// An archive is to be extracted and given up.
+    Discard,
 }
 
 struct Fetch<'a> {
@@ -95,6 +128,7 @@ struct Fetch<'a> {
     data: &'a DataDir,
     stream: &'a Stream,
     network: &'a Network,
+    policy: LedgerPolicy,
     display: &'a Display,
     signals: &'a Signals,
 }
@@ -105,27 +139,105 @@ impl Fetch<'_> {
         let Some(id) = self.look_up().await? else {
             return Ok(None);
         };
+        let left = |to_do| Ok(Some(Left { id, to_do }));
         if self.once.extract && Extracted::is_current(self.data, id) {
             info!(snapshot = %id, "data.ldb is this snapshot already");
-            return Ok(Some(Left {
-                id,
-                to_extract: false,
-            }));
+            return left(ToDo::Nothing);
         }
-        let Some(torrent) = self.obtain(id).await? else {
+        if catalogue::is_discarded(&self.data.snapshot(id)) {
+            if self.once.extract {
+                info!(snapshot = %id, "going on to extract and discard");
+                return left(ToDo::Discard);
+            }
+            bail!(
+                "the archive of snapshot {id} is partly discarded: finish with --extract \
+                 --discard-archive, or remove {} to fetch it anew",
+                self.data.snapshot(id).display()
+            );
+        }
+        let along = Along::new(self, id);
+        let obtained = self.obtain(id, &along).await;
+        let unpacked = along
+            .end(obtained.as_ref().is_ok_and(Option::is_some))
+            .await;
+        let (torrent, unpacked) = match (obtained, unpacked) {
+            // It is what ended the download.
+            (Ok(None) | Err(_), Err(error)) => return Err(error),
+            (obtained, unpacked) => (obtained?, unpacked),
+        };
+        let Some(torrent) = torrent else {
             return Ok(None);
         };
-        self.check(&torrent)?;
-        self.data
-            .switch(&self.stream.name, id, &self.data.lock()?)?;
-        info!(snapshot = %id, stream = self.stream.name.as_str(), "now current");
-        let to_extract = self.once.extract && !self.reflink(&torrent).await?;
-        if let Some(seed_for) = self.once.seed_for {
+        let to_do = self.put(&torrent, unpacked).await;
+        if let Some(seed_for) = self.once.seed_for.filter(|_| matches!(to_do, Ok(Some(_)))) {
             self.seed(&torrent, seed_for).await;
         }
         torrent.leave().await;
+        let Some(to_do) = to_do? else {
+            return Ok(None);
+        };
         block_in_place(|| catalogue::retire(self.data, Some(id)))?;
-        Ok(Some(Left { id, to_extract }))
+        left(to_do)
+    }
+
+    /// Looks into a whole snapshot, makes it current and puts its ledger into its place, as far as that
+    /// can be done while it is seeded. `None` when interrupted.
+    async fn put(
+        &self,
+        torrent: &Torrent,
+        unpacked: Result<Option<Unpacked>>,
+    ) -> Result<Option<ToDo>> {
+        let layout = catalogue::content(&torrent.dir, &torrent.store.info());
+        let layout = layout.map(|(layout, _)| layout);
+        if layout == Some(Layout::Plain) || !self.once.extract {
+            if !self.check(torrent).await? {
+                return Ok(None);
+            }
+            self.switch(torrent.id)?;
+            let to_extract = self.once.extract && !self.reflink(torrent).await?;
+            return Ok(Some(if to_extract {
+                ToDo::Extract
+            } else {
+                ToDo::Nothing
+            }));
+        }
+        if self.once.discard_archive {
+            return Ok(Some(ToDo::Discard));
+        }
+        let unpacked = match unpacked? {
+            None | Some(Unpacked::NeedsWhole) => {
+                let unpack = self.unpack(torrent.id, self.signals.stop.clone());
+                let info = torrent.store.info();
+                spawn_blocking(move || unpack.whole(&info, false)).await??
+            }
+            Some(unpacked) => unpacked,
+        };
+        match unpacked {
+            Unpacked::Ready(archived) => {
+                self.switch(torrent.id)?;
+                install(self.data, torrent.id, *archived)?;
+                Ok(Some(ToDo::Nothing))
+            }
+            Unpacked::Stopped | Unpacked::NeedsWhole => Ok(None),
+        }
+    }
+
+    fn switch(&self, id: InfoHashV2) -> Result<()> {
+        self.data
+            .switch(&self.stream.name, id, &self.data.lock()?)?;
+        info!(snapshot = %id, stream = self.stream.name.as_str(), "now current");
+        Ok(())
+    }
+
+    fn unpack(&self, id: InfoHashV2, stop: CancellationToken) -> Unpack {
+        Unpack {
+            id,
+            dir: self.data.snapshot(id),
+            target: self.data.root().join("data.ldb"),
+            policy: self.policy.clone(),
+            display: self.display.clone(),
+            stop,
+        }
     }
 
     /// The snapshot to fetch; `None` when interrupted.
@@ -178,7 +290,7 @@ impl Fetch<'_> {
     }
 
     /// The snapshot in the session, whole; `None` when interrupted.
-    async fn obtain(&self, id: InfoHashV2) -> Result<Option<Torrent>> {
+    async fn obtain(&self, id: InfoHashV2, along: &Along) -> Result<Option<Torrent>> {
         match block_in_place(|| catalogue::look(self.data, id)) {
             Some(Entry::Whole(generation)) => {
                 info!(snapshot = %id, "held already");
@@ -187,12 +299,15 @@ impl Fetch<'_> {
             Some(Entry::Refused(faults)) => return Err(unsound(id, &faults)),
             _ => {}
         }
+        let reads_along = self.once.extract && !self.once.discard_archive;
         let fetched = torrent::fetch(
             self.network,
             self.data,
             id,
+            &self.policy,
+            reads_along.then_some(along as &dyn Reader),
             self.display,
-            &self.signals.stop,
+            &along.stop_fetch,
         )
         .await?;
         Ok(match fetched {
@@ -201,16 +316,26 @@ impl Fetch<'_> {
         })
     }
 
-    fn check(&self, torrent: &Torrent) -> Result<()> {
-        let record = block_in_place(|| catalogue::check_ledger(&torrent.dir, &torrent.store))?;
-        match record {
-            Some(record) if !record.is_sound() => Err(unsound(torrent.id, &record.faults)),
-            None if self.once.extract => bail!(
-                "snapshot {} is {}, an archive: --extract takes plain ledgers only",
-                torrent.id,
-                torrent.store.info().name(),
+    /// Looks into the ledger of a whole snapshot, unless that was done; `false` when interrupted.
+    async fn check(&self, torrent: &Torrent) -> Result<bool> {
+        let info = torrent.store.info();
+        let verdict = match self.policy.judge(&torrent.dir, &info) {
+            Verdict::Unverified => {
+                let (policy, dir) = (self.policy.clone(), torrent.dir.clone());
+                let (display, stop) = (self.display.clone(), self.signals.stop.clone());
+                spawn_blocking(move || policy.verify_held(&dir, &info, &display, &stop)).await??
+            }
+            verdict => Some(verdict),
+        };
+        match verdict {
+            Some(Verdict::Sound) => Ok(true),
+            Some(Verdict::Refused(faults)) => Err(unsound(torrent.id, &faults)),
+            Some(Verdict::Unverified) => bail!(
+                "the ledger of snapshot {} does not say its store version, which --store-version \
+                 asks for",
+                torrent.id
             ),
-            _ => Ok(()),
+            None => Ok(false),
         }
     }
 
@@ -271,58 +396,181 @@ fn plain_ledger(torrent: &Torrent) -> Result<std::path::PathBuf> {
         .context("the snapshot is no plain ledger")
 }
 
-/// Puts the ledger in its place after seeding ended, on file systems without reflinks: by moving
-/// it out of the store, or by copying when another process uses the snapshot.
-fn extract_last(
-    data: &DataDir,
-    stream: &Stream,
+/// Gives an extracted ledger its name.
+fn install(data: &DataDir, id: InfoHashV2, archived: Archived) -> Result<()> {
+    let report = block_in_place(|| archived.install())?;
+    unpack::tell(id, &report);
+    Extracted::note(data, id, Method::Unpacked)
+}
+
+/// The extraction of an archive that goes along with its download.
+struct Along {
+    unpack: Unpack,
+    /// Ends the download: asked to stop, or the archive is no good.
+    stop_fetch: CancellationToken,
+    task: Mutex<Option<JoinHandle<Result<Unpacked>>>>,
+}
+
+impl Along {
+    fn new(fetch: &Fetch<'_>, id: InfoHashV2) -> Self {
+        Self {
+            unpack: fetch.unpack(id, fetch.signals.stop.child_token()),
+            stop_fetch: fetch.signals.stop.child_token(),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Waits for its end where the download came to its own, and ends it otherwise. `None` when there
+    /// was nothing to extract on the way.
+    async fn end(self, is_whole: bool) -> Result<Option<Unpacked>> {
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(task) = task else {
+            return Ok(None);
+        };
+        if !is_whole {
+            self.unpack.stop.cancel();
+        }
+        task.await?.map(Some)
+    }
+}
+
+impl Reader for Along {
+    fn begins(&self, store: &Arc<TorrentStore>) -> bool {
+        let info = store.info();
+        if info.is_single_file() && info.name().ends_with(".7z") {
+            info!(
+                "a 7z archive is of no use before it is whole, and extracting it starts from zero \
+                 after every interruption"
+            );
+        }
+        if !unpack::may_stream(&info) {
+            return false;
+        }
+        let (unpack, store, stop) = (self.unpack.clone(), store.clone(), self.stop_fetch.clone());
+        let task = spawn_blocking(move || {
+            // Whether it fails or panics, there is nothing to download for any longer.
+            let unpacked = unpack.follow(store);
+            if unpacked.is_err() {
+                stop.cancel();
+            }
+            unpacked
+        });
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        true
+    }
+}
+
+/// What is done after seeding ended, with the network closed.
+struct Last<'a> {
+    data: &'a DataDir,
+    stream: &'a Stream,
     id: InfoHashV2,
-    display: &Display,
-    signals: &Signals,
-) -> Result<()> {
-    let target = data.root().join("data.ldb");
-    let lock = data.lock()?;
-    let Some(Entry::Whole(generation)) = catalogue::look(data, id) else {
-        bail!("snapshot {id} went away before it could be extracted");
-    };
-    let content = catalogue::plain_ledger(&generation.dir, &generation.store.info())
-        .context("the snapshot is no plain ledger")?;
-    let size = generation.store.layout().content_length();
-    let dir_lock = generation.lock;
-    drop(generation.store);
-    drop(dir_lock);
-    if let Some(owned) = data.own_snapshot(id)? {
-        let shared = data.streams_with_current()?;
-        extract::by_move(&content, &target)?;
-        for (name, current) in shared {
-            if current == id {
-                data.clear_current(&name, &lock)?;
+    policy: &'a LedgerPolicy,
+    display: &'a Display,
+    stop: &'a CancellationToken,
+}
+
+impl Last<'_> {
+    /// Extracts an archive that nobody else uses and gives it up on the way.
+    fn extract_discarding(&self) -> Result<Ended> {
+        let (data, id) = (self.data, self.id);
+        let Some(owned) = data.own_snapshot(id)? else {
+            bail!(
+                "another process uses snapshot {id}: its archive cannot be discarded; run without \
+                 --discard-archive, or stop that process"
+            );
+        };
+        let dir = data.snapshot(id);
+        let info = catalogue::read_info(&dir)?;
+        catalogue::note_discarded(&dir)?;
+        let unpack = Unpack {
+            id,
+            dir: dir.clone(),
+            target: data.root().join("data.ldb"),
+            policy: self.policy.clone(),
+            display: self.display.clone(),
+            stop: self.stop.clone(),
+        };
+        let unpacked = unpack.whole(&info, true);
+        let archived = match unpacked {
+            Ok(Unpacked::Ready(archived)) => archived,
+            Ok(Unpacked::Stopped | Unpacked::NeedsWhole) => return Ok(Ended::Interrupted),
+            Err(error) => {
+                let found = LedgerRecord::load(&dir);
+                let verdict = self.policy.judge_record(found.as_ref());
+                if matches!(verdict, Verdict::Refused(_)) {
+                    // Nothing of it is left that could be used or looked at again.
+                    drop(owned);
+                    self.remove(&data.lock()?)?;
+                }
+                return Err(error);
+            }
+        };
+        install(data, id, *archived)?;
+        drop(owned);
+        self.remove(&data.lock()?)?;
+        info!(snapshot = %id, "discarded: it is not seeded any longer");
+        Ok(Ended::Done)
+    }
+
+    /// Removes the snapshot, and the links to it.
+    fn remove(&self, lock: &StoreLock) -> Result<()> {
+        for (name, current) in self.data.streams_with_current()? {
+            if current == self.id {
+                self.data.clear_current(&name, lock)?;
             }
         }
-        drop(owned);
-        data.remove_snapshot(id, &lock)?;
-        Extracted::note(data, id, Method::Move)?;
-        info!(
-            stream = stream.name.as_str(),
-            "moved out of the store: it is not seeded any longer"
-        );
-        return Ok(());
+        self.data.remove_snapshot(self.id, lock)?;
+        Ok(())
     }
-    // A shared lock keeps the content where it is while it is copied.
-    let _in_use = data
-        .share_snapshot(id)?
-        .context("another process is writing the snapshot")?;
-    drop(lock);
-    space::ensure(data.root(), size, "the copy of the ledger")?;
-    let mut meter = display.phase("Copying the ledger", size);
-    let done = extract::by_copy(&content, &target, &mut |done| {
-        meter.set(done, None);
-        !signals.stop.is_cancelled()
-    })?;
-    if !done {
-        bail!("stopped while copying the ledger; the snapshot itself is whole");
+
+    /// Puts a plain ledger into its place on file systems without reflinks: by moving it out of the
+    /// store, or by copying when another process uses the snapshot.
+    fn extract(&self) -> Result<Ended> {
+        let (data, id) = (self.data, self.id);
+        let target = data.root().join("data.ldb");
+        let lock = data.lock()?;
+        let Some(Entry::Whole(generation)) = catalogue::look(data, id) else {
+            bail!("snapshot {id} went away before it could be extracted");
+        };
+        let content = catalogue::plain_ledger(&generation.dir, &generation.store.info())
+            .context("the snapshot is no plain ledger")?;
+        let size = generation.store.layout().content_length();
+        let dir_lock = generation.lock;
+        drop(generation.store);
+        drop(dir_lock);
+        if let Some(owned) = data.own_snapshot(id)? {
+            extract::by_move(&content, &target)?;
+            drop(owned);
+            self.remove(&lock)?;
+            Extracted::note(data, id, Method::Move)?;
+            info!(
+                stream = self.stream.name.as_str(),
+                "moved out of the store: it is not seeded any longer"
+            );
+            return Ok(Ended::Done);
+        }
+        // A shared lock keeps the content where it is while it is copied.
+        let _in_use = data
+            .share_snapshot(id)?
+            .context("another process is writing the snapshot")?;
+        drop(lock);
+        space::ensure(data.root(), size, "the copy of the ledger")?;
+        let mut meter = self.display.phase("Copying the ledger", size);
+        let done = extract::by_copy(&content, &target, &mut |done| {
+            meter.set(done, None);
+            !self.stop.is_cancelled()
+        })?;
+        if !done {
+            bail!("stopped while copying the ledger; the snapshot itself is whole");
+        }
+        Extracted::note(data, id, Method::Copy)?;
+        Ok(Ended::Done)
     }
-    Extracted::note(data, id, Method::Copy)
 }
 
 /// `extracted.json`: which snapshot `data.ldb` was when it was put there, so that the same is not

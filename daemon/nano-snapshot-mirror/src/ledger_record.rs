@@ -4,21 +4,27 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use bittorrent_protocol::metainfo::Info;
-use nano_ledger::{LedgerError, LedgerSummary, Level, Outcome, VerifyError, VerifyOptions};
+use nano_ledger::{LedgerSummary, Level};
 use serde::{Deserialize, Serialize};
 
 use crate::data_dir::write_atomically;
 
-/// What verification found.
+/// What verification found. Facts of the file only: what is made of them is up to the policy, which
+/// may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LedgerRecord {
     /// When, in seconds since 1970.
     pub(crate) checked_at: u64,
-    /// How deep: `L0` to `L2`.
+    /// How deep: `L0` to `L3`.
     pub(crate) level: String,
     /// What is wrong, one line each; empty for a sound ledger.
     pub(crate) faults: Vec<String>,
+    /// Version of the tables, where it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store_version: Option<u32>,
+    /// The oldest node release that opens such a ledger, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) minimum_node_version: Option<String>,
     /// The counts, where they were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) counts: Option<Counts>,
@@ -55,40 +61,39 @@ impl From<&LedgerSummary> for Counts {
 }
 
 impl LedgerRecord {
+    /// A record of nothing but the reason why something is refused, found just now.
+    pub(crate) fn refusal(fault: String) -> Self {
+        Self {
+            faults: vec![fault],
+            ..Self::begin(Level::L0)
+        }
+    }
+
+    /// A record without findings, made now.
+    pub(crate) fn begin(level: Level) -> Self {
+        Self {
+            checked_at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            level: format!("{level:?}"),
+            faults: Vec::new(),
+            store_version: None,
+            minimum_node_version: None,
+            counts: None,
+        }
+    }
+
     /// Whether nothing is wrong.
     pub(crate) fn is_sound(&self) -> bool {
         self.faults.is_empty()
     }
 
-    /// Verifies the ledger at `ledger`. That it is no ledger at all is a finding too; an error is
-    /// only what kept us from looking.
-    pub(crate) fn of(ledger: &Path, level: Level) -> Result<Self> {
-        let (faults, counts) = match nano_ledger::verify(ledger, level, &VerifyOptions::default()) {
-            Ok(report) => {
-                let faults = report.failures().map(|check| match &check.outcome {
-                    Outcome::Failed { expected, found } => {
-                        format!("{}: expected {expected}, found {found}", check.name)
-                    }
-                    other => format!("{}: {other:?}", check.name),
-                });
-                (faults.collect(), report.summary.as_ref().map(Counts::from))
-            }
-            Err(VerifyError::Ledger(
-                error @ (LedgerError::NotALedger { .. }
-                | LedgerError::Damaged { .. }
-                | LedgerError::Record { .. }),
-            )) => (vec![format!("{:#}", anyhow::Error::from(error))], None),
-            Err(error) => return Err(error.into()),
-        };
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Ok(Self {
-            checked_at: since_epoch.as_secs(),
-            level: format!("{level:?}"),
-            faults,
-            counts,
-        })
+    /// How deep was looked; `None` for a record of a program that knew other levels.
+    pub(crate) fn level(&self) -> Option<Level> {
+        [Level::L0, Level::L1, Level::L2, Level::L3]
+            .into_iter()
+            .find(|level| format!("{level:?}") == self.level)
     }
 
     /// The record of the snapshot in `dir`, if there is one that can be read: a damaged one only
@@ -106,10 +111,4 @@ impl LedgerRecord {
 
 fn place(dir: &Path) -> PathBuf {
     dir.join("ledger.json")
-}
-
-/// Whether a snapshot is the plain layout: one file that is a ledger as the node opens it.
-/// Archives are mirrored as well, only nothing looks into them.
-pub(crate) fn is_plain(info: &Info) -> bool {
-    info.is_single_file() && info.name().ends_with(".ldb")
 }

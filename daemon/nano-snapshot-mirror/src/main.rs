@@ -7,7 +7,9 @@ mod demo;
 mod extract;
 mod fetch;
 mod inspect;
+mod install;
 mod key_file;
+mod ledger_policy;
 mod ledger_record;
 mod logging;
 mod mirror;
@@ -23,17 +25,22 @@ mod status;
 mod stream;
 mod text;
 mod torrent;
+mod unpack;
 mod verify;
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
+use tokio::task::block_in_place;
 
 use crate::cli::{Cli, Command};
 use crate::fetch::Ended;
 use crate::progress::Display;
 use crate::signals::{INTERRUPTED, Signals};
+
+/// The exit code of `produce` for a snapshot that is whole, and neither signed nor published.
+const UNPUBLISHED: u8 = 3;
 
 fn main() -> ExitCode {
     demo::child::end_with_parent_if_asked();
@@ -46,6 +53,7 @@ fn main() -> ExitCode {
             eprintln!("stopped; run the same again to go on");
             ExitCode::from(INTERRUPTED)
         }
+        Ok(Ended::Unpublished) => ExitCode::from(UNPUBLISHED),
         Err(error) => {
             // The chain in one line: what failed, and why.
             eprintln!("error: {error:#}");
@@ -59,7 +67,16 @@ fn run(cli: &Cli, display: &Display) -> Result<Ended> {
         Some(Command::Keygen(args)) => key_file::keygen(args)?,
         Some(Command::Inspect(args)) => inspect::run(args)?,
         Some(Command::Status(args)) => status::run(args)?,
-        Some(Command::Verify(args)) => verify::run(args, display)?,
+        Some(Command::Verify(args)) => {
+            return block_on(async |signals| {
+                block_in_place(|| verify::run(args, display, &signals.stop))
+            });
+        }
+        Some(Command::Install(args)) => {
+            return block_on(async |signals| {
+                block_in_place(|| install::run(args, display, &signals))
+            });
+        }
         Some(Command::Produce(args)) => {
             return block_on(async |signals| produce::run(args, display, &signals).await);
         }

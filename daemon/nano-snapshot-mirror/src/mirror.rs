@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{Poll, RecordError, Republished};
-use tokio::task::block_in_place;
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use crate::catalogue::{self, Entry, Held, State};
 use crate::cli::MirrorArgs;
 use crate::data_dir::DataDir;
+use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, PortTaken};
 use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
@@ -52,11 +53,13 @@ pub(crate) async fn run(args: &MirrorArgs, display: &Display, signals: &Signals)
         data: &data,
         stream: &stream,
         display,
+        policy: LedgerPolicy::from(&args.ledger),
         poll_interval: args.poll_interval,
         retry: FIRST_RETRY,
         desired: None,
         seeding: HashMap::new(),
         fetching: None,
+        verifying: None,
         failed: None,
         told_refused: None,
     };
@@ -76,6 +79,13 @@ struct Fetching<'a> {
     task: Running<'a, Result<Fetched>>,
 }
 
+/// A ledger that is being looked into.
+struct Verifying<'a> {
+    id: InfoHashV2,
+    stop: CancellationToken,
+    task: Running<'a, Result<Option<Verdict>>>,
+}
+
 /// What the service waits for.
 enum Event {
     Stop,
@@ -84,6 +94,7 @@ enum Event {
     Polled(Result<Poll, RecordError>),
     Republished(Result<Vec<Republished>, RecordError>),
     Fetched(InfoHashV2, Result<Fetched>),
+    Verified(InfoHashV2, Result<Option<Verdict>>),
 }
 
 struct Service<'a> {
@@ -91,12 +102,14 @@ struct Service<'a> {
     data: &'a DataDir,
     stream: &'a Stream,
     display: &'a Display,
+    policy: LedgerPolicy,
     poll_interval: Duration,
     retry: Duration,
     desired: Option<InfoHashV2>,
     seeding: HashMap<InfoHashV2, Torrent>,
     fetching: Option<Fetching<'a>>,
-    /// A download that failed is tried again at the next poll, not at once.
+    verifying: Option<Verifying<'a>>,
+    /// What failed to be downloaded or looked into is tried again at the next poll, not at once.
     failed: Option<InfoHashV2>,
     told_refused: Option<InfoHashV2>,
 }
@@ -117,6 +130,7 @@ impl<'a> Service<'a> {
                 polled = running(&mut poll) => Event::Polled(polled),
                 republished = running(&mut republish) => Event::Republished(republished),
                 (id, fetched) = fetched(&mut self.fetching) => Event::Fetched(id, fetched),
+                (id, verdict) = verified(&mut self.verifying) => Event::Verified(id, verdict),
                 () = sleep_until(next_poll), if poll.is_none() => Event::PollDue,
             };
             match event {
@@ -144,11 +158,16 @@ impl<'a> Service<'a> {
                 }
                 Event::Fetched(id, result) => {
                     self.fetching = None;
-                    self.fetched(id, result).await?;
+                    self.fetched(id, result);
+                }
+                Event::Verified(id, result) => {
+                    self.verifying = None;
+                    self.verified(id, result).await;
                 }
             }
             self.act().await?;
         }
+        self.stop_verifying().await;
         self.abandon().await;
         for (_, torrent) in self.seeding.drain() {
             torrent.leave().await;
@@ -237,25 +256,52 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// What is held of `id`; a whole snapshot is seeded from here on.
+    /// What is held of `id`; a whole snapshot is seeded from here on, unless its ledger is refused.
     async fn holding(&mut self, id: InfoHashV2) -> Holding {
-        if self.seeding.contains_key(&id) {
-            return Holding::Whole;
+        if let Some(torrent) = self.seeding.get(&id) {
+            let verdict = self.policy.judge(&torrent.dir, &torrent.store.info());
+            return self.holding_by(id, verdict);
         }
-        let entry = block_in_place(|| catalogue::look(self.data, id));
-        let holding = entry.as_ref().map_or(Holding::None, Entry::holding);
-        match entry {
-            Some(Entry::Whole(generation)) => match Torrent::seed(self.network, generation).await {
-                Ok(torrent) => {
-                    info!(snapshot = %id, "seeding");
-                    self.seeding.insert(id, torrent);
+        match block_in_place(|| catalogue::look(self.data, id)) {
+            Some(Entry::Whole(generation)) => {
+                let verdict = self.policy.judge(&generation.dir, &generation.store.info());
+                let holding = self.holding_by(id, verdict);
+                if holding != Holding::Refused {
+                    match Torrent::seed(self.network, generation).await {
+                        Ok(torrent) => {
+                            info!(snapshot = %id, "seeding");
+                            self.seeding.insert(id, torrent);
+                        }
+                        Err(error) => error!(snapshot = %id, "cannot be seeded: {error:#}"),
+                    }
                 }
-                Err(error) => error!(snapshot = %id, "cannot be seeded: {error:#}"),
-            },
-            Some(Entry::Damaged(error)) => error!(snapshot = %id, "damaged: {error:#}"),
-            _ => {}
+                holding
+            }
+            Some(Entry::Refused(faults)) => self.holding_by(id, Verdict::Refused(faults)),
+            // Fetching waits for whoever is busy, and names what is damaged.
+            Some(Entry::Partial | Entry::Busy) => Holding::Partial,
+            Some(Entry::Damaged(error)) => {
+                error!(snapshot = %id, "damaged: {error:#}");
+                Holding::Partial
+            }
+            None => Holding::None,
         }
-        holding
+    }
+
+    fn holding_by(&mut self, id: InfoHashV2, verdict: Verdict) -> Holding {
+        match verdict {
+            Verdict::Sound => Holding::Whole,
+            Verdict::Unverified => Holding::Unverified,
+            Verdict::Refused(reasons) => {
+                if self.desired == Some(id) && self.told_refused.replace(id) != Some(id) {
+                    error!(
+                        snapshot = %id,
+                        "refused, staying with what is current: {}", reasons.join("; ")
+                    );
+                }
+                Holding::Refused
+            }
+        }
     }
 
     /// Carries out decisions until there is nothing to do but wait.
@@ -278,10 +324,18 @@ impl<'a> Service<'a> {
             match decision {
                 Decision::Keep => return self.retire().await,
                 Decision::Wait | Decision::Continue => return Ok(()),
-                Decision::Fetch { snapshot, .. } if self.failed == Some(snapshot) => return Ok(()),
+                Decision::Fetch { snapshot, .. } | Decision::Verify(snapshot)
+                    if self.failed == Some(snapshot) =>
+                {
+                    return Ok(());
+                }
                 Decision::Fetch { snapshot, resume } => {
                     info!(%snapshot, resume, "fetching");
                     self.fetch(snapshot);
+                    return Ok(());
+                }
+                Decision::Verify(snapshot) => {
+                    self.verify(snapshot).await;
                     return Ok(());
                 }
                 Decision::Switch(snapshot) => self.switch(snapshot)?,
@@ -289,12 +343,8 @@ impl<'a> Service<'a> {
                     info!(%snapshot, "giving up: the pointer names another one now");
                     self.abandon().await;
                 }
-                Decision::Refuse(snapshot) => {
-                    if self.told_refused.replace(snapshot) != Some(snapshot) {
-                        error!(%snapshot, "the published snapshot is no sound ledger: staying");
-                    }
-                    return Ok(());
-                }
+                // Its reasons were told when it was looked at.
+                Decision::Refuse(_) => return Ok(()),
             }
         }
     }
@@ -302,30 +352,17 @@ impl<'a> Service<'a> {
     fn fetch(&mut self, id: InfoHashV2) {
         let stop = CancellationToken::new();
         let (network, data, display, until) = (self.network, self.data, self.display, stop.clone());
-        let task =
-            Box::pin(async move { torrent::fetch(network, data, id, display, &until).await });
+        let policy = self.policy.clone();
+        let task = Box::pin(async move {
+            torrent::fetch(network, data, id, &policy, None, display, &until).await
+        });
         self.fetching = Some(Fetching { id, stop, task });
     }
 
-    async fn fetched(&mut self, id: InfoHashV2, result: Result<Fetched>) -> Result<()> {
+    fn fetched(&mut self, id: InfoHashV2, result: Result<Fetched>) {
         match result {
             Ok(Fetched::Whole(torrent)) => {
-                let record =
-                    block_in_place(|| catalogue::check_ledger(&torrent.dir, &torrent.store));
-                match record {
-                    Ok(Some(record)) if !record.is_sound() => {
-                        error!(snapshot = %id, faults = ?record.faults, "no sound ledger");
-                        torrent.leave().await;
-                    }
-                    Ok(_) => {
-                        self.seeding.insert(id, *torrent);
-                    }
-                    Err(error) => {
-                        error!(snapshot = %id, "the ledger cannot be verified: {error:#}");
-                        torrent.leave().await;
-                        self.failed = Some(id);
-                    }
-                }
+                self.seeding.insert(id, *torrent);
             }
             Ok(Fetched::Stopped) => {}
             Err(error) => {
@@ -333,7 +370,54 @@ impl<'a> Service<'a> {
                 self.failed = Some(id);
             }
         }
-        Ok(())
+    }
+
+    /// Begins to look into the ledger of a snapshot that is seeded, on a thread of its own: seeding
+    /// and following go on meanwhile.
+    async fn verify(&mut self, id: InfoHashV2) {
+        if self.verifying.as_ref().is_some_and(|one| one.id == id) {
+            return;
+        }
+        self.stop_verifying().await;
+        let Some(torrent) = self.seeding.get(&id) else {
+            // It could not be seeded, which was said.
+            self.failed = Some(id);
+            return;
+        };
+        info!(snapshot = %id, level = ?self.policy.level, "looking into the ledger");
+        let stop = CancellationToken::new();
+        let (policy, display, until) = (self.policy.clone(), self.display.clone(), stop.clone());
+        let (dir, content) = (torrent.dir.clone(), torrent.store.info());
+        let task = spawn_blocking(move || policy.verify_held(&dir, &content, &display, &until));
+        let task = Box::pin(async move { task.await? });
+        self.verifying = Some(Verifying { id, stop, task });
+    }
+
+    async fn verified(&mut self, id: InfoHashV2, result: Result<Option<Verdict>>) {
+        match result {
+            Ok(Some(Verdict::Sound)) => info!(snapshot = %id, "the ledger is sound"),
+            Ok(Some(Verdict::Refused(reasons))) => {
+                error!(snapshot = %id, faults = ?reasons, "the ledger is refused");
+                if let Some(torrent) = self.seeding.remove(&id) {
+                    torrent.leave().await;
+                }
+            }
+            Ok(Some(Verdict::Unverified) | None) => self.failed = Some(id),
+            Err(error) => {
+                error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");
+                self.failed = Some(id);
+            }
+        }
+    }
+
+    /// Ends the running look into a ledger; what it found so far is lost.
+    async fn stop_verifying(&mut self) {
+        if let Some(verifying) = self.verifying.take() {
+            verifying.stop.cancel();
+            if let Err(error) = verifying.task.await {
+                warn!(snapshot = %verifying.id, "looking into the ledger ended with: {error:#}");
+            }
+        }
     }
 
     /// Makes a whole snapshot the current one.
@@ -413,6 +497,13 @@ async fn running<T>(slot: &mut Option<Running<'_, T>>) -> T {
 async fn fetched(slot: &mut Option<Fetching<'_>>) -> (InfoHashV2, Result<Fetched>) {
     match slot {
         Some(fetching) => (fetching.id, (&mut fetching.task).await),
+        None => pending().await,
+    }
+}
+
+async fn verified(slot: &mut Option<Verifying<'_>>) -> (InfoHashV2, Result<Option<Verdict>>) {
+    match slot {
+        Some(verifying) => (verifying.id, (&mut verifying.task).await),
         None => pending().await,
     }
 }

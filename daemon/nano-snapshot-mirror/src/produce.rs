@@ -6,13 +6,20 @@
 //! else sees it, and `current/` follows when the network has it.
 
 mod build;
+mod copy;
+mod memory;
+mod plan;
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
+use rustix::fs::FlockOperation;
 use snapshot_pointer::publish::{self, Publication, Seen};
 use snapshot_pointer::{
     Authority, Dht, Found, Kind, LookupError, MainlineDht, Pointer, Record, RecordStore, Salt, Seq,
@@ -39,8 +46,13 @@ const LOOKUP_TRIES: usize = 3;
 /// Makes and publishes a snapshot.
 pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals) -> Result<Ended> {
     // Faults that a person can mend come out before the hours of copying.
-    let authority = key_file::read(&args.key)?.authority();
+    let signer = args.key.as_deref().map(Signer::new).transpose()?;
     let data = DataDir::create(args.data.data_dir.as_deref())?;
+    let _alone = Alone::take(&data)?;
+    if args.dry_run {
+        println!("{}", block_in_place(|| plan::of(args, &data))?);
+        return Ok(Ended::Done);
+    }
     data.clean_incoming()?;
     let records = RecordStore::open(&data.streams())?;
 
@@ -51,11 +63,16 @@ pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals
     let stream = StreamName::of_salt(&args.salt.salt);
     let unchanged = data.current_of(&stream)? == Some(built.id);
     if unchanged {
-        info!(snapshot = %built.id, "unchanged: the ledger is what the current snapshot holds");
+        info!(snapshot = %built.id, "unchanged: this is the current snapshot already");
     }
+    let Some(signer) = signer.filter(|_| !args.offline) else {
+        println!("{}", Summary::of(&built, unchanged));
+        info!(snapshot = %built.id, "not published: run produce without --offline to sign it");
+        return Ok(Ended::Unpublished);
+    };
     let publishing = Publishing {
         args,
-        authority,
+        signer: &signer,
         data: &data,
         records: &records,
     };
@@ -68,8 +85,111 @@ pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals
     };
     data.switch(&stream, built.id, &data.lock()?)?;
     block_in_place(|| catalogue::retire(&data, None))?;
-    println!("{}", summary(&built, &published, authority, unchanged));
+    let mut summary = Summary::of(&built, unchanged);
+    summary.publication(&published, signer.authority);
+    println!("{summary}");
     Ok(Ended::Done)
+}
+
+/// A second `produce` would only copy the same once more, and might take the same number.
+struct Alone(#[expect(dead_code, reason = "closing the file is the release")] File);
+
+impl Alone {
+    fn take(data: &DataDir) -> Result<Self> {
+        let path = data.root().join("produce.lock");
+        let failed = || format!("cannot lock {}", path.display());
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // Only to say more: the lock says enough.
+                let _ = file.read_to_string(&mut holder);
+                bail!(
+                    "another produce works in {}{}: wait for its end",
+                    data.root().display(),
+                    match holder.trim() {
+                        "" => String::new(),
+                        pid => format!(" (process {pid})"),
+                    }
+                );
+            }
+            Err(error) => return Err(error).with_context(failed),
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .with_context(failed)?;
+        Ok(Self(file))
+    }
+}
+
+/// The key, in memory only while it signs.
+struct Signer {
+    path: PathBuf,
+    authority: Authority,
+}
+
+impl Signer {
+    fn new(path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            authority: key_file::read(path)?.authority(),
+        })
+    }
+
+    fn sign(&self, salt: &Salt, pointer: Pointer) -> Result<SignedItem> {
+        let key = key_file::read(&self.path)?;
+        if key.authority() != self.authority {
+            bail!("the key in {} was replaced meanwhile", self.path.display());
+        }
+        Ok(SignedItem::sign_pointer(&key, salt, pointer)?)
+    }
+}
+
+/// What is said of a snapshot at the end, for people and scripts: a line for each value.
+struct Summary(String);
+
+impl Summary {
+    fn of(built: &Built, unchanged: bool) -> Self {
+        let mut summary = Self(String::new());
+        summary.line("snapshot", &built.id);
+        summary.line("state", &if unchanged { "unchanged" } else { "new" });
+        summary.line(
+            "size",
+            &format_args!("{} ({} bytes)", Bytes(built.length), built.length),
+        );
+        summary.line("magnet", &built.magnet);
+        summary
+    }
+
+    fn publication(&mut self, published: &Published, authority: Authority) {
+        self.line("seq", &published.seq);
+        self.line("authority", &authority);
+        self.line(
+            "nodes",
+            &format_args!(
+                "{} store it, {} gave it back",
+                published.stored, published.read_back
+            ),
+        );
+    }
+
+    fn line(&mut self, key: &str, value: &dyn std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{:<11}{value}", format!("{key}:"));
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.trim_end())
+    }
 }
 
 /// A pointer that the network has.
@@ -79,35 +199,9 @@ struct Published {
     read_back: u32,
 }
 
-fn summary(built: &Built, published: &Published, authority: Authority, unchanged: bool) -> String {
-    let mut text = String::new();
-    let mut line = |key: &str, value: &dyn std::fmt::Display| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:<11}{value}", format!("{key}:"));
-    };
-    line("snapshot", &built.id);
-    line("state", &if unchanged { "unchanged" } else { "new" });
-    line("seq", &published.seq);
-    line("authority", &authority);
-    line(
-        "size",
-        &format_args!("{} ({} bytes)", Bytes(built.length), built.length),
-    );
-    line(
-        "nodes",
-        &format_args!(
-            "{} store it, {} gave it back",
-            published.stored, published.read_back
-        ),
-    );
-    line("magnet", &built.magnet);
-    text.truncate(text.trim_end().len());
-    text
-}
-
 struct Publishing<'a> {
     args: &'a ProduceArgs,
-    authority: Authority,
+    signer: &'a Signer,
     data: &'a DataDir,
     records: &'a RecordStore,
 }
@@ -121,7 +215,7 @@ impl Publishing<'_> {
         let lookup = self.look_up(&dht).await;
         let record = self
             .records
-            .load(&self.authority, self.salt(), Kind::Pointer)?;
+            .load(&self.signer.authority, self.salt(), Kind::Pointer)?;
         let item = match said_already(&record, &lookup, id) {
             Some(item) => item,
             None => self.sign(id, &record, &lookup)?,
@@ -146,7 +240,7 @@ impl Publishing<'_> {
         let mut tries = 1;
         loop {
             let lookup = dht
-                .get_item(&self.authority, self.salt(), &mut |_| {})
+                .get_item(&self.signer.authority, self.salt(), &mut |_| {})
                 .await;
             if Seen::of(&lookup) != Seen::Unknown || tries == LOOKUP_TRIES {
                 return lookup;
@@ -182,26 +276,20 @@ impl Publishing<'_> {
             }
         };
         if first {
-            warn!(authority = %self.authority, "no earlier pointer of this key: starting at 1");
+            warn!(authority = %self.signer.authority, "no earlier pointer of this key: starting at 1");
         }
-        let item = {
-            let key = key_file::read(&self.args.key)?;
-            if key.authority() != self.authority {
-                bail!(
-                    "the key in {} was replaced meanwhile",
-                    self.args.key.display()
-                );
-            }
-            SignedItem::sign_pointer(&key, self.salt(), Pointer { snapshot: id, seq })?
-        };
-        Ok(item)
+        self.signer.sign(self.salt(), Pointer { snapshot: id, seq })
     }
 
     fn note_put(&self) -> Result<()> {
-        self.records
-            .update(&self.authority, self.salt(), Kind::Pointer, |record| {
+        self.records.update(
+            &self.signer.authority,
+            self.salt(),
+            Kind::Pointer,
+            |record| {
                 record.note_put(SystemTime::now());
-            })?;
+            },
+        )?;
         Ok(())
     }
 }

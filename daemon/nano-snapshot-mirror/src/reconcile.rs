@@ -8,18 +8,19 @@
 //! fail. *active* is the snapshot whose download runs. *current* is the one `current/<stream>`
 //! points at. *holding* is what the store holds of the desired one.
 //!
-//! | desired | active       | holding    | current     | decision                                     |
-//! |---------|--------------|---------|-------------|----------------------------------------------|
-//! | none    | none         | –       | none        | `Wait`: nothing to seed until a pointer comes|
-//! | none    | none         | –       | some        | `Keep`: seed what is held                    |
-//! | none    | some         | –       | any         | `Continue`: it was wanted when it began      |
-//! | D       | none         | whole   | D           | `Keep`                                       |
-//! | D       | none         | whole   | not D       | `Switch(D)`: held already, nothing to fetch  |
-//! | D       | none         | partial | any         | `Fetch(D, resume)`                           |
-//! | D       | none         | none    | any         | `Fetch(D)`                                   |
-//! | D       | none         | refused | any         | `Refuse(D)`: its ledger failed verification  |
-//! | D       | D            | any     | any         | `Continue`                                   |
-//! | D       | other        | any     | any         | `Abandon(other)`: then decide again          |
+//! | desired | active | holding    | current | decision                                      |
+//! |---------|--------|------------|---------|-----------------------------------------------|
+//! | none    | none   | –          | none    | `Wait`: nothing to seed until a pointer comes |
+//! | none    | none   | –          | some    | `Keep`: seed what is held                     |
+//! | none    | some   | –          | any     | `Continue`: it was wanted when it began       |
+//! | D       | none   | whole      | D       | `Keep`                                        |
+//! | D       | none   | whole      | not D   | `Switch(D)`: held already, nothing to fetch   |
+//! | D       | none   | unverified | any     | `Verify(D)`: all is here, nobody looked yet   |
+//! | D       | none   | partial    | any     | `Fetch(D, resume)`                            |
+//! | D       | none   | none       | any     | `Fetch(D)`                                    |
+//! | D       | none   | refused    | any     | `Refuse(D)`: its ledger failed verification   |
+//! | D       | D      | any        | any     | `Continue`                                    |
+//! | D       | other  | any        | any     | `Abandon(other)`: then decide again           |
 //!
 //! Nothing here removes what is seeded: the current generation stays until another is whole and
 //! current, and the one before it longer still (see [`crate::catalogue`]).
@@ -33,8 +34,10 @@ pub(crate) enum Holding {
     None,
     /// Some of it: a download was interrupted.
     Partial,
-    /// Everything, verified.
+    /// Everything, and its ledger may be used.
     Whole,
+    /// Everything, but nobody looked into its ledger as deep as the policy wants.
+    Unverified,
     /// Everything as published, but what was published is no sound ledger.
     Refused,
 }
@@ -68,6 +71,8 @@ pub(crate) enum Decision {
         /// Whether part of it is on disk.
         resume: bool,
     },
+    /// Look into the ledger of this snapshot, which is whole.
+    Verify(InfoHashV2),
     /// Make this snapshot, which is whole, the current one.
     Switch(InfoHashV2),
     /// Stop this download: something else is wanted now. What it has stays on disk.
@@ -93,6 +98,7 @@ pub(crate) fn decide(situation: Situation) -> Decision {
         (Some(desired), None) => match holding {
             Holding::Whole if current == Some(desired) => Decision::Keep,
             Holding::Whole => Decision::Switch(desired),
+            Holding::Unverified => Decision::Verify(desired),
             Holding::Partial => Decision::Fetch {
                 snapshot: desired,
                 resume: true,
@@ -110,10 +116,11 @@ pub(crate) fn decide(situation: Situation) -> Decision {
 mod tests {
     use super::*;
 
-    const HOLDINGS: [Holding; 4] = [
+    const HOLDINGS: [Holding; 5] = [
         Holding::None,
         Holding::Partial,
         Holding::Whole,
+        Holding::Unverified,
         Holding::Refused,
     ];
 
@@ -171,6 +178,16 @@ mod tests {
                     }
                 );
             }
+        }
+    }
+
+    #[test]
+    fn nothing_becomes_current_before_it_was_looked_into() {
+        for current in [None, Some(1), Some(2)] {
+            assert_eq!(
+                case(Some(1), None, Holding::Unverified, current),
+                Decision::Verify(id(1))
+            );
         }
     }
 

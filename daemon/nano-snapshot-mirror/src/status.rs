@@ -77,7 +77,7 @@ enum State {
     Whole,
     /// Being fetched, or left by an interrupted fetch.
     Partial,
-    /// Whole, but its ledger failed verification.
+    /// What is in it failed verification.
     Refused,
     /// Its metadata cannot be read.
     Damaged,
@@ -154,8 +154,8 @@ impl Snapshot {
         let state = match &info {
             None if catalogue::is_created(&dir) => State::Damaged,
             None => State::Partial,
-            Some(info) if !catalogue::is_sealed(&dir, info) => State::Partial,
             Some(_) if ledger.as_ref().is_some_and(|record| !record.is_sound()) => State::Refused,
+            Some(info) if !catalogue::is_sealed(&dir, info) => State::Partial,
             Some(_) => State::Whole,
         };
         Self {
@@ -211,6 +211,12 @@ impl Snapshot {
         }
         if let Some(ledger) = &self.ledger {
             let _ = write!(text, "\n  verified to {}", ledger.level);
+            if let Some(version) = ledger.store_version {
+                let _ = write!(text, ": store version {version}");
+            }
+            if let Some(node) = &ledger.minimum_node_version {
+                let _ = write!(text, ", opened by nodes from V{node}");
+            }
             for fault in &ledger.faults {
                 let _ = write!(text, "\n  fault: {fault}");
             }

@@ -16,6 +16,7 @@ use tracing::{debug, info};
 
 use crate::catalogue::{self, Entry, Generation};
 use crate::data_dir::{DataDir, DirLock};
+use crate::ledger_policy::LedgerPolicy;
 use crate::network::Network;
 use crate::progress::Display;
 use crate::reuse::Reuse;
@@ -88,6 +89,12 @@ fn swarms(hashes: &InfoHashes, store: Option<&TorrentStore>) -> Vec<SwarmHash> {
     swarms
 }
 
+/// Whoever reads a snapshot while it comes.
+pub(crate) trait Reader: Sync {
+    /// The content has a place. Whether it is to come in its order from now on.
+    fn begins(&self, store: &Arc<TorrentStore>) -> bool;
+}
+
 /// Fetches the snapshot `id`, from nothing or from what is on disk, until it is whole.
 ///
 /// Cancelling `stop` ends it soon with [`Fetched::Stopped`]. Errors leave what was received on
@@ -96,6 +103,8 @@ pub(crate) async fn fetch(
     network: &Network,
     data: &DataDir,
     id: InfoHashV2,
+    policy: &LedgerPolicy,
+    reader: Option<&dyn Reader>,
     display: &Display,
     stop: &CancellationToken,
 ) -> Result<Fetched> {
@@ -103,6 +112,8 @@ pub(crate) async fn fetch(
         network,
         data,
         id,
+        policy,
+        reader,
         display,
         stop,
     };
@@ -119,6 +130,8 @@ struct Fetch<'a> {
     network: &'a Network,
     data: &'a DataDir,
     id: InfoHashV2,
+    policy: &'a LedgerPolicy,
+    reader: Option<&'a dyn Reader>,
     display: &'a Display,
     stop: &'a CancellationToken,
 }
@@ -144,6 +157,9 @@ impl Fetch<'_> {
         let Some((handle, store, presence)) = joined else {
             return Ok(Fetched::Stopped);
         };
+        if self.reader.is_some_and(|reader| reader.begins(&store)) {
+            handle.take_in_order().await;
+        }
         let torrent = Torrent {
             id: self.id,
             store,
@@ -306,6 +322,12 @@ impl Fetch<'_> {
         dir: &Path,
         reuse: &Reuse,
     ) -> Result<Arc<TorrentStore>> {
+        if let Some(reason) = self.policy.refuses_claim(&info) {
+            bail!(
+                "snapshot {} is refused before it is fetched: {reason}",
+                self.id
+            );
+        }
         let meta = Metainfo::from_info(info);
         space::ensure(self.data.root(), required_space(&meta), "the snapshot")?;
         let place = dir.to_owned();

@@ -2,51 +2,65 @@
 //! ledgers.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use nano_ledger::{Level, Outcome, Policy, Progress, Sample, VerifyOptions, minimum_node_version};
+use tokio_util::sync::CancellationToken;
 
 use crate::catalogue;
-use crate::cli::{VerifyArgs, VerifyLevel};
+use crate::cli::VerifyArgs;
 use crate::data_dir::DataDir;
+use crate::fetch::Ended;
 use crate::progress::{Display, percent};
 use crate::text::Bytes;
 
-/// Verifies what the arguments name; fails if anything is wrong.
-pub(crate) fn run(args: &VerifyArgs, display: &Display) -> Result<()> {
+/// Verifies what the arguments name; fails if anything is wrong. Ends early when asked to stop.
+pub(crate) fn run(args: &VerifyArgs, display: &Display, stop: &CancellationToken) -> Result<Ended> {
+    let look = Look {
+        args,
+        display,
+        stop,
+    };
     let sound = match args.path.as_deref() {
-        Some(path) if path.is_file() => ledger(path, args, display)?,
-        Some(path) if catalogue::is_created(path) => snapshot(path, args, display)?,
+        Some(path) if path.is_file() => ledger(path, &look),
+        Some(path) if catalogue::is_created(path) => snapshot(path, &look),
         Some(path) => bail!(
             "{} is neither a ledger file nor the directory of a snapshot; name a data directory \
              with --data-dir",
             path.display()
         ),
-        None => all(
-            &DataDir::existing(args.data.data_dir.as_deref())?,
-            args,
-            display,
-        )?,
+        None => all(&DataDir::existing(args.data.data_dir.as_deref())?, &look),
     };
-    if !sound {
-        bail!("something is wrong, see above");
+    match sound {
+        Ok(true) => Ok(Ended::Done),
+        Ok(false) => bail!("something is wrong, see above"),
+        // It failed for being stopped.
+        Err(_) if stop.is_cancelled() => Ok(Ended::Interrupted),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
-fn all(data: &DataDir, args: &VerifyArgs, display: &Display) -> Result<bool> {
+/// How to look, the same for everything that is looked at. Being stopped is an error.
+struct Look<'a> {
+    args: &'a VerifyArgs,
+    display: &'a Display,
+    stop: &'a CancellationToken,
+}
+
+fn all(data: &DataDir, look: &Look<'_>) -> Result<bool> {
     let mut sound = true;
     let mut ids = data.snapshot_ids()?;
     ids.sort();
     for id in ids {
-        sound &= held(data, id, args, display)?;
+        sound &= held(data, id, look)?;
     }
     Ok(sound)
 }
 
-fn held(data: &DataDir, id: InfoHashV2, args: &VerifyArgs, display: &Display) -> Result<bool> {
+fn held(data: &DataDir, id: InfoHashV2, look: &Look<'_>) -> Result<bool> {
     // Held while it is read, so that nobody removes it; alone when nobody else reads, as what is
     // found bad is written down.
     let owned = data.own_snapshot(id)?;
@@ -59,21 +73,21 @@ fn held(data: &DataDir, id: InfoHashV2, args: &VerifyArgs, display: &Display) ->
         println!("{id}: nothing there yet");
         return Ok(true);
     }
-    snapshot(&dir, args, display)
+    snapshot(&dir, look)
 }
 
-fn snapshot(dir: &Path, args: &VerifyArgs, display: &Display) -> Result<bool> {
+fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
     let store = catalogue::take_up(dir)?;
     let id = store.info().hashes().v2;
     let total = store.layout().content_length();
     let verification = {
-        let meter = Mutex::new(display.phase("Verifying", total));
+        let meter = Mutex::new(look.display.phase("Verifying", total));
         store.verify_all(&|done| {
             meter
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .set(done, None);
-            true
+            !look.stop.is_cancelled()
         })?
     };
     catalogue::was_read(dir)?;
@@ -93,25 +107,25 @@ fn snapshot(dir: &Path, args: &VerifyArgs, display: &Display) -> Result<bool> {
         && store.is_complete()
         && let Some(path) = catalogue::plain_ledger(dir, &store.info())
     {
-        sound &= ledger(&path, args, display)?;
+        sound &= ledger(&path, look)?;
     }
     Ok(sound)
 }
 
 /// Verifies a ledger as deep as the arguments say.
-fn ledger(path: &Path, args: &VerifyArgs, display: &Display) -> Result<bool> {
-    let level = match args.level {
-        VerifyLevel::L0 => Level::L0,
-        VerifyLevel::L1 => Level::L1,
-        VerifyLevel::L2 => Level::L2,
-        VerifyLevel::L3 => Level::L3,
-    };
+fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
+    let args = look.args;
+    let level = Level::from(args.level);
     let policy = Policy {
         store_versions: args.store_version.clone(),
         ..Policy::default()
     };
-    let meter = Mutex::new(display.phase("Looking into the ledger", 0));
+    let meter = Mutex::new(look.display.phase("Looking into the ledger", 0));
+    let cancel = AtomicBool::new(look.stop.is_cancelled());
     let tell = |progress: Progress| {
+        if look.stop.is_cancelled() {
+            cancel.store(true, Ordering::Relaxed);
+        }
         let share = percent(progress.done, progress.total.max(progress.done));
         meter
             .lock()
@@ -120,6 +134,7 @@ fn ledger(path: &Path, args: &VerifyArgs, display: &Display) -> Result<bool> {
     };
     let options = VerifyOptions {
         progress: Some(&tell),
+        cancel: Some(&cancel),
         sample: Sample {
             seed: args.seed,
             ..Sample::default()

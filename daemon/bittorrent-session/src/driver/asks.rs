@@ -49,6 +49,7 @@ pub(crate) enum Ask {
         addrs: Vec<SocketAddr>,
         source: Source,
     },
+    TakeInOrder(TorrentKey),
     AnswerTo {
         torrent: TorrentKey,
         swarm: SwarmHash,
@@ -98,6 +99,7 @@ impl Driver {
             } => self
                 .engine
                 .add_candidates(torrent, &addrs, source, Instant::now()),
+            Ask::TakeInOrder(torrent) => self.engine.take_in_order(torrent),
             Ask::AnswerTo {
                 torrent,
                 swarm,

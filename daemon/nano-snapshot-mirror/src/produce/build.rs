@@ -1,33 +1,35 @@
 //! From a ledger to a whole snapshot in the store.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
-use std::thread;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::StoreError;
 use bittorrent_store::create::{Cut, Draft, Shape};
-use nano_ledger::{CopyError, Level, LiveLedger};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use nano_ledger::LiveLedger;
+use nano_ledger::archive::{self, PackError, PackOptions};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::copy;
+use super::memory::{Memory, Origin, Recipe};
 use crate::catalogue;
-use crate::cli::{ProduceArgs, Publish};
-use crate::data_dir::{DataDir, DirLock};
-use crate::ledger_record::{Counts, LedgerRecord};
-use crate::progress::Display;
+use crate::cli::{LayoutArg, ProduceArgs, Publish};
+use crate::data_dir::{DataDir, DirLock, StreamName};
+use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::ledger_record::Counts;
+use crate::progress::{Display, Meter};
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
-use crate::text::Count;
+use crate::text::{Bytes, Count};
 
 /// The name of every plain snapshot: what a node calls its ledger.
-const NAME: &str = "data.ldb";
+const PLAIN: &str = "data.ldb";
 
-/// Bytes on the way from the copy to the hashing; the most an ordinary user may ask for.
-const PIPE: usize = 1 << 20;
+/// The name of every packed snapshot: what is in it, and in what.
+const PACKED: &str = "data.ldb.tar.zst";
 
 /// A snapshot in the store.
 pub(super) struct Built {
@@ -37,176 +39,233 @@ pub(super) struct Built {
     pub(super) magnet: String,
 }
 
-/// Makes a snapshot of the ledger as it is now; `None` when asked to stop.
+impl Built {
+    /// The snapshot `id` that is whole in the store, if it is.
+    pub(super) fn held(data: &DataDir, id: InfoHashV2) -> Option<Self> {
+        let dir = data.snapshot(id);
+        let metainfo = catalogue::read_metainfo(&dir).ok()?;
+        let info = metainfo.info();
+        catalogue::is_sealed(&dir, info).then(|| Self {
+            id,
+            length: info.layout().content_length(),
+            magnet: metainfo.magnet().to_string(),
+        })
+    }
+}
+
+/// Makes a snapshot of the ledger as it is now; `None` when asked to stop. What was made of the same
+/// ledger in the same way is not made again.
 pub(super) fn snapshot(
     args: &ProduceArgs,
     data: &DataDir,
     display: &Display,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
+    let memory = Memory::of(data, &StreamName::of_salt(&args.salt.salt));
+    let recipe = Recipe::of(args);
     let ledger = LiveLedger::open(&args.ledger)?;
+    if let Some(id) = memory.made_of(&Origin::of_ledger(&args.ledger, &args.ledger)?, &recipe)
+        && let Some(built) = Built::held(data, id)
+    {
+        info!(snapshot = %id, "nothing was committed to the ledger since this snapshot was made");
+        return Ok(Some(built));
+    }
     let size = ledger.size_hint()?;
-    space::ensure(data.root(), space::of_file(size), "the copy of the ledger")?;
-    let build = Build::begin(data)?;
-    let cut = Cut {
-        piece_length: args.piece_length,
-        hybrid: true,
+    ensure_space(data, args.layout, size)?;
+    let work = Work {
+        args,
+        build: Build::begin(data)?,
+        size,
+        display,
+        stop,
     };
-    let mut draft = Draft::begin(&build.dir, NAME, Shape::SingleFile, cut, catalogue::io())?;
-    let made = match args.publish {
-        Publish::Exact => exact(&ledger, size, &mut draft, display, stop)?,
-        Publish::Scrubbed => scrubbed(&ledger, size, &mut draft, display, stop)?,
-    };
-    // The node's reader slot was free as soon as the copy was whole.
-    drop(ledger);
-    let Some(length) = made else {
+    let Some((built, origin)) = work.run(ledger, data)? else {
         return Ok(None);
     };
-
-    let copied = draft.content_path(&[]);
-    let mut record = LedgerRecord::of(&copied, Level::L0)?;
-    if !record.is_sound() {
-        bail!("the copy is no sound ledger: {}", record.faults.join("; "));
-    }
-    let summary = nano_ledger::summarize(&copied)?;
-    info!(
-        blocks = %Count(summary.blocks), cemented = %Count(summary.cemented),
-        accounts = %Count(summary.accounts), store_version = summary.store_version,
-        network = %summary.network, "copied"
-    );
-    record.counts = Some(Counts::from(&summary));
-    let original = args
-        .ledger
-        .file_name()
-        .map_or(NAME.into(), |name| name.to_string_lossy());
-    let snapshot = SnapshotInfo::of(&original, &summary)
-        .to_json()
-        .context("cannot write JSON")?;
-    let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
-    record.save(&build.dir)?;
-    let metainfo = store.metainfo();
-    drop(store);
-    let id = metainfo.info().hashes().v2;
-    build.adopt(data, id)?;
-    Ok(Some(Built {
-        id,
-        length,
-        magnet: metainfo.magnet().to_string(),
-    }))
+    memory.note(&origin, &recipe, built.id)?;
+    Ok(Some(built))
 }
 
-/// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
-fn exact(
-    ledger: &LiveLedger,
+/// Room that making a snapshot takes, in `incoming/` at first.
+pub(super) fn space_needed(layout: LayoutArg, ledger: u64) -> u64 {
+    match layout {
+        LayoutArg::Plain => space::of_file(ledger),
+        // The copy goes when it is packed. Ledgers are packed to two thirds of their size; to be
+        // sure of more would ask for room that nobody needs.
+        LayoutArg::TarZst => ledger + space::of_file(ledger / 4 * 3),
+    }
+}
+
+fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64) -> Result<()> {
+    let purpose = match layout {
+        LayoutArg::Plain => "the copy of the ledger",
+        LayoutArg::TarZst => "the copy of the ledger and its archive",
+    };
+    space::ensure(data.root(), space_needed(layout, ledger), purpose)
+}
+
+/// One snapshot in the making.
+struct Work<'a> {
+    args: &'a ProduceArgs,
+    build: Build,
+    /// Of the ledger, bytes.
     size: u64,
-    draft: &mut Draft,
-    display: &Display,
-    stop: &CancellationToken,
-) -> Result<Option<u64>> {
-    let mut meter = display.phase("Copying and hashing the ledger", size);
-    let mut progress = |done| {
-        meter.set(done, None);
-        !stop.is_cancelled()
-    };
-    piped(ledger, |from| draft.add_file(&[], from, &mut progress))
+    display: &'a Display,
+    stop: &'a CancellationToken,
 }
 
-/// Copies, takes out of the copy what is private, and hashes what is left. Gives the length, or `None`
-/// when asked to stop.
-///
-/// Only the copy holds a reader slot of the node, so it is not slowed down by anything else.
-fn scrubbed(
-    ledger: &LiveLedger,
-    size: u64,
-    draft: &mut Draft,
-    display: &Display,
-    stop: &CancellationToken,
-) -> Result<Option<u64>> {
-    let place = draft.content_path(&[]);
-    let mut file = File::create(&place)
-        .with_context(|| format!("cannot create the copy {}", place.display()))?;
-    let copied = {
-        let mut meter = display.phase("Copying the ledger", size);
-        piped(ledger, |from| {
-            let mut done = 0;
-            let mut buffer = vec![0; PIPE];
-            loop {
-                let failed = |action| {
-                    let path = place.clone();
-                    move |source| StoreError::Io {
-                        action,
-                        path,
-                        source,
-                    }
-                };
-                let read = from
-                    .read(&mut buffer)
-                    .map_err(failed("read the ledger into"))?;
-                if read == 0 {
-                    return Ok(done);
-                }
-                let bytes = buffer.get(..read).unwrap_or_default();
-                file.write_all(bytes).map_err(failed("write"))?;
-                done += read as u64;
-                meter.set(done, None);
-                if stop.is_cancelled() {
-                    return Err(StoreError::Cancelled);
-                }
-            }
-        })?
-    };
-    drop(file);
-    if copied.is_none() {
-        return Ok(None);
+impl Work<'_> {
+    fn run(self, ledger: LiveLedger, data: &DataDir) -> Result<Option<(Built, Origin)>> {
+        let cut = Cut {
+            piece_length: self.args.piece_length,
+            hybrid: true,
+        };
+        let name = match self.args.layout {
+            LayoutArg::Plain => PLAIN,
+            LayoutArg::TarZst => PACKED,
+        };
+        let dir = &self.build.dir;
+        let mut draft = Draft::begin(dir, name, Shape::SingleFile, cut, catalogue::io())?;
+        let content = draft.content_path(&[]);
+        let copied = match self.args.layout {
+            LayoutArg::Plain => content.clone(),
+            LayoutArg::TarZst => dir.join(PLAIN),
+        };
+        // Exact and plain, it is hashed while it is copied.
+        let in_one_pass =
+            (self.args.layout, self.args.publish) == (LayoutArg::Plain, Publish::Exact);
+        let made = if in_one_pass {
+            copy::into_draft(&ledger, self.size, &mut draft, self.display, self.stop)?
+        } else {
+            copy::into_file(&ledger, self.size, &copied, self.display, self.stop)?
+        };
+        // Only the copy holds a reader slot of the node, so it is not slowed down by anything else.
+        drop(ledger);
+        if made.is_none() {
+            return Ok(None);
+        }
+        let origin = Origin::of_ledger(&self.args.ledger, &copied)?;
+        if self.args.publish == Publish::Scrubbed {
+            self.scrub(&copied)?;
+        }
+        let policy = LedgerPolicy::from(&self.args.policy);
+        let Some(mut record) = policy.verify(&copied, None, self.display, self.stop)? else {
+            return Ok(None);
+        };
+        if let Verdict::Refused(reasons) = policy.judge_record(Some(&record)) {
+            bail!("the copy is not published: {}", reasons.join("; "));
+        }
+        let summary = nano_ledger::summarize(&copied)?;
+        info!(
+            blocks = %Count(summary.blocks), cemented = %Count(summary.cemented),
+            accounts = %Count(summary.accounts), store_version = summary.store_version,
+            network = %summary.network, "copied"
+        );
+        record.counts = Some(Counts::from(&summary));
+        if self.args.layout == LayoutArg::TarZst && !self.pack(&copied, &content)? {
+            return Ok(None);
+        }
+        if !in_one_pass && !self.hash(&mut draft, &content)? {
+            return Ok(None);
+        }
+        let original = self
+            .args
+            .ledger
+            .file_name()
+            .map_or(PLAIN.into(), |name| name.to_string_lossy());
+        let snapshot = SnapshotInfo::of(&original, &summary)
+            .to_json()
+            .context("cannot write JSON")?;
+        let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
+        record.save(dir)?;
+        let metainfo = store.metainfo();
+        drop(store);
+        let id = metainfo.info().hashes().v2;
+        let built = Built {
+            id,
+            length: metainfo.info().layout().content_length(),
+            magnet: metainfo.magnet().to_string(),
+        };
+        self.build.adopt(data, id)?;
+        Ok(Some((built, origin)))
     }
-    let report = {
-        let _meter = display.phase("Taking peers and votes out of the copy", 0);
-        nano_ledger::scrub_copy(&place)?
-    };
-    for (table, rows) in &report.cleared {
-        info!(table, rows = %Count(*rows), "not published");
+
+    /// Takes out of the copy what is private.
+    fn scrub(&self, copied: &Path) -> Result<()> {
+        let report = {
+            let _meter = self
+                .display
+                .phase("Taking peers and votes out of the copy", 0);
+            nano_ledger::scrub_copy(copied)?
+        };
+        for (table, rows) in &report.cleared {
+            info!(table, rows = %Count(*rows), "not published");
+        }
+        info!(
+            pages = %Count(report.pages_in_use + report.pages_stale),
+            trimmed = %Count(report.pages_trimmed),
+            "overwrote what was left of them"
+        );
+        Ok(())
     }
-    info!(
-        pages = %Count(report.pages_in_use + report.pages_stale),
-        trimmed = %Count(report.pages_trimmed),
-        "overwrote what was left of them"
-    );
-    let mut meter = display.phase("Hashing the copy", size);
-    let added = draft.add_present(&[], &mut |done| {
-        meter.set(done, None);
-        !stop.is_cancelled()
-    });
-    match added {
-        Err(StoreError::Cancelled) => Ok(None),
-        added => Ok(Some(added?)),
+
+    /// Packs the copy, which goes. `false` when asked to stop.
+    fn pack(&self, copied: &Path, archive: &Path) -> Result<bool> {
+        let packing = || format!("cannot pack {}", copied.display());
+        let ledger = File::open(copied).with_context(packing)?;
+        let size = ledger.metadata().with_context(packing)?.len();
+        let counted = Counted {
+            inner: ledger,
+            done: 0,
+            meter: self.display.phase("Packing the copy", size),
+            stop: self.stop,
+        };
+        let out = File::create(archive)
+            .with_context(|| format!("cannot create {}", archive.display()))?;
+        let report = match archive::pack(counted, size, out, &PackOptions::default()) {
+            Err(PackError::Read { .. }) if self.stop.is_cancelled() => return Ok(false),
+            packed => packed?,
+        };
+        fs::remove_file(copied).with_context(|| format!("cannot remove {}", copied.display()))?;
+        info!(
+            frames = report.frames, padding = %Bytes(report.padding_bytes),
+            "packed {} into {}", Bytes(report.ledger_bytes), Bytes(report.archive_bytes)
+        );
+        Ok(true)
+    }
+
+    /// Hashes what lies where the draft wants it. `false` when asked to stop.
+    fn hash(&self, draft: &mut Draft, content: &Path) -> Result<bool> {
+        let size = content.metadata().map_or(0, |metadata| metadata.len());
+        let mut meter = self.display.phase("Hashing the snapshot", size);
+        let added = draft.add_present(&[], &mut |done| {
+            meter.set(done, None);
+            !self.stop.is_cancelled()
+        });
+        match added {
+            Err(StoreError::Cancelled) => Ok(false),
+            added => Ok(added.map(|_| true)?),
+        }
     }
 }
 
-/// Copies through a pipe to whoever reads it. Gives what that gives, or `None` when asked to stop.
-fn piped(
-    ledger: &LiveLedger,
-    read: impl FnOnce(&mut File) -> Result<u64, StoreError>,
-) -> Result<Option<u64>> {
-    let (from, into) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
-    // A smaller pipe only costs more changes between threads.
-    let _ = fcntl_setpipe_size(&into, PIPE);
-    let (mut from, mut into) = (File::from(from), File::from(into));
-    let (copied, added) = thread::scope(|scope| {
-        let copying = scope.spawn(move || ledger.copy_to(&mut into));
-        let added = read(&mut from);
-        // Ends a copy that nobody reads any longer.
-        drop(from);
-        let copied = copying
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (copied, added)
-    });
-    match (copied, added) {
-        (_, Err(StoreError::Cancelled)) => Ok(None),
-        // The reader's failure made the copy fail.
-        (Err(CopyError::ReaderGone) | Ok(()), Err(error)) => Err(error.into()),
-        (Err(error), _) => Err(error.into()),
-        (Ok(()), Ok(length)) => Ok(Some(length)),
+/// What is read on its way to be packed: counted, and at its end when asked to stop.
+struct Counted<'a> {
+    inner: File,
+    done: u64,
+    meter: Meter,
+    stop: &'a CancellationToken,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("asked to stop"));
+        }
+        let read = self.inner.read(buffer)?;
+        self.done += read as u64;
+        self.meter.set(self.done, None);
+        Ok(read)
     }
 }
 

@@ -1,0 +1,74 @@
+//! `produce`.
+
+use std::path::PathBuf;
+
+use bittorrent_protocol::PieceLength;
+use clap::{Args, ValueEnum};
+
+use super::{DataArgs, DhtArgs, LedgerPolicyArgs, LogArgs, SaltArgs, values};
+
+/// `produce`.
+#[derive(Debug, Args)]
+pub(crate) struct ProduceArgs {
+    /// The node's ledger, usually data.ldb; the node may run
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ledger: PathBuf,
+    /// The key file that keygen made: readable by its owner alone
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["offline", "dry_run"])]
+    pub(crate) key: Option<PathBuf>,
+    /// What to publish
+    #[arg(long, value_enum, default_value_t = Publish::Scrubbed)]
+    pub(crate) publish: Publish,
+    /// The form to publish it in
+    #[arg(long, value_enum, default_value_t = LayoutArg::Plain)]
+    pub(crate) layout: LayoutArg,
+    /// Piece length of the torrent, a power of two from 16KiB to 256MiB
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = piece_length)]
+    pub(crate) piece_length: PieceLength,
+    /// Only say what would be done, with the room it takes
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Make the snapshot and leave it unpublished, exit code 3: the next run without this signs and
+    /// publishes it
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Publish although no pointer of this key was found on the network or on disk
+    #[arg(long)]
+    pub(crate) first: bool,
+    #[command(flatten)]
+    pub(crate) salt: SaltArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) dht: DhtArgs,
+    #[command(flatten)]
+    pub(crate) policy: LedgerPolicyArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// What `produce` publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Publish {
+    /// The uncompacted copy of data.ldb without peers, online weight and votes, of which no trace is
+    /// left. A node opens it, and little changes between days.
+    Scrubbed,
+    /// The uncompacted copy of data.ldb, byte for byte, with the addresses of the node's peers and
+    /// what it voted for.
+    Exact,
+}
+
+/// The form of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayoutArg {
+    /// The ledger itself: what is seeded is what a node opens, and an update costs what changed.
+    Plain,
+    /// A tar file in zstd frames of a fixed length of ledger: some two thirds of the size, and
+    /// `zstd -d | tar x` unpacks it. An update costs several times the changed part.
+    #[value(name = "tar.zst")]
+    TarZst,
+}
+
+fn piece_length(text: &str) -> Result<PieceLength, String> {
+    PieceLength::new(values::size(text)?).map_err(|error| error.to_string())
+}

@@ -1,0 +1,254 @@
+//! What a ledger must be before it becomes current, is installed or published: looked into as deep as
+//! the policy says, found sound, and of a store version that is wanted.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+use bittorrent_protocol::metainfo::Info;
+use nano_ledger::{
+    LedgerError, Level, Outcome, Policy, Progress, VerifyError, VerifyOptions, minimum_node_version,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue;
+use crate::cli::LedgerPolicyArgs;
+use crate::ledger_record::{Counts, LedgerRecord};
+use crate::progress::{Display, percent};
+use crate::snapshot_info::SnapshotInfo;
+
+/// How deep to look, and which ledgers are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LedgerPolicy {
+    /// How deep.
+    pub(crate) level: Level,
+    /// Store versions that are taken; all, if none is named.
+    pub(crate) store_versions: Option<RangeInclusive<u32>>,
+}
+
+/// What a policy makes of what is known of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A ledger that was found sound, or something that is no plain ledger and is not looked into.
+    Sound,
+    /// Not to be used, for these reasons.
+    Refused(Vec<String>),
+    /// Not looked into as deep as it has to be.
+    Unverified,
+}
+
+impl From<&LedgerPolicyArgs> for LedgerPolicy {
+    fn from(args: &LedgerPolicyArgs) -> Self {
+        Self {
+            level: args.level.into(),
+            store_versions: args.store_versions.clone(),
+        }
+    }
+}
+
+impl LedgerPolicy {
+    /// The verdict on the whole snapshot in `dir`, from what was found before. Opens one small file.
+    pub(crate) fn judge(&self, dir: &Path, info: &Info) -> Verdict {
+        let record = LedgerRecord::load(dir);
+        if catalogue::plain_ledger(dir, info).is_some() {
+            return self.judge_record(record.as_ref());
+        }
+        // Archives are looked into when somebody extracts them.
+        match record {
+            Some(record) if !record.is_sound() => Verdict::Refused(record.faults),
+            _ => Verdict::Sound,
+        }
+    }
+
+    /// The verdict on a ledger of which this is known.
+    pub(crate) fn judge_record(&self, record: Option<&LedgerRecord>) -> Verdict {
+        let Some(record) = record else {
+            return Verdict::Unverified;
+        };
+        if !record.is_sound() {
+            return Verdict::Refused(record.faults.clone());
+        }
+        if record.level() < Some(self.level) {
+            return Verdict::Unverified;
+        }
+        match (&self.store_versions, record.store_version) {
+            (None, _) => Verdict::Sound,
+            (Some(_), None) => Verdict::Unverified,
+            (Some(_), Some(version)) => match self.refuses(version) {
+                Some(reason) => Verdict::Refused(vec![reason]),
+                None => Verdict::Sound,
+            },
+        }
+    }
+
+    /// Why a ledger with this store version is not wanted, if it is not.
+    fn refuses(&self, version: u32) -> Option<String> {
+        let wanted = self.store_versions.as_ref()?;
+        (!wanted.contains(&version)).then(|| {
+            format!(
+                "store-version: it has store version {version}{}, wanted are {} to {} \
+                 (--store-version)",
+                minimum_node_version(version)
+                    .map_or(String::new(), |node| format!(" (nodes from V{node})")),
+                wanted.start(),
+                wanted.end(),
+            )
+        })
+    }
+
+    /// Why a snapshot is not even worth fetching, by what its producer says of it.
+    pub(crate) fn refuses_claim(&self, info: &Info) -> Option<String> {
+        let claimed = SnapshotInfo::parse(info.snapshot()?)?;
+        self.refuses(claimed.store_version?)
+    }
+
+    /// Looks into the ledger at `ledger` as deep as the policy says, beside what its producer said
+    /// of it. Blocks for as long as that takes; `None` when asked to stop. That it is no ledger at all
+    /// is a finding too; an error is only what kept us from looking.
+    pub(crate) fn verify(
+        &self,
+        ledger: &Path,
+        claimed: Option<&SnapshotInfo>,
+        display: &Display,
+        stop: &CancellationToken,
+    ) -> Result<Option<LedgerRecord>> {
+        let meter = Mutex::new(display.phase("Looking into the ledger", 0));
+        let cancel = AtomicBool::new(stop.is_cancelled());
+        let tell = |progress: Progress| {
+            if stop.is_cancelled() {
+                cancel.store(true, Ordering::Relaxed);
+            }
+            let share = percent(progress.done, progress.total.max(progress.done));
+            meter
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .say(&format!("{} {share} %", progress.stage));
+        };
+        let claims = claimed.map_or_else(Policy::default, |claimed| Policy {
+            claimed_version: claimed.store_version,
+            claimed_blocks: claimed.block_count,
+            claimed_cemented: claimed.cemented_count,
+            ..Policy::default()
+        });
+        let options = VerifyOptions {
+            progress: Some(&tell),
+            cancel: Some(&cancel),
+            policy: &claims,
+            ..VerifyOptions::default()
+        };
+        let mut record = LedgerRecord::begin(self.level);
+        match nano_ledger::verify(ledger, self.level, &options) {
+            Ok(report) => {
+                let faults = report.failures().map(|check| match &check.outcome {
+                    Outcome::Failed { expected, found } => {
+                        format!("{}: expected {expected}, found {found}", check.name)
+                    }
+                    other => format!("{}: {other:?}", check.name),
+                });
+                record.faults = faults.collect();
+                record.store_version = report.store_version;
+                record.minimum_node_version = report
+                    .store_version
+                    .and_then(minimum_node_version)
+                    .map(str::to_owned);
+                record.counts = report.summary.as_ref().map(Counts::from);
+            }
+            Err(VerifyError::Cancelled) => return Ok(None),
+            Err(VerifyError::Ledger(
+                error @ (LedgerError::NotALedger { .. }
+                | LedgerError::Damaged { .. }
+                | LedgerError::Record { .. }),
+            )) => record.faults = vec![format!("{:#}", anyhow::Error::from(error))],
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Some(record))
+    }
+
+    /// Looks into the ledger of the whole snapshot in `dir` and keeps what was found with it. `None`
+    /// when asked to stop.
+    pub(crate) fn verify_held(
+        &self,
+        dir: &Path,
+        info: &Info,
+        display: &Display,
+        stop: &CancellationToken,
+    ) -> Result<Option<Verdict>> {
+        let Some(ledger) = catalogue::plain_ledger(dir, info) else {
+            return Ok(Some(Verdict::Sound));
+        };
+        let claimed = info.snapshot().and_then(SnapshotInfo::parse);
+        let Some(record) = self.verify(&ledger, claimed.as_ref(), display, stop)? else {
+            return Ok(None);
+        };
+        record.save(dir)?;
+        Ok(Some(self.judge_record(Some(&record))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(level: &str, version: Option<u32>) -> LedgerRecord {
+        LedgerRecord {
+            checked_at: 0,
+            level: level.into(),
+            faults: Vec::new(),
+            store_version: version,
+            minimum_node_version: None,
+            counts: None,
+        }
+    }
+
+    fn policy(level: Level, store_versions: Option<RangeInclusive<u32>>) -> LedgerPolicy {
+        LedgerPolicy {
+            level,
+            store_versions,
+        }
+    }
+
+    #[test]
+    fn what_was_not_looked_into_deep_enough_is_unverified() {
+        let l1 = policy(Level::L1, None);
+        assert_eq!(l1.judge_record(None), Verdict::Unverified);
+        for (level, verdict) in [
+            ("L0", Verdict::Unverified),
+            ("L1", Verdict::Sound),
+            ("L3", Verdict::Sound),
+            ("L9", Verdict::Unverified),
+        ] {
+            assert_eq!(
+                l1.judge_record(Some(&record(level, None))),
+                verdict,
+                "{level}"
+            );
+        }
+    }
+
+    #[test]
+    fn faults_refuse_at_any_level() {
+        let mut bad = record("L0", Some(24));
+        bad.faults.push("supply: expected 1, found 2".into());
+        let verdict = policy(Level::L3, None).judge_record(Some(&bad));
+        assert_eq!(verdict, Verdict::Refused(bad.faults));
+    }
+
+    #[test]
+    fn versions_are_judged_anew_with_every_policy() {
+        let seen = record("L1", Some(24));
+        let judge = |versions| policy(Level::L1, versions).judge_record(Some(&seen));
+        assert_eq!(judge(None), Verdict::Sound);
+        assert_eq!(judge(Some(21..=24)), Verdict::Sound);
+        let Verdict::Refused(reasons) = judge(Some(21..=22)) else {
+            panic!("not refused");
+        };
+        for part in ["store version 24", "V27", "21 to 22", "--store-version"] {
+            assert!(reasons[0].contains(part), "{reasons:?}");
+        }
+        // A record from before versions were kept says nothing about them.
+        let old = policy(Level::L1, Some(21..=24)).judge_record(Some(&record("L1", None)));
+        assert_eq!(old, Verdict::Unverified);
+    }
+}

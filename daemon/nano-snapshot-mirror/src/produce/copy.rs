@@ -1,0 +1,102 @@
+//! Copying a ledger that a node may be writing to.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use bittorrent_store::StoreError;
+use bittorrent_store::create::Draft;
+use nano_ledger::{CopyError, LiveLedger};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use tokio_util::sync::CancellationToken;
+
+use crate::progress::Display;
+
+/// Bytes on the way from the copy to whoever takes it; the most an ordinary user may ask for.
+const PIPE: usize = 1 << 20;
+
+/// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
+pub(super) fn into_draft(
+    ledger: &LiveLedger,
+    size: u64,
+    draft: &mut Draft,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Option<u64>> {
+    let mut meter = display.phase("Copying and hashing the ledger", size);
+    let mut progress = |done| {
+        meter.set(done, None);
+        !stop.is_cancelled()
+    };
+    piped(ledger, |from| draft.add_file(&[], from, &mut progress))
+}
+
+/// Copies to `place`. Gives the length, or `None` when asked to stop.
+pub(super) fn into_file(
+    ledger: &LiveLedger,
+    size: u64,
+    place: &Path,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Option<u64>> {
+    let mut file = File::create(place)
+        .with_context(|| format!("cannot create the copy {}", place.display()))?;
+    let mut meter = display.phase("Copying the ledger", size);
+    piped(ledger, |from| {
+        let mut done = 0;
+        let mut buffer = vec![0; PIPE];
+        loop {
+            let failed = |action| {
+                let path = place.to_owned();
+                move |source| StoreError::Io {
+                    action,
+                    path,
+                    source,
+                }
+            };
+            let read = from
+                .read(&mut buffer)
+                .map_err(failed("read the ledger into"))?;
+            if read == 0 {
+                return Ok(done);
+            }
+            let bytes = buffer.get(..read).unwrap_or_default();
+            file.write_all(bytes).map_err(failed("write"))?;
+            done += read as u64;
+            meter.set(done, None);
+            if stop.is_cancelled() {
+                return Err(StoreError::Cancelled);
+            }
+        }
+    })
+}
+
+/// Copies through a pipe to whoever reads it. Gives what that gives, or `None` when asked to stop.
+fn piped(
+    ledger: &LiveLedger,
+    read: impl FnOnce(&mut File) -> Result<u64, StoreError>,
+) -> Result<Option<u64>> {
+    let (from, into) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    // A smaller pipe only costs more changes between threads.
+    let _ = fcntl_setpipe_size(&into, PIPE);
+    let (mut from, mut into) = (File::from(from), File::from(into));
+    let (copied, added) = thread::scope(|scope| {
+        let copying = scope.spawn(move || ledger.copy_to(&mut into));
+        let added = read(&mut from);
+        // Ends a copy that nobody reads any longer.
+        drop(from);
+        let copied = copying
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (copied, added)
+    });
+    match (copied, added) {
+        (_, Err(StoreError::Cancelled)) => Ok(None),
+        // The reader's failure made the copy fail.
+        (Err(CopyError::ReaderGone) | Ok(()), Err(error)) => Err(error.into()),
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), Ok(length)) => Ok(Some(length)),
+    }
+}

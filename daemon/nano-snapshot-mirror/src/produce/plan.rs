@@ -1,0 +1,67 @@
+//! `--dry-run`: what a run would do.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use nano_ledger::{LiveLedger, minimum_node_version, summarize};
+
+use super::build::{self, Built};
+use super::memory::{Memory, Origin, Recipe};
+use crate::cli::ProduceArgs;
+use crate::data_dir::{DataDir, StreamName};
+use crate::space;
+use crate::text::{Bytes, Count};
+
+/// A line for each value. Nothing is copied, signed or asked of any network.
+pub(super) fn of(args: &ProduceArgs, data: &DataDir) -> Result<String> {
+    let mut text = String::new();
+    let mut line = |key: &str, value: &dyn std::fmt::Display| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:<11}{value}", format!("{key}:"));
+    };
+    let ledger = LiveLedger::open(&args.ledger)?;
+    let size = ledger.size_hint()?;
+    let path = args.ledger.display();
+    line("ledger", &format_args!("{path}, {}", Bytes(size)));
+    // Beside a node that writes, pages may change while they are read.
+    match summarize(&args.ledger) {
+        Ok(summary) => line(
+            "content",
+            &format_args!(
+                "{} blocks, {} cemented, store version {}, nodes from V{}",
+                Count(summary.blocks),
+                Count(summary.cemented),
+                summary.store_version,
+                minimum_node_version(summary.store_version).unwrap_or("?"),
+            ),
+        ),
+        Err(error) => line("content", &format_args!("not readable just now: {error}")),
+    }
+    let memory = Memory::of(data, &StreamName::of_salt(&args.salt.salt));
+    let origin = Origin::of_ledger(&args.ledger, &args.ledger)?;
+    let held = memory
+        .made_of(&origin, &Recipe::of(args))
+        .and_then(|id| Built::held(data, id));
+    if let Some(held) = held {
+        line("snapshot", &held.id);
+        line("would", &"publish it again: it holds this ledger already");
+        return Ok(text.trim_end().to_owned());
+    }
+    let needed = build::space_needed(args.layout, size);
+    let free = bittorrent_store::free_space(data.root())?;
+    line(
+        "room",
+        &format_args!(
+            "{} of {} free in {}",
+            Bytes(needed),
+            Bytes(free),
+            data.root().display()
+        ),
+    );
+    let enough = space::ensure(data.root(), needed, "the snapshot");
+    match &enough {
+        Ok(()) => line("would", &"copy the ledger, hash it, sign and publish"),
+        Err(error) => line("would", &format_args!("fail: {error}")),
+    }
+    Ok(text.trim_end().to_owned())
+}

@@ -1,0 +1,383 @@
+//! `--extract` of a snapshot that is an archive: a `tar.zst` while it arrives or when it is whole, a
+//! `7z` when it is whole. What comes out gets its name only after it was looked into.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use bittorrent_protocol::InfoHashV2;
+use bittorrent_protocol::metainfo::Info;
+use bittorrent_store::TorrentStore;
+use nano_ledger::archive::{
+    self, ArchiveId, ExtractError, ExtractOptions, ExtractReport, Extracted, Extractor, FileSource,
+    Layout, Refusal, Source, Step,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::catalogue;
+use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::ledger_record::LedgerRecord;
+use crate::progress::{Display, Meter};
+use crate::snapshot_info::SnapshotInfo;
+use crate::space;
+use crate::text::Bytes;
+
+/// How often an extraction that is ahead of the download looks for more.
+const POLL: Duration = Duration::from_millis(250);
+
+/// The extraction of one snapshot's archive.
+#[derive(Debug, Clone)]
+pub(crate) struct Unpack {
+    pub(crate) id: InfoHashV2,
+    /// The directory of the snapshot.
+    pub(crate) dir: PathBuf,
+    /// Where the ledger is to be.
+    pub(crate) target: PathBuf,
+    pub(crate) policy: LedgerPolicy,
+    pub(crate) display: Display,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How an extraction ended.
+pub(crate) enum Unpacked {
+    /// The ledger is there under a temporary name, and may be used.
+    Ready(Box<Extracted>),
+    /// The archive has to be whole first.
+    NeedsWhole,
+    /// We were asked to stop.
+    Stopped,
+}
+
+/// Whether it makes sense to ask for the content of this snapshot in its order: a ledger is of no use
+/// before it is whole, and neither is a 7z archive.
+pub(crate) fn may_stream(info: &Info) -> bool {
+    info.is_single_file() && !info.name().ends_with(".ldb") && !info.name().ends_with(".7z")
+}
+
+impl Unpack {
+    /// Extracts a `tar.zst` while it arrives in `store`, until it is whole or this is stopped. Blocks
+    /// for all that time.
+    pub(crate) fn follow(&self, store: Arc<TorrentStore>) -> Result<Unpacked> {
+        let info = store.info();
+        let source = Arriving::of(store)?;
+        let len = source.len;
+        let first = len.min(Layout::START as u64);
+        while source.available() < first {
+            if self.stop.is_cancelled() {
+                return Ok(Unpacked::Stopped);
+            }
+            thread::sleep(POLL);
+        }
+        let mut start = [0; Layout::START];
+        let start = start.get_mut(..first as usize).unwrap_or_default();
+        source
+            .read_exact_at(start, 0)
+            .with_context(|| format!("cannot read snapshot {}", self.id))?;
+        if Layout::of_start(start) != Some(Layout::TarZst) {
+            return Ok(Unpacked::NeedsWhole);
+        }
+        info!(snapshot = %self.id, "a tar.zst archive: it is extracted while it arrives");
+        self.tar_zst(&source, len, &info, false)
+    }
+
+    /// Extracts the archive of a snapshot that is whole. With `discard` it is given back to the file
+    /// system as it is extracted, where its layout allows; the caller has made sure that nobody reads
+    /// it.
+    pub(crate) fn whole(&self, info: &Info, discard: bool) -> Result<Unpacked> {
+        let (layout, path) =
+            catalogue::content(&self.dir, info).ok_or_else(|| not_extractable(self.id, info))?;
+        let discard = discard && layout == Layout::TarZst;
+        let opening = || format!("cannot open {}", path.display());
+        let file = if discard {
+            // Sealed content is read-only.
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).with_context(opening)?;
+            File::options().read(true).write(true).open(&path)
+        } else {
+            File::open(&path)
+        };
+        let source = FileSource::whole(file.with_context(opening)?).with_context(opening)?;
+        let len = source.available();
+        match layout {
+            Layout::Plain => Err(not_extractable(self.id, info)),
+            Layout::TarZst => self.tar_zst(&source, len, info, discard),
+            Layout::SevenZ => self.seven_z(&source, len, info),
+        }
+    }
+
+    fn tar_zst(
+        &self,
+        source: &impl Source,
+        len: u64,
+        info: &Info,
+        discard: bool,
+    ) -> Result<Unpacked> {
+        let mut options = ExtractOptions::new(self.largest()?);
+        if discard {
+            options = options.discarding_archive();
+        }
+        let id = ArchiveId::from_bytes(*self.id.as_bytes());
+        let mut watch = Watch::new(self, Layout::TarZst, discard);
+        let mut extractor = Extractor::open(&self.target, id, len, options)?;
+        loop {
+            watch.see(extractor.progress(), source)?;
+            if self.stop.is_cancelled() {
+                return Ok(Unpacked::Stopped);
+            }
+            let step = extractor.advance(source);
+            extractor = match step.map_err(|error| self.failed(error))? {
+                Step::More(extractor) => extractor,
+                Step::Starved(extractor) => {
+                    thread::sleep(POLL);
+                    extractor
+                }
+                Step::Whole(extracted) => {
+                    drop(watch);
+                    return self.look_into(extracted, info);
+                }
+            };
+        }
+    }
+
+    fn seven_z(&self, source: &impl Source, len: u64, info: &Info) -> Result<Unpacked> {
+        info!(
+            snapshot = %self.id,
+            "a 7z archive: extracting it starts from zero after every interruption"
+        );
+        let mut watch = Watch::new(self, Layout::SevenZ, false);
+        let id = ArchiveId::from_bytes(*self.id.as_bytes());
+        let options = ExtractOptions::new(self.largest()?);
+        let mut short = None;
+        let extracted = archive::extract(source, id, &self.target, options, |progress| {
+            if let Err(error) = watch.see(progress, source) {
+                short = Some(error);
+            }
+            if short.is_some() || self.stop.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        drop(watch);
+        match (extracted, short) {
+            (_, Some(error)) => Err(error),
+            (Err(ExtractError::Stopped), None) => Ok(Unpacked::Stopped),
+            (Err(error), None) => Err(self.failed(error)),
+            (Ok(extracted), None) => {
+                debug_assert_eq!(extracted.report().archive_bytes, len);
+                self.look_into(extracted, info)
+            }
+        }
+    }
+
+    /// More than this no ledger can have here, whatever is removed.
+    fn largest(&self) -> Result<u64> {
+        let dir = self.target.parent().unwrap_or(Path::new("/"));
+        let stat = rustix::fs::statvfs(dir)
+            .with_context(|| format!("cannot tell the size of the disk of {}", dir.display()))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
+    /// Looks into the ledger before it gets its name, and keeps what was found with the snapshot.
+    fn look_into(&self, extracted: Extracted, info: &Info) -> Result<Unpacked> {
+        let claimed = info.snapshot().and_then(SnapshotInfo::parse);
+        let found = self.policy.verify(
+            &extracted.path(),
+            claimed.as_ref(),
+            &self.display,
+            &self.stop,
+        )?;
+        let Some(record) = found else {
+            return Ok(Unpacked::Stopped);
+        };
+        self.keep(&record);
+        if let Verdict::Refused(reasons) = self.policy.judge_record(Some(&record)) {
+            extracted.remove()?;
+            bail!(
+                "the ledger in snapshot {} is refused: {}",
+                self.id,
+                reasons.join("; ")
+            );
+        }
+        Ok(Unpacked::Ready(Box::new(extracted)))
+    }
+
+    /// Says what kept the archive from being extracted; what is its own fault is kept with the
+    /// snapshot, so that nobody fetches or tries it again.
+    fn failed(&self, error: ExtractError) -> anyhow::Error {
+        // Larger disks and machines exist.
+        let here_only = matches!(
+            &error,
+            ExtractError::Refused {
+                refusal: Refusal::TooLarge { .. }
+                    | Refusal::SevenZDictionary { .. }
+                    | Refusal::SevenZDiscard
+            }
+        );
+        let refused = matches!(&error, ExtractError::Refused { .. });
+        let error = anyhow::Error::from(error);
+        if refused && !here_only {
+            self.keep(&LedgerRecord::refusal(format!("archive: {error:#}")));
+        }
+        error.context(format!("snapshot {} cannot be extracted", self.id))
+    }
+
+    fn keep(&self, record: &LedgerRecord) {
+        if let Err(error) = record.save(&self.dir) {
+            warn!(snapshot = %self.id, "what was found is not kept: {error:#}");
+        }
+    }
+}
+
+/// Says what came out, and what it took.
+pub(crate) fn tell(id: InfoHashV2, report: &ExtractReport) {
+    let resumed = if report.resumed_bytes > 0 {
+        format!(", {} of it in an earlier run", Bytes(report.resumed_bytes))
+    } else {
+        String::new()
+    };
+    info!(
+        snapshot = %id, peak_disk_bytes = report.peak_disk_bytes,
+        "extracted a ledger of {} from an archive of {}{resumed}; together they took {} of disk at most",
+        Bytes(report.ledger_bytes), Bytes(report.archive_bytes), Bytes(report.peak_disk_bytes),
+    );
+}
+
+fn not_extractable(id: InfoHashV2, info: &Info) -> anyhow::Error {
+    anyhow!(
+        "snapshot {id} is {}, which is neither a ledger nor a tar.zst nor a 7z archive: \
+         --extract cannot make a ledger of it",
+        info.name(),
+    )
+}
+
+/// Shows how far it is, and stops when the disk is too small.
+struct Watch<'a> {
+    unpack: &'a Unpack,
+    layout: Layout,
+    discard: bool,
+    meter: Option<Meter>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(unpack: &'a Unpack, layout: Layout, discard: bool) -> Self {
+        Self {
+            unpack,
+            layout,
+            discard,
+            meter: None,
+        }
+    }
+
+    fn see(&mut self, progress: archive::Progress, source: &impl Source) -> Result<()> {
+        let Some(len) = progress.ledger_len else {
+            return Ok(());
+        };
+        if self.meter.is_none() {
+            self.ensure_space(progress, len, source)?;
+            self.meter = Some(self.unpack.display.phase("Extracting the ledger", len));
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.set(progress.ledger_bytes, None);
+        }
+        Ok(())
+    }
+
+    /// Once, when the archive has said how large its ledger is.
+    fn ensure_space(
+        &self,
+        progress: archive::Progress,
+        len: u64,
+        source: &impl Source,
+    ) -> Result<()> {
+        let at_most = archive::disk_needed(self.layout, progress.archive_len, len, self.discard);
+        info!(
+            ledger = %Bytes(len), archive = %Bytes(progress.archive_len),
+            "extracting takes {} of disk at most, archive and ledger together", Bytes(at_most)
+        );
+        let there = source
+            .allocated()
+            .context("cannot tell the size on disk of the archive")?
+            .min(progress.archive_len);
+        let left = at_most.saturating_sub(there + progress.ledger_bytes);
+        let dir = self.unpack.target.parent().unwrap_or(Path::new("/"));
+        space::ensure(dir, left, "what is left of the archive and its ledger")
+    }
+}
+
+/// The content of a snapshot while it is fetched: what of its start is verified can be read.
+struct Arriving {
+    store: Arc<TorrentStore>,
+    file: File,
+    len: u64,
+    /// The first block that is not known to be verified, and the bytes before it.
+    place: Mutex<Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    piece: u32,
+    in_piece: u32,
+    bytes: u64,
+}
+
+impl Arriving {
+    fn of(store: Arc<TorrentStore>) -> Result<Self> {
+        let layout = store.layout();
+        let index = layout
+            .file_index(0)
+            .context("a snapshot without a file cannot be extracted")?;
+        let len = layout.file(index).length();
+        let path = store.file_path(index);
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self {
+            store,
+            file,
+            len,
+            place: Mutex::new(Place {
+                piece: 0,
+                in_piece: 0,
+                bytes: 0,
+            }),
+        })
+    }
+}
+
+impl Source for Arriving {
+    fn available(&self) -> u64 {
+        let layout = self.store.layout();
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(piece) = layout.piece(place.piece) {
+            match layout.block(piece, place.in_piece) {
+                Some(block) if self.store.is_block_verified(block) => {
+                    place.in_piece += 1;
+                    place.bytes += u64::from(layout.block_size(block));
+                }
+                Some(_) => break,
+                None => {
+                    place.piece += 1;
+                    place.in_piece = 0;
+                }
+            }
+        }
+        place.bytes.min(self.len)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    fn discard_before(&self, _: u64) -> io::Result<()> {
+        // Others download what is here.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

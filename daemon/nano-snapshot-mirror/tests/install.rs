@@ -1,0 +1,198 @@
+//! `install`: a ledger into the data directory of a node, and back.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::{AFTER, BEFORE, Said, World, assert_same, command, copy_ledger, run_command};
+use nano_ledger::LiveLedger;
+use tempfile::TempDir;
+
+/// A node's directory with a ledger in it.
+fn node(ledger: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("data.ldb");
+    copy_ledger(ledger, &place);
+    (dir, place)
+}
+
+fn install(to: &Path, args: &[&str]) -> Said {
+    let mut install = command();
+    install.arg("install").arg("--to").arg(to);
+    run_command(install.args(args))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The name of the ledger for [`holds_a_ledger_when_asked_to`].
+const HELD: &str = "LEDGER_TO_HOLD";
+
+/// No test, but a process of its own for one: it has a ledger open as a node has, until its standard
+/// input ends.
+#[test]
+fn holds_a_ledger_when_asked_to() {
+    let Some(path) = std::env::var_os(HELD) else {
+        return;
+    };
+    let _held = LiveLedger::open(Path::new(&path)).unwrap();
+    println!("\nheld");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Another process that has a ledger open.
+struct Holder(Child);
+
+impl Holder {
+    fn of(ledger: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["holds_a_ledger_when_asked_to", "--exact", "--nocapture"])
+            .env(HELD, ledger)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "held"));
+        Self(child)
+    }
+
+    fn let_go(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_ledger_is_installed_and_rolled_back() {
+    let (dir, place) = node(BEFORE);
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o640)).unwrap();
+    let said = install(dir.path(), &[AFTER]).succeeded();
+    assert_eq!(said.stdout.trim(), place.to_str().unwrap());
+    assert_same(&place, Path::new(AFTER));
+    assert_same(&dir.path().join("data.ldb.backup"), Path::new(BEFORE));
+    let metadata = place.metadata().unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.nlink()), (0o640, 1));
+    let all = ["data.ldb", "data.ldb-lock", "data.ldb.backup"];
+    assert_eq!(names(dir.path()), all);
+    // A node can open it.
+    drop(LiveLedger::open(&place).unwrap());
+
+    for (now, backup) in [(BEFORE, AFTER), (AFTER, BEFORE)] {
+        install(dir.path(), &["--rollback"]).succeeded();
+        assert_same(&place, Path::new(now));
+        assert_same(&dir.path().join("data.ldb.backup"), Path::new(backup));
+        assert_eq!(names(dir.path()), all);
+        drop(LiveLedger::open(&place).unwrap());
+    }
+}
+
+#[test]
+fn a_new_node_has_nothing_to_go_back_to() {
+    let dir = tempfile::tempdir().unwrap();
+    install(dir.path(), &["--rollback"]).failed_with(1, &["no backup"]);
+    install(dir.path(), &[AFTER]).succeeded();
+    assert_same(&dir.path().join("data.ldb"), Path::new(AFTER));
+    assert_eq!(names(dir.path()), ["data.ldb", "data.ldb-lock"]);
+    let mode = dir.path().join("data.ldb").metadata().unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_running_node_keeps_its_ledger() {
+    let (dir, place) = node(BEFORE);
+    let holder = Holder::of(&place);
+    let pid = holder.0.id().to_string();
+    for args in [&[AFTER][..], &["--rollback"]] {
+        install(dir.path(), args).failed_with(1, &["stop the node first", &pid]);
+    }
+    assert_same(&place, Path::new(BEFORE));
+    assert_eq!(names(dir.path()), ["data.ldb", "data.ldb-lock"]);
+    // It can go on using it, and others beside it.
+    drop(LiveLedger::open(&place).unwrap());
+    holder.let_go();
+    install(dir.path(), &[AFTER]).succeeded();
+    assert_same(&place, Path::new(AFTER));
+}
+
+#[test]
+fn what_is_no_sound_ledger_is_not_installed() {
+    let (dir, place) = node(BEFORE);
+    let bad = dir.path().join("bad");
+    let mut half = fs::read(AFTER).unwrap();
+    half.truncate(half.len() / 2);
+    for (content, reason) in [
+        (half, "file-length"),
+        (vec![3; 100_000], "not a Nano ledger"),
+        (Vec::new(), "not a Nano ledger"),
+    ] {
+        fs::write(&bad, content).unwrap();
+        let said = install(dir.path(), &[bad.to_str().unwrap()]);
+        said.failed_with(1, &["is not installed", "as it was", reason]);
+        assert_same(&place, Path::new(BEFORE));
+        assert_eq!(names(dir.path()), ["bad", "data.ldb", "data.ldb-lock"]);
+    }
+    let said = install(dir.path(), &[AFTER, "--store-version", "21"]);
+    said.failed_with(1, &["is not installed", "store version 24"]);
+    let said = install(dir.path(), &[place.to_str().unwrap()]);
+    said.failed_with(1, &["the node's ledger already"]);
+    install(&bad, &[AFTER]).failed_with(1, &["no directory"]);
+    install(&dir.path().join("none"), &[AFTER]).failed_with(1, &["cannot look at"]);
+
+    // A backup that was damaged meanwhile does not come back.
+    fs::write(dir.path().join("data.ldb.backup"), "no ledger").unwrap();
+    let said = install(dir.path(), &["--rollback"]);
+    said.failed_with(1, &["the backup is no sound ledger"]);
+    assert_same(&place, Path::new(BEFORE));
+}
+
+#[test]
+fn a_ledger_on_another_disk_stays_there() {
+    let (disk, place) = node(BEFORE);
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&place, dir.path().join("data.ldb")).unwrap();
+    install(dir.path(), &[AFTER]).succeeded();
+    let link = dir.path().join("data.ldb");
+    assert_eq!(fs::read_link(link).unwrap(), place);
+    assert_same(&place, Path::new(AFTER));
+    assert_eq!(names(disk.path()), ["data.ldb", "data.ldb.backup"]);
+    // The lock lies where the node looks for it.
+    assert_eq!(names(dir.path()), ["data.ldb", "data.ldb-lock"]);
+}
+
+#[test]
+fn the_current_snapshot_is_installed_whatever_its_layout() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    for (layout, ledger_file) in [("plain", AFTER), ("tar.zst", BEFORE)] {
+        copy_ledger(ledger_file, &ledger);
+        let mut produce = world.produce(layout, &ledger);
+        run_command(produce.args(["--layout", layout])).succeeded();
+        let (dir, place) = node(if layout == "plain" { BEFORE } else { AFTER });
+        let data = world.path(layout);
+        let args = ["--data-dir", data.to_str().unwrap()];
+        let said = install(dir.path(), &args).succeeded();
+        assert!(said.stderr.contains("--rollback"), "{}", said.stderr);
+        assert_same(&place, Path::new(ledger_file));
+        let all = ["data.ldb", "data.ldb-lock", "data.ldb.backup"];
+        assert_eq!(names(dir.path()), all);
+        let mode = place.metadata().unwrap().mode();
+        assert_eq!(mode & 0o777, 0o644, "that of the ledger before");
+    }
+    let empty = world.path("empty");
+    fs::create_dir_all(empty.join("snapshots")).unwrap();
+    let (dir, _) = node(BEFORE);
+    let said = install(dir.path(), &["--data-dir", empty.to_str().unwrap()]);
+    said.failed_with(1, &["neither a current snapshot", "--once"]);
+}
