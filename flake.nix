@@ -19,7 +19,7 @@
     in
     {
       packages = forEachSystem (
-        { self, pkgs, ... }:
+        { pkgs, ... }:
         rec {
           default = pkgs.callPackage ./nixos-modules/package.nix { };
           image = pkgs.callPackage ./nixos-modules/image.nix { nano-snapshot-mirror = default; };
@@ -44,10 +44,16 @@
       # Every .nix file in checks/ is one check.
       checks = forEachSystem (
         arguments:
-        lib.mapAttrs' (file: _: {
-          name = lib.removeSuffix ".nix" file;
-          value = import (./checks + "/${file}") arguments;
-        }) (lib.filterAttrs (file: kind: kind == "regular" && lib.hasSuffix ".nix" file) (builtins.readDir ./checks))
+        lib.mapAttrs'
+          (file: _: {
+            name = lib.removeSuffix ".nix" file;
+            value = import (./checks + "/${file}") arguments;
+          })
+          (
+            lib.filterAttrs (file: kind: kind == "regular" && lib.hasSuffix ".nix" file) (
+              builtins.readDir ./checks
+            )
+          )
       );
 
       devShells = forEachSystem (

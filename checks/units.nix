@@ -29,8 +29,12 @@ let
       }
     ];
   };
-  ours = lib.filterAttrs (name: _: lib.hasPrefix "nano-snapshot-mirror" name) host.config.systemd.units;
-  rendered = pkgs.linkFarm "rendered-units" (lib.mapAttrs (name: unit: pkgs.writeText name unit.text) ours);
+  ours = lib.filterAttrs (
+    name: _: lib.hasPrefix "nano-snapshot-mirror" name
+  ) host.config.systemd.units;
+  rendered = pkgs.linkFarm "rendered-units" (
+    lib.mapAttrs (name: unit: pkgs.writeText name unit.text) ours
+  );
 in
 pkgs.runCommand "units" { nativeBuildInputs = [ pkgs.python3 ]; } ''
   python3 ${self}/checks/nix/units.py --rendered ${rendered}

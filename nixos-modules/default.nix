@@ -93,13 +93,13 @@ in
       };
       users.groups.${user} = { };
 
-      systemd.sockets =
-        lib.mapAttrs (_: unit "socketConfig") units.sockets
-        // {
-          nano-snapshot-mirror-control = lib.recursiveUpdate (unit "socketConfig" units.sockets.nano-snapshot-mirror-control) {
-            socketConfig.SocketGroup = lib.mkDefault user;
-          };
-        };
+      systemd.sockets = lib.mapAttrs (_: unit "socketConfig") units.sockets // {
+        nano-snapshot-mirror-control =
+          lib.recursiveUpdate (unit "socketConfig" units.sockets.nano-snapshot-mirror-control)
+            {
+              socketConfig.SocketGroup = lib.mkDefault user;
+            };
+      };
 
       systemd.services.nano-snapshot-mirror = lib.mkMerge [
         (unit "serviceConfig" units.services.nano-snapshot-mirror)

@@ -104,19 +104,25 @@ let
     };
     stdenv.buildPlatform.canExecute = _: true;
     stdenv.hostPlatform = { };
-    runCommand = name: _: _: "/checked/${name}";
+    runCommand =
+      name: _: _:
+      "/checked/${name}";
     formats.toml = _: {
       type =
         let
-          value = types.oneOf [
-            types.bool
-            types.int
-            types.float
-            types.str
-            types.path
-            (types.attrsOf value)
-            (types.listOf value)
-          ] // { description = "TOML value"; };
+          value =
+            types.oneOf [
+              types.bool
+              types.int
+              types.float
+              types.str
+              types.path
+              (types.attrsOf value)
+              (types.listOf value)
+            ]
+            // {
+              description = "TOML value";
+            };
         in
         value;
       generate = name: _: "/written/${name}";
@@ -140,13 +146,18 @@ in
   inherit (config) warnings;
   inherit (config.services.nano-snapshot-mirror) settings producer fetch;
   inherit (config.users) users groups;
-  services = lib.mapAttrs (_: unit: builtins.removeAttrs unit [ "restartTriggers" ]) config.systemd.services;
+  services = lib.mapAttrs (
+    _: unit: builtins.removeAttrs unit [ "restartTriggers" ]
+  ) config.systemd.services;
   inherit (config.systemd) sockets timers;
   tmpfiles = config.systemd.tmpfiles.settings;
   inherit (config.networking) firewall;
   options = map (option: builtins.removeAttrs option [ "declarations" ]) (
-    lib.filter (option: lib.hasPrefix "services.nano-snapshot-mirror" option.name && !option.internal && option.visible == true) (
-      lib.optionAttrSetToDocList evaluated.options
-    )
+    lib.filter (
+      option:
+      lib.hasPrefix "services.nano-snapshot-mirror" option.name
+      && !option.internal
+      && option.visible == true
+    ) (lib.optionAttrSetToDocList evaluated.options)
   );
 }

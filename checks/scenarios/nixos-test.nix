@@ -22,7 +22,9 @@ let
     }:
     { pkgs, ... }:
     let
-      python = pkgs.python3.withPackages (packages: lib.optional libtorrent packages.libtorrent-rasterbar);
+      python = pkgs.python3.withPackages (
+        packages: lib.optional libtorrent packages.libtorrent-rasterbar
+      );
     in
     {
       imports = [ self.nixosModules.default ];
@@ -37,9 +39,9 @@ let
         "scenario/libtorrent_peer.py".source = ../interop/libtorrent_peer.py;
       }
       // lib.optionalAttrs (!mirror) {
-        "nano-snapshot-mirror/config.toml".source =
-          (pkgs.formats.toml { }).generate "config.toml"
-            (merge (story.settings or { }) settings);
+        "nano-snapshot-mirror/config.toml".source = (pkgs.formats.toml { }).generate "config.toml" (
+          merge (story.settings or { }) settings
+        );
       }
       // lib.optionalAttrs (producer != null) {
         "nano-snapshot-mirror/producer.key" = {
