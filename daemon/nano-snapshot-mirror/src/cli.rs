@@ -2,29 +2,20 @@
 
 mod install;
 mod produce;
-mod values;
+pub(crate) mod values;
 mod verify;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use snapshot_pointer::{Authority, Salt};
+use clap::{Args, Parser, Subcommand};
+use figment::value::Value;
+use snapshot_pointer::Salt;
 
+use crate::config::{Loose, Sources};
 pub(crate) use install::InstallArgs;
 pub(crate) use produce::{LayoutArg, ProduceArgs, Publish};
 pub(crate) use values::{HostPort, SeedFor};
 pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
-
-/// The key of the stream that is followed unless another is named.
-const DEFAULT_AUTHORITY: &str = "cdbc9284015e84c225f0e67b891606505a60cf1218b127ac1c1edb6444567e6b";
-
-/// TCP port of peers; UDP of the same number is kept free beside it.
-const DEFAULT_PEER_PORT: u16 = 6881;
-
-/// UDP port of the DHT node.
-const DEFAULT_DHT_PORT: u16 = 6882;
 
 /// Mirrors Nano ledger snapshots: finds the newest through a signed pointer in the Mainline DHT,
 /// fetches it over BitTorrent v2, verifies it and seeds it for ever.
@@ -65,6 +56,10 @@ pub(crate) enum Command {
     Install(InstallArgs),
     /// Show what a .torrent file or a magnet link says
     Inspect(InspectArgs),
+    /// Show the configuration in effect, and where each value comes from
+    Config(ConfigArgs),
+    /// Say what is wrong with the configuration, and do nothing else
+    CheckConfig(CheckConfigArgs),
     /// Show the whole way on this machine alone: produce, mirror, fetch, update
     Demo(DemoArgs),
 }
@@ -72,24 +67,18 @@ pub(crate) enum Command {
 /// Logging, the same for every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// How much to log to stderr
-    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
-    pub(crate) log_level: LogLevel,
+    /// How much to log to stderr: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
 }
 
-/// How much to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(crate) enum LogLevel {
-    /// Only what ends the work.
-    Error,
-    /// And what is wrong but survived.
-    Warn,
-    /// And what happens.
-    Info,
-    /// And why.
-    Debug,
-    /// And everything else.
-    Trace,
+/// The file with the configuration.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FileArgs {
+    /// The configuration, TOML [default: /etc/nano-snapshot-mirror/config.toml, where there is
+    /// one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// `--once` and what it needs.
@@ -110,22 +99,26 @@ pub(crate) struct OnceArgs {
     pub(crate) seed_for: Option<SeedFor>,
 }
 
-/// What mirroring and fetching share.
+/// What mirroring and fetching share. Values of keys of the configuration are text here: they
+/// are read together with what other sources say, so that all mistakes come out at once.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MirrorArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Time between two look-ups of the pointer
-    #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = values::poll_interval)]
-    pub(crate) poll_interval: Duration,
+    /// Time between two look-ups of the pointer [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) poll_interval: Option<String>,
     /// A peer to ask besides those the DHT names; resolved again at every search (repeatable)
     #[arg(long = "seed-peer", value_name = "HOST:PORT")]
-    pub(crate) seed_peers: Vec<HostPort>,
-    /// Where to accept peers (TCP); port 0 takes any free one [default: all addresses, port 6881]
+    pub(crate) seed_peers: Vec<String>,
+    /// Where to accept peers (TCP); port 0 takes any free one (repeatable) [default: all
+    /// addresses, port 6881]
     #[arg(long, value_name = "ADDR:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) listen: Vec<String>,
     #[command(flatten)]
     pub(crate) dht: DhtArgs,
     #[command(flatten)]
@@ -135,32 +128,21 @@ pub(crate) struct MirrorArgs {
 /// Whose snapshots to follow.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StreamArgs {
-    /// An Ed25519 public key whose holder vouches for snapshots (repeatable)
+    /// An Ed25519 public key whose holder vouches for snapshots (repeatable) [default: the one of
+    /// the public stream]
     #[arg(
         long = "authority",
         alias = "producer-signing-pubkey",
-        value_name = "HEX",
-        default_value = DEFAULT_AUTHORITY
+        value_name = "HEX"
     )]
-    pub(crate) authorities: Vec<Authority>,
-    /// How many of the authorities must name the same snapshot
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    pub(crate) threshold: usize,
-    #[command(flatten)]
-    pub(crate) salt: SaltArgs,
-}
-
-/// The salt of the pointer.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct SaltArgs {
+    pub(crate) authorities: Vec<String>,
+    /// How many of the authorities must name the same snapshot [default: 1]
+    #[arg(long, value_name = "K")]
+    pub(crate) threshold: Option<String>,
     /// The name under which an authority publishes this stream (BEP 44 salt, at most 64 bytes)
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "daily",
-        allow_hyphen_values = true
-    )]
-    pub(crate) salt: Salt,
+    /// [default: daily]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) salt: Option<String>,
 }
 
 /// Where the data are.
@@ -177,62 +159,149 @@ pub(crate) struct DataArgs {
 pub(crate) struct DhtArgs {
     /// A DHT node to start from, instead of the public ones (repeatable)
     #[arg(long = "dht-bootstrap", value_name = "HOST:PORT")]
-    pub(crate) bootstrap: Vec<HostPort>,
+    pub(crate) bootstrap: Vec<String>,
     /// UDP port of the DHT node; 0 takes any free one [default: 6882]
     #[arg(long = "dht-port", value_name = "PORT")]
-    pub(crate) port: Option<u16>,
+    pub(crate) port: Option<String>,
 }
 
-impl DhtArgs {
-    /// The port to use, and whether the user chose it.
-    pub(crate) fn port(&self) -> Chosen<u16> {
-        Chosen::or_default(self.port, DEFAULT_DHT_PORT)
+/// Flags that say keys of the configuration.
+#[derive(Default)]
+struct Flags(Vec<Loose>);
+
+impl Flags {
+    fn one(&mut self, path: &'static str, flag: &str, value: Option<&str>) {
+        let value = value.map(Value::from);
+        self.0.extend(value.map(|value| Loose {
+            path,
+            value,
+            place: format!("flag {flag}"),
+        }));
+    }
+
+    fn many(&mut self, path: &'static str, flag: &str, values: &[String]) {
+        if !values.is_empty() {
+            self.0.push(Loose {
+                path,
+                value: Value::from(values),
+                place: format!("flag {flag}"),
+            });
+        }
+    }
+
+    fn log(&mut self, args: &LogArgs) {
+        self.one("log.level", "--log-level", args.log_level.as_deref());
+    }
+
+    fn data(&mut self, args: &DataArgs) {
+        let dir = args.data_dir.as_ref().map(|dir| dir.to_string_lossy());
+        self.one("data-dir", "--data-dir", dir.as_deref());
+    }
+
+    fn dht(&mut self, args: &DhtArgs) {
+        self.many("dht.bootstrap", "--dht-bootstrap", &args.bootstrap);
+        self.one("dht.port", "--dht-port", args.port.as_deref());
+    }
+
+    fn mirror(&mut self, args: &MirrorArgs) {
+        let stream = &args.stream;
+        self.many(
+            "stream.NAME.authorities",
+            "--authority",
+            &stream.authorities,
+        );
+        self.one(
+            "stream.NAME.threshold",
+            "--threshold",
+            stream.threshold.as_deref(),
+        );
+        self.one("stream.NAME.salt", "--salt", stream.salt.as_deref());
+        self.data(&args.data);
+        self.one(
+            "poll-interval",
+            "--poll-interval",
+            args.poll_interval.as_deref(),
+        );
+        self.many("seed-peers", "--seed-peer", &args.seed_peers);
+        self.many("peer.listen", "--listen", &args.listen);
+        self.dht(&args.dht);
+        self.ledger(&args.ledger);
+    }
+
+    fn ledger(&mut self, args: &LedgerPolicyArgs) {
+        self.one("verify.level", "--verify-level", args.level.as_deref());
+        self.one(
+            "verify.store-versions",
+            "--store-version",
+            args.store_versions.as_deref(),
+        );
     }
 }
 
 impl Cli {
-    /// How much to log, for whichever command.
-    pub(crate) fn log_level(&self) -> LogLevel {
-        let log = match &self.command {
-            None => &self.log,
-            Some(Command::Produce(args)) => &args.log,
-            Some(Command::Keygen(args)) => &args.log,
-            Some(Command::Status(args)) => &args.log,
-            Some(Command::Verify(args)) => &args.log,
-            Some(Command::Install(args)) => &args.log,
-            Some(Command::Inspect(args)) => &args.log,
-            Some(Command::Demo(args)) => &args.log,
+    /// Where the configuration for this command comes from. Commands without data or networks
+    /// look at nothing but their own flags.
+    pub(crate) fn sources(&self) -> Sources {
+        let mut flags = Flags::default();
+        let file = match &self.command {
+            None => {
+                flags.mirror(&self.mirror);
+                flags.log(&self.log);
+                &self.mirror.file
+            }
+            Some(
+                Command::Config(ConfigArgs { mirror, log, .. })
+                | Command::CheckConfig(CheckConfigArgs { mirror, log }),
+            ) => {
+                flags.mirror(mirror);
+                flags.log(log);
+                &mirror.file
+            }
+            Some(Command::Produce(args)) => {
+                flags.data(&args.data);
+                flags.dht(&args.dht);
+                flags.ledger(&args.policy);
+                flags.log(&args.log);
+                &args.file
+            }
+            Some(Command::Status(args)) => {
+                flags.data(&args.data);
+                flags.log(&args.log);
+                &args.file
+            }
+            Some(Command::Verify(args)) => {
+                flags.data(&args.data);
+                flags.log(&args.log);
+                &args.file
+            }
+            Some(Command::Install(args)) => {
+                flags.data(&args.data);
+                flags.ledger(&args.policy);
+                flags.log(&args.log);
+                &args.file
+            }
+            Some(Command::Keygen(KeygenArgs { log, .. }))
+            | Some(Command::Inspect(InspectArgs { log, .. }))
+            | Some(Command::Demo(DemoArgs { log, .. })) => {
+                flags.log(log);
+                return Sources::only(flags.0);
+            }
         };
-        log.log_level
+        Sources::of_process(file.config.clone(), flags.0)
     }
 }
 
-impl MirrorArgs {
-    /// Where to listen, and whether the user chose it.
-    pub(crate) fn listen(&self) -> Chosen<SocketAddr> {
-        let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PEER_PORT);
-        Chosen::or_default(self.listen, any)
-    }
-}
-
-/// A value that the user gave or that is our default. A command that runs once gives way when
-/// somebody else, such as the mirror on the same machine, has the default port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Chosen<T> {
-    /// The value.
-    pub(crate) value: T,
-    /// Whether the user gave it.
-    pub(crate) by_user: bool,
-}
-
-impl<T> Chosen<T> {
-    fn or_default(given: Option<T>, default: T) -> Self {
-        let by_user = given.is_some();
-        Self {
-            value: given.unwrap_or(default),
-            by_user,
-        }
-    }
+/// The salt of the pointer.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SaltArgs {
+    /// The name under which this stream is published (BEP 44 salt, at most 64 bytes)
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "daily",
+        allow_hyphen_values = true
+    )]
+    pub(crate) salt: Salt,
 }
 
 /// `keygen`.
@@ -252,6 +321,8 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
     pub(crate) data: DataArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -266,6 +337,27 @@ pub(crate) struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// `config`, with the flags of the mirror, which are part of its configuration.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Describe all keys instead, in Markdown
+    #[arg(long)]
+    pub(crate) keys: bool,
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// `check-config`, with the flags of the mirror, which are part of its configuration.
+#[derive(Debug, Args)]
+pub(crate) struct CheckConfigArgs {
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -295,58 +387,51 @@ mod tests {
     }
 
     #[test]
-    fn without_arguments_it_mirrors_the_default_stream() {
-        let cli = Cli::try_parse_from(["nano-snapshot-mirror"]).unwrap();
-        assert!(cli.command.is_none() && !cli.once.once);
-        assert_eq!(cli.mirror.stream.authorities.len(), 1);
-        assert_eq!(
-            cli.mirror.stream.authorities[0].to_string(),
-            DEFAULT_AUTHORITY
-        );
-        assert_eq!(cli.mirror.poll_interval, Duration::from_secs(600));
-        assert_eq!(cli.mirror.listen().value.to_string(), "[::]:6881");
-        assert_eq!(
-            cli.mirror.dht.port(),
-            Chosen {
-                value: 6882,
-                by_user: false
-            }
-        );
-    }
-
-    #[test]
-    fn an_authority_replaces_the_default_and_repeats_under_both_names() {
-        let other = "8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+    fn an_authority_repeats_under_both_names() {
         let args = [
             "nano-snapshot-mirror",
             "--authority",
-            other,
+            "a",
             "--producer-signing-pubkey",
-            DEFAULT_AUTHORITY,
-            "--threshold",
-            "2",
+            "b",
         ];
         let stream = Cli::try_parse_from(args).unwrap().mirror.stream;
-        let keys: Vec<String> = stream
-            .authorities
-            .iter()
-            .map(Authority::to_string)
-            .collect();
-        assert_eq!(keys, [other, DEFAULT_AUTHORITY]);
-        assert_eq!(stream.threshold, 2);
+        assert_eq!(stream.authorities, ["a", "b"]);
+    }
+
+    #[test]
+    fn every_flag_for_a_key_is_taken_and_named() {
+        let args = [
+            "--authority=x",
+            "--threshold=x",
+            "--salt=x",
+            "--data-dir=x",
+            "--poll-interval=x",
+            "--seed-peer=x",
+            "--listen=x",
+            "--dht-bootstrap=x",
+            "--dht-port=x",
+            "--verify-level=x",
+            "--store-version=x",
+            "--log-level=x",
+        ];
+        let all = ["nano-snapshot-mirror"].iter().chain(&args);
+        let flags = Cli::try_parse_from(all).unwrap().sources().flags;
+        let table = crate::config::Config::table();
+        for arg in args {
+            let place = format!("flag {}", arg.trim_end_matches("=x"));
+            let found: Vec<_> = flags.iter().filter(|flag| flag.place == place).collect();
+            let [flag] = found[..] else {
+                panic!("{place}: {}", found.len())
+            };
+            assert!(table.find(flag.path).is_some(), "{}", flag.path);
+        }
+        assert_eq!(flags.len(), args.len());
     }
 
     #[test]
     fn a_mistake_is_named_with_its_flag() {
-        let cases: [(&[&str], &str); 8] = [
-            (&["--authority", "abc"], "--authority <HEX>"),
-            (&["--poll-interval", "0"], "--poll-interval <DURATION>"),
-            (&["--seed-peer", "host"], "--seed-peer <HOST:PORT>"),
-            (&["--listen", "6881"], "--listen <ADDR:PORT>"),
-            (
-                &["--dht-bootstrap", "::1:6882"],
-                "--dht-bootstrap <HOST:PORT>",
-            ),
+        let cases: [(&[&str], &str); 3] = [
             (&["--extract"], "--once"),
             (
                 &["--once", "--seed-for", "x"],

@@ -4,7 +4,6 @@
 //! change what is in `snapshots/`, `incoming/` and `current/`; a directory under construction or in
 //! use is locked itself, with `flock` on the directory, so that a lock ends with its process.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -33,9 +32,15 @@ impl StreamName {
         let name = match std::str::from_utf8(salt.as_bytes()) {
             Ok("") => "default".to_owned(),
             Ok(text) if text.bytes().all(|byte| plain(&byte)) => text.to_owned(),
-            _ => format!("salt.{}", salt.to_hex()),
+            _ => format!("salt-{}", salt.to_hex()),
         };
         Self(name)
+    }
+
+    /// The name of a stream that has a section in the configuration, which allows only names that
+    /// may be file names.
+    pub(crate) fn of_section(name: &str) -> Self {
+        Self(name.to_owned())
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -53,7 +58,7 @@ pub(crate) struct StoreLock(#[expect(dead_code, reason = "closing the file is th
 pub(crate) struct DirLock(File);
 
 impl DataDir {
-    /// Opens the data directory at `given`, or at the default place, and makes what is missing.
+    /// Opens the data directory at the configured place, and makes what is missing.
     pub(crate) fn create(given: Option<&Path>) -> Result<Self> {
         let root = Self::place(given)?;
         let dir = Self { root };
@@ -86,13 +91,10 @@ impl DataDir {
     }
 
     fn place(given: Option<&Path>) -> Result<PathBuf> {
-        let place = match given {
-            Some(path) => path.to_owned(),
-            None => default_place(|name| std::env::var_os(name))
-                .ok_or_else(|| anyhow!("no HOME to keep data in: name a place with --data-dir"))?,
-        };
+        let place = given
+            .ok_or_else(|| anyhow!("no HOME to keep data in: name a place with --data-dir"))?;
         // Absolute, so that it means the same in every message and to every child process.
-        std::path::absolute(&place)
+        std::path::absolute(place)
             .with_context(|| format!("--data-dir {} is no path", place.display()))
     }
 
@@ -277,22 +279,6 @@ impl DataDir {
     }
 }
 
-/// `$STATE_DIRECTORY`, where a service manager has several the first; or else the user's data
-/// directory.
-fn default_place(environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let directory = |name| {
-        let first = std::env::split_paths(&environment(name)?).next()?;
-        first.is_absolute().then_some(first)
-    };
-    let of_user = || match directory("XDG_DATA_HOME") {
-        Some(data) => Some(data.join(APPLICATION)),
-        None => Some(directory("HOME")?.join(".local/share").join(APPLICATION)),
-    };
-    directory("STATE_DIRECTORY").or_else(of_user)
-}
-
-const APPLICATION: &str = "nano-snapshot-mirror";
-
 impl DirLock {
     /// Lets others read beside us: from exclusive to shared.
     pub(crate) fn share(&self) -> Result<()> {
@@ -373,45 +359,12 @@ mod tests {
     }
 
     #[test]
-    fn the_service_manager_the_user_and_nobody() {
-        let place = |variables: &[(&str, &str)]| {
-            default_place(|name| {
-                let found = variables.iter().find(|(variable, _)| *variable == name);
-                found.map(|(_, value)| value.into())
-            })
-        };
-        let home = ("HOME", "/home/anna");
-        let cases: [(&[(&str, &str)], &str); 4] = [
-            (
-                &[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), home],
-                "/var/lib/a",
-            ),
-            (
-                &[("XDG_DATA_HOME", "/data"), home],
-                "/data/nano-snapshot-mirror",
-            ),
-            (
-                &[("XDG_DATA_HOME", "data"), home],
-                "/home/anna/.local/share/nano-snapshot-mirror",
-            ),
-            (
-                &[("STATE_DIRECTORY", ""), home],
-                "/home/anna/.local/share/nano-snapshot-mirror",
-            ),
-        ];
-        for (variables, expected) in cases {
-            assert_eq!(place(variables), Some(expected.into()), "{variables:?}");
-        }
-        assert_eq!(place(&[]), None);
-    }
-
-    #[test]
     fn salts_make_file_names() {
         let name = |salt: &[u8]| StreamName::of_salt(&Salt::new(salt).unwrap()).0;
         assert_eq!(name(b"daily"), "daily");
         assert_eq!(name(b""), "default");
-        assert_eq!(name(b"../x"), "salt.2e2e2f78");
-        assert_eq!(name(b"a\xff"), "salt.61ff");
+        assert_eq!(name(b"../x"), "salt-2e2e2f78");
+        assert_eq!(name(b"a\xff"), "salt-61ff");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::catalogue::{self, Entry};
-use crate::cli::{MirrorArgs, OnceArgs, SeedFor};
+use crate::cli::{OnceArgs, SeedFor};
+use crate::config::Config;
 use crate::data_dir::{DataDir, StoreLock, write_atomically};
 use crate::extract::{self, Method};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
@@ -58,21 +59,21 @@ pub(crate) enum Ended {
 /// Fetches once.
 pub(crate) async fn run(
     once: &OnceArgs,
-    args: &MirrorArgs,
+    config: &Config,
     display: &Display,
     signals: &Signals,
 ) -> Result<Ended> {
     let started = Instant::now();
-    let data = DataDir::create(args.data.data_dir.as_deref())?;
+    let data = DataDir::create(config.data_dir.as_deref())?;
     data.clean_incoming()?;
-    let stream = Stream::open(&args.stream, &data)?;
-    let network = Network::start(args, &data, PortTaken::TakeAnother).await?;
+    let stream = Stream::only(config, &data)?;
+    let network = Network::start(config, &data, PortTaken::TakeAnother).await?;
     let fetch = Fetch {
         once,
         data: &data,
         stream: &stream,
         network: &network,
-        policy: LedgerPolicy::from(&args.ledger),
+        policy: LedgerPolicy::from(&config.verify),
         display,
         signals,
     };
@@ -81,7 +82,7 @@ pub(crate) async fn run(
     let Some(left) = ended? else {
         return Ok(Ended::Interrupted);
     };
-    let policy = LedgerPolicy::from(&args.ledger);
+    let policy = LedgerPolicy::from(&config.verify);
     let last = Last {
         data: &data,
         stream: &stream,

@@ -24,6 +24,7 @@ use tracing::info;
 
 use crate::catalogue;
 use crate::cli::InstallArgs;
+use crate::config::Config;
 use crate::data_dir::{DataDir, DirLock, StreamName, sync_dir};
 use crate::extract::{self, Method};
 use crate::fetch::Ended;
@@ -37,16 +38,21 @@ use crate::unpack::{self, Unpack, Unpacked};
 use node_lock::NodeLock;
 
 /// Installs or rolls back.
-pub(crate) fn run(args: &InstallArgs, display: &Display, signals: &Signals) -> Result<Ended> {
+pub(crate) fn run(
+    args: &InstallArgs,
+    config: &Config,
+    display: &Display,
+    signals: &Signals,
+) -> Result<Ended> {
     let node = Node::open(&args.to)?;
     if args.rollback {
-        node.roll_back(args)?;
+        node.roll_back(config)?;
         return Ok(Ended::Done);
     }
-    let origin = Origin::find(args)?;
+    let origin = Origin::find(args, config)?;
     let installation = Installation {
         node,
-        policy: LedgerPolicy::from(&args.policy),
+        policy: LedgerPolicy::from(&config.verify),
         display,
         signals,
     };
@@ -70,14 +76,14 @@ struct Snapshot {
 }
 
 impl Origin {
-    fn find(args: &InstallArgs) -> Result<Self> {
+    fn find(args: &InstallArgs, config: &Config) -> Result<Self> {
         if let Some(path) = &args.ledger {
             return Ok(Self {
                 path: path.clone(),
                 snapshot: None,
             });
         }
-        let data = DataDir::existing(args.data.data_dir.as_deref())?;
+        let data = DataDir::existing(config.data_dir.as_deref())?;
         let stream = StreamName::of_salt(&args.salt.salt);
         if let Some(id) = data.current_of(&stream)? {
             let in_use = data
@@ -217,7 +223,7 @@ impl Node {
         sync_dir(self.parent())
     }
 
-    fn roll_back(&self, args: &InstallArgs) -> Result<()> {
+    fn roll_back(&self, config: &Config) -> Result<()> {
         let backup = self.backup();
         if !backup.exists() {
             bail!(
@@ -228,7 +234,7 @@ impl Node {
         // Milliseconds: that it is a ledger at all. It was in use before.
         let policy = LedgerPolicy {
             level: nano_ledger::Level::L0,
-            store_versions: args.policy.store_versions.clone(),
+            store_versions: config.verify.store_versions.clone(),
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let record = policy.verify(&backup, None, &Display::new(), &stop)?;

@@ -14,7 +14,7 @@ use nano_ledger::{
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue;
-use crate::cli::LedgerPolicyArgs;
+use crate::config;
 use crate::ledger_record::{Counts, LedgerRecord};
 use crate::progress::{Display, percent};
 use crate::snapshot_info::SnapshotInfo;
@@ -39,11 +39,11 @@ pub(crate) enum Verdict {
     Unverified,
 }
 
-impl From<&LedgerPolicyArgs> for LedgerPolicy {
-    fn from(args: &LedgerPolicyArgs) -> Self {
+impl From<&config::Verify> for LedgerPolicy {
+    fn from(config: &config::Verify) -> Self {
         Self {
-            level: args.level.into(),
-            store_versions: args.store_versions.clone(),
+            level: config.level,
+            store_versions: config.store_versions.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::cli::LogLevel;
+use crate::config::LogLevel;
 
 /// Starts logging at `level`. The DHT library's own lines come one level later: at its `info` it
 /// talks about single packets.

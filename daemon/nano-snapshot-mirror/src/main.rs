@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod cli;
+mod config;
 mod data_dir;
 mod demo;
 mod extract;
@@ -33,11 +34,16 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use tokio::task::block_in_place;
+use tracing::info;
 
 use crate::cli::{Cli, Command};
+use crate::config::Loaded;
 use crate::fetch::Ended;
 use crate::progress::Display;
 use crate::signals::{INTERRUPTED, Signals};
+
+/// The exit code after mistakes in flags or elsewhere in the configuration, as clap has it.
+const MISTAKEN: u8 = 2;
 
 /// The exit code of `produce` for a snapshot that is whole, and neither signed nor published.
 const UNPUBLISHED: u8 = 3;
@@ -46,8 +52,20 @@ fn main() -> ExitCode {
     demo::child::end_with_parent_if_asked();
     let cli = Cli::parse();
     let display = Display::new();
-    logging::start(cli.log_level(), display.bars());
-    match run(&cli, &display) {
+    let loaded = match cli.sources().load() {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            for line in mistakes.lines() {
+                eprintln!("error: {line}");
+            }
+            return ExitCode::from(MISTAKEN);
+        }
+    };
+    logging::start(loaded.config.log.level, display.bars());
+    for notice in &loaded.notices {
+        info!("{notice}");
+    }
+    match run(&cli, &loaded, &display) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Interrupted) => {
             eprintln!("stopped; run the same again to go on");
@@ -62,33 +80,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, display: &Display) -> Result<Ended> {
+fn run(cli: &Cli, loaded: &Loaded, display: &Display) -> Result<Ended> {
+    let config = &loaded.config;
     match &cli.command {
         Some(Command::Keygen(args)) => key_file::keygen(args)?,
         Some(Command::Inspect(args)) => inspect::run(args)?,
-        Some(Command::Status(args)) => status::run(args)?,
+        Some(Command::Config(args)) if args.keys => print!("{}", config::keys()),
+        Some(Command::Config(_)) => print!("{}", config::effective(loaded)),
+        // It has been checked: mistakes end the program before this.
+        Some(Command::CheckConfig(_)) => println!("nothing is wrong with the configuration"),
+        Some(Command::Status(args)) => status::run(args, config)?,
         Some(Command::Verify(args)) => {
             return block_on(async |signals| {
-                block_in_place(|| verify::run(args, display, &signals.stop))
+                block_in_place(|| verify::run(args, config, display, &signals.stop))
             });
         }
         Some(Command::Install(args)) => {
             return block_on(async |signals| {
-                block_in_place(|| install::run(args, display, &signals))
+                block_in_place(|| install::run(args, config, display, &signals))
             });
         }
         Some(Command::Produce(args)) => {
-            return block_on(async |signals| produce::run(args, display, &signals).await);
+            return block_on(async |signals| produce::run(args, config, display, &signals).await);
         }
         Some(Command::Demo(args)) => {
             block_on(async |signals| demo::run(args, &signals).await)?;
         }
         None if cli.once.once => {
             return block_on(async |signals| {
-                fetch::run(&cli.once, &cli.mirror, display, &signals).await
+                fetch::run(&cli.once, config, display, &signals).await
             });
         }
-        None => block_on(async |signals| mirror::run(&cli.mirror, display, &signals).await)?,
+        None => block_on(async |signals| mirror::run(config, display, &signals).await)?,
     }
     Ok(Ended::Done)
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::catalogue::{self, Entry, Held, State};
-use crate::cli::MirrorArgs;
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, PortTaken};
@@ -33,9 +33,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Mirrors until asked to stop.
-pub(crate) async fn run(args: &MirrorArgs, display: &Display, signals: &Signals) -> Result<()> {
-    let data = DataDir::create(args.data.data_dir.as_deref())?;
-    let stream = Stream::open(&args.stream, &data)?;
+pub(crate) async fn run(config: &Config, display: &Display, signals: &Signals) -> Result<()> {
+    let data = DataDir::create(config.data_dir.as_deref())?;
+    let stream = Stream::only(config, &data)?;
     let cleaned = data.clean_incoming()?;
     if cleaned > 0 {
         info!(
@@ -43,18 +43,18 @@ pub(crate) async fn run(args: &MirrorArgs, display: &Display, signals: &Signals)
             "removed what an interrupted command left in incoming/"
         );
     }
-    let network = Network::start(args, &data, PortTaken::Fail).await?;
+    let network = Network::start(config, &data, PortTaken::Fail).await?;
     info!(
         data_dir = %data.root().display(), stream = stream.name.as_str(),
-        poll_interval = ?args.poll_interval, "mirroring"
+        poll_interval = ?config.poll_interval.get(), "mirroring"
     );
     let mut service = Service {
         network: &network,
         data: &data,
         stream: &stream,
         display,
-        policy: LedgerPolicy::from(&args.ledger),
-        poll_interval: args.poll_interval,
+        policy: LedgerPolicy::from(&config.verify),
+        poll_interval: config.poll_interval.get(),
         retry: FIRST_RETRY,
         desired: None,
         seeding: HashMap::new(),

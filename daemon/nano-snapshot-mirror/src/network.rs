@@ -14,7 +14,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use crate::cli::{Chosen, DhtArgs, HostPort, MirrorArgs};
+use crate::cli::HostPort;
+use crate::config::{self, Chosen, Config};
 use crate::data_dir::{DataDir, write_atomically};
 use crate::text::Causes;
 
@@ -60,23 +61,23 @@ pub(crate) struct Network {
 
 impl Network {
     /// Starts both.
-    pub(crate) async fn start(args: &MirrorArgs, data: &DataDir, taken: PortTaken) -> Result<Self> {
-        let listen = args.listen();
+    pub(crate) async fn start(config: &Config, data: &DataDir, taken: PortTaken) -> Result<Self> {
+        let listen = &config.peer.listen;
         let session = start_session(listen, taken).await?;
         let local = session.local_addrs();
         let peer_port = local.first().map_or(0, SocketAddr::port);
         info!(addresses = ?local, "listening for peers");
-        let bind = match listen.value.ip() {
-            IpAddr::V4(ip) => ip,
-            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        let bind = match listen.value.first().map(SocketAddr::ip) {
+            Some(IpAddr::V4(ip)) => ip,
+            _ => Ipv4Addr::UNSPECIFIED,
         };
-        let dht = start_dht(&args.dht, bind, data, taken).await?;
+        let dht = start_dht(&config.dht, bind, data, taken).await?;
         Ok(Self {
             session,
             dht: Arc::new(dht),
-            seed_peers: args.seed_peers.clone().into(),
+            seed_peers: config.seed_peers.clone().into(),
             peer_port,
-            public: args.dht.bootstrap.is_empty(),
+            public: config.dht.bootstrap.is_empty(),
             presences: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
@@ -129,21 +130,25 @@ impl Network {
     }
 }
 
-async fn start_session(listen: Chosen<SocketAddr>, taken: PortTaken) -> Result<Session> {
-    let mut attempts = vec![listen.value];
+async fn start_session(listen: &Chosen<Vec<SocketAddr>>, taken: PortTaken) -> Result<Session> {
+    let mut attempts = vec![listen.value.clone()];
     if !listen.by_user {
         // A machine without IPv6 has no `[::]`.
-        let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), listen.value.port());
-        attempts.push(ipv4);
+        let ipv4 = |addr: &SocketAddr| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port());
+        attempts.push(listen.value.iter().map(ipv4).collect());
         if taken == PortTaken::TakeAnother {
-            attempts.push(SocketAddr::new(listen.value.ip(), 0));
-            attempts.push(SocketAddr::new(ipv4.ip(), 0));
+            let any_port = |addr: &SocketAddr| SocketAddr::new(addr.ip(), 0);
+            let others: Vec<Vec<SocketAddr>> = attempts
+                .iter()
+                .map(|addrs| addrs.iter().map(any_port).collect())
+                .collect();
+            attempts.extend(others);
         }
     }
     let mut first_failure = None;
-    for addr in attempts {
+    for listen in attempts {
         let config = SessionConfig {
-            listen: vec![addr],
+            listen,
             client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
             ..SessionConfig::default()
         };
@@ -157,32 +162,32 @@ async fn start_session(listen: Chosen<SocketAddr>, taken: PortTaken) -> Result<S
         }
     }
     let failure = first_failure.context("no address to listen on")?;
-    Err(failure).context("choose another address or port with --listen ADDR:PORT")
+    Err(failure).context("choose another address or port with peer.listen or --listen ADDR:PORT")
 }
 
-/// Starts a DHT node on `bind` and the port of `args`.
+/// Starts a DHT node on `bind` and the configured port.
 pub(crate) async fn start_dht(
-    args: &DhtArgs,
+    config: &config::Dht,
     bind: Ipv4Addr,
     data: &DataDir,
     taken: PortTaken,
 ) -> Result<MainlineDht> {
     // The contacts of the last run are of the public network, or of the one named then.
-    let contacts = if args.bootstrap.is_empty() {
+    let contacts = if config.bootstrap.is_empty() {
         load_contacts(data)
     } else {
         Vec::new()
     };
     let settings = NodeSettings {
-        port: args.port().value,
+        port: config.port.value,
         bind_address: bind,
-        bootstrap: args.bootstrap.iter().map(HostPort::to_string).collect(),
+        bootstrap: config.bootstrap.iter().map(HostPort::to_string).collect(),
         contacts,
         ..NodeSettings::default()
     };
     let in_use = |error: &StartError| matches!(error, StartError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse);
     match MainlineDht::start(settings.clone()).await {
-        Err(error) if in_use(&error) && !args.port().by_user && taken == PortTaken::TakeAnother => {
+        Err(error) if in_use(&error) && !config.port.by_user && taken == PortTaken::TakeAnother => {
             debug!(%error, "taking another port");
             Ok(MainlineDht::start(NodeSettings {
                 port: 0,
@@ -190,7 +195,7 @@ pub(crate) async fn start_dht(
             })
             .await?)
         }
-        Err(error) => Err(error).context("choose another port with --dht-port"),
+        Err(error) => Err(error).context("choose another port with dht.port or --dht-port"),
         Ok(dht) => Ok(dht),
     }
 }
@@ -250,7 +255,7 @@ impl Presence {
         for peer in self.seed_peers.iter() {
             match peer.resolve().await {
                 Ok(addresses) => self.torrent.add_peers(&addresses).await,
-                Err(error) => warn!(%peer, %error, "cannot resolve --seed-peer"),
+                Err(error) => warn!(%peer, %error, "cannot resolve a seed peer"),
             }
         }
     }

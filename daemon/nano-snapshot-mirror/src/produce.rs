@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use crate::catalogue;
 use crate::cli::ProduceArgs;
+use crate::config::Config;
 use crate::data_dir::{DataDir, StreamName};
 use crate::fetch::Ended;
 use crate::key_file;
@@ -44,10 +45,15 @@ use build::Built;
 const LOOKUP_TRIES: usize = 3;
 
 /// Makes and publishes a snapshot.
-pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals) -> Result<Ended> {
+pub(crate) async fn run(
+    args: &ProduceArgs,
+    config: &Config,
+    display: &Display,
+    signals: &Signals,
+) -> Result<Ended> {
     // Faults that a person can mend come out before the hours of copying.
     let signer = args.key.as_deref().map(Signer::new).transpose()?;
-    let data = DataDir::create(args.data.data_dir.as_deref())?;
+    let data = DataDir::create(config.data_dir.as_deref())?;
     let _alone = Alone::take(&data)?;
     if args.dry_run {
         println!("{}", block_in_place(|| plan::of(args, &data))?);
@@ -56,7 +62,8 @@ pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals
     data.clean_incoming()?;
     let records = RecordStore::open(&data.streams())?;
 
-    let Some(built) = block_in_place(|| build::snapshot(args, &data, display, &signals.stop))?
+    let Some(built) =
+        block_in_place(|| build::snapshot(args, config, &data, display, &signals.stop))?
     else {
         return Ok(Ended::Interrupted);
     };
@@ -72,6 +79,7 @@ pub(crate) async fn run(args: &ProduceArgs, display: &Display, signals: &Signals
     };
     let publishing = Publishing {
         args,
+        config,
         signer: &signer,
         data: &data,
         records: &records,
@@ -201,6 +209,7 @@ struct Published {
 
 struct Publishing<'a> {
     args: &'a ProduceArgs,
+    config: &'a Config,
     signer: &'a Signer,
     data: &'a DataDir,
     records: &'a RecordStore,
@@ -211,7 +220,7 @@ impl Publishing<'_> {
         let started = Instant::now();
         let any = Ipv4Addr::UNSPECIFIED;
         let dht =
-            network::start_dht(&self.args.dht, any, self.data, PortTaken::TakeAnother).await?;
+            network::start_dht(&self.config.dht, any, self.data, PortTaken::TakeAnother).await?;
         let lookup = self.look_up(&dht).await;
         let record = self
             .records

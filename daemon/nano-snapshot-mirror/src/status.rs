@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::catalogue;
 use crate::cli::StatusArgs;
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::ledger_record::LedgerRecord;
 use crate::progress::percent;
@@ -21,8 +22,8 @@ use crate::space;
 use crate::text::{Bytes, Count};
 
 /// Prints what the data directory holds.
-pub(crate) fn run(args: &StatusArgs) -> Result<()> {
-    let data = DataDir::existing(args.data.data_dir.as_deref())?;
+pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<()> {
+    let data = DataDir::existing(config.data_dir.as_deref())?;
     let status = Status::read(&data)?;
     if args.json {
         println!(

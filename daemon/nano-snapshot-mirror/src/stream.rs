@@ -2,14 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
-use snapshot_pointer::{
-    Decision, Follower, LookupError, Poll, RecordStore, SignedItem, StreamPolicy, Tally,
-};
+use snapshot_pointer::{Decision, Follower, LookupError, Poll, RecordStore, SignedItem, Tally};
 use tracing::{debug, info, warn};
 
-use crate::cli::StreamArgs;
+use crate::config::{self, Config};
 use crate::data_dir::{DataDir, StreamName};
 use crate::text::Causes;
 
@@ -20,18 +18,27 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// The stream that the flags describe.
-    pub(crate) fn open(args: &StreamArgs, data: &DataDir) -> Result<Self> {
-        let salt = args.salt.salt.clone();
-        let name = StreamName::of_salt(&salt);
-        let policy = StreamPolicy::new(args.authorities.clone(), args.threshold, salt, None)
-            .context("look at --authority and --threshold")?;
+    /// The only stream of the configuration.
+    pub(crate) fn only(config: &Config, data: &DataDir) -> Result<Self> {
+        let mut streams = config.stream.iter();
+        match (streams.next(), streams.next()) {
+            (Some((name, stream)), None) => Self::open(name, stream, data),
+            _ => bail!("several streams are configured, and only one can be followed"),
+        }
+    }
+
+    /// The stream of this name in the configuration.
+    pub(crate) fn open(name: &str, config: &config::Stream, data: &DataDir) -> Result<Self> {
+        let policy = config.policy()?;
         if !policy.is_majority() {
-            warn!("fewer than half of the authorities may decide: two snapshots can both qualify");
+            warn!(
+                stream = name,
+                "fewer than half of the authorities may decide: two snapshots can both qualify"
+            );
         }
         let records = RecordStore::open(&data.streams())?;
         Ok(Self {
-            name,
+            name: StreamName::of_section(name),
             follower: Follower::new(policy, records),
         })
     }

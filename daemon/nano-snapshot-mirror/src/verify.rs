@@ -12,13 +12,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue;
 use crate::cli::VerifyArgs;
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::fetch::Ended;
 use crate::progress::{Display, percent};
 use crate::text::Bytes;
 
 /// Verifies what the arguments name; fails if anything is wrong. Ends early when asked to stop.
-pub(crate) fn run(args: &VerifyArgs, display: &Display, stop: &CancellationToken) -> Result<Ended> {
+pub(crate) fn run(
+    args: &VerifyArgs,
+    config: &Config,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Ended> {
     let look = Look {
         args,
         display,
@@ -32,7 +38,7 @@ pub(crate) fn run(args: &VerifyArgs, display: &Display, stop: &CancellationToken
              with --data-dir",
             path.display()
         ),
-        None => all(&DataDir::existing(args.data.data_dir.as_deref())?, &look),
+        None => all(&DataDir::existing(config.data_dir.as_deref())?, &look),
     };
     match sound {
         Ok(true) => Ok(Ended::Done),

@@ -13,9 +13,9 @@ fn wrong_flags_are_named_with_what_to_write() {
     let cases: [(&[&str], &[&str]); 6] = [
         (
             &["--authority", "xyz"],
-            &["--authority <HEX>", "64 hexadecimal digits"],
+            &["flag --authority:", "64 hexadecimal digits"],
         ),
-        (&["--salt", &"s".repeat(65)], &["--salt <TEXT>", "64"]),
+        (&["--salt", &"s".repeat(65)], &["flag --salt:", "64"]),
         (
             &["--poll-interval", "10 weeks"],
             &["--poll-interval", "10m"],
@@ -37,9 +37,94 @@ fn a_threshold_above_the_number_of_authorities_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().to_str().unwrap();
     run(&["--once", "--threshold", "2", "--data-dir", dir]).failed_with(
-        1,
-        &["--threshold", "between 1 and the number of authorities"],
+        2,
+        &[
+            "flag --threshold:",
+            "between 1 and the number of authorities",
+        ],
     );
+}
+
+#[test]
+fn all_mistakes_are_named_at_once_and_nothing_is_started() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("config.toml");
+    fs::write(&file, "poll-interval = \"soon\"\n\n[peers]\nlisten = []\n").unwrap();
+    let data = temp.path().join("data");
+    let mut mirror = command();
+    mirror
+        .env("LOG_LEVEL", "loud")
+        .env("NANO_SNAPSHOT_MIRROR_DHT__PORT", "-1")
+        .arg("--config")
+        .arg(&file)
+        .arg("--data-dir")
+        .arg(&data)
+        .args(["--seed-peer", "here"]);
+    let place = |line: u8| format!("error: {}:{line}: ", file.display());
+    run_command(&mut mirror).failed_with(
+        2,
+        &[
+            &format!("{}poll-interval", place(1)),
+            &format!(
+                "{}peers: there is no such key; did you mean peer?",
+                place(3)
+            ),
+            "error: variable LOG_LEVEL: log.level = \"loud\"",
+            "error: variable NANO_SNAPSHOT_MIRROR_DHT__PORT: dht.port = \"-1\"",
+            "error: flag --seed-peer: seed-peers",
+        ],
+    );
+    assert!(!data.exists());
+}
+
+#[test]
+fn the_configuration_is_checked_and_shown_with_its_places() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("config.toml");
+    fs::write(&file, "poll-interval = \"60s\"\n\n[dht]\nport = 5\n").unwrap();
+    let about = |what: &str| {
+        let mut about = command();
+        about.arg(what).arg("--config").arg(&file);
+        about.env("NANO_SNAPSHOT_MIRROR_SEED_PEERS", "a.example:1,b.example:2");
+        about.args(["--salt", "weekly", "--data-dir", "/data"]);
+        about
+    };
+    let said = run_command(&mut about("check-config")).succeeded();
+    assert!(said.stdout.contains("nothing is wrong"), "{}", said.stdout);
+    let said = run_command(&mut about("config")).succeeded().stdout;
+    let place = |line: u8| format!("{}:{line}", file.display());
+    for (value, place) in [
+        ("poll-interval = \"1m\"", &*place(1)),
+        ("port = 5", &place(4)),
+        (
+            "seed-peers = [\"a.example:1\", \"b.example:2\"]",
+            "variable NANO_SNAPSHOT_MIRROR_SEED_PEERS",
+        ),
+        ("salt = \"weekly\"", "flag --salt"),
+        ("data-dir = \"/data\"", "flag --data-dir"),
+        ("listen = [\"[::]:6881\"]", "default"),
+    ] {
+        let line = said.lines().find(|line| line.starts_with(value));
+        let line = line.unwrap_or_else(|| panic!("no {value} in {said}"));
+        assert_eq!(line.split_once(" # ").unwrap().1, place, "{line}");
+    }
+
+    // What is shown is itself a configuration, and means the same.
+    let values = |said: &str| -> Vec<String> {
+        let value = |line: &str| line.split(" # ").next().unwrap().trim_end().to_owned();
+        said.lines().map(value).collect()
+    };
+    let again = temp.path().join("again.toml");
+    fs::write(&again, &said).unwrap();
+    let mut about = command();
+    about.arg("config").arg("--config").arg(&again);
+    let again = run_command(&mut about).succeeded().stdout;
+    assert_eq!(values(&again), values(&said));
+
+    fs::write(&file, "[dht]\nprot = 5\n").unwrap();
+    let mut check = command();
+    check.arg("check-config").arg("--config").arg(&file);
+    run_command(&mut check).failed_with(2, &[&place(2), "did you mean dht.port?"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataArgs, LedgerPolicyArgs, LogArgs, SaltArgs};
+use super::{DataArgs, FileArgs, LedgerPolicyArgs, LogArgs, SaltArgs};
 
 /// `install`.
 #[derive(Debug, Args)]
@@ -20,6 +20,8 @@ pub(crate) struct InstallArgs {
     pub(crate) ledger: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) salt: SaltArgs,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
     #[command(flatten)]
     pub(crate) policy: LedgerPolicyArgs,
     #[command(flatten)]

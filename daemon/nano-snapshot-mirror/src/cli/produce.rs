@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bittorrent_protocol::PieceLength;
 use clap::{Args, ValueEnum};
 
-use super::{DataArgs, DhtArgs, LedgerPolicyArgs, LogArgs, SaltArgs, values};
+use super::{DataArgs, DhtArgs, FileArgs, LedgerPolicyArgs, LogArgs, SaltArgs, values};
 
 /// `produce`.
 #[derive(Debug, Args)]
@@ -37,6 +37,8 @@ pub(crate) struct ProduceArgs {
     pub(crate) first: bool,
     #[command(flatten)]
     pub(crate) salt: SaltArgs,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     #[command(flatten)]

@@ -54,15 +54,6 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-/// A poll interval: a duration of at least a second.
-pub(crate) fn poll_interval(text: &str) -> Result<Duration, String> {
-    let interval = duration(text)?;
-    if interval < Duration::from_secs(1) {
-        return Err("at least 1s, or the DHT nodes asked will ban us".to_owned());
-    }
-    Ok(interval)
-}
-
 /// Store versions: one (`24`) or a range (`21-24`).
 pub(crate) fn versions(text: &str) -> Result<RangeInclusive<u32>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -187,8 +178,6 @@ mod tests {
         for text in ["", "h", "-1s", "1w", "1e9", "..s", "99999999d"] {
             assert!(duration(text).is_err(), "{text}");
         }
-        assert!(poll_interval("999ms").is_err());
-        assert_eq!(poll_interval("1"), Ok(Duration::from_secs(1)));
     }
 
     #[test]

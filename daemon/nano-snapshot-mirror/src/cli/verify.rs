@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nano_ledger::Level;
 
-use super::{DataArgs, LogArgs, values};
+use super::{DataArgs, FileArgs, LogArgs, values};
 
 /// `verify`.
 #[derive(Debug, Args)]
@@ -23,6 +23,8 @@ pub(crate) struct VerifyArgs {
     /// Number that picks the sample of level l2, to repeat one [default: one nobody knows before]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
     #[command(flatten)]
@@ -58,17 +60,10 @@ impl From<VerifyLevel> for Level {
 /// What a ledger must be before it is used.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LedgerPolicyArgs {
-    /// How deep to look into a ledger before it is used; see `verify --help`
-    #[arg(
-        long = "verify-level",
-        value_enum,
-        ignore_case = true,
-        hide_possible_values = true,
-        value_name = "L0|L1|L2|L3",
-        default_value_t = VerifyLevel::L1
-    )]
-    pub(crate) level: VerifyLevel,
+    /// How deep to look into a ledger before it is used; see `verify --help` [default: l1]
+    #[arg(long = "verify-level", value_name = "L0|L1|L2|L3")]
+    pub(crate) level: Option<String>,
     /// Take ledgers of this store version or range (21-24) only [default: all]
-    #[arg(long = "store-version", value_name = "VERSION", value_parser = values::versions)]
-    pub(crate) store_versions: Option<RangeInclusive<u32>>,
+    #[arg(long = "store-version", value_name = "VERSION")]
+    pub(crate) store_versions: Option<String>,
 }

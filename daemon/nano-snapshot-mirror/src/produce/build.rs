@@ -17,6 +17,7 @@ use super::copy;
 use super::memory::{Memory, Origin, Recipe};
 use crate::catalogue;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
+use crate::config::Config;
 use crate::data_dir::{DataDir, DirLock, StreamName};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::ledger_record::Counts;
@@ -57,6 +58,7 @@ impl Built {
 /// ledger in the same way is not made again.
 pub(super) fn snapshot(
     args: &ProduceArgs,
+    config: &Config,
     data: &DataDir,
     display: &Display,
     stop: &CancellationToken,
@@ -74,6 +76,7 @@ pub(super) fn snapshot(
     ensure_space(data, args.layout, size)?;
     let work = Work {
         args,
+        policy: LedgerPolicy::from(&config.verify),
         build: Build::begin(data)?,
         size,
         display,
@@ -107,6 +110,7 @@ fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64) -> Result<()> {
 /// One snapshot in the making.
 struct Work<'a> {
     args: &'a ProduceArgs,
+    policy: LedgerPolicy,
     build: Build,
     /// Of the ledger, bytes.
     size: u64,
@@ -148,7 +152,7 @@ impl Work<'_> {
         if self.args.publish == Publish::Scrubbed {
             self.scrub(&copied)?;
         }
-        let policy = LedgerPolicy::from(&self.args.policy);
+        let policy = &self.policy;
         let Some(mut record) = policy.verify(&copied, None, self.display, self.stop)? else {
             return Ok(None);
         };

@@ -34,7 +34,19 @@ pub(crate) const AFTER: &str = concat!(
 /// A command of the program under test, with nothing of the tester's environment that it reads.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nano-snapshot-mirror"));
-    for variable in ["STATE_DIRECTORY", "XDG_DATA_HOME", "CREDENTIALS_DIRECTORY"] {
+    let read = [
+        "STATE_DIRECTORY",
+        "XDG_DATA_HOME",
+        "CREDENTIALS_DIRECTORY",
+        "AUTHORITY_PUBKEY",
+        "PRODUCER_SIGNING_PUBKEY",
+        "DATA_DIR",
+        "DHT_SALT",
+        "POLL_INTERVAL",
+        "SEED_PEERS",
+        "LOG_LEVEL",
+    ];
+    for variable in read {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());

@@ -1,0 +1,224 @@
+//! The configuration: what there is to set, and how defaults, a file, the environment and flags
+//! become one [`Config`].
+//!
+//! # Adding a key
+//!
+//! 1. Describe it in its section below, in one place: documentation, when a change takes effect,
+//!    name, type and default. `max_connections` is the key `max-connections`.
+//! 2. Its type says what may be written ([`KeyType`](section::KeyType), in `values.rs`): take
+//!    `Number<MIN, MAX>`, `Seconds<MIN, MAX>`, `Vec<_>`, `Option<_>` or write another.
+//!    What depends on two keys goes to [`contradictions`].
+//! 3. A new section is a new `section! { … }` and a line `section name: Type;` in [`Config`].
+//! 4. A flag for it, where one is worth having: an optional field in `cli.rs` and a line in
+//!    [`crate::cli::Flags`].
+//! 5. `UPDATE=1 cargo test -p nano-snapshot-mirror configuration_page` writes
+//!    `docs/configuration.md`.
+
+mod load;
+mod page;
+mod print;
+mod section;
+mod sources;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use figment::value::{Dict, Value};
+use nano_ledger::Level;
+use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
+
+use crate::cli::HostPort;
+use section::{ANY_NAME, Part, Shown, Table, section};
+
+pub(crate) use load::{Loaded, Sources};
+pub(crate) use page::keys;
+pub(crate) use print::effective;
+pub(crate) use sources::Loose;
+pub(crate) use values::{Chosen, LogLevel, Number, Seconds};
+
+/// The key of the stream that is followed unless another is named.
+pub(crate) const DEFAULT_AUTHORITY: [u8; Authority::LEN] = [
+    0xcd, 0xbc, 0x92, 0x84, 0x01, 0x5e, 0x84, 0xc2, 0x25, 0xf0, 0xe6, 0x7b, 0x89, 0x16, 0x06, 0x50,
+    0x5a, 0x60, 0xcf, 0x12, 0x18, 0xb1, 0x27, 0xac, 0x1c, 0x1e, 0xdb, 0x64, 0x44, 0x56, 0x7e, 0x6b,
+];
+
+/// Name and salt of the stream that is followed unless another is described.
+pub(crate) const DEFAULT_STREAM: &str = "daily";
+
+section! {
+    /// What stands at the top of the file, before all sections.
+    Config {
+        /// Where everything is kept. By default `$STATE_DIRECTORY`, which systemd sets, or else
+        /// `$XDG_DATA_HOME/nano-snapshot-mirror`, or else `~/.local/share/nano-snapshot-mirror`.
+        restart data_dir: Option<PathBuf>;
+        /// Time between two look-ups of a pointer. DHT nodes ban those who ask all the time.
+        restart poll_interval: Seconds<1, 604_800> = const { Seconds::new(600) };
+        /// Peers to ask besides those the DHT names. Names are resolved again at every search.
+        restart seed_peers: Vec<HostPort>;
+        section stream: Streams;
+        section peer: Peer;
+        section dht: Dht;
+        section verify: Verify;
+        section log: Log;
+    }
+}
+
+section! {
+    /// A stream of snapshots to follow: whose, and under which name. `NAME` is what
+    /// `current/NAME` in the data directory is called: letters, digits, `-` and `_`. Without any
+    /// such section the public stream is followed, as `daily`.
+    Stream {
+        /// Ed25519 public keys whose holders vouch for snapshots, at most 16. By default the one of
+        /// the public stream.
+        restart authorities: Vec<Authority> = default_authorities();
+        /// How many of the authorities must name the same snapshot before it is followed.
+        restart threshold: Number<1, 16> = const { Number::new(1) };
+        /// The name under which the authorities publish this stream (the salt of BEP 44).
+        restart salt: Salt = default_salt();
+    }
+}
+
+section! {
+    /// The BitTorrent side: how peers reach us.
+    Peer {
+        /// Where to accept peers (TCP). `[::]` takes IPv4 as well.
+        restart listen: Chosen<Vec<SocketAddr>> = Chosen::by_default(vec![default_listen()]);
+    }
+}
+
+section! {
+    /// The node in the Mainline DHT, in which pointers and peers are found.
+    Dht {
+        /// UDP port of the node.
+        restart port: Chosen<u16> = Chosen::by_default(6882);
+        /// Nodes to start from, instead of the public ones.
+        restart bootstrap: Vec<HostPort>;
+    }
+}
+
+section! {
+    /// What a ledger must be before it becomes current, is installed or published.
+    Verify {
+        /// How deep to look into it: its structure (`l0` milliseconds, `l1` seconds), balances and a
+        /// sample of signatures (`l2`, minutes), everything (`l3`, hours). See
+        /// `docs/verification.md`.
+        restart level: Level = Level::L1;
+        /// Take ledgers of these store versions only.
+        restart store_versions: Option<RangeInclusive<u32>>;
+    }
+}
+
+section! {
+    /// Log lines, on stderr.
+    Log {
+        /// How much to log.
+        restart level: LogLevel = LogLevel::Info;
+    }
+}
+
+fn default_authorities() -> Vec<Authority> {
+    // A good key: a test makes one of it.
+    Authority::from_bytes(&DEFAULT_AUTHORITY)
+        .into_iter()
+        .collect()
+}
+
+fn default_salt() -> Salt {
+    // Shorter than the 64 bytes that a salt may have.
+    DEFAULT_STREAM.parse().expect("a short salt")
+}
+
+/// TCP port of peers; UDP of the same number is kept free beside it.
+const DEFAULT_PEER_PORT: u16 = 6881;
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PEER_PORT)
+}
+
+/// The streams by name; never empty.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Streams(BTreeMap<String, Stream>);
+
+impl Streams {
+    /// All of them, by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Stream)> {
+        self.0.iter().map(|(name, stream)| (name.as_str(), stream))
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self([(DEFAULT_STREAM.to_owned(), Stream::default())].into())
+    }
+}
+
+impl Part for Streams {
+    fn describe(at: &str, table: &mut Table) {
+        // Its own description stands at its sections.
+        table.section(at, "");
+        Stream::describe(&format!("{at}.{ANY_NAME}"), table);
+    }
+
+    fn read(said: &Dict) -> Self {
+        let stream = |(name, said): (&String, &Value)| {
+            let said = said.as_dict().filter(|_| is_stream_name(name))?;
+            Some((name.clone(), Stream::read(said)))
+        };
+        let streams: BTreeMap<_, _> = said.iter().filter_map(stream).collect();
+        if streams.is_empty() {
+            Self::default()
+        } else {
+            Self(streams)
+        }
+    }
+
+    fn show(&self, at: &str, into: &mut Vec<Shown>) {
+        for (name, stream) in &self.0 {
+            stream.show(&format!("{at}.{name}"), into);
+        }
+    }
+}
+
+/// Whether a stream may be called so: the name becomes a file name.
+fn is_stream_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (1..=200).contains(&name.len()) && name.bytes().all(plain)
+}
+
+impl Config {
+    /// All keys.
+    pub(crate) fn table() -> Table {
+        let mut table = Table::default();
+        Self::describe("", &mut table);
+        table
+    }
+}
+
+impl Stream {
+    /// Whom to believe.
+    pub(crate) fn policy(&self) -> Result<StreamPolicy, InvalidPolicy> {
+        let threshold = self.threshold.get() as usize;
+        StreamPolicy::new(self.authorities.clone(), threshold, self.salt.clone(), None)
+    }
+}
+
+/// What is wrong though each key alone is right: the path of a key, and words.
+fn contradictions(config: &Config) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (name, stream) in config.stream.iter() {
+        if let Err(error) = stream.policy() {
+            let key = match error {
+                InvalidPolicy::Threshold { .. } => "threshold",
+                _ => "authorities",
+            };
+            found.push((format!("stream.{name}.{key}"), error.to_string()));
+        }
+    }
+    found
+}

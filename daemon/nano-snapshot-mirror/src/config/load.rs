@@ -1,0 +1,313 @@
+//! From sources to a [`Config`], or to all that is wrong with them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use figment::value::{Dict, Value};
+use figment::{Figment, Provider as _};
+
+use super::section::{ANY_NAME, Part as _, Table};
+use super::sources::{self, DEFAULT_FILE, Layer, Loose, Variables};
+use super::values::as_toml;
+use super::{Config, DEFAULT_STREAM, contradictions, is_stream_name};
+use crate::data_dir::StreamName;
+
+/// Everything a configuration is made of, to make it again when it may have changed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    /// The file that was named.
+    pub(crate) file: Option<PathBuf>,
+    /// Whether to read the default file where none was named.
+    pub(crate) default_file: bool,
+    pub(crate) variables: Variables,
+    pub(crate) flags: Vec<Loose>,
+}
+
+/// A configuration, and where it comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    /// What the user should know though nothing is wrong.
+    pub(crate) notices: Vec<String>,
+    merged: Merged,
+}
+
+impl Loaded {
+    /// Where the value of a key comes from: file with line, variable, flag or `default`.
+    pub(crate) fn place(&self, path: &str) -> String {
+        self.merged.place(path)
+    }
+}
+
+/// What is wrong, all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistakes(Vec<Mistake>);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Mistake {
+    /// File with line, variable or flag.
+    place: String,
+    /// The key, where there is one.
+    path: String,
+    /// What is wrong and what to write instead.
+    what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl Mistakes {
+    /// One line for each.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(Mistake::to_string)
+    }
+}
+
+impl Sources {
+    /// What this process was started with, and files.
+    pub(crate) fn of_process(file: Option<PathBuf>, flags: Vec<Loose>) -> Self {
+        Self {
+            file,
+            default_file: true,
+            variables: std::env::vars_os().collect(),
+            flags,
+        }
+    }
+
+    /// Flags alone.
+    pub(crate) fn only(flags: Vec<Loose>) -> Self {
+        Self {
+            flags,
+            ..Self::default()
+        }
+    }
+
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes of all sources, also where another source says the same key right.
+    pub(crate) fn load(&self) -> Result<Loaded, Mistakes> {
+        let named = self.file.as_deref();
+        let file = match named.or_else(|| sources::file_of_variable(&self.variables)) {
+            Some(named) => sources::file(named, true),
+            None if self.default_file => sources::file(Path::new(DEFAULT_FILE), false),
+            None => Layer::default(),
+        };
+        let own = sources::own_variables(&self.variables);
+        let swarm = sources::variables_of_the_swarm(&self.variables);
+        let notices = notice(&swarm).into_iter().collect();
+
+        let named: BTreeSet<&String> = [&file, &own]
+            .into_iter()
+            .flat_map(|layer| layer.names_in("stream"))
+            .collect();
+        let stream = match named.len() {
+            0 => Ok(name_of_stream(swarm.iter().chain(&self.flags))),
+            1 => Ok(named.into_iter().cloned().collect()),
+            _ => Err(named.into_iter().cloned().collect::<Vec<_>>()),
+        };
+        let swarm = settle("environment", &swarm, &stream);
+        let flags = settle("flags", &self.flags, &stream);
+
+        // Each overrides those before it.
+        let place_of_data = sources::place_of_data(&self.variables);
+        let layers = [place_of_data, file, swarm, own, flags];
+        let table = Config::table();
+        let mut mistakes = Vec::new();
+        for layer in &layers {
+            for (place, what) in &layer.broken {
+                mistakes.push(Mistake {
+                    place: place.clone(),
+                    path: String::new(),
+                    what: what.clone(),
+                });
+            }
+            check(&layer.said, "", layer, &table, &mut mistakes);
+        }
+        let merged = Merged::of(layers);
+        let config = Config::read(&merged.said);
+        for (path, what) in contradictions(&config) {
+            let section = path.rsplit_once('.').map_or("", |(section, _)| section);
+            // With a key that reads as its default, what it contradicts may be right.
+            if !mistakes.iter().any(|one| one.path.starts_with(section)) {
+                let place = merged.place(&path);
+                let what = format!("{path}: {what}");
+                mistakes.push(Mistake { place, path, what });
+            }
+        }
+        if mistakes.is_empty() {
+            Ok(Loaded {
+                config,
+                notices,
+                merged,
+            })
+        } else {
+            Err(Mistakes(mistakes))
+        }
+    }
+}
+
+/// What all sources say together.
+#[derive(Debug, Clone)]
+struct Merged {
+    figment: Figment,
+    said: Dict,
+}
+
+impl Merged {
+    fn of(layers: impl IntoIterator<Item = Layer>) -> Self {
+        let figment = layers.into_iter().fold(Figment::new(), Figment::merge);
+        // A layer gives its data without fail.
+        let mut said = figment.data().unwrap_or_default();
+        let said = said.remove(figment.profile()).unwrap_or_default();
+        Self { figment, said }
+    }
+
+    /// Where the value that counts stands.
+    fn place(&self, path: &str) -> String {
+        let value = self.figment.find_value(path).ok();
+        let metadata = value.and_then(|value| self.figment.get_metadata(value.tag()));
+        let segments: Vec<&str> = path.split('.').collect();
+        metadata.map_or_else(
+            || "default".to_owned(),
+            |metadata| metadata.interpolate(self.figment.profile(), &segments),
+        )
+    }
+}
+
+/// Says that variables of nano-snapshot-swarm count.
+fn notice(swarm: &[Loose]) -> Option<String> {
+    let taken: Vec<String> = swarm
+        .iter()
+        .map(|loose| format!("{} as {}", loose.place, loose.path))
+        .collect();
+    (!taken.is_empty()).then(|| {
+        format!(
+            "names of nano-snapshot-swarm are understood: {}",
+            taken.join(", ")
+        )
+    })
+}
+
+/// The name of a stream without a section: that of its salt.
+fn name_of_stream<'a>(loose: impl Iterator<Item = &'a Loose>) -> String {
+    let salt = loose
+        .filter(|loose| loose.path == "stream.NAME.salt")
+        .filter_map(|loose| loose.value.as_str()?.parse().ok())
+        .last();
+    match salt {
+        Some(salt) => StreamName::of_salt(&salt).as_str().to_owned(),
+        None => DEFAULT_STREAM.to_owned(),
+    }
+}
+
+/// Gives values their stream: the only one there is.
+fn settle(name: &str, loose: &[Loose], stream: &Result<String, Vec<String>>) -> Layer {
+    let mut layer = Layer::named(name);
+    for Loose { path, value, place } in loose {
+        match stream {
+            Ok(stream) => {
+                let path = path.replace(ANY_NAME, stream);
+                layer.put(&path, value.clone(), place.clone());
+            }
+            Err(_) if !path.contains(ANY_NAME) => layer.put(path, value.clone(), place.clone()),
+            Err(streams) => {
+                let paths: Vec<String> = streams
+                    .iter()
+                    .map(|stream| path.replace(ANY_NAME, stream))
+                    .collect();
+                let what = format!(
+                    "there are several streams; set one of these instead: {}",
+                    paths.join(", ")
+                );
+                layer.broken.push((place.clone(), what));
+            }
+        }
+    }
+    layer
+}
+
+/// Checks what one source says, key by key.
+fn check(said: &Dict, at: &str, layer: &Layer, table: &Table, mistakes: &mut Vec<Mistake>) {
+    for (name, value) in said {
+        let path = match at {
+            "" => name.clone(),
+            at => format!("{at}.{name}"),
+        };
+        let what = if at == "stream" && !is_stream_name(name) {
+            format!(
+                "stream.{name}: a stream's name has 1 to 200 letters, digits, `-` and `_`, for it \
+                 becomes a file name"
+            )
+        } else if let Some(key) = table.find(&path) {
+            match (key.check)(value) {
+                Ok(()) => continue,
+                Err(error) => format!("{path} = {}: {error}", as_toml(value)),
+            }
+        } else if table.has_section(&path) {
+            match value {
+                Value::Dict(_, inner) => {
+                    check(inner, &path, layer, table, mistakes);
+                    continue;
+                }
+                value => format!(
+                    "{path} = {}: this is a section; write [{path}], and its keys below it",
+                    as_toml(value)
+                ),
+            }
+        } else {
+            unknown(&path, table)
+        };
+        let place = layer.place(&path).to_owned();
+        // Of a line that cannot be read, what was guessed is not worth a word.
+        if !layer.broken.iter().any(|(broken, _)| *broken == place) {
+            mistakes.push(Mistake { place, path, what });
+        }
+    }
+}
+
+/// How alike two paths must be for one to be suggested for the other.
+const ALIKE: f64 = 0.6;
+
+/// A known path with the names in it that stand there in `path`.
+fn with_names_of(path: &str, known: &str) -> String {
+    let mut names = path.split('.');
+    let segment = |segment| match (segment, names.next()) {
+        (ANY_NAME, Some(name)) => name,
+        (segment, _) => segment,
+    };
+    known.split('.').map(segment).collect::<Vec<_>>().join(".")
+}
+
+fn unknown(path: &str, table: &Table) -> String {
+    let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
+    let sections = table.sections.iter().map(|(path, _)| path);
+    let near = table
+        .keys
+        .iter()
+        .map(|key| &key.path)
+        .chain(sections)
+        .filter(|known| !known.ends_with(ANY_NAME))
+        .map(|known| {
+            let known = with_names_of(path, known);
+            let alike = if last(&known) == last(path) {
+                1.0
+            } else {
+                strsim::normalized_damerau_levenshtein(&known, path)
+            };
+            (alike, known)
+        })
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match near {
+        Some((_, known)) => format!("{path}: there is no such key; did you mean {known}?"),
+        None => {
+            format!("{path}: there is no such key; all of them are in docs/configuration.md")
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The one description of each key, from which everything else follows.
+//!
+//! [`section!`] makes of a section's description a struct, its defaults, and a [`Part`]: how to
+//! find its keys, read them, show them and take over new ones.
+
+use figment::value::{Dict, Value};
+
+/// A type that the value of a key can have.
+pub(crate) trait KeyType: Clone + Sized + 'static {
+    /// What to write, for a person: stands in the documentation and after "write".
+    fn form() -> String;
+
+    /// Reads what a file, a variable or a flag says. Variables and flags say text, files also
+    /// numbers and lists.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and what to write instead, for a person.
+    fn parse(value: &Value) -> Result<Self, String>;
+
+    /// As it stands in a file; `None` for a value that is not set.
+    fn show(&self) -> Option<String>;
+}
+
+/// When a change of a key takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// At the next start.
+    Restart,
+}
+
+/// What there is to know of a key without its value.
+pub(crate) struct Key {
+    /// Where it stands, for example `peer.listen`. The segment [`ANY_NAME`] stands for a name that
+    /// the user chooses.
+    pub(crate) path: String,
+    /// What to write.
+    pub(crate) form: String,
+    /// The default as TOML; `None` when it is not set by default.
+    pub(crate) default: Option<String>,
+    /// What it does.
+    pub(crate) about: String,
+    /// When a change takes effect.
+    pub(crate) change: Change,
+    /// Whether a value may stand there; the error as [`KeyType::parse`] says it.
+    pub(crate) check: fn(&Value) -> Result<(), String>,
+}
+
+/// Stands in paths for a name that the user chooses. Keys have no capital letters.
+pub(crate) const ANY_NAME: &str = "NAME";
+
+/// All sections and keys, in the order in which they are documented.
+#[derive(Default)]
+pub(crate) struct Table {
+    /// Path and description of each section.
+    pub(crate) sections: Vec<(String, String)>,
+    /// Their keys.
+    pub(crate) keys: Vec<Key>,
+}
+
+impl Table {
+    pub(crate) fn section(&mut self, path: &str, about: &str) {
+        self.sections.push((path.to_owned(), trimmed(about)));
+    }
+
+    pub(crate) fn key<T: KeyType>(
+        &mut self,
+        path: String,
+        about: &str,
+        change: Change,
+        default: &T,
+    ) {
+        self.keys.push(Key {
+            path,
+            form: T::form(),
+            default: default.show(),
+            about: trimmed(about),
+            change,
+            check: |value| T::parse(value).map(drop),
+        });
+    }
+
+    /// The key at a path.
+    pub(crate) fn find(&self, path: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| matches(&key.path, path))
+    }
+
+    /// Whether there is a section at a path.
+    pub(crate) fn has_section(&self, path: &str) -> bool {
+        self.sections
+            .iter()
+            .any(|(section, _)| matches(section, path))
+    }
+}
+
+/// Whether a path is meant by a pattern with [`ANY_NAME`] in it.
+fn matches(pattern: &str, path: &str) -> bool {
+    let mut path = path.split('.');
+    let all = pattern.split('.').all(|segment| {
+        path.next()
+            .is_some_and(|name| segment == ANY_NAME || segment == name)
+    });
+    all && path.next().is_none()
+}
+
+/// Doc comments begin every line with a space.
+fn trimmed(about: &str) -> String {
+    let lines: Vec<&str> = about.lines().map(str::trim).collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// A value in effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Where it stands.
+    pub(crate) path: String,
+    /// As TOML; `None` when it is not set.
+    pub(crate) value: Option<String>,
+}
+
+/// A section, or a table of sections.
+pub(crate) trait Part: Default {
+    /// Adds its keys to the table; `at` is its own path.
+    fn describe(at: &str, table: &mut Table);
+
+    /// Reads what the sources say together. What is wrong reads as its default: it was reported
+    /// when the sources were checked one by one.
+    fn read(said: &Dict) -> Self;
+
+    /// Adds its values.
+    fn show(&self, at: &str, into: &mut Vec<Shown>);
+}
+
+/// The path of `name` under `at`, where `name` is that of a field.
+pub(crate) fn path_of(at: &str, name: &str) -> String {
+    let name = kebab(name);
+    if at.is_empty() {
+        name
+    } else {
+        format!("{at}.{name}")
+    }
+}
+
+/// The name of a key as people write it.
+pub(crate) fn kebab(field: &str) -> String {
+    field.replace('_', "-")
+}
+
+/// Reads one key.
+pub(crate) fn read_key<T: KeyType>(said: &Dict, field: &str, default: T) -> T {
+    match said.get(&kebab(field)).map(T::parse) {
+        Some(Ok(value)) => value,
+        _ => default,
+    }
+}
+
+/// Reads one section.
+pub(crate) fn read_part<T: Part>(said: &Dict, field: &str) -> T {
+    match said.get(&kebab(field)) {
+        Some(Value::Dict(_, said)) => T::read(said),
+        _ => T::default(),
+    }
+}
+
+/// Makes a section of its description; see [`crate::config`].
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $Name:ident {
+            $( $(#[doc = $doc:literal])* $kind:ident $field:ident: $Type:ty $(= $default:expr)?; )+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, PartialEq)]
+        pub(crate) struct $Name {
+            $( $(#[doc = $doc])* pub(crate) $field: $Type, )+
+        }
+
+        impl Default for $Name {
+            fn default() -> Self {
+                Self { $( $field: section!(@default $($default)?), )+ }
+            }
+        }
+
+        impl $crate::config::section::Part for $Name {
+            fn describe(at: &str, table: &mut $crate::config::section::Table) {
+                let defaults = Self::default();
+                table.section(at, concat!($($about, "\n"),+));
+                $(
+                    let path = $crate::config::section::path_of(at, stringify!($field));
+                    let about = concat!($($doc, "\n"),*);
+                    section!(@describe $kind $Type, path, about, &defaults.$field, table);
+                )+
+            }
+
+            fn read(said: &figment::value::Dict) -> Self {
+                let defaults = Self::default();
+                Self { $( $field: section!(@read $kind said, stringify!($field), defaults.$field), )+ }
+            }
+
+            fn show(&self, at: &str, into: &mut Vec<$crate::config::section::Shown>) {
+                $(
+                    let path = $crate::config::section::path_of(at, stringify!($field));
+                    section!(@show $kind &self.$field, path, into);
+                )+
+            }
+        }
+    };
+
+    (@default) => { Default::default() };
+    (@default $default:expr) => { $default };
+
+    (@describe section $Type:ty, $path:ident, $about:ident, $default:expr, $table:ident) => {
+        // Its own description stands at its type.
+        let (_, _) = ($about, $default);
+        <$Type as $crate::config::section::Part>::describe(&$path, $table);
+    };
+    (@describe $change:ident $Type:ty, $path:ident, $about:ident, $default:expr, $table:ident) => {
+        $table.key::<$Type>($path, $about, section!(@change $change), $default);
+    };
+    (@change restart) => { $crate::config::section::Change::Restart };
+
+    (@read section $said:ident, $name:expr, $default:expr) => {
+        $crate::config::section::read_part($said, $name)
+    };
+    (@read $change:ident $said:ident, $name:expr, $default:expr) => {
+        $crate::config::section::read_key($said, $name, $default)
+    };
+
+    (@show section $value:expr, $path:ident, $into:ident) => {
+        $crate::config::section::Part::show($value, &$path, $into);
+    };
+    (@show $change:ident $value:expr, $path:ident, $into:ident) => {
+        $into.push($crate::config::section::Shown {
+            value: $crate::config::section::KeyType::show($value),
+            path: $path,
+        });
+    };
+}
+pub(crate) use section;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_matched_by_its_place() {
+        for (pattern, path, expected) in [
+            ("peer.listen", "peer.listen", true),
+            ("peer.listen", "peer", false),
+            ("peer", "peer.listen", false),
+            ("stream.NAME.salt", "stream.daily.salt", true),
+            ("stream.NAME.salt", "stream.daily", false),
+            ("stream.NAME", "stream.daily", true),
+        ] {
+            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Where configuration comes from: a file, the environment, and flags. Each becomes a [`Layer`],
+//! which knows for every value where a person finds it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use figment::value::{Dict, Map, Value};
+use figment::{Metadata, Profile, Provider};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Before the name of each variable of ours.
+pub(crate) const PREFIX: &str = "NANO_SNAPSHOT_MIRROR_";
+
+/// Where the file is when nobody names one.
+pub(crate) const DEFAULT_FILE: &str = "/etc/nano-snapshot-mirror/config.toml";
+
+/// What one source says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Layer {
+    /// The source, for a value whose own place is not known.
+    pub(crate) name: String,
+    pub(crate) said: Dict,
+    /// The place of each value, by its path.
+    pub(crate) places: BTreeMap<String, String>,
+    /// What is wrong with the source itself: place and words.
+    pub(crate) broken: Vec<(String, String)>,
+}
+
+impl Layer {
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Where the value at a path stands.
+    pub(crate) fn place(&self, path: &str) -> &str {
+        self.places.get(path).unwrap_or(&self.name)
+    }
+
+    /// Puts a value at a path.
+    pub(crate) fn put(&mut self, path: &str, value: Value, place: String) {
+        self.places.insert(path.to_owned(), place);
+        let mut segments: Vec<&str> = path.split('.').collect();
+        let Some(last) = segments.pop() else { return };
+        let mut dict = &mut self.said;
+        for segment in segments {
+            let entry = dict
+                .entry(segment.to_owned())
+                .or_insert_with(|| Value::from(Dict::new()));
+            // A value where a section belongs is replaced by the section; only variables can
+            // contradict themselves so, and the shorter one is reported as unknown.
+            if entry.as_dict().is_none() {
+                *entry = Value::from(Dict::new());
+            }
+            let Value::Dict(_, inner) = entry else { return };
+            dict = inner;
+        }
+        dict.insert(last.to_owned(), value);
+    }
+
+    /// The names of the sections in a table of sections.
+    pub(crate) fn names_in(&self, table: &str) -> impl Iterator<Item = &String> {
+        let sections = self.said.get(table).and_then(Value::as_dict);
+        sections.into_iter().flat_map(BTreeMap::keys)
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        let layer = self.clone();
+        Metadata::named(self.name.clone())
+            .interpolater(move |_, path| layer.place(&path.join(".")).to_owned())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.said.clone()))
+    }
+}
+
+/// Reads a file, which may be missing unless somebody named it.
+pub(crate) fn file(path: &Path, named: bool) -> Layer {
+    let mut layer = Layer::named(&format!("file {}", path.display()));
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text, &path.display().to_string(), &mut layer),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => {}
+        Err(error) => {
+            let what = format!("cannot read the file: {error}");
+            layer.broken.push((path.display().to_string(), what));
+        }
+    }
+    layer
+}
+
+/// Reads as much of a TOML document as can be read.
+fn parse(text: &str, name: &str, layer: &mut Layer) {
+    let place = |span: &Range<usize>| {
+        let before = text.as_bytes().iter().take(span.start);
+        let line = before.filter(|byte| **byte == b'\n').count() + 1;
+        format!("{name}:{line}")
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let place = error.span().map_or(name.to_owned(), |span| place(&span));
+        layer.broken.push((place, error.message().to_owned()));
+    }
+    layer.said = dict(table.get_ref(), "", &place, &mut layer.places);
+}
+
+fn dict(
+    table: &DeTable<'_>,
+    at: &str,
+    place: &impl Fn(&Range<usize>) -> String,
+    places: &mut BTreeMap<String, String>,
+) -> Dict {
+    let entry = |(key, found): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let name: &std::borrow::Cow<'_, str> = key.get_ref();
+        let path = if at.is_empty() {
+            name.to_string()
+        } else {
+            format!("{at}.{name}")
+        };
+        places.insert(path.clone(), place(&key.span()));
+        let value = match found.get_ref() {
+            DeValue::Table(table) => Value::from(dict(table, &path, place, places)),
+            other => value(other),
+        };
+        (name.to_string(), value)
+    };
+    table.iter().map(entry).collect()
+}
+
+fn value(found: &DeValue<'_>) -> Value {
+    match found {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Boolean(value) => Value::from(*value),
+        DeValue::Integer(number) => {
+            match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Value::from(number),
+                // Too large for any key; as text it is shown as it was written.
+                Err(_) => Value::from(number.to_string()),
+            }
+        }
+        DeValue::Float(number) => match number.as_str().parse::<f64>() {
+            Ok(number) => Value::from(number),
+            Err(_) => Value::from(number.to_string()),
+        },
+        DeValue::Datetime(time) => Value::from(time.to_string()),
+        DeValue::Array(values) => {
+            let values: Vec<Value> = values.iter().map(|one| value(one.get_ref())).collect();
+            Value::from(values)
+        }
+        DeValue::Table(table) => Value::from(dict(
+            table,
+            "",
+            &|_: &Range<usize>| String::new(),
+            &mut BTreeMap::new(),
+        )),
+    }
+}
+
+/// What a variable says: TOML where it is a list or a table in brackets, or else text.
+fn of_variable(text: &str) -> Value {
+    let bracketed = text.trim_start().starts_with(['[', '{']);
+    match DeValue::parse(text.trim()) {
+        Ok(found) if bracketed => value(found.get_ref()),
+        _ => Value::from(text),
+    }
+}
+
+/// The environment, or what a test takes for it.
+pub(crate) type Variables = Vec<(OsString, OsString)>;
+
+fn lookup<'a>(variables: &'a Variables, name: &str) -> Option<&'a OsStr> {
+    let found = variables.iter().find(|(variable, _)| variable == name)?;
+    (!found.1.is_empty()).then_some(&found.1)
+}
+
+/// Where the service manager, or else the user's own settings, want data to be.
+pub(crate) fn place_of_data(variables: &Variables) -> Layer {
+    let mut layer = Layer::named("environment");
+    let first = |name| {
+        let first = std::env::split_paths(lookup(variables, name)?).next()?;
+        first.is_absolute().then_some(first)
+    };
+    let application = "nano-snapshot-mirror";
+    let found = [
+        ("STATE_DIRECTORY", ""),
+        ("XDG_DATA_HOME", application),
+        ("HOME", ".local/share/nano-snapshot-mirror"),
+    ]
+    .into_iter()
+    .find_map(|(variable, below)| Some((variable, first(variable)?.join(below))));
+    if let Some((variable, path)) = found {
+        let path = path.to_string_lossy().into_owned();
+        layer.put(
+            "data-dir",
+            Value::from(path),
+            format!("variable {variable}"),
+        );
+    }
+    layer
+}
+
+/// Our own variables: `NANO_SNAPSHOT_MIRROR_PEER__LISTEN` is `peer.listen`. Empty ones say
+/// nothing, as compose files pass on what is not set as empty.
+pub(crate) fn own_variables(variables: &Variables) -> Layer {
+    let mut layer = Layer::named("environment");
+    for (variable, text) in variables {
+        let Some(name) = variable.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        if text.is_empty() || name == "CONFIG" {
+            continue;
+        }
+        let place = format!("variable {PREFIX}{name}");
+        let Some(text) = text.to_str() else {
+            layer.broken.push((place, "is not UTF-8".to_owned()));
+            continue;
+        };
+        let path = name
+            .to_ascii_lowercase()
+            .replace("__", ".")
+            .replace('_', "-");
+        layer.put(&path, of_variable(text), place);
+    }
+    layer
+}
+
+/// The file that the environment names.
+pub(crate) fn file_of_variable(variables: &Variables) -> Option<&Path> {
+    lookup(variables, "NANO_SNAPSHOT_MIRROR_CONFIG").map(Path::new)
+}
+
+/// Variables of nano-snapshot-swarm, with the keys they mean. Of two for one key the later wins,
+/// as there.
+const OF_THE_SWARM: [(&str, &str); 7] = [
+    ("DATA_DIR", "data-dir"),
+    ("POLL_INTERVAL", "poll-interval"),
+    ("SEED_PEERS", "seed-peers"),
+    ("LOG_LEVEL", "log.level"),
+    ("DHT_SALT", "stream.NAME.salt"),
+    ("AUTHORITY_PUBKEY", "stream.NAME.authorities"),
+    ("PRODUCER_SIGNING_PUBKEY", "stream.NAME.authorities"),
+];
+
+/// A value for a key whose stream is not known yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Loose {
+    /// The key's path, perhaps with [`super::section::ANY_NAME`] in it.
+    pub(crate) path: &'static str,
+    pub(crate) value: Value,
+    pub(crate) place: String,
+}
+
+/// What variables of nano-snapshot-swarm say.
+pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<Loose> {
+    let said = |(variable, path): (&str, &'static str)| {
+        let text = lookup(variables, variable)?;
+        Some(Loose {
+            path,
+            value: Value::from(text.to_string_lossy().into_owned()),
+            place: format!("variable {variable}"),
+        })
+    };
+    OF_THE_SWARM.into_iter().filter_map(said).collect()
+}

@@ -1,0 +1,374 @@
+//! What people write, and what they are told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::load::{Loaded, Sources};
+use super::*;
+use figment::value::Value;
+
+const KEY: &str = "8543d3e6115f0f98c944077a4493dcd543e49c739fd998550a1f614ab36ed63e";
+
+/// Sources with a file of this content, these variables and these flags.
+struct Case {
+    _dir: tempfile::TempDir,
+    sources: Sources,
+    file: String,
+}
+
+impl Case {
+    fn new(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, file).unwrap();
+        let name = path.display().to_string();
+        let sources = Sources {
+            file: Some(path),
+            default_file: false,
+            variables: variables
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            flags: flags
+                .iter()
+                .map(|(path, value)| Loose {
+                    path,
+                    value: Value::from(*value),
+                    place: format!("flag of {path}"),
+                })
+                .collect(),
+        };
+        Self {
+            _dir: dir,
+            sources,
+            file: name,
+        }
+    }
+
+    #[track_caller]
+    fn loaded(&self) -> Loaded {
+        match self.sources.load() {
+            Ok(loaded) => loaded,
+            Err(mistakes) => panic!("{:?}", mistakes.lines().collect::<Vec<_>>()),
+        }
+    }
+
+    /// What is wrong, with `FILE` for the name of the file.
+    #[track_caller]
+    fn mistakes(&self) -> Vec<String> {
+        let mistakes = self.sources.load().map(|loaded| loaded.config).unwrap_err();
+        mistakes
+            .lines()
+            .map(|line| line.replace(&self.file, "FILE"))
+            .collect()
+    }
+}
+
+#[test]
+fn without_anything_it_is_the_default() {
+    let config = Case::new("", &[], &[]).loaded().config;
+    assert_eq!(config, Config::default());
+    assert_eq!(config.poll_interval.get(), Duration::from_secs(600));
+    assert_eq!(config.peer.listen.value, ["[::]:6881".parse().unwrap()]);
+    assert!(!config.peer.listen.by_user);
+    let (name, stream) = config.stream.iter().next().unwrap();
+    assert_eq!((name, stream.salt.as_bytes()), ("daily", &b"daily"[..]));
+    assert_eq!(
+        stream.authorities[0].to_string(),
+        "cdbc9284015e84c225f0e67b891606505a60cf1218b127ac1c1edb6444567e6b"
+    );
+}
+
+#[test]
+fn what_is_closer_to_the_command_wins() {
+    let file = "poll-interval = '1m'\n[dht]\nport = 1\n[peer]\nlisten = ['127.0.0.1:1']\n";
+    let ours = ("NANO_SNAPSHOT_MIRROR_POLL_INTERVAL", "3m");
+    let theirs = ("POLL_INTERVAL", "120");
+    let flag = ("poll-interval", "4m");
+    for (variables, flags, minutes) in [
+        (&[][..], &[][..], 1),
+        (&[theirs][..], &[][..], 2),
+        (&[theirs, ours][..], &[][..], 3),
+        (&[ours, theirs][..], &[flag][..], 4),
+    ] {
+        let config = Case::new(file, variables, flags).loaded().config;
+        assert_eq!(
+            config.poll_interval.get(),
+            Duration::from_secs(60 * minutes)
+        );
+        // And what nobody overrides stays.
+        assert_eq!(config.dht.port.value, 1);
+        assert!(config.dht.port.by_user);
+    }
+}
+
+#[test]
+fn a_file_with_everything_is_read() {
+    let file = format!(
+        "data-dir = '/srv/x'\nseed-peers = ['a.example:1', '[::1]:2']\npoll-interval = 90\n\
+         [stream.mine]\nauthorities = ['{KEY}']\nthreshold = 1\nsalt = 'weekly'\n\
+         [peer]\nlisten = ['127.0.0.1:5', '[::1]:5']\n\
+         [dht]\nport = 0\nbootstrap = ['b.example:3']\n[log]\nlevel = 'debug'\n"
+    );
+    let config = Case::new(&file, &[], &[]).loaded().config;
+    assert_eq!(config.data_dir, Some(PathBuf::from("/srv/x")));
+    assert_eq!(config.seed_peers.len(), 2);
+    assert_eq!(config.poll_interval.get(), Duration::from_secs(90));
+    let streams: Vec<_> = config.stream.iter().collect();
+    let [("mine", stream)] = streams[..] else {
+        panic!("{streams:?}")
+    };
+    assert_eq!(stream.salt.as_bytes(), b"weekly");
+    assert_eq!(config.peer.listen.value.len(), 2);
+    assert_eq!(config.dht.bootstrap[0].to_string(), "b.example:3");
+    assert_eq!(config.log.level, LogLevel::Debug);
+}
+
+#[test]
+fn variables_say_lists_and_numbers_as_text() {
+    let variables = [
+        ("NANO_SNAPSHOT_MIRROR_PEER__LISTEN", "[::1]:5"),
+        ("NANO_SNAPSHOT_MIRROR_DHT__PORT", "7"),
+        (
+            "NANO_SNAPSHOT_MIRROR_DHT__BOOTSTRAP",
+            "a.example:1, b.example:2",
+        ),
+        (
+            "NANO_SNAPSHOT_MIRROR_SEED_PEERS",
+            "['c.example:1', \"d.example:2\"]",
+        ),
+        ("NANO_SNAPSHOT_MIRROR_STREAM__DAILY__AUTHORITIES", KEY),
+        ("NANO_SNAPSHOT_MIRROR_LOG__LEVEL", ""),
+        ("NANO_SNAPSHOT_MIRRORS", "not ours"),
+    ];
+    let config = Case::new("", &variables, &[]).loaded().config;
+    assert_eq!(config.peer.listen.value, ["[::1]:5".parse().unwrap()]);
+    assert_eq!(config.dht.port.value, 7);
+    assert_eq!(config.dht.bootstrap.len(), 2);
+    assert_eq!(config.seed_peers[1].to_string(), "d.example:2");
+    let (_, stream) = config.stream.iter().next().unwrap();
+    assert_eq!(stream.authorities[0].to_string(), KEY);
+    assert_eq!(config.log.level, LogLevel::Info);
+}
+
+#[test]
+fn an_environment_of_the_swarm_is_understood_and_noticed() {
+    let variables = [
+        ("PRODUCER_SIGNING_PUBKEY", KEY),
+        ("AUTHORITY_PUBKEY", &"cd".repeat(32)),
+        ("DATA_DIR", "/data"),
+        ("DHT_SALT", "weekly"),
+        ("POLL_INTERVAL", "60"),
+        ("SEED_PEERS", "a.example:6881,203.0.113.5:6881"),
+        ("LOG_LEVEL", "WARNING"),
+    ];
+    let loaded = Case::new("", &variables, &[]).loaded();
+    let config = loaded.config;
+    assert_eq!(config.data_dir, Some(PathBuf::from("/data")));
+    assert_eq!(config.poll_interval.get(), Duration::from_secs(60));
+    assert_eq!(config.seed_peers[1].to_string(), "203.0.113.5:6881");
+    assert_eq!(config.log.level, LogLevel::Warn);
+    let streams: Vec<_> = config.stream.iter().collect();
+    let [("weekly", stream)] = streams[..] else {
+        panic!("{streams:?}")
+    };
+    assert_eq!(stream.salt.as_bytes(), b"weekly");
+    assert_eq!(stream.authorities.len(), 1);
+    assert_eq!(stream.authorities[0].to_string(), KEY);
+    let [notice] = &loaded.notices[..] else {
+        panic!("{:?}", loaded.notices)
+    };
+    for (name, _) in variables {
+        assert!(notice.contains(name), "{notice}");
+    }
+    // What compose files pass on for what is not set.
+    let empty = variables.map(|(name, _)| (name, ""));
+    let loaded = Case::new("", &empty, &[]).loaded();
+    assert_eq!(loaded.config, Config::default());
+    assert!(loaded.notices.is_empty());
+}
+
+#[test]
+fn data_is_where_the_service_manager_or_the_user_wants_it() {
+    let place = |variables: &[(&str, &str)]| Case::new("", variables, &[]).loaded().config.data_dir;
+    let home = ("HOME", "/home/anna");
+    let of_home = "/home/anna/.local/share/nano-snapshot-mirror";
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (
+            &[("STATE_DIRECTORY", "/var/lib/a:/var/lib/b"), home],
+            "/var/lib/a/",
+        ),
+        (
+            &[("XDG_DATA_HOME", "/data"), home],
+            "/data/nano-snapshot-mirror",
+        ),
+        (&[("XDG_DATA_HOME", "data"), home], of_home),
+        (&[("STATE_DIRECTORY", ""), home], of_home),
+        (
+            &[("DATA_DIR", "/data"), ("STATE_DIRECTORY", "/state")],
+            "/data",
+        ),
+        (&[("NANO_SNAPSHOT_MIRROR_DATA_DIR", "/ours"), home], "/ours"),
+    ];
+    for (variables, expected) in cases {
+        assert_eq!(place(variables), Some(expected.into()), "{variables:?}");
+    }
+    assert_eq!(place(&[]), None);
+}
+
+#[test]
+fn flags_for_a_stream_are_for_the_only_one() {
+    let flags = [("stream.NAME.salt", "weekly")];
+    let of = |file: &str| {
+        let config = Case::new(file, &[], &flags).loaded().config;
+        let mut streams = config.stream.iter();
+        let (name, stream) = streams.next().unwrap();
+        assert!(streams.next().is_none() && stream.salt.as_bytes() == b"weekly");
+        name.to_owned()
+    };
+    assert_eq!(of(""), "weekly");
+    assert_eq!(of("[stream.mine]"), "mine");
+    let odd = Case::new("", &[], &[("stream.NAME.salt", "../x")]).loaded();
+    let names: Vec<_> = odd.config.stream.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["salt-2e2e2f78"]);
+
+    let several = Case::new("[stream.a]\n[stream.b]\n", &[], &flags).mistakes();
+    assert_eq!(
+        several,
+        [
+            "flag of stream.NAME.salt: there are several streams; set one of these instead: stream.a.salt, stream.b.salt"
+        ]
+    );
+}
+
+#[test]
+fn every_mistake_of_every_source_is_named_in_one_pass() {
+    let file = "\
+poll-interval = '0s'
+seed-peers = [
+  'a.example:1',
+  'b.example',
+]
+pol-interval = '1m'
+peer = 5
+dht.port = 'x'
+
+[dth]
+port = 1
+
+[stream.'a b']
+[stream.daily]
+threshold = 17
+salt = 1979-05-27
+";
+    let variables = [
+        ("NANO_SNAPSHOT_MIRROR_PEER__LISTN", "x"),
+        ("NANO_SNAPSHOT_MIRROR_LOG__LEVEL", "loud"),
+        ("POLL_INTERVAL", "soon"),
+    ];
+    let flags = [("dht.port", "65536"), ("stream.NAME.authorities", "abc")];
+    let case = Case::new(file, &variables, &flags);
+    let interval = "a duration from 1s to 7d, such as 90s, 10m, 2h or 1d";
+    let port = "write a port from 0 to 65535, where 0 takes any free one";
+    let mut expected = [
+        format!("FILE:1: poll-interval = \"0s\": write {interval}"),
+        "FILE:2: seed-peers = [\"a.example:1\", \"b.example\"]: write HOST:PORT, for example \
+         seed.example.org:6881 or [2001:db8::1]:6881"
+            .to_owned(),
+        "FILE:6: pol-interval: there is no such key; did you mean poll-interval?".to_owned(),
+        "FILE:7: peer = 5: this is a section; write [peer], and its keys below it".to_owned(),
+        format!("FILE:8: dht.port = \"x\": {port}"),
+        "FILE:10: dth: there is no such key; did you mean dht?".to_owned(),
+        "FILE:13: stream.a b: a stream's name has 1 to 200 letters, digits, `-` and `_`, for it \
+         becomes a file name"
+            .to_owned(),
+        "FILE:15: stream.daily.threshold = 17: write a whole number from 1 to 16".to_owned(),
+        "variable NANO_SNAPSHOT_MIRROR_PEER__LISTN: peer.listn: there is no such key; did you \
+         mean peer.listen?"
+            .to_owned(),
+        "variable NANO_SNAPSHOT_MIRROR_LOG__LEVEL: log.level = \"loud\": write error, warn, info, \
+         debug or trace"
+            .to_owned(),
+        "variable POLL_INTERVAL: poll-interval = \"soon\": write a number and a unit: 90s, 10m, \
+         2h or 1d"
+            .to_owned(),
+        format!("flag of dht.port: dht.port = \"65536\": {port}"),
+        "flag of stream.NAME.authorities: there are several streams; set one of these instead: \
+         stream.a b.authorities, stream.daily.authorities"
+            .to_owned(),
+    ];
+    let mut mistakes = case.mistakes();
+    mistakes.sort();
+    expected.sort();
+    assert_eq!(mistakes, expected);
+}
+
+#[test]
+fn what_is_no_toml_is_named_with_its_lines_beside_other_mistakes() {
+    let case = Case::new(
+        "poll-interval = \nseed-peers = []\n[log]\nlevel = 5\n",
+        &[],
+        &[],
+    );
+    let mistakes = case.mistakes();
+    assert!(mistakes[0].starts_with("FILE:1: "), "{mistakes:?}");
+    assert_eq!(
+        mistakes[1..],
+        ["FILE:4: log.level = 5: write error, warn, info, debug or trace"]
+    );
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_named() {
+    let cases = [
+        (
+            "[stream.x]\nthreshold = 2\n".to_owned(),
+            "FILE:2: stream.x.threshold: threshold 2 must be between 1 and the number of \
+             authorities, 1"
+                .to_owned(),
+        ),
+        (
+            format!("[stream.x]\n\nauthorities = ['{KEY}', '{KEY}']\n"),
+            format!("FILE:3: stream.x.authorities: authority {KEY} is named twice"),
+        ),
+        (
+            "[stream.x]\nauthorities = []\n".to_owned(),
+            "FILE:2: stream.x.authorities: a stream needs at least one authority".to_owned(),
+        ),
+    ];
+    for (file, expected) in cases {
+        assert_eq!(Case::new(&file, &[], &[]).mistakes(), [expected]);
+    }
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let mut case = Case::new("", &[], &[]);
+    case.sources.file = Some("/nowhere/x.toml".into());
+    let [mistake] = &case.mistakes()[..] else {
+        panic!("not one mistake")
+    };
+    assert!(mistake.starts_with("/nowhere/x.toml: cannot read the file: "));
+    case.sources.file = None;
+    case.sources.variables = vec![(
+        "NANO_SNAPSHOT_MIRROR_CONFIG".into(),
+        "/elsewhere/x.toml".into(),
+    )];
+    assert!(case.mistakes()[0].starts_with("/elsewhere/x.toml: "));
+}
+
+#[test]
+fn what_is_shown_is_read_again_as_the_same() {
+    let mut said = String::new();
+    let mut shown = Vec::new();
+    Config::default().show("", &mut shown);
+    for Shown { path, value } in shown {
+        if let Some(value) = value {
+            said.push_str(&format!("{path} = {value}\n"));
+        }
+    }
+    let mut config = Case::new(&said, &[], &[]).loaded().config;
+    config.peer.listen.by_user = false;
+    config.dht.port.by_user = false;
+    assert_eq!(config, Config::default());
+}

@@ -1,0 +1,433 @@
+//! The types of values, and how each is written.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::value::Value;
+use nano_ledger::Level;
+use snapshot_pointer::{Authority, Salt};
+
+use super::section::KeyType;
+use crate::cli::HostPort;
+use crate::cli::values::{duration, versions};
+
+/// A value that a user gave or that is our default. A command that runs once gives way when
+/// somebody else, such as the mirror on the same machine, has the default port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chosen<T> {
+    /// The value.
+    pub(crate) value: T,
+    /// Whether a user gave it.
+    pub(crate) by_user: bool,
+}
+
+impl<T> Chosen<T> {
+    pub(crate) fn by_default(value: T) -> Self {
+        Self {
+            value,
+            by_user: false,
+        }
+    }
+}
+
+impl<T: KeyType> KeyType for Chosen<T> {
+    fn form() -> String {
+        T::form()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        T::parse(value).map(|value| Self {
+            value,
+            by_user: true,
+        })
+    }
+
+    fn show(&self) -> Option<String> {
+        self.value.show()
+    }
+}
+
+/// `None` by default; nobody can write it.
+impl<T: KeyType> KeyType for Option<T> {
+    fn form() -> String {
+        T::form()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        T::parse(value).map(Some)
+    }
+
+    fn show(&self) -> Option<String> {
+        self.as_ref()?.show()
+    }
+}
+
+/// In a variable or a flag, commas or spaces stand between several.
+impl<T: KeyType> KeyType for Vec<T> {
+    fn form() -> String {
+        format!("a list, each {}", T::form())
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Array(_, values) => values.iter().map(T::parse).collect(),
+            Value::String(_, text) => text
+                .split(|c: char| c == ',' || c.is_whitespace())
+                .filter(|part| !part.is_empty())
+                .map(|part| T::parse(&Value::from(part)))
+                .collect(),
+            _ => Err(write::<Self>()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        let shown: Vec<String> = self.iter().filter_map(T::show).collect();
+        Some(format!("[{}]", shown.join(", ")))
+    }
+}
+
+/// A duration between `MIN` and `MAX` seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seconds<const MIN: u64, const MAX: u64>(Duration);
+
+impl<const MIN: u64, const MAX: u64> Seconds<MIN, MAX> {
+    /// A default. Meant for `const { … }`: one that is out of range does not compile.
+    pub(crate) const fn new(seconds: u64) -> Self {
+        assert!(MIN <= seconds && seconds <= MAX);
+        Self(Duration::from_secs(seconds))
+    }
+
+    pub(crate) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> KeyType for Seconds<MIN, MAX> {
+    fn form() -> String {
+        format!(
+            "a duration from {} to {}, such as 90s, 10m, 2h or 1d",
+            Written(Duration::from_secs(MIN)),
+            Written(Duration::from_secs(MAX)),
+        )
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let time = match value {
+            Value::String(_, text) => duration(text)?,
+            value => {
+                let seconds = whole(value).ok_or_else(write::<Self>)?;
+                duration(&seconds.to_string())?
+            }
+        };
+        let range = Duration::from_secs(MIN)..=Duration::from_secs(MAX);
+        if range.contains(&time) {
+            Ok(Self(time))
+        } else {
+            Err(write::<Self>())
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(&Written(self.0).to_string()))
+    }
+}
+
+/// A duration in the greatest unit that leaves a whole number.
+struct Written(Duration);
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        for (unit, length) in [
+            ("d", 86_400_000),
+            ("h", 3_600_000),
+            ("m", 60_000),
+            ("s", 1_000),
+        ] {
+            if millis > 0 && millis.is_multiple_of(length) {
+                return write!(f, "{}{unit}", millis / length);
+            }
+        }
+        write!(f, "{millis}ms")
+    }
+}
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Number<MIN, MAX> {
+    /// A default. Meant for `const { … }`: one that is out of range does not compile.
+    pub(crate) const fn new(number: u32) -> Self {
+        assert!(MIN <= number && number <= MAX);
+        Self(number)
+    }
+
+    pub(crate) fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> KeyType for Number<MIN, MAX> {
+    fn form() -> String {
+        format!("a whole number from {MIN} to {MAX}")
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let number = whole(value).and_then(|number| u32::try_from(number).ok());
+        match number {
+            Some(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(write::<Self>()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.0.to_string())
+    }
+}
+
+/// A port; 0 takes any free one.
+impl KeyType for u16 {
+    fn form() -> String {
+        "a port from 0 to 65535, where 0 takes any free one".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let port = whole(value).and_then(|number| Self::try_from(number).ok());
+        port.ok_or_else(write::<Self>)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl KeyType for PathBuf {
+    fn form() -> String {
+        "a path".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::String(_, text) if !text.is_empty() => Ok(text.into()),
+            _ => Err(write::<Self>()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(&self.to_string_lossy()))
+    }
+}
+
+impl KeyType for SocketAddr {
+    fn form() -> String {
+        "an address with a port, such as [::]:6881 or 192.0.2.1:6881".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let address = value.as_str().and_then(|text| text.parse().ok());
+        address.ok_or_else(write::<Self>)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
+/// Types that are written as text, and whose errors say what to write.
+macro_rules! text_types {
+    ($($Type:ty: $form:literal;)+) => { $(
+        impl KeyType for $Type {
+            fn form() -> String {
+                $form.to_owned()
+            }
+
+            fn parse(value: &Value) -> Result<Self, String> {
+                let text = value.as_str().ok_or_else(write::<Self>)?;
+                text.parse::<Self>().map_err(|error| error.to_string())
+            }
+
+            fn show(&self) -> Option<String> {
+                Some(quoted(&self.to_string()))
+            }
+        }
+    )+ };
+}
+
+text_types! {
+    HostPort: "HOST:PORT, such as seed.example.org:6881 or [2001:db8::1]:6881";
+    Authority: "an Ed25519 public key, 64 hexadecimal digits";
+}
+
+/// BEP 44 allows any bytes; a person writes text.
+impl KeyType for Salt {
+    fn form() -> String {
+        "text of at most 64 bytes".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let text = value.as_str().ok_or_else(write::<Self>)?;
+        text.parse::<Self>().map_err(|error| error.to_string())
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(&String::from_utf8_lossy(self.as_bytes())))
+    }
+}
+
+impl KeyType for Level {
+    fn form() -> String {
+        "l0, l1, l2 or l3".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value
+            .as_str()
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+            .as_str()
+        {
+            "l0" => Ok(Self::L0),
+            "l1" => Ok(Self::L1),
+            "l2" => Ok(Self::L2),
+            "l3" => Ok(Self::L3),
+            _ => Err(write::<Self>()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        let name = match self {
+            Self::L0 => "l0",
+            Self::L1 => "l1",
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+        };
+        Some(quoted(name))
+    }
+}
+
+/// Store versions.
+impl KeyType for RangeInclusive<u32> {
+    fn form() -> String {
+        "a store version or a range of them, such as 24 or 21-24".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let found = match value {
+            Value::String(_, text) => versions(text).ok(),
+            value => whole(value)
+                .and_then(|version| u32::try_from(version).ok())
+                .map(|version| version..=version),
+        };
+        found.ok_or_else(write::<Self>)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(&format!("{}-{}", self.start(), self.end())))
+    }
+}
+
+/// How much to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LogLevel {
+    /// Only what ends the work.
+    Error,
+    /// And what is wrong but survived.
+    Warn,
+    /// And what happens.
+    Info,
+    /// And why.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+impl LogLevel {
+    const ALL: [(&str, Self); 5] = [
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+/// In any case, as other programs have it in capitals; Python's `WARNING` too.
+impl KeyType for LogLevel {
+    fn form() -> String {
+        "error, warn, info, debug or trace".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default().to_ascii_lowercase();
+        let name = if text == "warning" { "warn" } else { &text };
+        let found = Self::ALL.into_iter().find(|(level, _)| *level == name);
+        found.map(|(_, level)| level).ok_or_else(write::<Self>)
+    }
+
+    fn show(&self) -> Option<String> {
+        let (name, _) = Self::ALL.into_iter().find(|(_, level)| level == self)?;
+        Some(quoted(name))
+    }
+}
+
+/// "write" and what to write.
+pub(crate) fn write<T: KeyType>() -> String {
+    format!("write {}", T::form())
+}
+
+/// A whole number that is not negative, written as one or as text.
+fn whole(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(_, text) => text.trim().parse().ok(),
+        value => {
+            let number = value.to_num()?;
+            let signed = number.to_i128().and_then(|n| u64::try_from(n).ok());
+            signed.or_else(|| number.to_u128().and_then(|n| u64::try_from(n).ok()))
+        }
+    }
+}
+
+/// Text as a TOML string.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A value as TOML, for messages.
+pub(crate) fn as_toml(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => quoted(text),
+        Value::Char(_, c) => quoted(&c.to_string()),
+        Value::Bool(_, value) => value.to_string(),
+        Value::Num(_, number) => match (number.to_i128(), number.to_u128(), number.to_f64()) {
+            (Some(number), _, _) => number.to_string(),
+            (_, Some(number), _) => number.to_string(),
+            (_, _, number) => number.unwrap_or(f64::NAN).to_string(),
+        },
+        Value::Empty(..) => "nothing".to_owned(),
+        Value::Array(_, values) => {
+            let values: Vec<String> = values.iter().map(as_toml).collect();
+            format!("[{}]", values.join(", "))
+        }
+        Value::Dict(_, dict) => {
+            let entries = dict
+                .iter()
+                .map(|(key, value)| format!("{key} = {}", as_toml(value)));
+            format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
