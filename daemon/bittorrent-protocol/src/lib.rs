@@ -4,11 +4,14 @@
 
 pub mod bencode;
 pub mod block_set;
+mod compact;
 pub mod hash;
 pub mod layout;
+pub mod local;
 pub mod magnet;
 pub mod merkle;
 pub mod metainfo;
+pub mod tracker;
 pub mod units;
 pub mod wire;
 

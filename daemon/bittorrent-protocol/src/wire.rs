@@ -15,6 +15,7 @@ mod header;
 mod ids;
 mod message;
 mod metadata;
+mod pex;
 
 pub use extended::{EXTENDED_HANDSHAKE, ExtendedError, ExtendedHandshake, UT_METADATA, UT_PEX};
 pub use handshake::{HANDSHAKE_LEN, Handshake, HandshakeError, OPENING_LEN, Opening, Reserved};
@@ -25,6 +26,7 @@ pub use metadata::{
     MAX_METADATA_LEN, METADATA_PIECE_LEN, MetadataError, MetadataMessage, OwnedMetadataMessage,
     metadata_piece_size,
 };
+pub use pex::{PexError, PexFlags, PexMessage, PexPeer};
 
 /// Bytes of a `piece` message before its payload: length, id, piece index, begin.
 pub const PIECE_HEADER_LEN: usize = 13;
