@@ -78,7 +78,8 @@ impl Candidates {
     }
 
     /// Makes room: forgets the address that failed most often. Static ones stay, and one that
-    /// never failed goes only for a static one.
+    /// never failed goes only for a static one, or when only a peer named it and something better
+    /// than a peer names the newcomer.
     fn evict(&mut self, newcomer: Source) -> bool {
         let worst = self
             .by_addr
@@ -86,9 +87,11 @@ impl Candidates {
             .filter(|(_, known)| {
                 known.source != Source::Static
                     && matches!(known.state, State::Idle(_))
-                    && (known.fails > 0 || newcomer == Source::Static)
+                    && (known.fails > 0
+                        || newcomer == Source::Static
+                        || (known.source == Source::Exchange && newcomer != Source::Exchange))
             })
-            .max_by_key(|(_, known)| known.fails)
+            .max_by_key(|(_, known)| (known.fails, known.source))
             .map(|(addr, _)| *addr);
         worst.is_some_and(|addr| self.by_addr.remove(&addr).is_some())
     }
@@ -372,6 +375,23 @@ mod tests {
         f.add(6, Source::Static);
         assert_eq!(f.candidates.len(), 4);
         assert!(f.candidates.by_addr.contains_key(&addr(6)));
+    }
+
+    #[test]
+    fn what_peers_name_gives_way_to_what_others_name() {
+        let mut f = Fixture::new();
+        for n in 1..=4 {
+            f.add(n, Source::Exchange);
+        }
+        f.add(5, Source::Exchange);
+        assert!(!f.candidates.by_addr.contains_key(&addr(5)));
+        f.add(1, Source::Dht);
+        for n in 5..=8 {
+            f.add(n, Source::Dht);
+        }
+        let kept: Vec<u16> = f.candidates.by_addr.keys().map(SocketAddr::port).collect();
+        assert_eq!(kept.len(), 4);
+        assert!(kept.iter().all(|n| [1, 5, 6, 7].contains(n)), "{kept:?}");
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub struct Config {
     pub max_peers: usize,
     /// Most connections of one torrent. Default 100.
     pub max_peers_per_torrent: usize,
+    /// Most connections of one torrent with one host: an IPv4 address, or a network of 64 bits of
+    /// IPv6, which one customer has to himself. This machine is not bounded. Default: no limit.
+    pub max_peers_per_host: usize,
     /// Most dials under way at once, over all torrents. Default 32.
     pub max_half_open: usize,
     /// Most addresses remembered for one torrent, about 150 bytes each. Default 2000.
@@ -73,12 +76,27 @@ pub struct Config {
     pub redial_max: Duration,
 }
 
+/// The limits on connections that can be changed while there are connections. See the fields of
+/// [`Config`] with the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Over all torrents.
+    pub max_peers: usize,
+    /// Of one torrent.
+    pub max_peers_per_torrent: usize,
+    /// Of one torrent with one host.
+    pub max_peers_per_host: usize,
+    /// Dials under way.
+    pub max_half_open: usize,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             peer_id: None,
             max_peers: 200,
             max_peers_per_torrent: 100,
+            max_peers_per_host: usize::MAX,
             max_half_open: 32,
             max_candidates: 2_000,
             unchoke_slots: 16,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 
 use crate::choker::{Applicant, Choker};
-use crate::config::Config;
+use crate::config::{Config, ConnectionLimits};
 use crate::input::{
     Connected, Content, ContentError, DialFailure, PeerEvent, PeerFault, Refusal, Source,
     WriteFailed,
@@ -93,6 +93,35 @@ impl Engine {
     pub fn take_in_order(&mut self, torrent: TorrentKey) {
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
             torrent.take_in_order();
+        }
+    }
+
+    /// Changes how many connections there may be. What is above the limits is closed, the
+    /// connections that carry least first.
+    pub fn limit_connections(&mut self, limits: ConnectionLimits, now: Instant) {
+        let now = self.shared.advance(now);
+        let config = &mut self.shared.config;
+        config.max_peers = limits.max_peers;
+        config.max_peers_per_torrent = limits.max_peers_per_torrent;
+        config.max_peers_per_host = limits.max_peers_per_host;
+        config.max_half_open = limits.max_half_open;
+        for torrent in self.torrents.values_mut() {
+            torrent.shed_surplus(&mut self.shared, now);
+            torrent.look_for_dials();
+        }
+        while self.shared.connected > limits.max_peers {
+            let Some(least) = self
+                .torrents
+                .values()
+                .flat_map(Torrent::peers)
+                .min_by_key(|peer| peer.worth())
+                .map(|peer| peer.key)
+            else {
+                return;
+            };
+            if let Some(torrent) = self.torrents.get_mut(&least.torrent()) {
+                torrent.shed(least, &mut self.shared, now);
+            }
         }
     }
 

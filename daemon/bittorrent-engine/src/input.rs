@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::merkle::ProofFault;
 use bittorrent_protocol::metainfo::PieceLayer;
-use bittorrent_protocol::wire::{ExtendedHandshake, OwnedMetadataMessage, Request};
+use bittorrent_protocol::wire::{ExtendedHandshake, OwnedMetadataMessage, PexMessage, Request};
 use bittorrent_protocol::{BlockSet, Layout, MerkleHash, PeerId, PieceIndex};
 
 /// What a torrent consists of, once its metadata is known.
@@ -61,8 +61,12 @@ pub enum Source {
     Dht,
     /// Named by a tracker.
     Tracker,
+    /// Found in the local network (BEP 14).
+    Lan,
     /// A peer that connected to us and told its listening port.
     Incoming,
+    /// Named by a peer (BEP 11).
+    Exchange,
 }
 
 /// Who opened a connection.
@@ -145,6 +149,8 @@ pub enum PeerEvent {
     Extensions(ExtendedHandshake),
     /// BEP 9. The session answers requests itself; here they do nothing.
     Metadata(OwnedMetadataMessage),
+    /// BEP 11.
+    Exchange(PexMessage),
     /// BEP 52.
     Hashes {
         /// The request it says it answers.
@@ -177,6 +183,9 @@ pub enum Refusal {
     /// As many connections as allowed.
     #[error("too many connections")]
     Full,
+    /// As many connections with this host as allowed.
+    #[error("too many connections with this host")]
+    Crowded,
     /// There is a connection to this peer already.
     #[error("a connection to this peer exists")]
     Duplicate,

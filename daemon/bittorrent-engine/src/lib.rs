@@ -38,6 +38,7 @@
 //! same, their leaf hashes are kept in memory, and the file's root decides when all of it is here:
 //! nothing of such a file is reported verified before that, and nothing of it survives a restart.
 
+mod addresses;
 mod bans;
 mod bits;
 mod candidates;
@@ -45,6 +46,7 @@ mod choker;
 mod config;
 mod download;
 mod engine;
+mod exchange;
 mod input;
 mod keys;
 mod layers;
@@ -63,7 +65,8 @@ mod shared;
 mod status;
 mod torrent;
 
-pub use config::Config;
+pub use addresses::Scope;
+pub use config::{Config, ConnectionLimits};
 pub use engine::Engine;
 pub use input::{
     Connected, Content, ContentError, DialFailure, Direction, HeldLeaves, Link, PeerEvent,

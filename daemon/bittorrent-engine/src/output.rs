@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::metainfo::PieceLayer;
-use bittorrent_protocol::wire::OwnedMetadataMessage;
+use bittorrent_protocol::wire::{OwnedMetadataMessage, PexMessage};
 use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex};
 
 use crate::keys::{PeerKey, TorrentKey};
@@ -134,6 +134,8 @@ pub enum Command {
     HashRequest(HashRequest),
     /// BEP 9.
     Metadata(OwnedMetadataMessage),
+    /// BEP 11. Not to be sent, nor heard, where the torrent is private (BEP 27).
+    Exchange(PexMessage),
 }
 
 /// What a banned peer did.
@@ -162,6 +164,8 @@ pub enum DisconnectReason {
     Removed,
     /// What it said before the metadata was known does not fit the torrent.
     Unfitting,
+    /// There are fewer connections allowed than before.
+    Surplus,
 }
 
 /// Why a torrent stopped.
@@ -209,6 +213,7 @@ impl fmt::Display for DisconnectReason {
             Self::Duplicate => "another connection to the same peer is kept",
             Self::Removed => "the torrent was removed",
             Self::Unfitting => "its pieces do not fit the torrent",
+            Self::Surplus => "fewer connections are allowed than before",
         })
     }
 }

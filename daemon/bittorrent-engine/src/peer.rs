@@ -8,6 +8,7 @@ use bittorrent_protocol::{Layout, MAX_PIECES, PeerId, PieceIndex};
 
 use crate::bits::PieceSet;
 use crate::config::Config;
+use crate::exchange::Exchange;
 use crate::input::{Connected, Direction, Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::ChunkId;
@@ -126,6 +127,7 @@ pub(crate) struct Peer {
     leaf_failures: u32,
     /// It helps with the metadata.
     pub(crate) tells_metadata: bool,
+    pub(crate) exchange: Exchange,
 
     pub(crate) down: Rate,
     pub(crate) up: Rate,
@@ -180,6 +182,7 @@ impl Peer {
             gives_leaves: GivesLeaves::Yes,
             leaf_failures: 0,
             tells_metadata: false,
+            exchange: Exchange::new(now),
             down: Rate::new(now),
             up: Rate::new(now),
         }
@@ -202,6 +205,14 @@ impl Peer {
             Has::Pieces(set) => set.is_full(),
             Has::Early(early) => early.all,
         }
+    }
+
+    /// How much would be lost without it: first whether either side wants anything, then what
+    /// goes over it.
+    pub(crate) fn worth(&self) -> (bool, u64, u64) {
+        let wants = self.interested || self.offers > 0;
+        let rate = self.down.per_second() + self.up.per_second();
+        (wants, rate, self.down.total() + self.up.total())
     }
 
     /// Whether it may be asked for hashes now.

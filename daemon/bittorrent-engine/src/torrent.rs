@@ -2,8 +2,10 @@
 
 mod blame;
 mod blocks;
+mod crowd;
 mod dialling;
 mod events;
+mod exchange;
 mod hashes;
 mod metadata;
 mod pieces;
@@ -184,15 +186,13 @@ impl Torrent {
         if self.peers.values().any(|peer| peer.addr == addr) {
             return Err(Refusal::Duplicate);
         }
+        if self.is_crowded(addr, shared) {
+            return Err(Refusal::Crowded);
+        }
         if self.is_full(shared) && self.idle_peer(now).is_none() {
             return Err(Refusal::Full);
         }
         Ok(())
-    }
-
-    fn is_full(&self, shared: &Shared) -> bool {
-        self.peers.len() >= shared.config.max_peers_per_torrent
-            || shared.connected >= shared.config.max_peers
     }
 
     /// A peer that could make room for another one: neither side wanted anything for long.
@@ -408,6 +408,7 @@ impl Torrent {
         self.tick_hashes(shared, now);
         self.tick_reuse(shared, now);
         self.tick_requests(shared, now);
+        self.exchange_peers(shared, now);
     }
 
     pub(crate) fn handle_uploaded(&mut self, key: PeerKey, bytes: u64) {

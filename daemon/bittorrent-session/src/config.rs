@@ -3,6 +3,8 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use crate::limits::RateLimits;
+
 /// How a [`Session`](crate::Session) listens, how much memory it takes and how long it waits.
 #[derive(Debug)]
 pub struct SessionConfig {
@@ -13,8 +15,22 @@ pub struct SessionConfig {
     /// Sockets that are bound and listening already, as a service manager hands them over.
     /// They are used in addition to [`Self::listen`]. Default: none.
     pub listeners: Vec<TcpListener>,
+    /// The port at which peers are told to reach us, where a router hands over another one than we
+    /// listen at. Default: the first that we listen at.
+    pub announce_port: Option<u16>,
     /// Limits on peers, slots and requests. Its `peer_id` is replaced by the session's own.
     pub engine: bittorrent_engine::Config,
+    /// How fast content may come and go, over all torrents. Default: no limit. Can be changed
+    /// later with [`Session::set_rate_limits`](crate::Session::set_rate_limits).
+    pub rates: RateLimits,
+    /// Tells peers of each other, and hears of others from them (BEP 11), except in private
+    /// torrents. Default: true.
+    pub peer_exchange: bool,
+    /// Web seeds are used while a torrent receives fewer bytes a second than this. Default 1 MiB.
+    pub web_seeds_below: u64,
+    /// For how long a torrent must receive too little before a web seed is used, and before one
+    /// more is. Default 10 s.
+    pub web_seed_patience: Duration,
     /// The first bytes of our peer id, the rest is random (BEP 20). Default `-BS0100-`.
     pub peer_id_prefix: [u8; 8],
     /// What we call ourselves in the extended handshake (BEP 10, "v"). Default: the name and
@@ -58,7 +74,12 @@ impl Default for SessionConfig {
         Self {
             listen: vec![(Ipv6Addr::UNSPECIFIED, 0).into()],
             listeners: Vec::new(),
+            announce_port: None,
             engine: bittorrent_engine::Config::default(),
+            rates: RateLimits::default(),
+            peer_exchange: true,
+            web_seeds_below: 1 << 20,
+            web_seed_patience: Duration::from_secs(10),
             peer_id_prefix: *b"-BS0100-",
             client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
             disk_threads: 2,

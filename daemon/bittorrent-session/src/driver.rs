@@ -6,13 +6,16 @@ mod asks;
 mod ending;
 mod outputs;
 mod torrent;
+mod web_seeds;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{Command, Connected, DialFailure, Engine, PeerKey, TorrentKey, Verdict};
+use bittorrent_engine::{
+    Command, Connected, DialFailure, Engine, PeerKey, Scope, TorrentKey, Verdict,
+};
 use bittorrent_protocol::{PieceIndex, SwarmHash};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -22,6 +25,8 @@ use tracing::Instrument as _;
 
 use crate::disk::{Disks, Done};
 use crate::greet::{self, GreetError, Manners};
+use crate::http::LazyHttp;
+use crate::limits::{Buckets, Throttles};
 use crate::mailbox;
 use crate::peer::{
     self, Arrived, Greeted, Instruction, News, PeerError, Report, Start, Surroundings,
@@ -52,6 +57,12 @@ pub(crate) struct Policy {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) checkpoint_pause: std::time::Duration,
     pub(crate) checkpoint_interval: std::time::Duration,
+    /// Over all torrents.
+    pub(crate) limits: Buckets,
+    pub(crate) http: Arc<LazyHttp>,
+    /// Web seeds are used when peers give fewer bytes a second.
+    pub(crate) web_seeds_below: u64,
+    pub(crate) web_seed_patience: std::time::Duration,
 }
 
 /// The driver's side of a connection.
@@ -83,6 +94,8 @@ pub(crate) struct Driver {
     cancel: CancellationToken,
     /// Payload arrived since the last tick.
     busy: bool,
+    /// Web seeds that were ever named.
+    web_seeds_named: u32,
 }
 
 impl Driver {
@@ -106,6 +119,7 @@ impl Driver {
             dial_keys: HashMap::new(),
             cancel,
             busy: false,
+            web_seeds_named: 0,
         }
     }
 
@@ -252,7 +266,13 @@ impl Driver {
         };
         let line = self.lines.remove(&peer);
         let addr = line.as_ref().map(|line| line.addr);
+        let error = match &ended {
+            Ok((_, result)) => result.as_ref().err(),
+            Err(_) => None,
+        };
+        let is_web_seed = self.web_seed_ended(peer, error);
         match ended {
+            Ok((_, Err(PeerError::WebSeed(_)))) if is_web_seed => {}
             Ok((_, Ok(()))) => {}
             Ok((_, Err(error @ (PeerError::Closed | PeerError::Socket(_))))) => {
                 tracing::debug!(?addr, error = &error as &dyn std::error::Error, "peer gone");
@@ -317,7 +337,7 @@ impl Driver {
             fast: greeted.fast,
             extended: greeted.extended,
             link: greeted.link,
-            local: greet::is_local(addr.ip()),
+            local: Scope::of(addr.ip()).is_local(),
         };
         let key = match self
             .engine
@@ -338,6 +358,9 @@ impl Driver {
             content: known.and_then(|torrent| torrent.content.clone()),
             greeted,
             instructions,
+            throttles: known
+                .map(|torrent| self.throttles(torrent))
+                .unwrap_or_default(),
             cancel: cancel.clone(),
             surroundings: self.policy.surroundings.clone(),
         };
@@ -354,11 +377,17 @@ impl Driver {
         self.lines.insert(key, line);
     }
 
+    /// The limits of a connection of a torrent.
+    fn throttles(&self, torrent: &Torrent) -> Throttles {
+        Throttles::under([&self.policy.limits, &torrent.limits])
+    }
+
     fn tick(&mut self) {
         for (key, torrent) in &mut self.torrents {
             torrent.publish(self.engine.status(*key));
             torrent.consider_checkpoint(&self.policy);
         }
+        self.consider_web_seeds();
         if !std::mem::take(&mut self.busy) {
             self.policy.surroundings.buffers.clear();
         }

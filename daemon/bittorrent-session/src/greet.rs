@@ -5,7 +5,7 @@
 //! more under the v1 hash when a hybrid's peer closes without an answer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bittorrent_engine::{DialFailure, Direction, Link, TorrentKey};
@@ -263,38 +263,9 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// On this machine or in this network: loopback, private and link-local addresses.
-pub(crate) fn is_local(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn local_addresses_are_those_that_need_no_router() {
-        for (ip, local) in [
-            ("127.0.0.1", true),
-            ("10.1.2.3", true),
-            ("172.16.0.1", true),
-            ("172.32.0.1", false),
-            ("192.168.7.7", true),
-            ("169.254.1.1", true),
-            ("8.8.8.8", false),
-            ("::1", true),
-            ("::ffff:10.0.0.1", true),
-            ("::ffff:9.9.9.9", false),
-            ("fd00::1", true),
-            ("fe80::1", true),
-            ("2001:db8::1", false),
-        ] {
-            assert_eq!(is_local(ip.parse().unwrap()), local, "{ip}");
-        }
-    }
 
     #[test]
     fn mapped_addresses_become_plain_ones() {

@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::content::Attached;
 use crate::driver::{Added, Ask, Prepared, Views};
 use crate::error::AddError;
+use crate::limits::RateLimits;
 use crate::status::TorrentStatus;
+use crate::web_seed::WebSeedUrl;
 
 /// A torrent of a [`Session`](crate::Session). Clones mean the same torrent; dropping all of them
 /// does not remove it.
@@ -101,6 +103,16 @@ impl TorrentHandle {
         let _ = self.asks.send(Ask::TakeInOrder(self.key)).await;
     }
 
+    /// Names file servers that have the torrent's files. They are used, at most a few at a time,
+    /// while peers give less than
+    /// [`SessionConfig::web_seeds_below`](crate::SessionConfig::web_seeds_below). What they send is
+    /// verified like what peers send. At most 16 are kept.
+    pub async fn add_web_seeds(&self, urls: &[WebSeedUrl]) {
+        let ask = Ask::AddWebSeeds(self.key, urls.to_vec());
+        // Fails only when the session ends, and then there is no use for them.
+        let _ = self.asks.send(ask).await;
+    }
+
     /// Answers peers that name the torrent by one more hash, besides its own and the one aria2
     /// computes: some clients re-encode the info dictionary and hash that. False when another
     /// torrent of the session has that name, or the session ends.
@@ -112,6 +124,13 @@ impl TorrentHandle {
             reply,
         };
         self.asks.send(ask).await.is_ok() && answer.await.unwrap_or(false)
+    }
+
+    /// Limits how fast content of this torrent comes and goes, from now on, besides the limits of
+    /// the session.
+    pub async fn set_rate_limits(&self, rates: RateLimits) {
+        // Fails only when the session ends, and nothing goes then.
+        let _ = self.asks.send(Ask::LimitRates(Some(self.key), rates)).await;
     }
 
     /// What the torrent is doing; at most about a second old.

@@ -31,18 +31,28 @@ mod driver;
 mod error;
 mod greet;
 mod handle;
+mod http;
+mod lan;
+mod limits;
 mod listener;
 mod mailbox;
 mod peer;
 mod session;
 mod status;
+mod tracker;
+mod web_seed;
 
 pub use bittorrent_engine::{
-    Config as EngineConfig, Direction, Link, PeerStatus, Source, StopReason,
+    Config as EngineConfig, ConnectionLimits, Direction, Link, PeerStatus, Source, StopReason,
 };
 pub use config::SessionConfig;
 pub use driver::ShutdownReport;
 pub use error::{AddError, SessionError};
 pub use handle::TorrentHandle;
+pub use http::HttpError;
+pub use lan::{LanBook, LanConfig, LanDiscovery, LanEntry};
+pub use limits::RateLimits;
 pub use session::Session;
 pub use status::{Phase, TorrentError, TorrentStatus};
+pub use tracker::{Announcer, InvalidTrackerUrl, TrackerError, TrackerUrl};
+pub use web_seed::{InvalidWebSeedUrl, WebSeedUrl};

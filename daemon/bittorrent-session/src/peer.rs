@@ -16,7 +16,7 @@ use std::time::Duration;
 use bittorrent_engine::{Command, Direction, Link, PeerEvent, PeerKey};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::wire::{
-    EXTENDED_HANDSHAKE, ExtendedHandshake, Message, Request, UT_METADATA,
+    EXTENDED_HANDSHAKE, ExtendedHandshake, Message, Request, UT_METADATA, UT_PEX,
 };
 use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -29,6 +29,7 @@ use tokio_util::sync::{CancellationToken, PollSemaphore};
 use crate::buffers::{BufferPool, ReadBuffer};
 use crate::content::Attached;
 use crate::disk::{Answer, Answered, Read, Readers};
+use crate::limits::Throttles;
 use crate::mailbox;
 pub(crate) use error::PeerError;
 use services::Services;
@@ -39,6 +40,10 @@ const MAX_OUTBOX: usize = 8 << 20;
 
 /// While more than this waits for the socket, no long answers are added.
 const FULL_OUTBOX: usize = 160 << 10;
+
+/// As many bytes of short messages do not wait for their turn when the upload rate is limited; they
+/// count all the same. A full queue of requests fits.
+const MOST_URGENT: usize = 32 << 10;
 
 /// Payload bytes sent before the driver hears of them, if it does not sooner.
 const UPLOAD_REPORT: u64 = 1 << 20;
@@ -55,6 +60,8 @@ pub(crate) enum Instruction {
     Info(Arc<Info>),
     /// The content has a place on disk.
     Attach(Arc<Attached>),
+    /// These limits hold from now on.
+    Limit(Box<Throttles>),
 }
 
 /// From a connection to the driver.
@@ -90,6 +97,7 @@ pub(crate) struct Surroundings {
     pub(crate) client: String,
     /// Where we listen, if anywhere: told to peers that we dialled.
     pub(crate) port: Option<u16>,
+    pub(crate) peer_exchange: bool,
     pub(crate) request_queue: usize,
     pub(crate) idle_timeout: Duration,
     pub(crate) keep_alive: Duration,
@@ -120,6 +128,7 @@ pub(crate) struct Start {
     pub(crate) info: Option<Arc<Info>>,
     pub(crate) content: Option<Arc<Attached>>,
     pub(crate) instructions: mailbox::Receiver<Instruction>,
+    pub(crate) throttles: Throttles,
     pub(crate) cancel: CancellationToken,
     pub(crate) surroundings: Arc<Surroundings>,
 }
@@ -139,6 +148,8 @@ struct Peer {
     content: Option<Arc<Attached>>,
     /// The id under which the peer takes metadata messages, once it told one.
     peer_ut_metadata: Option<u8>,
+    /// The same for peer exchange.
+    peer_ut_pex: Option<u8>,
     /// We do not serve this peer.
     choking: bool,
     /// Requests turned down since the last one that was not.
@@ -163,6 +174,7 @@ struct Peer {
     read_permits: PollSemaphore,
     answers: mpsc::Receiver<Answered>,
     answer_to: mpsc::Sender<Answered>,
+    throttles: Throttles,
 
     last_received: Instant,
     last_sent: Instant,
@@ -177,6 +189,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         info,
         content,
         instructions,
+        throttles,
         cancel,
         surroundings,
     } = start;
@@ -194,6 +207,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         info,
         content,
         peer_ut_metadata: None,
+        peer_ut_pex: None,
         choking: true,
         turned_down: 0,
         input: ReadBuffer::new(surroundings.buffers.clone()),
@@ -210,6 +224,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         read_permits: PollSemaphore::new(surroundings.readers.permits().clone()),
         answers,
         answer_to,
+        throttles,
         last_received: now,
         last_sent: now,
         read_since_tick: false,
@@ -283,6 +298,11 @@ impl Peer {
                         self.start_read(permit);
                     }
                 }
+                () = next_turn(self.throttles.next_turn()),
+                    if self.throttles.next_turn().is_some() =>
+                {
+                    self.throttles.wake(Instant::now());
+                }
                 _ = clock.tick() => self.tick()?,
             }
         }
@@ -290,8 +310,14 @@ impl Peer {
 
     /// What to wait for at the socket: nothing that could not be used now.
     fn interest(&self) -> Option<Interest> {
-        let read = self.starved.is_none() && self.news.len() < download::MAX_NEWS;
-        let write = !self.outbox.is_empty() || self.uploads.is_sendable();
+        let read = self.starved.is_none()
+            && self.news.len() < download::MAX_NEWS
+            && !self.throttles.download.is_waiting();
+        let turn = !self.throttles.upload.is_waiting();
+        let messages = !self.outbox.is_empty()
+            && !self.uploads.is_mid_block()
+            && (turn || self.outbox.len() <= MOST_URGENT);
+        let write = messages || (turn && self.uploads.is_sendable());
         match (read, write) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
@@ -324,6 +350,7 @@ impl Peer {
         let outgoing = self.direction == Direction::Outgoing;
         let handshake = ExtendedHandshake {
             ut_metadata: Some(UT_METADATA),
+            ut_pex: self.exchanges_peers().then_some(UT_PEX),
             metadata_size,
             reqq: u32::try_from(self.surroundings.request_queue).ok(),
             port: self.surroundings.port.filter(|_| outgoing),
@@ -334,7 +361,6 @@ impl Peer {
                 .as_ref()
                 .filter(|content| content.store().is_complete())
                 .map(|_| true),
-            ..ExtendedHandshake::default()
         };
         self.put(&Message::Extended {
             id: EXTENDED_HANDSHAKE,
@@ -350,6 +376,7 @@ impl Peer {
                 self.introduce();
             }
             Instruction::Attach(content) => self.content = Some(content),
+            Instruction::Limit(throttles) => self.throttles = *throttles,
         }
         if self.outbox.len() > MAX_OUTBOX {
             return Err(PeerError::NotReading(self.outbox.len()));
@@ -400,6 +427,7 @@ impl Peer {
             }
             Command::HashRequest(request) => self.put(&Message::HashRequest(request)),
             Command::Metadata(message) => self.put_metadata(&message),
+            Command::Exchange(message) => self.put_exchange(&message),
         }
     }
 
@@ -413,14 +441,27 @@ impl Peer {
     /// Sends what waits: short messages first, then blocks.
     fn send(&mut self) -> Result<(), PeerError> {
         loop {
-            self.serve_long_answers();
+            if !self.throttles.upload.is_waiting() {
+                self.serve_long_answers();
+            }
             if !self.uploads.is_mid_block() && !self.flush().map_err(PeerError::Socket)? {
                 return Ok(());
             }
+            let limited = self.throttles.upload.is_limited() && self.uploads.is_sendable();
+            let mut most = usize::MAX;
+            if limited {
+                most = self.throttles.upload.allowance(Instant::now());
+                if most == 0 {
+                    return Ok(());
+                }
+            }
             let progress = self
                 .uploads
-                .serve(&self.stream, self.content.as_ref())
+                .serve(&self.stream, self.content.as_ref(), most)
                 .map_err(PeerError::Socket)?;
+            if limited {
+                self.throttles.upload.settle(self.uploads.take_sent());
+            }
             if self.uploads.unreported() > 0 {
                 self.last_sent = Instant::now();
                 if self.uploads.unreported() >= UPLOAD_REPORT {
@@ -440,8 +481,29 @@ impl Peer {
 
     /// Sends short messages; says whether all are gone.
     fn flush(&mut self) -> io::Result<bool> {
+        let throttle = &mut self.throttles.upload;
         while !self.outbox.is_empty() {
-            match self.stream.try_write(&self.outbox) {
+            // Requests and the like are few bytes and must not stand behind content.
+            let patient = throttle.is_limited() && self.outbox.len() > MOST_URGENT;
+            let bytes = if patient {
+                let most = throttle.allowance(Instant::now());
+                self.outbox.get(..most).unwrap_or(&self.outbox)
+            } else {
+                &self.outbox
+            };
+            if bytes.is_empty() {
+                return Ok(false);
+            }
+            let written = self.stream.try_write(bytes);
+            if throttle.is_limited() {
+                let sent = *written.as_ref().unwrap_or(&0);
+                if patient {
+                    throttle.settle(sent);
+                } else {
+                    throttle.charge(sent, Instant::now());
+                }
+            }
+            match written {
                 Ok(sent) => {
                     self.outbox.advance(sent);
                     self.last_sent = Instant::now();
@@ -514,12 +576,17 @@ impl Peer {
     fn tick(&mut self) -> Result<(), PeerError> {
         let now = Instant::now();
         self.report_upload();
+        if !self.uploads.is_sendable() && self.outbox.is_empty() {
+            // A turn that was waited for in vain is another's.
+            self.throttles.upload.settle(0);
+        }
         if !std::mem::take(&mut self.read_since_tick) {
             self.input.rest();
         }
         let silent = now.saturating_duration_since(self.last_received);
         // A peer that we do not read from is not silent.
-        if self.starved.is_none() && silent > self.surroundings.idle_timeout {
+        let reads = self.starved.is_none() && !self.throttles.download.is_waiting();
+        if reads && silent > self.surroundings.idle_timeout {
             return Err(PeerError::Silent(silent));
         }
         let quiet = now.saturating_duration_since(self.last_sent) > self.surroundings.keep_alive;
@@ -527,5 +594,12 @@ impl Peer {
             self.put(&Message::KeepAlive);
         }
         Ok(())
+    }
+}
+
+/// Waits for the next turn under a rate limit.
+async fn next_turn(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
     }
 }

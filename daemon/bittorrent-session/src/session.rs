@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bittorrent_engine::Engine;
-use bittorrent_protocol::{InfoHashes, PeerId};
+use bittorrent_engine::{ConnectionLimits, Engine};
+use bittorrent_protocol::{InfoHashes, PeerId, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -18,8 +18,11 @@ use crate::driver::{Ask, Driver, Inputs, Policy, ShutdownReport};
 use crate::error::{AddError, SessionError};
 use crate::greet::Manners;
 use crate::handle::{TorrentHandle, prepare};
+use crate::http::LazyHttp;
+use crate::limits::{Buckets, RateLimits};
 use crate::listener;
 use crate::peer::Surroundings;
+use crate::tracker::{Announcer, TrackerUrl};
 
 /// Questions that may wait for the driver.
 const ASKS: usize = 256;
@@ -35,6 +38,8 @@ const DONE: usize = 256;
 pub struct Session {
     local_addrs: Vec<SocketAddr>,
     peer_id: PeerId,
+    announce_port: u16,
+    http: Arc<LazyHttp>,
     asks: mpsc::Sender<Ask>,
     cancel: DropGuard,
     acceptors: JoinSet<()>,
@@ -70,6 +75,10 @@ impl Session {
                 .map_err(SessionError::Threads)?;
         let (asks_to, asks) = mpsc::channel(ASKS);
         let (reports_to, reports) = mpsc::channel(REPORTS);
+        let announce_port = config
+            .announce_port
+            .or_else(|| local_addrs.first().map(SocketAddr::port));
+        let http = Arc::new(LazyHttp::new(config.client.clone()));
         let manners = Arc::new(Manners {
             peer_id,
             connect_timeout: config.connect_timeout,
@@ -82,7 +91,8 @@ impl Session {
             manners: manners.clone(),
             surroundings: Arc::new(Surroundings {
                 client: config.client,
-                port: local_addrs.first().map(SocketAddr::port),
+                port: announce_port,
+                peer_exchange: config.peer_exchange,
                 request_queue: config.request_queue,
                 idle_timeout: config.idle_timeout,
                 keep_alive: config.keep_alive,
@@ -94,6 +104,10 @@ impl Session {
             checkpoint_bytes: config.checkpoint_bytes,
             checkpoint_pause: config.checkpoint_pause,
             checkpoint_interval: config.checkpoint_interval,
+            limits: Buckets::new(config.rates),
+            http: http.clone(),
+            web_seeds_below: config.web_seeds_below,
+            web_seed_patience: config.web_seed_patience,
         };
         let cancel = CancellationToken::new();
         let places = Arc::new(Semaphore::new(config.max_incoming_handshakes.max(1)));
@@ -122,6 +136,8 @@ impl Session {
         Ok(Self {
             local_addrs,
             peer_id,
+            announce_port: announce_port.unwrap_or_default(),
+            http,
             asks: asks_to,
             cancel: cancel.drop_guard(),
             acceptors,
@@ -167,6 +183,42 @@ impl Session {
     /// Adds a torrent of which only hashes are known: its metadata comes from peers.
     pub async fn add_magnet(&self, hashes: InfoHashes) -> Result<TorrentHandle, AddError> {
         self.add(hashes, None).await
+    }
+
+    /// Changes how many connections there may be, from now on. What is above the limits is closed,
+    /// the connections that carry least first.
+    pub async fn limit_connections(&self, limits: ConnectionLimits) {
+        // Fails only when the session ends, and its connections with it.
+        let _ = self.asks.send(Ask::LimitConnections(limits)).await;
+    }
+
+    /// What keeps a torrent known to a tracker, under all these names, once it is
+    /// [run](Announcer::run). Not to be done with private torrents and trackers they do not name.
+    pub fn announcer(
+        &self,
+        url: TrackerUrl,
+        torrent: &TorrentHandle,
+        swarms: Vec<SwarmHash>,
+    ) -> Announcer {
+        Announcer {
+            url,
+            http: self.http.client(),
+            torrent: torrent.clone(),
+            swarms,
+            peer_id: self.peer_id,
+            port: self.announce_port,
+        }
+    }
+
+    /// The port at which peers are told to reach us.
+    pub const fn announce_port(&self) -> u16 {
+        self.announce_port
+    }
+
+    /// Limits how fast content comes and goes, over all torrents, from now on.
+    pub async fn set_rate_limits(&self, rates: RateLimits) {
+        // Fails only when the session ends, and nothing goes then.
+        let _ = self.asks.send(Ask::LimitRates(None, rates)).await;
     }
 
     async fn add(

@@ -1,12 +1,16 @@
 //! Which addresses are dialled.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Torrent;
+use crate::addresses::{Scope, host};
 use crate::input::{DialFailure, Refusal, Source};
 use crate::output::Output;
 use crate::shared::Shared;
+
+/// When an address is thought of again whose host has as many connections as it may.
+const CROWDED_RETRY: Duration = Duration::from_secs(60);
 
 impl Torrent {
     pub(crate) fn add_candidates(
@@ -72,9 +76,11 @@ impl Torrent {
     ) {
         let failure = match refusal {
             Refusal::Ourselves => DialFailure::Ourselves,
-            Refusal::NoTorrent | Refusal::Banned | Refusal::Full | Refusal::Duplicate => {
-                DialFailure::Refused
-            }
+            Refusal::NoTorrent
+            | Refusal::Banned
+            | Refusal::Full
+            | Refusal::Crowded
+            | Refusal::Duplicate => DialFailure::Refused,
         };
         self.handle_dial_failed(addr, failure, shared, now);
     }
@@ -87,14 +93,25 @@ impl Torrent {
         }
         self.dial_changed = false;
         let complete = self.is_complete();
+        let most = shared.config.max_peers_per_host;
+        // Only counted where it is bounded.
+        let mut crowds = (most < usize::MAX).then(|| self.crowds());
         while self.may_dial(shared) {
             let bans = &shared.bans;
-            let Some(addr) = self
-                .candidates
-                .dial(complete, now, |addr| bans.until(addr, now))
-            else {
+            let wait = |addr: SocketAddr| {
+                let crowded = crowds.as_ref().is_some_and(|crowds| {
+                    Scope::of(addr.ip()) != Scope::Machine
+                        && crowds.get(&host(addr.ip())).is_some_and(|n| *n >= most)
+                });
+                let until = crowded.then(|| now + CROWDED_RETRY);
+                bans.until(addr, now).or(until)
+            };
+            let Some(addr) = self.candidates.dial(complete, now, wait) else {
                 break;
             };
+            if let Some(crowds) = &mut crowds {
+                *crowds.entry(host(addr.ip())).or_insert(0) += 1;
+            }
             self.count_dials(shared);
             shared.emit(Output::Dial {
                 torrent: self.key,

@@ -64,6 +64,10 @@ impl Torrent {
                 self.handle_metadata(key, message, shared, now);
                 Ok(())
             }
+            PeerEvent::Exchange(message) => {
+                self.handle_exchange(key, &message, shared, now);
+                Ok(())
+            }
             PeerEvent::Hashes { request, hashes } => {
                 self.handle_hashes(key, &request, &hashes, shared, now)
             }
@@ -267,6 +271,9 @@ impl Torrent {
         }
         if let Some(id) = handshake.ut_metadata {
             peer.tells_metadata = id != 0;
+        }
+        if let Some(id) = handshake.ut_pex {
+            peer.exchange.takes = id != 0;
         }
         if let (true, Some(size), Some(metadata)) = (
             peer.tells_metadata,

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Command, Config, Connected, DialFailure, Direction, DisconnectReason, Engine, Link, Output,
-    PeerEvent, PeerKey, Refusal, Source, TorrentKey,
+    Command, Config, Connected, ConnectionLimits, DialFailure, Direction, DisconnectReason, Engine,
+    Link, Output, PeerEvent, PeerKey, Refusal, Source, TorrentKey,
 };
 use bittorrent_protocol::PeerId;
 use bittorrent_protocol::wire::ExtendedHandshake;
@@ -322,4 +322,87 @@ fn keys_are_never_used_again() {
         .handle_event(first, PeerEvent::Have(u32::MAX), f.now)
         .unwrap();
     assert_eq!(f.engine.peers(f.torrent).len(), 1);
+}
+
+fn from_host(f: &mut Fixture, host: [u8; 4], n: u16) -> Result<PeerKey, Refusal> {
+    let mut id = [n as u8; 20];
+    id[0] = host[3];
+    let connected = Connected {
+        addr: SocketAddr::from((host, n)),
+        direction: Direction::Incoming,
+        peer_id: PeerId::from_bytes(id),
+        fast: true,
+        extended: true,
+        link: Link::V2,
+        local: false,
+    };
+    f.engine.handle_connected(f.torrent, connected, f.now)
+}
+
+#[test]
+fn one_host_takes_no_more_places_than_allowed_and_this_machine_as_many_as_it_likes() {
+    let config = Config {
+        max_peers_per_host: 2,
+        ..Config::default()
+    };
+    let mut f = Fixture::new(config, 0);
+    let far = [203, 0, 113, 1];
+    let first = from_host(&mut f, far, 1).unwrap();
+    from_host(&mut f, far, 2).unwrap();
+    assert_eq!(from_host(&mut f, far, 3), Err(Refusal::Crowded));
+    let accept = f.engine.may_accept(f.torrent, addr(3), f.now);
+    assert_eq!(accept, Err(Refusal::Crowded));
+    from_host(&mut f, [203, 0, 113, 2], 4).unwrap();
+    for n in 10..20 {
+        from_host(&mut f, [127, 0, 0, 1], n).unwrap();
+    }
+    // Nor is it dialled, until there is a place again.
+    f.add(40..=45);
+    assert!(f.dials().is_empty());
+    f.engine.handle_disconnected(first, f.now);
+    f.wait(59);
+    assert!(f.dials().is_empty());
+    f.wait(2);
+    assert_eq!(f.dials(), [40]);
+}
+
+#[test]
+fn lower_limits_close_the_connections_that_carry_least() {
+    let mut f = Fixture::new(Config::default(), 10);
+    let peers: Vec<PeerKey> = (1..=6)
+        .map(|n| from_host(&mut f, [203, 0, 113, n as u8], n).unwrap())
+        .collect();
+    // The last two are of use.
+    for peer in &peers[4..] {
+        f.engine
+            .handle_event(*peer, PeerEvent::Interested, f.now)
+            .unwrap();
+    }
+    f.outputs();
+    let closed = |f: &mut Fixture, max_peers, max_peers_per_torrent| {
+        let limits = ConnectionLimits {
+            max_peers,
+            max_peers_per_torrent,
+            max_peers_per_host: 1,
+            max_half_open: 1,
+        };
+        f.engine.limit_connections(limits, f.now);
+        f.outputs()
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Disconnect {
+                    peer,
+                    reason: DisconnectReason::Surplus,
+                } => Some(peer),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    assert!(closed(&mut f, 6, 6).is_empty());
+    assert_eq!(closed(&mut f, 6, 5), peers[..1]);
+    assert_eq!(closed(&mut f, 2, 5), peers[1..4]);
+    assert_eq!(from_host(&mut f, [203, 0, 113, 9], 9), Err(Refusal::Full));
+    assert_eq!(f.engine.peers(f.torrent).len(), 2);
+    assert!(closed(&mut f, 100, 100).is_empty());
+    from_host(&mut f, [203, 0, 113, 9], 9).unwrap();
 }

@@ -6,6 +6,7 @@
 mod connections;
 mod direct;
 mod download;
+mod exchange;
 mod hostile;
 mod magnet;
 mod node;

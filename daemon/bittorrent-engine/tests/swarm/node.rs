@@ -27,6 +27,8 @@ pub(crate) struct Habits {
     pub(crate) fast: bool,
     /// Connects under the v1 info-hash.
     pub v1: bool,
+    /// Takes part in peer exchange.
+    pub(crate) exchanges: bool,
     /// Counts as local to everyone.
     pub(crate) local: bool,
     /// Bytes a second it sends.
@@ -66,6 +68,7 @@ impl Default for Habits {
             metadata: Answers::Truly,
             fast: true,
             v1: false,
+            exchanges: false,
             local: false,
             upload_rate: 20_000_000,
             silent_after: None,

@@ -52,6 +52,7 @@ pub(crate) fn habits() -> impl Strategy<Value = Habits> {
                 metadata,
                 fast,
                 v1,
+                exchanges: reqq % 3 == 0,
                 local,
                 upload_rate,
                 silent_after,

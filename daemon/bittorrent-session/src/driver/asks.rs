@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{Content, Link, PeerStatus, Source, TorrentKey};
+use bittorrent_engine::{ConnectionLimits, Content, Link, PeerKey, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::{InfoHashes, SwarmHash};
 use bittorrent_store::ReuseSources;
 use tokio::sync::oneshot;
@@ -14,7 +14,9 @@ use super::{Driver, Views};
 use crate::AddError;
 use crate::content::Attached;
 use crate::greet::Welcome;
+use crate::limits::{Buckets, RateLimits};
 use crate::peer::{Greeted, Instruction};
+use crate::web_seed::WebSeedUrl;
 
 /// A store with what the engine needs to know of it, read before the driver hears of it.
 #[derive(Debug)]
@@ -63,6 +65,10 @@ pub(crate) enum Ask {
         torrent: TorrentKey,
         reply: oneshot::Sender<()>,
     },
+    /// Of one torrent, or of all together.
+    LimitRates(Option<TorrentKey>, RateLimits),
+    AddWebSeeds(TorrentKey, Vec<WebSeedUrl>),
+    LimitConnections(ConnectionLimits),
     /// A peer named a swarm.
     Welcome {
         swarm: SwarmHash,
@@ -111,6 +117,11 @@ impl Driver {
                 let _ = reply.send(self.engine.peers(torrent));
             }
             Ask::Remove { torrent, reply } => self.remove(torrent, reply),
+            Ask::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
+            Ask::LimitConnections(limits) => {
+                self.engine.limit_connections(limits, Instant::now());
+            }
+            Ask::LimitRates(torrent, rates) => self.limit_rates(torrent, rates),
             Ask::Welcome {
                 swarm,
                 v2_offered,
@@ -206,6 +217,26 @@ impl Driver {
         torrent.publish(self.engine.status(key));
         // Its connections are closed by outputs.
         self.engine.remove_torrent(key, Instant::now());
+    }
+
+    fn limit_rates(&mut self, key: Option<TorrentKey>, rates: RateLimits) {
+        let limits = Buckets::new(rates);
+        match key {
+            None => self.policy.limits = limits,
+            Some(key) => match self.torrents.get_mut(&key) {
+                Some(torrent) => torrent.limits = limits,
+                None => return,
+            },
+        }
+        let peers: Vec<PeerKey> = self.lines.keys().copied().collect();
+        for peer in peers {
+            if key.is_none_or(|key| peer.torrent() == key)
+                && let Some(torrent) = self.torrents.get(&peer.torrent())
+            {
+                let throttles = Box::new(self.throttles(torrent));
+                self.instruct(peer, Instruction::Limit(throttles));
+            }
+        }
     }
 
     /// Looks the swarm up that a peer named, and decides under which hash to answer.

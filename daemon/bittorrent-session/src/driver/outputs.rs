@@ -73,8 +73,16 @@ impl Driver {
                 addr,
                 blame,
             } => {
-                let torrent = self.torrents.get(&torrent).map(|t| t.hashes.v2);
-                tracing::warn!(?torrent, peer = %addr, %blame, "peer banned");
+                let Some(torrent) = self.torrents.get_mut(&torrent) else {
+                    return;
+                };
+                let v2 = torrent.hashes.v2;
+                match torrent.web_seeds.ban(addr) {
+                    Some(url) => {
+                        tracing::warn!(torrent = %v2, %url, %blame, "web seed not used any more");
+                    }
+                    None => tracing::warn!(torrent = %v2, peer = %addr, %blame, "peer banned"),
+                }
             }
             Output::Complete { torrent: key } => {
                 if let Some(torrent) = self.torrents.get_mut(&key) {

@@ -11,9 +11,11 @@ use bittorrent_store::ReuseSources;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
+use super::web_seeds::WebSeeds;
 use super::{Policy, Views};
 use crate::content::Attached;
 use crate::disk::{Disks, Job, LookUp, Proof, Work, WriterId};
+use crate::limits::Buckets;
 use crate::peer::Arrived;
 use crate::status::{Phase, TorrentError, TorrentStatus};
 
@@ -53,6 +55,9 @@ pub(super) struct Torrent {
     pub(super) names: Vec<SwarmHash>,
     pub(super) info: Option<Arc<Info>>,
     pub(super) content: Option<Arc<Attached>>,
+    pub(super) web_seeds: WebSeeds,
+    /// Its own, besides those of the session.
+    pub(super) limits: Buckets,
     writer: WriterId,
     unwritten: Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>,
     writes: usize,
@@ -94,6 +99,8 @@ impl Torrent {
             names: Self::names_of(&hashes),
             info: None,
             content: None,
+            web_seeds: WebSeeds::default(),
+            limits: Buckets::default(),
             writer,
             unwritten: Vec::new(),
             writes: 0,

@@ -7,8 +7,9 @@ use bittorrent_engine::{Link, PeerEvent};
 use bittorrent_protocol::merkle;
 use bittorrent_protocol::wire::{
     EXTENDED_HANDSHAKE, ExtendedHandshake, Header, MAX_MESSAGE_LEN, Message, MetadataMessage,
-    PIECE_HEADER_LEN, Request, Step, UT_METADATA,
+    PIECE_HEADER_LEN, PexMessage, Request, Step, UT_METADATA, UT_PEX,
 };
+use bytes::BufMut as _;
 use tokio::time::Instant;
 
 use super::{Arrived, News, Peer, PeerError};
@@ -27,10 +28,22 @@ impl Peer {
             return Ok(());
         }
         let stream = &self.stream;
-        match self
-            .input
-            .fill(self.wanted, |buffer| stream.try_read_buf(buffer))
-        {
+        let throttle = &mut self.throttles.download;
+        let read = if throttle.is_limited() {
+            let most = throttle.allowance(Instant::now());
+            if most == 0 {
+                return Ok(());
+            }
+            let read = self.input.fill(self.wanted, |buffer| {
+                stream.try_read_buf(&mut buffer.limit(most))
+            });
+            throttle.settle(*read.as_ref().unwrap_or(&0));
+            read
+        } else {
+            self.input
+                .fill(self.wanted, |buffer| stream.try_read_buf(buffer))
+        };
+        match read {
             Ok(0) => Err(PeerError::Closed),
             Ok(_) => {
                 self.last_received = Instant::now();
@@ -207,6 +220,9 @@ impl Peer {
                     if let Some(id) = handshake.ut_metadata {
                         self.peer_ut_metadata = Some(id).filter(|id| *id != 0);
                     }
+                    if let Some(id) = handshake.ut_pex {
+                        self.peer_ut_pex = Some(id).filter(|id| *id != 0);
+                    }
                     self.event(PeerEvent::Extensions(handshake));
                 }
             }
@@ -214,6 +230,10 @@ impl Peer {
                 MetadataMessage::Request { piece } => self.metadata_requested(piece),
                 message => self.event(PeerEvent::Metadata(message.into_owned())),
             },
+            UT_PEX if self.exchanges_peers() => {
+                let message = PexMessage::decode(payload).map_err(PeerError::Exchange)?;
+                self.event(PeerEvent::Exchange(message));
+            }
             // We offered nothing else.
             _ => {}
         }

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use bittorrent_protocol::wire::{MetadataError, WireError};
+use bittorrent_protocol::wire::{MetadataError, PexError, WireError};
 
 use crate::disk::DiskError;
+use crate::web_seed::WebSeedError;
 
 /// A connection ended, other than because we closed it.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,8 @@ pub(crate) enum PeerError {
     Wire(#[source] WireError),
     #[error("the peer sends broken metadata messages")]
     Metadata(#[source] MetadataError),
+    #[error("the peer sends broken peer exchange messages")]
+    Exchange(#[source] PexError),
     #[error("the peer sent {length} bytes from byte {begin} of piece {index}, which is no block")]
     NoBlock { index: u32, begin: u32, length: u32 },
     #[error("the peer sends hash messages on a v1 connection")]
@@ -28,6 +31,8 @@ pub(crate) enum PeerError {
     NotReading(usize),
     #[error("the rest of a block that is half sent cannot be read")]
     Torn(#[source] DiskError),
+    #[error("the web seed failed")]
+    WebSeed(#[source] WebSeedError),
     #[error("the peer sent {0} requests in a row that it may not send")]
     Requests(usize),
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bittorrent_protocol::MerkleHash;
 use bittorrent_protocol::merkle::{HashRequest, MAX_HASH_COUNT};
 use bittorrent_protocol::wire::{
-    METADATA_PIECE_LEN, Message, MetadataMessage, OwnedMetadataMessage,
+    METADATA_PIECE_LEN, Message, MetadataMessage, OwnedMetadataMessage, PexMessage,
 };
 
 use super::{FULL_OUTBOX, Peer};
@@ -91,6 +91,20 @@ impl Peer {
     /// Sends a metadata message, to a peer that takes them.
     pub(super) fn put_metadata(&mut self, message: &OwnedMetadataMessage) {
         if let Some(id) = self.peer_ut_metadata {
+            let payload = &message.encode();
+            self.put(&Message::Extended { id, payload });
+        }
+    }
+
+    /// Whether we tell and hear of other peers: not where the torrent is private (BEP 27).
+    pub(super) fn exchanges_peers(&self) -> bool {
+        let private = self.info.as_ref().is_some_and(|info| info.is_private());
+        self.surroundings.peer_exchange && !private
+    }
+
+    /// Tells of other peers, to a peer that wants to hear.
+    pub(super) fn put_exchange(&mut self, message: &PexMessage) {
+        if let Some(id) = self.peer_ut_pex.filter(|_| self.exchanges_peers()) {
             let payload = &message.encode();
             self.put(&Message::Extended { id, payload });
         }

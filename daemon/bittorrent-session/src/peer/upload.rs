@@ -137,6 +137,8 @@ pub(super) struct Uploads {
     batch: usize,
     /// Payload bytes sent and not yet reported.
     unreported: u64,
+    /// Bytes sent and not yet counted against a limit.
+    sent: usize,
 }
 
 impl Uploads {
@@ -151,6 +153,7 @@ impl Uploads {
             resident: ResidentReader::default(),
             batch: FIRST_BATCH,
             unreported: 0,
+            sent: 0,
         }
     }
 
@@ -214,6 +217,11 @@ impl Uploads {
     /// Payload bytes sent since the last call.
     pub(super) fn take_unreported(&mut self) -> u64 {
         std::mem::take(&mut self.unreported)
+    }
+
+    /// Bytes sent since the last call, headers included.
+    pub(super) fn take_sent(&mut self) -> usize {
+        std::mem::take(&mut self.sent)
     }
 
     /// Payload bytes sent and not yet taken.
@@ -330,22 +338,27 @@ impl Uploads {
         Ok(())
     }
 
-    /// Sends as much as the socket takes, but not for long.
+    /// Sends as much as the socket takes, but not for long, and at most so many bytes.
     pub(super) fn serve(
         &mut self,
         stream: &TcpStream,
         content: Option<&Arc<Attached>>,
+        most: usize,
     ) -> io::Result<Progress> {
         let Some(content) = content else {
             return Ok(Progress::Idle);
         };
+        self.sent = 0;
         for _ in 0..SENDS_AT_ONCE {
+            let most = most.saturating_sub(self.sent);
+            if most == 0 {
+                return Ok(Progress::More);
+            }
             let sent = match self.queue.front().map(|entry| &entry.state) {
                 None => return Ok(Progress::Idle),
-                Some(State::Waiting) => {
-                    PASSAGE.with_borrow_mut(|buffer| self.send_resident(stream, content, buffer))?
-                }
-                Some(State::Read { .. }) => self.send_read(stream)?,
+                Some(State::Waiting) => PASSAGE
+                    .with_borrow_mut(|buffer| self.send_resident(stream, content, buffer, most))?,
+                Some(State::Read { .. }) => self.send_read(stream, most)?,
                 Some(State::Cold | State::Reading) => Sent::Missing,
             };
             match sent {
@@ -367,8 +380,9 @@ impl Uploads {
         stream: &TcpStream,
         content: &Attached,
         buffer: &mut Vec<u8>,
+        most: usize,
     ) -> io::Result<Sent> {
-        let run = self.run(content.layout());
+        let run = self.run(content.layout(), most);
         buffer.resize(
             PAGE + LEAD + SENT_AT_ONCE * (PIECE_HEADER_LEN + BLOCK_LEN as usize),
             0,
@@ -411,6 +425,7 @@ impl Uploads {
             return Ok(Sent::Missing);
         }
         let begun = self.begun;
+        let there = there.min(begun.saturating_add(most));
         let mut bytes = buffer.get(begun..there).unwrap_or_default();
         let sent = loop {
             if bytes.is_empty() {
@@ -433,12 +448,13 @@ impl Uploads {
         Ok(sent)
     }
 
-    /// How many requests at the front can be answered with one read of a file.
-    fn run(&self, layout: &Layout) -> usize {
+    /// How many requests at the front can be answered with one read of a file, for at most so many
+    /// bytes to be sent now.
+    fn run(&self, layout: &Layout, most: usize) -> usize {
         let mut expected = None;
         self.queue
             .iter()
-            .take(self.batch)
+            .take(self.batch.min(most / BLOCK_LEN as usize + 2))
             .take_while(|entry| {
                 let place = place(layout, entry.stretch).filter(|_| entry.is_waiting());
                 let follows = place.is_some() && (expected.is_none() || expected == place);
@@ -450,8 +466,11 @@ impl Uploads {
     }
 
     /// Sends from the front what disk threads have read.
-    fn send_read(&mut self, stream: &TcpStream) -> io::Result<Sent> {
+    fn send_read(&mut self, stream: &TcpStream, most: usize) -> io::Result<Sent> {
+        let end = self.sent.saturating_add(most);
         loop {
+            // Counted from the start of the first message, of which a part may have gone.
+            let mut room = (end - self.sent).saturating_add(self.begun);
             let mut headers = [[0; PIECE_HEADER_LEN]; READ_AT_ONCE];
             let mut slices = Vec::with_capacity(2 * READ_AT_ONCE);
             for (entry, header) in self.queue.iter().zip(&mut headers) {
@@ -459,10 +478,14 @@ impl Uploads {
                     break;
                 };
                 *header = entry.header();
-                slices.push(IoSlice::new(header));
-                slices.push(IoSlice::new(bytes));
+                let header: &[u8] = header;
+                for part in [header, bytes] {
+                    let part = part.get(..room).unwrap_or(part);
+                    room -= part.len();
+                    slices.push(IoSlice::new(part));
+                }
             }
-            if slices.is_empty() {
+            if slices.is_empty() || end == self.sent {
                 return Ok(Sent::All);
             }
             let mut rest = slices.as_mut_slice();
@@ -486,6 +509,7 @@ impl Uploads {
 
     /// Counts bytes as sent; says how many blocks they completed.
     fn advance(&mut self, mut bytes: usize) -> usize {
+        self.sent += bytes;
         let mut blocks = 0;
         while let Some(front) = self.queue.front() {
             let left = front.message_len() - self.begun;

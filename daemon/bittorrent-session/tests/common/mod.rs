@@ -6,6 +6,7 @@
     reason = "every test file takes this in as its own module and uses a part of it"
 )]
 
+pub mod http;
 pub mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};

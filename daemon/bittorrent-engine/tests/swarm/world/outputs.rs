@@ -167,6 +167,7 @@ impl World {
                 self.after(wait, number, Happening::Message { from: peer, event });
                 return;
             }
+            Command::Exchange(message) => PeerEvent::Exchange(message),
             Command::Metadata(message) => {
                 self.answer_metadata(number, peer, &message);
                 return;

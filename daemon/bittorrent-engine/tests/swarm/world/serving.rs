@@ -66,6 +66,7 @@ impl World {
         let node = &self.nodes[number];
         PeerEvent::Extensions(ExtendedHandshake {
             ut_metadata: Some(1),
+            ut_pex: node.habits.exchanges.then_some(2),
             metadata_size: node.knows_content.then_some(node.truth.info.len() as u32),
             reqq: Some(node.habits.reqq),
             port: Some(node.addr.port()),

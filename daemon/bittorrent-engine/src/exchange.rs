@@ -1,0 +1,180 @@
+//! Peer exchange (BEP 11): peers tell each other whom they are connected to.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bittorrent_protocol::wire::{PexFlags, PexMessage, PexPeer};
+
+/// How often a peer is told what changed: no more often than once a minute.
+const EVERY: Duration = Duration::from_secs(60);
+/// When it is told first: by then those who connected with it said where they listen.
+const FIRST: Duration = Duration::from_secs(5);
+/// Addresses in one list of a message, as BEP 11 bounds it.
+const MOST_TOLD: usize = 50;
+/// Addresses of one message that are looked at.
+const MOST_HEARD: usize = 200;
+/// Messages that come sooner after the last one are not looked at.
+const LEAST_PAUSE: Duration = Duration::from_secs(30);
+/// Addresses taken from one connection, ever: one peer must not fill the table of addresses.
+const MOST_TAKEN: usize = 500;
+
+/// What one connection told and heard of others.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// It takes messages.
+    pub(crate) takes: bool,
+    told: BTreeSet<SocketAddr>,
+    next: Instant,
+    heard: Option<Instant>,
+    taken: usize,
+}
+
+impl Exchange {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            takes: false,
+            told: BTreeSet::new(),
+            next: now + FIRST,
+            heard: None,
+            taken: 0,
+        }
+    }
+
+    /// Whether it is time to tell it.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.takes && self.next <= now
+    }
+
+    /// What changed since it was told last; `None` when nothing did.
+    pub(crate) fn tell(
+        &mut self,
+        connected: impl Iterator<Item = (SocketAddr, PexFlags)>,
+        now: Instant,
+    ) -> Option<PexMessage> {
+        self.next = now + EVERY;
+        let mut gone = self.told.clone();
+        let mut message = PexMessage::default();
+        for (addr, flags) in connected {
+            gone.remove(&addr);
+            if message.added.len() < MOST_TOLD && self.told.insert(addr) {
+                message.added.push(PexPeer { addr, flags });
+            }
+        }
+        message.dropped = gone.into_iter().take(MOST_TOLD).collect();
+        for addr in &message.dropped {
+            self.told.remove(addr);
+        }
+        (!message.is_empty()).then_some(message)
+    }
+
+    /// The addresses of a message that are worth something, unless messages come too often.
+    pub(crate) fn hear(
+        &mut self,
+        message: &PexMessage,
+        is_welcome: impl Fn(&PexPeer) -> bool,
+        now: Instant,
+    ) -> Vec<SocketAddr> {
+        if self.heard.is_some_and(|heard| heard + LEAST_PAUSE > now) {
+            return Vec::new();
+        }
+        self.heard = Some(now);
+        let addrs: Vec<_> = message
+            .added
+            .iter()
+            .take(MOST_HEARD)
+            .filter(|peer| is_welcome(peer))
+            .map(|peer| peer.addr)
+            .take(MOST_TAKEN - self.taken)
+            .collect();
+        self.taken += addrs.len();
+        addrs
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some instant to start from"
+)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], n))
+    }
+
+    fn tell(exchange: &mut Exchange, ports: std::ops::Range<u16>, now: Instant) -> (usize, usize) {
+        let connected = ports.map(|n| (addr(n), PexFlags::default()));
+        exchange.tell(connected, now).map_or((0, 0), |message| {
+            (message.added.len(), message.dropped.len())
+        })
+    }
+
+    #[test]
+    fn only_changes_are_told_and_not_too_many_at_once() {
+        let mut now = Instant::now();
+        let mut exchange = Exchange::new(now);
+        assert!(!exchange.is_due(now + FIRST), "it takes none");
+        exchange.takes = true;
+        assert!(!exchange.is_due(now) && exchange.is_due(now + FIRST));
+        let mut told = Vec::new();
+        for ports in [
+            1..4,
+            1..4,
+            3..6,
+            1..121,
+            1..121,
+            1..121,
+            1..1,
+            1..1,
+            1..1,
+            1..1,
+        ] {
+            told.push(tell(&mut exchange, ports, now));
+            assert!(!exchange.is_due(now) && exchange.is_due(now + EVERY));
+            now += EVERY;
+        }
+        assert_eq!(
+            told,
+            [
+                (3, 0),
+                (0, 0),
+                (2, 2),
+                (50, 0),
+                (50, 0),
+                (17, 0),
+                (0, 50),
+                (0, 50),
+                (0, 20),
+                (0, 0)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_comes_too_often_or_is_too_much_is_not_heard() {
+        let mut now = Instant::now();
+        let mut exchange = Exchange::new(now);
+        let message = |from: u16| PexMessage {
+            added: (from..from + 300)
+                .map(|n| PexPeer {
+                    addr: addr(n),
+                    flags: PexFlags::default(),
+                })
+                .collect(),
+            dropped: Vec::new(),
+        };
+        let mut heard = |from, wait: u64| {
+            now += Duration::from_secs(wait);
+            exchange
+                .hear(&message(from), |peer| peer.addr.port() % 2 == 0, now)
+                .len()
+        };
+        assert_eq!(heard(1, 0), 100);
+        assert_eq!(heard(1_000, 29), 0);
+        assert_eq!(heard(1_000, 1), 100);
+        let rest: usize = (0..10).map(|_| heard(2_000, 60)).sum();
+        assert_eq!(rest, 300);
+    }
+}

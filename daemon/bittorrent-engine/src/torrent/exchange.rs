@@ -1,0 +1,67 @@
+//! Whom peers hear of from us, and we from them (BEP 11).
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bittorrent_protocol::wire::{PexFlags, PexMessage};
+
+use super::Torrent;
+use crate::addresses::Scope;
+use crate::input::{Direction, Source};
+use crate::keys::PeerKey;
+use crate::output::Command;
+use crate::shared::Shared;
+
+impl Torrent {
+    /// Tells peers whose time has come whom we are connected to.
+    pub(super) fn exchange_peers(&mut self, shared: &mut Shared, now: Instant) {
+        if !self.peers.values().any(|peer| peer.exchange.is_due(now)) {
+            return;
+        }
+        let connected: Vec<(PeerKey, SocketAddr, PexFlags)> = self
+            .peers
+            .values()
+            .filter_map(|peer| {
+                let flags = PexFlags {
+                    seed: peer.is_seed() || peer.upload_only,
+                    reachable: peer.direction == Direction::Outgoing,
+                };
+                Some((peer.key, peer.listens?, flags))
+            })
+            .collect();
+        for peer in self.peers.values_mut() {
+            if !peer.exchange.is_due(now) {
+                continue;
+            }
+            let scope = Scope::of(peer.addr.ip());
+            let others = connected
+                .iter()
+                .filter(|(key, addr, _)| *key != peer.key && Scope::of(addr.ip()) >= scope)
+                .map(|(_, addr, flags)| (*addr, *flags));
+            if let Some(message) = peer.exchange.tell(others, now) {
+                shared.send(peer.key, Command::Exchange(message));
+            }
+        }
+    }
+
+    /// A peer told whom it is connected to.
+    pub(super) fn handle_exchange(
+        &mut self,
+        key: PeerKey,
+        message: &PexMessage,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let complete = self.is_complete();
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let scope = Scope::of(peer.addr.ip());
+        let addrs = peer.exchange.hear(
+            message,
+            |named| Scope::of(named.addr.ip()) >= scope && !(complete && named.flags.seed),
+            now,
+        );
+        self.add_candidates(&addrs, Source::Exchange, shared, now);
+    }
+}

@@ -1,0 +1,355 @@
+//! When web seeds are made use of: while a download has too little from its peers.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bittorrent_engine::{Connected, Direction, Link, PeerKey, Phase, TorrentKey};
+use bittorrent_protocol::{FileIndex, PeerId};
+use tracing::Instrument as _;
+
+use super::{Driver, Line};
+use crate::http::HttpError;
+use crate::mailbox;
+use crate::peer::PeerError;
+use crate::web_seed::{self, WebSeedError, WebSeedUrl};
+
+/// Web seeds of one torrent; more are not taken on.
+const MOST: usize = 16;
+
+/// Web seeds of one torrent in use at a time.
+const MOST_IN_USE: usize = 4;
+
+/// How long a web seed that failed is left alone; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(30);
+
+/// The longest a web seed is left alone, whatever it did or says.
+const LAST_RETRY: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// May be used from this time on.
+    Idle(Instant),
+    InUse(PeerKey),
+    /// It gave false data, or has nothing.
+    GivenUp,
+}
+
+/// A web seed of a torrent.
+#[derive(Debug)]
+pub(super) struct WebSeed {
+    url: WebSeedUrl,
+    state: State,
+    lacks: BTreeSet<FileIndex>,
+    failures: u32,
+    /// Stands for it where the engine wants an address.
+    addr: SocketAddr,
+}
+
+/// The web seeds of a torrent.
+#[derive(Debug, Default)]
+pub(super) struct WebSeeds {
+    seeds: Vec<WebSeed>,
+    /// Since when peers have given too little.
+    slow_since: Option<Instant>,
+}
+
+impl WebSeeds {
+    fn in_use(&self) -> usize {
+        let used = |seed: &&WebSeed| matches!(seed.state, State::InUse(_));
+        self.seeds.iter().filter(used).count()
+    }
+
+    /// The next one to use, once peers have given too little for long enough.
+    fn next(&mut self, slow: bool, patience: Duration, now: Instant) -> Option<&mut WebSeed> {
+        if !slow {
+            self.slow_since = None;
+            return None;
+        }
+        let since = *self.slow_since.get_or_insert(now);
+        if now < since + patience || self.in_use() >= MOST_IN_USE {
+            return None;
+        }
+        let seed = self
+            .seeds
+            .iter_mut()
+            .filter(|seed| matches!(seed.state, State::Idle(from) if from <= now))
+            .min_by_key(|seed| seed.failures)?;
+        // Before another one is used, this one shows what it gives.
+        self.slow_since = Some(now);
+        Some(seed)
+    }
+
+    fn of(&mut self, peer: PeerKey) -> Option<&mut WebSeed> {
+        self.seeds
+            .iter_mut()
+            .find(|seed| seed.state == State::InUse(peer))
+    }
+
+    /// One was found to give false data; says which.
+    pub(super) fn ban(&mut self, addr: SocketAddr) -> Option<&WebSeedUrl> {
+        let seed = self.seeds.iter_mut().find(|seed| seed.addr == addr)?;
+        seed.state = State::GivenUp;
+        Some(&seed.url)
+    }
+}
+
+impl WebSeed {
+    /// Its use has ended, for this reason if it failed.
+    fn ended(&mut self, error: Option<&WebSeedError>, files: usize, now: Instant) {
+        let wait = match error {
+            None => FIRST_RETRY,
+            Some(WebSeedError::NotThere(file) | WebSeedError::OtherFile { file, .. }) => {
+                self.lacks.insert(*file);
+                if self.lacks.len() >= files {
+                    self.state = State::GivenUp;
+                    return;
+                }
+                Duration::ZERO
+            }
+            Some(WebSeedError::NoRanges) => LAST_RETRY,
+            Some(WebSeedError::Http(HttpError::Status(_, Some(wait)))) => *wait,
+            Some(WebSeedError::Http(_) | WebSeedError::Short) => {
+                let doublings = self.failures.min(8);
+                self.failures += 1;
+                FIRST_RETRY.saturating_mul(1 << doublings)
+            }
+        };
+        self.state = State::Idle(now + wait.min(LAST_RETRY));
+    }
+}
+
+impl Driver {
+    pub(super) fn add_web_seeds(&mut self, key: TorrentKey, urls: Vec<WebSeedUrl>) {
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            return;
+        };
+        let seeds = &mut torrent.web_seeds.seeds;
+        for url in urls {
+            if seeds.len() >= MOST || seeds.iter().any(|seed| seed.url == url) {
+                continue;
+            }
+            self.web_seeds_named += 1;
+            seeds.push(WebSeed {
+                url,
+                state: State::Idle(Instant::now()),
+                lacks: BTreeSet::new(),
+                failures: 0,
+                addr: stand_in(self.web_seeds_named),
+            });
+        }
+    }
+
+    /// Starts to use web seeds where peers give too little.
+    pub(super) fn consider_web_seeds(&mut self) {
+        let now = Instant::now();
+        let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
+        for key in keys {
+            let Some(status) = self.engine.status(key) else {
+                continue;
+            };
+            let Some(torrent) = self.torrents.get_mut(&key) else {
+                continue;
+            };
+            let wants = status.phase == Phase::Downloading
+                && status.bytes_to_fetch > 0
+                && torrent.content.is_some()
+                && !torrent.is_failed();
+            let slow = wants && status.down_rate < self.policy.web_seeds_below;
+            let patience = self.policy.web_seed_patience;
+            let Some(seed) = torrent.web_seeds.next(slow, patience, now) else {
+                continue;
+            };
+            seed.state = State::Idle(now + FIRST_RETRY);
+            let (url, addr, lacks) = (seed.url.clone(), seed.addr, seed.lacks.clone());
+            if let Some(peer) = self.start_web_seed(key, url, addr, lacks, now)
+                && let Some(torrent) = self.torrents.get_mut(&key)
+                && let Some(seed) = torrent
+                    .web_seeds
+                    .seeds
+                    .iter_mut()
+                    .find(|seed| seed.addr == addr)
+            {
+                seed.state = State::InUse(peer);
+            }
+        }
+    }
+
+    fn start_web_seed(
+        &mut self,
+        key: TorrentKey,
+        url: WebSeedUrl,
+        addr: SocketAddr,
+        lacks: BTreeSet<FileIndex>,
+        now: Instant,
+    ) -> Option<PeerKey> {
+        let torrent = self.torrents.get(&key)?;
+        let (info, content) = (torrent.info.clone()?, torrent.content.clone()?);
+        let throttles = self.throttles(torrent);
+        let connected = Connected {
+            addr,
+            // It has no address to be dialled at.
+            direction: Direction::Incoming,
+            peer_id: stand_in_id(addr),
+            fast: true,
+            extended: true,
+            // It knows no hash messages.
+            link: Link::V1,
+            local: false,
+        };
+        let peer = match self.engine.handle_connected(key, connected, now) {
+            Ok(peer) => peer,
+            Err(refusal) => {
+                tracing::debug!(%url, %refusal, "web seed not used");
+                return None;
+            }
+        };
+        tracing::info!(%url, "peers give little: using a web seed");
+        let (mailbox, instructions) = mailbox::mailbox();
+        let cancel = self.cancel.child_token();
+        let span = tracing::debug_span!("web_seed", %url);
+        let start = web_seed::Start {
+            key: peer,
+            url,
+            lacks,
+            http: self.policy.http.client(),
+            info,
+            content,
+            instructions,
+            throttles,
+            cancel: cancel.clone(),
+            surroundings: self.policy.surroundings.clone(),
+        };
+        let task = self
+            .connections
+            .spawn(web_seed::run(start).instrument(span));
+        self.connection_keys.insert(task.id(), peer);
+        let line = Line {
+            mailbox,
+            pending: Vec::new(),
+            cancel,
+            addr,
+        };
+        self.lines.insert(peer, line);
+        Some(peer)
+    }
+
+    /// Whether the connection that ended was a web seed; it is used again later, or never.
+    pub(super) fn web_seed_ended(&mut self, peer: PeerKey, result: Option<&PeerError>) -> bool {
+        let Some(torrent) = self.torrents.get_mut(&peer.torrent()) else {
+            return false;
+        };
+        let files = torrent.info.as_ref().map_or(0, |info| info.files().len());
+        let Some(seed) = torrent.web_seeds.of(peer) else {
+            return false;
+        };
+        let error = match result {
+            Some(PeerError::WebSeed(error)) => Some(error),
+            _ => None,
+        };
+        if let Some(error) = error {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(url = %seed.url, error, "web seed failed");
+        }
+        seed.ended(error, files, Instant::now());
+        true
+    }
+}
+
+/// An address that no peer has (RFC 3849), each in a network of its own.
+fn stand_in(number: u32) -> SocketAddr {
+    let [a, b, c, d] = number.to_be_bytes();
+    let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, high, low, 0, 0, 0, 1), 80))
+}
+
+/// A peer id that belongs to the address.
+fn stand_in_id(addr: SocketAddr) -> PeerId {
+    let mut id = *b"-web-seed-----------";
+    if let std::net::IpAddr::V6(ip) = addr.ip() {
+        let (_, end) = id.split_at_mut(PeerId::LEN - 8);
+        end.copy_from_slice(ip.octets().split_at(8).0);
+    }
+    PeerId::from_bytes(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seeds(count: u32) -> WebSeeds {
+        let now = Instant::now();
+        let seed = |n| WebSeed {
+            url: format!("http://h/{n}").parse().unwrap(),
+            state: State::Idle(now),
+            lacks: BTreeSet::new(),
+            failures: 0,
+            addr: stand_in(n),
+        };
+        WebSeeds {
+            seeds: (0..count).map(seed).collect(),
+            slow_since: None,
+        }
+    }
+
+    #[test]
+    fn web_seeds_are_used_one_after_the_other_while_peers_are_slow() {
+        let mut seeds = seeds(2);
+        let mut now = Instant::now() + Duration::from_secs(1);
+        let patience = Duration::from_secs(5);
+        let mut next = |slow, wait, now: &mut Instant| {
+            *now += Duration::from_secs(wait);
+            let seed = seeds.next(slow, patience, *now)?;
+            seed.state = State::GivenUp;
+            Some(seed.url.to_string())
+        };
+        assert_eq!(next(true, 0, &mut now), None);
+        assert_eq!(next(true, 4, &mut now), None);
+        assert_eq!(next(false, 1, &mut now), None);
+        assert_eq!(next(true, 1, &mut now), None);
+        assert_eq!(next(true, 5, &mut now).as_deref(), Some("http://h/0"));
+        assert_eq!(next(true, 1, &mut now), None);
+        assert_eq!(next(true, 4, &mut now).as_deref(), Some("http://h/1"));
+        assert_eq!(next(true, 100, &mut now), None);
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time_and_missing_files_do_not() {
+        let mut all = seeds(1);
+        let now = Instant::now();
+        let seed = &mut all.seeds[0];
+        let mut wait = |error: Option<WebSeedError>| {
+            seed.ended(error.as_ref(), 2, now);
+            match seed.state {
+                State::Idle(from) => Some(from.saturating_duration_since(now).as_secs()),
+                _ => None,
+            }
+        };
+        assert_eq!(wait(None), Some(30));
+        assert_eq!(wait(Some(WebSeedError::Short)), Some(30));
+        assert_eq!(wait(Some(WebSeedError::Http(HttpError::Slow))), Some(60));
+        let busy = hyper::StatusCode::SERVICE_UNAVAILABLE;
+        let asked = HttpError::Status(busy, Some(Duration::from_secs(7)));
+        assert_eq!(wait(Some(WebSeedError::Http(asked))), Some(7));
+        assert_eq!(wait(Some(WebSeedError::NoRanges)), Some(3600));
+        let layout = bittorrent_protocol::Layout::new(
+            bittorrent_protocol::PieceLength::MIN,
+            [(1, None), (1, None)],
+        )
+        .unwrap();
+        let file = |n| layout.file_of(layout.piece(n).unwrap());
+        assert_eq!(wait(Some(WebSeedError::NotThere(file(0)))), Some(0));
+        assert_eq!(wait(Some(WebSeedError::NotThere(file(0)))), Some(0));
+        assert_eq!(wait(Some(WebSeedError::NotThere(file(1)))), None);
+    }
+
+    #[test]
+    fn stand_ins_are_all_different() {
+        let addrs: BTreeSet<_> = (0..70_000).map(stand_in).collect();
+        let ids: BTreeSet<_> = addrs
+            .iter()
+            .map(|addr| *stand_in_id(*addr).as_bytes())
+            .collect();
+        assert_eq!((addrs.len(), ids.len()), (70_000, 70_000));
+    }
+}

@@ -1,0 +1,239 @@
+//! Requests to HTTP servers: trackers and web seeds.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+
+/// How long a TCP connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server may take to begin its answer, or to go on with it.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a connection that carries nothing is kept for the next request.
+const KEPT_IDLE: Duration = Duration::from_secs(30);
+
+/// Redirections followed for one request.
+const MOST_REDIRECTIONS: usize = 5;
+
+/// A request led to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The server was not reached, or broke off.
+    #[error("no answer from {0}")]
+    Request(String, #[source] hyper_util::client::legacy::Error),
+    /// The answer broke off.
+    #[error("the answer broke off")]
+    Body(#[source] hyper::Error),
+    /// The server was too slow.
+    #[error("no answer in {} s", ANSWER_TIMEOUT.as_secs())]
+    Slow,
+    /// It answered with a failure, perhaps with the time to wait before the next try.
+    #[error("the server answers {0}")]
+    Status(StatusCode, Option<Duration>),
+    /// The answer is longer than it may be.
+    #[error("an answer of more than {0} bytes")]
+    TooLong(usize),
+    /// It sends us elsewhere, and there is nothing to be had, or not safely.
+    #[error("the server sends us to {0:?}, which is not followed")]
+    Redirection(String),
+}
+
+/// A client that is made when it is used first: reading the certificate authorities of the system
+/// takes a while.
+#[derive(Debug)]
+pub(crate) struct LazyHttp {
+    agent: String,
+    client: OnceLock<HttpClient>,
+}
+
+impl LazyHttp {
+    /// Is going to call itself `agent`.
+    pub(crate) const fn new(agent: String) -> Self {
+        Self {
+            agent,
+            client: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn client(&self) -> HttpClient {
+        self.client
+            .get_or_init(|| HttpClient::new(&self.agent))
+            .clone()
+    }
+}
+
+/// Makes requests. Clones share their connections.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    agent: HeaderValue,
+}
+
+impl HttpClient {
+    /// A client that calls itself `agent`.
+    fn new(agent: &str) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            // The provider has cipher suites for both versions.
+            .expect("ring speaks TLS 1.2 and 1.3");
+        let tls = match tls.clone().with_native_roots() {
+            Ok(tls) => tls.with_no_client_auth(),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "no certificate authorities found: no https server will be trusted; \
+                     set SSL_CERT_FILE to a bundle of them"
+                );
+                tls.with_root_certificates(RootCertStore::empty())
+                    .with_no_client_auth()
+            }
+        };
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEPT_IDLE)
+            .pool_max_idle_per_host(2)
+            .build(connector);
+        let agent = HeaderValue::from_str(agent)
+            .unwrap_or_else(|_| HeaderValue::from_static(env!("CARGO_PKG_NAME")));
+        Self { client, agent }
+    }
+
+    /// Asks for a resource, or for a range of its bytes, both ends included. Answers other than
+    /// success are errors.
+    pub(crate) async fn get(
+        &self,
+        url: &Uri,
+        range: Option<(u64, u64)>,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let mut url = url.clone();
+        for _ in 0..=MOST_REDIRECTIONS {
+            let mut request = Request::get(url.clone()).header(header::USER_AGENT, &self.agent);
+            if let Some((first, last)) = range {
+                request = request.header(header::RANGE, format!("bytes={first}-{last}"));
+            }
+            let request = request
+                .body(Empty::new())
+                .map_err(|_| HttpError::Redirection(url.to_string()))?;
+            let answer = timeout(ANSWER_TIMEOUT, self.client.request(request))
+                .await
+                .map_err(|_| HttpError::Slow)?
+                .map_err(|error| HttpError::Request(url.to_string(), error))?;
+            let status = answer.status();
+            if status.is_success() {
+                return Ok(answer);
+            }
+            let location = answer.headers().get(header::LOCATION);
+            let Some(location) = location.filter(|_| status.is_redirection()) else {
+                return Err(HttpError::Status(status, retry_after(&answer)));
+            };
+            let location = String::from_utf8_lossy(location.as_bytes());
+            url = follow(&url, &location)
+                .ok_or_else(|| HttpError::Redirection(location.into_owned()))?;
+        }
+        Err(HttpError::Redirection(url.to_string()))
+    }
+
+    /// Asks for a resource of at most so many bytes; says who answered, where that is known.
+    pub(crate) async fn get_whole(
+        &self,
+        url: &Uri,
+        most: usize,
+    ) -> Result<(Vec<u8>, Option<SocketAddr>), HttpError> {
+        let answer = self.get(url, None).await?;
+        let server = answer.extensions().get::<HttpInfo>();
+        let server = server.map(HttpInfo::remote_addr);
+        let mut body = answer.into_body();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = next_chunk(&mut body).await? {
+            if bytes.len() + chunk.len() > most {
+                return Err(HttpError::TooLong(most));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((bytes, server))
+    }
+}
+
+/// The next bytes of an answer; `None` at its end.
+pub(crate) async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+    loop {
+        let frame = timeout(ANSWER_TIMEOUT, body.frame())
+            .await
+            .map_err(|_| HttpError::Slow)?;
+        let Some(frame) = frame else {
+            return Ok(None);
+        };
+        // Trailers say nothing we want to know.
+        if let Ok(data) = frame.map_err(HttpError::Body)?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+}
+
+/// Where a redirection leads. Never away from https, and to nothing but another server or
+/// another place on the same one.
+fn follow(from: &Uri, location: &str) -> Option<Uri> {
+    let to: Uri = if location.starts_with('/') && !location.starts_with("//") {
+        let mut parts = from.clone().into_parts();
+        parts.path_and_query = Some(location.parse().ok()?);
+        Uri::from_parts(parts).ok()?
+    } else {
+        location.parse().ok()?
+    };
+    let secure = to.scheme_str() == Some("https");
+    let plain = to.scheme_str() == Some("http") && from.scheme_str() != Some("https");
+    (to.host().is_some() && (secure || plain)).then_some(to)
+}
+
+/// The seconds to wait, where the server names any.
+fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {
+    let value = answer.headers().get(header::RETRY_AFTER)?;
+    value.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_lead_to_servers_and_not_out_of_tls() {
+        for (from, location, to) in [
+            ("http://a/b?c", "/d?e", Some("http://a/d?e")),
+            ("http://a/b", "http://c:1/d", Some("http://c:1/d")),
+            ("http://a/b", "https://a/b", Some("https://a/b")),
+            ("https://a:1/b", "/c", Some("https://a:1/c")),
+            ("https://a/b", "http://a/b", None),
+            ("http://a/b", "//c/d", None),
+            ("http://a/b", "c", None),
+            ("http://a/b", "file:///etc/passwd", None),
+            ("http://a/b", "ftp://c/d", None),
+            ("http://a/b", "", None),
+        ] {
+            let found = follow(&from.parse().unwrap(), location);
+            assert_eq!(found, to.map(|to| to.parse().unwrap()), "{location}");
+        }
+    }
+}

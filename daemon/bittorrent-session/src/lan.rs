@@ -1,0 +1,257 @@
+//! Peers in the local network (BEP 14): everybody there hears which swarms we are in, and we hear
+//! of theirs.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bittorrent_engine::{Scope, Source};
+use bittorrent_protocol::SwarmHash;
+use bittorrent_protocol::local::{
+    LOCAL_GROUP_V4, LOCAL_GROUP_V6, LOCAL_PORT, LocalSearch, MAX_SEARCH_LEN,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::greet;
+use crate::handle::TorrentHandle;
+
+/// How often everybody is told, as BEP 14 has it.
+const EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// The least time between two rounds, however many torrents come and go.
+const LEAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Datagrams of others that are looked at in a second.
+const MOST_HEARD: u32 = 50;
+
+/// Where to look for peers.
+#[derive(Debug, Clone, Copy)]
+pub struct LanConfig {
+    /// Our address in the network to search, where there are several. Default: the system
+    /// chooses. IPv6 is searched by the default only.
+    pub interface: Ipv4Addr,
+    /// The UDP port all listen at. Default 6771.
+    pub port: u16,
+}
+
+impl Default for LanConfig {
+    fn default() -> Self {
+        Self {
+            interface: Ipv4Addr::UNSPECIFIED,
+            port: LOCAL_PORT,
+        }
+    }
+}
+
+type Swarms = Mutex<HashMap<SwarmHash, TorrentHandle>>;
+
+/// Looks for peers in the local network.
+#[derive(Debug)]
+pub struct LanDiscovery {
+    sockets: Vec<(UdpSocket, SocketAddr)>,
+    peer_port: u16,
+    cookie: String,
+    book: LanBook,
+}
+
+/// Which torrents are looked for. Clones are the same book.
+#[derive(Debug, Clone, Default)]
+pub struct LanBook {
+    swarms: Arc<Swarms>,
+    news: Arc<Notify>,
+}
+
+/// While it exists, a torrent is looked for.
+#[derive(Debug)]
+pub struct LanEntry {
+    book: LanBook,
+    swarms: Vec<SwarmHash>,
+}
+
+impl LanBook {
+    /// Looks for peers of a torrent under all these names, until the entry is dropped. Not to be
+    /// done with private torrents (BEP 27).
+    pub fn enter(&self, torrent: &TorrentHandle, swarms: &[SwarmHash]) -> LanEntry {
+        let named = swarms.iter().map(|swarm| (*swarm, torrent.clone()));
+        self.swarms().extend(named);
+        self.news.notify_one();
+        LanEntry {
+            book: self.clone(),
+            swarms: swarms.to_vec(),
+        }
+    }
+
+    fn swarms(&self) -> std::sync::MutexGuard<'_, HashMap<SwarmHash, TorrentHandle>> {
+        // Nothing can panic between two states of the table.
+        self.swarms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LanEntry {
+    fn drop(&mut self) {
+        let mut swarms = self.book.swarms();
+        for swarm in &self.swarms {
+            swarms.remove(swarm);
+        }
+    }
+}
+
+impl LanDiscovery {
+    /// Opens the sockets. `peer_port` is where we listen for peers. An error says that neither
+    /// family can be used.
+    pub fn open(config: LanConfig, peer_port: u16) -> io::Result<Self> {
+        let v4 = open_v4(config);
+        let v6 = if config.interface.is_unspecified() {
+            open_v6(config.port).ok()
+        } else {
+            None
+        };
+        let sockets = match (v4, v6) {
+            (Ok(v4), v6) => std::iter::once(v4).chain(v6).collect(),
+            (Err(_), Some(v6)) => vec![v6],
+            (Err(error), None) => return Err(error),
+        };
+        let mut cookie = [0; 8];
+        getrandom::fill(&mut cookie)?;
+        Ok(Self {
+            sockets,
+            peer_port,
+            cookie: format!("{:016x}", u64::from_be_bytes(cookie)),
+            book: LanBook::default(),
+        })
+    }
+
+    /// Where torrents are entered.
+    pub fn book(&self) -> LanBook {
+        self.book.clone()
+    }
+
+    /// Tells and hears until `stop` is cancelled.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.tell() => {}
+            () = self.hear() => {}
+        }
+    }
+
+    async fn tell(&self) {
+        let mut clock = tokio::time::interval(EVERY);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = clock.tick() => {}
+                () = self.book.news.notified() => clock.reset(),
+            }
+            let swarms: Vec<SwarmHash> = self.book.swarms().keys().copied().collect();
+            // One in each datagram: not everybody reads more.
+            for swarm in swarms {
+                let search = LocalSearch {
+                    port: self.peer_port,
+                    swarms: vec![swarm],
+                    cookie: Some(self.cookie.clone()),
+                };
+                for (socket, group) in &self.sockets {
+                    let text = search.encode(*group);
+                    if let Err(error) = socket.send_to(text.as_bytes(), group).await {
+                        tracing::debug!(%group, error = &error as &dyn std::error::Error, "not heard in the local network");
+                    }
+                }
+            }
+            tokio::time::sleep(LEAST_PAUSE).await;
+        }
+    }
+
+    async fn hear(&self) {
+        let (mut second, mut heard) = (Instant::now(), 0);
+        loop {
+            let mut datagram = [0; MAX_SEARCH_LEN];
+            let (read, from) = self.next_datagram(&mut datagram).await;
+            if second.elapsed() >= Duration::from_secs(1) {
+                (second, heard) = (Instant::now(), 0);
+            }
+            heard += 1;
+            if heard > MOST_HEARD {
+                continue;
+            }
+            let from = greet::canonical(from);
+            let search = LocalSearch::decode(datagram.get(..read).unwrap_or_default());
+            // Nobody far away has a place here.
+            let Some(search) = search.filter(|_| Scope::of(from.ip()).is_local()) else {
+                continue;
+            };
+            if search.cookie.as_ref() == Some(&self.cookie) {
+                continue;
+            }
+            let torrents: Vec<TorrentHandle> = {
+                let ours = self.book.swarms();
+                let common = search.swarms.iter().filter_map(|swarm| ours.get(swarm));
+                common.cloned().collect()
+            };
+            let peer = SocketAddr::new(from.ip(), search.port);
+            for torrent in torrents {
+                tracing::debug!(%peer, "heard in the local network");
+                torrent.add_peers_from(&[peer], Source::Lan).await;
+            }
+        }
+    }
+
+    async fn next_datagram(&self, buffer: &mut [u8; MAX_SEARCH_LEN]) -> (usize, SocketAddr) {
+        loop {
+            let (first, second) = match self.sockets.as_slice() {
+                [(first, _), (second, _)] => (first, second),
+                [(only, _)] => (only, only),
+                _ => return std::future::pending().await,
+            };
+            let socket = tokio::select! {
+                _ = first.readable() => first,
+                _ = second.readable() => second,
+            };
+            match socket.try_recv_from(buffer) {
+                Ok(read) => return read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "cannot hear");
+                    tokio::time::sleep(LEAST_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn socket(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    // Other clients on this machine listen at the same port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn open_v4(config: LanConfig) -> io::Result<(UdpSocket, SocketAddr)> {
+    let socket = socket(Domain::IPV4)?;
+    // Bound to the group, it hears nothing else.
+    let group = SocketAddr::from((LOCAL_GROUP_V4, config.port));
+    socket.bind(&group.into())?;
+    socket.join_multicast_v4(&LOCAL_GROUP_V4, &config.interface)?;
+    if !config.interface.is_unspecified() {
+        socket.set_multicast_if_v4(&config.interface)?;
+    }
+    socket.set_multicast_loop_v4(true)?;
+    Ok((UdpSocket::from_std(socket.into())?, group))
+}
+
+fn open_v6(port: u16) -> io::Result<(UdpSocket, SocketAddr)> {
+    let socket = socket(Domain::IPV6)?;
+    socket.set_only_v6(true)?;
+    let group = SocketAddr::new(IpAddr::V6(LOCAL_GROUP_V6), port);
+    socket.bind(&group.into())?;
+    socket.join_multicast_v6(&LOCAL_GROUP_V6, 0)?;
+    socket.set_multicast_loop_v6(true)?;
+    Ok((UdpSocket::from_std(socket.into())?, group))
+}

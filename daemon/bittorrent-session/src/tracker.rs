@@ -1,0 +1,333 @@
+//! Trackers: they are told that we are in a swarm, and name others that are (BEP 3, BEP 15).
+
+mod udp;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bittorrent_engine::{Scope, Source};
+use bittorrent_protocol::tracker::{Announce, AnnounceEvent, Announced, ResponseError, query};
+use bittorrent_protocol::tracker::{ReplyError, decode_response};
+use bittorrent_protocol::{PeerId, SwarmHash};
+use hyper::Uri;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::handle::TorrentHandle;
+use crate::http::{HttpClient, HttpError};
+use crate::status::TorrentStatus;
+
+/// However often a tracker wants us, we do not come more often than this.
+const LEAST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// However seldom a tracker wants us, we come at least so often.
+const MOST_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// When a tracker says nothing about it.
+const USUAL_INTERVAL: Duration = Duration::from_secs(1800);
+
+/// How long to wait after the first failure; doubled with each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(15);
+
+/// How long saying goodbye may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Peers to be named.
+const WANTED_PEERS: u16 = 80;
+
+/// The longest answer over HTTP.
+const MOST_ANSWER: usize = 256 * 1024;
+
+/// Where a tracker is: `http:`, `https:` or `udp:`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TrackerUrl(Uri);
+
+/// A text that is no tracker's URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no tracker URL: expected http://…, https://… or udp://HOST:PORT")]
+pub struct InvalidTrackerUrl(String);
+
+impl FromStr for TrackerUrl {
+    type Err = InvalidTrackerUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTrackerUrl> {
+        let invalid = || InvalidTrackerUrl(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| invalid())?;
+        let usable = match uri.scheme_str() {
+            Some("http" | "https") => true,
+            Some("udp") => uri.port_u16().is_some_and(|port| port != 0),
+            _ => false,
+        };
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
+        if usable && has_host {
+            Ok(Self(uri))
+        } else {
+            Err(invalid())
+        }
+    }
+}
+
+impl fmt::Display for TrackerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A tracker named nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// Its name leads nowhere.
+    #[error("the tracker's name cannot be resolved")]
+    Resolve(#[source] io::Error),
+    /// There is no way to it.
+    #[error("cannot talk to the tracker")]
+    Socket(#[source] io::Error),
+    /// It does not answer.
+    #[error("the tracker does not answer")]
+    Silent,
+    /// What it answers is no answer.
+    #[error("the tracker answers something else")]
+    Reply(#[source] ReplyError),
+    /// It says no, in these words.
+    #[error("the tracker refuses: {0}")]
+    Refused(String),
+    /// The request over HTTP failed.
+    #[error("the request failed")]
+    Http(#[source] HttpError),
+    /// Its answer over HTTP names no peers.
+    #[error("no usable answer")]
+    Response(#[source] ResponseError),
+    /// The system gave no random bytes.
+    #[error("the system gives no random numbers")]
+    Random(#[source] io::Error),
+}
+
+/// Keeps a torrent known to a tracker and brings the tracker's peers to the torrent.
+#[derive(Debug)]
+pub struct Announcer {
+    pub(crate) url: TrackerUrl,
+    pub(crate) http: HttpClient,
+    pub(crate) torrent: TorrentHandle,
+    /// All names of the torrent: it is announced under each.
+    pub(crate) swarms: Vec<SwarmHash>,
+    pub(crate) peer_id: PeerId,
+    pub(crate) port: u16,
+}
+
+/// What was told about one of the torrent's names.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    started: bool,
+    /// It was incomplete when it was announced last.
+    missing: bool,
+}
+
+impl Announcer {
+    /// Announces until `stop` is cancelled, then says goodbye. Failures are logged and tried again.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut told = vec![Told::default(); self.swarms.len()];
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.keep(&mut told) => {}
+        }
+        let farewell = async {
+            for (swarm, told) in self.swarms.iter().zip(&told) {
+                if told.started {
+                    // Who does not hear it forgets us in time.
+                    let _ = self.announce(*swarm, AnnounceEvent::Stopped).await;
+                }
+            }
+        };
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+
+    async fn keep(&self, told: &mut [Told]) {
+        let mut failures: u32 = 0;
+        loop {
+            let mut interval = None;
+            for (swarm, told) in self.swarms.iter().zip(&mut *told) {
+                let next = self.announce_once(*swarm, told).await;
+                interval = interval.max(next);
+            }
+            let pause = match interval {
+                Some(interval) => {
+                    failures = 0;
+                    interval
+                }
+                None => {
+                    failures += 1;
+                    let doublings = (failures - 1).min(10);
+                    FIRST_RETRY
+                        .saturating_mul(1 << doublings)
+                        .min(USUAL_INTERVAL)
+                }
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                // Worth telling at once, but only if we are known as incomplete.
+                () = self.completed(), if told.iter().any(|told| told.missing) => {}
+            }
+        }
+    }
+
+    /// Waits until everything is there.
+    async fn completed(&self) {
+        let mut status = self.torrent.subscribe();
+        if status
+            .wait_for(|status| status.phase.is_seeding())
+            .await
+            .is_err()
+        {
+            // The torrent is gone; whoever removed it stops us.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Announces one of the torrent's names. Says when to do it again, unless it failed.
+    async fn announce_once(&self, swarm: SwarmHash, told: &mut Told) -> Option<Duration> {
+        let seeding = self.torrent.status().phase.is_seeding();
+        let event = match (told.started, told.missing && seeding) {
+            (false, _) => AnnounceEvent::Started,
+            (true, true) => AnnounceEvent::Completed,
+            (true, false) => AnnounceEvent::Regular,
+        };
+        let (announced, tracker) = match self.announce(swarm, event).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::info!(
+                    tracker = %self.url,
+                    %swarm,
+                    error = &error as &dyn std::error::Error,
+                    "not announced"
+                );
+                return None;
+            }
+        };
+        *told = Told {
+            started: true,
+            missing: !seeding,
+        };
+        // Addresses nearer than the tracker mean something else here than there.
+        let scope = tracker.map_or(Scope::World, |tracker| Scope::of(tracker.ip()));
+        let peers: Vec<SocketAddr> = announced
+            .peers
+            .into_iter()
+            .filter(|peer| Scope::of(peer.ip()) >= scope)
+            .collect();
+        tracing::debug!(tracker = %self.url, %swarm, peers = peers.len(), "announced");
+        self.torrent.add_peers_from(&peers, Source::Tracker).await;
+        Some(interval(announced.interval))
+    }
+
+    async fn announce(
+        &self,
+        swarm: SwarmHash,
+        event: AnnounceEvent,
+    ) -> Result<(Announced, Option<SocketAddr>), TrackerError> {
+        let announce = self.message(swarm, event, &self.torrent.status());
+        if self.url.0.scheme_str() == Some("udp") {
+            let (announced, tracker) = udp::announce(&self.url.0, &announce).await?;
+            return Ok((announced, Some(tracker)));
+        }
+        let url = with_query(&self.url.0, &query(&announce));
+        let (body, tracker) = self
+            .http
+            .get_whole(&url, MOST_ANSWER)
+            .await
+            .map_err(TrackerError::Http)?;
+        let announced = decode_response(&body).map_err(TrackerError::Response)?;
+        Ok((announced, tracker))
+    }
+
+    fn message(&self, swarm: SwarmHash, event: AnnounceEvent, status: &TorrentStatus) -> Announce {
+        // While the size is unknown something is missing all the same.
+        let left = match status.bytes_total {
+            0 => u64::from(!status.phase.is_seeding()),
+            total => total.saturating_sub(status.bytes_verified),
+        };
+        Announce {
+            swarm,
+            peer_id: self.peer_id,
+            port: self.port,
+            uploaded: status.uploaded_payload,
+            downloaded: status.downloaded_payload,
+            left,
+            event,
+            // The end of our id is random.
+            key: self
+                .peer_id
+                .as_bytes()
+                .last_chunk()
+                .map_or(0, |end| u32::from_be_bytes(*end)),
+            want: match event {
+                AnnounceEvent::Stopped => 0,
+                _ => WANTED_PEERS,
+            },
+        }
+    }
+}
+
+fn interval(wanted: Duration) -> Duration {
+    if wanted.is_zero() {
+        USUAL_INTERVAL
+    } else {
+        wanted.clamp(LEAST_INTERVAL, MOST_INTERVAL)
+    }
+}
+
+/// The URL with more behind its `?`.
+fn with_query(url: &Uri, query: &str) -> Uri {
+    let path = url.path();
+    let path_and_query = match url.query() {
+        Some(own) => format!("{path}?{own}&{query}"),
+        None => format!("{path}?{query}"),
+    };
+    let mut parts = url.clone().into_parts();
+    // What is put together of a URL and a query that is percent-encoded parses again.
+    parts.path_and_query = path_and_query.parse().ok();
+    Uri::from_parts(parts).unwrap_or_else(|_| url.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_say_what_they_have_to() {
+        for (text, good) in [
+            ("http://tracker.example/announce", true),
+            ("https://tracker.example:444/a?b=c", true),
+            ("udp://tracker.example:1337/announce", true),
+            ("udp://[::1]:1337", true),
+            ("udp://tracker.example/announce", false),
+            ("udp://tracker.example:0", false),
+            ("ftp://tracker.example", false),
+            ("tracker.example:80", false),
+            ("http://", false),
+            ("", false),
+        ] {
+            assert_eq!(text.parse::<TrackerUrl>().is_ok(), good, "{text}");
+        }
+    }
+
+    #[test]
+    fn queries_join_those_of_the_url() {
+        for (url, whole) in [
+            ("http://a/b", "http://a/b?c=%41"),
+            ("http://a", "http://a/?c=%41"),
+            ("http://a:1/b?key=1", "http://a:1/b?key=1&c=%41"),
+        ] {
+            assert_eq!(with_query(&url.parse().unwrap(), "c=%41"), whole);
+        }
+    }
+
+    #[test]
+    fn intervals_are_reasonable_whatever_the_tracker_says() {
+        for (wanted, waited) in [(0, 1800), (1, 60), (60, 60), (900, 900), (86_400, 3600)] {
+            assert_eq!(interval(Duration::from_secs(wanted)).as_secs(), waited);
+        }
+    }
+}
