@@ -4,7 +4,9 @@
 //! # Adding a key
 //!
 //! 1. Describe it in its section below, in one place: documentation, when a change takes effect,
-//!    name, type and default. `max_connections` is the key `max-connections`.
+//!    name, type and default. `max_connections` is the key `max-connections`. A key is `live` when
+//!    whoever uses it looks at [`Live::config`] each time or waits for [`Live::subscribe`]; a
+//!    `restart` key keeps its value there until the next start.
 //! 2. Its type says what may be written ([`KeyType`](section::KeyType), in `values.rs`): take
 //!    `Number<MIN, MAX>`, `Seconds<MIN, MAX>`, `Vec<_>`, `Option<_>` or write another.
 //!    What depends on two keys goes to [`contradictions`].
@@ -14,6 +16,7 @@
 //! 5. `UPDATE=1 cargo test -p nano-snapshot-mirror configuration_page` writes
 //!    `docs/configuration.md`.
 
+mod live;
 mod load;
 mod page;
 mod print;
@@ -36,6 +39,7 @@ use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 use crate::cli::HostPort;
 use section::{ANY_NAME, Part, Shown, Table, section};
 
+pub(crate) use live::Live;
 pub(crate) use load::{Loaded, Sources};
 pub(crate) use page::keys;
 pub(crate) use print::effective;
@@ -58,9 +62,9 @@ section! {
         /// `$XDG_DATA_HOME/nano-snapshot-mirror`, or else `~/.local/share/nano-snapshot-mirror`.
         restart data_dir: Option<PathBuf>;
         /// Time between two look-ups of a pointer. DHT nodes ban those who ask all the time.
-        restart poll_interval: Seconds<1, 604_800> = const { Seconds::new(600) };
+        live poll_interval: Seconds<1, 604_800> = const { Seconds::new(600) };
         /// Peers to ask besides those the DHT names. Names are resolved again at every search.
-        restart seed_peers: Vec<HostPort>;
+        live seed_peers: Vec<HostPort>;
         section stream: Streams;
         section peer: Peer;
         section dht: Dht;
@@ -118,7 +122,7 @@ section! {
     /// Log lines, on stderr.
     Log {
         /// How much to log.
-        restart level: LogLevel = LogLevel::Info;
+        live level: LogLevel = LogLevel::Info;
     }
 }
 
@@ -181,6 +185,14 @@ impl Part for Streams {
     fn show(&self, at: &str, into: &mut Vec<Shown>) {
         for (name, stream) in &self.0 {
             stream.show(&format!("{at}.{name}"), into);
+        }
+    }
+
+    fn adopt(&mut self, new: &Self) {
+        for (name, stream) in &mut self.0 {
+            if let Some(new) = new.0.get(name) {
+                stream.adopt(new);
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::catalogue::{self, Entry};
 use crate::cli::{OnceArgs, SeedFor};
-use crate::config::Config;
+use crate::config::Live;
 use crate::data_dir::{DataDir, StoreLock, write_atomically};
 use crate::extract::{self, Method};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
@@ -59,15 +59,16 @@ pub(crate) enum Ended {
 /// Fetches once.
 pub(crate) async fn run(
     once: &OnceArgs,
-    config: &Config,
+    live: &Live,
     display: &Display,
     signals: &Signals,
 ) -> Result<Ended> {
     let started = Instant::now();
+    let config = &live.config();
     let data = DataDir::create(config.data_dir.as_deref())?;
     data.clean_incoming()?;
     let stream = Stream::only(config, &data)?;
-    let network = Network::start(config, &data, PortTaken::TakeAnother).await?;
+    let network = Network::start(live, &data, PortTaken::TakeAnother).await?;
     let fetch = Fetch {
         once,
         data: &data,

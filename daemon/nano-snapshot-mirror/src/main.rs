@@ -37,7 +37,7 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 use crate::cli::{Cli, Command};
-use crate::config::Loaded;
+use crate::config::{Live, Loaded};
 use crate::fetch::Ended;
 use crate::progress::Display;
 use crate::signals::{INTERRUPTED, Signals};
@@ -52,7 +52,8 @@ fn main() -> ExitCode {
     demo::child::end_with_parent_if_asked();
     let cli = Cli::parse();
     let display = Display::new();
-    let loaded = match cli.sources().load() {
+    let sources = cli.sources();
+    let loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             for line in mistakes.lines() {
@@ -65,7 +66,8 @@ fn main() -> ExitCode {
     for notice in &loaded.notices {
         info!("{notice}");
     }
-    match run(&cli, &loaded, &display) {
+    let live = Live::new(sources, &loaded);
+    match run(&cli, &loaded, &live, &display) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Interrupted) => {
             eprintln!("stopped; run the same again to go on");
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, loaded: &Loaded, display: &Display) -> Result<Ended> {
+fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<Ended> {
     let config = &loaded.config;
     match &cli.command {
         Some(Command::Keygen(args)) => key_file::keygen(args)?,
@@ -107,11 +109,9 @@ fn run(cli: &Cli, loaded: &Loaded, display: &Display) -> Result<Ended> {
             block_on(async |signals| demo::run(args, &signals).await)?;
         }
         None if cli.once.once => {
-            return block_on(async |signals| {
-                fetch::run(&cli.once, config, display, &signals).await
-            });
+            return block_on(async |signals| fetch::run(&cli.once, live, display, &signals).await);
         }
-        None => block_on(async |signals| mirror::run(config, display, &signals).await)?,
+        None => block_on(async |signals| mirror::run(live, display, &signals).await)?,
     }
     Ok(Ended::Done)
 }

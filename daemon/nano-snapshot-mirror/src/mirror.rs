@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::catalogue::{self, Entry, Held, State};
-use crate::config::Config;
+use crate::config::Live;
 use crate::data_dir::DataDir;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::logging;
 use crate::network::{Network, PortTaken};
 use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
@@ -33,9 +34,10 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Mirrors until asked to stop.
-pub(crate) async fn run(config: &Config, display: &Display, signals: &Signals) -> Result<()> {
+pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Result<()> {
+    let config = live.config();
     let data = DataDir::create(config.data_dir.as_deref())?;
-    let stream = Stream::only(config, &data)?;
+    let stream = Stream::only(&config, &data)?;
     let cleaned = data.clean_incoming()?;
     if cleaned > 0 {
         info!(
@@ -43,7 +45,7 @@ pub(crate) async fn run(config: &Config, display: &Display, signals: &Signals) -
             "removed what an interrupted command left in incoming/"
         );
     }
-    let network = Network::start(config, &data, PortTaken::Fail).await?;
+    let network = Network::start(live, &data, PortTaken::Fail).await?;
     info!(
         data_dir = %data.root().display(), stream = stream.name.as_str(),
         poll_interval = ?config.poll_interval.get(), "mirroring"
@@ -54,7 +56,7 @@ pub(crate) async fn run(config: &Config, display: &Display, signals: &Signals) -
         stream: &stream,
         display,
         policy: LedgerPolicy::from(&config.verify),
-        poll_interval: config.poll_interval.get(),
+        live,
         retry: FIRST_RETRY,
         desired: None,
         seeding: HashMap::new(),
@@ -103,7 +105,7 @@ struct Service<'a> {
     stream: &'a Stream,
     display: &'a Display,
     policy: LedgerPolicy,
-    poll_interval: Duration,
+    live: &'a Live,
     retry: Duration,
     desired: Option<InfoHashV2>,
     seeding: HashMap<InfoHashV2, Torrent>,
@@ -136,6 +138,7 @@ impl<'a> Service<'a> {
             match event {
                 Event::Stop => break,
                 Event::Rescan => {
+                    self.reload();
                     self.failed = None;
                     self.rescan().await?;
                     next_poll = Instant::now();
@@ -196,7 +199,7 @@ impl<'a> Service<'a> {
             Err(error) => {
                 // Without its memory a mirror could be rolled back: it only seeds meanwhile.
                 error!("the pointer is not followed: {:#}", Error::from(error));
-                return self.poll_interval;
+                return self.poll_interval();
             }
         };
         stream::log(&poll);
@@ -214,12 +217,22 @@ impl<'a> Service<'a> {
             snapshot_pointer::Decision::Undecided(_) => {}
         }
         if failed > 0 || self.desired.is_none() {
-            let pause = self.retry.min(self.poll_interval);
+            let pause = self.retry.min(self.poll_interval());
             self.retry = (self.retry * 2).min(LAST_RETRY);
             return pause;
         }
         self.retry = FIRST_RETRY;
-        self.poll_interval
+        self.poll_interval()
+    }
+
+    fn poll_interval(&self) -> Duration {
+        self.live.config().poll_interval.get()
+    }
+
+    /// Reads the configuration again. What is not looked up each time is told here.
+    fn reload(&self) {
+        self.live.reload_and_log();
+        logging::set_level(self.live.config().log.level);
     }
 
     /// Seeds everything whole that is not seeded yet: at the start, and when a producer or a

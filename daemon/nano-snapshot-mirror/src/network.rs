@@ -9,13 +9,14 @@ use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{Session, SessionConfig, SessionError, Source, TorrentHandle};
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::cli::HostPort;
-use crate::config::{self, Chosen, Config};
+use crate::config::{self, Chosen, Config, Live};
 use crate::data_dir::{DataDir, write_atomically};
 use crate::text::Causes;
 
@@ -51,7 +52,7 @@ pub(crate) enum PortTaken {
 pub(crate) struct Network {
     session: Session,
     dht: Arc<MainlineDht>,
-    seed_peers: Arc<[HostPort]>,
+    config: watch::Receiver<Arc<Config>>,
     peer_port: u16,
     /// The DHT is the public one.
     public: bool,
@@ -61,7 +62,8 @@ pub(crate) struct Network {
 
 impl Network {
     /// Starts both.
-    pub(crate) async fn start(config: &Config, data: &DataDir, taken: PortTaken) -> Result<Self> {
+    pub(crate) async fn start(live: &Live, data: &DataDir, taken: PortTaken) -> Result<Self> {
+        let config = live.config();
         let listen = &config.peer.listen;
         let session = start_session(listen, taken).await?;
         let local = session.local_addrs();
@@ -75,7 +77,7 @@ impl Network {
         Ok(Self {
             session,
             dht: Arc::new(dht),
-            seed_peers: config.seed_peers.clone().into(),
+            config: live.subscribe(),
             peer_port,
             public: config.dht.bootstrap.is_empty(),
             presences: TaskTracker::new(),
@@ -99,7 +101,7 @@ impl Network {
             torrent: torrent.clone(),
             swarms,
             dht: self.dht.clone(),
-            seed_peers: self.seed_peers.clone(),
+            config: self.config.clone(),
             peer_port: self.peer_port,
         };
         let until = stop.clone();
@@ -224,15 +226,17 @@ struct Presence {
     torrent: TorrentHandle,
     swarms: Vec<SwarmHash>,
     dht: Arc<MainlineDht>,
-    seed_peers: Arc<[HostPort]>,
+    config: watch::Receiver<Arc<Config>>,
     peer_port: u16,
 }
 
 impl Presence {
     async fn keep(&self) {
         let mut retry = FIRST_RETRY;
+        let mut config = self.config.clone();
         loop {
-            self.ask_seed_peers().await;
+            let seed_peers = config.borrow_and_update().seed_peers.clone();
+            self.ask_seed_peers(&seed_peers).await;
             for swarm in &self.swarms {
                 self.ask_dht(*swarm).await;
             }
@@ -247,12 +251,16 @@ impl Presence {
             } else {
                 ANNOUNCE_EVERY
             };
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                // A reload: there are others to ask.
+                Ok(_) = config.wait_for(|config| config.seed_peers != seed_peers) => {}
+            }
         }
     }
 
-    async fn ask_seed_peers(&self) {
-        for peer in self.seed_peers.iter() {
+    async fn ask_seed_peers(&self, seed_peers: &[HostPort]) {
+        for peer in seed_peers {
             match peer.resolve().await {
                 Ok(addresses) => self.torrent.add_peers(&addresses).await,
                 Err(error) => warn!(%peer, %error, "cannot resolve a seed peer"),

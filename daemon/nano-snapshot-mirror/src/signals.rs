@@ -16,7 +16,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) struct Signals {
     /// Cancelled by the first SIGINT or SIGTERM; the second ends the process at once.
     pub(crate) stop: CancellationToken,
-    /// Told by every SIGHUP: look at the store and the pointer again.
+    /// Told by every SIGHUP: look at the configuration, the store and the pointer again.
     pub(crate) rescan: Arc<Notify>,
 }
 
@@ -38,7 +38,7 @@ impl Signals {
                     _ = interrupt.recv() => heard.asked_to_stop("SIGINT"),
                     _ = terminate.recv() => heard.asked_to_stop("SIGTERM"),
                     _ = hangup.recv() => {
-                        info!("SIGHUP: looking again");
+                        info!("SIGHUP: reading the configuration again, and looking again");
                         heard.rescan.notify_one();
                     }
                 }

@@ -175,6 +175,57 @@ fn hangup_makes_a_mirror_look_at_once() {
 }
 
 #[test]
+fn a_reload_takes_what_can_change_and_refuses_what_is_wrong() {
+    let (world, first, seeder) = published(BEFORE);
+    let file = world.path("config.toml");
+    fs::write(&file, "poll-interval = \"1h\"\n").unwrap();
+    let mut mirror = Running::start(&mut world.mirror_configured("mirror", &file));
+    mirror.until("the first day", || {
+        world.current("mirror") == Some(first.clone())
+    });
+
+    fs::write(
+        &file,
+        "poll-interval = \"soon\"\n\n[log]\nlevel = \"debug\"\n",
+    )
+    .unwrap();
+    mirror.signal(Signal::HUP);
+    common::eventually("the refusal", || {
+        let said = mirror.stderr();
+        said.contains("going on with the one before").then(|| {
+            assert!(
+                said.contains(&format!("{}:1: poll-interval", file.display())),
+                "{said}"
+            );
+            assert!(!said.contains("DEBUG"), "{said}");
+        })
+    });
+
+    let good = "poll-interval = \"1s\"\n\n[log]\nlevel = \"debug\"\n\n[verify]\nlevel = \"l0\"\n";
+    fs::write(&file, good).unwrap();
+    mirror.signal(Signal::HUP);
+    common::eventually("the reload", || {
+        let said = mirror.stderr();
+        let line = said.lines().find(|line| line.contains("now in effect"))?;
+        assert!(line.contains("poll-interval, log.level"), "{line}");
+        let line = said
+            .lines()
+            .find(|line| line.contains("after a restart only"))?;
+        assert!(line.ends_with("verify.level"), "{line}");
+        said.contains("DEBUG").then_some(())
+    });
+    // The reload itself looked; that the next day is found is the new interval's work.
+    copy_ledger(AFTER, &world.path("node.ldb"));
+    let second = produce(&world);
+    mirror.until("the second day", || {
+        world.current("mirror") == Some(second.clone())
+    });
+    for daemon in [mirror, seeder] {
+        daemon.stop().succeeded();
+    }
+}
+
+#[test]
 fn a_stopped_fetch_ends_soon_and_goes_on_later() {
     let world = World::new();
     let options = synthetic::Options {

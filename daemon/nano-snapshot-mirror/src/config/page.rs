@@ -41,6 +41,7 @@ pub(crate) fn keys() -> String {
 
 fn changes(change: Change) -> &'static str {
     match change {
+        Change::Live => "Changes take effect with a reload.",
         Change::Restart => "Changes need a restart.",
     }
 }

@@ -25,6 +25,8 @@ pub(crate) trait KeyType: Clone + Sized + 'static {
 /// When a change of a key takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
+    /// When the service is asked to reload.
+    Live,
     /// At the next start.
     Restart,
 }
@@ -129,6 +131,9 @@ pub(crate) trait Part: Default {
 
     /// Adds its values.
     fn show(&self, at: &str, into: &mut Vec<Shown>);
+
+    /// Takes over what may change in a running service.
+    fn adopt(&mut self, new: &Self);
 }
 
 /// The path of `name` under `at`, where `name` is that of a field.
@@ -204,6 +209,10 @@ macro_rules! section {
                     section!(@show $kind &self.$field, path, into);
                 )+
             }
+
+            fn adopt(&mut self, new: &Self) {
+                $( section!(@adopt $kind self.$field, new.$field); )+
+            }
         }
     };
 
@@ -219,12 +228,22 @@ macro_rules! section {
         $table.key::<$Type>($path, $about, section!(@change $change), $default);
     };
     (@change restart) => { $crate::config::section::Change::Restart };
+    (@change live) => { $crate::config::section::Change::Live };
 
     (@read section $said:ident, $name:expr, $default:expr) => {
         $crate::config::section::read_part($said, $name)
     };
     (@read $change:ident $said:ident, $name:expr, $default:expr) => {
         $crate::config::section::read_key($said, $name, $default)
+    };
+
+    (@adopt section $old:expr, $new:expr) => {
+        $crate::config::section::Part::adopt(&mut $old, &$new);
+    };
+    (@adopt live $old:expr, $new:expr) => { $old = $new.clone(); };
+    (@adopt restart $old:expr, $new:expr) => {
+        // As it is until the next start.
+        let (_, _) = (&$old, &$new);
     };
 
     (@show section $value:expr, $path:ident, $into:ident) => {

@@ -358,6 +358,39 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
+fn a_reload_takes_over_what_may_change_and_names_the_rest() {
+    let case = Case::new("poll-interval = '1m'\n[dht]\nport = 1\n", &[], &[]);
+    let live = Live::new(case.sources.clone(), &case.loaded());
+    let mut watching = live.subscribe();
+    let rewrite = |text: &str| std::fs::write(&case.file, text).unwrap();
+
+    rewrite("poll-interval = '2m'\nseed-peers = ['a.example:1']\n[dht]\nport = 2\n");
+    let reloaded = live.reload().unwrap();
+    assert_eq!(reloaded.changed, ["poll-interval", "seed-peers"]);
+    assert_eq!(reloaded.at_restart, ["dht.port"]);
+    assert!(watching.has_changed().unwrap());
+    let config = watching.borrow_and_update().clone();
+    assert_eq!(config.poll_interval.get(), Duration::from_secs(120));
+    assert_eq!(config.dht.port.value, 1);
+
+    // It goes on waiting for the restart.
+    assert_eq!(live.reload().unwrap().at_restart, ["dht.port"]);
+    rewrite("poll-interval = '3m'\n[dht]\nport = 'x'\n");
+    assert!(live.reload().is_err());
+    assert_eq!(
+        live.config().poll_interval.get(),
+        Duration::from_secs(120),
+        "nothing of a file with mistakes counts"
+    );
+    rewrite("");
+    assert_eq!(
+        live.reload().unwrap().changed,
+        ["poll-interval", "seed-peers"]
+    );
+    assert_eq!(live.config().poll_interval, Config::default().poll_interval);
+}
+
+#[test]
 fn what_is_shown_is_read_again_as_the_same() {
     let mut said = String::new();
     let mut shown = Vec::new();

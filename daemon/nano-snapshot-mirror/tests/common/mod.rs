@@ -281,6 +281,15 @@ impl World {
         command
     }
 
+    /// The same with a file for everything that the test does not need to know.
+    pub(crate) fn mirror_configured(&self, data: &str, file: &Path) -> Command {
+        let mut command = command();
+        self.add_network(&mut command, data);
+        command.args(["--authority", &self.authority, "--listen", "127.0.0.1:0"]);
+        command.arg("--config").arg(file);
+        command
+    }
+
     fn add_network(&self, command: &mut Command, data: &str) {
         command
             .arg("--data-dir")
