@@ -24,7 +24,18 @@ pub(crate) struct Pipeline {
     last_rate: u64,
     /// When the peer answered last, or was first asked after a pause.
     last_answer: Instant,
+    /// It has answered since then.
+    answering: bool,
+    pace: Pace,
     snubbed: bool,
+}
+
+/// How fast a peer has answered lately: answers that came one after the other, and the time between
+/// them. Both are halved every tick, so that what was a second ago hardly counts.
+#[derive(Debug, Default)]
+struct Pace {
+    answers: f64,
+    seconds: f64,
 }
 
 impl Pipeline {
@@ -38,6 +49,8 @@ impl Pipeline {
             slow_start: true,
             last_rate: 0,
             last_answer: now,
+            answering: false,
+            pace: Pace::default(),
             snubbed: false,
         }
     }
@@ -79,6 +92,7 @@ impl Pipeline {
     pub(crate) fn push(&mut self, block: BlockIndex, now: Instant) {
         if self.waiting.is_empty() {
             self.last_answer = now;
+            self.answering = false;
         }
         self.waiting.push_back(block);
     }
@@ -91,6 +105,11 @@ impl Pipeline {
     /// `Some(false)` when it was given up before.
     pub(crate) fn arrive(&mut self, block: BlockIndex, now: Instant) -> Option<bool> {
         if self.take(block) {
+            // The way to the peer and back comes before the first answer only.
+            if std::mem::replace(&mut self.answering, true) {
+                self.pace.answers += 1.0;
+                self.pace.seconds += self.silence(now).as_secs_f64();
+            }
             self.last_answer = now;
             self.snubbed = false;
             if self.slow_start {
@@ -154,6 +173,29 @@ impl Pipeline {
         self.waiting.iter().rev().copied()
     }
 
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_answer)
+    }
+
+    /// How long until a request is answered that so many others are before, in seconds: as fast as the
+    /// peer has answered lately, and as long again as it has been silent at least.
+    pub(crate) fn expected_wait(&self, before: usize, now: Instant) -> f64 {
+        if self.waiting.is_empty() && self.pace.answers == 0.0 {
+            return 0.0;
+        }
+        let silence = if self.waiting.is_empty() {
+            0.0
+        } else {
+            self.silence(now).as_secs_f64()
+        };
+        if self.pace.answers == 0.0 {
+            return silence;
+        }
+        let late = if self.answering { silence } else { 0.0 };
+        let each = (self.pace.seconds + late) / self.pace.answers;
+        silence.max((before + 1) as f64 * each)
+    }
+
     /// When the peer counts as not answering, while it is asked for something.
     pub(crate) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         (!self.waiting.is_empty()).then(|| self.last_answer + timeout)
@@ -168,6 +210,8 @@ impl Pipeline {
 
     /// Adjusts the window to how fast the peer delivers, in bytes per second.
     pub(crate) fn tick(&mut self, rate: u64) {
+        self.pace.answers /= 2.0;
+        self.pace.seconds /= 2.0;
         let blocks = rate as f64 * QUEUE_TIME / f64::from(BLOCK_LEN);
         let wanted = (blocks as usize).clamp(FEWEST.min(self.limit), self.limit);
         if self.slow_start {
@@ -261,6 +305,34 @@ mod tests {
         pipeline.abandon_all();
         assert_eq!(pipeline.arrive(blocks[3], now), Some(false));
         assert!(!pipeline.is_snubbed());
+    }
+
+    #[test]
+    fn the_wait_follows_the_pace_of_the_last_answers_and_grows_with_silence() {
+        let blocks = blocks();
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let mut pipeline = Pipeline::new(64, 64, start);
+        assert_eq!(pipeline.expected_wait(0, at(5_000)), 0.0);
+        for block in &blocks[..60] {
+            pipeline.push(*block, start);
+        }
+        // Nothing is known but that there is no answer yet.
+        assert_eq!(pipeline.expected_wait(59, at(250)), 0.25);
+        // The first answer took the way there and back; then there is one every 10 ms.
+        for (n, block) in (0..).zip(&blocks[..21]) {
+            pipeline.arrive(*block, at(300 + 10 * n));
+        }
+        let close = |is: f64, wanted: f64| assert!((is - wanted).abs() < 1e-6, "{is}");
+        close(pipeline.expected_wait(38, at(500)), 0.39);
+        pipeline.tick(1 << 20);
+        close(pipeline.expected_wait(0, at(500)), 0.01);
+        // Two seconds without an answer count for each request that waits.
+        close(pipeline.expected_wait(0, at(2_500)), 2.0);
+        assert!(pipeline.expected_wait(38, at(2_500)) > 7.0);
+        // A pause in which nothing is asked for is no silence.
+        pipeline.abandon_all();
+        close(pipeline.expected_wait(0, at(9_000)), 0.01);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::shared::Shared;
 const ENOUGH_OPEN: u32 = 4_096;
 /// How many requests that others have, too, a peer is given at the end.
 const MOST_DOUBLE: usize = 16;
+/// At the end, what is likely here within this time is asked of nobody else, in seconds: most of it would
+/// come twice.
+const SOON: f64 = 0.5;
 /// At the end, a block is asked of this many peers at most.
 const MOST_PEERS_PER_BLOCK: u8 = 3;
 /// How long an interested peer may have nothing to do before we say we want nothing: seeds close
@@ -115,26 +118,31 @@ impl Torrent {
         }
     }
 
-    /// At the end: asks a peer for blocks that a slower one has not delivered yet.
+    /// At the end: asks a peer for blocks that a slower one is not likely to deliver soon.
     fn double(&mut self, key: PeerKey, room: usize, batch: &mut Vec<BlockIndex>, now: Instant) {
         let (Some(download), Some(peer)) = (&mut self.download, self.peers.get(&key)) else {
             return;
         };
         let room = room.min(MOST_DOUBLE.saturating_sub(peer.pipeline.len()));
-        let wait = |peer: &Peer| {
-            // Seconds, for blocks of 16 KiB; a peer that never delivered is the slowest of all.
-            peer.pipeline.len() as f64 / (peer.down.per_second() as f64 / 16_384.0)
+        let own_wait = peer.pipeline.expected_wait(peer.pipeline.len(), now);
+        let last_wait = |other: &Peer| {
+            let before = other.pipeline.len().saturating_sub(1);
+            other.pipeline.expected_wait(before, now)
         };
-        let mut slowest: Vec<&Peer> = self
+        let mut slowest: Vec<(f64, &Peer)> = self
             .peers
             .values()
             .filter(|other| other.key != key && !other.pipeline.is_empty())
+            .map(|other| (last_wait(other), other))
             .collect();
-        slowest.sort_by(|a, b| wait(b).total_cmp(&wait(a)));
+        slowest.sort_by(|(a, _), (b, _)| b.total_cmp(a));
         let mut chosen = Vec::new();
-        for other in slowest {
-            for block in other.pipeline.newest_first() {
-                if chosen.len() >= room {
+        for (_, other) in slowest {
+            let before = (0..other.pipeline.len()).rev();
+            for (before, block) in before.zip(other.pipeline.newest_first()) {
+                // Those before it are here sooner still.
+                let wait = other.pipeline.expected_wait(before, now);
+                if chosen.len() >= room || wait < SOON + 2.0 * own_wait {
                     break;
                 }
                 let free = download

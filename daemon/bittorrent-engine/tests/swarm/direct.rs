@@ -388,7 +388,7 @@ fn a_choking_peer_is_asked_for_what_it_allows_only() {
 }
 
 #[test]
-fn the_end_game_begins_for_all_at_once() {
+fn at_the_end_an_idle_peer_is_asked_for_what_a_silent_one_leaves() {
     let mut d = Direct::new(Config::default(), 4, 8);
     // Two peers have the first piece only, and one of them is asked for all of it.
     let first = d.seed(1, Link::V2, true, 4);
@@ -399,11 +399,19 @@ fn the_end_game_begins_for_all_at_once() {
     }
     assert_eq!(d.asked(first).len(), 4);
     assert!(d.asked(idle).is_empty());
-    // Once the rest is asked of a third one, the idle one helps out at once.
+    // While there is something nobody was asked for, waiting does not count as the end.
+    d.wait(2);
+    assert!(d.asked(idle).is_empty());
+    // Once the rest is asked of a third one, the idle one helps out with what is long due.
     let third = d.seed(3, Link::V2, true, 4);
     d.event(third, PeerEvent::Unchoke);
     assert_eq!(d.asked(third).len(), 4);
     assert_eq!(d.asked(idle).len(), 4);
+    // The third one has been asked only now.
+    let fourth = d.seed(4, Link::V2, true, 4);
+    d.event(fourth, PeerEvent::Unchoke);
+    let of_second = |blocks: &[BlockIndex]| blocks.iter().any(|block| block.piece().get() == 1);
+    assert!(!of_second(&d.asked(fourth)));
 }
 
 #[test]

@@ -90,6 +90,35 @@ fn everything_held_needs_no_peer_and_nothing_held_costs_nothing() {
 }
 
 #[test]
+fn looking_in_vain_hardly_delays_a_download() {
+    for (piece_blocks, from_magnet) in [(16, true), (64, false), (64, true), (2_048, true)] {
+        let torrent = Torrent::new(piece_blocks, &[6_144 * BLOCK]);
+        let took = |looks: bool| {
+            let mut world = World::new(13);
+            let fast = Habits {
+                upload_rate: 160_000_000,
+                reqq: 2_000,
+                local: true,
+                ..Habits::default()
+            };
+            let seed = world.add_seed(&torrent, fast);
+            let leech = world.add(&torrent, Habits::default(), Config::default());
+            world.nodes[leech].held = looks.then(|| Held::new(|_| false));
+            if !from_magnet {
+                world.give_content(leech, true, |_| false);
+            }
+            world.introduce(leech, seed);
+            world.run_until_complete(&[leech], MINUTES)
+        };
+        let (without, with) = (took(false), took(true));
+        assert!(
+            with < without * 3 / 2,
+            "{piece_blocks} blocks a piece: {with:?} instead of {without:?}"
+        );
+    }
+}
+
+#[test]
 fn a_seed_that_learns_leaves_by_sending_is_asked_for_a_block_of_each_piece_first() {
     for piece_blocks in [4, 64] {
         let torrent = Torrent::new(piece_blocks, &[40 * 64 * BLOCK]);
