@@ -10,7 +10,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::{Advice, OFlags, SeekFrom};
+use rustix::io::Errno;
 
 /// The most slices the kernel takes in one vectored write.
 pub(crate) const MAX_SLICES: usize = 1024;
@@ -68,6 +69,9 @@ pub trait IoFile: AsFd + fmt::Debug + Send + Sync {
     /// Lets the next read of a stretch come from the disk, as far as it is not waiting to be written:
     /// what a failed sync lost is still in memory. A hint, that the system need not follow.
     fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Where the next bytes begin, from a position on, that are not in a hole; `None` when there are none.
+    /// Where the file system does not tell holes from zeros, nothing is in a hole.
+    fn next_content(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Changes the length; new bytes are zeros and take no space.
     fn set_len(&self, length: u64) -> io::Result<()>;
     /// Bytes that the content takes on the disk: holes take none, and what is shared with other files
@@ -103,6 +107,16 @@ pub(crate) fn read_full(
         }
     }
     Ok(total)
+}
+
+/// Moves the position of the file, which nothing here uses.
+pub(crate) fn next_content(file: BorrowedFd<'_>, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(Errno::INVAL) => Ok(Some(offset)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The real disk.
@@ -181,7 +195,7 @@ impl IoFile for RealFile {
                     offset += count as u64;
                     IoSlice::advance_slices(&mut slices, count);
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -200,6 +214,10 @@ impl IoFile for RealFile {
             length,
             Advice::DontNeed,
         )?)
+    }
+
+    fn next_content(&self, offset: u64) -> io::Result<Option<u64>> {
+        next_content(self.0.as_fd(), offset)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

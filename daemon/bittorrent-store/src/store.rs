@@ -57,6 +57,8 @@ pub struct TorrentStore {
     verified: AtomicBitmap,
     /// Blocks that were written since the files were opened, proven or not.
     touched: AtomicBitmap,
+    /// Content files of which nothing is in memory that an earlier process left there.
+    forgotten: AtomicBitmap,
     /// Blocks that a failed sync may have lost, until they are written again. Made by the first one.
     lost: OnceLock<AtomicBitmap>,
     /// How many blocks there are.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 use bittorrent_store::testing::{Dice, ForgetfulDisk, Operation};
-use bittorrent_store::{Clones, RealIo, ReuseSources, StoreError, TorrentStore};
+use bittorrent_store::{Clones, Io as _, RealIo, ReuseSources, StoreError, TorrentStore};
 use bytes::Bytes;
 use common::{BLOCK, Sample, broken, salted};
 use proptest::prelude::*;
@@ -572,6 +572,12 @@ proptest! {
     }
 }
 
+/// What the file system of the temporary directory is known to do, `clones` or `copies`, where a script has
+/// made it for that: checks/reflinks.
+fn expected() -> Option<String> {
+    std::env::var("REUSE_EXPECTS").ok()
+}
+
 /// On the file system of the temporary directory, whichever it is: `TMPDIR` chooses another.
 #[test]
 fn a_real_file_system_clones_or_is_copied_to() {
@@ -586,7 +592,14 @@ fn a_real_file_system_clones_or_is_copied_to() {
     let (store, clones) =
         TorrentStore::create_from(&place, &new.meta, Arc::new(RealIo), &sources).unwrap();
     assert_eq!(clones.files + clones.refused, 1);
-    eprintln!("{clones:?}");
+    if let Some(expected) = expected() {
+        let is = if clones.files == 1 {
+            "clones"
+        } else {
+            "copies"
+        };
+        assert_eq!(is, expected, "{clones:?}");
+    }
     assert_eq!(store.is_cloned(), clones.files == 1);
     let found = adopt_all(&new, &store, &sources, true);
     assert_eq!(found, all_but(&new, &[3, 20]));
@@ -596,4 +609,50 @@ fn a_real_file_system_clones_or_is_copied_to() {
     let (old_store, _) = TorrentStore::open(&dir.path().join("old"), Arc::new(RealIo)).unwrap();
     assert!(old_store.is_sealed());
     old.check_verified(&old_store).unwrap();
+}
+
+#[test]
+fn a_clone_takes_the_room_of_what_changed_only() {
+    const BLOCKS: u64 = 3_000;
+    if expected().as_deref() != Some("clones") {
+        eprintln!("NOT TESTED: as root, checks/reflinks makes file systems that share content");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let free = || {
+        let root = std::fs::File::open(dir.path()).unwrap();
+        rustix::fs::syncfs(&root).unwrap();
+        RealIo.free_space(dir.path()).unwrap()
+    };
+    let bytes = salted(BLOCKS * BLOCK, 1);
+    let old = Sample::single(64 * BLOCK, bytes.clone());
+    let numbers: Vec<u64> = (0..BLOCKS).step_by(40).collect();
+    let new = Sample::single(64 * BLOCK, changed(&bytes, &numbers));
+    let store = old.create(&dir.path().join("old"), Arc::new(RealIo));
+    old.complete(&store);
+    let sources = ReuseSources::new(vec![Arc::new(store)]);
+    let before = free();
+    let place = dir.path().join("new");
+    let (store, _) =
+        TorrentStore::create_from(&place, &new.meta, Arc::new(RealIo), &sources).unwrap();
+    let found = adopt_all(&new, &store, &sources, true);
+    assert_eq!(found.len() as u64, BLOCKS - numbers.len() as u64);
+    let fetched: Vec<BlockIndex> = (numbers.iter())
+        .map(|number| new.blocks[*number as usize])
+        .collect();
+    new.fill(&store, &fetched);
+    mark(
+        &store,
+        &found
+            .into_iter()
+            .map(|block| (block, new.leaf(block)))
+            .collect::<Vec<_>>(),
+    );
+    store.finish().unwrap();
+    let taken = before.saturating_sub(free());
+    // What changed, the leaf hashes, and what the file system notes about it.
+    assert!(taken < BLOCKS * BLOCK / 4, "{taken} bytes were taken");
+    drop(store);
+    let (store, _) = TorrentStore::open(&place, Arc::new(RealIo)).unwrap();
+    new.check_verified(&store).unwrap();
 }

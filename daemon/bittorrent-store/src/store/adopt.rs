@@ -33,7 +33,10 @@ impl Wanted {
     }
 
     fn is_zero(&self) -> bool {
-        self.leaf == leaf_of(ZEROS.split_at(self.size).0)
+        match ZEROS.split_at(self.size) {
+            (_, []) => self.leaf == *ZERO_LEAF,
+            (short, _) => self.leaf == merkle::leaf(short),
+        }
     }
 }
 
@@ -156,27 +159,44 @@ impl TorrentStore {
         let (file, content) = self.content_of(piece)?;
         let start = layout.offset_in_file(piece);
         let number = |want: &Wanted| layout.block_number(want.block);
-        // What an earlier process could not make durable may still be in memory.
-        if wanted.iter().any(|want| !self.touched.get(number(want))) {
-            content
-                .forget_cached(start, layout.piece_size(piece).into())
-                .map_err(self.contents.failed("read", file))?;
-        }
         let mut buffer = vec![0; STRETCH * BLOCK_LEN as usize];
         let mut left = Vec::with_capacity(wanted.len());
+        let content_from = |offset| {
+            let found = content.next_content(offset);
+            found.map_err(self.contents.failed("read", file))
+        };
+        let mut next_content = content_from(start)?;
         let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         for run in stretches(wanted) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else {
                 continue;
             };
+            let begin = start + u64::from(first.block.begin());
+            let end = start + u64::from(last.block.begin()) + last.size as u64;
+            if next_content.is_some_and(|at| at < begin) {
+                next_content = content_from(begin)?;
+            }
+            // A new file is one hole, unless it is a clone: reading that would take as long as reading
+            // content does.
+            let is_hole = next_content.is_none_or(|at| at >= end);
+            if is_hole && !run.iter().any(Wanted::is_zero) {
+                left.extend_from_slice(run);
+                continue;
+            }
+            // What an earlier process could not make durable may still be in memory.
+            let untouched = run.iter().any(|want| !self.touched.get(number(want)));
+            if untouched && self.forgotten.set(file.get().into()) {
+                content
+                    .forget_cached(0, layout.file(file).length())
+                    .map_err(self.contents.failed("read", file))?;
+            }
             for want in run {
                 // Before it is read: a sync that fails in between may lose it.
                 self.touched.set(number(want));
             }
-            let length = (last.block.begin() - first.block.begin()) as usize + last.size;
-            let bytes = buffer.split_at_mut(length).0;
-            let read = read_full(&*content, bytes, start + u64::from(first.block.begin()))
-                .map_err(self.contents.failed("read", file))?;
+            let bytes = buffer.split_at_mut((end - begin) as usize).0;
+            let read =
+                read_full(&*content, bytes, begin).map_err(self.contents.failed("read", file))?;
             let bytes = bytes.split_at(read).0;
             for (want, is) in run.iter().zip(bytes.chunks(BLOCK_LEN as usize)) {
                 let good = is.len() == want.size

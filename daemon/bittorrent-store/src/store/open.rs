@@ -163,6 +163,7 @@ impl TorrentStore {
             total: layout.files().iter().map(FileSpan::blocks).sum(),
             verified: AtomicBitmap::new(layout.block_numbers()),
             touched: AtomicBitmap::new(layout.block_numbers()),
+            forgotten: AtomicBitmap::new(layout.files().len() as u64),
             lost: OnceLock::new(),
             dirty: AtomicU64::new(0),
             sealed: AtomicBool::new(sealed),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Dice, survivors};
 use super::{ForgetfulDisk, Operation};
-use crate::io::{Identity, IoFile, read_full};
+use crate::io::{Identity, IoFile, next_content, read_full};
 
 #[derive(Debug)]
 pub(super) struct ForgetfulFile {
@@ -115,6 +115,11 @@ impl IoFile for ForgetfulFile {
             .for_each(|change| change.apply(&mut bytes));
         self.seen.set_len(bytes.len() as u64)?;
         self.seen.write_all_at(&bytes, 0)
+    }
+
+    fn next_content(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.disk.disk().powered()?;
+        next_content(self.seen.as_fd(), offset)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
