@@ -1,20 +1,23 @@
 //! Measures one transfer between two processes.
 //!
 //! ```text
-//! transfer make  --dir STORE --bytes N [--piece-length N] [--hybrid | --sparse]
+//! transfer make  --dir STORE (--file FILE | --bytes N [--sparse]) [--piece-length N] [--hybrid]
 //! transfer seed  --dir STORE... --listen ADDR
 //! transfer fetch --dir STORE (--hash V2HEX | --torrent FILE) --peer ADDR... [--seconds N]
+//!                [--reuse STORE... [--in-place]]
 //! ```
 //!
-//! `make` fills a new store with noise; with `--sparse` with a hole of whole pieces, which costs
-//! neither space nor hashing, however long it is. `seed` serves stores until its standard input
-//! ends. `fetch` starts with nothing but the hash, or with a torrent file and its piece layers, and
-//! leaves off after so many seconds, whole or not. All print one JSON object a line; times are in
+//! `make` fills a new store with a copy of a file, or with noise; with `--sparse` with a hole of
+//! whole pieces, which costs neither space nor hashing, however long it is. `seed` serves stores
+//! until its standard input ends. `fetch` starts with nothing but the hash, or with a torrent file
+//! and its piece layers, and leaves off after so many seconds, whole or not. It looks for blocks in
+//! the stores to reuse, anywhere in them or only in the same places. All print one JSON object a line; times are in
 //! seconds since the start of the process, which `began` gives since 1970; processor times are those
 //! of the whole process.
 
 mod usage;
 
+use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,7 +29,7 @@ use bittorrent_protocol::metainfo::{HashedContent, Metainfo, MetainfoBuilder};
 use bittorrent_protocol::{BLOCK_LEN, InfoHashV2, InfoHashes, PieceLength, merkle};
 use bittorrent_session::{Session, SessionConfig, TorrentHandle};
 use bittorrent_store::create::{Cut, Draft, Shape};
-use bittorrent_store::{RealIo, TorrentStore};
+use bittorrent_store::{RealIo, ReuseSources, TorrentStore};
 
 use usage::usage;
 
@@ -53,6 +56,9 @@ fn main() -> Result<(), Error> {
             "--piece-length" => options.piece_length = PieceLength::new(value()?.parse()?)?,
             "--hybrid" => options.hybrid = true,
             "--sparse" => options.sparse = true,
+            "--file" => options.file = Some(value()?.into()),
+            "--reuse" => options.reuse.push(value()?.into()),
+            "--in-place" => options.in_place = true,
             _ => return Err(format!("unknown option {name}").into()),
         }
     }
@@ -77,6 +83,9 @@ struct Options {
     piece_length: PieceLength,
     hybrid: bool,
     sparse: bool,
+    file: Option<PathBuf>,
+    reuse: Vec<PathBuf>,
+    in_place: bool,
 }
 
 impl Default for Options {
@@ -93,6 +102,9 @@ impl Default for Options {
             piece_length: PieceLength::new(1 << 20).unwrap_or(PieceLength::DEFAULT),
             hybrid: false,
             sparse: false,
+            file: None,
+            reuse: Vec::new(),
+            in_place: false,
         }
     }
 }
@@ -131,8 +143,17 @@ fn make(options: &Options) -> Result<(), Error> {
         hybrid: options.hybrid,
     };
     let io = Arc::new(RealIo);
-    let mut draft = Draft::begin(options.dir()?, "noise", Shape::SingleFile, cut, io)?;
-    let mut content = Noise(0x9e37_79b9_7f4a_7c15).take(options.bytes);
+    let mut name = "noise";
+    let mut content: Box<dyn Read + Send> =
+        Box::new(Noise(0x9e37_79b9_7f4a_7c15).take(options.bytes));
+    if let Some(file) = &options.file {
+        name = file
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or("--file has no name")?;
+        content = Box::new(File::open(file)?);
+    }
+    let mut draft = Draft::begin(options.dir()?, name, Shape::SingleFile, cut, io)?;
     draft.add_file(&[], &mut content, &mut |_| true)?;
     let store = draft.finish(|builder| builder)?;
     println!(r#"{{"made":"{}"}}"#, store.info().hashes().v2);
@@ -199,16 +220,41 @@ async fn seed(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is to be looked through.
+fn sources(options: &Options) -> Result<ReuseSources, Error> {
+    let mut held = Vec::new();
+    for dir in &options.reuse {
+        let (store, _) = TorrentStore::open(dir, Arc::new(RealIo))?;
+        held.push(Arc::new(store));
+    }
+    let sources = ReuseSources::new(held);
+    if options.reuse.is_empty() || options.in_place {
+        return Ok(sources);
+    }
+    let begun = Instant::now();
+    let sources = sources.with_index(&options.dir()?.with_extension("index"), &RealIo, &|| true)?;
+    println!(r#"{{"indexed":{:.3}}}"#, begun.elapsed().as_secs_f64());
+    Ok(sources)
+}
+
 /// Adds what is to be fetched, with a place for it.
 async fn begin(
     options: &Options,
     session: &Session,
 ) -> Result<(TorrentHandle, Arc<TorrentStore>), Error> {
+    let sources = sources(options)?;
+    let place = |metainfo: &Metainfo| {
+        let made = TorrentStore::create_from(options.dir()?, metainfo, Arc::new(RealIo), &sources);
+        let (store, clones) = made?;
+        println!(r#"{{"cloned":{}}}"#, clones.bytes);
+        Ok::<_, Error>(Arc::new(store))
+    };
     if let Some(path) = &options.torrent {
         let metainfo = Metainfo::parse(&std::fs::read(path)?, &Limits::TORRENT)?;
-        let store = TorrentStore::create(options.dir()?, &metainfo, Arc::new(RealIo))?;
-        let store = Arc::new(store);
-        let torrent = session.add_store(store.clone()).await?;
+        let store = place(&metainfo)?;
+        let torrent = session
+            .add_store_reusing(store.clone(), Arc::new(sources))
+            .await?;
         torrent.add_peers(&options.peers).await;
         return Ok((torrent, store));
     }
@@ -216,10 +262,10 @@ async fn begin(
     let torrent = session.add_magnet(InfoHashes { v2, v1: None }).await?;
     torrent.add_peers(&options.peers).await;
     let info = torrent.info().await.ok_or("no metadata")?;
-    let metainfo = Metainfo::from_info(info);
-    let store = TorrentStore::create(options.dir()?, &metainfo, Arc::new(RealIo))?;
-    let store = Arc::new(store);
-    torrent.attach(store.clone()).await?;
+    let store = place(&Metainfo::from_info(info))?;
+    torrent
+        .attach_reusing(store.clone(), Arc::new(sources))
+        .await?;
     Ok((torrent, store))
 }
 
@@ -267,7 +313,16 @@ async fn fetch(options: &Options, start: Instant) -> Result<(), Error> {
             .subscribe()
             .wait_for(|status| status.phase.is_seeding())
             .await?;
-        println!(r#"{{"durable":{:.3}}}"#, start.elapsed().as_secs_f64());
+        let status = torrent.status();
+        println!(
+            r#"{{"durable":{:.3},"downloaded":{},"wasted":{},"fetched":{},"reused":{},"hashes":{}}}"#,
+            start.elapsed().as_secs_f64(),
+            status.downloaded_payload,
+            status.wasted,
+            status.bytes_fetched,
+            status.bytes_reused,
+            status.hash_bytes,
+        );
     }
     session.shutdown().await;
     Ok(())

@@ -455,6 +455,11 @@ impl Peer {
                     return Ok(());
                 }
             }
+            if !self.outbox.is_empty() {
+                // They come right after the block that is half sent: a busy line must not hold them up
+                // until nothing is left to upload.
+                most = most.min(self.uploads.left_of_block());
+            }
             let progress = self
                 .uploads
                 .serve(&self.stream, self.content.as_ref(), most)
@@ -472,7 +477,7 @@ impl Peer {
                 self.wish_to_read();
             }
             // A block may have kept messages waiting that can go now.
-            let again = progress == Progress::Idle && !self.outbox.is_empty();
+            let again = !self.outbox.is_empty() && !self.uploads.is_mid_block();
             if !again {
                 return Ok(());
             }

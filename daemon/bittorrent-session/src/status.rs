@@ -78,6 +78,11 @@ pub struct TorrentStatus {
     /// Bytes of content that were found in what is held already, and proven, since the torrent was
     /// added.
     pub bytes_reused: u64,
+    /// Bytes of content that peers sent, written and proven, since the torrent was added.
+    pub bytes_fetched: u64,
+    /// Bytes of content that peers have to send: neither verified nor still looked for in what is
+    /// held already. An upper bound at the ends of files.
+    pub bytes_to_fetch: u64,
     /// Pieces; 0 while the metadata is unknown.
     pub pieces_total: u32,
     /// Pieces that are verified as a whole.

@@ -181,6 +181,51 @@ async fn hashes_are_served_from_the_piece_layer_and_from_the_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hashes_do_not_wait_for_the_blocks_that_were_asked_for_before() {
+    const ASKED: u32 = 1_900;
+    let sample = Sample::file("busy", 4 << 20, 64 * 1024, false);
+    let (_dir, seed) = seeding(config(), &sample).await;
+    let mut peer = connect(&seed, &sample).await;
+    peer.send(&Message::Interested).await;
+    peer.find(|message| (message == Message::Unchoke).then_some(()))
+        .await
+        .unwrap();
+    let mut bytes = bytes::BytesMut::new();
+    for n in 0..ASKED {
+        let request = Request {
+            index: n % 64,
+            begin: n / 64 % 4 * 16_384,
+            length: 16_384,
+        };
+        Message::Request(request).encode(&mut bytes);
+    }
+    let hashes = HashRequest {
+        root: sample.layout().files()[0].root().unwrap(),
+        base: 0,
+        index: 0,
+        count: 4,
+        proof_layers: 0,
+    };
+    Message::HashRequest(hashes).encode(&mut bytes);
+    peer.raw(&bytes).await;
+    // The line is full from here on: the seed is held up in the middle of one block after the other.
+    let mut before = 0;
+    peer.find(|message| match message {
+        Message::Piece { .. } => {
+            before += 1;
+            None
+        }
+        Message::Hashes(..) => Some(()),
+        _ => None,
+    })
+    .await
+    .unwrap();
+    // What the buffers of the kernel hold is on its way already.
+    assert!(before < 2 * ASKED / 3, "{before} of {ASKED} blocks");
+    seed.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_exceeds_the_queue_is_rejected() {
     let sample = Sample::file("queued", 4 << 20, 64 * 1024, false);
     let short = SessionConfig {

@@ -405,6 +405,8 @@ impl Torrent {
             bytes_total: status.bytes_total,
             bytes_verified: status.bytes_verified,
             bytes_reused: status.bytes_reused,
+            bytes_fetched: status.bytes_fetched,
+            bytes_to_fetch: status.bytes_to_fetch,
             pieces_total: status.pieces_total,
             pieces_verified: status.pieces_verified,
             downloaded_payload: status.downloaded,

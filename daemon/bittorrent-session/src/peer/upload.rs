@@ -207,6 +207,12 @@ impl Uploads {
         self.begun > 0
     }
 
+    /// Bytes of a half sent block that are still to come.
+    pub(super) fn left_of_block(&self) -> usize {
+        let begun = self.queue.front().filter(|_| self.is_mid_block());
+        begun.map_or(0, |entry| entry.message_len() - self.begun)
+    }
+
     /// Whether there is something that a ready socket would take.
     pub(super) fn is_sendable(&self) -> bool {
         self.queue

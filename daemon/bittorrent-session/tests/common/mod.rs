@@ -115,6 +115,33 @@ impl Sample {
         }
     }
 
+    /// A torrent of one file with this content.
+    pub fn of(name: &str, content: Vec<u8>, piece_length: u64) -> Self {
+        let piece_length = PieceLength::new(piece_length).unwrap();
+        let meta = MetainfoBuilder::new(name, piece_length)
+            .single_file(hashed(&content, piece_length, false, false))
+            .build()
+            .unwrap();
+        Self {
+            meta,
+            contents: vec![content],
+        }
+    }
+
+    /// A torrent of a directory with these files, in the order of their names.
+    pub fn files(name: &str, files: &[(String, Vec<u8>)], piece_length: u64) -> Self {
+        let piece_length = PieceLength::new(piece_length).unwrap();
+        let mut builder = MetainfoBuilder::new(name, piece_length);
+        for (path, content) in files {
+            let hashed = hashed(content, piece_length, false, false);
+            builder = builder.file(vec![path.clone()], hashed);
+        }
+        Self {
+            meta: builder.build().unwrap(),
+            contents: files.iter().map(|(_, content)| content.clone()).collect(),
+        }
+    }
+
     pub fn layout(&self) -> &Arc<Layout> {
         self.meta.info().layout()
     }
