@@ -60,6 +60,7 @@ in
             program
             "--once"
             "--extract"
+            "--discard-archive"
             "--data-dir"
             work
           ];

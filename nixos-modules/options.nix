@@ -137,6 +137,19 @@ in
         description = "By how much at most to delay each run, so that producers do not all publish at the same moment.";
       };
 
+      layout = lib.mkOption {
+        type = types.enum [
+          "plain"
+          "tar.zst"
+        ];
+        default = "plain";
+        example = "tar.zst";
+        description = ''
+          The form of a snapshot: the ledger itself, of which an update costs what changed, or an archive of some two thirds of the size,
+          of which an update costs several times that.
+        '';
+      };
+
       extraArguments = lib.mkOption {
         type = types.listOf types.str;
         default = [ ];

@@ -24,6 +24,8 @@ rustPlatform.buildRustPackage {
       ../daemon
       ../checks/interop/harness
       ../checks/interop/libtorrent_peer.py
+      # Tests compare these with the program.
+      ../docs/configuration.md
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;

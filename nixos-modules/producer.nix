@@ -12,6 +12,12 @@ let
   service = nanoSnapshotMirrorUnits.services.${name};
   timer = nanoSnapshotMirrorUnits.timers.${name};
   asDefaults = lib.mapAttrs (_: lib.mkDefault);
+  arguments =
+    lib.optionals (cfg.producer.layout != "plain") [
+      "--layout"
+      cfg.producer.layout
+    ]
+    ++ cfg.producer.extraArguments;
 in
 {
   config = lib.mkIf cfg.producer.enable {
@@ -53,8 +59,8 @@ in
         restartIfChanged = false;
         serviceConfig = {
           User = lib.mkDefault cfg.producer.user;
-          ExecStart = lib.mkIf (cfg.producer.extraArguments != [ ]) (
-            "${service.serviceConfig.ExecStart} ${utils.escapeSystemdExecArgs cfg.producer.extraArguments}"
+          ExecStart = lib.mkIf (arguments != [ ]) (
+            "${service.serviceConfig.ExecStart} ${utils.escapeSystemdExecArgs arguments}"
           );
         };
       }

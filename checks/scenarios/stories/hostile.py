@@ -26,33 +26,32 @@ dht.wait_for_unit("scenario-dht.service")
 producer.wait_for_unit("nano-snapshot-mirror.service")
 mirror.wait_for_unit("nano-snapshot-mirror.service")
 
-with subtest("a peer is prepared that has the torrent and false data for it"):
+with subtest("a peer has the snapshot, and turns false"):
     mirror.block()
     producer.succeed("systemctl start nano-snapshot-mirror-producer.service")
     snapshot = current(producer)
-    torrent = producer.succeed(f"base64 -w0 {DATA}/current/daily/snapshot.torrent").strip()
-    size = producer.succeed(f"stat --format=%s {CONTENT}").strip()
+    address = producer.succeed("getent ahostsv4 producer | awk '$1 !~ /^127/ { print $1; exit }'").strip()
     commands = [
         {"do": "start", "listen": "0.0.0.0:6891"},
-        {"do": "add", "save_path": "/srv", "torrent": "/srv/snapshot.torrent", "seed_mode": True},
+        {"do": "add", "save_path": "/srv", "magnet": f"magnet:?xt=urn:btmh:1220{snapshot}"},
+        {"do": "connect", "id": 0, "ip": address, "port": 6881},
+        {"do": "wait", "id": 0, "timeout": 60},
     ]
     lines = "".join(json.dumps(command) + "\n" for command in commands)
     poisoner.succeed(
-        "mkdir -p /srv && cd /srv",
-        f"echo {torrent} | base64 -d > /srv/snapshot.torrent",
-        f"head -c {size} /dev/urandom > /srv/data.ldb",
-        f"cat > /srv/commands <<'END'\n{lines}END",
+        f"mkdir -p /srv && cat > /srv/commands <<'END'\n{lines}END",
         "systemd-run --unit=poison --property=WorkingDirectory=/srv "
-        f"$(command -v bash) -c '(cat /srv/commands; sleep infinity) | $(command -v python3) {PEER}'",
+        f"$(command -v bash) -c '(cat /srv/commands; sleep infinity) | $(command -v python3) {PEER} > /srv/answers'",
     )
-    poisoner.wait_for_open_port(6891, "poisoner")
+    poisoner.wait_until_succeeds("grep '\"reached\": true' /srv/answers")
+    poisoner.succeed("dd if=/dev/urandom of=/srv/data.ldb bs=64k count=40 conv=notrunc")
     producer.succeed("tc qdisc add dev eth1 root tbf rate 8mbit burst 32k latency 200ms")
 
 with subtest("false data are not kept, their sender is banned, and the snapshot arrives from the honest peer"):
     mirror.unblock()
     mirror.wait_for_file(CONTENT)
     t.assertEqual(mirror.succeed(f"sha256sum < {CONTENT}"), producer.succeed(f"sha256sum < {CONTENT}"))
-    hears("peer banned.*6891")
+    hears("peer banned.*:6891")
     mirror.succeed(f"nano-snapshot-mirror verify --data-dir {DATA}")
 
 with subtest("a second snapshot is followed"):
