@@ -36,6 +36,7 @@ let
         "scenario/before.ldb".source = "${ledgers}/before.ldb";
         "scenario/after.ldb".source = "${ledgers}/after.ldb";
         "scenario/dht.py".source = ./dht.py;
+        "scenario/store-0.1".source = ./stories/store-0.1;
         "scenario/libtorrent_peer.py".source = ../interop/libtorrent_peer.py;
       }
       // lib.optionalAttrs (!mirror) {
@@ -58,6 +59,7 @@ let
           signingKeyFile = "/etc/nano-snapshot-mirror/producer.key";
           schedule = lib.mkIf (producer ? schedule) producer.schedule;
           randomizedDelay = "0";
+          extraArguments = producer.arguments or [ ];
         };
       };
       users = lib.mkIf (producer != null) {

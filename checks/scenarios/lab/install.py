@@ -69,6 +69,8 @@ def fill(root: Path, machine: Machine, story: Story) -> None:
         shutil.copy(LEDGERS / name, fixtures / name)
     for tool in (HERE / "dht.py", REPOSITORY / "checks/interop/libtorrent_peer.py"):
         shutil.copy(tool, fixtures / tool.name)
+    for store in (HERE / "stories").glob("store-*"):
+        shutil.copytree(store, fixtures / store.name, symlinks=True)
     write(etc / "nano-snapshot-mirror/config.toml", toml(machine.settings))
     system = etc / "systemd/system"
     for name in units_of(machine):
@@ -108,6 +110,12 @@ def producer(root: Path, said: dict[str, object]) -> None:
     if schedule:
         text = f"[Timer]\nOnCalendar=\nOnCalendar={schedule}\nRandomizedDelaySec=0\nAccuracySec=100ms\n"
         write(system / "nano-snapshot-mirror-producer.timer.d/schedule.conf", text)
+    arguments = said.get("arguments")
+    if isinstance(arguments, list):
+        packaged = (PACKAGING / "systemd/nano-snapshot-mirror-producer.service").read_text()
+        command = next(line for line in packaged.splitlines() if line.startswith("ExecStart="))
+        text = f"[Service]\nExecStart=\n{command} {' '.join(arguments)}\n"
+        write(system / "nano-snapshot-mirror-producer.service.d/arguments.conf", text)
 
 
 def made(directory: Path) -> Path:
