@@ -12,17 +12,23 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bittorrent_engine::TorrentKey;
 use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, PieceLayer};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::vitals::Vitals;
 
 /// Places in the queue of one writer and of the syncer.
 const QUEUE: usize = 256;
+
+/// How often a writer without work says that it lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// The least a read may be charged for, so that their number is bounded too.
 pub(crate) const MIN_READ_CHARGE: u32 = 16 * 1024;
@@ -201,11 +207,13 @@ impl DiskThreads {
 pub(crate) struct WriterId(usize);
 
 /// Starts `threads` writers, `threads` readers and the syncer. `read_buffer` bounds the bytes of
-/// answers to reads; `done` tells the driver what came of its jobs and is always emptied.
+/// answers to reads; `done` tells the driver what came of its jobs and is always emptied. The writers
+/// are those of `vitals`.
 pub(crate) fn start(
     threads: usize,
     read_buffer: usize,
     done: &mpsc::Sender<Done>,
+    vitals: &Vitals,
 ) -> std::io::Result<(Disks, Readers, DiskThreads)> {
     let threads = threads.max(1);
     let mut handles = Vec::new();
@@ -217,17 +225,18 @@ pub(crate) fn start(
     for n in 0..threads {
         let (queue, jobs) = bounded(QUEUE);
         writers.push(queue);
-        let done = done.clone();
+        let (done, vitals) = (done.clone(), vitals.clone());
         spawn(
             format!("bt-write-{n}"),
-            Box::new(move || write_loop(&jobs, &done)),
+            Box::new(move || write_loop(&jobs, &done, || vitals.writer_lives(n))),
         )?;
     }
     let (syncer, jobs) = bounded(QUEUE);
     let synced = done.clone();
     spawn(
         "bt-sync".to_owned(),
-        Box::new(move || write_loop(&jobs, &synced)),
+        // Making much durable may take minutes and holds up nobody: not watched.
+        Box::new(move || write_loop(&jobs, &synced, || ())),
     )?;
     let read_buffer = read_buffer.clamp(256 << 10, Semaphore::MAX_PERMITS);
     let (queue, jobs) = bounded(read_buffer / MIN_READ_CHARGE as usize + 1);
@@ -289,13 +298,18 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, DiskErr
     }
 }
 
-fn write_loop(jobs: &Receiver<Job>, done: &mpsc::Sender<Done>) {
-    for Job {
-        torrent,
-        store,
-        work,
-    } in jobs
-    {
+fn write_loop(jobs: &Receiver<Job>, done: &mpsc::Sender<Done>, lives: impl Fn()) {
+    loop {
+        lives();
+        let Job {
+            torrent,
+            store,
+            work,
+        } = match jobs.recv_timeout(SIGN_OF_LIFE) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let outcome = match work {
             Work::Write(blocks, permit) => {
                 let result = guarded(|| store.write_blocks(&blocks));

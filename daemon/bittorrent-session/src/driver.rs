@@ -31,6 +31,7 @@ use crate::mailbox;
 use crate::peer::{
     self, Arrived, Greeted, Instruction, News, PeerError, Report, Start, Surroundings,
 };
+use crate::vitals::Vitals;
 pub(crate) use asks::{Added, Ask, Prepared};
 pub use ending::ShutdownReport;
 use torrent::Torrent;
@@ -96,6 +97,7 @@ pub(crate) struct Driver {
     busy: bool,
     /// Web seeds that were ever named.
     web_seeds_named: u32,
+    vitals: Vitals,
 }
 
 impl Driver {
@@ -104,6 +106,7 @@ impl Driver {
         policy: Policy,
         disks: Disks,
         cancel: CancellationToken,
+        vitals: Vitals,
     ) -> Self {
         Self {
             engine,
@@ -120,6 +123,7 @@ impl Driver {
             cancel,
             busy: false,
             web_seeds_named: 0,
+            vitals,
         }
     }
 
@@ -383,6 +387,7 @@ impl Driver {
     }
 
     fn tick(&mut self) {
+        self.vitals.driver_lives();
         for (key, torrent) in &mut self.torrents {
             torrent.publish(self.engine.status(*key));
             torrent.consider_checkpoint(&self.policy);

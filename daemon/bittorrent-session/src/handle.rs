@@ -13,6 +13,7 @@ use crate::content::Attached;
 use crate::driver::{Added, Ask, Prepared, Views};
 use crate::error::AddError;
 use crate::limits::RateLimits;
+use crate::piece_map::MapCell;
 use crate::status::TorrentStatus;
 use crate::web_seed::WebSeedUrl;
 
@@ -50,6 +51,11 @@ impl TorrentHandle {
             found = info.wait_for(Option::is_some) => found.ok().and_then(|info| info.clone()),
             _ = status.wait_for(|status| status.phase.error().is_some()) => None,
         }
+    }
+
+    /// The metadata, if it is known.
+    pub fn known_info(&self) -> Option<Arc<Info>> {
+        self.views.info.borrow().clone()
     }
 
     /// Gives a torrent that was added by its hashes its place on disk.
@@ -155,6 +161,20 @@ impl TorrentHandle {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// Where the content stands and came from, in at most
+    /// [`MAX_MAP_CELLS`](crate::MAX_MAP_CELLS) cells; `None` before it has a place on disk, and when
+    /// the session ends.
+    pub async fn piece_map(&self) -> Option<Vec<MapCell>> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Origins {
+            torrent: self.key,
+            reply,
+        };
+        self.asks.send(ask).await.ok()?;
+        let (store, origins) = answer.await.ok()??;
+        Some(origins.map(&store.verified()))
     }
 
     /// Parts with all peers, makes what is there durable and forgets the torrent. Its store stays

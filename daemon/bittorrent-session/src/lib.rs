@@ -37,9 +37,11 @@ mod limits;
 mod listener;
 mod mailbox;
 mod peer;
+mod piece_map;
 mod session;
 mod status;
 mod tracker;
+mod vitals;
 mod web_seed;
 
 pub use bittorrent_engine::{
@@ -52,7 +54,9 @@ pub use handle::TorrentHandle;
 pub use http::HttpError;
 pub use lan::{LanBook, LanConfig, LanDiscovery, LanEntry};
 pub use limits::RateLimits;
+pub use piece_map::{MAX_MAP_CELLS, MapCell};
 pub use session::Session;
 pub use status::{Phase, TorrentError, TorrentStatus};
 pub use tracker::{Announcer, InvalidTrackerUrl, TrackerError, TrackerUrl};
+pub use vitals::Vitals;
 pub use web_seed::{InvalidWebSeedUrl, WebSeedUrl};

@@ -23,6 +23,7 @@ use crate::limits::{Buckets, RateLimits};
 use crate::listener;
 use crate::peer::Surroundings;
 use crate::tracker::{Announcer, TrackerUrl};
+use crate::vitals::Vitals;
 
 /// Questions that may wait for the driver.
 const ASKS: usize = 256;
@@ -45,6 +46,7 @@ pub struct Session {
     acceptors: JoinSet<()>,
     driver: JoinHandle<ShutdownReport>,
     threads: DiskThreads,
+    vitals: Vitals,
 }
 
 impl Session {
@@ -70,8 +72,10 @@ impl Session {
             engine.add_own_address(*addr);
         }
         let (done_to, done) = mpsc::channel(DONE);
+        let writers = config.disk_threads.max(1);
+        let vitals = Vitals::new(writers);
         let (disks, readers, threads) =
-            disk::start(config.disk_threads, config.read_buffer_bytes, &done_to)
+            disk::start(writers, config.read_buffer_bytes, &done_to, &vitals)
                 .map_err(SessionError::Threads)?;
         let (asks_to, asks) = mpsc::channel(ASKS);
         let (reports_to, reports) = mpsc::channel(REPORTS);
@@ -122,7 +126,7 @@ impl Session {
             );
             acceptors.spawn(acceptor.instrument(tracing::debug_span!("listener", %addr)));
         }
-        let driver = Driver::new(engine, policy, disks, cancel.child_token());
+        let driver = Driver::new(engine, policy, disks, cancel.child_token(), vitals.clone());
         let inputs = Inputs {
             asks,
             reports,
@@ -143,6 +147,7 @@ impl Session {
             acceptors,
             driver,
             threads,
+            vitals,
         })
     }
 
@@ -154,6 +159,11 @@ impl Session {
     /// The peer id in all our handshakes.
     pub const fn peer_id(&self) -> PeerId {
         self.peer_id
+    }
+
+    /// Counters that show that the session's loops come round.
+    pub fn vitals(&self) -> Vitals {
+        self.vitals.clone()
     }
 
     /// Adds a torrent whose metadata is known: downloads what the store lacks, serves what it has.

@@ -129,6 +129,11 @@ fn unread(dir: &Path) -> PathBuf {
     dir.join("unread")
 }
 
+/// The .torrent file of the snapshot in `dir`: its info dictionary and piece layers.
+pub(crate) fn metadata(dir: &Path) -> PathBuf {
+    dir.join(METADATA)
+}
+
 /// Whether the content in `dir` is being given back to the disk while it is extracted: it is not what
 /// was published any longer.
 pub(crate) fn is_discarded(dir: &Path) -> bool {
@@ -155,7 +160,7 @@ fn refuse_discarded(dir: &Path) -> Result<()> {
 
 /// The torrent of the snapshot in `dir`.
 pub(crate) fn read_metainfo(dir: &Path) -> Result<Metainfo> {
-    let path = dir.join(METADATA);
+    let path = metadata(dir);
     let raw = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Metainfo::parse(&raw, &Limits::TORRENT)
         .with_context(|| format!("{} is damaged", path.display()))

@@ -14,7 +14,7 @@ use snapshot_pointer::Salt;
 use crate::config::{Loose, Sources};
 pub(crate) use install::InstallArgs;
 pub(crate) use produce::{LayoutArg, ProduceArgs, Publish};
-pub(crate) use values::{HostPort, SeedFor};
+pub(crate) use values::{HostPort, Place, SeedFor};
 pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
 
 /// Mirrors Nano ledger snapshots: finds the newest through a signed pointer in the Mainline DHT,
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Produce(ProduceArgs),
     /// Make the key that signs the pointer to snapshots
     Keygen(KeygenArgs),
-    /// Show what a data directory holds
+    /// Show what a data directory holds, and what the mirror that works with it does
     Status(StatusArgs),
     /// Read held snapshots again, compare every byte with its hash, and look into the ledgers
     Verify(VerifyArgs),
@@ -119,6 +119,14 @@ pub(crate) struct MirrorArgs {
     /// addresses, port 6881]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<String>,
+    /// Where the mirror answers `status` and takes commands: a Unix socket, or `off`
+    /// [default: control.sock in $RUNTIME_DIRECTORY, or else in the data directory]
+    #[arg(long, value_name = "PATH|off")]
+    pub(crate) control: Option<String>,
+    /// Where to show the status page and metrics (HTTP, read-only), or `off`
+    /// [default: 127.0.0.1:9109]
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub(crate) http: Option<String>,
     #[command(flatten)]
     pub(crate) dht: DhtArgs,
     #[command(flatten)]
@@ -224,6 +232,8 @@ impl Flags {
         );
         self.many("seed-peers", "--seed-peer", &args.seed_peers);
         self.many("peer.listen", "--listen", &args.listen);
+        self.one("control.socket", "--control", args.control.as_deref());
+        self.one("http.listen", "--http", args.http.as_deref());
         self.dht(&args.dht);
         self.ledger(&args.ledger);
     }
@@ -266,6 +276,7 @@ impl Cli {
             }
             Some(Command::Status(args)) => {
                 flags.data(&args.data);
+                flags.one("control.socket", "--control", args.control.as_deref());
                 flags.log(&args.log);
                 &args.file
             }
@@ -320,6 +331,13 @@ pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Go on and show it again every second
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) watch: bool,
+    /// The control socket of the mirror to ask
+    /// [default: control.sock in $RUNTIME_DIRECTORY, or else in the data directory]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<String>,
     #[command(flatten)]
     pub(crate) file: FileArgs,
     #[command(flatten)]
@@ -409,6 +427,8 @@ mod tests {
             "--poll-interval=x",
             "--seed-peer=x",
             "--listen=x",
+            "--control=x",
+            "--http=x",
             "--dht-bootstrap=x",
             "--dht-port=x",
             "--verify-level=x",

@@ -28,7 +28,7 @@ mod values;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
-use crate::cli::HostPort;
+use crate::cli::{HostPort, Place};
 use section::{ANY_NAME, Part, Shown, Table, section};
 
 pub(crate) use live::Live;
@@ -68,6 +68,8 @@ section! {
         section stream: Streams;
         section peer: Peer;
         section dht: Dht;
+        section http: Http;
+        section control: Control;
         section verify: Verify;
         section log: Log;
     }
@@ -103,6 +105,25 @@ section! {
         restart port: Chosen<u16> = Chosen::by_default(6882);
         /// Nodes to start from, instead of the public ones.
         restart bootstrap: Vec<HostPort>;
+    }
+}
+
+section! {
+    /// The status page, metrics and health, over HTTP. Nothing can be changed there, and there is no
+    /// password: to show it elsewhere, put a server with one before it.
+    Http {
+        /// Where to answer. Requests must name the machine by an address, by its host name or as
+        /// `localhost`.
+        restart listen: Chosen<Place<SocketAddr>> = Chosen::by_default(Place::At(default_http()));
+    }
+}
+
+section! {
+    /// Commands for the running mirror, over a Unix socket; see `docs/openapi.json`.
+    Control {
+        /// Where the socket is; whoever may write to it may give commands. By default
+        /// `control.sock` in `$RUNTIME_DIRECTORY`, which systemd sets, or else in the data directory.
+        restart socket: Option<Place<PathBuf>>;
     }
 }
 
@@ -143,6 +164,11 @@ const DEFAULT_PEER_PORT: u16 = 6881;
 
 fn default_listen() -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PEER_PORT)
+}
+
+/// As the exporter of nano-snapshot-swarm's mirror.
+fn default_http() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9109)
 }
 
 /// The streams by name; never empty.

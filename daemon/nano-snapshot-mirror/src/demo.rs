@@ -352,6 +352,7 @@ impl Story<'_> {
         let mut args = self.common(data);
         args.extend(["--authority".into(), self.authority.clone().into()]);
         args.extend(["--listen".into(), "127.0.0.1:0".into()]);
+        args.extend(["--http".into(), "off".into()]);
         args.extend(["--poll-interval".into(), "2s".into()]);
         args
     }

@@ -54,6 +54,8 @@ pub(crate) enum Ended {
     Interrupted,
     /// A snapshot was made and nobody was told.
     Unpublished,
+    /// A question was answered; the exit code tells how it stands.
+    Told(u8),
 }
 
 /// Fetches once.
@@ -68,7 +70,7 @@ pub(crate) async fn run(
     let data = DataDir::create(config.data_dir.as_deref())?;
     data.clean_incoming()?;
     let stream = Stream::only(config, &data)?;
-    let network = Network::start(live, &data, PortTaken::TakeAnother).await?;
+    let network = Network::start(live, &data, PortTaken::TakeAnother, Vec::new()).await?;
     let fetch = Fetch {
         once,
         data: &data,

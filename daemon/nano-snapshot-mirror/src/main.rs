@@ -3,10 +3,12 @@
 mod catalogue;
 mod cli;
 mod config;
+mod control;
 mod data_dir;
 mod demo;
 mod extract;
 mod fetch;
+mod http;
 mod inspect;
 mod install;
 mod key_file;
@@ -18,16 +20,21 @@ mod network;
 mod produce;
 mod progress;
 mod reconcile;
+mod report;
 mod reuse;
+mod serve;
+mod servers;
 mod signals;
 mod snapshot_info;
 mod space;
 mod status;
 mod stream;
+mod systemd;
 mod text;
 mod torrent;
 mod unpack;
 mod verify;
+mod watchdog;
 
 use std::process::ExitCode;
 
@@ -69,6 +76,7 @@ fn main() -> ExitCode {
     let live = Live::new(sources, &loaded);
     match run(&cli, &loaded, &live, &display) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Told(code)) => ExitCode::from(code),
         Ok(Ended::Interrupted) => {
             eprintln!("stopped; run the same again to go on");
             ExitCode::from(INTERRUPTED)
@@ -91,7 +99,7 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
         Some(Command::Config(_)) => print!("{}", config::effective(loaded)),
         // It has been checked: mistakes end the program before this.
         Some(Command::CheckConfig(_)) => println!("nothing is wrong with the configuration"),
-        Some(Command::Status(args)) => status::run(args, config)?,
+        Some(Command::Status(args)) => return status::run(args, config).map(Ended::Told),
         Some(Command::Verify(args)) => {
             return block_on(async |signals| {
                 block_in_place(|| verify::run(args, config, display, &signals.stop))

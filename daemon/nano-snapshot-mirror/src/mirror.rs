@@ -15,16 +15,21 @@ use tracing::{debug, error, info, warn};
 
 use crate::catalogue::{self, Entry, Held, State};
 use crate::config::Live;
+use crate::control::{self, Added, Denied, Request, Requests};
 use crate::data_dir::DataDir;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::logging;
 use crate::network::{Network, PortTaken};
 use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
+use crate::report::{Following, Phase, Reporter};
+use crate::servers::Doors;
 use crate::signals::Signals;
 use crate::stream::{self, Stream};
+use crate::systemd::{Inherited, Manager};
 use crate::text::Causes;
 use crate::torrent::{self, Fetched, Torrent};
+use crate::watchdog::Life;
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
 /// time, and never above the poll interval.
@@ -33,8 +38,13 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// And at most so long: networks come up some time after machines do.
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
+/// A poll that takes longer hangs: each of its look-ups ends by itself long before.
+const POLL_LIMIT: Duration = Duration::from_secs(5 * 60);
+
 /// Mirrors until asked to stop.
 pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Result<()> {
+    let mut manager = Manager::default();
+    manager.starting("opening the store");
     let config = live.config();
     let data = DataDir::create(config.data_dir.as_deref())?;
     let stream = Stream::only(&config, &data)?;
@@ -45,7 +55,18 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
             "removed what an interrupted command left in incoming/"
         );
     }
-    let network = Network::start(live, &data, PortTaken::Fail).await?;
+    let mut inherited = Inherited::take()?;
+    let doors = Doors::open(&config, &data, &mut inherited)?;
+    let network = Network::start(live, &data, PortTaken::Fail, inherited.peer).await?;
+    let (requests_to, requests) = control::requests();
+    let life = Life::new();
+    let reporter = Reporter::start(
+        &network,
+        data.root().to_owned(),
+        doors.addresses(&network),
+        life.dht.clone(),
+    );
+    let servers = doors.serve(&reporter.watching(), requests_to, &data);
     info!(
         data_dir = %data.root().display(), stream = stream.name.as_str(),
         poll_interval = ?config.poll_interval.get(), "mirroring"
@@ -64,9 +85,15 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         verifying: None,
         failed: None,
         told_refused: None,
+        reporter,
+        requests,
+        life,
+        manager,
     };
     let served = service.serve(signals).await;
-    drop(service);
+    let reporter = service.part();
+    servers.close().await;
+    reporter.end().await;
     network.close(&data).await;
     info!("stopped");
     served
@@ -97,6 +124,8 @@ enum Event {
     Republished(Result<Vec<Republished>, RecordError>),
     Fetched(InfoHashV2, Result<Fetched>),
     Verified(InfoHashV2, Result<Option<Verdict>>),
+    Asked(Request),
+    ReportDue,
 }
 
 struct Service<'a> {
@@ -114,18 +143,33 @@ struct Service<'a> {
     /// What failed to be downloaded or looked into is tried again at the next poll, not at once.
     failed: Option<InfoHashV2>,
     told_refused: Option<InfoHashV2>,
+    reporter: Reporter,
+    requests: Requests,
+    life: Life,
+    manager: Manager,
 }
 
 impl<'a> Service<'a> {
+    /// Ends with everything but the reporter, to whom others still listen.
+    fn part(self) -> Reporter {
+        self.reporter
+    }
+
     async fn serve(&mut self, signals: &Signals) -> Result<()> {
-        let (decision, _) = self.stream.follower.recall()?;
+        let (decision, records) = self.stream.follower.recall()?;
         self.desired = stream::choice(&decision);
+        self.reporter.recalled(self.stream, &decision, records);
         self.rescan().await?;
         self.act().await?;
         let mut poll: Option<Running<'a, _>> = None;
         let mut republish: Option<Running<'a, _>> = None;
         let mut next_poll = Instant::now();
+        self.reporter.enter(None);
+        self.manager.ready();
+        let watchdog = self.life.watch(self.network.session());
         loop {
+            self.life.mirror.beat();
+            self.report(poll.is_none().then_some(next_poll));
             let event = tokio::select! {
                 () = signals.stop.cancelled() => Event::Stop,
                 () = signals.rescan.notified() => Event::Rescan,
@@ -134,23 +178,41 @@ impl<'a> Service<'a> {
                 (id, fetched) = fetched(&mut self.fetching) => Event::Fetched(id, fetched),
                 (id, verdict) = verified(&mut self.verifying) => Event::Verified(id, verdict),
                 () = sleep_until(next_poll), if poll.is_none() => Event::PollDue,
+                Some(request) = self.requests.recv() => Event::Asked(request),
+                () = self.reporter.due() => Event::ReportDue,
             };
             match event {
                 Event::Stop => break,
                 Event::Rescan => {
+                    self.manager.reloading();
                     self.reload();
                     self.failed = None;
                     self.rescan().await?;
+                    self.manager.ready();
                     next_poll = Instant::now();
+                }
+                Event::ReportDue => continue,
+                Event::Asked(Request::AddSnapshot(id, reply)) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.add(id).await);
+                }
+                Event::Asked(Request::Refresh(reply)) => {
+                    self.failed = None;
+                    self.rescan().await?;
+                    next_poll = Instant::now();
+                    let _ = reply.send(Ok(()));
                 }
                 Event::PollDue => {
                     self.rescan().await?;
                     poll = Some(self.poll());
+                    self.life.discovery.renew(POLL_LIMIT);
                     continue;
                 }
                 Event::Polled(polled) => {
                     poll = None;
-                    next_poll = Instant::now() + self.heard(polled);
+                    let pause = self.heard(polled);
+                    next_poll = Instant::now() + pause;
+                    self.life.discovery.renew(pause + POLL_LIMIT);
                     self.failed = None;
                     republish.get_or_insert_with(|| self.republish());
                 }
@@ -170,12 +232,46 @@ impl<'a> Service<'a> {
             }
             self.act().await?;
         }
+        drop(watchdog);
+        self.manager.stopping();
+        self.reporter.enter(Some(Phase::Stopping));
+        self.report(None);
         self.stop_verifying().await;
         self.abandon().await;
         for (_, torrent) in self.seeding.drain() {
             torrent.leave().await;
         }
         Ok(())
+    }
+
+    /// Tells those who watch how it stands.
+    fn report(&mut self, next_poll: Option<Instant>) {
+        let following = Following {
+            stream: self.stream,
+            active: self.fetching.as_ref().map(|fetching| fetching.id),
+            // A link that cannot be read ends the mirror when it acts on it.
+            current: self.data.current_of(&self.stream.name).unwrap_or(None),
+            poll_interval: self.poll_interval(),
+            next_lookup: next_poll.map(|at| at.saturating_duration_since(Instant::now())),
+        };
+        let report = self
+            .reporter
+            .publish(self.network, self.display, &[following]);
+        self.manager.status(&report.line());
+    }
+
+    /// Takes up a snapshot that another process has put into the store.
+    async fn add(&mut self, id: InfoHashV2) -> Result<Added, Denied> {
+        let before = self.seeding.contains_key(&id);
+        match self.holding(id).await {
+            // Looking into its ledger comes next, while it is seeded.
+            Holding::Whole | Holding::Unverified => Ok(Added { before }),
+            Holding::None => Err(Denied::Unknown(format!("there is no snapshot {id} here"))),
+            Holding::Refused => Err(Denied::Unfit(format!("snapshot {id} is no sound ledger"))),
+            Holding::Partial => Err(Denied::Unfit(format!(
+                "snapshot {id} is not whole, or another process works on it"
+            ))),
+        }
     }
 
     fn poll(&self) -> Running<'a, Result<Poll, RecordError>> {
@@ -194,15 +290,20 @@ impl<'a> Service<'a> {
 
     /// Takes a poll's result, and says when to poll again.
     fn heard(&mut self, polled: Result<Poll, RecordError>) -> Duration {
+        let name = self.stream.name.as_str();
         let poll = match polled {
             Ok(poll) => poll,
             Err(error) => {
                 // Without its memory a mirror could be rolled back: it only seeds meanwhile.
-                error!("the pointer is not followed: {:#}", Error::from(error));
+                let text = format!("{:#}", Error::from(error));
+                error!("the pointer is not followed: {text}");
+                self.reporter.problem("pointer-memory", name, Some(text));
                 return self.poll_interval();
             }
         };
         stream::log(&poll);
+        self.reporter.problem("pointer-memory", name, None);
+        self.reporter.heard(self.stream, &poll, SystemTime::now());
         let failed = poll
             .authorities
             .iter()
@@ -241,6 +342,7 @@ impl<'a> Service<'a> {
         self.take_out_stopped().await;
         let busy = self.fetching.as_ref().map(|fetching| fetching.id);
         for id in self.data.snapshot_ids()? {
+            self.life.mirror.beat();
             if self.seeding.contains_key(&id) || Some(id) == busy {
                 continue;
             }
@@ -326,6 +428,7 @@ impl<'a> Service<'a> {
                 _ => Holding::None,
             };
             let current = self.data.current_of(&self.stream.name)?;
+            let name = self.stream.name.as_str();
             let situation = Situation {
                 desired: self.desired,
                 active,
@@ -334,6 +437,10 @@ impl<'a> Service<'a> {
             };
             let decision = decide(situation);
             debug!(?situation, ?decision);
+            let refused = matches!(decision, Decision::Refuse(_));
+            let text = || format!("stream {name}: the published snapshot is refused, see the log");
+            self.reporter
+                .problem("ledger-unsound", name, refused.then(text));
             match decision {
                 Decision::Keep => return self.retire().await,
                 Decision::Wait | Decision::Continue => return Ok(()),
@@ -373,6 +480,8 @@ impl<'a> Service<'a> {
     }
 
     fn fetched(&mut self, id: InfoHashV2, result: Result<Fetched>) {
+        let name = self.stream.name.as_str();
+        self.reporter.problem("fetch-failed", name, None);
         match result {
             Ok(Fetched::Whole(torrent)) => {
                 self.seeding.insert(id, *torrent);
@@ -380,6 +489,8 @@ impl<'a> Service<'a> {
             Ok(Fetched::Stopped) => {}
             Err(error) => {
                 error!(snapshot = %id, "not fetched, trying again at the next poll: {error:#}");
+                let text = format!("snapshot {id}: {error:#}; trying again at the next poll");
+                self.reporter.problem("fetch-failed", name, Some(text));
                 self.failed = Some(id);
             }
         }
@@ -418,6 +529,9 @@ impl<'a> Service<'a> {
             Ok(Some(Verdict::Unverified) | None) => self.failed = Some(id),
             Err(error) => {
                 error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");
+                let text = format!("snapshot {id}: the ledger cannot be looked into: {error:#}");
+                let name = self.stream.name.as_str();
+                self.reporter.problem("fetch-failed", name, Some(text));
                 self.failed = Some(id);
             }
         }

@@ -1,8 +1,10 @@
 //! The two networks a mirror or a fetch is part of: peers over TCP and the DHT over UDP.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -57,15 +59,34 @@ pub(crate) struct Network {
     /// The DHT is the public one.
     public: bool,
     presences: TaskTracker,
+    /// Those that are attended, by a running number.
+    torrents: Arc<Mutex<BTreeMap<u64, TorrentHandle>>>,
+    attended: AtomicU64,
     stop: CancellationToken,
 }
 
 impl Network {
-    /// Starts both.
-    pub(crate) async fn start(live: &Live, data: &DataDir, taken: PortTaken) -> Result<Self> {
+    /// Starts both. Where sockets that listen for peers are `given`, others are opened only when the
+    /// user names them.
+    pub(crate) async fn start(
+        live: &Live,
+        data: &DataDir,
+        taken: PortTaken,
+        given: Vec<TcpListener>,
+    ) -> Result<Self> {
         let config = live.config();
         let listen = &config.peer.listen;
-        let session = start_session(listen, taken).await?;
+        let session = if given.is_empty() {
+            start_session(listen, taken).await?
+        } else {
+            let chosen = listen.by_user.then(|| listen.value.clone());
+            let config = SessionConfig {
+                listen: chosen.unwrap_or_default(),
+                listeners: given,
+                ..session_config()
+            };
+            Session::start(config).await?
+        };
         let local = session.local_addrs();
         let peer_port = local.first().map_or(0, SocketAddr::port);
         info!(addresses = ?local, "listening for peers");
@@ -81,6 +102,8 @@ impl Network {
             peer_port,
             public: config.dht.bootstrap.is_empty(),
             presences: TaskTracker::new(),
+            torrents: Arc::default(),
+            attended: AtomicU64::new(0),
             stop: CancellationToken::new(),
         })
     }
@@ -105,13 +128,28 @@ impl Network {
             peer_port: self.peer_port,
         };
         let until = stop.clone();
+        let number = self.attended.fetch_add(1, Ordering::Relaxed);
+        let torrents = self.torrents.clone();
+        lock(&torrents).insert(number, torrent.clone());
         self.presences.spawn(async move {
             tokio::select! {
                 () = until.cancelled() => {}
                 () = presence.keep() => {}
             }
+            lock(&torrents).remove(&number);
         });
         stop.drop_guard()
+    }
+
+    /// The torrents in the session, each once, in the order they came.
+    pub(crate) fn torrents(&self) -> Vec<TorrentHandle> {
+        let mut found: Vec<TorrentHandle> = Vec::new();
+        for torrent in lock(&self.torrents).values() {
+            if found.iter().all(|known| known.id().v2 != torrent.id().v2) {
+                found.push(torrent.clone());
+            }
+        }
+        found
     }
 
     /// Ends both; what was received is on disk afterwards.
@@ -129,6 +167,18 @@ impl Network {
         for (snapshot, failure) in &report.failures {
             error!(%snapshot, "{}", Causes(&**failure));
         }
+    }
+}
+
+/// A panic elsewhere leaves the map as good as it was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn session_config() -> SessionConfig {
+    SessionConfig {
+        client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..SessionConfig::default()
     }
 }
 
@@ -151,8 +201,7 @@ async fn start_session(listen: &Chosen<Vec<SocketAddr>>, taken: PortTaken) -> Re
     for listen in attempts {
         let config = SessionConfig {
             listen,
-            client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..SessionConfig::default()
+            ..session_config()
         };
         match Session::start(config).await {
             Ok(session) => return Ok(session),

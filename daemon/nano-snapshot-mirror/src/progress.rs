@@ -1,10 +1,13 @@
 //! How far a phase is: a bar on a terminal, log lines at a sane pace elsewhere.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::info;
 
+use crate::report::Work;
 use crate::text::{Bytes, Time};
 
 /// Time between two log lines about the same phase.
@@ -21,6 +24,15 @@ const SMOOTHING: f64 = 0.3;
 pub(crate) struct Display {
     bars: MultiProgress,
     terminal: bool,
+    underway: Arc<Mutex<Vec<Weak<Underway>>>>,
+}
+
+/// How far a running phase is, for those who look from elsewhere.
+#[derive(Debug)]
+struct Underway {
+    name: &'static str,
+    total: u64,
+    done: AtomicU64,
 }
 
 impl Display {
@@ -30,6 +42,7 @@ impl Display {
         Self {
             bars: MultiProgress::new(),
             terminal,
+            underway: Arc::default(),
         }
     }
 
@@ -38,7 +51,23 @@ impl Display {
         &self.bars
     }
 
-    /// Begins a phase that moves `total` bytes; 0 for a phase whose length is unknown.
+    /// The phases that run, the oldest first.
+    pub(crate) fn work(&self) -> Vec<Work> {
+        let underway = self.underway.lock();
+        let mut underway = underway.unwrap_or_else(PoisonError::into_inner);
+        underway.retain(|phase| phase.strong_count() > 0);
+        let running = underway.iter().filter_map(Weak::upgrade);
+        running
+            .map(|phase| Work {
+                name: phase.name.to_owned(),
+                done: phase.done.load(Ordering::Relaxed),
+                total: phase.total,
+            })
+            .collect()
+    }
+
+    /// Begins a phase that moves `total` bytes; 0 for a phase whose length is unknown. The names of
+    /// those that read what is there begin with "Verifying" or "Looking into".
     pub(crate) fn phase(&self, name: &'static str, total: u64) -> Meter {
         let bar = self.terminal.then(|| {
             let bar = if total == 0 {
@@ -54,9 +83,17 @@ impl Display {
         if bar.is_none() && total > 0 {
             info!(total = %Bytes(total), "{name}");
         }
-        Meter {
+        let underway = Arc::new(Underway {
             name,
             total,
+            done: AtomicU64::new(0),
+        });
+        self.underway
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::downgrade(&underway));
+        Meter {
+            underway,
             bar,
             rate: Rate::default(),
             logged: Instant::now(),
@@ -78,8 +115,7 @@ fn style(template: &str) -> ProgressStyle {
 /// One phase; the bar goes away when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    name: &'static str,
-    total: u64,
+    underway: Arc<Underway>,
     bar: Option<ProgressBar>,
     rate: Rate,
     logged: Instant,
@@ -89,6 +125,7 @@ pub(crate) struct Meter {
 impl Meter {
     /// Shows that `done` bytes are done and, where peers take part, how many there are.
     pub(crate) fn set(&mut self, done: u64, peers: Option<usize>) {
+        self.underway.done.store(done, Ordering::Relaxed);
         let now = Instant::now();
         self.rate.measure(done, now);
         if let Some(bar) = &self.bar {
@@ -104,8 +141,8 @@ impl Meter {
             self.logged = now;
             info!(
                 "{}: {} %, {}",
-                self.name,
-                percent(done, self.total),
+                self.underway.name,
+                percent(done, self.underway.total),
                 self.describe(done, peers)
             );
         }
@@ -117,14 +154,14 @@ impl Meter {
             Some(bar) => bar.set_message(text.to_owned()),
             None if self.logged.elapsed() >= LOG_EVERY => {
                 self.logged = Instant::now();
-                info!("{}: {text}", self.name);
+                info!("{}: {text}", self.underway.name);
             }
             None => {}
         }
     }
 
     fn describe(&self, done: u64, peers: Option<usize>) -> String {
-        describe(done, self.total, self.rate.smoothed, peers)
+        describe(done, self.underway.total, self.rate.smoothed, peers)
     }
 }
 

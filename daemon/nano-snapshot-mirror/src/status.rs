@@ -1,8 +1,13 @@
-//! `status`: what a data directory holds, read from the disk alone. Nothing is changed, opened for
-//! writing or re-hashed, so it may run beside a mirror at any time.
+//! `status`: what a data directory holds, and what the mirror that works with it says.
+//!
+//! What is held is read from the disk: nothing is changed, opened for writing or re-hashed, so it may
+//! run beside a mirror at any time. The mirror is asked over its control socket.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{IsTerminal as _, Write as _, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
@@ -14,17 +19,35 @@ use tracing::warn;
 use crate::catalogue;
 use crate::cli::StatusArgs;
 use crate::config::Config;
+use crate::control;
 use crate::data_dir::DataDir;
 use crate::ledger_record::LedgerRecord;
 use crate::progress::percent;
+use crate::report::Report;
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
 use crate::text::{Bytes, Count};
 
-/// Prints what the data directory holds.
-pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<()> {
+/// Exit code: the mirror runs, and does what it is for.
+const READY: u8 = 0;
+/// Exit code: the mirror runs, and something is wrong.
+const DEGRADED: u8 = 3;
+/// Exit code: the mirror runs, nothing is wrong, and it has nothing to give yet.
+const NOT_YET: u8 = 4;
+/// Exit code: no mirror runs here.
+const NOT_RUNNING: u8 = 5;
+
+/// Between two looks with `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Prints what the data directory holds and what its mirror says. Gives the exit code.
+pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<u8> {
     let data = DataDir::existing(config.data_dir.as_deref())?;
-    let status = Status::read(&data)?;
+    let socket = control::place(config, &data);
+    if args.watch {
+        return watch(&data, socket.as_deref());
+    }
+    let status = Status::read(&data, socket.as_deref())?;
     if args.json {
         println!(
             "{}",
@@ -33,12 +56,41 @@ pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<()> {
     } else {
         println!("{}", status.to_text());
     }
-    Ok(())
+    Ok(status.exit_code())
+}
+
+/// Prints until the reader is gone or a signal comes.
+fn watch(data: &DataDir, socket: Option<&Path>) -> Result<u8> {
+    loop {
+        let status = Status::read(data, socket)?;
+        // Home, then clear what was below: no flicker.
+        let begin = if stdout().is_terminal() {
+            "\x1b[H\x1b[J"
+        } else {
+            ""
+        };
+        let shown = writeln!(stdout(), "{begin}{}\n", status.to_text());
+        if shown.and_then(|()| stdout().flush()).is_err() {
+            return Ok(status.exit_code());
+        }
+        std::thread::sleep(WATCH_EVERY);
+    }
+}
+
+/// What is held, as the control socket gives it.
+pub(crate) fn snapshots(data: &DataDir) -> Result<Vec<Snapshot>> {
+    let mut ids = data.snapshot_ids()?;
+    ids.sort();
+    Ok(ids.into_iter().map(|id| Snapshot::read(data, id)).collect())
 }
 
 #[derive(Debug, Serialize)]
 struct Status {
     data_dir: String,
+    /// Where the mirror was asked.
+    control: Option<PathBuf>,
+    /// What the mirror says; `null` when none runs.
+    mirror: Option<Report>,
     /// Stream name and current snapshot.
     current: Vec<Current>,
     snapshots: Vec<Snapshot>,
@@ -52,8 +104,9 @@ struct Current {
     snapshot: String,
 }
 
+/// One held snapshot.
 #[derive(Debug, Serialize)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     snapshot: String,
     state: State,
     /// Some process works with it: seeds it, or fetches it.
@@ -95,9 +148,7 @@ struct Pointer {
 }
 
 impl Status {
-    fn read(data: &DataDir) -> Result<Self> {
-        let mut ids = data.snapshot_ids()?;
-        ids.sort();
+    fn read(data: &DataDir, socket: Option<&Path>) -> Result<Self> {
         let current = data
             .streams_with_current()?
             .into_iter()
@@ -107,15 +158,37 @@ impl Status {
             });
         Ok(Self {
             data_dir: data.root().display().to_string(),
+            control: socket.map(Path::to_owned),
+            mirror: match socket {
+                Some(socket) => control::client::get(socket, "/status")?,
+                None => None,
+            },
             current: current.collect(),
-            snapshots: ids.into_iter().map(|id| Snapshot::read(data, id)).collect(),
+            snapshots: snapshots(data)?,
             pointers: pointers(data)?,
         })
     }
 
+    fn exit_code(&self) -> u8 {
+        match &self.mirror {
+            None => NOT_RUNNING,
+            Some(report) if report.ready => READY,
+            Some(report) if report.problems.is_empty() => NOT_YET,
+            Some(_) => DEGRADED,
+        }
+    }
+
     fn to_text(&self) -> String {
-        let mut text = format!("data directory: {}\n", self.data_dir);
+        let mut text = match &self.mirror {
+            Some(report) => format!("mirror: {}\n\n", report.to_text()),
+            None => {
+                let place = self.control.as_ref().map(|path| path.display().to_string());
+                let place = place.unwrap_or_else(|| "no control socket is configured".to_owned());
+                format!("mirror: none is running here ({place})\n\n")
+            }
+        };
         // Writing to a String cannot fail.
+        let _ = writeln!(text, "data directory: {}", self.data_dir);
         for pointer in &self.pointers {
             let _ = writeln!(
                 text,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bittorrent_engine::{ConnectionLimits, Content, Link, PeerKey, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::{InfoHashes, SwarmHash};
-use bittorrent_store::ReuseSources;
+use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::oneshot;
 
 use super::torrent::Torrent;
@@ -16,6 +16,7 @@ use crate::content::Attached;
 use crate::greet::Welcome;
 use crate::limits::{Buckets, RateLimits};
 use crate::peer::{Greeted, Instruction};
+use crate::piece_map::Origins;
 use crate::web_seed::WebSeedUrl;
 
 /// A store with what the engine needs to know of it, read before the driver hears of it.
@@ -60,6 +61,10 @@ pub(crate) enum Ask {
     Peers {
         torrent: TorrentKey,
         reply: oneshot::Sender<Vec<PeerStatus>>,
+    },
+    Origins {
+        torrent: TorrentKey,
+        reply: oneshot::Sender<Option<(Arc<TorrentStore>, Origins)>>,
     },
     Remove {
         torrent: TorrentKey,
@@ -115,6 +120,10 @@ impl Driver {
             }
             Ask::Peers { torrent, reply } => {
                 let _ = reply.send(self.engine.peers(torrent));
+            }
+            Ask::Origins { torrent, reply } => {
+                let torrent = self.torrents.get(&torrent);
+                let _ = reply.send(torrent.and_then(Torrent::origins));
             }
             Ask::Remove { torrent, reply } => self.remove(torrent, reply),
             Ask::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
@@ -190,12 +199,13 @@ impl Driver {
         }
         // Before what the engine has to say about the content.
         self.instruct_all(key, || Instruction::Attach(attached.clone()));
+        let origins = Origins::new(&content.verified);
         self.engine
             .set_content(key, content, Instant::now())
             .map_err(|_| AddError::NotWaiting(expected.v2))?;
         if let Some(torrent) = self.torrents.get_mut(&key) {
             let complete = attached.store().is_complete();
-            torrent.attach(attached, sources.filter(|_| !complete));
+            torrent.attach(attached, sources.filter(|_| !complete), origins);
             if complete {
                 torrent.complete();
             }

@@ -196,8 +196,8 @@ impl Driver {
                 ("taking blocks back", result)
             }
             Outcome::LookedUp(piece, result) => {
-                torrent.looked_up();
                 let found = result.as_deref().unwrap_or_default();
+                torrent.looked_up(piece, found.len());
                 self.engine.handle_looked_up(key, piece, found, now);
                 ("taking blocks from what is held", result.map(|_| ()))
             }

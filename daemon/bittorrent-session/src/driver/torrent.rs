@@ -7,7 +7,7 @@ use std::time::Instant;
 use bittorrent_engine::{PeerKey, TorrentKey};
 use bittorrent_protocol::metainfo::{Info, PieceLayer};
 use bittorrent_protocol::{BlockIndex, FileIndex, InfoHashes, PieceIndex, SwarmHash};
-use bittorrent_store::ReuseSources;
+use bittorrent_store::{ReuseSources, TorrentStore};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
@@ -17,6 +17,7 @@ use crate::content::Attached;
 use crate::disk::{Disks, Job, LookUp, Proof, Work, WriterId};
 use crate::limits::Buckets;
 use crate::peer::Arrived;
+use crate::piece_map::Origins;
 use crate::status::{Phase, TorrentError, TorrentStatus};
 
 /// Blocks in one write job: what arrives while the job before it runs, but not more than this.
@@ -65,6 +66,7 @@ pub(super) struct Torrent {
     proving: bool,
     revoked: Vec<BlockIndex>,
     revoking: usize,
+    origins: Origins,
     /// Until it is sealed, so that older generations can go afterwards.
     sources: Option<Arc<ReuseSources>>,
     look_ups: VecDeque<LookUp>,
@@ -108,6 +110,7 @@ impl Torrent {
             proving: false,
             revoked: Vec::new(),
             revoking: 0,
+            origins: Origins::default(),
             sources: None,
             look_ups: VecDeque::new(),
             looking: 0,
@@ -138,8 +141,14 @@ impl Torrent {
     }
 
     /// Gives it its place on disk.
-    pub(super) fn attach(&mut self, content: Arc<Attached>, sources: Option<Arc<ReuseSources>>) {
+    pub(super) fn attach(
+        &mut self,
+        content: Arc<Attached>,
+        sources: Option<Arc<ReuseSources>>,
+        origins: Origins,
+    ) {
         self.content = Some(content);
+        self.origins = origins;
         self.sources = sources;
     }
 
@@ -190,8 +199,18 @@ impl Torrent {
         }
     }
 
-    pub(super) fn looked_up(&mut self) {
+    /// A look-up has ended, having found so many blocks.
+    pub(super) fn looked_up(&mut self, piece: PieceIndex, found: usize) {
         self.looking -= 1;
+        if let Some(content) = &self.content {
+            self.origins.reuse(content.layout(), piece, found as u64);
+        }
+    }
+
+    /// What is needed to say where its content came from; `None` before it has a place on disk.
+    pub(super) fn origins(&self) -> Option<(Arc<TorrentStore>, Origins)> {
+        let store = self.content.as_ref()?.store().clone();
+        Some((store, self.origins.clone()))
     }
 
     pub(super) fn keep_layer(&mut self, file: FileIndex, layer: Arc<PieceLayer>) {

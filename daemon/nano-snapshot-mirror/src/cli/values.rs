@@ -107,6 +107,15 @@ impl FromStr for SeedFor {
     }
 }
 
+/// A place to listen at, which `off` turns off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place<T> {
+    /// Nowhere.
+    Off,
+    /// There.
+    At(T),
+}
+
 /// A host and a port. Names are resolved each time they are used, as hosts move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPort {

@@ -403,5 +403,6 @@ fn what_is_shown_is_read_again_as_the_same() {
     let mut config = Case::new(&said, &[], &[]).loaded().config;
     config.peer.listen.by_user = false;
     config.dht.port.by_user = false;
+    config.http.listen.by_user = false;
     assert_eq!(config, Config::default());
 }

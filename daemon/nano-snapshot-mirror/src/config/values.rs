@@ -11,8 +11,8 @@ use nano_ledger::Level;
 use snapshot_pointer::{Authority, Salt};
 
 use super::section::KeyType;
-use crate::cli::HostPort;
 use crate::cli::values::{duration, versions};
+use crate::cli::{HostPort, Place};
 
 /// A value that a user gave or that is our default. A command that runs once gives way when
 /// somebody else, such as the mirror on the same machine, has the default port.
@@ -47,6 +47,27 @@ impl<T: KeyType> KeyType for Chosen<T> {
 
     fn show(&self) -> Option<String> {
         self.value.show()
+    }
+}
+
+/// A place to listen at, which `off` turns off.
+impl<T: KeyType> KeyType for Place<T> {
+    fn form() -> String {
+        format!("{}, or \"off\"", T::form())
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value.as_str() {
+            Some("off") => Ok(Self::Off),
+            _ => T::parse(value).map(Self::At).map_err(|_| write::<Self>()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        match self {
+            Self::Off => Some(quoted("off")),
+            Self::At(place) => place.show(),
+        }
     }
 }
 

@@ -132,6 +132,10 @@ impl Running {
         fs::read_to_string(self.out.path().join("stderr")).unwrap()
     }
 
+    pub(crate) fn stdout(&self) -> String {
+        fs::read_to_string(self.out.path().join("stdout")).unwrap()
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -277,6 +281,7 @@ impl World {
         let mut command = command();
         self.add_network(&mut command, data);
         command.args(["--authority", &self.authority, "--listen", "127.0.0.1:0"]);
+        command.args(["--http", "127.0.0.1:0"]);
         command.args(["--poll-interval", interval]);
         command
     }

@@ -1,0 +1,77 @@
+//! Commands for the running mirror: a Unix socket that speaks HTTP and JSON, and the way from there to
+//! the mirror's loop.
+
+mod api;
+pub(crate) mod client;
+mod listener;
+
+use std::path::PathBuf;
+
+use bittorrent_protocol::InfoHashV2;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use api::Api;
+pub(crate) use listener::ControlListener;
+
+use crate::cli::Place;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+
+/// Requests that may wait for the mirror's loop.
+pub(crate) const WAITING: usize = 16;
+
+/// What the mirror's loop may be asked.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Look at the store and at the pointers now.
+    Refresh(Reply<()>),
+    /// Take up a snapshot that another process has put into the store.
+    AddSnapshot(InfoHashV2, Reply<Added>),
+}
+
+/// Where the answer goes. Whoever asked may have gone; then nobody needs it.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Denied>>;
+
+/// A request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// There is no such snapshot here.
+    Unknown(String),
+    /// It is there, and it is not as it must be.
+    Unfit(String),
+}
+
+/// What became of a snapshot that was to be taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Added {
+    /// It was seeded before.
+    pub(crate) before: bool,
+}
+
+/// The loop's end of the way.
+pub(crate) type Requests = mpsc::Receiver<Request>;
+
+/// The way from the servers to the mirror's loop.
+pub(crate) fn requests() -> (mpsc::Sender<Request>, Requests) {
+    mpsc::channel(WAITING)
+}
+
+/// Where the control socket is: where the configuration says, or else in `$RUNTIME_DIRECTORY`, where a
+/// service manager has several in the first, or else in the data directory. `None` when there is to be
+/// none.
+pub(crate) fn place(config: &Config, data: &DataDir) -> Option<PathBuf> {
+    match &config.control.socket {
+        Some(Place::Off) => None,
+        Some(Place::At(path)) => Some(path.clone()),
+        None => {
+            let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+            let first = runtime.and_then(|dirs| std::env::split_paths(&dirs).next());
+            let dir = first.filter(|dir| dir.is_absolute());
+            Some(
+                dir.unwrap_or_else(|| data.root().to_owned())
+                    .join("control.sock"),
+            )
+        }
+    }
+}

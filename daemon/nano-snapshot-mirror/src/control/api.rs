@@ -1,0 +1,316 @@
+//! What can be asked over the control socket; `docs/openapi.json` describes it.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request as HttpRequest, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::response::sse::Event;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::serve::IncomingStream;
+use bittorrent_protocol::InfoHashV2;
+use serde::Deserialize;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{ControlListener, Denied, Reply, Request};
+use crate::data_dir::DataDir;
+use crate::report::Watching;
+use crate::serve::{Bounded, LAST_WORDS, events, json, refuse};
+use crate::status;
+
+/// The longest body of a request, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+
+/// Between two events: several things that happen together make one.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The control socket's side of the mirror.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) watching: Watching,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) data: DataDir,
+    pub(crate) stop: CancellationToken,
+}
+
+/// One thing that can be asked.
+struct Route {
+    method: MethodFilter,
+    path: &'static str,
+    handler: fn(MethodFilter) -> MethodRouter<Arc<Api>>,
+}
+
+/// Everything that can be asked.
+const ROUTES: [Route; 7] = [
+    Route::get("/status", |method| on(method, get_status)),
+    Route::get("/events", |method| on(method, get_events)),
+    Route::get("/peers", |method| on(method, get_peers)),
+    Route::get("/snapshots", |method| on(method, get_snapshots)),
+    Route::get("/pointers", |method| on(method, get_pointers)),
+    Route::post("/refresh", |method| on(method, post_refresh)),
+    Route::post("/snapshots", |method| on(method, post_snapshots)),
+];
+
+impl Route {
+    const fn get(path: &'static str, handler: fn(MethodFilter) -> MethodRouter<Arc<Api>>) -> Self {
+        Self {
+            method: MethodFilter::GET,
+            path,
+            handler,
+        }
+    }
+
+    const fn post(path: &'static str, handler: fn(MethodFilter) -> MethodRouter<Arc<Api>>) -> Self {
+        Self {
+            method: MethodFilter::POST,
+            path,
+            handler,
+        }
+    }
+}
+
+impl Api {
+    /// Answers until the mirror stops.
+    pub(crate) async fn serve(self, listener: ControlListener) {
+        let ControlListener { socket, place } = listener;
+        let stop = self.stop.clone();
+        let service = self
+            .router(Gate::of(&place.path))
+            .into_make_service_with_connect_info::<Caller>();
+        let serving = axum::serve(Bounded::new(socket), service)
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
+            ended = serving => {
+                if let Err(error) = ended {
+                    warn!(%error, "the control socket is not answered any longer");
+                }
+            }
+            () = async { stop.cancelled().await; sleep(LAST_WORDS).await } => {}
+        }
+    }
+
+    fn router(self, gate: Gate) -> Router {
+        let mut router = Router::new();
+        for route in ROUTES {
+            router = router.route(route.path, (route.handler)(route.method));
+        }
+        router
+            .method_not_allowed_fallback(async || {
+                refuse(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "another method is needed here",
+                )
+            })
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here"))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn_with_state(gate, Gate::pass))
+            .with_state(Arc::new(self))
+    }
+
+    /// Has the mirror's loop do something.
+    async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, Box<Response>> {
+        let (reply, answer) = oneshot::channel();
+        let ending = || {
+            let text = "the mirror is stopping";
+            Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, text))
+        };
+        let sent = self.requests.send(make(reply)).await;
+        sent.map_err(|_| ending())?;
+        match answer.await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Denied::Unknown(text))) => Err(Box::new(refuse(StatusCode::NOT_FOUND, &text))),
+            Ok(Err(Denied::Unfit(text))) => Err(Box::new(refuse(StatusCode::CONFLICT, &text))),
+            Err(_) => Err(ending()),
+        }
+    }
+}
+
+async fn get_status(State(api): State<Arc<Api>>) -> Response {
+    json(StatusCode::OK, &*api.watching.report())
+}
+
+async fn get_events(State(api): State<Arc<Api>>) -> Response {
+    events(api.watching.clone(), api.stop.clone(), PAUSE, |report| {
+        // Our types have text keys only, so this does not fail.
+        let json = serde_json::to_string(&*report).unwrap_or_default();
+        std::future::ready(Event::default().event("report").data(json))
+    })
+}
+
+async fn get_peers(State(api): State<Arc<Api>>) -> Response {
+    json(StatusCode::OK, &api.watching.peers())
+}
+
+async fn get_snapshots(State(api): State<Arc<Api>>) -> Response {
+    let data = api.data.clone();
+    match tokio::task::spawn_blocking(move || status::snapshots(&data)).await {
+        Ok(Ok(snapshots)) => json(StatusCode::OK, &snapshots),
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+async fn get_pointers(State(api): State<Arc<Api>>) -> Response {
+    json(StatusCode::OK, &api.watching.report().streams)
+}
+
+async fn post_refresh(State(api): State<Arc<Api>>) -> Response {
+    match api.ask(Request::Refresh).await {
+        Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({})),
+        Err(refused) => *refused,
+    }
+}
+
+/// The body of `POST /snapshots`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddSnapshot {
+    snapshot: String,
+}
+
+async fn post_snapshots(State(api): State<Arc<Api>>, body: Bytes) -> Response {
+    let wanted: AddSnapshot = match serde_json::from_slice(&body) {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            let text = format!("the body must be {{\"snapshot\": \"<v2 info-hash>\"}}: {error}");
+            return refuse(StatusCode::BAD_REQUEST, &text);
+        }
+    };
+    let Ok(id) = wanted.snapshot.parse::<InfoHashV2>() else {
+        let text = "a snapshot is named by the 64 hexadecimal digits of its v2 info-hash";
+        return refuse(StatusCode::BAD_REQUEST, text);
+    };
+    match api.ask(|reply| Request::AddSnapshot(id, reply)).await {
+        Ok(added) => json(StatusCode::OK, &added),
+        Err(refused) => *refused,
+    }
+}
+
+/// Who is at the other end of a connection, as the kernel says.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    /// `None` when the kernel did not say.
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
+        let credentials = stream.io().get_ref().peer_cred().ok();
+        Self {
+            uid: credentials.map(|of| of.uid()),
+            gid: credentials.map(|of| of.gid()),
+        }
+    }
+}
+
+/// Who may change something.
+#[derive(Debug, Clone, Copy)]
+struct Gate {
+    /// The group of the socket when everybody can connect to it; `None` when being able to connect is
+    /// proof enough.
+    only: Option<u32>,
+}
+
+impl Gate {
+    /// The mode of a socket that a service manager made is the operator's choice. Where it lets
+    /// everybody in, they may look.
+    fn of(path: &std::path::Path) -> Self {
+        let open = path
+            .symlink_metadata()
+            .ok()
+            .filter(|metadata| metadata.permissions().mode() & 0o002 != 0);
+        Self {
+            only: open.map(|metadata| metadata.gid()),
+        }
+    }
+
+    fn allows(self, caller: Caller) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        self.only.is_none_or(|group| {
+            caller.uid == Some(0) || caller.uid == Some(own) || caller.gid == Some(group)
+        })
+    }
+
+    async fn pass(
+        State(gate): State<Self>,
+        ConnectInfo(caller): ConnectInfo<Caller>,
+        request: HttpRequest,
+        next: Next,
+    ) -> Response {
+        if request.method() == Method::GET || request.method() == Method::HEAD {
+            return next.run(request).await;
+        }
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let uid = caller.uid;
+        if !gate.allows(caller) {
+            warn!(%method, path, ?uid, "refused over the control socket");
+            let text = "only root, the mirror's own user and the socket's group may do this";
+            return refuse(StatusCode::FORBIDDEN, text);
+        }
+        let response = next.run(request).await;
+        info!(%method, path, ?uid, status = response.status().as_u16(), "asked over the control socket");
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_description_has_what_the_router_has() {
+        let text = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/openapi.json"
+        ));
+        let description: serde_json::Value = serde_json::from_str(text).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                described.insert((method.to_uppercase(), path.clone()));
+            }
+        }
+        let routed = ROUTES.map(|route| {
+            let method = if route.method == MethodFilter::GET {
+                "GET"
+            } else {
+                "POST"
+            };
+            (method.to_owned(), route.path.to_owned())
+        });
+        assert_eq!(described, BTreeSet::from(routed));
+    }
+
+    #[test]
+    fn where_everybody_can_connect_only_some_may_change() {
+        let caller = |uid, gid| Caller {
+            uid: Some(uid),
+            gid: Some(gid),
+        };
+        let closed = Gate { only: None };
+        assert!(closed.allows(caller(4321, 4321)));
+        let open = Gate { only: Some(77) };
+        assert!(open.allows(caller(0, 0)));
+        assert!(open.allows(caller(4321, 77)));
+        assert!(open.allows(caller(rustix::process::geteuid().as_raw(), 4321)));
+        assert!(!open.allows(caller(4321, 4321)));
+        let unknown = Caller {
+            uid: None,
+            gid: None,
+        };
+        assert!(!open.allows(unknown));
+    }
+}

@@ -1,0 +1,92 @@
+//! Talking to a running mirror over its control socket.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// Asks for `path`. `None` when no mirror listens there.
+pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Option<T>> {
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => {
+            let asked = || format!("cannot ask the mirror at {}", socket.display());
+            return Err(error).with_context(asked);
+        }
+    };
+    let answer = exchange(&mut stream, path)
+        .with_context(|| format!("no answer from the mirror at {}", socket.display()))?;
+    let body = body(&answer)?;
+    serde_json::from_slice(body)
+        .map(Some)
+        .context("the mirror's answer is of another version of this program")
+}
+
+fn exchange(stream: &mut UnixStream, path: &str) -> std::io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // HTTP/1.0: the answer comes in one piece and ends with the connection.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// The body of an answer that says 200.
+fn body(answer: &[u8]) -> Result<&[u8]> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let end = end.ok_or_else(|| anyhow!("the mirror's answer has no end of its headers"))?;
+    let (head, body) = answer.split_at(end);
+    let status = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    if status != b"200" {
+        bail!(
+            "the mirror refused: {}",
+            String::from_utf8_lossy(&body[4..]).escape_debug()
+        );
+    }
+    Ok(&body[4..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let good = b"HTTP/1.0 200 OK\r\ncontent-type: x\r\n\r\n{}";
+        assert_eq!(body(good).unwrap(), b"{}");
+        let bad = body(b"HTTP/1.1 403 Forbidden\r\n\r\nno").unwrap_err();
+        assert!(bad.to_string().contains("refused: no"));
+        for cut in 0..good.len() - 2 {
+            // Whatever comes, it is an answer or an error.
+            let _ = body(&good[..cut]);
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        assert!(get::<()>(&path, "/status").unwrap().is_none());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(get::<()>(&path, "/status").unwrap().is_none());
+    }
+}

@@ -1,0 +1,198 @@
+//! What anybody may look at: status page, metrics, health, and the way to the snapshots. Read-only, on
+//! TCP, on this machine alone unless told otherwise.
+
+mod guard;
+mod metrics;
+mod page;
+mod torrents;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware;
+use axum::response::Response;
+use axum::response::sse::Event;
+use axum::routing::get;
+use bittorrent_session::MapCell;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+pub(crate) use guard::Hosts;
+
+use crate::data_dir::DataDir;
+use crate::report::{Report, TorrentState, Watching};
+use crate::serve::{Bounded, LAST_WORDS, bytes_as, events, json, refuse};
+use page::Scene;
+
+/// A mirror that has not reported for so long hangs.
+const ALIVE: Duration = Duration::from_secs(60);
+
+/// Between two drawings pushed to one page.
+const REDRAW: Duration = Duration::from_secs(2);
+
+/// Maps that one page shows, and how long one may take.
+const MAPS: usize = 4;
+const MAP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The HTTP side of the mirror.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) watching: Watching,
+    pub(crate) data: DataDir,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Site {
+    /// Answers until the mirror stops.
+    pub(crate) async fn serve(self, listener: TcpListener, hosts: Hosts) -> Result<()> {
+        let stop = self.stop.clone();
+        listener
+            .set_nonblocking(true)
+            .context("cannot use the HTTP socket")?;
+        let listener =
+            tokio::net::TcpListener::from_std(listener).context("cannot use the HTTP socket")?;
+        let serving = axum::serve(Bounded::new(listener), self.router(hosts))
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
+            ended = serving => ended.context("HTTP is not answered any longer")?,
+            () = async { stop.cancelled().await; sleep(LAST_WORDS).await } => {}
+        }
+        Ok(())
+    }
+
+    fn router(self, hosts: Hosts) -> Router {
+        Router::new()
+            .route("/", get(get_page))
+            .route("/events", get(get_events))
+            .route("/status.json", get(get_status))
+            .route("/metrics", get(get_metrics))
+            .route("/healthz", get(get_healthz))
+            .route("/readyz", get(get_readyz))
+            .route("/latest.magnet", get(torrents::first_magnet))
+            .route("/latest.torrent", get(torrents::first_torrent))
+            .route("/{stream}/latest.magnet", get(torrents::magnet))
+            .route("/{stream}/latest.torrent", get(torrents::torrent))
+            .route("/torrents/{file}", get(torrents::by_hash))
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here"))
+            .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::pass))
+            .with_state(Arc::new(self))
+    }
+
+    /// The page's middle, or all of it with a script that may run.
+    async fn draw(&self, nonce: Option<&str>) -> String {
+        let report = self.watching.report();
+        let maps = self.maps(&report).await;
+        let scene = Scene {
+            report: &report,
+            rates: &self.watching.rates(),
+            peers: &self.watching.peers(),
+            maps: &maps,
+        };
+        match nonce {
+            Some(nonce) => page::page(&scene, nonce),
+            None => page::middle(&scene),
+        }
+    }
+
+    async fn maps(&self, report: &Report) -> Vec<(String, Vec<MapCell>)> {
+        let mut maps = Vec::new();
+        let drawn = |state| matches!(state, TorrentState::Fetching | TorrentState::Seeding);
+        let torrents = report
+            .torrents
+            .iter()
+            .filter(|torrent| drawn(torrent.state));
+        for torrent in torrents.take(MAPS) {
+            let Some(handle) = self.watching.torrent(&torrent.snapshot) else {
+                continue;
+            };
+            if let Ok(Some(map)) = timeout(MAP_PATIENCE, handle.piece_map()).await {
+                maps.push((torrent.snapshot.clone(), map));
+            }
+        }
+        maps
+    }
+}
+
+async fn get_page(State(site): State<Arc<Site>>) -> Response {
+    let mut random = [0; 16];
+    if let Err(error) = getrandom::fill(&mut random) {
+        warn!(%error, "no randomness for a page");
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, "no randomness");
+    }
+    let nonce = data_encoding::HEXLOWER.encode(&random);
+    let html = site.draw(Some(&nonce)).await;
+    let mut response = bytes_as(
+        "text/html; charset=utf-8",
+        StatusCode::OK,
+        html.into_bytes(),
+    );
+    let policy = format!(
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; \
+         script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    // Hexadecimal digits are legal in a header.
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+async fn get_events(State(site): State<Arc<Site>>) -> Response {
+    let (watching, stop) = (site.watching.clone(), site.stop.clone());
+    events(watching, stop, REDRAW, move |_| {
+        let site = site.clone();
+        async move { Event::default().event("page").data(site.draw(None).await) }
+    })
+}
+
+async fn get_status(State(site): State<Arc<Site>>) -> Response {
+    json(StatusCode::OK, &*site.watching.report())
+}
+
+async fn get_metrics(State(site): State<Arc<Site>>) -> Response {
+    let text = metrics::render(&site.watching.report());
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    bytes_as(kind, StatusCode::OK, text.into_bytes())
+}
+
+/// Whether it is worth letting the mirror go on: its loop comes round.
+async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
+    let report = site.watching.report();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let silent = now.as_secs().saturating_sub(report.now);
+    // A start may take long.
+    if silent > ALIVE.as_secs() && report.phase != crate::report::Phase::Starting {
+        let text = format!("the mirror's loop has not come round for {silent} s");
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, &text);
+    }
+    bytes_as(
+        "text/plain; charset=utf-8",
+        StatusCode::OK,
+        b"ok\n".to_vec(),
+    )
+}
+
+/// Whether the mirror does what it is for, and why not.
+async fn get_readyz(State(site): State<Arc<Site>>) -> Response {
+    let report = site.watching.report();
+    let answer = serde_json::json!({
+        "ready": report.ready,
+        "phase": report.phase,
+        "reasons": report.reasons(),
+    });
+    let status = if report.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json(status, &answer)
+}

@@ -1,0 +1,426 @@
+//! Metrics in Prometheus' text format, version 0.0.4.
+//!
+//! `nano_snapshot_*` are the names, labels and meanings of nano-snapshot-swarm, whose dashboard works
+//! unchanged; they speak of the first stream. `nano_snapshot_mirror_*` are ours.
+
+use std::fmt::{Display, Write as _};
+
+use crate::report::{Phase, Report, Standing, TorrentReport, TorrentState};
+
+/// What a mirror is called where the swarm's metrics tell services apart.
+const SERVICE: &str = "mirror";
+
+/// The report as a scrape reads it.
+pub(super) fn render(report: &Report) -> String {
+    let mut page = Page(String::with_capacity(8 * 1024));
+    theirs(report, &mut page);
+    ours(report, &mut page);
+    page.0
+}
+
+fn theirs(report: &Report, page: &mut Page) {
+    let stream = report.streams.first();
+    let current = stream.and_then(|stream| stream.current.as_deref());
+    let active = stream.and_then(|stream| stream.active.as_deref());
+    // What is being fetched, or else what is current, as there: one generation at a time.
+    let generation = active.or(current).and_then(|id| report.torrent(id));
+    let transfer = &report.transfer;
+    page.counter(
+        "nano_snapshot_bytes_uploaded_total",
+        "BitTorrent payload bytes uploaded since this process started.",
+    )
+    .value(&[], transfer.uploaded);
+    page.counter(
+        "nano_snapshot_bytes_downloaded_total",
+        "BitTorrent payload bytes downloaded since this process started.",
+    )
+    .value(&[], transfer.downloaded);
+    let mut size = page.gauge(
+        "nano_snapshot_size_bytes",
+        "Size of the active snapshot in bytes.",
+    );
+    if let Some(torrent) = generation {
+        size.value(&[("service", SERVICE)], torrent.bytes_total);
+    }
+    let seq = stream.and_then(|stream| stream.seq);
+    let mut sequence = page.gauge(
+        "nano_snapshot_dht_sequence",
+        "DHT mutable-item sequence of the accepted pointer.",
+    );
+    if let Some(seq) = seq {
+        sequence.value(&[("service", SERVICE)], seq);
+    }
+    let mut info = page.gauge(
+        "nano_snapshot_generation_info",
+        "The active snapshot generation.",
+    );
+    if let Some(torrent) = generation {
+        let seq = seq.unwrap_or_default().to_string();
+        let labels = [
+            ("service", SERVICE),
+            ("info_hash", &*torrent.snapshot),
+            ("sequence", &*seq),
+            (
+                "original_filename",
+                torrent.original_filename.as_deref().unwrap_or_default(),
+            ),
+        ];
+        info.value(&labels, 1);
+    }
+    let seeds: usize = report.torrents.iter().map(|torrent| torrent.seeds).sum();
+    let connections = report.connections();
+    let mut peers = page.gauge(
+        "nano_snapshot_swarm_peers",
+        "Connected peers by BitTorrent role.",
+    );
+    peers.value(&[("role", "leecher")], connections.saturating_sub(seeds));
+    peers.value(&[("role", "seeder")], seeds);
+    page.gauge(
+        "nano_snapshot_swarm_connections",
+        "Connected BitTorrent peers and seeds.",
+    )
+    .value(&[], connections);
+    page.gauge(
+        "nano_snapshot_swarm_dht_nodes",
+        "DHT nodes known to the local node.",
+    )
+    .value(&[], report.dht.nodes);
+    page.gauge(
+        "nano_snapshot_ready",
+        "Whether this mirror does what it is for (1) or not (0).",
+    )
+    .value(&[], u8::from(report.ready));
+    page.gauge("nano_snapshot_state", "Current service state.")
+        .value(&[("service", SERVICE), ("state", their_state(report))], 1);
+}
+
+/// The state in the swarm's words.
+fn their_state(report: &Report) -> &'static str {
+    match report.phase {
+        Phase::Starting => "starting",
+        Phase::Discovering => "discovering",
+        Phase::Metadata => "metadata",
+        Phase::Fetching => "downloading",
+        Phase::Verifying => "checking",
+        Phase::Seeding => "seeding",
+        Phase::Idle => "idle",
+        Phase::Stopping => "stopped",
+    }
+}
+
+fn ours(report: &Report, page: &mut Page) {
+    page.gauge("nano_snapshot_mirror_build_info", "The running program.")
+        .value(&[("version", &report.version)], 1);
+    page.gauge(
+        "nano_snapshot_mirror_start_time_seconds",
+        "When the process started, in seconds since 1970.",
+    )
+    .value(&[], report.started);
+    let mut phase = page.gauge(
+        "nano_snapshot_mirror_phase",
+        "1 for what the mirror is doing, 0 for everything else.",
+    );
+    for one in Phase::ALL {
+        phase.value(&[("phase", one.name())], u8::from(one == report.phase));
+    }
+    let mut problems = page.gauge(
+        "nano_snapshot_mirror_problems",
+        "How many things of a kind are wrong now.",
+    );
+    let mut codes: Vec<&str> = report
+        .problems
+        .iter()
+        .map(|problem| &*problem.code)
+        .collect();
+    codes.sort_unstable();
+    for same in codes.chunk_by(|a, b| a == b) {
+        if let Some(code) = same.first() {
+            problems.value(&[("code", code)], same.len());
+        }
+    }
+    streams(report, page);
+    torrents(report, page);
+    let transfer = &report.transfer;
+    let mut sources = page.counter(
+        "nano_snapshot_mirror_content_bytes_total",
+        "Content by where it came from since this process started: payload of peers, or what was held.",
+    );
+    sources.value(&[("source", "peers")], transfer.downloaded);
+    sources.value(&[("source", "held")], transfer.reused);
+    page.counter(
+        "nano_snapshot_mirror_wasted_bytes_total",
+        "Payload bytes received in vain since this process started.",
+    )
+    .value(&[], transfer.wasted);
+    page.counter(
+        "nano_snapshot_mirror_hash_bytes_total",
+        "Bytes of hashes received since this process started.",
+    )
+    .value(&[], transfer.hash_bytes);
+    let peers = &report.peers;
+    let mut connections = page.gauge(
+        "nano_snapshot_mirror_connections",
+        "Connections by direction and by info-hash version.",
+    );
+    let outgoing = peers.connections.saturating_sub(peers.incoming);
+    connections.value(&[("kind", "incoming")], peers.incoming);
+    connections.value(&[("kind", "outgoing")], outgoing);
+    connections.value(&[("kind", "v1")], peers.v1);
+    connections.value(
+        &[("kind", "v2")],
+        peers.connections.saturating_sub(peers.v1),
+    );
+    connections.value(&[("kind", "local")], peers.local);
+    page.gauge(
+        "nano_snapshot_mirror_banned",
+        "Addresses banned for what they sent.",
+    )
+    .value(&[], peers.banned);
+    page.gauge(
+        "nano_snapshot_mirror_dht_running",
+        "Whether the DHT node answers.",
+    )
+    .value(&[], u8::from(report.dht.running));
+    page.gauge(
+        "nano_snapshot_mirror_disk_free_bytes",
+        "Room on the file system of the data directory.",
+    )
+    .value(&[], report.disk.free);
+    page.gauge(
+        "nano_snapshot_mirror_disk_size_bytes",
+        "Size of the file system of the data directory.",
+    )
+    .value(&[], report.disk.total);
+    page.gauge(
+        "nano_snapshot_mirror_next_update_bytes",
+        "Room that the next update takes at most.",
+    )
+    .value(&[], report.disk.next_update);
+}
+
+fn streams(report: &Report, page: &mut Page) {
+    let mut age = page.gauge(
+        "nano_snapshot_mirror_pointer_age_seconds",
+        "Time since the named snapshot was first seen named by enough authorities.",
+    );
+    for stream in &report.streams {
+        if let Some(since) = stream.since {
+            age.value(
+                &[("stream", &stream.name)],
+                report.now.saturating_sub(since),
+            );
+        }
+    }
+    let mut answer = page.gauge(
+        "nano_snapshot_mirror_dht_answer_age_seconds",
+        "Time since a look-up of the pointer last brought an answer.",
+    );
+    for stream in &report.streams {
+        if let Some(answered) = stream.answered {
+            answer.value(
+                &[("stream", &stream.name)],
+                report.now.saturating_sub(answered),
+            );
+        }
+    }
+    let mut current = page.gauge(
+        "nano_snapshot_mirror_current",
+        "1 when the snapshot that is named is the current one.",
+    );
+    for stream in &report.streams {
+        let is = stream.desired.is_some() && stream.desired == stream.current;
+        current.value(&[("stream", &stream.name)], u8::from(is));
+    }
+    let mut sequence = page.gauge(
+        "nano_snapshot_mirror_authority_sequence",
+        "Sequence number of the accepted pointer of each authority.",
+    );
+    for stream in &report.streams {
+        for authority in &stream.authorities {
+            if let Some(seq) = authority.seq {
+                let labels = [
+                    ("stream", &*stream.name),
+                    ("authority", &*authority.authority),
+                ];
+                sequence.value(&labels, seq);
+            }
+        }
+    }
+    let mut states = page.gauge(
+        "nano_snapshot_mirror_authorities",
+        "How many authorities of a stream stand how.",
+    );
+    for stream in &report.streams {
+        for state in [
+            Standing::Agrees,
+            Standing::Differs,
+            Standing::Silent,
+            Standing::Contested,
+        ] {
+            let standing = stream.authorities.iter().filter(|one| one.state == state);
+            let labels = [("stream", &*stream.name), ("state", state.name())];
+            states.value(&labels, standing.count());
+        }
+    }
+    let mut refusals = page.counter(
+        "nano_snapshot_mirror_refused_items_total",
+        "Signed items that were found and not accepted since this process started.",
+    );
+    for (reason, count) in &report.refusals {
+        refusals.value(&[("reason", reason)], count);
+    }
+}
+
+/// By state, not by info-hash: series would come and go with every snapshot.
+fn torrents(report: &Report, page: &mut Page) {
+    let of = |state| {
+        report
+            .torrents
+            .iter()
+            .filter(move |torrent: &&TorrentReport| torrent.state == state)
+    };
+    let states = [
+        TorrentState::Metadata,
+        TorrentState::Fetching,
+        TorrentState::Seeding,
+        TorrentState::Stopped,
+    ];
+    let mut count = page.gauge(
+        "nano_snapshot_mirror_torrents",
+        "Snapshots in the session by what they do.",
+    );
+    for state in states {
+        count.value(&[("state", state.name())], of(state).count());
+    }
+    let mut bytes = page.gauge(
+        "nano_snapshot_mirror_fetch_bytes",
+        "Content of the snapshot that is being fetched: all of it, and what is verified.",
+    );
+    let fetching = || of(TorrentState::Fetching);
+    let total: u64 = fetching().map(|torrent| torrent.bytes_total).sum();
+    let verified: u64 = fetching().map(|torrent| torrent.bytes_verified).sum();
+    bytes.value(&[("part", "total")], total);
+    bytes.value(&[("part", "verified")], verified);
+}
+
+/// A page of metrics.
+struct Page(String);
+
+impl Page {
+    fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, help, "counter")
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, help, "gauge")
+    }
+
+    fn family(&mut self, name: &'static str, help: &str, kind: &str) -> Family<'_> {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        Family { page: self, name }
+    }
+}
+
+/// One metric.
+struct Family<'a> {
+    page: &'a mut Page,
+    name: &'static str,
+}
+
+impl Family<'_> {
+    fn value(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        let text = &mut self.page.0;
+        text.push_str(self.name);
+        for (number, (label, content)) in labels.iter().enumerate() {
+            text.push(if number == 0 { '{' } else { ',' });
+            text.push_str(label);
+            text.push_str("=\"");
+            for character in content.chars() {
+                match character {
+                    '\\' => text.push_str("\\\\"),
+                    '"' => text.push_str("\\\""),
+                    '\n' => text.push_str("\\n"),
+                    other => text.push(other),
+                }
+            }
+            text.push('"');
+        }
+        if !labels.is_empty() {
+            text.push('}');
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, " {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::report;
+
+    /// Name and labels of every series.
+    fn series(text: &str) -> Vec<&str> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines
+            .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+            .collect()
+    }
+
+    #[test]
+    fn the_swarms_dashboard_finds_its_series() {
+        // What its seven panels ask for.
+        let text = render(&report());
+        let series = series(&text);
+        for wanted in [
+            "nano_snapshot_ready",
+            "nano_snapshot_dht_sequence{service=\"mirror\"}",
+            "nano_snapshot_size_bytes{service=\"mirror\"}",
+            "nano_snapshot_swarm_dht_nodes",
+            "nano_snapshot_bytes_uploaded_total",
+            "nano_snapshot_bytes_downloaded_total",
+            "nano_snapshot_swarm_peers{role=\"leecher\"}",
+            "nano_snapshot_swarm_peers{role=\"seeder\"}",
+            "nano_snapshot_swarm_connections",
+        ] {
+            assert!(series.contains(&wanted), "no {wanted} in {text}");
+        }
+        let info = series
+            .iter()
+            .find(|name| name.starts_with("nano_snapshot_generation_info{"))
+            .unwrap();
+        for label in [
+            "service=",
+            "info_hash=",
+            "sequence=\"7\"",
+            "original_filename=\"Nano_64\"",
+        ] {
+            assert!(info.contains(label), "{info}");
+        }
+    }
+
+    #[test]
+    fn every_series_is_there_once_and_described() {
+        let text = render(&report());
+        let mut names = series(&text);
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        for name in names {
+            let family = name.split('{').next().unwrap();
+            assert!(text.contains(&format!("# TYPE {family} ")), "{family}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let value = line.rsplit_once(' ').unwrap().1;
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut page = Page(String::new());
+        page.gauge("x", "y").value(&[("a", "\"\\\n")], 1);
+        assert!(page.0.ends_with("x{a=\"\\\"\\\\\\n\"} 1\n"), "{}", page.0);
+    }
+}

@@ -1,0 +1,135 @@
+//! The way to the snapshots: magnet links and .torrent files.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bittorrent_protocol::InfoHashV2;
+
+use super::Site;
+use crate::catalogue;
+use crate::report::StreamReport;
+use crate::serve::{bytes_as, refuse};
+
+/// The longest .torrent file that is given out, in bytes.
+const MAX_TORRENT: u64 = 256 << 20;
+
+pub(super) async fn first_magnet(State(site): State<Arc<Site>>) -> Response {
+    let report = site.watching.report();
+    give_magnet(&site, report.streams.first()).await
+}
+
+pub(super) async fn first_torrent(State(site): State<Arc<Site>>) -> Response {
+    let report = site.watching.report();
+    give_current(&site, report.streams.first()).await
+}
+
+pub(super) async fn magnet(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
+    let report = site.watching.report();
+    give_magnet(&site, report.streams.iter().find(|one| one.name == name)).await
+}
+
+pub(super) async fn torrent(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
+    let report = site.watching.report();
+    give_current(&site, report.streams.iter().find(|one| one.name == name)).await
+}
+
+pub(super) async fn by_hash(State(site): State<Arc<Site>>, Path(file): Path<String>) -> Response {
+    let id = file
+        .strip_suffix(".torrent")
+        .and_then(|hash| hash.parse().ok());
+    match id {
+        Some(id) => give_torrent(&site, id).await,
+        None => refuse(
+            StatusCode::NOT_FOUND,
+            "a torrent is named by its v2 info-hash: /torrents/<64 hexadecimal digits>.torrent",
+        ),
+    }
+}
+
+/// A link to what is current, or else to what is wanted: that needs no more than the hash.
+async fn give_magnet(site: &Site, stream: Option<&StreamReport>) -> Response {
+    let id = stream.and_then(|stream| stream.current.as_ref().or(stream.desired.as_ref()));
+    let Some(id) = id.and_then(|id| id.parse::<InfoHashV2>().ok()) else {
+        return none();
+    };
+    let dir = site.data.snapshot(id);
+    let info = tokio::task::spawn_blocking(move || catalogue::read_info(&dir).ok());
+    let mut link = format!("magnet:?xt=urn:btmh:1220{id}");
+    if let Ok(Some(info)) = info.await {
+        // Writing to a String cannot fail.
+        if let Some(v1) = info.hashes().v1 {
+            let _ = write!(link, "&xt=urn:btih:{v1}");
+        }
+        let _ = write!(link, "&dn={}", Encoded(info.name()));
+    }
+    link.push('\n');
+    let kind = "text/plain; charset=utf-8";
+    bytes_as(kind, StatusCode::OK, link.into_bytes())
+}
+
+async fn give_current(site: &Site, stream: Option<&StreamReport>) -> Response {
+    let current = stream.and_then(|stream| stream.current.as_ref());
+    match current.and_then(|id| id.parse().ok()) {
+        Some(id) => give_torrent(site, id).await,
+        None => none(),
+    }
+}
+
+fn none() -> Response {
+    let text = "there is no such stream, or it has no snapshot yet";
+    refuse(StatusCode::NOT_FOUND, text)
+}
+
+async fn give_torrent(site: &Site, id: InfoHashV2) -> Response {
+    let path = catalogue::metadata(&site.data.snapshot(id));
+    let read = tokio::task::spawn_blocking(move || {
+        let fits = path.metadata()?.len() <= MAX_TORRENT;
+        if fits {
+            std::fs::read(path)
+        } else {
+            Err(std::io::ErrorKind::FileTooLarge.into())
+        }
+    });
+    let Ok(Ok(bytes)) = read.await else {
+        return refuse(StatusCode::NOT_FOUND, "that snapshot is not held here");
+    };
+    let mut response = bytes_as("application/x-bittorrent", StatusCode::OK, bytes);
+    let name = format!("attachment; filename=\"{id}.torrent\"");
+    // Hexadecimal digits are legal in a header.
+    if let Ok(name) = HeaderValue::from_str(&name) {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_DISPOSITION, name);
+    }
+    response
+}
+
+/// A name as it may stand in a link.
+struct Encoded<'a>(&'a str);
+
+impl std::fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for byte in self.0.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                write!(f, "{}", char::from(byte))?;
+            } else {
+                write!(f, "%{byte:02X}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_links() {
+        assert_eq!(Encoded("data.ldb").to_string(), "data.ldb");
+        assert_eq!(Encoded("a b&c=ü").to_string(), "a%20b%26c%3D%C3%BC");
+    }
+}

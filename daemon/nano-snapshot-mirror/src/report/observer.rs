@@ -1,0 +1,150 @@
+//! What takes a question to learn: the DHT node's state, room on the disk, the connections. Asked by
+//! a task of its own every few seconds, so that no answer keeps the mirror waiting.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bittorrent_session::{Direction, Link, PeerStatus, TorrentHandle};
+use snapshot_pointer::MainlineDht;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{DhtReport, PeerReport, Peers, Reachable};
+use crate::watchdog::Pulse;
+
+/// Time between two rounds of questions.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most connections that are listed; all of them are counted.
+const MAX_LISTED: usize = 1000;
+
+/// What was learnt last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Observed {
+    pub(super) dht: DhtReport,
+    /// Where the DHT node listens.
+    pub(super) dht_address: Option<String>,
+    pub(super) disk_free: u64,
+    pub(super) disk_total: u64,
+    pub(super) peers: Peers,
+    pub(super) listed: Vec<PeerReport>,
+}
+
+/// Asks until cancelled.
+pub(super) async fn observe(
+    dht: Arc<MainlineDht>,
+    dir: PathBuf,
+    torrents: watch::Receiver<Vec<TorrentHandle>>,
+    told: watch::Sender<Observed>,
+    stop: CancellationToken,
+    dht_lives: Pulse,
+) {
+    let mut clock = interval(EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut observed = Observed::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = clock.tick() => {}
+        }
+        let round = async {
+            if ask_dht(&dht, &mut observed).await {
+                dht_lives.beat();
+            }
+            ask_disk(&dir, &mut observed).await;
+            let torrents = torrents.borrow().clone();
+            ask_torrents(&torrents, &mut observed).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = round => {}
+        }
+        told.send_replace(observed.clone());
+    }
+}
+
+/// Whether there was an answer, be it that no node runs.
+async fn ask_dht(dht: &MainlineDht, observed: &mut Observed) -> bool {
+    let asked = timeout(PATIENCE, dht.status()).await;
+    let answered = asked.is_ok();
+    observed.dht = match asked.ok().flatten() {
+        Some(status) => {
+            observed.dht_address = Some(status.local_addr.to_string());
+            DhtReport {
+                running: true,
+                nodes: status.nodes,
+                public_address: status.public_addr.map(|addr| addr.to_string()),
+                firewalled: Some(status.firewalled),
+            }
+        }
+        None => DhtReport::default(),
+    };
+    answered
+}
+
+/// A network file system may keep us waiting.
+async fn ask_disk(dir: &std::path::Path, observed: &mut Observed) {
+    let dir = dir.to_owned();
+    let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&dir));
+    if let Ok(Ok(Ok(found))) = timeout(PATIENCE, asked).await {
+        observed.disk_free = found.f_bavail.saturating_mul(found.f_frsize);
+        observed.disk_total = found.f_blocks.saturating_mul(found.f_frsize);
+    }
+}
+
+async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) {
+    let reachable = observed.peers.reachable;
+    observed.peers = Peers {
+        reachable,
+        ..Peers::default()
+    };
+    observed.listed.clear();
+    for torrent in torrents {
+        let snapshot = torrent.id().v2.to_string();
+        let peers = timeout(PATIENCE, torrent.peers()).await;
+        for peer in peers.unwrap_or_default() {
+            count(&peer, &mut observed.peers);
+            if observed.listed.len() < MAX_LISTED {
+                observed.listed.push(listed(&snapshot, peer));
+            }
+        }
+        let banned = &mut observed.peers.banned;
+        *banned = banned.saturating_add(torrent.status().banned);
+    }
+}
+
+fn count(peer: &PeerStatus, peers: &mut Peers) {
+    let incoming = peer.direction == Direction::Incoming;
+    peers.connections += 1;
+    peers.seeds += usize::from(peer.seed);
+    peers.incoming += usize::from(incoming);
+    peers.v1 += usize::from(peer.link == Link::V1);
+    peers.local += usize::from(peer.local);
+    if incoming && !peer.local {
+        peers.reachable = Reachable::Yes;
+    }
+}
+
+fn listed(snapshot: &str, peer: PeerStatus) -> PeerReport {
+    PeerReport {
+        snapshot: snapshot.to_owned(),
+        address: peer.addr.to_string(),
+        client: peer.client,
+        incoming: peer.direction == Direction::Incoming,
+        v1: peer.link == Link::V1,
+        local: peer.local,
+        seed: peer.seed,
+        pieces: peer.pieces,
+        downloaded: peer.downloaded,
+        uploaded: peer.uploaded,
+        down_rate: peer.down_rate,
+        up_rate: peer.up_rate,
+        choking_us: peer.choking_us,
+        choked: peer.choked,
+    }
+}

@@ -1,0 +1,614 @@
+//! Puts the report together from what the mirror's loop knows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bittorrent_protocol::InfoHashV2;
+use bittorrent_session::{Phase as SessionPhase, TorrentHandle, TorrentStatus};
+use snapshot_pointer::{Choice, Decision, Poll, Record, Refusal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::observer::{Observed, observe};
+use super::{
+    Addresses, AuthorityReport, Disk, PeerReport, Phase, Problem, Rates, Refused, Report, Standing,
+    StreamReport, TorrentReport, TorrentState, Transfer, Work,
+};
+use crate::data_dir::StreamName;
+use crate::network::Network;
+use crate::progress::Display;
+use crate::snapshot_info::SnapshotInfo;
+use crate::space;
+use crate::stream::{self, Stream};
+use crate::text::Causes;
+use crate::watchdog::Pulse;
+
+/// How often a report is made without anything having happened.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Refused items that are listed of each authority.
+const MAX_REFUSED: usize = 8;
+
+/// Torrents that left whose counters are kept.
+const MAX_LEFT: usize = 16;
+
+/// Without an answer for so long, and for three polls, the DHT counts as silent.
+const SILENCE: Duration = Duration::from_secs(5 * 60);
+
+/// What the mirror's loop knows of a stream that the reporter does not.
+pub(crate) struct Following<'a> {
+    pub(crate) stream: &'a Stream,
+    /// The snapshot that is being fetched.
+    pub(crate) active: Option<InfoHashV2>,
+    /// The snapshot that `current/<stream>` points at.
+    pub(crate) current: Option<InfoHashV2>,
+    pub(crate) poll_interval: Duration,
+    /// When the next look-up begins, while none runs.
+    pub(crate) next_lookup: Option<Duration>,
+}
+
+/// Makes reports.
+pub(crate) struct Reporter {
+    clock: Interval,
+    started: SystemTime,
+    data_dir: PathBuf,
+    addresses: Addresses,
+    /// `None`: what the torrents do says it.
+    phase: Option<Phase>,
+    streams: HashMap<StreamName, Notes>,
+    problems: BTreeMap<(&'static str, String), String>,
+    refusals: BTreeMap<String, u64>,
+    transfer: Transfer,
+    /// Counters of each torrent when they were last added to the sums.
+    counted: HashMap<InfoHashV2, Transfer>,
+    rates: Arc<Mutex<Rates>>,
+    report: watch::Sender<Arc<Report>>,
+    torrents: watch::Sender<Vec<TorrentHandle>>,
+    observed: watch::Receiver<Observed>,
+    observer: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// What was heard of one stream.
+#[derive(Debug, Default)]
+struct Notes {
+    choice: Option<Choice>,
+    authorities: Vec<AuthorityNotes>,
+    answered: Option<SystemTime>,
+    /// Why there is nothing to follow, after a look-up.
+    nothing: Option<String>,
+}
+
+#[derive(Debug)]
+struct AuthorityNotes {
+    record: Record,
+    answers: u32,
+    failure: Option<String>,
+    refused: Vec<Refused>,
+}
+
+/// What others may watch; clones see the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Watching {
+    report: watch::Receiver<Arc<Report>>,
+    torrents: watch::Receiver<Vec<TorrentHandle>>,
+    observed: watch::Receiver<Observed>,
+    rates: Arc<Mutex<Rates>>,
+}
+
+impl Watching {
+    /// The newest report.
+    pub(crate) fn report(&self) -> Arc<Report> {
+        self.report.borrow().clone()
+    }
+
+    /// Waits for a report newer than the one seen last; `None` at the end of the mirror.
+    pub(crate) async fn next(&mut self) -> Option<Arc<Report>> {
+        self.report.changed().await.ok()?;
+        Some(self.report.borrow_and_update().clone())
+    }
+
+    /// The connections; a few seconds old.
+    pub(crate) fn peers(&self) -> Vec<PeerReport> {
+        self.observed.borrow().listed.clone()
+    }
+
+    /// The torrent of a snapshot.
+    pub(crate) fn torrent(&self, snapshot: &str) -> Option<TorrentHandle> {
+        let torrents = self.torrents.borrow();
+        let mut torrents = torrents.iter();
+        let same = |torrent: &&TorrentHandle| torrent.id().v2.to_string() == snapshot;
+        torrents.find(same).cloned()
+    }
+
+    /// The rates of the last hour.
+    pub(crate) fn rates(&self) -> Rates {
+        let rates = self.rates.lock();
+        rates.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Reporter {
+    /// Starts asking what has to be asked. The first report says that the mirror is starting.
+    /// `dht_lives` beats while the DHT node answers.
+    pub(crate) fn start(
+        network: &Network,
+        data_dir: PathBuf,
+        addresses: Addresses,
+        dht_lives: Pulse,
+    ) -> Self {
+        let mut clock = interval(EVERY);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let started = SystemTime::now();
+        let stop = CancellationToken::new();
+        let (torrents, handles) = watch::channel(Vec::new());
+        let (told, observed) = watch::channel(Observed::default());
+        let dht = network.dht().clone();
+        let observer = observe(
+            dht,
+            data_dir.clone(),
+            handles,
+            told,
+            stop.clone(),
+            dht_lives,
+        );
+        let first = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: unix(started),
+            now: unix(started),
+            data_dir: data_dir.display().to_string(),
+            phase: Phase::Starting,
+            ready: false,
+            problems: Vec::new(),
+            work: Vec::new(),
+            streams: Vec::new(),
+            torrents: Vec::new(),
+            transfer: Transfer::default(),
+            peers: super::Peers::default(),
+            dht: super::DhtReport::default(),
+            disk: Disk::default(),
+            addresses: addresses.clone(),
+            refusals: BTreeMap::new(),
+        };
+        Self {
+            clock,
+            started,
+            data_dir,
+            addresses,
+            phase: Some(Phase::Starting),
+            streams: HashMap::new(),
+            problems: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            transfer: Transfer::default(),
+            counted: HashMap::new(),
+            rates: Arc::new(Mutex::new(Rates::new())),
+            report: watch::Sender::new(Arc::new(first)),
+            torrents,
+            observed,
+            observer: tokio::spawn(observer),
+            stop,
+        }
+    }
+
+    /// What others may watch.
+    pub(crate) fn watching(&self) -> Watching {
+        Watching {
+            report: self.report.subscribe(),
+            torrents: self.torrents.subscribe(),
+            observed: self.observed.clone(),
+            rates: self.rates.clone(),
+        }
+    }
+
+    /// Comes about once a second: time for a report.
+    pub(crate) async fn due(&mut self) {
+        self.clock.tick().await;
+    }
+
+    /// Says what the mirror does instead of what its torrents do, as at its beginning and end.
+    pub(crate) fn enter(&mut self, phase: Option<Phase>) {
+        self.phase = phase;
+    }
+
+    /// Notes that something is wrong with `subject` (a stream or a snapshot), or with `None` that it
+    /// is not any more.
+    pub(crate) fn problem(&mut self, code: &'static str, subject: &str, text: Option<String>) {
+        let key = (code, subject.to_owned());
+        match text {
+            Some(text) => self.problems.insert(key, text),
+            None => self.problems.remove(&key),
+        };
+    }
+
+    /// Takes what is known of a stream from earlier runs.
+    pub(crate) fn recalled(&mut self, stream: &Stream, decision: &Decision, records: Vec<Record>) {
+        let notes = self.streams.entry(stream.name.clone()).or_default();
+        notes.decided(decision);
+        notes.authorities = records.into_iter().map(AuthorityNotes::new).collect();
+    }
+
+    /// Takes what a poll of a stream gave.
+    pub(crate) fn heard(&mut self, stream: &Stream, poll: &Poll, now: SystemTime) {
+        let notes = self.streams.entry(stream.name.clone()).or_default();
+        notes.decided(&poll.decision);
+        notes.nothing = match &poll.decision {
+            Decision::Follow(_) => None,
+            Decision::Undecided(tally) => Some(stream::why_not(poll, tally)),
+        };
+        if stream::was_answered(poll) {
+            notes.answered = Some(now);
+        }
+        let mut before = std::mem::take(&mut notes.authorities);
+        for polled in &poll.authorities {
+            let refused = before
+                .iter_mut()
+                .find(|old| old.record.standing().authority() == &polled.authority)
+                .map(|old| std::mem::take(&mut old.refused));
+            let mut authority = AuthorityNotes::new(polled.record.clone());
+            authority.refused = refused.unwrap_or_default();
+            match &polled.lookup {
+                Ok(summary) => {
+                    authority.answers = summary.counts.answered();
+                    for (item, refusal) in &summary.refused {
+                        let reason = reason(refusal);
+                        *self.refusals.entry(reason.to_owned()).or_default() += 1;
+                        authority.refuse(Refused {
+                            seq: item.seq().get(),
+                            reason: reason.to_owned(),
+                            text: refusal.to_string(),
+                            at: unix(now),
+                            times: 1,
+                        });
+                    }
+                }
+                Err(error) => authority.failure = Some(Causes(error).to_string()),
+            }
+            notes.authorities.push(authority);
+        }
+    }
+
+    /// Makes a report and hands it to whoever watches.
+    pub(crate) fn publish(
+        &mut self,
+        network: &Network,
+        display: &Display,
+        following: &[Following<'_>],
+    ) -> Arc<Report> {
+        let now = SystemTime::now();
+        let handles = network.torrents();
+        let torrents: Vec<TorrentReport> = handles.iter().map(|one| self.torrent(one)).collect();
+        // What left may come back under the same handle, with the same counters.
+        if self.counted.len() > handles.len() + MAX_LEFT {
+            self.counted
+                .retain(|id, _| handles.iter().any(|handle| handle.id().v2 == *id));
+        }
+        self.torrents.send_replace(handles);
+        let streams: Vec<StreamReport> = following
+            .iter()
+            .map(|following| self.stream(following, now))
+            .collect();
+        let work = display.work();
+        let observed = self.observed.borrow().clone();
+        self.addresses.dht.clone_from(&observed.dht_address);
+        self.transfer.down_rate = torrents.iter().map(|torrent| torrent.down_rate).sum();
+        self.transfer.up_rate = torrents.iter().map(|torrent| torrent.up_rate).sum();
+        self.rates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .measure(
+                self.transfer.downloaded,
+                self.transfer.uploaded,
+                Instant::now(),
+            );
+        let next_update = streams
+            .iter()
+            .filter_map(|stream| stream.current.as_deref())
+            .filter_map(|current| torrents.iter().find(|torrent| torrent.snapshot == current))
+            .map(|torrent| space::of_file(torrent.bytes_total))
+            .max();
+        let mut report = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: unix(self.started),
+            now: unix(now),
+            data_dir: self.data_dir.display().to_string(),
+            phase: self
+                .phase
+                .unwrap_or_else(|| phase(&streams, &torrents, &work)),
+            ready: false,
+            problems: self.all_problems(following, &streams, &torrents, now),
+            work,
+            streams,
+            torrents,
+            transfer: self.transfer,
+            peers: observed.peers,
+            dht: observed.dht,
+            disk: Disk {
+                free: observed.disk_free,
+                total: observed.disk_total,
+                next_update: next_update.unwrap_or(0),
+            },
+            addresses: self.addresses.clone(),
+            refusals: self.refusals.clone(),
+        };
+        report.ready = self.phase.is_none() && report.reasons().is_empty();
+        let report = Arc::new(report);
+        self.report.send_replace(report.clone());
+        report
+    }
+
+    /// Ends what was started.
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        // It never panics, and is not aborted.
+        let _ = self.observer.await;
+    }
+}
+
+impl Reporter {
+    fn torrent(&mut self, handle: &TorrentHandle) -> TorrentReport {
+        let status = handle.status();
+        self.count(handle.id().v2, &status);
+        let info = handle.known_info();
+        let said = info
+            .as_ref()
+            .and_then(|info| SnapshotInfo::parse(info.snapshot()?));
+        let left = status.bytes_total.saturating_sub(status.bytes_verified);
+        TorrentReport {
+            snapshot: handle.id().v2.to_string(),
+            state: match &status.phase {
+                SessionPhase::Metadata => TorrentState::Metadata,
+                SessionPhase::Downloading => TorrentState::Fetching,
+                SessionPhase::Seeding => TorrentState::Seeding,
+                SessionPhase::Stopped(_) => TorrentState::Stopped,
+            },
+            failure: status
+                .phase
+                .error()
+                .map(|error| Causes(&**error).to_string()),
+            name: info.map(|info| info.name().to_owned()),
+            original_filename: said.and_then(|said| said.original_filename),
+            bytes_total: status.bytes_total,
+            bytes_verified: status.bytes_verified,
+            bytes_reused: status.bytes_reused,
+            downloaded: status.downloaded_payload,
+            uploaded: status.uploaded_payload,
+            wasted: status.wasted,
+            hash_bytes: status.hash_bytes,
+            down_rate: status.down_rate,
+            up_rate: status.up_rate,
+            pieces_total: status.pieces_total,
+            pieces_verified: status.pieces_verified,
+            peers: status.peers,
+            seeds: status.seeds,
+            candidates: status.candidates,
+            banned: status.banned,
+            seconds_left: left.checked_div(status.down_rate).filter(|_| left > 0),
+        }
+    }
+
+    /// Adds what a torrent moved since it was last looked at.
+    fn count(&mut self, id: InfoHashV2, status: &TorrentStatus) {
+        let now = Transfer {
+            downloaded: status.downloaded_payload,
+            uploaded: status.uploaded_payload,
+            reused: status.bytes_reused,
+            wasted: status.wasted,
+            hash_bytes: status.hash_bytes,
+            ..Transfer::default()
+        };
+        let before = self.counted.insert(id, now).unwrap_or_default();
+        // A torrent that was taken out and added again counts from 0.
+        let since = |before: u64, now: u64| now.checked_sub(before).unwrap_or(now);
+        let sums = &mut self.transfer;
+        sums.downloaded += since(before.downloaded, now.downloaded);
+        sums.uploaded += since(before.uploaded, now.uploaded);
+        sums.reused += since(before.reused, now.reused);
+        sums.wasted += since(before.wasted, now.wasted);
+        sums.hash_bytes += since(before.hash_bytes, now.hash_bytes);
+    }
+
+    fn stream(&self, following: &Following<'_>, now: SystemTime) -> StreamReport {
+        let Following { stream, .. } = following;
+        let policy = stream.follower.policy();
+        let notes = self.streams.get(&stream.name);
+        let choice = notes.and_then(|notes| notes.choice.as_ref());
+        let desired = choice.map(|choice| choice.snapshot);
+        let authorities = notes.map_or(&[][..], |notes| &notes.authorities);
+        StreamReport {
+            name: stream.name.as_str().to_owned(),
+            salt: policy.salt().to_string(),
+            threshold: policy.threshold(),
+            authorities: authorities
+                .iter()
+                .map(|authority| authority.report(desired))
+                .collect(),
+            desired: desired.map(|id| id.to_string()),
+            active: following.active.map(|id| id.to_string()),
+            current: following.current.map(|id| id.to_string()),
+            seq: authorities
+                .iter()
+                .filter_map(|authority| authority.record.standing().pointer())
+                .filter(|pointer| Some(pointer.snapshot) == desired)
+                .map(|pointer| pointer.seq.get())
+                .max(),
+            since: choice.map(|choice| unix(choice.since)),
+            stale: choice.is_some_and(|choice| policy.freshness(choice, now).stale),
+            answered: notes.and_then(|notes| notes.answered).map(unix),
+            next_lookup: following
+                .next_lookup
+                .and_then(|left| now.checked_add(left))
+                .map(unix),
+        }
+    }
+
+    fn all_problems(
+        &self,
+        following: &[Following<'_>],
+        streams: &[StreamReport],
+        torrents: &[TorrentReport],
+        now: SystemTime,
+    ) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self
+            .problems
+            .iter()
+            .map(|((code, _), text)| problem(code, text.clone()))
+            .collect();
+        for (following, stream) in following.iter().zip(streams) {
+            let name = &stream.name;
+            let notes = self.streams.get(&following.stream.name);
+            if let Some(why) = notes.and_then(|notes| notes.nothing.as_ref()) {
+                problems.push(problem("no-pointer", format!("stream {name}: {why}")));
+            }
+            let last = notes
+                .and_then(|notes| notes.answered)
+                .unwrap_or(self.started);
+            let silent = now.duration_since(last).unwrap_or_default();
+            if silent > SILENCE.max(following.poll_interval * 3) {
+                let text = format!(
+                    "stream {name}: no DHT node has answered for {}; is UDP blocked?",
+                    crate::text::Time(silent)
+                );
+                problems.push(problem("dht-silent", text));
+            }
+            if stream.stale {
+                let text = format!(
+                    "stream {name}: the authorities have named nothing newer for longer than max-age"
+                );
+                problems.push(problem("pointer-stale", text));
+            }
+            for authority in &stream.authorities {
+                if authority.state == Standing::Contested {
+                    let text = format!(
+                        "stream {name}: authority {} signed two snapshots with one sequence \
+                         number; the proof is kept in streams/",
+                        authority.authority
+                    );
+                    problems.push(problem("equivocation", text));
+                }
+            }
+        }
+        for torrent in torrents {
+            if let Some(failure) = &torrent.failure {
+                let text = format!("snapshot {}: {failure}", torrent.snapshot);
+                problems.push(problem("torrent-stopped", text));
+            }
+        }
+        problems
+    }
+}
+
+impl Notes {
+    fn decided(&mut self, decision: &Decision) {
+        self.choice = match decision {
+            Decision::Follow(choice) => Some(choice.clone()),
+            // What was wanted stays wanted.
+            Decision::Undecided(_) => self.choice.take(),
+        };
+    }
+}
+
+impl AuthorityNotes {
+    fn new(record: Record) -> Self {
+        Self {
+            record,
+            answers: 0,
+            failure: None,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Notes a refused item; one that was found before is counted.
+    fn refuse(&mut self, refused: Refused) {
+        let same =
+            |known: &&mut Refused| (known.seq, &known.reason) == (refused.seq, &refused.reason);
+        match self.refused.iter_mut().find(same) {
+            Some(known) => {
+                known.at = refused.at;
+                known.times += 1;
+            }
+            None => {
+                if self.refused.len() == MAX_REFUSED {
+                    self.refused.remove(0);
+                }
+                self.refused.push(refused);
+            }
+        }
+    }
+
+    fn report(&self, desired: Option<InfoHashV2>) -> AuthorityReport {
+        let standing = self.record.standing();
+        let pointer = standing.pointer();
+        let state = match pointer {
+            _ if standing.is_contested() => Standing::Contested,
+            None => Standing::Silent,
+            Some(pointer) if Some(pointer.snapshot) == desired => Standing::Agrees,
+            Some(_) => Standing::Differs,
+        };
+        AuthorityReport {
+            authority: standing.authority().to_string(),
+            state,
+            seq: pointer.map(|pointer| pointer.seq.get()),
+            snapshot: pointer.map(|pointer| pointer.snapshot.to_string()),
+            first_seen: self.record.first_seen().map(unix),
+            last_seen: self.record.last_seen().map(unix),
+            answers: self.answers,
+            failure: self.failure.clone(),
+            refused: self.refused.clone(),
+        }
+    }
+}
+
+fn problem(code: &str, text: String) -> Problem {
+    Problem {
+        code: code.to_owned(),
+        text,
+    }
+}
+
+/// The most telling of all that goes on.
+fn phase(streams: &[StreamReport], torrents: &[TorrentReport], work: &[Work]) -> Phase {
+    let any = |state| torrents.iter().any(|torrent| torrent.state == state);
+    let verifies = |work: &Work| {
+        let names = ["Verifying", "Looking into"];
+        names.iter().any(|name| work.name.starts_with(name))
+    };
+    if work.iter().any(verifies) {
+        Phase::Verifying
+    } else if any(TorrentState::Fetching) {
+        Phase::Fetching
+    } else if any(TorrentState::Metadata) {
+        Phase::Metadata
+    } else if any(TorrentState::Seeding) {
+        Phase::Seeding
+    } else if streams.iter().any(|stream| stream.desired.is_none()) {
+        Phase::Discovering
+    } else {
+        Phase::Idle
+    }
+}
+
+/// A name for programs; it never changes.
+const fn reason(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::BadSignature => "bad-signature",
+        Refusal::ValueTooLong { .. } => "too-long",
+        Refusal::Foreign => "foreign",
+        Refusal::LowerSeq { .. } => "lower-seq",
+        Refusal::Equivocation { .. } => "equivocation",
+        Refusal::ImplausibleSeq { .. } => "implausible-seq",
+        Refusal::V1Hash => "v1-hash",
+        Refusal::Dictionary => "dictionary",
+        Refusal::NotAHash { .. } => "not-a-hash",
+        Refusal::NotASuccession => "no-succession",
+    }
+}
+
+/// Whole seconds since 1970; 0 for a clock that stands before.
+fn unix(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}

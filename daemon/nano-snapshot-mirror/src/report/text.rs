@@ -1,0 +1,246 @@
+//! The report for a terminal, and in one line for a service manager.
+
+use std::fmt::Write as _;
+
+use super::{Report, Standing, StreamReport, TorrentReport, TorrentState};
+use crate::progress::percent;
+use crate::text::{Bytes, Time};
+
+/// Digits of a hash that tell snapshots apart at a glance.
+const SHORT: usize = 12;
+
+impl Report {
+    /// One line: phase, percent, peers, sequence numbers, and what is wrong.
+    pub(crate) fn line(&self) -> String {
+        let mut line = self.phase.name().to_owned();
+        // Writing to a String cannot fail.
+        if let Some(percent) = self.percent() {
+            let _ = write!(line, " {percent} %");
+        }
+        let (transfer, peers) = (&self.transfer, self.connections());
+        let _ = write!(
+            line,
+            ", {} peers, {}/s down, {}/s up",
+            peers,
+            Bytes(transfer.down_rate),
+            Bytes(transfer.up_rate)
+        );
+        for stream in &self.streams {
+            if let Some(seq) = stream.seq {
+                let _ = write!(line, ", {} seq {seq}", stream.name);
+            }
+        }
+        for problem in &self.problems {
+            let _ = write!(line, "; {}", problem.code);
+        }
+        line
+    }
+
+    /// Connections of all torrents.
+    pub(crate) fn connections(&self) -> usize {
+        self.torrents.iter().map(|torrent| torrent.peers).sum()
+    }
+
+    /// Everything an operator wants to know, in lines.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::new();
+        let state = if self.ready {
+            "ready"
+        } else if self.problems.is_empty() {
+            "not ready yet"
+        } else {
+            "degraded"
+        };
+        let up = Time(std::time::Duration::from_secs(
+            self.now.saturating_sub(self.started),
+        ));
+        let _ = writeln!(
+            text,
+            "{state}: {} (version {}, up {up})",
+            self.phase.name(),
+            self.version
+        );
+        for reason in self.reasons() {
+            let _ = writeln!(text, "  ! {reason}");
+        }
+        for work in self.work.iter().filter(|work| work.total > 0) {
+            let _ = writeln!(text, "{}: {} %", work.name, percent(work.done, work.total));
+        }
+        for stream in &self.streams {
+            stream.write(self.now, &mut text);
+        }
+        for torrent in &self.torrents {
+            torrent.write(&mut text);
+        }
+        let transfer = &self.transfer;
+        let _ = writeln!(
+            text,
+            "transfer: {} down ({}/s), {} up ({}/s), {} reused, {} in vain",
+            Bytes(transfer.downloaded),
+            Bytes(transfer.down_rate),
+            Bytes(transfer.uploaded),
+            Bytes(transfer.up_rate),
+            Bytes(transfer.reused),
+            Bytes(transfer.wasted),
+        );
+        let peers = &self.peers;
+        let reachable = match peers.reachable {
+            super::Reachable::Yes => "yes, peers from elsewhere have connected",
+            super::Reachable::Unknown => "unknown, no peer from elsewhere has connected yet",
+        };
+        let _ = writeln!(
+            text,
+            "peers: {} ({} seeds, {} incoming, {} banned); reachable: {reachable}",
+            peers.connections, peers.seeds, peers.incoming, peers.banned
+        );
+        let _ = writeln!(
+            text,
+            "DHT: {}",
+            if self.dht.running {
+                format!("{} nodes", self.dht.nodes)
+            } else {
+                "not running".to_owned()
+            }
+        );
+        let _ = write!(
+            text,
+            "disk: {} free of {} at {}",
+            Bytes(self.disk.free),
+            Bytes(self.disk.total),
+            self.data_dir
+        );
+        if self.disk.next_update > 0 {
+            let _ = write!(
+                text,
+                "; the next update takes up to {}",
+                Bytes(self.disk.next_update)
+            );
+        }
+        text
+    }
+}
+
+impl StreamReport {
+    fn write(&self, now: u64, text: &mut String) {
+        let _ = write!(text, "stream {}: ", self.name);
+        let _ = match (&self.desired, self.seq, self.since) {
+            (Some(desired), Some(seq), Some(since)) => write!(
+                text,
+                "{} seq {seq}, for {}",
+                short(desired),
+                ago(now, since)
+            ),
+            _ => write!(text, "no pointer yet"),
+        };
+        let _ = match &self.current {
+            Some(current) if self.desired.as_ref() == Some(current) => write!(text, ", current"),
+            Some(current) => write!(text, "; current is {}", short(current)),
+            None => write!(text, "; nothing is current"),
+        };
+        let _ = match self.answered {
+            Some(answered) => writeln!(text, "; DHT answered {} ago", ago(now, answered)),
+            None => writeln!(text, "; the DHT has not answered yet"),
+        };
+        for authority in &self.authorities {
+            let state = authority.state;
+            // One that says what is expected, alone, is told with the stream.
+            let plain = state == Standing::Agrees
+                && self.authorities.len() == 1
+                && authority.refused.is_empty()
+                && authority.failure.is_none();
+            if plain {
+                continue;
+            }
+            let _ = write!(text, "  {}: {}", short(&authority.authority), state.name());
+            if let Some(seq) = authority.seq {
+                let _ = write!(text, ", seq {seq}");
+            }
+            if let Some(failure) = &authority.failure {
+                let _ = write!(text, ", {failure}");
+            }
+            text.push('\n');
+            for refused in &authority.refused {
+                let (times, at) = (refused.times, ago(now, refused.at));
+                let _ = writeln!(
+                    text,
+                    "    refused {} ({times} times, last {at} ago)",
+                    refused.text
+                );
+            }
+        }
+    }
+}
+
+impl TorrentReport {
+    fn write(&self, text: &mut String) {
+        let _ = write!(text, "{}: {}", short(&self.snapshot), self.state.name());
+        if let Some(name) = &self.name {
+            // Made by someone else: nothing in it may move the cursor.
+            let _ = write!(text, " {}", name.escape_default());
+        }
+        if self.bytes_total > 0 {
+            let _ = write!(text, ", {}", Bytes(self.bytes_total));
+        }
+        if self.state == TorrentState::Fetching {
+            let done = percent(self.bytes_verified, self.bytes_total);
+            let _ = write!(text, ", {done} %, {} reused", Bytes(self.bytes_reused));
+            if let Some(left) = self.seconds_left {
+                let left = Time(std::time::Duration::from_secs(left));
+                let _ = write!(text, ", {left} left");
+            }
+        }
+        let _ = writeln!(
+            text,
+            ", {} peers, {} given",
+            self.peers,
+            Bytes(self.uploaded)
+        );
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..SHORT).unwrap_or(hash)
+}
+
+fn ago(now: u64, then: u64) -> Time {
+    Time(std::time::Duration::from_secs(now.saturating_sub(then)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::report::testing::{NEW, OLD, report};
+
+    #[test]
+    fn one_line_for_the_service_manager() {
+        assert_eq!(
+            report().line(),
+            "fetching 25 %, 6 peers, 200 B/s down, 100 B/s up, daily seq 7; dht-silent"
+        );
+    }
+
+    #[test]
+    fn everything_for_a_person() {
+        let text = report().to_text();
+        for part in [
+            "degraded: fetching",
+            "! dht-silent: no DHT node has answered",
+            "Downloading: 25 %",
+            &format!("stream daily: {} seq 7", &NEW[..12]),
+            &format!("current is {}", &OLD[..12]),
+            "dddddddddddd: silent, no DHT node could be reached",
+            "refused seq 3 is below 7, which was seen before (2 times",
+            "25 %, 500 B reused, 30.0 s left",
+            "42 nodes",
+            "5.00 GiB free of 10.0 GiB",
+        ] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+    }
+
+    #[test]
+    fn nothing_strangers_write_moves_the_cursor() {
+        let mut report = report();
+        report.torrents[0].name = Some("\x1b[2J".to_owned());
+        assert!(!report.to_text().contains('\x1b'));
+    }
+}
