@@ -334,6 +334,9 @@ pub(crate) struct StatusArgs {
     /// Go on and show it again every second
     #[arg(long, conflicts_with = "json")]
     pub(crate) watch: bool,
+    /// Exit with 0 whenever the mirror answers, ready or not: for what restarts a mirror that does not
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) alive: bool,
     /// The control socket of the mirror to ask
     /// [default: control.sock in $RUNTIME_DIRECTORY, or else in the data directory]
     #[arg(long, value_name = "PATH")]

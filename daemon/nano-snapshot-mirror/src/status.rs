@@ -56,6 +56,9 @@ pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<u8> {
     } else {
         println!("{}", status.to_text());
     }
+    if args.alive && status.mirror.is_some() {
+        return Ok(READY);
+    }
     Ok(status.exit_code())
 }
 

@@ -266,6 +266,7 @@ fn status_tells_by_its_exit_code() {
     let _world = mirror.stop();
     let said = status(&[]);
     assert_eq!(said.status.code(), Some(5));
+    assert_eq!(status(&["--alive"]).status.code(), Some(5));
     assert!(said.stdout.contains("none is running"), "{}", said.stdout);
     let json: Value = serde_json::from_str(&status(&["--json"]).stdout).unwrap();
     assert_eq!(json["mirror"], Value::Null);
@@ -276,17 +277,16 @@ fn what_is_wrong_is_said_and_shown_in_the_exit_code() {
     let world = World::new();
     // Nothing was ever published.
     let mut mirror = Running::start(&mut world.mirror("data"));
-    let status = || {
+    let status = |more: &[&str]| {
         let mut command = command();
-        run_command(
-            command
-                .args(["status", "--data-dir"])
-                .arg(world.path("data")),
-        )
+        command.args(["status", "--data-dir"]);
+        run_command(command.arg(world.path("data")).args(more))
     };
-    mirror.until("the finding", || status().status.code() == Some(3));
-    let said = status();
+    mirror.until("the finding", || status(&[]).status.code() == Some(3));
+    let said = status(&[]);
     assert!(said.stdout.contains("no-pointer"), "{}", said.stdout);
+    // It lives all the same.
+    status(&["--alive"]).succeeded();
     let other = run_command(
         world
             .mirror("data")
