@@ -62,6 +62,7 @@ in
       services.nano-snapshot-mirror.settings = {
         peer.listen = lib.mkDefault [ "[::]:${toString cfg.peerPort}" ];
         dht.port = lib.mkDefault cfg.dhtPort;
+        control.socket = lib.mkDefault units.controlSocket;
         http.listen = lib.mkDefault "${cfg.http.address}:${toString cfg.http.port}";
         limits = lib.mkIf (cfg.maxUploadSpeed != null) { upload = lib.mkDefault cfg.maxUploadSpeed; };
       };

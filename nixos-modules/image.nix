@@ -39,6 +39,7 @@ dockerTools.buildLayeredImage {
         "CMD"
         program
         "status"
+        "--alive"
       ];
       # Nanoseconds.
       Interval = 60000000000;

@@ -26,6 +26,7 @@ rustPlatform.buildRustPackage {
       ../checks/interop/libtorrent_peer.py
       # Tests compare these with the program.
       ../docs/configuration.md
+      ../docs/openapi.json
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;

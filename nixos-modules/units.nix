@@ -20,7 +20,6 @@ let
   documentation = [ "https://github.com/nano-snapshot-mirror/nano-snapshot-mirror" ];
   # The directory belongs to the socket unit, which outlives the service.
   controlSocket = "/run/nano-snapshot-mirror/control.sock";
-  environment.NANO_SNAPSHOT_MIRROR_CONTROL__SOCKET = controlSocket;
   socket = what: socketConfig: {
     description = "Nano snapshot mirror: ${what}";
     inherit documentation;
@@ -31,9 +30,11 @@ let
   };
 in
 {
+  inherit controlSocket;
+
   services.nano-snapshot-mirror = {
     description = "Mirror of Nano ledger snapshots";
-    inherit documentation environment;
+    inherit documentation;
     wants = [ "network-online.target" ];
     after = [ "network-online.target" ];
     wantedBy = [ "multi-user.target" ];
@@ -85,7 +86,7 @@ in
 
   services.nano-snapshot-mirror-producer = {
     description = "Publish a snapshot of this node's Nano ledger";
-    inherit documentation environment;
+    inherit documentation;
     wants = [ "nano-snapshot-mirror.service" ];
     after = [ "nano-snapshot-mirror.service" ];
     serviceConfig = hardening // {
@@ -99,13 +100,13 @@ in
       Nice = 19;
       IOSchedulingClass = "idle";
 
-      # The process that holds the key has no network: the mirror puts the signed pointer into the DHT for it.
-      PrivateNetwork = true;
-      IPAddressDeny = "any";
-      RestrictAddressFamilies = [ "AF_UNIX" ];
+      # Exceptions to the hardening: the signed pointer goes to nodes of the DHT, at addresses nobody knows before, over IPv4 alone.
+      # AF_UNIX is for the journal and the control socket. It accepts no connection.
+      RestrictAddressFamilies = [ "AF_INET AF_UNIX" ];
+      SocketBindDeny = "ipv4:tcp";
 
-      # Exceptions to the hardening: a consistent copy of a live ledger enters itself in the node's lock file, so the ledger's
-      # directory is writable, and shown even where /home hides it.
+      # A consistent copy of a live ledger enters itself in the node's lock file, so the ledger's directory is writable, and
+      # shown even where /home hides it.
       ProtectHome = "tmpfs";
       BindPaths = [ ledgerDirectory ];
       ReadWritePaths = [ dataDirectory ];

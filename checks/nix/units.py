@@ -98,8 +98,6 @@ def from_nix(said: dict[str, Any], section: str) -> Unit:
             unit["Unit"][name] = words(said[key])
     if said.get("wantedBy"):
         unit["Install"] = {"WantedBy": words(said["wantedBy"])}
-    for name, value in said.get("environment", {}).items():
-        unit[section].setdefault("Environment", []).append(f"{name}={value}")
     return unit
 
 
@@ -169,9 +167,10 @@ def without_store(unit: Unit) -> Unit:
     for section, keys in unit.items():
         plain[section] = {}
         for key, value in keys.items():
+            # NixOS gives every service a PATH and the like.
             if key == "Environment":
-                value = [one.strip('"') for one in value if "NANO_SNAPSHOT_MIRROR" in one]
-            plain[section][key] = [re.sub(r"^(/nix/store/[^/]+|/usr)?/bin/", "", word.strip('"')) for word in value]
+                continue
+            plain[section][key] = [re.sub(r"^(/nix/store/[^/]+|/usr|/[a-z-]+)?/bin/", "", word.strip('"')) for word in value]
     return plain
 
 

@@ -111,7 +111,10 @@ class Container(Machine):
 
     def enter(self, command: str, timeout: float) -> tuple[int, str]:
         self._wait_until_up()
-        done = self._run(command, timeout)
+        try:
+            done = self._run(command, timeout)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.name}: `{command}` did not end in {timeout:.0f} s") from None
         return done.returncode, done.stdout
 
     def wait_for_shutdown(self) -> None:

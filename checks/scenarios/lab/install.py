@@ -5,10 +5,11 @@ from __future__ import annotations
 import configparser
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 from . import network
-from .story import Machine, Story, toml
+from .story import Machine, Story, merge, toml
 
 HERE = Path(__file__).resolve().parent.parent
 REPOSITORY = HERE.parent.parent
@@ -71,7 +72,8 @@ def fill(root: Path, machine: Machine, story: Story) -> None:
         shutil.copy(tool, fixtures / tool.name)
     for store in (HERE / "stories").glob("store-*"):
         shutil.copytree(store, fixtures / store.name, symlinks=True)
-    write(etc / "nano-snapshot-mirror/config.toml", toml(machine.settings))
+    packaged = tomllib.loads((PACKAGING / "config.toml").read_text())
+    write(etc / "nano-snapshot-mirror/config.toml", toml(merge(packaged, machine.settings)))
     system = etc / "systemd/system"
     for name in units_of(machine):
         shutil.copy(PACKAGING / "systemd" / name, system / name)

@@ -45,7 +45,7 @@ with subtest("no connection is refused while it restarts"):
     before = producer.succeed(f"systemctl show -P MainPID {UNIT}")
     producer.succeed(f"systemctl restart {UNIT}", f"systemctl restart {UNIT}")
     t.assertNotEqual(before, producer.succeed(f"systemctl show -P MainPID {UNIT}"))
-    client.wait_until_succeeds("systemctl show -P SubState connecting.service | grep -q exited")
+    client.wait_until_succeeds("systemctl show -P SubState connecting.service | grep exited")
     log.info(client.succeed("journalctl -u connecting.service -o cat"))
     client.succeed("systemctl show -P Result connecting.service | grep -x success")
 
@@ -56,11 +56,11 @@ with subtest("a reload is taken without a restart"):
 
 with subtest("status and metrics are served, and only to this machine"):
     producer.succeed("curl --fail --silent http://127.0.0.1:9109/healthz")
-    producer.succeed("curl --fail --silent http://127.0.0.1:9109/metrics | grep -q ^nano_snapshot")
-    client.fail("exec 3<>/dev/tcp/producer/9109")
+    producer.succeed("curl --fail --silent http://127.0.0.1:9109/metrics | grep ^nano_snapshot")
+    client.fail("timeout 2 bash -c 'exec 3<>/dev/tcp/producer/9109'")
 
 with subtest("commands are taken from root, and from nobody else"):
-    producer.succeed("nano-snapshot-mirror status --data-dir /var/lib/nano-snapshot-mirror")
+    producer.succeed("nano-snapshot-mirror status --alive")
     t.assertEqual(producer.succeed("stat --format=%a:%U:%G /run/nano-snapshot-mirror/control.sock").strip(), "660:root:nano-snapshot-mirror")
 
 with subtest("a mirror that hangs is killed and started again"):
@@ -72,7 +72,7 @@ with subtest("a mirror that hangs is killed and started again"):
     )
     producer.wait_until_succeeds(f"systemctl show -P NRestarts {UNIT} | grep -x 1")
     producer.wait_for_unit(UNIT)
-    producer.succeed("journalctl | grep -q 'Watchdog timeout'")
+    producer.succeed("journalctl | grep 'Watchdog timeout'")
 
 with subtest("the key is the producer's alone"):
     for user in ["nano-snapshot-mirror", "nano", "nobody"]:
@@ -91,4 +91,3 @@ with subtest("what the units forbid is forbidden"):
     t.assertEqual(int(status("CapBnd"), 16), 0)
     t.assertEqual(int(status("CapEff"), 16), 0)
     t.assertNotEqual(status("Uid").split()[0], "0")
-    t.assertEqual(producer.succeed("systemctl show -P PrivateNetwork nano-snapshot-mirror-producer").strip(), "yes")
