@@ -260,18 +260,18 @@ impl From<&Entry> for State {
 }
 
 /// What may go: everything but the current snapshot of each stream, the newest whole one besides,
-/// and the one that is `wanted`. Nothing while no stream has a current snapshot.
+/// and those that are `wanted`. Nothing while no stream has a current snapshot.
 pub(crate) fn superseded(
     held: &[Held],
     current: &[InfoHashV2],
-    wanted: Option<InfoHashV2>,
+    wanted: &[InfoHashV2],
 ) -> Vec<InfoHashV2> {
     if current.is_empty() {
         return Vec::new();
     }
     let others: Vec<&Held> = held
         .iter()
-        .filter(|held| !current.contains(&held.id) && Some(held.id) != wanted)
+        .filter(|held| !current.contains(&held.id) && !wanted.contains(&held.id))
         .collect();
     let before = others
         .iter()
@@ -304,7 +304,8 @@ pub(crate) fn retire(data: &DataDir, wanted: Option<InfoHashV2>) -> Result<()> {
         .into_iter()
         .map(|(_, id)| id)
         .collect();
-    for id in superseded(&held, &current, wanted) {
+    let wanted: Vec<InfoHashV2> = wanted.into_iter().collect();
+    for id in superseded(&held, &current, &wanted) {
         remove(data, id, &lock)?;
     }
     Ok(())
@@ -350,13 +351,13 @@ mod tests {
     #[test]
     fn current_and_the_one_before_stay() {
         let whole = [1, 2, 3, 4].map(|byte| held(byte, State::Whole));
-        assert_eq!(superseded(&whole, &[id(4)], None), [id(1), id(2)]);
-        assert_eq!(superseded(&whole, &[id(4), id(1)], None), [id(2)]);
-        assert_eq!(superseded(&whole, &[id(4)], Some(id(1))), [id(2)]);
-        assert_eq!(superseded(&whole, &[id(2)], None), [id(1), id(3)]);
-        assert_eq!(superseded(&whole[..2], &[id(2)], None), []);
+        assert_eq!(superseded(&whole, &[id(4)], &[]), [id(1), id(2)]);
+        assert_eq!(superseded(&whole, &[id(4), id(1)], &[]), [id(2)]);
+        assert_eq!(superseded(&whole, &[id(4)], &[id(1)]), [id(2)]);
+        assert_eq!(superseded(&whole, &[id(2)], &[]), [id(1), id(3)]);
+        assert_eq!(superseded(&whole[..2], &[id(2)], &[]), []);
         assert_eq!(
-            superseded(&whole, &[], None),
+            superseded(&whole, &[], &[]),
             [],
             "nothing is current: nothing goes"
         );
@@ -371,7 +372,7 @@ mod tests {
             held(4, State::Whole),
             held(5, State::Remnant),
         ];
-        assert_eq!(superseded(&mixed, &[id(4)], Some(id(5))), [id(2)]);
-        assert_eq!(superseded(&mixed, &[id(4)], None), [id(2), id(5)]);
+        assert_eq!(superseded(&mixed, &[id(4)], &[id(5)]), [id(2)]);
+        assert_eq!(superseded(&mixed, &[id(4)], &[]), [id(2), id(5)]);
     }
 }

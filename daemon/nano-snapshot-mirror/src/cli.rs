@@ -94,6 +94,9 @@ pub(crate) struct OnceArgs {
     /// snapshot: it is not seeded any longer, and the disk need not hold archive and ledger
     #[arg(long, requires = "extract")]
     pub(crate) discard_archive: bool,
+    /// Which of several streams of the configuration to fetch
+    #[arg(long, requires = "once", value_name = "NAME")]
+    pub(crate) stream: Option<String>,
     /// Seed after the fetch: a duration (30m, 2h) or an upload ratio without a unit (1.5)
     #[arg(long, requires = "once", value_name = "DURATION|RATIO")]
     pub(crate) seed_for: Option<SeedFor>,

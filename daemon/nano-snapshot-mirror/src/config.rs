@@ -32,6 +32,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use bittorrent_protocol::InfoHashV2;
 use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
@@ -82,11 +83,19 @@ section! {
     Stream {
         /// Ed25519 public keys whose holders vouch for snapshots, at most 16. By default the one of
         /// the public stream.
-        restart authorities: Vec<Authority> = default_authorities();
+        live authorities: Vec<Authority> = default_authorities();
         /// How many of the authorities must name the same snapshot before it is followed.
-        restart threshold: Number<1, 16> = const { Number::new(1) };
+        live threshold: Number<1, 16> = const { Number::new(1) };
         /// The name under which the authorities publish this stream (the salt of BEP 44).
-        restart salt: Salt = default_salt();
+        live salt: Salt = default_salt();
+        /// A new snapshot is due after so long at the latest. When none came, the log and the status
+        /// say that the stream is stale: its authorities may have gone, or somebody withholds
+        /// their news. The snapshot that is held is seeded as before.
+        live max_age: Option<Seconds<1, 31_536_000>>;
+        /// The v2 info-hash of a snapshot to take while no pointer was ever found.
+        live pinned: Option<InfoHashV2>;
+        /// How long to look for a pointer before the pinned snapshot is taken.
+        live pinned_after: Seconds<0, 604_800> = const { Seconds::new(300) };
     }
 }
 
@@ -214,12 +223,9 @@ impl Part for Streams {
         }
     }
 
+    /// Streams come and go with a reload.
     fn adopt(&mut self, new: &Self) {
-        for (name, stream) in &mut self.0 {
-            if let Some(new) = new.0.get(name) {
-                stream.adopt(new);
-            }
-        }
+        self.0.clone_from(&new.0);
     }
 }
 
@@ -242,7 +248,13 @@ impl Stream {
     /// Whom to believe.
     pub(crate) fn policy(&self) -> Result<StreamPolicy, InvalidPolicy> {
         let threshold = self.threshold.get() as usize;
-        StreamPolicy::new(self.authorities.clone(), threshold, self.salt.clone(), None)
+        let max_age = self.max_age.map(Seconds::get);
+        StreamPolicy::new(
+            self.authorities.clone(),
+            threshold,
+            self.salt.clone(),
+            max_age,
+        )
     }
 }
 

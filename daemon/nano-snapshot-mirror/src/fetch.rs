@@ -69,7 +69,7 @@ pub(crate) async fn run(
     let config = &live.config();
     let data = DataDir::create(config.data_dir.as_deref())?;
     data.clean_incoming()?;
-    let stream = Stream::only(config, &data)?;
+    let stream = Stream::one(config, once.stream.as_deref(), &data)?;
     let network = Network::start(live, &data, PortTaken::TakeAnother, Vec::new()).await?;
     let fetch = Fetch {
         once,
@@ -247,7 +247,12 @@ impl Fetch<'_> {
     /// The snapshot to fetch; `None` when interrupted.
     async fn look_up(&self) -> Result<Option<InfoHashV2>> {
         let mut meter = self.display.phase("Looking up the pointer in the DHT", 0);
-        let give_up = Instant::now() + LOOKUP_PATIENCE;
+        let config = &self.stream.config;
+        let patience = match config.pinned {
+            Some(_) => config.pinned_after.get(),
+            None => LOOKUP_PATIENCE,
+        };
+        let give_up = Instant::now() + patience;
         let mut reached = 0;
         let mut pause = UNREACHED_RETRY;
         loop {
@@ -265,14 +270,24 @@ impl Fetch<'_> {
                 .count();
             let unreached = failed == poll.authorities.len();
             reached += u32::from(stream::was_answered(&poll));
-            let enough = reached >= LOOKUP_TRIES || Instant::now() >= give_up;
+            let over = Instant::now() >= give_up;
+            let enough = reached >= LOOKUP_TRIES || over;
             match &poll.decision {
                 Decision::Follow(choice) if !unreached || enough => {
                     if unreached {
                         warn!("the pointer could not be looked up: taking the last one known");
                     }
+                    if let Some(age) = self.stream.stale_for(choice) {
+                        warn!("stale: named first {} ago; {}", Time(age), stream::STALE);
+                    }
                     return Ok(Some(choice.snapshot));
                 }
+                Decision::Undecided(tally) if config.pinned.is_some() && over => {
+                    let why = stream::why_not(&poll, tally);
+                    warn!("taking the pinned snapshot: {why}");
+                    return Ok(config.pinned);
+                }
+                Decision::Undecided(_) if config.pinned.is_some() => {}
                 // Authorities contradict themselves or each other: waiting changes nothing.
                 Decision::Undecided(tally) if enough || (failed == 0 && says_something(tally)) => {
                     bail!(

@@ -8,6 +8,7 @@ mod data_dir;
 mod demo;
 mod extract;
 mod fetch;
+mod followed;
 mod http;
 mod inspect;
 mod install;

@@ -1,12 +1,14 @@
 //! Without a sub-command: follow the pointer, fetch what it names, seed it, for years.
 
-use std::collections::HashMap;
-use std::future::{Future, pending};
+use std::collections::{HashMap, HashSet};
+use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
+use std::task;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
+use futures_util::future::join_all;
 use snapshot_pointer::{Poll, RecordError, Republished};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
@@ -14,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::catalogue::{self, Entry, Held, State};
-use crate::config::Live;
+use crate::config::{self, Live};
 use crate::control::{self, Added, Denied, Request, Requests};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, StreamName};
+use crate::followed::Followed;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::logging;
 use crate::network::{Network, PortTaken};
@@ -25,7 +28,7 @@ use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::report::{Following, Phase, Reporter};
 use crate::servers::Doors;
 use crate::signals::Signals;
-use crate::stream::{self, Stream};
+use crate::stream;
 use crate::systemd::{Inherited, Manager};
 use crate::text::Causes;
 use crate::torrent::{self, Fetched, Torrent};
@@ -47,7 +50,11 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
     manager.starting("opening the store");
     let config = live.config();
     let data = DataDir::create(config.data_dir.as_deref())?;
-    let stream = Stream::only(&config, &data)?;
+    let streams = config
+        .stream
+        .iter()
+        .map(|(name, stream)| Followed::open(name, stream, &data))
+        .collect::<Result<Vec<_>>>()?;
     let cleaned = data.clean_incoming()?;
     if cleaned > 0 {
         info!(
@@ -67,24 +74,24 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         life.dht.clone(),
     );
     let servers = doors.serve(&reporter.watching(), requests_to, &data);
+    let names: Vec<&str> = config.stream.iter().map(|(name, _)| name).collect();
     info!(
-        data_dir = %data.root().display(), stream = stream.name.as_str(),
+        data_dir = %data.root().display(), streams = names.join(","),
         poll_interval = ?config.poll_interval.get(), "mirroring"
     );
     let mut service = Service {
         network: &network,
         data: &data,
-        stream: &stream,
+        streams,
         display,
         policy: LedgerPolicy::from(&config.verify),
         live,
         retry: FIRST_RETRY,
-        desired: None,
         seeding: HashMap::new(),
-        fetching: None,
+        fetching: Vec::new(),
         verifying: None,
-        failed: None,
-        told_refused: None,
+        failed: HashSet::new(),
+        told_refused: HashSet::new(),
         reporter,
         requests,
         life,
@@ -120,29 +127,32 @@ enum Event {
     Stop,
     Rescan,
     PollDue,
-    Polled(Result<Poll, RecordError>),
-    Republished(Result<Vec<Republished>, RecordError>),
+    Polled(Vec<Polled>),
+    Republished(Vec<Result<Vec<Republished>, RecordError>>),
     Fetched(InfoHashV2, Result<Fetched>),
     Verified(InfoHashV2, Result<Option<Verdict>>),
     Asked(Request),
     ReportDue,
 }
 
+/// The look-up of one stream.
+type Polled = (StreamName, Result<Poll, RecordError>);
+
 struct Service<'a> {
     network: &'a Network,
     data: &'a DataDir,
-    stream: &'a Stream,
+    streams: Vec<Followed>,
     display: &'a Display,
     policy: LedgerPolicy,
     live: &'a Live,
     retry: Duration,
-    desired: Option<InfoHashV2>,
     seeding: HashMap<InfoHashV2, Torrent>,
-    fetching: Option<Fetching<'a>>,
+    /// At most one for each stream: one without peers does not keep others waiting.
+    fetching: Vec<Fetching<'a>>,
     verifying: Option<Verifying<'a>>,
     /// What failed to be downloaded or looked into is tried again at the next poll, not at once.
-    failed: Option<InfoHashV2>,
-    told_refused: Option<InfoHashV2>,
+    failed: HashSet<InfoHashV2>,
+    told_refused: HashSet<InfoHashV2>,
     reporter: Reporter,
     requests: Requests,
     life: Life,
@@ -156,9 +166,9 @@ impl<'a> Service<'a> {
     }
 
     async fn serve(&mut self, signals: &Signals) -> Result<()> {
-        let (decision, records) = self.stream.follower.recall()?;
-        self.desired = stream::choice(&decision);
-        self.reporter.recalled(self.stream, &decision, records);
+        for followed in &mut self.streams {
+            followed.recall(&mut self.reporter)?;
+        }
         self.rescan().await?;
         self.act().await?;
         let mut poll: Option<Running<'a, _>> = None;
@@ -175,7 +185,7 @@ impl<'a> Service<'a> {
                 () = signals.rescan.notified() => Event::Rescan,
                 polled = running(&mut poll) => Event::Polled(polled),
                 republished = running(&mut republish) => Event::Republished(republished),
-                (id, fetched) = fetched(&mut self.fetching) => Event::Fetched(id, fetched),
+                (id, fetched) = first_fetched(&mut self.fetching) => Event::Fetched(id, fetched),
                 (id, verdict) = verified(&mut self.verifying) => Event::Verified(id, verdict),
                 () = sleep_until(next_poll), if poll.is_none() => Event::PollDue,
                 Some(request) = self.requests.recv() => Event::Asked(request),
@@ -185,8 +195,8 @@ impl<'a> Service<'a> {
                 Event::Stop => break,
                 Event::Rescan => {
                     self.manager.reloading();
-                    self.reload();
-                    self.failed = None;
+                    self.reload().await;
+                    self.failed.clear();
                     self.rescan().await?;
                     self.manager.ready();
                     next_poll = Instant::now();
@@ -197,7 +207,7 @@ impl<'a> Service<'a> {
                     let _ = reply.send(self.add(id).await);
                 }
                 Event::Asked(Request::Refresh(reply)) => {
-                    self.failed = None;
+                    self.failed.clear();
                     self.rescan().await?;
                     next_poll = Instant::now();
                     let _ = reply.send(Ok(()));
@@ -213,16 +223,16 @@ impl<'a> Service<'a> {
                     let pause = self.heard(polled);
                     next_poll = Instant::now() + pause;
                     self.life.discovery.renew(pause + POLL_LIMIT);
-                    self.failed = None;
+                    self.failed.clear();
                     republish.get_or_insert_with(|| self.republish());
                 }
-                Event::Republished(result) => {
+                Event::Republished(results) => {
                     republish = None;
-                    log_republished(result);
+                    results.into_iter().for_each(log_republished);
                     continue;
                 }
                 Event::Fetched(id, result) => {
-                    self.fetching = None;
+                    self.fetching.retain(|fetching| fetching.id != id);
                     self.fetched(id, result);
                 }
                 Event::Verified(id, result) => {
@@ -237,7 +247,9 @@ impl<'a> Service<'a> {
         self.reporter.enter(Some(Phase::Stopping));
         self.report(None);
         self.stop_verifying().await;
-        self.abandon().await;
+        while let Some(fetching) = self.fetching.pop() {
+            self.abandon(fetching).await;
+        }
         for (_, torrent) in self.seeding.drain() {
             torrent.leave().await;
         }
@@ -246,17 +258,23 @@ impl<'a> Service<'a> {
 
     /// Tells those who watch how it stands.
     fn report(&mut self, next_poll: Option<Instant>) {
-        let following = Following {
-            stream: self.stream,
-            active: self.fetching.as_ref().map(|fetching| fetching.id),
-            // A link that cannot be read ends the mirror when it acts on it.
-            current: self.data.current_of(&self.stream.name).unwrap_or(None),
-            poll_interval: self.poll_interval(),
-            next_lookup: next_poll.map(|at| at.saturating_duration_since(Instant::now())),
-        };
+        let poll_interval = self.live.config().poll_interval.get();
+        let following: Vec<Following<'_>> = self
+            .streams
+            .iter()
+            .map(|followed| Following {
+                stream: &followed.stream,
+                desired: followed.desired,
+                active: followed.active,
+                // A link that cannot be read ends the mirror when it acts on it.
+                current: self.data.current_of(&followed.stream.name).unwrap_or(None),
+                poll_interval,
+                next_lookup: next_poll.map(|at| at.saturating_duration_since(Instant::now())),
+            })
+            .collect();
         let report = self
             .reporter
-            .publish(self.network, self.display, &[following]);
+            .publish(self.network, self.display, &following);
         self.manager.status(&report.line());
     }
 
@@ -274,76 +292,119 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn poll(&self) -> Running<'a, Result<Poll, RecordError>> {
-        let (follower, dht) = (&self.stream.follower, self.network.dht());
-        Box::pin(async move {
-            follower
-                .poll(&**dht, SystemTime::now(), &stream::note_early)
-                .await
-        })
-    }
-
-    fn republish(&self) -> Running<'a, Result<Vec<Republished>, RecordError>> {
-        let (follower, dht) = (&self.stream.follower, self.network.dht());
-        Box::pin(async move { follower.republish(&**dht, SystemTime::now()).await })
-    }
-
-    /// Takes a poll's result, and says when to poll again.
-    fn heard(&mut self, polled: Result<Poll, RecordError>) -> Duration {
-        let name = self.stream.name.as_str();
-        let poll = match polled {
-            Ok(poll) => poll,
-            Err(error) => {
-                // Without its memory a mirror could be rolled back: it only seeds meanwhile.
-                let text = format!("{:#}", Error::from(error));
-                error!("the pointer is not followed: {text}");
-                self.reporter.problem("pointer-memory", name, Some(text));
-                return self.poll_interval();
-            }
-        };
-        stream::log(&poll);
-        self.reporter.problem("pointer-memory", name, None);
-        self.reporter.heard(self.stream, &poll, SystemTime::now());
-        let failed = poll
-            .authorities
+    /// Looks up all streams at once, each as it is now.
+    fn poll(&self) -> Running<'a, Vec<Polled>> {
+        let dht = self.network.dht();
+        let polls: Vec<_> = self
+            .streams
             .iter()
-            .filter(|one| one.lookup.is_err())
-            .count();
-        match &poll.decision {
-            snapshot_pointer::Decision::Follow(choice) => self.desired = Some(choice.snapshot),
-            // That every look-up failed was just logged.
-            snapshot_pointer::Decision::Undecided(tally) if failed < poll.authorities.len() => {
-                warn!("nothing to follow: {}", stream::why_not(&poll, tally));
+            .map(|followed| {
+                let stream = &followed.stream;
+                let (name, follower) = (stream.name.clone(), stream.follower.clone());
+                async move {
+                    let early = &stream::note_early;
+                    let polled = follower.poll(&**dht, SystemTime::now(), early).await;
+                    (name, polled)
+                }
+            })
+            .collect();
+        Box::pin(join_all(polls))
+    }
+
+    fn republish(&self) -> Running<'a, Vec<Result<Vec<Republished>, RecordError>>> {
+        let dht = self.network.dht();
+        let puts: Vec<_> = self
+            .streams
+            .iter()
+            .map(|followed| {
+                let follower = followed.stream.follower.clone();
+                async move { follower.republish(&**dht, SystemTime::now()).await }
+            })
+            .collect();
+        Box::pin(join_all(puts))
+    }
+
+    /// Takes the results of a poll, and says when to poll again.
+    fn heard(&mut self, polled: Vec<Polled>) -> Duration {
+        let mut soon = false;
+        for (name, polled) in polled {
+            let followed = self.streams.iter_mut().find(|one| one.stream.name == name);
+            // It may have left with a reload.
+            if let Some(followed) = followed {
+                soon |= followed.hear(polled, &mut self.reporter);
             }
-            snapshot_pointer::Decision::Undecided(_) => {}
         }
-        if failed > 0 || self.desired.is_none() {
-            let pause = self.retry.min(self.poll_interval());
+        let interval = self.live.config().poll_interval.get();
+        if soon {
+            let pause = self.retry.min(interval);
             self.retry = (self.retry * 2).min(LAST_RETRY);
             return pause;
         }
         self.retry = FIRST_RETRY;
-        self.poll_interval()
+        interval
     }
 
-    fn poll_interval(&self) -> Duration {
-        self.live.config().poll_interval.get()
-    }
-
-    /// Reads the configuration again. What is not looked up each time is told here.
-    fn reload(&self) {
+    /// Reads the configuration again. What does not look at it each time is told here.
+    async fn reload(&mut self) {
         self.live.reload_and_log();
-        logging::set_level(self.live.config().log.level);
+        let config = self.live.config();
+        logging::set_level(config.log.level);
+        let mut before = std::mem::take(&mut self.streams);
+        for (name, stream) in config.stream.iter() {
+            let old = before
+                .iter()
+                .position(|one| one.stream.name.as_str() == name)
+                .map(|index| before.swap_remove(index));
+            match old {
+                Some(old) if old.stream.config == *stream => self.streams.push(old),
+                old => match self.begin(name, stream) {
+                    Ok(mut new) => {
+                        new.active = old.and_then(|old| old.active);
+                        self.streams.push(new);
+                    }
+                    Err(error) => {
+                        error!(
+                            stream = name,
+                            "not followed as it is configured now: {error:#}"
+                        );
+                        self.streams.extend(old);
+                    }
+                },
+            }
+        }
+        for left in before {
+            info!(stream = left.stream.name.as_str(), "no longer followed");
+            self.reporter.forget(&left.stream.name);
+            if let Some(active) = left.active {
+                self.let_go(active).await;
+            }
+        }
+    }
+
+    /// Begins to follow a stream that came with a reload.
+    fn begin(&mut self, name: &str, stream: &config::Stream) -> Result<Followed> {
+        let mut followed = Followed::open(name, stream, self.data)?;
+        followed.recall(&mut self.reporter)?;
+        info!(stream = name, "followed from now on");
+        Ok(followed)
+    }
+
+    /// Whether some stream is to have this snapshot.
+    fn wants(&self, id: InfoHashV2) -> bool {
+        self.streams.iter().any(|one| one.desired == Some(id))
+    }
+
+    fn is_fetching(&self, id: InfoHashV2) -> bool {
+        self.fetching.iter().any(|fetching| fetching.id == id)
     }
 
     /// Seeds everything whole that is not seeded yet: at the start, and when a producer or a
     /// fetch has added to the same store.
     async fn rescan(&mut self) -> Result<()> {
         self.take_out_stopped().await;
-        let busy = self.fetching.as_ref().map(|fetching| fetching.id);
         for id in self.data.snapshot_ids()? {
             self.life.mirror.beat();
-            if self.seeding.contains_key(&id) || Some(id) == busy {
+            if self.seeding.contains_key(&id) || self.is_fetching(id) {
                 continue;
             }
             self.holding(id).await;
@@ -408,7 +469,7 @@ impl<'a> Service<'a> {
             Verdict::Sound => Holding::Whole,
             Verdict::Unverified => Holding::Unverified,
             Verdict::Refused(reasons) => {
-                if self.desired == Some(id) && self.told_refused.replace(id) != Some(id) {
+                if self.wants(id) && self.told_refused.insert(id) {
                     error!(
                         snapshot = %id,
                         "refused, staying with what is current: {}", reasons.join("; ")
@@ -419,53 +480,81 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Carries out decisions until there is nothing to do but wait.
+    /// Carries out decisions for every stream until there is nothing to do but wait.
     async fn act(&mut self) -> Result<()> {
+        let mut settled = false;
+        for index in 0..self.streams.len() {
+            settled |= self.act_for(index).await?;
+        }
+        if settled {
+            self.retire().await?;
+        }
+        Ok(())
+    }
+
+    /// The same for one stream. Returns whether it has what it wants.
+    async fn act_for(&mut self, index: usize) -> Result<bool> {
         loop {
-            let active = self.fetching.as_ref().map(|fetching| fetching.id);
-            let holding = match self.desired {
-                Some(desired) if active != Some(desired) => self.holding(desired).await,
+            let Some(followed) = self.streams.get(index) else {
+                return Ok(false);
+            };
+            let (desired, active) = (followed.desired, followed.active);
+            let name = followed.stream.name.clone();
+            let stream = name.as_str();
+            let holding = match desired {
+                // What is being fetched, for this stream or another, is locked.
+                Some(desired) if !self.is_fetching(desired) => self.holding(desired).await,
                 _ => Holding::None,
             };
-            let current = self.data.current_of(&self.stream.name)?;
-            let name = self.stream.name.as_str();
+            let current = self.data.current_of(&name)?;
             let situation = Situation {
-                desired: self.desired,
+                desired,
                 active,
                 holding,
                 current,
             };
             let decision = decide(situation);
-            debug!(?situation, ?decision);
+            debug!(stream, ?situation, ?decision);
             let refused = matches!(decision, Decision::Refuse(_));
-            let text = || format!("stream {name}: the published snapshot is refused, see the log");
+            let text =
+                || format!("stream {stream}: the published snapshot is refused, see the log");
             self.reporter
-                .problem("ledger-unsound", name, refused.then(text));
+                .problem("ledger-unsound", stream, refused.then(text));
             match decision {
-                Decision::Keep => return self.retire().await,
-                Decision::Wait | Decision::Continue => return Ok(()),
+                Decision::Keep => return Ok(true),
+                Decision::Wait | Decision::Continue => return Ok(false),
                 Decision::Fetch { snapshot, .. } | Decision::Verify(snapshot)
-                    if self.failed == Some(snapshot) =>
+                    if self.failed.contains(&snapshot) =>
                 {
-                    return Ok(());
+                    return Ok(false);
                 }
                 Decision::Fetch { snapshot, resume } => {
-                    info!(%snapshot, resume, "fetching");
-                    self.fetch(snapshot);
-                    return Ok(());
+                    info!(stream, %snapshot, resume, "fetching");
+                    if !self.is_fetching(snapshot) {
+                        self.fetch(snapshot);
+                    }
+                    self.set_active(index, Some(snapshot));
+                    return Ok(false);
                 }
                 Decision::Verify(snapshot) => {
                     self.verify(snapshot).await;
-                    return Ok(());
+                    return Ok(false);
                 }
-                Decision::Switch(snapshot) => self.switch(snapshot)?,
+                Decision::Switch(snapshot) => self.switch(&name, snapshot)?,
                 Decision::Abandon(snapshot) => {
-                    info!(%snapshot, "giving up: the pointer names another one now");
-                    self.abandon().await;
+                    info!(stream, %snapshot, "giving up: the pointer names another one now");
+                    self.set_active(index, None);
+                    self.let_go(snapshot).await;
                 }
                 // Its reasons were told when it was looked at.
-                Decision::Refuse(_) => return Ok(()),
+                Decision::Refuse(_) => return Ok(false),
             }
+        }
+    }
+
+    fn set_active(&mut self, index: usize, active: Option<InfoHashV2>) {
+        if let Some(followed) = self.streams.get_mut(index) {
+            followed.active = active;
         }
     }
 
@@ -476,12 +565,19 @@ impl<'a> Service<'a> {
         let task = Box::pin(async move {
             torrent::fetch(network, data, id, &policy, None, display, &until).await
         });
-        self.fetching = Some(Fetching { id, stop, task });
+        self.fetching.push(Fetching { id, stop, task });
     }
 
     fn fetched(&mut self, id: InfoHashV2, result: Result<Fetched>) {
-        let name = self.stream.name.as_str();
-        self.reporter.problem("fetch-failed", name, None);
+        let failure = result.as_ref().err();
+        let failure = failure.map(|error| format!("snapshot {id}: {error:#}"));
+        for followed in &mut self.streams {
+            if followed.active == Some(id) {
+                followed.active = None;
+                let name = followed.stream.name.as_str();
+                self.reporter.problem("fetch-failed", name, failure.clone());
+            }
+        }
         match result {
             Ok(Fetched::Whole(torrent)) => {
                 self.seeding.insert(id, *torrent);
@@ -489,9 +585,7 @@ impl<'a> Service<'a> {
             Ok(Fetched::Stopped) => {}
             Err(error) => {
                 error!(snapshot = %id, "not fetched, trying again at the next poll: {error:#}");
-                let text = format!("snapshot {id}: {error:#}; trying again at the next poll");
-                self.reporter.problem("fetch-failed", name, Some(text));
-                self.failed = Some(id);
+                self.failed.insert(id);
             }
         }
     }
@@ -499,13 +593,18 @@ impl<'a> Service<'a> {
     /// Begins to look into the ledger of a snapshot that is seeded, on a thread of its own: seeding
     /// and following go on meanwhile.
     async fn verify(&mut self, id: InfoHashV2) {
-        if self.verifying.as_ref().is_some_and(|one| one.id == id) {
+        // One at a time: another stream's turn comes when this one ends.
+        if self
+            .verifying
+            .as_ref()
+            .is_some_and(|one| self.wants(one.id))
+        {
             return;
         }
         self.stop_verifying().await;
         let Some(torrent) = self.seeding.get(&id) else {
             // It could not be seeded, which was said.
-            self.failed = Some(id);
+            self.failed.insert(id);
             return;
         };
         info!(snapshot = %id, level = ?self.policy.level, "looking into the ledger");
@@ -526,13 +625,18 @@ impl<'a> Service<'a> {
                     torrent.leave().await;
                 }
             }
-            Ok(Some(Verdict::Unverified) | None) => self.failed = Some(id),
+            Ok(Some(Verdict::Unverified) | None) => {
+                self.failed.insert(id);
+            }
             Err(error) => {
                 error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");
                 let text = format!("snapshot {id}: the ledger cannot be looked into: {error:#}");
-                let name = self.stream.name.as_str();
-                self.reporter.problem("fetch-failed", name, Some(text));
-                self.failed = Some(id);
+                for followed in self.streams.iter().filter(|one| one.desired == Some(id)) {
+                    let name = followed.stream.name.as_str();
+                    self.reporter
+                        .problem("fetch-failed", name, Some(text.clone()));
+                }
+                self.failed.insert(id);
             }
         }
     }
@@ -548,10 +652,9 @@ impl<'a> Service<'a> {
     }
 
     /// Makes a whole snapshot the current one.
-    fn switch(&self, id: InfoHashV2) -> Result<()> {
-        self.data
-            .switch(&self.stream.name, id, &self.data.lock()?)?;
-        info!(snapshot = %id, stream = self.stream.name.as_str(), "now current");
+    fn switch(&self, stream: &StreamName, id: InfoHashV2) -> Result<()> {
+        self.data.switch(stream, id, &self.data.lock()?)?;
+        info!(snapshot = %id, stream = stream.as_str(), "now current");
         Ok(())
     }
 
@@ -585,7 +688,8 @@ impl<'a> Service<'a> {
                 }
             })
             .collect();
-        for old in catalogue::superseded(&held, &current, self.desired) {
+        let wanted: Vec<InfoHashV2> = self.streams.iter().filter_map(|one| one.desired).collect();
+        for old in catalogue::superseded(&held, &current, &wanted) {
             if let Some(torrent) = self.seeding.remove(&old) {
                 drop(torrent.leave().await);
             }
@@ -597,11 +701,20 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    /// Ends the running download; what it has stays on disk.
-    async fn abandon(&mut self) {
-        let Some(fetching) = self.fetching.take() else {
+    /// Ends a download that no stream waits for any longer.
+    async fn let_go(&mut self, id: InfoHashV2) {
+        if self.streams.iter().any(|one| one.active == Some(id)) {
             return;
-        };
+        }
+        let running = self.fetching.iter().position(|one| one.id == id);
+        if let Some(index) = running {
+            let fetching = self.fetching.swap_remove(index);
+            self.abandon(fetching).await;
+        }
+    }
+
+    /// Ends a running download; what it has stays on disk.
+    async fn abandon(&mut self, fetching: Fetching<'a>) {
         fetching.stop.cancel();
         match fetching.task.await {
             Ok(Fetched::Whole(torrent)) => {
@@ -621,11 +734,18 @@ async fn running<T>(slot: &mut Option<Running<'_, T>>) -> T {
     }
 }
 
-async fn fetched(slot: &mut Option<Fetching<'_>>) -> (InfoHashV2, Result<Fetched>) {
-    match slot {
-        Some(fetching) => (fetching.id, (&mut fetching.task).await),
-        None => pending().await,
-    }
+/// The first of the downloads to end; never, while there is none.
+async fn first_fetched(fetching: &mut [Fetching<'_>]) -> (InfoHashV2, Result<Fetched>) {
+    poll_fn(|context| {
+        let ended = fetching
+            .iter_mut()
+            .find_map(|one| match one.task.as_mut().poll(context) {
+                task::Poll::Ready(fetched) => Some((one.id, fetched)),
+                task::Poll::Pending => None,
+            });
+        ended.map_or(task::Poll::Pending, task::Poll::Ready)
+    })
+    .await
 }
 
 async fn verified(slot: &mut Option<Verifying<'_>>) -> (InfoHashV2, Result<Option<Verdict>>) {

@@ -1,10 +1,13 @@
 //! The stream that is followed: whose pointer, and what came of looking it up.
 
 use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
-use snapshot_pointer::{Decision, Follower, LookupError, Poll, RecordStore, SignedItem, Tally};
+use snapshot_pointer::{
+    Choice, Decision, Follower, LookupError, Poll, RecordStore, SignedItem, Tally,
+};
 use tracing::{debug, info, warn};
 
 use crate::config::{self, Config};
@@ -14,16 +17,26 @@ use crate::text::Causes;
 /// A stream with its place in the data directory.
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
+    /// What the configuration says of it.
+    pub(crate) config: config::Stream,
     pub(crate) follower: Follower,
 }
 
 impl Stream {
-    /// The only stream of the configuration.
-    pub(crate) fn only(config: &Config, data: &DataDir) -> Result<Self> {
+    /// The stream that is meant: the only one of the configuration, or the one of this name.
+    pub(crate) fn one(config: &Config, meant: Option<&str>, data: &DataDir) -> Result<Self> {
+        let names: Vec<&str> = config.stream.iter().map(|(name, _)| name).collect();
         let mut streams = config.stream.iter();
-        match (streams.next(), streams.next()) {
-            (Some((name, stream)), None) => Self::open(name, stream, data),
-            _ => bail!("several streams are configured, and only one can be followed"),
+        let found = match meant {
+            Some(meant) => streams.find(|(name, _)| *name == meant),
+            None if names.len() == 1 => streams.next(),
+            None => None,
+        };
+        let names = names.join(", ");
+        match (found, meant) {
+            (Some((name, stream)), _) => Self::open(name, stream, data),
+            (None, Some(meant)) => bail!("there is no stream {meant}; there are: {names}"),
+            (None, None) => bail!("name one of the streams with --stream: {names}"),
         }
     }
 
@@ -39,10 +52,23 @@ impl Stream {
         let records = RecordStore::open(&data.streams())?;
         Ok(Self {
             name: StreamName::of_section(name),
+            config: config.clone(),
             follower: Follower::new(policy, records),
         })
     }
 }
+
+impl Stream {
+    /// Since when the chosen snapshot is named, if that is longer than it should be.
+    pub(crate) fn stale_for(&self, choice: &Choice) -> Option<Duration> {
+        let policy = self.follower.policy();
+        let freshness = policy.freshness(choice, SystemTime::now());
+        freshness.stale.then_some(freshness.age)
+    }
+}
+
+/// What a stale stream means, for a person.
+pub(crate) const STALE: &str = "its authorities may have gone, or somebody withholds their news";
 
 /// Called with items before a look-up settles.
 pub(crate) fn note_early(item: &SignedItem) {

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bittorrent_protocol::InfoHashV2;
 use figment::value::Value;
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, Salt};
@@ -280,6 +281,7 @@ macro_rules! text_types {
 
 text_types! {
     HostPort: "HOST:PORT, such as seed.example.org:6881 or [2001:db8::1]:6881";
+    InfoHashV2: "a v2 info-hash, 64 hexadecimal digits";
     Authority: "an Ed25519 public key, 64 hexadecimal digits";
 }
 

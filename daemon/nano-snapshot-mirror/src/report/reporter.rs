@@ -42,6 +42,8 @@ const SILENCE: Duration = Duration::from_secs(5 * 60);
 /// What the mirror's loop knows of a stream that the reporter does not.
 pub(crate) struct Following<'a> {
     pub(crate) stream: &'a Stream,
+    /// The snapshot to have: what the pointer names, or what is pinned.
+    pub(crate) desired: Option<InfoHashV2>,
     /// The snapshot that is being fetched.
     pub(crate) active: Option<InfoHashV2>,
     /// The snapshot that `current/<stream>` points at.
@@ -222,6 +224,13 @@ impl Reporter {
             Some(text) => self.problems.insert(key, text),
             None => self.problems.remove(&key),
         };
+    }
+
+    /// Knows nothing of a stream any longer.
+    pub(crate) fn forget(&mut self, stream: &StreamName) {
+        self.streams.remove(stream);
+        self.problems
+            .retain(|(_, subject), _| subject != stream.as_str());
     }
 
     /// Takes what is known of a stream from earlier runs.
@@ -416,7 +425,7 @@ impl Reporter {
         let policy = stream.follower.policy();
         let notes = self.streams.get(&stream.name);
         let choice = notes.and_then(|notes| notes.choice.as_ref());
-        let desired = choice.map(|choice| choice.snapshot);
+        let desired = following.desired;
         let authorities = notes.map_or(&[][..], |notes| &notes.authorities);
         StreamReport {
             name: stream.name.as_str().to_owned(),

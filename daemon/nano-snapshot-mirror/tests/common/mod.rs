@@ -286,11 +286,18 @@ impl World {
         command
     }
 
-    /// The same with a file for everything that the test does not need to know.
+    /// The same with the rest in a file.
     pub(crate) fn mirror_configured(&self, data: &str, file: &Path) -> Command {
+        let mut command = self.mirror_of_file(data, file);
+        command.args(["--authority", &self.authority]);
+        command
+    }
+
+    /// The same with the streams in a file too.
+    pub(crate) fn mirror_of_file(&self, data: &str, file: &Path) -> Command {
         let mut command = command();
         self.add_network(&mut command, data);
-        command.args(["--authority", &self.authority, "--listen", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0"]);
         command.arg("--config").arg(file);
         command
     }
@@ -321,9 +328,20 @@ impl World {
 }
 
 impl World {
+    /// Makes a key file; gives the public key.
+    pub(crate) fn keygen(&self, name: &str) -> String {
+        let said = run(&["keygen", self.path(name).to_str().unwrap()]).succeeded();
+        said.stdout.trim().to_owned()
+    }
+
     /// Puts a pointer to `snapshot`, as a producer elsewhere would.
     pub(crate) fn put(&self, seq: i64, snapshot: InfoHashV2) {
-        let key = SigningKey::read(&self.path("key")).unwrap();
+        self.put_by("key", seq, snapshot);
+    }
+
+    /// The same by the holder of another key.
+    pub(crate) fn put_by(&self, key: &str, seq: i64, snapshot: InfoHashV2) {
+        let key = SigningKey::read(&self.path(key)).unwrap();
         let salt: Salt = "daily".parse().unwrap();
         let pointer = Pointer {
             snapshot,

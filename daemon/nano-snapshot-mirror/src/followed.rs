@@ -1,0 +1,128 @@
+//! A stream that the mirror follows: what it wants, and how far it is.
+
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Error, Result};
+use bittorrent_protocol::InfoHashV2;
+use snapshot_pointer::{Choice, Decision, Poll, RecordError};
+use tracing::{error, info, warn};
+
+use crate::config;
+use crate::data_dir::DataDir;
+use crate::report::Reporter;
+use crate::stream::{self, Stream};
+use crate::text::Time;
+
+/// A stream with what is known of it.
+pub(crate) struct Followed {
+    pub(crate) stream: Stream,
+    /// The snapshot to have: what the pointer names, or what is pinned.
+    pub(crate) desired: Option<InfoHashV2>,
+    /// The download it waits for. Other streams may wait for the same.
+    pub(crate) active: Option<InfoHashV2>,
+    /// Since when it is followed.
+    since: Instant,
+    /// Whether a pointer was ever believed.
+    believed: bool,
+    /// Whether it was told that no new snapshot came for too long.
+    told_stale: bool,
+}
+
+impl Followed {
+    /// Opens the stream of this name in the configuration.
+    pub(crate) fn open(name: &str, config: &config::Stream, data: &DataDir) -> Result<Self> {
+        Ok(Self {
+            stream: Stream::open(name, config, data)?,
+            desired: None,
+            active: None,
+            since: Instant::now(),
+            believed: false,
+            told_stale: false,
+        })
+    }
+
+    /// Begins with what was known when the last run ended.
+    pub(crate) fn recall(&mut self, reporter: &mut Reporter) -> Result<()> {
+        let (decision, records) = self.stream.follower.recall()?;
+        self.desired = stream::choice(&decision);
+        self.believed = self.desired.is_some();
+        reporter.recalled(&self.stream, &decision, records);
+        Ok(())
+    }
+
+    /// Takes the result of a look-up. Returns whether to look again soon.
+    pub(crate) fn hear(
+        &mut self,
+        polled: Result<Poll, RecordError>,
+        reporter: &mut Reporter,
+    ) -> bool {
+        let name = self.stream.name.as_str();
+        let poll = match polled {
+            Ok(poll) => poll,
+            Err(error) => {
+                // Without its memory a mirror could be rolled back: it only seeds meanwhile.
+                let text = format!("{:#}", Error::from(error));
+                error!(stream = name, "the pointer is not followed: {text}");
+                reporter.problem("pointer-memory", name, Some(text));
+                return false;
+            }
+        };
+        stream::log(&poll);
+        reporter.problem("pointer-memory", name, None);
+        reporter.heard(&self.stream, &poll, SystemTime::now());
+        let failed = poll
+            .authorities
+            .iter()
+            .filter(|one| one.lookup.is_err())
+            .count();
+        match &poll.decision {
+            Decision::Follow(choice) => {
+                self.desired = Some(choice.snapshot);
+                self.believed = true;
+                self.watch_age(choice);
+            }
+            // That every look-up failed was just logged.
+            Decision::Undecided(tally) if failed < poll.authorities.len() => {
+                let why = stream::why_not(&poll, tally);
+                warn!(stream = name, "nothing to follow: {why}");
+            }
+            Decision::Undecided(_) => {}
+        }
+        self.fall_back(Instant::now());
+        failed > 0 || !self.believed
+    }
+
+    /// Says when no new snapshot came for longer than it should, and when one came after all.
+    fn watch_age(&mut self, choice: &Choice) {
+        let name = self.stream.name.as_str();
+        let stale = self.stream.stale_for(choice);
+        match stale {
+            Some(age) if !self.told_stale => warn!(
+                stream = name,
+                "stale: the snapshot was first named {} ago; {}",
+                Time(age),
+                stream::STALE
+            ),
+            None if self.told_stale => info!(stream = name, "fresh again"),
+            _ => {}
+        }
+        self.told_stale = stale.is_some();
+    }
+
+    /// Takes the pinned snapshot when no pointer was believed for long enough.
+    fn fall_back(&mut self, now: Instant) {
+        let waited = now.saturating_duration_since(self.since);
+        let config = &self.stream.config;
+        if let Some(pinned) = config.pinned
+            && self.desired.is_none()
+            && waited >= config.pinned_after.get()
+        {
+            warn!(
+                stream = self.stream.name.as_str(), snapshot = %pinned,
+                "no pointer was found in {}: taking the pinned snapshot until one is",
+                Time(waited)
+            );
+            self.desired = Some(pinned);
+        }
+    }
+}
