@@ -21,6 +21,10 @@ let
         users.groups.nano = { };
         services.nano-snapshot-mirror = {
           enable = true;
+          fetch = {
+            enable = true;
+            before = [ "nano-node.service" ];
+          };
           producer = {
             enable = true;
             signingKeyFile = "/etc/nano-snapshot-mirror/producer.key";
@@ -29,9 +33,7 @@ let
       }
     ];
   };
-  ours = lib.filterAttrs (
-    name: _: lib.hasPrefix "nano-snapshot-mirror" name
-  ) host.config.systemd.units;
+  ours = lib.filterAttrs (name: _: lib.hasPrefix "nano-snapshot-" name) host.config.systemd.units;
   rendered = pkgs.linkFarm "rendered-units" (
     lib.mapAttrs (name: unit: pkgs.writeText name unit.text) ours
   );

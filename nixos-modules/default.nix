@@ -15,11 +15,15 @@ let
   units = import ./units.nix {
     inherit program dataDirectory;
     kill = "${pkgs.coreutils}/bin/kill";
+    mv = "${pkgs.coreutils}/bin/mv";
+    rm = "${pkgs.coreutils}/bin/rm";
     inherit (cfg) peerPort;
     http = "${cfg.http.address}:${toString cfg.http.port}";
     ledger = cfg.producer.ledgerPath;
     ledgerDirectory = builtins.dirOf cfg.producer.ledgerPath;
     signingKey = toString cfg.producer.signingKeyFile;
+    fetchTo = cfg.fetch.installTo;
+    fetchDirectory = builtins.dirOf cfg.fetch.installTo;
   };
   # What a unit says by itself gives way to what a user says.
   asDefaults = lib.mapAttrs (_: lib.mkDefault);

@@ -2,17 +2,15 @@
 {
   config,
   lib,
-  pkgs,
-  utils,
+  nanoSnapshotMirrorUnits,
   ...
 }:
 let
   cfg = config.services.nano-snapshot-mirror;
-  program = lib.getExe cfg.package;
+  name = "nano-snapshot-fetch";
+  service = nanoSnapshotMirrorUnits.services.${name};
+  asDefaults = lib.mapAttrs (_: lib.mkDefault);
   directory = builtins.dirOf cfg.fetch.installTo;
-  # Beside the ledger's place, so that the last step is a rename.
-  work = "${directory}/.nano-snapshot-fetch";
-  escape = utils.escapeSystemdExecArgs;
 in
 {
   config = lib.mkIf cfg.fetch.enable {
@@ -37,57 +35,17 @@ in
       mode = ":0750";
     };
 
-    systemd.services.nano-snapshot-fetch = {
-      description = "Fetch a Nano ledger before the node's first start";
-      documentation = [ "https://github.com/nano-snapshot-mirror/nano-snapshot-mirror" ];
-      wants = [ "network-online.target" ];
-      after = [ "network-online.target" ];
-      wantedBy = lib.mkIf (cfg.fetch.before == [ ]) [ "multi-user.target" ];
-      inherit (cfg.fetch) before;
-      requiredBy = cfg.fetch.before;
-      unitConfig = {
-        ConditionPathExists = "!${cfg.fetch.installTo}";
-        RequiresMountsFor = [ directory ];
-      };
-      # It is done once, and a download of hours is not thrown away for a new configuration.
-      restartIfChanged = false;
-      serviceConfig = lib.mapAttrs (_: lib.mkDefault) (
-        import ./hardening.nix
-        // {
-          Type = "oneshot";
-          User = cfg.fetch.user;
-          ExecStart = escape [
-            program
-            "--once"
-            "--extract"
-            "--discard-archive"
-            "--data-dir"
-            work
-          ];
-          ExecStartPost = [
-            (escape [
-              "${pkgs.coreutils}/bin/mv"
-              "--no-clobber"
-              "--no-target-directory"
-              "${work}/data.ldb"
-              cfg.fetch.installTo
-            ])
-            (escape [
-              "${pkgs.coreutils}/bin/rm"
-              "--recursive"
-              work
-            ])
-          ];
-          UMask = "0027";
-          Restart = "on-failure";
-          RestartSec = "60s";
-
-          # Exceptions to the hardening: peers and the DHT are on the network, and the ledger is written where the node will look for it.
-          RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
-          ProtectHome = "tmpfs";
-          BindPaths = [ directory ];
-        }
-      );
-    };
+    systemd.services.${name} = lib.mkMerge [
+      (service // { serviceConfig = asDefaults service.serviceConfig; })
+      {
+        wantedBy = lib.mkIf (cfg.fetch.before == [ ]) [ "multi-user.target" ];
+        inherit (cfg.fetch) before;
+        requiredBy = cfg.fetch.before;
+        unitConfig.RequiresMountsFor = [ directory ];
+        # It is done once, and a download of hours is not thrown away for a new configuration.
+        restartIfChanged = false;
+        serviceConfig.User = lib.mkDefault cfg.fetch.user;
+      }
+    ];
   };
 }

@@ -1,9 +1,11 @@
 # What our units say, as plain data without nixpkgs: the attributes are those of `systemd.services` and so on. The module adds what
 # differs from host to host; packaging/systemd/ says the same for other systems, and checks/nix/units.py compares them.
 {
-  # The program, and how a signal is sent, with their paths.
+  # The program and what comes with every system, with their paths.
   program,
   kill,
+  mv,
+  rm,
   peerPort,
   # ADDRESS:PORT of status and metrics.
   http,
@@ -14,6 +16,9 @@
   dataDirectory,
   # The file that holds the signing key.
   signingKey,
+  # Where a ledger is to be before a node starts, and the directory it is in.
+  fetchTo,
+  fetchDirectory,
 }:
 let
   hardening = import ./hardening.nix;
@@ -115,6 +120,38 @@ in
       TasksMax = 64;
     };
   };
+
+  services.nano-snapshot-fetch =
+    let
+      # Beside the ledger's place, so that the last step is a rename.
+      work = "${fetchDirectory}/.nano-snapshot-fetch";
+    in
+    {
+      description = "Fetch a Nano ledger before the node's first start";
+      inherit documentation;
+      wants = [ "network-online.target" ];
+      after = [ "network-online.target" ];
+      unitConfig.ConditionPathExists = "!${fetchTo}";
+      serviceConfig = hardening // {
+        Type = "oneshot";
+        ExecStart = "${program} --once --extract --discard-archive --data-dir ${work}";
+        ExecStartPost = [
+          "${mv} --no-clobber --no-target-directory ${work}/data.ldb ${fetchTo}"
+          "${rm} --recursive ${work}"
+        ];
+        UMask = "0027";
+        Restart = "on-failure";
+        RestartSec = "60s";
+
+        # Exceptions to the hardening: peers and the DHT are on the network, and the ledger is written where the node will look for it.
+        RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
+        ProtectHome = "tmpfs";
+        BindPaths = [ fetchDirectory ];
+
+        MemoryMax = "2G";
+        TasksMax = 512;
+      };
+    };
 
   timers.nano-snapshot-mirror-producer = {
     description = "Publish a snapshot of this node's Nano ledger every day";

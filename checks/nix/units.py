@@ -29,6 +29,10 @@ MOST_EXPOSED = 15
 PACKAGED_FOR = {
     "program": PROGRAM,
     "kill": "/bin/kill",
+    "mv": "/bin/mv",
+    "rm": "/bin/rm",
+    "fetchTo": "/var/lib/nano/Nano/data.ldb",
+    "fetchDirectory": "/var/lib/nano/Nano",
     "http": "127.0.0.1:9109",
     "ledger": "/var/lib/nano/Nano/data.ldb",
     "ledgerDirectory": "/var/lib/nano/Nano",
@@ -45,6 +49,7 @@ ONLY_PACKAGED = {
     ("nano-snapshot-mirror.service", "StateDirectoryMode"): "likewise; producer-host/ says what the module says",
     ("nano-snapshot-mirror.service", "UMask"): "likewise",
     ("nano-snapshot-mirror-producer.service", "User"): "the module asks whose the ledger is",
+    ("nano-snapshot-fetch.service", "User"): "likewise",
 }
 
 # Said by NixOS alone, with the reason.
@@ -90,6 +95,7 @@ def from_nix(said: dict[str, Any], section: str) -> Unit:
         "Unit": {
             "Description": words(said["description"]),
             "Documentation": words(said["documentation"]),
+            **{key: words(value) for key, value in said.get("unitConfig", {}).items()},
         },
         section: {key: words(value) for key, value in said[f"{section.lower()}Config"].items()},
     }
@@ -175,7 +181,7 @@ def without_store(unit: Unit) -> Unit:
 
 
 def compare_with_rendered(directory: pathlib.Path) -> list[str]:
-    """The files of NixOS for a host with a mirror and a producer of the user `nano`."""
+    """The files of NixOS for a host where the user `nano` fetches and produces."""
     found = []
     for name, unit in packaged().items():
         rendered = without_store(parse((directory / name).read_text()))

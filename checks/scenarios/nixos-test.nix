@@ -16,6 +16,7 @@ let
       dht ? false,
       mirror ? false,
       producer ? null,
+      node ? false,
       libtorrent ? false,
       open-firewall ? true,
       settings ? { },
@@ -39,7 +40,7 @@ let
         "scenario/store-0.1".source = ./stories/store-0.1;
         "scenario/libtorrent_peer.py".source = ../interop/libtorrent_peer.py;
       }
-      // lib.optionalAttrs (!mirror) {
+      // lib.optionalAttrs (!mirror && !node) {
         "nano-snapshot-mirror/config.toml".source = (pkgs.formats.toml { }).generate "config.toml" (
           merge (story.settings or { }) settings
         );
@@ -50,8 +51,12 @@ let
           mode = "0600";
         };
       };
-      services.nano-snapshot-mirror = lib.mkIf mirror {
-        enable = true;
+      services.nano-snapshot-mirror = lib.mkIf (mirror || node) {
+        enable = mirror;
+        fetch = lib.mkIf node {
+          enable = true;
+          before = [ "nano-node.service" ];
+        };
         openFirewall = open-firewall;
         settings = merge (story.settings or { }) settings;
         producer = lib.mkIf (producer != null) {
@@ -62,7 +67,7 @@ let
           extraArguments = producer.arguments or [ ];
         };
       };
-      users = lib.mkIf (producer != null) {
+      users = lib.mkIf (producer != null || node) {
         users.nano = {
           isSystemUser = true;
           group = "nano";
@@ -79,6 +84,16 @@ let
           group = "nano";
           mode = "0644";
           argument = "${ledgers}/before.ldb";
+        };
+      };
+      # Starts where the ledger is in place and its own, as a node would.
+      systemd.services.nano-node = lib.mkIf node {
+        description = "A node";
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          User = "nano";
+          ExecStart = "${pkgs.runtimeShell} -c 'test -w /var/lib/nano/Nano/data.ldb'";
         };
       };
       systemd.services.scenario-dht = lib.mkIf dht {

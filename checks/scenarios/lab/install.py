@@ -29,6 +29,19 @@ ExecStart=/usr/bin/python3 /etc/scenario/dht.py serve
 WantedBy=multi-user.target
 """
 
+# Starts where the ledger is in place and its own, as a node would.
+NODE_UNIT = """\
+[Unit]
+Description=A node
+Requires=nano-snapshot-fetch.service
+After=nano-snapshot-fetch.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+User=nano
+ExecStart=/bin/sh -c 'test -w /var/lib/nano/Nano/data.ldb'
+"""
+
 
 def enable(root: Path, unit: Path) -> None:
     """What `systemctl enable` does."""
@@ -53,6 +66,8 @@ def units_of(machine: Machine) -> list[str]:
     if machine.mirror:
         names += ["nano-snapshot-mirror.service"]
         names += [f"nano-snapshot-mirror-{name}.socket" for name in ("peer", "http", "control")]
+    if machine.node:
+        names += ["nano-snapshot-fetch.service"]
     if machine.producer is not None:
         names += ["nano-snapshot-mirror-producer.service", "nano-snapshot-mirror-producer.timer"]
     return names
@@ -81,13 +96,18 @@ def fill(root: Path, machine: Machine, story: Story) -> None:
     if machine.shares_store:
         shutil.copytree(PACKAGING / "systemd/producer-host", system, dirs_exist_ok=True)
         shutil.copy(PACKAGING / "sysusers.d/nano-snapshot-mirror.conf", made(etc / "sysusers.d"))
+    if machine.producer is not None or machine.node:
+        write(etc / "sysusers.d/nano.conf", f"u nano - 'A Nano node' /{LEDGER}\n")
+        made(root / LEDGER)
+    if machine.node:
+        write(system / "nano-node.service", NODE_UNIT)
     if machine.producer is not None:
         producer(root, machine.producer)
     if machine.dht:
         write(system / "scenario-dht.service", DHT_UNIT)
         enable(root, system / "scenario-dht.service")
     subprocess.run(["systemd-sysusers", f"--root={root}"], check=True, stderr=subprocess.DEVNULL)
-    if machine.producer is not None:
+    if (root / LEDGER).exists():
         give(root / LEDGER, root, "nano")
     tcp = [6881] if machine.mirror and machine.open_firewall else []
     udp = ["6882"] if tcp else []
@@ -99,10 +119,8 @@ def fill(root: Path, machine: Machine, story: Story) -> None:
 
 
 def producer(root: Path, said: dict[str, object]) -> None:
-    """A node's ledger with its owner, the key, and what this host says of the producer."""
+    """A node's ledger, the key, and what this host says of the producer."""
     etc = root / "etc"
-    write(etc / "sysusers.d/nano.conf", f"u nano - 'A Nano node' /{LEDGER}\n")
-    made(root / LEDGER)
     shutil.copy(LEDGERS / "before.ldb", root / LEDGER / "data.ldb")
     key = etc / "nano-snapshot-mirror/producer.key"
     shutil.copy(HERE / "stories/producer.key", key)

@@ -28,6 +28,8 @@ class Machine:
     dht: bool = False
     mirror: bool = False
     producer: Settings | None = None
+    # A node whose ledger is fetched before it starts.
+    node: bool = False
     libtorrent: bool = False
     open_firewall: bool = True
     settings: Settings = field(default_factory=dict)
