@@ -39,7 +39,7 @@ fn main() -> Result<(), Error> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
-        ["seed", file] => seed(File::open(file)?),
+        ["seed", file] => seed(&File::open(file)?),
         ["fetch", file, "--peer", peer] => {
             fetch(File::create(file)?, TcpStream::connect(peer)?, start)
         }
@@ -47,7 +47,7 @@ fn main() -> Result<(), Error> {
     }
 }
 
-fn seed(file: File) -> Result<(), Error> {
+fn seed(file: &File) -> Result<(), Error> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     println!(r#"{{"listening":"{}"}}"#, listener.local_addr()?);
     let (mut stream, _) = listener.accept()?;

@@ -21,7 +21,7 @@ pub struct SessionConfig {
     /// Limits on peers, slots and requests. Its `peer_id` is replaced by the session's own.
     pub engine: bittorrent_engine::Config,
     /// How fast content may come and go, over all torrents. Default: no limit. Can be changed
-    /// later with [`Session::set_rate_limits`](crate::Session::set_rate_limits).
+    /// later with [`SessionHandle::set_rate_limits`](crate::SessionHandle::set_rate_limits).
     pub rates: RateLimits,
     /// Tells peers of each other, and hears of others from them (BEP 11), except in private
     /// torrents. Default: true.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bittorrent_engine::{Content, HeldLeaves, PeerStatus, Source, TorrentKey};
+use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::{InfoHashes, SwarmHash, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
@@ -16,6 +16,29 @@ use crate::limits::RateLimits;
 use crate::piece_map::MapCell;
 use crate::status::TorrentStatus;
 use crate::web_seed::WebSeedUrl;
+
+/// What changes a [`Session`](crate::Session) while it runs. Clones mean the same session.
+#[derive(Debug, Clone)]
+pub struct SessionHandle(mpsc::Sender<Ask>);
+
+impl SessionHandle {
+    pub(crate) const fn new(asks: mpsc::Sender<Ask>) -> Self {
+        Self(asks)
+    }
+
+    /// Limits how fast content comes and goes, over all torrents, from now on.
+    pub async fn set_rate_limits(&self, rates: RateLimits) {
+        // Fails only when the session ends, and nothing goes then.
+        let _ = self.0.send(Ask::LimitRates(None, rates)).await;
+    }
+
+    /// Changes how many connections there may be, from now on. What is above the limits is closed,
+    /// the connections that carry least first.
+    pub async fn limit_connections(&self, limits: ConnectionLimits) {
+        // Fails only when the session ends, and its connections with it.
+        let _ = self.0.send(Ask::LimitConnections(limits)).await;
+    }
+}
 
 /// A torrent of a [`Session`](crate::Session). Clones mean the same torrent; dropping all of them
 /// does not remove it.

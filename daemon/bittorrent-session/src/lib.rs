@@ -50,7 +50,7 @@ pub use bittorrent_engine::{
 pub use config::SessionConfig;
 pub use driver::ShutdownReport;
 pub use error::{AddError, SessionError};
-pub use handle::TorrentHandle;
+pub use handle::{SessionHandle, TorrentHandle};
 pub use http::HttpError;
 pub use lan::{LanBook, LanConfig, LanDiscovery, LanEntry};
 pub use limits::RateLimits;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bittorrent_engine::{ConnectionLimits, Engine};
+use bittorrent_engine::Engine;
 use bittorrent_protocol::{InfoHashes, PeerId, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -17,9 +17,9 @@ use crate::disk::{self, DiskThreads};
 use crate::driver::{Ask, Driver, Inputs, Policy, ShutdownReport};
 use crate::error::{AddError, SessionError};
 use crate::greet::Manners;
-use crate::handle::{TorrentHandle, prepare};
+use crate::handle::{SessionHandle, TorrentHandle, prepare};
 use crate::http::LazyHttp;
-use crate::limits::{Buckets, RateLimits};
+use crate::limits::Buckets;
 use crate::listener;
 use crate::peer::Surroundings;
 use crate::tracker::{Announcer, TrackerUrl};
@@ -195,11 +195,9 @@ impl Session {
         self.add(hashes, None).await
     }
 
-    /// Changes how many connections there may be, from now on. What is above the limits is closed,
-    /// the connections that carry least first.
-    pub async fn limit_connections(&self, limits: ConnectionLimits) {
-        // Fails only when the session ends, and its connections with it.
-        let _ = self.asks.send(Ask::LimitConnections(limits)).await;
+    /// What changes the session while it runs.
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle::new(self.asks.clone())
     }
 
     /// What keeps a torrent known to a tracker, under all these names, once it is
@@ -223,12 +221,6 @@ impl Session {
     /// The port at which peers are told to reach us.
     pub const fn announce_port(&self) -> u16 {
         self.announce_port
-    }
-
-    /// Limits how fast content comes and goes, over all torrents, from now on.
-    pub async fn set_rate_limits(&self, rates: RateLimits) {
-        // Fails only when the session ends, and nothing goes then.
-        let _ = self.asks.send(Ask::LimitRates(None, rates)).await;
     }
 
     async fn add(

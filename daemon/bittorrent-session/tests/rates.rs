@@ -113,7 +113,7 @@ async fn limits_of_torrents_hold_besides_and_change_while_content_flows() {
     };
     assert!((0.4..1.1).contains(&share), "{share}");
     seeding.set_rate_limits(RateLimits::default()).await;
-    seed.set_rate_limits(RateLimits::default()).await;
+    seed.handle().set_rate_limits(RateLimits::default()).await;
     wait_seeding(&torrent).await;
     let rest = start.elapsed();
     println!("{rest:?} instead of 6 s");
@@ -129,6 +129,6 @@ async fn nothing_flows_at_rate_zero_and_everybody_stays() {
     let seed = &swarm.seeds[0].1;
     wait_for(seed, "alone", |status| status.peers == 1).await;
     assert_eq!(torrent.status().downloaded_payload, 0);
-    leech.set_rate_limits(RateLimits::default()).await;
+    leech.handle().set_rate_limits(RateLimits::default()).await;
     wait_seeding(&torrent).await;
 }

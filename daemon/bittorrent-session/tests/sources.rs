@@ -67,7 +67,7 @@ async fn a_peer_that_both_know_brings_them_together() {
         upload: Some(0),
         download: None,
     };
-    middle.set_rate_limits(nothing).await;
+    middle.handle().set_rate_limits(nothing).await;
     // And it must not leave the seed because both have everything.
     pair.seeding.set_rate_limits(nothing).await;
     torrent.add_peers(&[addr(&pair.seed)]).await;

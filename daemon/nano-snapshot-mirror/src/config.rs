@@ -22,6 +22,7 @@ mod page;
 mod print;
 mod section;
 mod sources;
+mod traffic;
 mod values;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_session::{TrackerUrl, WebSeedUrl};
 use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
@@ -45,6 +47,7 @@ pub(crate) use load::{Loaded, Sources};
 pub(crate) use page::keys;
 pub(crate) use print::effective;
 pub(crate) use sources::Loose;
+use traffic::Rate;
 pub(crate) use values::{Chosen, LogLevel, Number, Seconds};
 
 /// The key of the stream that is followed unless another is named.
@@ -71,6 +74,9 @@ section! {
         section dht: Dht;
         section http: Http;
         section control: Control;
+        section limits: Limits;
+        section trackers: Trackers;
+        section web_seeds: WebSeeds;
         section verify: Verify;
         section log: Log;
     }
@@ -100,10 +106,25 @@ section! {
 }
 
 section! {
-    /// The BitTorrent side: how peers reach us.
+    /// The BitTorrent side: how peers reach us, and how many.
     Peer {
         /// Where to accept peers (TCP). `[::]` takes IPv4 as well.
         restart listen: Chosen<Vec<SocketAddr>> = Chosen::by_default(vec![default_listen()]);
+        /// The port at which others are told to reach us, where a router hands over another one than
+        /// we listen at.
+        restart announce_port: Option<Number<1, 65_535>>;
+        /// Most connections, over all snapshots.
+        live max_connections: Number<1, 10_000> = const { Number::new(200) };
+        /// Most connections of one snapshot.
+        live max_connections_per_torrent: Number<1, 10_000> = const { Number::new(100) };
+        /// Most connections of one snapshot with one host: an IPv4 address or an IPv6 network of 64
+        /// bits. This machine is not bounded.
+        live max_connections_per_ip: Number<1, 10_000> = const { Number::new(4) };
+        /// Whether peers are told of each other, and asked (BEP 11).
+        restart pex: bool = true;
+        /// Whether peers are looked for in the local network (BEP 14). Not done where `listen` is
+        /// on this machine only.
+        restart local_discovery: bool = true;
     }
 }
 
@@ -128,11 +149,40 @@ section! {
 }
 
 section! {
+    /// How fast content comes and goes, over all snapshots. Everything that goes over connections
+    /// with peers and web seeds counts, their own messages too.
+    Limits {
+        /// What is sent.
+        live upload: Rate;
+        /// What is received.
+        live download: Rate;
+    }
+}
+
+section! {
     /// Commands for the running mirror, over a Unix socket; see `docs/openapi.json`.
     Control {
         /// Where the socket is; whoever may write to it may give commands. By default
         /// `control.sock` in `$RUNTIME_DIRECTORY`, which systemd sets, or else in the data directory.
         restart socket: Option<Place<PathBuf>>;
+    }
+}
+
+section! {
+    /// Trackers, which bring together the peers of a snapshot.
+    Trackers {
+        /// Each is told of every snapshot that is held or fetched.
+        restart urls: Vec<TrackerUrl>;
+    }
+}
+
+section! {
+    /// File servers that have the snapshots (BEP 19), used while peers give little. What they send is
+    /// verified like what peers send.
+    WebSeeds {
+        /// With a `/` at the end, each snapshot's files are looked for under its name below the
+        /// directory; without, the URL is that of the one file of every snapshot.
+        restart urls: Vec<WebSeedUrl>;
     }
 }
 

@@ -27,6 +27,7 @@ mod serve;
 mod servers;
 mod signals;
 mod snapshot_info;
+mod sources;
 mod space;
 mod status;
 mod stream;

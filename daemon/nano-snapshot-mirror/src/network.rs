@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
-use bittorrent_session::{Session, SessionConfig, SessionError, Source, TorrentHandle};
+use bittorrent_session::{
+    ConnectionLimits, EngineConfig, RateLimits, Session, SessionConfig, SessionError,
+    SessionHandle, Source, TorrentHandle,
+};
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -18,8 +21,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::cli::HostPort;
-use crate::config::{self, Chosen, Config, Live};
+use crate::config::{self, Config, Live};
 use crate::data_dir::{DataDir, write_atomically};
+use crate::sources::Sources;
 use crate::text::Causes;
 
 /// Nodes forget an announced peer after half an hour or so (BEP 5 leaves the time open).
@@ -58,6 +62,7 @@ pub(crate) struct Network {
     peer_port: u16,
     /// The DHT is the public one.
     public: bool,
+    sources: Sources,
     presences: TaskTracker,
     /// Those that are attended, by a running number.
     torrents: Arc<Mutex<BTreeMap<u64, TorrentHandle>>>,
@@ -77,34 +82,43 @@ impl Network {
         let config = live.config();
         let listen = &config.peer.listen;
         let session = if given.is_empty() {
-            start_session(listen, taken).await?
+            start_session(&config, taken).await?
         } else {
             let chosen = listen.by_user.then(|| listen.value.clone());
             let config = SessionConfig {
-                listen: chosen.unwrap_or_default(),
                 listeners: given,
-                ..session_config()
+                ..session_config(&config, chosen.unwrap_or_default())
             };
             Session::start(config).await?
         };
         let local = session.local_addrs();
-        let peer_port = local.first().map_or(0, SocketAddr::port);
+        let peer_port = session.announce_port();
         info!(addresses = ?local, "listening for peers");
         let bind = match listen.value.first().map(SocketAddr::ip) {
             Some(IpAddr::V4(ip)) => ip,
             _ => Ipv4Addr::UNSPECIFIED,
         };
         let dht = start_dht(&config.dht, bind, data, taken).await?;
+        let (presences, stop) = (TaskTracker::new(), CancellationToken::new());
+        let sources = Sources::open(&config, &session, &presences, &stop);
+        let (limits, until) = (Limits::of(&session, live), stop.clone());
+        presences.spawn(async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = limits.keep() => {}
+            }
+        });
         Ok(Self {
             session,
+            sources,
             dht: Arc::new(dht),
             config: live.subscribe(),
             peer_port,
             public: config.dht.bootstrap.is_empty(),
-            presences: TaskTracker::new(),
+            presences,
             torrents: Arc::default(),
             attended: AtomicU64::new(0),
-            stop: CancellationToken::new(),
+            stop,
         })
     }
 
@@ -120,6 +134,11 @@ impl Network {
     /// dropped.
     pub(crate) fn attend(&self, torrent: &TorrentHandle, swarms: Vec<SwarmHash>) -> DropGuard {
         let stop = self.stop.child_token();
+        if swarms.is_empty() {
+            return stop.drop_guard();
+        }
+        self.sources
+            .attend(&self.session, torrent, &swarms, &self.presences, &stop);
         let presence = Presence {
             torrent: torrent.clone(),
             swarms,
@@ -175,14 +194,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn session_config() -> SessionConfig {
-    SessionConfig {
-        client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..SessionConfig::default()
-    }
-}
-
-async fn start_session(listen: &Chosen<Vec<SocketAddr>>, taken: PortTaken) -> Result<Session> {
+async fn start_session(config: &Config, taken: PortTaken) -> Result<Session> {
+    let listen = &config.peer.listen;
     let mut attempts = vec![listen.value.clone()];
     if !listen.by_user {
         // A machine without IPv6 has no `[::]`.
@@ -199,11 +212,7 @@ async fn start_session(listen: &Chosen<Vec<SocketAddr>>, taken: PortTaken) -> Re
     }
     let mut first_failure = None;
     for listen in attempts {
-        let config = SessionConfig {
-            listen,
-            ..session_config()
-        };
-        match Session::start(config).await {
+        match Session::start(session_config(config, listen)).await {
             Ok(session) => return Ok(session),
             Err(error @ SessionError::Bind { .. }) => {
                 // The first says what was asked for; `0.0.0.0` after it fails the same way.
@@ -214,6 +223,76 @@ async fn start_session(listen: &Chosen<Vec<SocketAddr>>, taken: PortTaken) -> Re
     }
     let failure = first_failure.context("no address to listen on")?;
     Err(failure).context("choose another address or port with peer.listen or --listen ADDR:PORT")
+}
+
+fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
+    let (peer, connections) = (&config.peer, connections(config));
+    SessionConfig {
+        listen,
+        announce_port: peer
+            .announce_port
+            .and_then(|port| port.get().try_into().ok()),
+        engine: EngineConfig {
+            max_peers: connections.max_peers,
+            max_peers_per_torrent: connections.max_peers_per_torrent,
+            max_peers_per_host: connections.max_peers_per_host,
+            ..EngineConfig::default()
+        },
+        rates: rates(config),
+        peer_exchange: peer.pex,
+        client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..SessionConfig::default()
+    }
+}
+
+fn rates(config: &Config) -> RateLimits {
+    RateLimits {
+        upload: config.limits.upload.get(),
+        download: config.limits.download.get(),
+    }
+}
+
+fn connections(config: &Config) -> ConnectionLimits {
+    let peer = &config.peer;
+    ConnectionLimits {
+        max_peers: peer.max_connections.get() as usize,
+        max_peers_per_torrent: peer.max_connections_per_torrent.get() as usize,
+        max_peers_per_host: peer.max_connections_per_ip.get() as usize,
+        max_half_open: EngineConfig::default().max_half_open,
+    }
+}
+
+/// Carries changed limits into the session.
+struct Limits {
+    session: SessionHandle,
+    config: watch::Receiver<Arc<Config>>,
+}
+
+impl Limits {
+    fn of(session: &Session, live: &Live) -> Self {
+        Self {
+            session: session.handle(),
+            config: live.subscribe(),
+        }
+    }
+
+    async fn keep(mut self) {
+        let now = self.config.borrow_and_update().clone();
+        let (mut rates_now, mut connections_now) = (rates(&now), connections(&now));
+        while self.config.changed().await.is_ok() {
+            let config = self.config.borrow_and_update().clone();
+            let (rates, connections) = (rates(&config), connections(&config));
+            if rates != rates_now {
+                self.session.set_rate_limits(rates).await;
+            }
+            if connections != connections_now {
+                self.session.limit_connections(connections).await;
+            }
+            (rates_now, connections_now) = (rates, connections);
+        }
+        // Nobody reads the configuration again.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Starts a DHT node on `bind` and the configured port.

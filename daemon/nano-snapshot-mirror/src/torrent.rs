@@ -33,7 +33,7 @@ pub(crate) struct Torrent {
     pub(crate) dir: PathBuf,
     handle: TorrentHandle,
     lock: DirLock,
-    _presence: DropGuard,
+    _presence: Vec<DropGuard>,
 }
 
 impl Torrent {
@@ -53,7 +53,7 @@ impl Torrent {
             dir,
             handle,
             lock,
-            _presence: presence,
+            _presence: vec![presence],
         })
     }
 
@@ -229,7 +229,7 @@ impl Fetch<'_> {
         let presence = self
             .network
             .attend(&handle, swarms(&store.info().hashes(), Some(&store)));
-        Ok(Some((handle, store, presence)))
+        Ok(Some((handle, store, vec![presence])))
     }
 
     /// Reads everything again where the record of what is good was lost, as after a directory was
@@ -271,13 +271,15 @@ impl Fetch<'_> {
             let store = self.lay_out(info, dir, reuse).await?;
             let sources = reuse.sources().clone();
             handle.attach_reusing(store.clone(), sources).await?;
-            drop(searching);
-            anyhow::Ok(Some(store))
+            anyhow::Ok(Some((store, searching)))
         };
         match begun.await {
-            Ok(Some(store)) => {
-                let swarms = swarms(&store.info().hashes(), Some(&store));
-                let presence = self.network.attend(&handle, swarms);
+            Ok(Some((store, searching))) => {
+                // What is known about it by now goes on; it has more names than were asked for.
+                let known = swarms(&hashes, None);
+                let mut more = swarms(&store.info().hashes(), Some(&store));
+                more.retain(|swarm| !known.contains(swarm));
+                let presence = vec![searching, self.network.attend(&handle, more)];
                 Ok(Some((handle, store, presence)))
             }
             other => {
@@ -391,7 +393,7 @@ enum Place {
     Stopped,
 }
 
-type Joined = (TorrentHandle, Arc<TorrentStore>, DropGuard);
+type Joined = (TorrentHandle, Arc<TorrentStore>, Vec<DropGuard>);
 
 fn fail_if_stopped(status: &TorrentStatus) -> Result<()> {
     if let Some(error) = status.phase.error() {

@@ -71,7 +71,7 @@ enum Happening {
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) now: Instant,
-    start: Instant,
+    pub(crate) start: Instant,
     queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     happenings: Vec<Option<Happening>>,
     latency: Duration,

@@ -17,6 +17,10 @@ use super::{Arrived, News, Peer, PeerError};
 /// News that may wait for the driver before we stop reading.
 pub(super) const MAX_NEWS: usize = 128;
 
+/// Bytes of answers that may wait for a peer which goes on asking. The longest is a list of hashes;
+/// nobody who reads has more than a few of them waiting.
+const MOST_ANSWERS: usize = 1 << 20;
+
 /// How many requests in a row may be turned down: a peer may have sent this many queues full
 /// before it saw that we choke it.
 const MAX_TURNED_DOWN: usize = 3;
@@ -94,6 +98,9 @@ impl Peer {
                     let step = Message::decode(&frame, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
                     if let Step::Message { message, .. } = step {
                         self.handle(message)?;
+                    }
+                    if self.outbox.len() > MOST_ANSWERS {
+                        return Err(PeerError::NotReading(self.outbox.len()));
                     }
                 }
             }

@@ -403,7 +403,7 @@ pub(crate) fn write<T: KeyType>() -> String {
 }
 
 /// A whole number that is not negative, written as one or as text.
-fn whole(value: &Value) -> Option<u64> {
+pub(super) fn whole(value: &Value) -> Option<u64> {
     match value {
         Value::String(_, text) => text.trim().parse().ok(),
         value => {
