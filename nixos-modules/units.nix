@@ -63,6 +63,11 @@ in
       # Exceptions to the hardening: peers and the DHT are on the network, at addresses nobody knows before, so neither
       # PrivateNetwork= nor IPAddressDeny= can be. AF_UNIX is for the journal, the service manager and the control socket.
       RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
+      # @resources stays: the scrub lowers its own priority, and what a hook runs is given limits.
+      SystemCallFilter = [
+        "@system-service"
+        "~@privileged"
+      ];
 
       LimitNOFILE = 16384;
       MemoryMax = "2G";

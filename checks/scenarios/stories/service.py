@@ -77,7 +77,7 @@ with subtest("a mirror that hangs is killed and started again"):
 with subtest("the key is the producer's alone"):
     for user in ["nano-snapshot-mirror", "nano", "nobody"]:
         producer.fail(f"runuser -u {user} -- cat {KEY}")
-    producer.fail(f"journalctl | grep -i $(head -c 64 {KEY})")
+    producer.fail(f"journalctl -o export | grep -ai $(head -c 64 {KEY})")
     producer.fail(f"grep -r $(head -c 64 {KEY}) /var/lib/nano-snapshot-mirror /run/credentials")
     t.assertNotEqual(
         producer.succeed("systemctl show -P User nano-snapshot-mirror-producer"), producer.succeed(f"systemctl show -P User {UNIT}")
