@@ -32,6 +32,7 @@ let
       environment.systemPackages = [
         python
         pkgs.curl
+        pkgs.nftables
       ];
       environment.etc = {
         "scenario/before.ldb".source = "${ledgers}/before.ldb";
