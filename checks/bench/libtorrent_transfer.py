@@ -1,7 +1,8 @@
 """One side of a measured transfer by libtorrent; prints JSON lines.
 
     libtorrent_transfer.py seed  TORRENT PARENT           prints {"listening": "ADDRESS:PORT"}, ends with standard input
-    libtorrent_transfer.py fetch TORRENT PARENT PEER...   downloads, prints the result, ends; after --seconds, whole or not
+    libtorrent_transfer.py fetch TORRENT PARENT PEER...   downloads, prints the result, ends; after --seconds, whole or not. What stands in
+                                                          PARENT already is checked first, and kept as far as it is right
 
 The last line of both is the result: seconds from the call that adds the torrent to the first and last payload byte, CPU seconds of this
 process from the same call on, and its greatest resident set, which counts files that it maps. `--set name=value` changes one setting.
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--seed-mode", action="store_true", help="believe the content piece by piece, hashing each before it is sent first")
+    parser.add_argument("--check", action="store_true", help="hash all of the content before seeding it")
     options = parser.parse_args()
     changed = {name: int(value) for name, _, value in (one.partition("=") for one in options.set)}
     session = lt.session(SETTINGS | {"listen_interfaces": f"{options.address}:0"} | changed)
@@ -52,7 +54,7 @@ def main() -> None:
     params.flags &= ~(lt.torrent_flags.paused | lt.torrent_flags.auto_managed)
     if options.role == "seed" and options.seed_mode:
         params.flags |= lt.torrent_flags.seed_mode
-    elif options.role == "seed":
+    elif options.role == "seed" and not options.check:
         params.have_pieces = [True] * params.ti.num_pieces()
     before = resource.getrusage(resource.RUSAGE_SELF)
     began, begin = time.time(), time.monotonic()
@@ -60,6 +62,8 @@ def main() -> None:
     first = None
     status = handle.status()
     if options.role == "seed":
+        while options.check and not handle.status().is_seeding:
+            time.sleep(LOOK)
         print(json.dumps({"listening": f"{options.address}:{session.listen_port()}"}), flush=True)
         sys.stdin.read()
     else:
@@ -82,6 +86,8 @@ def main() -> None:
                 "first_byte": first,
                 "last_byte": last,
                 "bytes": status.total_done,
+                "downloaded": status.total_payload_download,
+                "wasted": status.total_redundant_bytes + status.total_failed_bytes,
                 "user": usage.ru_utime - before.ru_utime,
                 "system": usage.ru_stime - before.ru_stime,
                 "peak_rss_kib": usage.ru_maxrss,

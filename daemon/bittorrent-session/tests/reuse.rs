@@ -143,7 +143,7 @@ async fn of_many_files_only_new_ones_are_fetched_and_no_leaves_asked_of_the_othe
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_with_nothing_in_common_asks_for_each_hash_once() {
     let dir = tempfile::tempdir().unwrap();
-    let total = 64 << 20;
+    let total = 24 << 20;
     let old = Sample::of("data.ldb", noise(1, 8 << 20), 1 << 20);
     let held = vec![old.full_store(&dir.path().join("old"))];
     let new = Sample::of("data.ldb", noise(2, total), 1 << 20);
@@ -152,7 +152,7 @@ async fn a_download_with_nothing_in_common_asks_for_each_hash_once() {
     // The leaves, the piece layer and what proves it: no request was given up and made again.
     let leaves = total / BLOCK;
     assert!(
-        status.hash_bytes <= ((leaves + 64 + 16) * 32) as u64,
+        status.hash_bytes <= ((leaves + 24 + 16) * 32) as u64,
         "{}",
         status.hash_bytes
     );

@@ -30,7 +30,7 @@ use crate::signals::Signals;
 use crate::space;
 use crate::stream::{self, Stream};
 use crate::text::{Bytes, Time};
-use crate::torrent::{self, Fetched, Reader, Torrent};
+use crate::torrent::{self, Fetched, Reader, Torrent, Wanted};
 use crate::unpack::{self, Unpack, Unpacked};
 
 /// How long to try to reach the DHT before giving up.
@@ -322,7 +322,10 @@ impl Fetch<'_> {
         let fetched = torrent::fetch(
             self.network,
             self.data,
-            id,
+            Wanted {
+                id,
+                open: Vec::new(),
+            },
             &self.policy,
             reads_along.then_some(along as &dyn Reader),
             self.display,

@@ -31,7 +31,7 @@ use crate::signals::Signals;
 use crate::stream;
 use crate::systemd::{Inherited, Manager};
 use crate::text::Causes;
-use crate::torrent::{self, Fetched, Torrent};
+use crate::torrent::{self, Fetched, Torrent, Wanted};
 use crate::watchdog::Life;
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
@@ -562,8 +562,14 @@ impl<'a> Service<'a> {
         let stop = CancellationToken::new();
         let (network, data, display, until) = (self.network, self.data, self.display, stop.clone());
         let policy = self.policy.clone();
+        let open = self.seeding.values();
+        let open = open.map(|torrent| (torrent.id, torrent.store.clone()));
+        let wanted = Wanted {
+            id,
+            open: open.collect(),
+        };
         let task = Box::pin(async move {
-            torrent::fetch(network, data, id, &policy, None, display, &until).await
+            torrent::fetch(network, data, wanted, &policy, None, display, &until).await
         });
         self.fetching.push(Fetching { id, stop, task });
     }

@@ -1,42 +1,53 @@
 //! The held snapshots in which a fetch looks for blocks before it asks peers for them.
 
+use std::cmp::Reverse;
+use std::fs;
 use std::sync::Arc;
 
+use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_store::ReuseSources;
+use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use crate::catalogue::{self, Entry, Generation};
-use crate::data_dir::DataDir;
+use crate::catalogue::{self, Entry};
+use crate::data_dir::{DataDir, DirLock};
+use crate::text::Causes;
 
-/// Whole snapshots besides the one that is fetched. While this lives, nobody removes them.
+/// A snapshot that this process has open.
+pub(crate) type Open = (InfoHashV2, Arc<TorrentStore>);
+
+/// Snapshots besides the one that is fetched, whole ones and parts. While this lives, nobody removes
+/// them.
 pub(crate) struct Reuse {
     sources: Arc<ReuseSources>,
-    _held: Vec<Generation>,
+    _held: Vec<DirLock>,
 }
 
 impl Reuse {
-    /// Finds them, the newest first. Damaged ones are passed over: others will tell of them. Waits
-    /// for the disk; `stop` ends it early, with less to look through.
-    pub(crate) fn find(data: &DataDir, wanted: InfoHashV2, stop: &CancellationToken) -> Self {
-        let ids = data.snapshot_ids().unwrap_or_else(|error| {
+    /// Finds them, the newest first, and makes an index of all their blocks. `open` are those that need
+    /// not be opened again. Damaged ones are passed over: others will tell of them. Waits for the disk;
+    /// `stop` ends it early, with less to look through.
+    pub(crate) fn find(
+        data: &DataDir,
+        wanted: InfoHashV2,
+        open: &[Open],
+        stop: &CancellationToken,
+    ) -> Self {
+        let mut ids = data.snapshot_ids().unwrap_or_else(|error| {
             warn!("nothing is reused: {error:#}");
             Vec::new()
         });
-        let mut held: Vec<Generation> = ids
-            .into_iter()
-            .filter(|id| *id != wanted && !stop.is_cancelled())
-            .filter_map(|id| match catalogue::look(data, id)? {
-                Entry::Whole(generation) => Some(generation),
-                _ => None,
-            })
-            .collect();
+        ids.retain(|id| *id != wanted);
         // One day's ledger is most like the one of the day before.
-        held.sort_by_key(|generation| std::cmp::Reverse(made(generation)));
-        let stores = held.iter().map(|generation| generation.store.clone());
+        ids.sort_by_key(|id| Reverse((catalogue::came(&data.snapshot(*id)), *id)));
+        let (stores, held): (Vec<_>, Vec<_>) = ids
+            .into_iter()
+            .filter(|_| !stop.is_cancelled())
+            .filter_map(|id| hold(data, id, open))
+            .unzip();
         Self {
-            sources: Arc::new(ReuseSources::new(stores.collect())),
+            sources: Arc::new(sources(stores, data, stop)),
             _held: held,
         }
     }
@@ -46,8 +57,108 @@ impl Reuse {
     }
 }
 
-/// When the directory of a snapshot was made or last added to.
-fn made(generation: &Generation) -> Option<std::time::SystemTime> {
-    let metadata = std::fs::metadata(&generation.dir).ok()?;
-    metadata.modified().ok()
+/// Opens a snapshot, whole or a part, and keeps others from removing it or writing to it.
+fn hold(data: &DataDir, id: InfoHashV2, open: &[Open]) -> Option<(Arc<TorrentStore>, DirLock)> {
+    if let Some((_, store)) = open.iter().find(|(known, _)| *known == id) {
+        return Some((store.clone(), data.share_snapshot(id).ok()??));
+    }
+    match catalogue::look(data, id)? {
+        Entry::Whole(generation) => Some((generation.store, generation.lock)),
+        // What a fetch had when the pointer moved on.
+        Entry::Partial => {
+            let dir = data.snapshot(id);
+            let lock = data.own_snapshot(id).ok()??;
+            let known = catalogue::is_created(&dir) && !catalogue::must_be_read(&dir);
+            let store = known.then(|| catalogue::take_up(&dir).ok()).flatten()?;
+            Some((Arc::new(store), lock))
+        }
+        Entry::Refused(_) | Entry::Busy | Entry::Damaged(_) => None,
+    }
+}
+
+/// With the index by which blocks are found that stand at other places now, if it can be made: a fetch
+/// without it only fetches more.
+fn sources(
+    stores: Vec<Arc<TorrentStore>>,
+    data: &DataDir,
+    stop: &CancellationToken,
+) -> ReuseSources {
+    if stores.iter().any(|store| store.is_sealed()) && !stop.is_cancelled() {
+        match indexed(&stores, data, stop) {
+            Ok(Ok(indexed)) => return indexed,
+            Ok(Err(StoreError::Cancelled)) => debug!("asked to stop while indexing what is held"),
+            Ok(Err(error)) => warn!("blocks that moved are fetched: {}", Causes(&error)),
+            Err(error) => warn!("blocks that moved are fetched: {error:#}"),
+        }
+    }
+    ReuseSources::new(stores)
+}
+
+fn indexed(
+    stores: &[Arc<TorrentStore>],
+    data: &DataDir,
+    stop: &CancellationToken,
+) -> Result<Result<ReuseSources, StoreError>> {
+    // Should we not live to remove it, the next start does.
+    let (scratch, _ours) = data.new_build()?;
+    let sources = ReuseSources::new(stores.to_vec());
+    let indexed = sources.with_index(&scratch, &*catalogue::io(), &|| !stop.is_cancelled());
+    // An open file stays until it is closed.
+    fs::remove_dir_all(&scratch)?;
+    Ok(indexed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::{Duration, SystemTime};
+
+    use bittorrent_protocol::PieceLength;
+    use bittorrent_store::create::{Cut, Draft, Shape};
+
+    use super::*;
+
+    /// Adds a snapshot that came so many days after the first one.
+    fn add(data: &DataDir, days: u64, content: &[u8]) -> (InfoHashV2, Arc<TorrentStore>) {
+        let (build, _ours) = data.new_build().unwrap();
+        let cut = Cut {
+            piece_length: PieceLength::DEFAULT,
+            hybrid: false,
+        };
+        let name = "segment";
+        let mut draft =
+            Draft::begin(&build, name, Shape::SingleFile, cut, catalogue::io()).unwrap();
+        let mut source = content;
+        draft.add_file(&[], &mut source, &mut |_| true).unwrap();
+        let id = draft.finish(|builder| builder).unwrap().info().hashes().v2;
+        let place = data.adopt(&build, id, &data.lock().unwrap()).unwrap();
+        let came = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * (20_000 + days));
+        let metadata = File::open(place.join("snapshot.torrent")).unwrap();
+        metadata.set_modified(came).unwrap();
+        (id, Arc::new(catalogue::take_up(&place).unwrap()))
+    }
+
+    #[test]
+    fn what_is_held_is_searched_newest_first_and_opened_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let data = DataDir::create(Some(temp.path())).unwrap();
+        let stop = CancellationToken::new();
+        let [second, (wanted, _), first, third] =
+            [(2, "b"), (9, "w"), (1, "a"), (3, "c")].map(|(days, text)| {
+                let content = text.repeat(100_000);
+                add(&data, days, content.as_bytes())
+            });
+        let open = [second.clone()];
+        let reuse = Reuse::find(&data, wanted, &open, &stop);
+        let found = reuse.sources().generations();
+        let ids: Vec<InfoHashV2> = found.iter().map(|store| store.info().hashes().v2).collect();
+        assert_eq!(ids, [third.0, second.0, first.0]);
+        assert!(Arc::ptr_eq(&found[1], &second.1));
+        // Nobody takes them away meanwhile, and the index leaves nothing behind.
+        let lock = data.lock().unwrap();
+        assert!(!data.remove_snapshot(second.0, &lock).unwrap());
+        assert!(data.incoming().read_dir().unwrap().next().is_none());
+        drop(reuse);
+        assert!(data.remove_snapshot(second.0, &lock).unwrap());
+    }
 }

@@ -19,7 +19,7 @@ use crate::data_dir::{DataDir, DirLock};
 use crate::ledger_policy::LedgerPolicy;
 use crate::network::Network;
 use crate::progress::Display;
-use crate::reuse::Reuse;
+use crate::reuse::{Open, Reuse};
 use crate::space;
 use crate::text::{Bytes, Causes, Time};
 
@@ -95,14 +95,21 @@ pub(crate) trait Reader: Sync {
     fn begins(&self, store: &Arc<TorrentStore>) -> bool;
 }
 
-/// Fetches the snapshot `id`, from nothing or from what is on disk, until it is whole.
+/// What is to be fetched.
+pub(crate) struct Wanted {
+    pub(crate) id: InfoHashV2,
+    /// Snapshots that this process has open: those need not be opened again to be looked through.
+    pub(crate) open: Vec<Open>,
+}
+
+/// Fetches a snapshot, from nothing or from what is on disk, until it is whole.
 ///
 /// Cancelling `stop` ends it soon with [`Fetched::Stopped`]. Errors leave what was received on
 /// disk.
 pub(crate) async fn fetch(
     network: &Network,
     data: &DataDir,
-    id: InfoHashV2,
+    Wanted { id, open }: Wanted,
     policy: &LedgerPolicy,
     reader: Option<&dyn Reader>,
     display: &Display,
@@ -114,6 +121,7 @@ pub(crate) async fn fetch(
         id,
         policy,
         reader,
+        open,
         display,
         stop,
     };
@@ -132,6 +140,7 @@ struct Fetch<'a> {
     id: InfoHashV2,
     policy: &'a LedgerPolicy,
     reader: Option<&'a dyn Reader>,
+    open: Vec<Open>,
     display: &'a Display,
     stop: &'a CancellationToken,
 }
@@ -148,7 +157,8 @@ impl Fetch<'_> {
             Place::Stopped => return Ok(Fetched::Stopped),
         };
         let (data, id, stop) = (self.data.clone(), self.id, self.stop.clone());
-        let reuse = spawn_blocking(move || Reuse::find(&data, id, &stop)).await?;
+        let open = self.open.clone();
+        let reuse = spawn_blocking(move || Reuse::find(&data, id, &open, &stop)).await?;
         let joined = if catalogue::is_created(&dir) {
             self.resume(&dir, &reuse).await?
         } else {
