@@ -613,7 +613,7 @@ fn a_real_file_system_clones_or_is_copied_to() {
 
 #[test]
 fn a_clone_takes_the_room_of_what_changed_only() {
-    const BLOCKS: u64 = 3_000;
+    const BLOCKS: u64 = 1_200;
     if expected().as_deref() != Some("clones") {
         eprintln!("NOT TESTED: as root, checks/reflinks makes file systems that share content");
         return;
