@@ -341,6 +341,8 @@ impl Story<'_> {
     /// Arguments that every command with a network takes.
     fn common(&self, data: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["--data-dir".into(), self.dir.join(data).into()];
+        // What the machine is configured to do is no part of the story.
+        args.extend(["--config".into(), "/dev/null".into()]);
         args.extend(["--dht-port".into(), "0".into()]);
         for node in &self.bootstrap {
             args.extend(["--dht-bootstrap".into(), node.into()]);

@@ -214,3 +214,59 @@ fn a_stream_without_news_is_called_stale() {
     });
     mirror.stop().succeeded();
 }
+
+#[test]
+fn an_operator_of_the_swarm_changes_the_command_and_nothing_else() {
+    let world = World::new();
+    let snapshot = produce(&world, BEFORE);
+    let seeder = Running::start(&mut world.mirror("producer"));
+    // What its mirror leaves in its data directory.
+    let data = world.path("data");
+    fs::create_dir_all(data.join(".resume")).unwrap();
+    let left = [
+        "mirror_state.json",
+        "snapshot-meta.json",
+        ".dht_state",
+        ".resume/00.fastresume",
+        "nano-ledger-snapshot.7z",
+        "data.ldb",
+    ];
+    for name in left {
+        fs::write(data.join(name), name).unwrap();
+    }
+    let mut fetch = common::command();
+    fetch
+        .arg("--once")
+        .env("PRODUCER_SIGNING_PUBKEY", &world.authority)
+        .env("DATA_DIR", &data)
+        .env("DHT_SALT", "daily")
+        .env("POLL_INTERVAL", "600")
+        .env("SEED_PEERS", "")
+        .env("LOG_LEVEL", "INFO")
+        .env("METRICS_ENABLED", "true")
+        .env("METRICS_PORT", "0")
+        .env("METRICS_BIND", "127.0.0.1")
+        // The test's own network.
+        .env(
+            "NANO_SNAPSHOT_MIRROR_DHT__BOOTSTRAP",
+            world.dht.bootstrap().join(","),
+        )
+        .env("NANO_SNAPSHOT_MIRROR_DHT__PORT", "0")
+        .env("NANO_SNAPSHOT_MIRROR_PEER__LISTEN", "127.0.0.1:0");
+    let said = run_command(&mut fetch).succeeded();
+    assert!(
+        said.stderr
+            .contains("names of nano-snapshot-swarm are understood"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(link(&world, "data", "daily"), Some(snapshot.clone()));
+    assert_same(
+        &world.content("producer", &snapshot),
+        &world.content("data", &snapshot),
+    );
+    for name in left {
+        assert_eq!(fs::read(data.join(name)).unwrap(), name.as_bytes());
+    }
+    seeder.stop().succeeded();
+}

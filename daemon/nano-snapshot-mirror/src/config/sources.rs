@@ -269,5 +269,34 @@ pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<Loose> {
             place: format!("variable {variable}"),
         })
     };
-    OF_THE_SWARM.into_iter().filter_map(said).collect()
+    let loose = OF_THE_SWARM.into_iter().filter_map(said);
+    loose.chain(metrics_of_the_swarm(variables)).collect()
+}
+
+/// Where nano-snapshot-swarm has its metrics, which it says in up to three variables.
+fn metrics_of_the_swarm(variables: &Variables) -> Option<Loose> {
+    let names = ["METRICS_ENABLED", "METRICS_BIND", "METRICS_PORT"];
+    let [enabled, bind, port] =
+        names.map(|name| lookup(variables, name).map(|text| text.to_string_lossy()));
+    let is_off = |text: &str| ["false", "0", "no", "off"].contains(&text);
+    let listen = match enabled.map(|text| text.to_ascii_lowercase()) {
+        Some(enabled) if is_off(&enabled) => "off".to_owned(),
+        _ if bind.is_none() && port.is_none() => return None,
+        _ => {
+            let bind = bind.as_deref().unwrap_or("127.0.0.1");
+            let port = port.as_deref().unwrap_or("9109");
+            match bind.contains(':') {
+                true => format!("[{bind}]:{port}"),
+                false => format!("{bind}:{port}"),
+            }
+        }
+    };
+    let said = names
+        .into_iter()
+        .filter(|name| lookup(variables, name).is_some());
+    Some(Loose {
+        path: "http.listen",
+        value: Value::from(listen),
+        place: format!("variable {}", said.collect::<Vec<_>>().join(", ")),
+    })
 }

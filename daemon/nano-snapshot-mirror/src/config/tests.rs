@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::load::{Loaded, Sources};
+use super::section::KeyType as _;
 use super::*;
 use figment::value::Value;
 
@@ -186,6 +187,35 @@ fn an_environment_of_the_swarm_is_understood_and_noticed() {
     let loaded = Case::new("", &empty, &[]).loaded();
     assert_eq!(loaded.config, Config::default());
     assert!(loaded.notices.is_empty());
+}
+
+#[test]
+fn metrics_are_where_the_swarm_has_them() {
+    let listen = |variables: &[(&str, &str)]| {
+        let config = Case::new("", variables, &[]).loaded().config;
+        config.http.listen.show().unwrap()
+    };
+    let default = "\"127.0.0.1:9109\"";
+    let cases: [(&[(&str, &str)], &str); 5] = [
+        (&[("METRICS_ENABLED", "true")], default),
+        (&[("METRICS_PORT", "9200")], "\"127.0.0.1:9200\""),
+        (&[("METRICS_BIND", "0.0.0.0")], "\"0.0.0.0:9109\""),
+        (&[("METRICS_BIND", "::")], "\"[::]:9109\""),
+        (
+            &[("METRICS_ENABLED", "False"), ("METRICS_PORT", "9200")],
+            "\"off\"",
+        ),
+    ];
+    for (variables, expected) in cases {
+        assert_eq!(listen(variables), expected, "{variables:?}");
+    }
+    let [mistake] = &Case::new("", &[("METRICS_PORT", "x")], &[]).mistakes()[..] else {
+        panic!("not one mistake")
+    };
+    assert!(
+        mistake.starts_with("variable METRICS_PORT: http.listen = \"127.0.0.1:x\": "),
+        "{mistake}"
+    );
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub(crate) fn command() -> Command {
         "POLL_INTERVAL",
         "SEED_PEERS",
         "LOG_LEVEL",
+        "METRICS_ENABLED",
+        "METRICS_BIND",
+        "METRICS_PORT",
     ];
     for variable in read {
         command.env_remove(variable);
