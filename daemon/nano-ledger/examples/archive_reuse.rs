@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! cargo run --release -p nano-ledger --example archive_reuse -- [MiB of ledger] [blocks of the day]
+//! cargo run --release -p nano-ledger --example archive_reuse -- OLD NEW
 //! ```
 //!
-//! The ledger is invented. A leaf is 16 KiB at a multiple of 16 KiB; one counts as found when the
+//! The ledger is invented unless two are named. A leaf is 16 KiB at a multiple of 16 KiB; one counts as found when the
 //! old file has it anywhere.
 
 use std::collections::HashSet;
@@ -14,7 +15,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nano_ledger::archive::{ExtractOptions, PackOptions, extract_file, pack_file};
@@ -23,6 +24,12 @@ use nano_ledger::synthetic;
 const MIB: f64 = 1048576.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let named: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if let [old, new] = &named[..]
+        && old.is_file()
+    {
+        return compare(old, new);
+    }
     let mut arguments = std::env::args().skip(1);
     let mib: u64 = arguments.next().map_or(Ok(64), |text| text.parse())?;
     let blocks: u64 = match arguments.next() {
@@ -46,20 +53,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     fs::copy(&old, &new)?;
     synthetic::add_day(&new, blocks, 1)?;
-    let len = fs::metadata(&new)?.len();
-    println!(
-        "ledger of {:.1} MiB, a day of {blocks} blocks",
-        len as f64 / MIB
-    );
+    println!("a day of {blocks} blocks");
+    compare(&old, &new)
+}
+
+/// Prints a line for each layout.
+fn compare(old: &Path, new: &Path) -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let len = fs::metadata(new)?.len();
+    println!("ledger of {:.1} MiB", len as f64 / MIB);
     println!("| layout | size | of plain | new leaves | to transfer | pack | extract |");
     println!("|---|---|---|---|---|---|---|");
-    row("plain", &old, &new, len, None)?;
+    row("plain", old, new, len, None)?;
     let (old_archive, new_archive) = (dir.path().join("old.zst"), dir.path().join("new.zst"));
     for kib in [64, 128, 256, 1024, 4096] {
         let options = PackOptions::default().with_frame_bytes(kib << 10)?;
-        pack_file(&old, File::create(&old_archive)?, &options)?;
+        pack_file(old, File::create(&old_archive)?, &options)?;
         let begin = Instant::now();
-        pack_file(&new, File::create(&new_archive)?, &options)?;
+        pack_file(new, File::create(&new_archive)?, &options)?;
         let packing = begin.elapsed().as_secs_f64();
         let target = dir.path().join("data.ldb");
         let begin = Instant::now();

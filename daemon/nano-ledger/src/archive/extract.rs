@@ -100,7 +100,7 @@ pub struct ExtractReport {
 /// It is driven by [`Extractor::advance`] whenever more of the archive can be read, writes to
 /// `<target>.partial`, and keeps `<target>.journal`. Dropping it, or the end of the process, leaves both,
 /// and [`Extractor::open`] with the same archive goes on at the last checkpoint. Checkpoints lie at
-/// frame ends: archives made by [`pack`] have one frame per mebibyte; one that is a single frame, as
+/// frame ends: archives made by [`pack`] have one every 128 KiB unless told otherwise; one that is a single frame, as
 /// `zstd` makes them, starts from zero.
 ///
 /// [`pack`]: super::pack

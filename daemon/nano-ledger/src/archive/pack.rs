@@ -30,10 +30,10 @@ pub struct PackOptions {
 }
 
 impl Default for PackOptions {
-    /// Frames of 1 MiB of ledger, level 3, a thread for every core.
+    /// Frames of 128 KiB of ledger, level 3, a thread for every core.
     fn default() -> Self {
         Self {
-            frame_bytes: 1 << 20,
+            frame_bytes: 128 << 10,
             level: 3,
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         }
