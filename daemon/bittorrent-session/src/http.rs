@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -75,16 +75,17 @@ impl LazyHttp {
     }
 }
 
-/// Makes requests. Clones share their connections.
+/// Makes requests. Clones share their connections. Trusts the certificate authorities of the system,
+/// follows a few redirections, never from https to http.
 #[derive(Debug, Clone)]
-pub(crate) struct HttpClient {
+pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
     agent: HeaderValue,
 }
 
 impl HttpClient {
-    /// A client that calls itself `agent`.
-    fn new(agent: &str) -> Self {
+    /// A client that calls itself `agent`. Reads the certificate authorities of the system.
+    pub fn new(agent: &str) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
@@ -128,15 +129,33 @@ impl HttpClient {
         url: &Uri,
         range: Option<(u64, u64)>,
     ) -> Result<Response<Incoming>, HttpError> {
+        let mut headers = HeaderMap::new();
+        if let Some((first, last)) = range
+            && let Ok(range) = HeaderValue::from_str(&format!("bytes={first}-{last}"))
+        {
+            headers.insert(header::RANGE, range);
+        }
+        self.get_with(url, &headers).await
+    }
+
+    /// Asks for a resource with more headers, such as conditions, which go wherever we are sent.
+    ///
+    /// # Errors
+    ///
+    /// Answers other than success are [`HttpError::Status`], the one that nothing has changed among
+    /// them.
+    pub async fn get_with(
+        &self,
+        url: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, HttpError> {
         let mut url = url.clone();
         for _ in 0..=MOST_REDIRECTIONS {
-            let mut request = Request::get(url.clone()).header(header::USER_AGENT, &self.agent);
-            if let Some((first, last)) = range {
-                request = request.header(header::RANGE, format!("bytes={first}-{last}"));
-            }
-            let request = request
+            let mut request = Request::get(url.clone())
+                .header(header::USER_AGENT, &self.agent)
                 .body(Empty::new())
                 .map_err(|_| HttpError::Redirection(url.to_string()))?;
+            request.headers_mut().extend(headers.clone());
             let answer = timeout(ANSWER_TIMEOUT, self.client.request(request))
                 .await
                 .map_err(|_| HttpError::Slow)?
@@ -178,7 +197,11 @@ impl HttpClient {
 }
 
 /// The next bytes of an answer; `None` at its end.
-pub(crate) async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+///
+/// # Errors
+///
+/// [`HttpError::Slow`] and [`HttpError::Body`].
+pub async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
     loop {
         let frame = timeout(ANSWER_TIMEOUT, body.frame())
             .await

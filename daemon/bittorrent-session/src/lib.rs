@@ -51,7 +51,7 @@ pub use config::SessionConfig;
 pub use driver::ShutdownReport;
 pub use error::{AddError, SessionError};
 pub use handle::{SessionHandle, TorrentHandle};
-pub use http::HttpError;
+pub use http::{HttpClient, HttpError, next_chunk};
 pub use lan::{LanBook, LanConfig, LanDiscovery, LanEntry};
 pub use limits::RateLimits;
 pub use piece_map::{MAX_MAP_CELLS, MapCell};

@@ -7,6 +7,7 @@
 
 mod build;
 mod copy;
+mod download;
 mod memory;
 mod plan;
 
@@ -26,6 +27,7 @@ use snapshot_pointer::{
     SignedItem,
 };
 use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::catalogue;
@@ -38,7 +40,9 @@ use crate::network::{self, PortTaken};
 use crate::progress::Display;
 use crate::signals::Signals;
 use crate::text::{Bytes, Time};
-use build::Built;
+use build::{Built, Source};
+use download::Fetched;
+use memory::{Memory, Origin, Recipe};
 
 /// Look-ups made before the number in use counts as unknown: a node that has just started may
 /// need a second one to meet the others.
@@ -55,19 +59,17 @@ pub(crate) async fn run(
     let signer = args.key.as_deref().map(Signer::new).transpose()?;
     let data = DataDir::create(config.data_dir.as_deref())?;
     let _alone = Alone::take(&data)?;
-    if args.dry_run {
-        println!("{}", block_in_place(|| plan::of(args, &data))?);
+    if let (true, Some(ledger)) = (args.dry_run, &args.ledger) {
+        println!("{}", block_in_place(|| plan::of(args, ledger, &data))?);
         return Ok(Ended::Done);
     }
     data.clean_incoming()?;
     let records = RecordStore::open(&data.streams())?;
+    let stream = StreamName::of_salt(&args.salt.salt);
 
-    let Some(built) =
-        block_in_place(|| build::snapshot(args, config, &data, display, &signals.stop))?
-    else {
+    let Some(built) = build(args, config, &data, &stream, display, &signals.stop).await? else {
         return Ok(Ended::Interrupted);
     };
-    let stream = StreamName::of_salt(&args.salt.salt);
     let unchanged = data.current_of(&stream)? == Some(built.id);
     if unchanged {
         info!(snapshot = %built.id, "unchanged: this is the current snapshot already");
@@ -97,6 +99,41 @@ pub(crate) async fn run(
     summary.publication(&published, signer.authority);
     println!("{summary}");
     Ok(Ended::Done)
+}
+
+/// A snapshot in the store, made now or before; `None` when asked to stop.
+async fn build(
+    args: &ProduceArgs,
+    config: &Config,
+    data: &DataDir,
+    stream: &StreamName,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Option<Built>> {
+    let source = match (&args.ledger, &args.from_url) {
+        (Some(ledger), _) => Source::Ledger(ledger.clone()),
+        (None, Some(url)) => {
+            let last = Memory::of(data, stream).last(&Recipe::of(args));
+            let held = last.and_then(|(origin, id)| match origin {
+                Origin::Url(resource) if resource.url == url.to_string() => {
+                    Some((resource, Built::held(data, id)?))
+                }
+                _ => None,
+            });
+            let known = held.as_ref().map(|(resource, _)| resource);
+            match download::fetch(url, known, data, stream, display, stop).await? {
+                Fetched::Stopped => return Ok(None),
+                Fetched::Whole(downloaded) => Source::Downloaded(downloaded),
+                Fetched::Unchanged => {
+                    let built = held.map(|(_, built)| built);
+                    info!("what is at {url} is what the last snapshot was made of");
+                    return Ok(built);
+                }
+            }
+        }
+        (None, None) => bail!("name a ledger with --ledger, or --from-url"),
+    };
+    block_in_place(|| build::snapshot(args, config, source, data, display, stop))
 }
 
 /// A second `produce` would only copy the same once more, and might take the same number.

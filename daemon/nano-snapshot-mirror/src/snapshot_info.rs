@@ -42,6 +42,14 @@ impl SnapshotInfo {
         }
     }
 
+    /// What to say about an archive that nobody looked into.
+    pub(crate) fn of_archive(original_filename: &str) -> Self {
+        Self {
+            original_filename: Some(original_filename.to_owned()),
+            ..Self::default()
+        }
+    }
+
     /// The bytes for the info dictionary: the same for the same content.
     pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(self)

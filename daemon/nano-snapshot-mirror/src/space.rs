@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::text::Bytes;
 
@@ -39,6 +39,13 @@ pub(crate) fn occupied(path: &Path) -> u64 {
         .flatten()
         .map(|entry| occupied(&entry.path()))
         .sum::<u64>()
+}
+
+/// Bytes of the whole file system of `dir`: nothing there can be larger.
+pub(crate) fn of_disk(dir: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(dir)
+        .with_context(|| format!("cannot tell the size of the disk of {}", dir.display()))?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
 }
 
 /// Fails unless the file system of `dir` has room for `needed` bytes.

@@ -177,10 +177,7 @@ impl Unpack {
 
     /// More than this no ledger can have here, whatever is removed.
     fn largest(&self) -> Result<u64> {
-        let dir = self.target.parent().unwrap_or(Path::new("/"));
-        let stat = rustix::fs::statvfs(dir)
-            .with_context(|| format!("cannot tell the size of the disk of {}", dir.display()))?;
-        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+        space::of_disk(self.target.parent().unwrap_or(Path::new("/")))
     }
 
     /// Looks into the ledger before it gets its name, and keeps what was found with the snapshot.

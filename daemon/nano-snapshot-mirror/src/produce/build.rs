@@ -9,18 +9,19 @@ use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::StoreError;
 use bittorrent_store::create::{Cut, Draft, Shape};
 use nano_ledger::LiveLedger;
-use nano_ledger::archive::{self, PackError, PackOptions};
+use nano_ledger::archive::{self, Layout, PackError, PackOptions};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::copy;
+use super::download::Downloaded;
 use super::memory::{Memory, Origin, Recipe};
 use crate::catalogue;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
 use crate::config::Config;
 use crate::data_dir::{DataDir, DirLock, StreamName};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::ledger_record::Counts;
+use crate::ledger_record::{Counts, LedgerRecord};
 use crate::progress::{Display, Meter};
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
@@ -54,35 +55,65 @@ impl Built {
     }
 }
 
-/// Makes a snapshot of the ledger as it is now; `None` when asked to stop. What was made of the same
+/// What a snapshot is made of.
+pub(super) enum Source {
+    /// A node's ledger.
+    Ledger(PathBuf),
+    /// What was on a web server.
+    Downloaded(Downloaded),
+}
+
+/// Makes a snapshot of the source as it is now; `None` when asked to stop. What was made of the same
 /// ledger in the same way is not made again.
 pub(super) fn snapshot(
     args: &ProduceArgs,
     config: &Config,
+    source: Source,
     data: &DataDir,
     display: &Display,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
     let memory = Memory::of(data, &StreamName::of_salt(&args.salt.salt));
     let recipe = Recipe::of(args);
-    let ledger = LiveLedger::open(&args.ledger)?;
-    if let Some(id) = memory.made_of(&Origin::of_ledger(&args.ledger, &args.ledger)?, &recipe)
-        && let Some(built) = Built::held(data, id)
-    {
-        info!(snapshot = %id, "nothing was committed to the ledger since this snapshot was made");
-        return Ok(Some(built));
-    }
-    let size = ledger.size_hint()?;
-    ensure_space(data, args.layout, size)?;
-    let work = Work {
-        args,
-        policy: LedgerPolicy::from(&config.verify),
-        build: Build::begin(data)?,
-        size,
-        display,
-        stop,
+    let work = |output, size| {
+        anyhow::Ok(Work {
+            args,
+            output,
+            policy: LedgerPolicy::from(&config.verify),
+            build: Build::begin(data)?,
+            size,
+            display,
+            stop,
+        })
     };
-    let Some((built, origin)) = work.run(ledger, data)? else {
+    let made = match source {
+        Source::Ledger(path) => {
+            let ledger = LiveLedger::open(&path)?;
+            if let Some(id) = memory.made_of(&Origin::of_ledger(&path, &path)?, &recipe)
+                && let Some(built) = Built::held(data, id)
+            {
+                info!(
+                    snapshot = %id,
+                    "nothing was committed to the ledger since this snapshot was made"
+                );
+                return Ok(Some(built));
+            }
+            let size = ledger.size_hint()?;
+            let layout = args.layout.unwrap_or(LayoutArg::Plain);
+            ensure_space(data, layout, size)?;
+            work(Output::of(layout), size)?.of_ledger(&path, ledger, data)?
+        }
+        Source::Downloaded(downloaded) => {
+            let output = match (args.layout, downloaded.layout) {
+                (Some(layout), _) => Output::of(layout),
+                (None, Layout::Plain) => Output::Plain,
+                (None, Layout::TarZst | Layout::SevenZ) => Output::AsItIs,
+            };
+            let size = downloaded.resource.length;
+            work(output, size)?.of_download(downloaded, data)?
+        }
+    };
+    let Some((built, origin)) = made else {
         return Ok(None);
     };
     memory.note(&origin, &recipe, built.id)?;
@@ -93,9 +124,9 @@ pub(super) fn snapshot(
 pub(super) fn space_needed(layout: LayoutArg, ledger: u64) -> u64 {
     match layout {
         LayoutArg::Plain => space::of_file(ledger),
-        // The copy goes when it is packed. Ledgers are packed to two thirds of their size; to be
+        // The copy goes when it is packed. Ledgers are packed to three quarters of their size; to be
         // sure of more would ask for room that nobody needs.
-        LayoutArg::TarZst => ledger + space::of_file(ledger / 4 * 3),
+        LayoutArg::TarZst => ledger + space::of_file(ledger / 5 * 4),
     }
 }
 
@@ -107,37 +138,58 @@ fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64) -> Result<()> {
     space::ensure(data.root(), space_needed(layout, ledger), purpose)
 }
 
+/// What is made of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Plain,
+    TarZst,
+    /// The archive that was found.
+    AsItIs,
+}
+
+impl Output {
+    fn of(layout: LayoutArg) -> Self {
+        match layout {
+            LayoutArg::Plain => Self::Plain,
+            LayoutArg::TarZst => Self::TarZst,
+        }
+    }
+}
+
 /// One snapshot in the making.
 struct Work<'a> {
     args: &'a ProduceArgs,
+    output: Output,
     policy: LedgerPolicy,
     build: Build,
-    /// Of the ledger, bytes.
+    /// Of the source, bytes.
     size: u64,
     display: &'a Display,
     stop: &'a CancellationToken,
 }
 
+/// What a torrent is made of: hashed, and with what is to be said of it.
+struct Content {
+    info: SnapshotInfo,
+    record: Option<LedgerRecord>,
+}
+
 impl Work<'_> {
-    fn run(self, ledger: LiveLedger, data: &DataDir) -> Result<Option<(Built, Origin)>> {
-        let cut = Cut {
-            piece_length: self.args.piece_length,
-            hybrid: true,
+    /// Copies a node's ledger and makes a snapshot of the copy.
+    fn of_ledger(
+        self,
+        path: &Path,
+        ledger: LiveLedger,
+        data: &DataDir,
+    ) -> Result<Option<(Built, Origin)>> {
+        let name = match self.output {
+            Output::TarZst => PACKED,
+            Output::Plain | Output::AsItIs => PLAIN,
         };
-        let name = match self.args.layout {
-            LayoutArg::Plain => PLAIN,
-            LayoutArg::TarZst => PACKED,
-        };
-        let dir = &self.build.dir;
-        let mut draft = Draft::begin(dir, name, Shape::SingleFile, cut, catalogue::io())?;
-        let content = draft.content_path(&[]);
-        let copied = match self.args.layout {
-            LayoutArg::Plain => content.clone(),
-            LayoutArg::TarZst => dir.join(PLAIN),
-        };
+        let mut draft = self.draft(name)?;
+        let copied = self.place_of_copy(&draft);
         // Exact and plain, it is hashed while it is copied.
-        let in_one_pass =
-            (self.args.layout, self.args.publish) == (LayoutArg::Plain, Publish::Exact);
+        let in_one_pass = (self.output, self.args.publish) == (Output::Plain, Publish::Exact);
         let made = if in_one_pass {
             copy::into_draft(&ledger, self.size, &mut draft, self.display, self.stop)?
         } else {
@@ -148,40 +200,142 @@ impl Work<'_> {
         if made.is_none() {
             return Ok(None);
         }
-        let origin = Origin::of_ledger(&self.args.ledger, &copied)?;
+        let origin = Origin::of_ledger(path, &copied)?;
+        let original = path
+            .file_name()
+            .map_or(PLAIN.into(), |name| name.to_string_lossy());
+        let Some(content) = self.ledger_copy(&copied, &original, &mut draft, in_one_pass)? else {
+            return Ok(None);
+        };
+        Ok(Some((self.finish(draft, &content, data)?, origin)))
+    }
+
+    /// Makes a snapshot of what was downloaded, which goes.
+    fn of_download(
+        self,
+        downloaded: Downloaded,
+        data: &DataDir,
+    ) -> Result<Option<(Built, Origin)>> {
+        let origin = Origin::Url(downloaded.resource.clone());
+        let original = downloaded.name.clone();
+        let as_it_is = match downloaded.layout {
+            Layout::SevenZ => with_suffix(&original, ".7z"),
+            _ => with_suffix(&original, ".zst"),
+        };
+        let name = match self.output {
+            Output::Plain => PLAIN,
+            Output::TarZst => PACKED,
+            Output::AsItIs => &as_it_is,
+        };
+        let mut draft = self.draft(name)?;
+        if self.output == Output::AsItIs {
+            let content = draft.content_path(&[]);
+            fs::rename(&downloaded.path, &content)
+                .with_context(|| format!("cannot move {}", downloaded.path.display()))?;
+            if !self.hash(&mut draft, &content)? {
+                // It need not be downloaded again.
+                fs::rename(&content, &downloaded.path)
+                    .with_context(|| format!("cannot move {} back", content.display()))?;
+                return Ok(None);
+            }
+            info!("published as it is: nobody has looked into it");
+            let content = Content {
+                info: SnapshotInfo::of_archive(&original),
+                record: None,
+            };
+            let built = self.finish(draft, &content, data)?;
+            downloaded.forget();
+            return Ok(Some((built, origin)));
+        }
+        let copied = self.place_of_copy(&draft);
+        let there = match downloaded.layout {
+            Layout::Plain => fs::copy(&downloaded.path, &copied)
+                .with_context(|| format!("cannot copy {}", downloaded.path.display()))
+                .map(|_| true)?,
+            Layout::TarZst | Layout::SevenZ => {
+                copy::out_of_archive(&downloaded.path, &copied, self.display, self.stop)?
+            }
+        };
+        if !there {
+            return Ok(None);
+        }
+        let Some(content) = self.ledger_copy(&copied, &original, &mut draft, false)? else {
+            return Ok(None);
+        };
+        let built = self.finish(draft, &content, data)?;
+        downloaded.forget();
+        Ok(Some((built, origin)))
+    }
+
+    fn draft(&self, name: &str) -> Result<Draft> {
+        let cut = Cut {
+            piece_length: self.args.piece_length,
+            hybrid: true,
+        };
+        let shape = Shape::SingleFile;
+        Ok(Draft::begin(
+            &self.build.dir,
+            name,
+            shape,
+            cut,
+            catalogue::io(),
+        )?)
+    }
+
+    /// Where the copy of the ledger is made: in its place, unless it is to be packed.
+    fn place_of_copy(&self, draft: &Draft) -> PathBuf {
+        match self.output {
+            Output::TarZst => self.build.dir.join(PLAIN),
+            Output::Plain | Output::AsItIs => draft.content_path(&[]),
+        }
+    }
+
+    /// Makes of a copy what is to be published, and hashes it unless that was done. `None` when asked
+    /// to stop.
+    fn ledger_copy(
+        &self,
+        copied: &Path,
+        original: &str,
+        draft: &mut Draft,
+        is_hashed: bool,
+    ) -> Result<Option<Content>> {
         if self.args.publish == Publish::Scrubbed {
-            self.scrub(&copied)?;
+            self.scrub(copied)?;
         }
         let policy = &self.policy;
-        let Some(mut record) = policy.verify(&copied, None, self.display, self.stop)? else {
+        let Some(mut record) = policy.verify(copied, None, self.display, self.stop)? else {
             return Ok(None);
         };
         if let Verdict::Refused(reasons) = policy.judge_record(Some(&record)) {
             bail!("the copy is not published: {}", reasons.join("; "));
         }
-        let summary = nano_ledger::summarize(&copied)?;
+        let summary = nano_ledger::summarize(copied)?;
         info!(
             blocks = %Count(summary.blocks), cemented = %Count(summary.cemented),
             accounts = %Count(summary.accounts), store_version = summary.store_version,
             network = %summary.network, "copied"
         );
         record.counts = Some(Counts::from(&summary));
-        if self.args.layout == LayoutArg::TarZst && !self.pack(&copied, &content)? {
+        let content = draft.content_path(&[]);
+        if self.output == Output::TarZst && !self.pack(copied, &content)? {
             return Ok(None);
         }
-        if !in_one_pass && !self.hash(&mut draft, &content)? {
+        if !is_hashed && !self.hash(draft, &content)? {
             return Ok(None);
         }
-        let original = self
-            .args
-            .ledger
-            .file_name()
-            .map_or(PLAIN.into(), |name| name.to_string_lossy());
-        let snapshot = SnapshotInfo::of(&original, &summary)
-            .to_json()
-            .context("cannot write JSON")?;
+        Ok(Some(Content {
+            info: SnapshotInfo::of(original, &summary),
+            record: Some(record),
+        }))
+    }
+
+    /// Moves the finished snapshot into the store.
+    fn finish(self, draft: Draft, content: &Content, data: &DataDir) -> Result<Built> {
+        let snapshot = content.info.to_json().context("cannot write JSON")?;
         let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
-        record.save(dir)?;
+        if let Some(record) = &content.record {
+            record.save(&self.build.dir)?;
+        }
         let metainfo = store.metainfo();
         drop(store);
         let id = metainfo.info().hashes().v2;
@@ -191,7 +345,7 @@ impl Work<'_> {
             magnet: metainfo.magnet().to_string(),
         };
         self.build.adopt(data, id)?;
-        Ok(Some((built, origin)))
+        Ok(built)
     }
 
     /// Takes out of the copy what is private.
@@ -250,6 +404,15 @@ impl Work<'_> {
             Err(StoreError::Cancelled) => Ok(false),
             added => Ok(added.map(|_| true)?),
         }
+    }
+}
+
+/// A name that says what the file is, as far as it can.
+fn with_suffix(name: &str, suffix: &str) -> String {
+    if name.ends_with(suffix) {
+        name.to_owned()
+    } else {
+        format!("{name}{suffix}")
     }
 }
 

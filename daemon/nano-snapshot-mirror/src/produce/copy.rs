@@ -1,18 +1,21 @@
-//! Copying a ledger that a node may be writing to.
+//! Copying a ledger that a node may be writing to, or out of an archive.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, Result};
 use bittorrent_store::StoreError;
 use bittorrent_store::create::Draft;
+use nano_ledger::archive::{self, ExtractError, ExtractOptions};
 use nano_ledger::{CopyError, LiveLedger};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Display;
+use crate::space;
 
 /// Bytes on the way from the copy to whoever takes it; the most an ordinary user may ask for.
 const PIPE: usize = 1 << 20;
@@ -71,6 +74,42 @@ pub(super) fn into_file(
             }
         }
     })
+}
+
+/// Extracts the ledger from the archive at `from` to `place`. `false` when asked to stop.
+pub(super) fn out_of_archive(
+    from: &Path,
+    place: &Path,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<bool> {
+    let dir = place.parent().unwrap_or(Path::new("/"));
+    let mut meter = None;
+    let mut short = None;
+    let options = ExtractOptions::new(space::of_disk(dir)?);
+    let extracted = archive::extract_file(from, place, options, |progress| {
+        if let Some(len) = progress.ledger_len {
+            if meter.is_none() {
+                let needed = len.saturating_sub(progress.ledger_bytes);
+                short = space::ensure(dir, needed, "the ledger in the archive").err();
+            }
+            meter
+                .get_or_insert_with(|| display.phase("Extracting the ledger", len))
+                .set(progress.ledger_bytes, None);
+        }
+        if short.is_some() || stop.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    match (extracted, short) {
+        (_, Some(error)) => Err(error),
+        (Err(ExtractError::Stopped), None) => Ok(false),
+        (extracted, None) => {
+            extracted?.install()?;
+            Ok(true)
+        }
+    }
 }
 
 /// Copies through a pipe to whoever reads it. Gives what that gives, or `None` when asked to stop.

@@ -22,6 +22,19 @@ pub(super) enum Origin {
         inode: u64,
         transaction: u64,
     },
+    /// Something on a web server.
+    Url(Resource),
+}
+
+/// What a web server says of something, so that it is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Resource {
+    pub(super) url: String,
+    pub(super) etag: Option<String>,
+    pub(super) last_modified: Option<String>,
+    /// Bytes.
+    pub(super) length: u64,
 }
 
 impl Origin {
@@ -56,8 +69,10 @@ impl Recipe {
             Publish::Scrubbed => "scrubbed",
         };
         let layout = match args.layout {
-            LayoutArg::Plain => "plain",
-            LayoutArg::TarZst => "tar.zst",
+            Some(LayoutArg::Plain) => "plain",
+            Some(LayoutArg::TarZst) => "tar.zst",
+            None if args.from_url.is_some() => "as-it-is",
+            None => "plain",
         };
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -91,10 +106,15 @@ impl Memory {
     /// The snapshot that was made of this in this way. What cannot be read was never noted: it costs
     /// making a snapshot again.
     pub(super) fn made_of(&self, origin: &Origin, recipe: &Recipe) -> Option<InfoHashV2> {
+        let (noted, id) = self.last(recipe)?;
+        (noted == *origin).then_some(id)
+    }
+
+    /// What a snapshot was made of in this way, and which.
+    pub(super) fn last(&self, recipe: &Recipe) -> Option<(Origin, InfoHashV2)> {
         let noted: Noted = serde_json::from_slice(&std::fs::read(&self.place).ok()?).ok()?;
-        ((&noted.origin, &noted.recipe) == (origin, recipe))
-            .then(|| noted.snapshot.parse().ok())
-            .flatten()
+        let id = noted.snapshot.parse().ok()?;
+        (noted.recipe == *recipe).then_some((noted.origin, id))
     }
 
     pub(super) fn note(&self, origin: &Origin, recipe: &Recipe, id: InfoHashV2) -> Result<()> {

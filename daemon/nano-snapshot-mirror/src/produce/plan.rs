@@ -1,30 +1,33 @@
 //! `--dry-run`: what a run would do.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::Result;
 use nano_ledger::{LiveLedger, minimum_node_version, summarize};
 
 use super::build::{self, Built};
 use super::memory::{Memory, Origin, Recipe};
-use crate::cli::ProduceArgs;
+use crate::cli::{LayoutArg, ProduceArgs};
 use crate::data_dir::{DataDir, StreamName};
 use crate::space;
 use crate::text::{Bytes, Count};
 
 /// A line for each value. Nothing is copied, signed or asked of any network.
-pub(super) fn of(args: &ProduceArgs, data: &DataDir) -> Result<String> {
+pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<String> {
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:<11}{value}", format!("{key}:"));
     };
-    let ledger = LiveLedger::open(&args.ledger)?;
+    let ledger = LiveLedger::open(path)?;
     let size = ledger.size_hint()?;
-    let path = args.ledger.display();
-    line("ledger", &format_args!("{path}, {}", Bytes(size)));
+    line(
+        "ledger",
+        &format_args!("{}, {}", path.display(), Bytes(size)),
+    );
     // Beside a node that writes, pages may change while they are read.
-    match summarize(&args.ledger) {
+    match summarize(path) {
         Ok(summary) => line(
             "content",
             &format_args!(
@@ -38,7 +41,7 @@ pub(super) fn of(args: &ProduceArgs, data: &DataDir) -> Result<String> {
         Err(error) => line("content", &format_args!("not readable just now: {error}")),
     }
     let memory = Memory::of(data, &StreamName::of_salt(&args.salt.salt));
-    let origin = Origin::of_ledger(&args.ledger, &args.ledger)?;
+    let origin = Origin::of_ledger(path, path)?;
     let held = memory
         .made_of(&origin, &Recipe::of(args))
         .and_then(|id| Built::held(data, id));
@@ -47,7 +50,7 @@ pub(super) fn of(args: &ProduceArgs, data: &DataDir) -> Result<String> {
         line("would", &"publish it again: it holds this ledger already");
         return Ok(text.trim_end().to_owned());
     }
-    let needed = build::space_needed(args.layout, size);
+    let needed = build::space_needed(args.layout.unwrap_or(LayoutArg::Plain), size);
     let free = bittorrent_store::free_space(data.root())?;
     line(
         "room",

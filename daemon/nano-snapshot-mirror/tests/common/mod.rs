@@ -263,13 +263,15 @@ impl World {
 
     /// `produce` into data directory `data`.
     pub(crate) fn produce_default(&self, data: &str, ledger: &Path) -> Command {
-        let mut command = command();
+        let mut command = self.produce_from(data);
+        command.arg("--ledger").arg(ledger);
         command
-            .arg("produce")
-            .arg("--ledger")
-            .arg(ledger)
-            .arg("--key")
-            .arg(self.path("key"));
+    }
+
+    /// `produce` into data directory `data`, without saying of what.
+    pub(crate) fn produce_from(&self, data: &str) -> Command {
+        let mut command = command();
+        command.arg("produce").arg("--key").arg(self.path("key"));
         self.add_network(&mut command, data);
         command
     }

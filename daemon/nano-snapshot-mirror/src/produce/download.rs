@@ -1,0 +1,406 @@
+//! `--from-url`: a ledger or an archive of one from a web server.
+//!
+//! What was received stays in `downloads/` with what the server said of it, and the next attempt or run
+//! asks for the rest, on the condition that it is still the same (RFC 9110, 13.1.5 "If-Range"). What is not
+//! what it should be is noticed by its first bytes and by its length.
+
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use bittorrent_session::{HttpClient, HttpError, next_chunk};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode, Uri};
+use nano_ledger::archive::Layout;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::memory::Resource;
+use crate::data_dir::{DataDir, StreamName, write_atomically};
+use crate::progress::Display;
+use crate::space;
+use crate::text::Bytes;
+
+/// Attempts in a row that bring nothing before it is given up.
+const TRIES: u32 = 5;
+
+/// Pause after the first of them; doubled each time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Something that was downloaded.
+pub(super) struct Downloaded {
+    pub(super) path: PathBuf,
+    pub(super) layout: Layout,
+    pub(super) resource: Resource,
+    /// What the server calls it.
+    pub(super) name: String,
+    note: PathBuf,
+}
+
+impl Downloaded {
+    /// It was made use of.
+    pub(super) fn forget(self) {
+        // What cannot be removed is found not to be whole next time.
+        let _ = fs::remove_file(&self.note);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// How a download ended.
+pub(super) enum Fetched {
+    /// It is what it was when a snapshot was made of it.
+    Unchanged,
+    Whole(Downloaded),
+    /// We were asked to stop.
+    Stopped,
+}
+
+/// Gets what is at `url`, unless it is still what is `known`.
+pub(super) async fn fetch(
+    url: &Uri,
+    known: Option<&Resource>,
+    data: &DataDir,
+    stream: &StreamName,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Result<Fetched> {
+    let dir = data.root().join("downloads");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+    let download = Download {
+        url,
+        known,
+        client: block_in_place(|| HttpClient::new(agent)),
+        part: dir.join(format!("{}.part", stream.as_str())),
+        note: dir.join(format!("{}.json", stream.as_str())),
+        display,
+        stop,
+    };
+    download.run().await
+}
+
+struct Download<'a> {
+    url: &'a Uri,
+    known: Option<&'a Resource>,
+    client: HttpClient,
+    part: PathBuf,
+    note: PathBuf,
+    display: &'a Display,
+    stop: &'a CancellationToken,
+}
+
+/// Why an attempt ended early.
+enum Broken {
+    /// Another one may bring more.
+    Again(anyhow::Error),
+    Fatal(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Broken {
+    fn from(error: E) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl Download<'_> {
+    async fn run(&self) -> Result<Fetched> {
+        let mut tries = 0;
+        let mut pause = PAUSE;
+        loop {
+            let before = self.received();
+            let attempt = tokio::select! {
+                () = self.stop.cancelled() => return Ok(Fetched::Stopped),
+                attempt = self.attempt() => attempt,
+            };
+            let error = match attempt {
+                Ok(fetched) => return Ok(fetched),
+                Err(Broken::Fatal(error)) => return Err(error),
+                Err(Broken::Again(error)) => error,
+            };
+            if self.received() > before {
+                tries = 0;
+                pause = PAUSE;
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(error.context(format!(
+                    "{} is not downloaded; what is here is kept for the next run",
+                    self.url
+                )));
+            }
+            warn!("trying again in {} s: {error:#}", pause.as_secs());
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(Fetched::Stopped),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause *= 2;
+        }
+    }
+
+    /// Bytes of it that are here.
+    fn received(&self) -> u64 {
+        self.part.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    /// What the server said of the part that is here, if the rest of it can be asked for.
+    fn noted(&self) -> Option<Resource> {
+        let noted: Resource = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
+        (noted.url == self.url.to_string() && validator(&noted).is_some()).then_some(noted)
+    }
+
+    async fn attempt(&self) -> Result<Fetched, Broken> {
+        let noted = self.noted().filter(|_| self.received() > 0);
+        let mut headers = HeaderMap::new();
+        // At least a byte, so that the server says whether it is the same even when all is here.
+        let from = noted.as_ref().map_or(0, |noted| {
+            self.received().min(noted.length.saturating_sub(1))
+        });
+        if let Some(noted) = &noted {
+            set(&mut headers, header::RANGE, &format!("bytes={from}-"));
+            set(
+                &mut headers,
+                header::IF_RANGE,
+                validator(noted).unwrap_or_default(),
+            );
+        } else if let Some(known) = self.known {
+            if let Some(etag) = &known.etag {
+                set(&mut headers, header::IF_NONE_MATCH, etag);
+            }
+            if let Some(modified) = &known.last_modified {
+                set(&mut headers, header::IF_MODIFIED_SINCE, modified);
+            }
+        }
+        let answer = match self.client.get_with(self.url, &headers).await {
+            Ok(answer) => answer,
+            Err(HttpError::Status(StatusCode::NOT_MODIFIED, _)) if self.known.is_some() => {
+                return Ok(Fetched::Unchanged);
+            }
+            Err(error) => return Err(judged(error)),
+        };
+        match (answer.status(), noted) {
+            (StatusCode::PARTIAL_CONTENT, Some(noted)) => {
+                let range = text(&answer, header::CONTENT_RANGE).unwrap_or_default();
+                if range != format!("bytes {from}-{}/{}", noted.length - 1, noted.length) {
+                    self.start_over()?;
+                    return Err(Broken::Again(anyhow!(
+                        "the server gives bytes {range:?} where others were asked for"
+                    )));
+                }
+                info!(here = %Bytes(from), "going on where the last download ended");
+                self.receive(answer, noted, from).await
+            }
+            (StatusCode::OK, _) => {
+                let resource = self.described(&answer)?;
+                // Servers that know no conditions.
+                if validator(&resource).is_some() && self.known == Some(&resource) {
+                    return Ok(Fetched::Unchanged);
+                }
+                self.start_over()?;
+                let json = serde_json::to_vec_pretty(&resource)?;
+                write_atomically(&self.note, &json)?;
+                self.receive(answer, resource, 0).await
+            }
+            (status, _) => Err(Broken::Fatal(anyhow!(
+                "{} answers {status} where {} was asked for",
+                self.url,
+                if from > 0 { "the rest" } else { "all of it" },
+            ))),
+        }
+    }
+
+    /// Forgets what is here. The note goes first: it must not be about something else.
+    fn start_over(&self) -> Result<()> {
+        for path in [&self.note, &self.part] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn described(&self, answer: &Response<Incoming>) -> Result<Resource> {
+        let length = text(answer, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let Some(length) = length else {
+            bail!(
+                "{} does not say how long it is, so nobody could tell whether it is whole",
+                self.url
+            );
+        };
+        Ok(Resource {
+            url: self.url.to_string(),
+            etag: text(answer, header::ETAG),
+            last_modified: text(answer, header::LAST_MODIFIED),
+            length,
+        })
+    }
+
+    /// Writes the answer from byte `from` on.
+    async fn receive(
+        &self,
+        answer: Response<Incoming>,
+        resource: Resource,
+        from: u64,
+    ) -> Result<Fetched, Broken> {
+        let dir = self.part.parent().unwrap_or(Path::new("/"));
+        space::ensure(dir, resource.length - from, "the download")?;
+        let failed = || format!("cannot write {}", self.part.display());
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&self.part)
+            .with_context(failed)?;
+        file.set_len(from).with_context(failed)?;
+        file.seek(SeekFrom::Start(from)).with_context(failed)?;
+        let mut done = from;
+        let mut layout = None;
+        let mut meter = self.display.phase("Downloading", resource.length);
+        let mut body = answer.into_body();
+        loop {
+            let chunk = next_chunk(&mut body).await.map_err(judged)?;
+            if let Some(chunk) = &chunk {
+                done += chunk.len() as u64;
+                if done > resource.length {
+                    return Err(Broken::Fatal(anyhow!(
+                        "{} sends more than the {} bytes it says",
+                        self.url,
+                        resource.length
+                    )));
+                }
+                block_in_place(|| file.write_all(chunk)).with_context(failed)?;
+                meter.set(done, None);
+            }
+            if layout.is_none() && (done >= Layout::START as u64 || chunk.is_none()) {
+                let Some(known) = self.layout() else {
+                    // It would be refused for ever.
+                    self.start_over()?;
+                    return Err(Broken::Fatal(anyhow!(
+                        "what is at {} is neither a ledger nor a tar.zst nor a 7z archive",
+                        self.url
+                    )));
+                };
+                layout = Some(known);
+            }
+            if chunk.is_none() {
+                break;
+            }
+        }
+        if done < resource.length {
+            return Err(Broken::Again(anyhow!(
+                "{} broke off after {} of {}",
+                self.url,
+                Bytes(done),
+                Bytes(resource.length)
+            )));
+        }
+        block_in_place(|| file.sync_all()).with_context(failed)?;
+        drop(meter);
+        info!(layout = ?layout, "downloaded {}", Bytes(resource.length));
+        Ok(Fetched::Whole(Downloaded {
+            path: self.part.clone(),
+            layout: layout.context("an empty file has no layout")?,
+            resource,
+            name: name_of(self.url),
+            note: self.note.clone(),
+        }))
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        use std::io::Read as _;
+        let mut start = Vec::with_capacity(Layout::START);
+        let file = File::open(&self.part).ok()?;
+        file.take(Layout::START as u64)
+            .read_to_end(&mut start)
+            .ok()?;
+        Layout::of_start(&start)
+    }
+}
+
+/// What a server can be asked by whether something is still the same: a strong entity tag, or else a
+/// date (RFC 9110, 8.8).
+fn validator(resource: &Resource) -> Option<&str> {
+    let strong = |tag: &&str| !tag.starts_with("W/");
+    let etag = resource.etag.as_deref().filter(strong);
+    etag.or(resource.last_modified.as_deref())
+}
+
+/// Whether another attempt may end better.
+fn judged(error: HttpError) -> Broken {
+    match &error {
+        HttpError::Status(status, _)
+            if status.is_client_error() && *status != StatusCode::TOO_MANY_REQUESTS =>
+        {
+            Broken::Fatal(error.into())
+        }
+        HttpError::Redirection(_) | HttpError::TooLong(_) => Broken::Fatal(error.into()),
+        _ => Broken::Again(error.into()),
+    }
+}
+
+fn text(answer: &Response<Incoming>, name: HeaderName) -> Option<String> {
+    Some(answer.headers().get(name)?.to_str().ok()?.to_owned())
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Everything here came out of a header, or is a number.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// The last part of a URL's path, as far as it can be a file name anywhere.
+fn name_of(url: &Uri) -> String {
+    let last = url.path().rsplit('/').next().unwrap_or_default();
+    let plain = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
+    let name: String = last.chars().filter(plain).take(100).collect();
+    match name.trim_start_matches('.') {
+        "" => "ledger".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_give_file_names() {
+        for (url, name) in [
+            (
+                "http://h/snapshots/Nano_64_2026_04.7z?x=1",
+                "Nano_64_2026_04.7z",
+            ),
+            ("http://h/", "ledger"),
+            ("http://h/a/..", "ledger"),
+            ("http://h/a/%2e%2e%2fb", "2e2e2fb"),
+            ("http://h/.hidden", "hidden"),
+        ] {
+            assert_eq!(name_of(&url.parse().unwrap()), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn weak_tags_do_not_join_parts() {
+        let resource = |etag: Option<&str>, modified: Option<&str>| Resource {
+            url: String::new(),
+            etag: etag.map(str::to_owned),
+            last_modified: modified.map(str::to_owned),
+            length: 1,
+        };
+        assert_eq!(
+            validator(&resource(Some("\"a\""), Some("m"))),
+            Some("\"a\"")
+        );
+        assert_eq!(validator(&resource(Some("W/\"a\""), Some("m"))), Some("m"));
+        assert_eq!(validator(&resource(Some("W/\"a\""), None)), None);
+        assert_eq!(validator(&resource(None, None)), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! `produce` in production: from a timer, interrupted, beside itself, without a network.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use common::{AFTER, BEFORE, World, copy_ledger, run_command};
+use rustix::fs::FlockOperation;
+
+#[test]
+fn a_ledger_that_did_not_change_is_not_copied_again() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    let run =
+        |extra: &[&str]| run_command(world.produce_default("p", &ledger).args(extra)).succeeded();
+    let first = run(&[]);
+    assert!(first.stderr.contains("Copying"), "{}", first.stderr);
+    let again = run(&[]);
+    let id = first.value("snapshot");
+    assert_eq!(
+        ["snapshot", "seq", "state"].map(|key| again.value(key)),
+        [id.clone(), "1".into(), "unchanged".into()]
+    );
+    assert!(
+        again.stderr.contains("nothing was committed"),
+        "{}",
+        again.stderr
+    );
+    assert!(!again.stderr.contains("Copying"), "{}", again.stderr);
+
+    // Made in another way it is something else.
+    let other = run(&["--publish", "exact"]);
+    assert_ne!(other.value("snapshot"), id);
+    assert_eq!(other.value("seq"), "2");
+
+    // So is what has gone from the store.
+    let dir = world.path("p/snapshots").join(other.value("snapshot"));
+    fs::remove_dir_all(dir).unwrap();
+    let made_again = run(&["--publish", "exact"]);
+    assert!(
+        made_again.stderr.contains("Copying"),
+        "{}",
+        made_again.stderr
+    );
+
+    copy_ledger(AFTER, &ledger);
+    assert_eq!(run(&[]).value("seq"), "3");
+}
+
+#[test]
+fn offline_it_is_made_and_the_next_run_only_signs() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    // Neither a key nor a network.
+    let mut offline = common::command();
+    offline
+        .arg("produce")
+        .arg("--offline")
+        .arg("--ledger")
+        .arg(&ledger);
+    offline.arg("--data-dir").arg(world.path("p"));
+    offline.args(["--publish", "exact"]);
+    let made = run_command(&mut offline).failed_with(3, &["not published", "--offline"]);
+    let id = made.value("snapshot");
+    assert_eq!(world.current("p"), None);
+
+    let signed = run_command(&mut world.produce("p", &ledger)).succeeded();
+    assert_eq!(
+        ["snapshot", "seq", "state"].map(|key| signed.value(key)),
+        [id.clone(), "1".into(), "new".into()]
+    );
+    assert!(!signed.stderr.contains("Copying"), "{}", signed.stderr);
+    assert_eq!(world.current("p"), Some(id));
+}
+
+#[test]
+fn a_dry_run_only_says_what_it_would_do() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    let dry = || {
+        let mut produce = world.produce("p", &ledger);
+        run_command(produce.arg("--dry-run")).succeeded()
+    };
+    let said = dry();
+    assert!(
+        said.value("would").contains("sign and publish"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.value("content").contains("5,460 blocks"),
+        "{}",
+        said.stdout
+    );
+    assert!(said.value("room").contains("free in"), "{}", said.stdout);
+    assert_eq!(world.current("p"), None);
+    for dir in ["snapshots", "incoming", "streams"] {
+        let left = fs::read_dir(world.path("p").join(dir)).unwrap().count();
+        assert_eq!(left, 0, "{dir}");
+    }
+    let id = run_command(&mut world.produce("p", &ledger))
+        .succeeded()
+        .value("snapshot");
+    let said = dry();
+    assert_eq!(said.value("snapshot"), id);
+    assert!(said.value("would").contains("again"), "{}", said.stdout);
+}
+
+#[test]
+fn two_at_a_time_do_not_work_in_one_directory() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    fs::create_dir_all(world.path("p")).unwrap();
+    let lock = world.path("p/produce.lock");
+    fs::write(&lock, "4711\n").unwrap();
+    let held = File::open(&lock).unwrap();
+    rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
+    let mut produce = world.produce("p", &ledger);
+    run_command(&mut produce).failed_with(1, &["another produce", "4711"]);
+    assert!(!Path::new(&world.path("p/produced")).exists());
+    drop(held);
+    run_command(&mut produce).succeeded();
+}
