@@ -180,10 +180,14 @@ impl LanDiscovery {
             if heard > MOST_HEARD {
                 continue;
             }
-            let from = greet::canonical(from);
+            let mut peer = greet::canonical(from);
+            // A link-local address means something on its link only.
+            if let (SocketAddr::V6(peer), SocketAddr::V6(from)) = (&mut peer, from) {
+                peer.set_scope_id(from.scope_id());
+            }
             let search = LocalSearch::decode(datagram.get(..read).unwrap_or_default());
             // Nobody far away has a place here.
-            let Some(search) = search.filter(|_| Scope::of(from.ip()).is_local()) else {
+            let Some(search) = search.filter(|_| Scope::of(peer.ip()).is_local()) else {
                 continue;
             };
             if search.cookie.as_ref() == Some(&self.cookie) {
@@ -194,7 +198,7 @@ impl LanDiscovery {
                 let common = search.swarms.iter().filter_map(|swarm| ours.get(swarm));
                 common.cloned().collect()
             };
-            let peer = SocketAddr::new(from.ip(), search.port);
+            peer.set_port(search.port);
             for torrent in torrents {
                 tracing::debug!(%peer, "heard in the local network");
                 torrent.add_peers_from(&[peer], Source::Lan).await;
