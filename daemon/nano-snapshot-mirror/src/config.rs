@@ -20,6 +20,7 @@ mod live;
 mod load;
 mod page;
 mod print;
+mod schedule;
 mod section;
 mod sources;
 mod traffic;
@@ -46,6 +47,7 @@ pub(crate) use live::Live;
 pub(crate) use load::{Loaded, Sources};
 pub(crate) use page::keys;
 pub(crate) use print::effective;
+use schedule::Window;
 pub(crate) use sources::Loose;
 use traffic::Rate;
 pub(crate) use values::{Chosen, LogLevel, Number, Seconds};
@@ -156,6 +158,10 @@ section! {
         live upload: Rate;
         /// What is received.
         live download: Rate;
+        /// Times, in UTC, at which other limits hold: the first window that is open counts. Without
+        /// `days` it opens every day; where `to` is not behind `from`, it closes on the next day. With
+        /// a limit of 0 nothing goes, and connections stay.
+        live schedule: Vec<Window>;
     }
 }
 

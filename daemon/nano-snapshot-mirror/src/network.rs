@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
@@ -245,10 +245,17 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
     }
 }
 
+/// The limits that hold at this moment.
 fn rates(config: &Config) -> RateLimits {
+    let limits = &config.limits;
+    // A clock before 1970 is wrong anyway.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs());
+    let window = limits.schedule.iter().find(|window| window.is_open(now));
+    let (upload, download) = window.map_or((None, None), |w| (w.upload, w.download));
     RateLimits {
-        upload: config.limits.upload.get(),
-        download: config.limits.download.get(),
+        upload: upload.unwrap_or(limits.upload).get(),
+        download: download.unwrap_or(limits.download).get(),
     }
 }
 
@@ -261,6 +268,9 @@ fn connections(config: &Config) -> ConnectionLimits {
         max_half_open: EngineConfig::default().max_half_open,
     }
 }
+
+/// How often it is looked whether a window of the schedule opens or closes.
+const SCHEDULE_TICK: Duration = Duration::from_secs(15);
 
 /// Carries changed limits into the session.
 struct Limits {
@@ -277,21 +287,22 @@ impl Limits {
     }
 
     async fn keep(mut self) {
-        let now = self.config.borrow_and_update().clone();
-        let (mut rates_now, mut connections_now) = (rates(&now), connections(&now));
-        while self.config.changed().await.is_ok() {
+        let (mut rates_now, mut connections_now) = (None, None);
+        let mut clock = tokio::time::interval(SCHEDULE_TICK);
+        loop {
+            tokio::select! {
+                _ = clock.tick() => {}
+                Ok(()) = self.config.changed() => {}
+            }
             let config = self.config.borrow_and_update().clone();
             let (rates, connections) = (rates(&config), connections(&config));
-            if rates != rates_now {
+            if rates_now.replace(rates) != Some(rates) {
                 self.session.set_rate_limits(rates).await;
             }
-            if connections != connections_now {
+            if connections_now.replace(connections) != Some(connections) {
                 self.session.limit_connections(connections).await;
             }
-            (rates_now, connections_now) = (rates, connections);
         }
-        // Nobody reads the configuration again.
-        std::future::pending::<()>().await;
     }
 }
 

@@ -166,7 +166,7 @@ fn value(found: &DeValue<'_>) -> Value {
 }
 
 /// What a variable says: TOML where it is a list or a table in brackets, or else text.
-fn of_variable(text: &str) -> Value {
+pub(super) fn of_variable(text: &str) -> Value {
     let bracketed = text.trim_start().starts_with(['[', '{']);
     match DeValue::parse(text.trim()) {
         Ok(found) if bracketed => value(found.get_ref()),
