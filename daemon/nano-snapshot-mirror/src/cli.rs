@@ -70,6 +70,9 @@ pub(crate) struct LogArgs {
     /// How much to log to stderr: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
+    /// How to log: auto, text, json or journal [default: auto, the journal where stderr leads there]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
 }
 
 /// The file with the configuration.
@@ -202,6 +205,7 @@ impl Flags {
 
     fn log(&mut self, args: &LogArgs) {
         self.one("log.level", "--log-level", args.log_level.as_deref());
+        self.one("log.format", "--log-format", args.log_format.as_deref());
     }
 
     fn data(&mut self, args: &DataArgs) {
@@ -440,6 +444,7 @@ mod tests {
             "--verify-level=x",
             "--store-version=x",
             "--log-level=x",
+            "--log-format=x",
         ];
         let all = ["nano-snapshot-mirror"].iter().chain(&args);
         let flags = Cli::try_parse_from(all).unwrap().sources().flags;

@@ -41,16 +41,17 @@ use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
 use crate::cli::{HostPort, Place};
+use crate::hooks::Webhook;
 use section::{ANY_NAME, Part, Shown, Table, section};
 
-pub(crate) use live::Live;
-pub(crate) use load::{Loaded, Sources};
+pub(crate) use live::{Live, Reloaded};
+pub(crate) use load::{Loaded, Mistakes, Sources};
 pub(crate) use page::keys;
 pub(crate) use print::effective;
 use schedule::Window;
 pub(crate) use sources::Loose;
 use traffic::Rate;
-pub(crate) use values::{Chosen, LogLevel, Number, Seconds};
+pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Seconds};
 
 /// The key of the stream that is followed unless another is named.
 pub(crate) const DEFAULT_AUTHORITY: [u8; Authority::LEN] = [
@@ -80,6 +81,7 @@ section! {
         section trackers: Trackers;
         section web_seeds: WebSeeds;
         section verify: Verify;
+        section hooks: Hooks;
         section log: Log;
     }
 }
@@ -205,10 +207,28 @@ section! {
 }
 
 section! {
+    /// Programs that are told when a snapshot is discovered, ready or refused, when nothing new comes,
+    /// and when something is wrong; see `docs/operating.md`.
+    Hooks {
+        /// A program and its arguments. It gets the facts in its environment and as JSON on stdin.
+        live command: Vec<String>;
+        /// Where to post the facts as JSON: plain HTTP, for a service that is near.
+        live webhook: Option<Webhook>;
+        /// How long one try may take.
+        live timeout: Seconds<1, 3_600> = const { Seconds::new(30) };
+        /// How often to try again what fails, after 1 s, 2 s, 4 s and so on.
+        live retries: Number<0, 20> = const { Number::new(3) };
+    }
+}
+
+section! {
     /// Log lines, on stderr.
     Log {
         /// How much to log.
         live level: LogLevel = LogLevel::Info;
+        /// As `text` for people, `json` for programs, or to the `journal` with its fields. `auto`
+        /// takes the journal when stderr leads there, as under systemd.
+        restart format: LogFormat = LogFormat::Auto;
     }
 }
 

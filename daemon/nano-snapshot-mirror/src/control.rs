@@ -15,7 +15,7 @@ pub(crate) use api::Api;
 pub(crate) use listener::ControlListener;
 
 use crate::cli::Place;
-use crate::config::Config;
+use crate::config::{Config, Reloaded};
 use crate::data_dir::DataDir;
 
 /// Requests that may wait for the mirror's loop.
@@ -26,6 +26,8 @@ pub(crate) const WAITING: usize = 16;
 pub(crate) enum Request {
     /// Look at the store and at the pointers now.
     Refresh(Reply<()>),
+    /// Read the configuration again.
+    Reload(Reply<Reloaded>),
     /// Take up a snapshot that another process has put into the store.
     AddSnapshot(InfoHashV2, Reply<Added>),
 }

@@ -9,6 +9,8 @@ mod demo;
 mod extract;
 mod fetch;
 mod followed;
+mod happenings;
+mod hooks;
 mod http;
 mod inspect;
 mod install;
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
             return ExitCode::from(MISTAKEN);
         }
     };
-    logging::start(loaded.config.log.level, display.bars());
+    logging::start(&loaded.config.log, display.bars());
     for notice in &loaded.notices {
         info!("{notice}");
     }

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::catalogue::{self, Entry, Held, State};
-use crate::config::{self, Live};
+use crate::config::{self, Live, Mistakes, Reloaded};
 use crate::control::{self, Added, Denied, Request, Requests};
 use crate::data_dir::{DataDir, StreamName};
 use crate::followed::Followed;
+use crate::happenings;
+use crate::hooks::Hooks;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::logging;
 use crate::network::{Network, PortTaken};
@@ -74,6 +76,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         life.dht.clone(),
     );
     let servers = doors.serve(&reporter.watching(), requests_to, &data);
+    let hooks = Hooks::start(live.subscribe(), data.root().to_owned());
     let names: Vec<&str> = config.stream.iter().map(|(name, _)| name).collect();
     info!(
         data_dir = %data.root().display(), streams = names.join(","),
@@ -96,10 +99,12 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         requests,
         life,
         manager,
+        hooks: &hooks,
     };
     let served = service.serve(signals).await;
     let reporter = service.part();
     servers.close().await;
+    hooks.close().await;
     reporter.end().await;
     network.close(&data).await;
     info!("stopped");
@@ -157,6 +162,7 @@ struct Service<'a> {
     requests: Requests,
     life: Life,
     manager: Manager,
+    hooks: &'a Hooks,
 }
 
 impl<'a> Service<'a> {
@@ -195,7 +201,8 @@ impl<'a> Service<'a> {
                 Event::Stop => break,
                 Event::Rescan => {
                     self.manager.reloading();
-                    self.reload().await;
+                    // Mistakes were logged, and what was in effect stays.
+                    let _ = self.reload().await;
                     self.failed.clear();
                     self.rescan().await?;
                     self.manager.ready();
@@ -205,6 +212,12 @@ impl<'a> Service<'a> {
                 Event::Asked(Request::AddSnapshot(id, reply)) => {
                     // Whoever asked may have gone.
                     let _ = reply.send(self.add(id).await);
+                }
+                Event::Asked(Request::Reload(reply)) => {
+                    let reloaded = self.reload().await.map_err(|mistakes| {
+                        Denied::Unfit(mistakes.lines().collect::<Vec<_>>().join("; "))
+                    });
+                    let _ = reply.send(reloaded);
                 }
                 Event::Asked(Request::Refresh(reply)) => {
                     self.failed.clear();
@@ -272,10 +285,14 @@ impl<'a> Service<'a> {
                 next_lookup: next_poll.map(|at| at.saturating_duration_since(Instant::now())),
             })
             .collect();
-        let report = self
+        let (before, report) = self
             .reporter
             .publish(self.network, self.display, &following);
         self.manager.status(&report.line());
+        for happening in happenings::between(&before, &report) {
+            happening.log();
+            self.hooks.tell(happening);
+        }
     }
 
     /// Takes up a snapshot that another process has put into the store.
@@ -345,8 +362,8 @@ impl<'a> Service<'a> {
     }
 
     /// Reads the configuration again. What does not look at it each time is told here.
-    async fn reload(&mut self) {
-        self.live.reload_and_log();
+    async fn reload(&mut self) -> Result<Reloaded, Mistakes> {
+        let reloaded = self.live.reload_and_log();
         let config = self.live.config();
         logging::set_level(config.log.level);
         let mut before = std::mem::take(&mut self.streams);
@@ -379,6 +396,7 @@ impl<'a> Service<'a> {
                 self.let_go(active).await;
             }
         }
+        reloaded
     }
 
     /// Begins to follow a stream that came with a reload.

@@ -93,7 +93,7 @@ async fn unchanged_frames_are_found_although_they_moved() {
         .add_store_reusing(Arc::new(fetched), Arc::new(sources))
         .await
         .unwrap();
-    torrent.add_peers(&seed.local_addrs()).await;
+    torrent.add_peers(seed.local_addrs()).await;
     let mut status = torrent.subscribe();
     let whole = status.wait_for(|status| status.phase.is_seeding());
     let status = tokio::time::timeout(Duration::from_secs(120), whole)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -17,7 +18,7 @@ pub(crate) struct Live {
 }
 
 /// What came of reading anew: paths of keys.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Reloaded {
     /// Now in effect.
     pub(crate) changed: Vec<String>,
@@ -67,8 +68,9 @@ impl Live {
     }
 
     /// The same, with what came of it in the log.
-    pub(crate) fn reload_and_log(&self) {
-        match self.reload() {
+    pub(crate) fn reload_and_log(&self) -> Result<Reloaded, Mistakes> {
+        let reloaded = self.reload();
+        match &reloaded {
             Ok(Reloaded {
                 changed,
                 at_restart,
@@ -93,6 +95,7 @@ impl Live {
                 error!("the configuration has mistakes: going on with the one before");
             }
         }
+        reloaded
     }
 }
 

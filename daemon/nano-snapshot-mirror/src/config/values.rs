@@ -14,6 +14,7 @@ use snapshot_pointer::{Authority, Salt};
 use super::section::KeyType;
 use crate::cli::values::{duration, versions};
 use crate::cli::{HostPort, Place};
+use crate::hooks::Webhook;
 
 /// A value that a user gave or that is our default. A command that runs once gives way when
 /// somebody else, such as the mirror on the same machine, has the default port.
@@ -283,6 +284,7 @@ text_types! {
     HostPort: "HOST:PORT, such as seed.example.org:6881 or [2001:db8::1]:6881";
     InfoHashV2: "a v2 info-hash, 64 hexadecimal digits";
     Authority: "an Ed25519 public key, 64 hexadecimal digits";
+    Webhook: "http://HOST[:PORT]/PATH";
 }
 
 /// BEP 44 allows any bytes; a person writes text.
@@ -394,6 +396,63 @@ impl KeyType for LogLevel {
     fn show(&self) -> Option<String> {
         let (name, _) = Self::ALL.into_iter().find(|(_, level)| level == self)?;
         Some(quoted(name))
+    }
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// To the journal when stderr leads there, as text otherwise.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+    /// To the journal, with its fields.
+    Journal,
+}
+
+impl LogFormat {
+    const ALL: [(&str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("text", Self::Text),
+        ("json", Self::Json),
+        ("journal", Self::Journal),
+    ];
+}
+
+impl KeyType for LogFormat {
+    fn form() -> String {
+        "auto, text, json or journal".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let name = value.as_str().unwrap_or_default();
+        let found = Self::ALL.into_iter().find(|(format, _)| *format == name);
+        found.map(|(_, format)| format).ok_or_else(write::<Self>)
+    }
+
+    fn show(&self) -> Option<String> {
+        let (name, _) = Self::ALL.into_iter().find(|(_, format)| format == self)?;
+        Some(quoted(name))
+    }
+}
+
+/// A word of a command.
+impl KeyType for String {
+    fn form() -> String {
+        "a text".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::String(_, text) if !text.contains('\0') => Ok(text.clone()),
+            _ => Err(write::<Self>()),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(quoted(self))
     }
 }
 

@@ -51,13 +51,14 @@ struct Route {
 }
 
 /// Everything that can be asked.
-const ROUTES: [Route; 7] = [
+const ROUTES: [Route; 8] = [
     Route::get("/status", |method| on(method, get_status)),
     Route::get("/events", |method| on(method, get_events)),
     Route::get("/peers", |method| on(method, get_peers)),
     Route::get("/snapshots", |method| on(method, get_snapshots)),
     Route::get("/pointers", |method| on(method, get_pointers)),
     Route::post("/refresh", |method| on(method, post_refresh)),
+    Route::post("/reload", |method| on(method, post_reload)),
     Route::post("/snapshots", |method| on(method, post_snapshots)),
 ];
 
@@ -167,6 +168,13 @@ async fn get_pointers(State(api): State<Arc<Api>>) -> Response {
 async fn post_refresh(State(api): State<Arc<Api>>) -> Response {
     match api.ask(Request::Refresh).await {
         Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({})),
+        Err(refused) => *refused,
+    }
+}
+
+async fn post_reload(State(api): State<Arc<Api>>) -> Response {
+    match api.ask(Request::Reload).await {
+        Ok(reloaded) => json(StatusCode::OK, &reloaded),
         Err(refused) => *refused,
     }
 }

@@ -418,6 +418,30 @@ mod tests {
     }
 
     #[test]
+    fn dashboard_and_alerts_ask_for_what_there_is() {
+        let text = render(&report());
+        for page in [
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../docs/grafana-dashboard.json"
+            )),
+            include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../docs/operating.md"
+            )),
+        ] {
+            let mut names = 0;
+            for (at, _) in page.match_indices("nano_snapshot_") {
+                let name = page[at..].split(|c: char| !c.is_ascii_lowercase() && c != '_');
+                let name = name.into_iter().next().unwrap();
+                assert!(text.contains(&format!("# TYPE {name} ")), "no {name}");
+                names += 1;
+            }
+            assert!(names > 3);
+        }
+    }
+
+    #[test]
     fn labels_are_escaped() {
         let mut page = Page(String::new());
         page.gauge("x", "y").value(&[("a", "\"\\\n")], 1);

@@ -85,13 +85,13 @@ pub(super) fn middle(scene: &Scene<'_>) -> String {
     for stream in &report.streams {
         draw_stream(report, stream, &mut out);
     }
+    disk(report, &mut out);
     for torrent in &report.torrents {
         let map = scene.maps.iter().find(|(id, _)| *id == torrent.snapshot);
         draw_torrent(torrent, map.map(|(_, map)| &**map), &mut out);
     }
     chart(report, scene.rates, &mut out);
     draw_peers(report, scene.peers, &mut out);
-    disk(report, &mut out);
     out
 }
 

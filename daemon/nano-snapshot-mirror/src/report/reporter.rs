@@ -246,7 +246,11 @@ impl Reporter {
         notes.decided(&poll.decision);
         notes.nothing = match &poll.decision {
             Decision::Follow(_) => None,
-            Decision::Undecided(tally) => Some(stream::why_not(poll, tally)),
+            Decision::Undecided(tally) if stream::was_answered(poll) => {
+                Some(stream::why_not(poll, tally))
+            }
+            // Silence is another matter.
+            Decision::Undecided(_) => notes.nothing.take(),
         };
         if stream::was_answered(poll) {
             notes.answered = Some(now);
@@ -280,13 +284,13 @@ impl Reporter {
         }
     }
 
-    /// Makes a report and hands it to whoever watches.
+    /// Makes a report and hands it to whoever watches. Gives back the one before, and this.
     pub(crate) fn publish(
         &mut self,
         network: &Network,
         display: &Display,
         following: &[Following<'_>],
-    ) -> Arc<Report> {
+    ) -> (Arc<Report>, Arc<Report>) {
         let now = SystemTime::now();
         let handles = network.torrents();
         let torrents: Vec<TorrentReport> = handles.iter().map(|one| self.torrent(one)).collect();
@@ -345,8 +349,8 @@ impl Reporter {
         };
         report.ready = self.phase.is_none() && report.reasons().is_empty();
         let report = Arc::new(report);
-        self.report.send_replace(report.clone());
-        report
+        let before = self.report.send_replace(report.clone());
+        (before, report)
     }
 
     /// Ends what was started.

@@ -1,0 +1,221 @@
+//! A command of the operator. It gets what happened as JSON on its stdin and in its environment, which
+//! is otherwise empty but for a PATH, and nothing else of us: none of our descriptors but stderr, little
+//! room to do harm, and only so much time.
+
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+/// Where commands find others.
+const PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
+
+/// What stands before the names of variables.
+const PREFIX: &str = "NANO_SNAPSHOT_";
+
+/// Between asking a command to end and making it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Files a command may have open.
+const OPEN_FILES: u64 = 1024;
+
+/// Between two looks whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs it to its end. An exit code other than 0 is an error, and so is taking longer than `limit`.
+pub(super) async fn run(
+    words: &[String],
+    facts: &Map<String, Value>,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let (words, facts, stop) = (words.to_vec(), facts.clone(), stop.clone());
+    tokio::task::spawn_blocking(move || run_here(&words, &facts, limit, &stop)).await?
+}
+
+/// Waits in this thread, which alone knows the child and so cannot signal another by mistake.
+fn run_here(
+    words: &[String],
+    facts: &Map<String, Value>,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let [program, arguments @ ..] = words else {
+        return Ok(());
+    };
+    let input = serde_json::to_vec(facts).context("cannot write JSON")?;
+    let stderr = std::io::stderr();
+    let stderr = stderr.as_fd().try_clone_to_owned().context("no stderr")?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        .envs(facts.iter().filter_map(variable))
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        // What it prints is for the log; our stdout is not.
+        .stdout(Stdio::from(stderr))
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    confine(group);
+    if let Some(mut stdin) = child.stdin.take() {
+        // It fits into the pipe, and the command need not read it.
+        let _ = stdin.write_all(&input);
+    }
+    let waited =
+        wait(&mut child, limit, stop).with_context(|| format!("cannot wait for {program}"))?;
+    let Some(status) = waited else {
+        end(&mut child, group);
+        bail!("{program} did not end within {limit:?}");
+    };
+    if !status.success() {
+        bail!("{program} ended with {status}");
+    }
+    Ok(())
+}
+
+/// Waits for its end; `None` when that takes too long, or the mirror stops.
+fn wait(
+    child: &mut Child,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> std::io::Result<Option<ExitStatus>> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begin.elapsed() >= limit || stop.is_cancelled() {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Ends it and all that it has started.
+fn end(child: &mut Child, group: Option<Pid>) {
+    let never = CancellationToken::new();
+    for signal in [Signal::TERM, Signal::KILL] {
+        if let Some(group) = group {
+            // Others of the group may be there when the child itself has ended.
+            let _ = kill_process_group(group, signal);
+        }
+        let _ = wait(child, GRACE, &never);
+    }
+}
+
+/// Best effort: where the service manager forbids it, it has set limits of its own.
+fn confine(process: Option<Pid>) {
+    for (resource, limit) in [(Resource::Core, 0), (Resource::Nofile, OPEN_FILES)] {
+        let limits = Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        if let Err(error) = prlimit(process, resource, limits) {
+            debug!(?resource, %error, "no limit for a hook");
+        }
+    }
+}
+
+/// A fact as a variable: `seq` is `NANO_SNAPSHOT_SEQ`.
+fn variable((name, value): (&String, &Value)) -> Option<(String, String)> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Null => return None,
+        other => other.to_string(),
+    };
+    // A variable cannot hold it.
+    let text = text.replace('\0', "");
+    Some((format!("{PREFIX}{}", name.to_ascii_uppercase()), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Map<String, Value> {
+        let Value::Object(facts) =
+            serde_json::json!({"event": "ready", "seq": 7, "stream": "a b", "none": null})
+        else {
+            unreachable!("an object")
+        };
+        facts
+    }
+
+    async fn shell(script: &str, limit: Duration) -> Result<()> {
+        let words = ["/bin/sh", "-c", script].map(str::to_owned);
+        run(&words, &facts(), limit, &CancellationToken::new()).await
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn it_gets_what_happened_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = dir.path().join("said");
+        let script = format!(
+            "{{ env | sort; cat; echo; ls /proc/self/fd; ulimit -c; }} > {}",
+            said.display()
+        );
+        shell(&script, LONG).await.unwrap();
+        let said = std::fs::read_to_string(&said).unwrap();
+        for part in [
+            "NANO_SNAPSHOT_EVENT=ready\n",
+            "NANO_SNAPSHOT_SEQ=7\n",
+            "NANO_SNAPSHOT_STREAM=a b\n",
+            "\"event\":\"ready\"",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        for other in ["CARGO", "HOME=", "NANO_SNAPSHOT_NONE"] {
+            assert!(!said.contains(other), "{said}");
+        }
+        // Besides stdin, stdout, stderr and the directory that `ls` reads there is what whoever
+        // started the test left open in it; nothing that was opened here.
+        let ours = |number: &u32| {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
+            let flags = info.unwrap_or_default();
+            let flags = flags.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+            flags.is_none_or(|flags| flags & 0o2_000_000 != 0)
+        };
+        let numbers = said.lines().filter_map(|line| line.parse::<u32>().ok());
+        let leaked: Vec<u32> = numbers.filter(|number| *number > 3).filter(ours).collect();
+        assert!(leaked.is_empty(), "{leaked:?}: {said}");
+    }
+
+    #[tokio::test]
+    async fn how_it_ended_is_told() {
+        let error = shell("exit 7", LONG).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 7"), "{error}");
+        let words = ["/nowhere/hook".to_owned()];
+        let stop = CancellationToken::new();
+        let error = run(&words, &facts(), LONG, &stop)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cannot run /nowhere/hook"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_ended_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let script = format!("mkfifo {0}; sleep 1000 > {0} & cat {0}", fifo.display());
+        let error = shell(&script, Duration::from_millis(300))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+}
