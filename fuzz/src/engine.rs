@@ -256,6 +256,12 @@ impl World {
         {
             self.engine.handle_looked_up(key, piece, &adopted, self.now);
         }
+        let swarm = &mut self.swarms[at];
+        if let Some((piece, held)) = swarm.remember(which, found, wrong, self.now)
+            && let Some(key) = swarm.key
+        {
+            self.engine.handle_recalled(key, piece, &held, self.now);
+        }
     }
 
     fn wait(&mut self, time: Duration) {
@@ -387,6 +393,16 @@ impl World {
             Output::Complete { torrent } => {
                 if let Some(swarm) = self.swarm(torrent) {
                     assert!(swarm.is_complete());
+                }
+            }
+            Output::Recall {
+                torrent,
+                piece,
+                nodes,
+            } => {
+                let now = self.now;
+                if let Some(swarm) = self.swarm(torrent) {
+                    swarm.recall(piece, &nodes, now);
                 }
             }
             Output::Lookup {

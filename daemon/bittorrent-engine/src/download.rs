@@ -208,7 +208,12 @@ impl Download {
         let looking: Vec<_> = self
             .partials
             .values_mut()
-            .filter(|partial| matches!(partial.stage, Stage::Looking | Stage::Probing(_)))
+            .filter(|partial| {
+                matches!(
+                    partial.stage,
+                    Stage::Looking | Stage::Probing(_) | Stage::Recalling(_) | Stage::Descending(_)
+                )
+            })
             .map(|partial| {
                 partial.stage = Stage::Collecting;
                 partial.piece()

@@ -273,6 +273,21 @@ impl Engine {
         }
     }
 
+    /// The answer to an [`Output::Recall`](crate::Output::Recall): leaf hashes that blocks of the piece
+    /// may have. What is false among them does not count. Else as [`Self::handle_looked_up`].
+    pub fn handle_recalled(
+        &mut self,
+        torrent: TorrentKey,
+        piece: PieceIndex,
+        held: &[(BlockIndex, MerkleHash)],
+        now: Instant,
+    ) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.handle_recalled(piece, held, &mut self.shared, now);
+        }
+    }
+
     /// Verified blocks turned out not to be on disk: they are downloaded again. A piece that was
     /// verified as a whole starts again from nothing.
     pub fn handle_lost(&mut self, torrent: TorrentKey, blocks: &[BlockIndex], now: Instant) {

@@ -44,6 +44,7 @@ mod bits;
 mod candidates;
 mod choker;
 mod config;
+mod descent;
 mod download;
 mod engine;
 mod exchange;

@@ -65,6 +65,17 @@ pub enum Output {
         /// all its blocks: look for each block that is not verified yet by its own.
         leaves: Option<Vec<MerkleHash>>,
     },
+    /// Say which leaf hashes are held of what stood at the place of this piece before, and answer with
+    /// exactly one `handle_recalled`. Counts as a look-up.
+    Recall {
+        /// In this torrent.
+        torrent: TorrentKey,
+        /// The piece.
+        piece: PieceIndex,
+        /// The proven nodes of the piece two layers above the leaves: only leaves that fold to
+        /// these are of use.
+        nodes: Vec<MerkleHash>,
+    },
     /// These blocks are written and proven: mark them verified.
     Proven {
         /// In this torrent.

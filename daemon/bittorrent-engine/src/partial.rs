@@ -19,6 +19,7 @@
 
 use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
 
+use crate::descent::Descent;
 use crate::keys::PeerKey;
 use crate::leaves::LeafQuery;
 use crate::senders::Sender;
@@ -67,6 +68,11 @@ pub(crate) enum Stage {
     Probing(PeerKey),
     /// This peer was asked for the piece's leaves, so that blocks can be looked for by them.
     Learning(PeerKey),
+    /// Coarse nodes of it are proven, and the leaves below them are being looked for in what is held
+    /// already.
+    Recalling(Box<Descent>),
+    /// Leaves below some of those nodes are being asked for.
+    Descending(Box<Descent>),
     /// Its leaves are proven, and its missing blocks are being looked for in what is held already.
     Looking,
 }
@@ -361,8 +367,20 @@ impl Partial {
     pub(crate) fn is_looked_for(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Probing(_) | Stage::Learning(_) | Stage::Looking
+            Stage::Probing(_)
+                | Stage::Learning(_)
+                | Stage::Recalling(_)
+                | Stage::Descending(_)
+                | Stage::Looking
         )
+    }
+
+    /// In how many runs of so many blocks one is missing, and how many runs there are.
+    pub(crate) fn groups_missing(&self, blocks: usize) -> (usize, usize) {
+        let groups = self.slots.chunks(blocks);
+        let of = groups.len();
+        let missing = |group: &&[Slot]| group.iter().any(|slot| slot.state == State::Missing);
+        (groups.filter(missing).count(), of)
     }
 
     /// The verified blocks.

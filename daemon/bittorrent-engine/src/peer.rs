@@ -8,6 +8,7 @@ use bittorrent_protocol::{Layout, MAX_PIECES, PeerId, PieceIndex};
 
 use crate::bits::PieceSet;
 use crate::config::Config;
+use crate::descent::Stretch;
 use crate::exchange::Exchange;
 use crate::input::{Connected, Direction, Link, PeerFault};
 use crate::keys::PeerKey;
@@ -21,7 +22,10 @@ const MOST_REFUSED: usize = 64;
 /// Pieces a peer serves while it chokes.
 const MOST_ALLOWED: usize = 64;
 /// Hash requests given up that may still be answered.
-const MOST_LATE_HASHES: usize = 16;
+const MOST_LATE_HASHES: usize = 64;
+
+/// Requests for few leaves under way to one peer: they are short, and pieces need several of them.
+const MOST_SHORT_REQUESTS: usize = 24;
 
 /// A peer that fails so often in a row to give leaves is asked no more.
 const MOST_LEAF_FAILURES: u32 = 3;
@@ -53,6 +57,10 @@ pub(crate) enum HashPurpose {
     Leaves(PieceIndex),
     /// The leaves of so many neighbouring pieces, so that their blocks can be looked for.
     Reuse(PieceIndex, u32),
+    /// The same with coarser nodes instead of leaves.
+    Nodes(PieceIndex, u32),
+    /// Leaves of a piece below such nodes.
+    Below(PieceIndex, Stretch),
 }
 
 /// Whether a peer gives the leaves of the pieces it has.
@@ -124,6 +132,8 @@ pub(crate) struct Peer {
     pub(crate) hashes_not_before: Instant,
     pub(crate) hash_failures: u32,
     pub(crate) gives_leaves: GivesLeaves,
+    /// It gives nodes between leaves and pieces, which BEP 52 leaves to it.
+    pub(crate) gives_nodes: bool,
     leaf_failures: u32,
     /// It helps with the metadata.
     pub(crate) tells_metadata: bool,
@@ -180,6 +190,7 @@ impl Peer {
             hashes_not_before: now,
             hash_failures: 0,
             gives_leaves: GivesLeaves::Yes,
+            gives_nodes: true,
             leaf_failures: 0,
             tells_metadata: false,
             exchange: Exchange::new(now),
@@ -217,7 +228,23 @@ impl Peer {
 
     /// Whether it may be asked for hashes now.
     pub(crate) fn can_give_hashes(&self, most: usize, now: Instant) -> bool {
-        self.link == Link::V2 && self.hash_waits.len() < most && self.hashes_not_before <= now
+        let long = self.hash_waits.len() - self.short_requests();
+        self.link == Link::V2 && long < most && self.hashes_not_before <= now
+    }
+
+    fn short_requests(&self) -> usize {
+        let short = |wait: &&HashWait| matches!(wait.purpose, HashPurpose::Below(..));
+        self.hash_waits.iter().filter(short).count()
+    }
+
+    /// Whether it may be asked for leaves below nodes now.
+    pub(crate) fn can_give_below(&self) -> bool {
+        self.may_give_leaves() && self.short_requests() < MOST_SHORT_REQUESTS
+    }
+
+    /// Whether it gives the leaves of what it has, as far as is known.
+    pub(crate) fn may_give_leaves(&self) -> bool {
+        self.link == Link::V2 && self.gives_leaves == GivesLeaves::Yes
     }
 
     /// It gave leaves.

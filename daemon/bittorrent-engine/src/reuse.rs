@@ -6,7 +6,8 @@
 //!    a random piece on, so that disks read in order and swarms of updating peers do not all ask
 //!    their seed for the same pieces at the same time.
 //! 2. If it is not there, its leaves are asked of a peer, as those of many neighbouring pieces at a
-//!    time as one request takes. A peer that rejects that may be one that learns a piece's leaves
+//!    time as one request takes. Where most of a piece is held, nodes of 64 KiB are asked for first
+//!    ([`crate::descent`]), and then the leaves below those that differ. A peer that rejects that may be one that learns a piece's leaves
 //!    only when it sends a block of it (libtorrent in its seed mode): where nobody else can help, a
 //!    block is requested of it first, and the leaves again when that block is here.
 //! 3. Each block is looked for by its leaf. What is found is proven by that; the rest is requested
@@ -20,6 +21,11 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::{Layout, PieceIndex};
 
 use crate::bits::PieceSet;
+
+/// How much a piece counts in [`Reuse::differing`].
+const DIFFERING_WEIGHT: f64 = 0.125;
+/// Where more of the coarse nodes differ, their hashes and further requests cost more than they spare.
+const MOST_DIFFERING: f64 = 0.4;
 
 /// The pieces of a torrent that are still looked for, apart from those that are begun.
 #[derive(Debug)]
@@ -36,6 +42,11 @@ pub(crate) struct Reuse {
     looking: BTreeSet<PieceIndex>,
     /// Pieces in [`Stage::Probing`](crate::partial::Stage::Probing), and some that were.
     pub(crate) probing: BTreeSet<PieceIndex>,
+    /// Pieces in [`Stage::Descending`](crate::partial::Stage::Descending) with something to be asked
+    /// for, and some that were.
+    pub(crate) descending: BTreeSet<PieceIndex>,
+    /// Which share of the coarse nodes of pieces that differ has differed lately.
+    differing: f64,
     /// Look-ups that are not answered.
     lookups: usize,
     /// When a look-up was answered last, or the first one was asked for after a pause.
@@ -53,6 +64,8 @@ impl Reuse {
             leaf_cursor: 0,
             looking: BTreeSet::new(),
             probing: BTreeSet::new(),
+            descending: BTreeSet::new(),
+            differing: 0.0,
             lookups: 0,
             last_answer: None,
             no_leaves_since: None,
@@ -128,6 +141,17 @@ impl Reuse {
         layout: &'a Layout,
     ) -> impl Iterator<Item = PieceIndex> + 'a {
         self.unlike.common_from(have, self.leaf_cursor, layout)
+    }
+
+    /// Of so many coarse nodes of a piece these differ from what is held.
+    pub(crate) fn count_differing(&mut self, differ: usize, of: usize) {
+        let share = differ as f64 / of.max(1) as f64;
+        self.differing += (share - self.differing) * DIFFERING_WEIGHT;
+    }
+
+    /// Coarse nodes first make for less to be asked for than all leaves at once.
+    pub(crate) fn descends(&self) -> bool {
+        self.differing < MOST_DIFFERING
     }
 
     /// It is looked for and not begun.

@@ -48,7 +48,7 @@ pub struct TorrentStatus {
     pub uploaded: u64,
     /// Payload bytes received in vain: duplicate, false or unasked.
     pub wasted: u64,
-    /// Bytes of hashes received.
+    /// Bytes of messages with hashes received.
     pub hash_bytes: u64,
     /// Payload bytes a second, received.
     pub down_rate: u64,

@@ -3,6 +3,7 @@
 mod blame;
 mod blocks;
 mod crowd;
+mod descent;
 mod dialling;
 mod events;
 mod exchange;

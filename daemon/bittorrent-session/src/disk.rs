@@ -54,8 +54,18 @@ pub(crate) struct Proof {
 #[derive(Debug)]
 pub(crate) struct LookUp {
     pub(crate) piece: PieceIndex,
-    /// The proven leaf hashes of all its blocks; `None` looks for the whole piece.
-    pub(crate) leaves: Option<Vec<MerkleHash>>,
+    pub(crate) sought: Sought,
+}
+
+/// By what something is looked for.
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// The whole piece, by its hash.
+    Piece,
+    /// Its blocks, by the proven leaf hashes of all of them.
+    Blocks(Vec<MerkleHash>),
+    /// Leaf hashes alone, by proven nodes above them.
+    Leaves(Vec<MerkleHash>),
 }
 
 #[derive(Debug)]
@@ -99,6 +109,8 @@ pub(crate) enum Outcome {
     Revoked(Result<(), DiskError>),
     /// These blocks of the piece stand at their places now.
     LookedUp(PieceIndex, Result<Vec<(BlockIndex, MerkleHash)>, DiskError>),
+    /// These leaf hashes are held of what stood at the piece's place before.
+    Recalled(PieceIndex, Result<Vec<(BlockIndex, MerkleHash)>, DiskError>),
     Layer(FileIndex, Result<(), DiskError>),
     Checkpoint(Result<(), DiskError>),
     Finish(Result<(), DiskError>),
@@ -327,10 +339,18 @@ fn write_loop(jobs: &Receiver<Job>, done: &mpsc::Sender<Done>, lives: impl Fn())
                 Outcome::Proven(pieces, result)
             }
             Work::Revoke(blocks) => Outcome::Revoked(guarded(|| store.unverify(&blocks))),
-            Work::LookUp(sources, LookUp { piece, leaves }) => {
-                let found = guarded(|| store.adopt(&sources, piece, leaves.as_deref()));
-                Outcome::LookedUp(piece, found)
-            }
+            Work::LookUp(sources, LookUp { piece, sought }) => match sought {
+                Sought::Piece => {
+                    Outcome::LookedUp(piece, guarded(|| store.adopt(&sources, piece, None)))
+                }
+                Sought::Blocks(leaves) => {
+                    let found = guarded(|| store.adopt(&sources, piece, Some(&leaves)));
+                    Outcome::LookedUp(piece, found)
+                }
+                Sought::Leaves(nodes) => {
+                    Outcome::Recalled(piece, guarded(|| Ok(store.recall(&sources, piece, &nodes))))
+                }
+            },
             Work::Layer(file, layer) => {
                 Outcome::Layer(file, guarded(|| store.set_layer(file, layer)))
             }

@@ -136,7 +136,7 @@ async fn of_many_files_only_new_ones_are_fetched_and_no_leaves_asked_of_the_othe
     let status = update(dir.path(), &new, held, Search::InPlace).await;
     assert_eq!(status.downloaded_payload, fetched as u64, "{status:#?}");
     // Piece layers and leaves of four files; more where the numbers are padded to powers of two.
-    let most = 4 * (2 * 160_000 / BLOCK) * 32;
+    let most = 4 * (2 * 160_000 / BLOCK) * 32 + 20 * 53;
     assert!(status.hash_bytes < most as u64, "{}", status.hash_bytes);
 }
 
@@ -149,11 +149,8 @@ async fn a_download_with_nothing_in_common_asks_for_each_hash_once() {
     let new = Sample::of("data.ldb", noise(2, total), 1 << 20);
     let status = update(dir.path(), &new, held, Search::Anywhere).await;
     assert_eq!(status.downloaded_payload, total as u64, "{status:#?}");
-    // The leaves, the piece layer and what proves it: no request was given up and made again.
-    let leaves = total / BLOCK;
-    assert!(
-        status.hash_bytes <= ((leaves + 24 + 16) * 32) as u64,
-        "{}",
-        status.hash_bytes
-    );
+    // The leaves, the piece layer, and for a while nodes above the leaves: no request was given up and made
+    // again.
+    let most = (total / BLOCK * 5 / 4 + 24 + 16) * 32 + 40 * 53;
+    assert!(status.hash_bytes <= most as u64, "{}", status.hash_bytes);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{Command, PeerEvent, PeerKey, TorrentKey, TorrentStatus, Verdict};
-use bittorrent_protocol::merkle::{HashRequest, leaf};
+use bittorrent_protocol::merkle::{HashRequest, fold_layer, leaf};
 use bittorrent_protocol::wire::{
     ExtendedHandshake, METADATA_PIECE_LEN, OwnedMetadataMessage, Request, UT_METADATA,
     metadata_piece_size,
@@ -58,6 +58,7 @@ pub(super) struct Swarm {
     pub(super) reuses: bool,
     /// Pieces that are looked for.
     lookups: Vec<PieceIndex>,
+    recalls: Vec<PieceIndex>,
     /// When a look-up ended last, or the first one began.
     last_lookup: Option<Instant>,
     proven: BTreeSet<BlockIndex>,
@@ -78,6 +79,7 @@ impl Swarm {
             liars: BTreeSet::new(),
             reuses: false,
             lookups: Vec::new(),
+            recalls: Vec::new(),
             last_lookup: None,
             proven: BTreeSet::new(),
             hash_requests: Vec::new(),
@@ -300,14 +302,55 @@ impl Swarm {
             let truth: Vec<_> = blocks.iter().map(|b| self.truth.leaf(*b)).collect();
             assert_eq!(leaves, truth, "false leaves of {piece}");
         }
-        if self.lookups.is_empty() {
+        if !self.is_looking() {
             self.last_lookup = Some(now);
         }
         self.lookups.push(piece);
     }
 
+    /// The leaves of what stood at the place of a piece before are to be looked for.
+    pub(super) fn recall(&mut self, piece: PieceIndex, nodes: &[MerkleHash], now: Instant) {
+        assert!(self.reuses, "nothing is held that could be looked through");
+        let blocks = self.truth.layout.blocks(piece);
+        let truth: Vec<_> = blocks.map(|block| self.truth.leaf(block)).collect();
+        assert_eq!(nodes, fold_layer(&truth, 0, 2), "false nodes of {piece}");
+        if !self.is_looking() {
+            self.last_lookup = Some(now);
+        }
+        self.recalls.push(piece);
+    }
+
     pub(super) fn is_looking(&self) -> bool {
-        !self.lookups.is_empty()
+        !self.lookups.is_empty() || !self.recalls.is_empty()
+    }
+
+    /// The leaves that are held of a piece: the bits say of which blocks, and which are wrong.
+    pub(super) fn remember(
+        &mut self,
+        which: u8,
+        found: u32,
+        wrong: u32,
+        now: Instant,
+    ) -> Option<(PieceIndex, Vec<(BlockIndex, MerkleHash)>)> {
+        let last = self.last_lookup?;
+        if now >= last + Duration::from_secs(300) {
+            self.lookups.clear();
+            self.recalls.clear();
+        }
+        if self.recalls.is_empty() {
+            return None;
+        }
+        self.last_lookup = Some(now);
+        let at = usize::from(which) % self.recalls.len();
+        let piece = self.recalls.swap_remove(at);
+        let bit = |bits: u32, block: BlockIndex| bits >> (block.in_piece() % 32) & 1 == 1;
+        let blocks = self.truth.layout.blocks(piece);
+        let held = blocks.filter(|block| bit(found, *block)).map(|block| {
+            let is_wrong = bit(wrong, block);
+            let held = if is_wrong { leaf(b"another block") } else { self.truth.leaf(block) };
+            (block, held)
+        });
+        Some((piece, held.collect()))
     }
 
     /// Looks for a piece and puts what it finds at its place. After a while without any answer
@@ -322,6 +365,7 @@ impl Swarm {
         let last = self.last_lookup?;
         if now >= last + Duration::from_secs(300) {
             self.lookups.clear();
+            self.recalls.clear();
         }
         if self.lookups.is_empty() {
             return None;

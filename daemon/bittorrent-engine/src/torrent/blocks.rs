@@ -168,7 +168,12 @@ impl Torrent {
             }
             Stage::Unproven => self.fold_file(piece, shared, now),
             Stage::False => self.judge_piece(piece, shared, now),
-            Stage::Asking(_) | Stage::Probing(_) | Stage::Learning(_) | Stage::Looking => {}
+            Stage::Asking(_)
+            | Stage::Probing(_)
+            | Stage::Learning(_)
+            | Stage::Recalling(_)
+            | Stage::Descending(_)
+            | Stage::Looking => {}
         }
     }
 

@@ -15,7 +15,9 @@ use crate::partial::Stage;
 use crate::peer::{HashPurpose, HashWait};
 use crate::shared::Shared;
 
-/// Hash requests under way to one peer.
+/// What a message with hashes has besides them, in bytes: length, kind and the request.
+const HASHES_HEADER: u64 = 4 + 1 + 48;
+/// Hash requests under way to one peer, short ones apart.
 pub(super) const PER_PEER: usize = 2;
 /// How long a peer that rejects or forgets a hash request is left alone; doubles each time.
 const BACKOFF: Duration = Duration::from_secs(5);
@@ -111,7 +113,7 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), PeerFault> {
-        self.hash_bytes += hashes.len() as u64 * 32;
+        self.hash_bytes += HASHES_HEADER + hashes.len() as u64 * 32;
         let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
             return Ok(());
         };
@@ -127,6 +129,16 @@ impl Torrent {
             HashPurpose::Reuse(first, pieces) => {
                 return self
                     .leaves_learnt(key, &wait.request, (first, pieces), hashes, shared, now)
+                    .map_err(PeerFault::FalseHashes);
+            }
+            HashPurpose::Nodes(first, pieces) => {
+                return self
+                    .nodes_learnt(key, &wait.request, (first, pieces), hashes, shared, now)
+                    .map_err(PeerFault::FalseHashes);
+            }
+            HashPurpose::Below(piece, stretch) => {
+                return self
+                    .below_learnt(key, &wait.request, (piece, stretch), hashes, shared, now)
                     .map_err(PeerFault::FalseHashes);
             }
             HashPurpose::Chunk(id) => {
@@ -212,8 +224,13 @@ impl Torrent {
             .get_mut(&key)
             .and_then(|peer| peer.take_hash_wait(request));
         if let Some(Some(wait)) = wait {
-            if let (HashPurpose::Reuse(..), Some(peer)) = (wait.purpose, self.peers.get_mut(&key)) {
-                peer.leaves_rejected();
+            if let Some(peer) = self.peers.get_mut(&key) {
+                match wait.purpose {
+                    HashPurpose::Reuse(..) | HashPurpose::Below(..) => peer.leaves_rejected(),
+                    // It need not have them: it is asked for leaves.
+                    HashPurpose::Nodes(..) => peer.gives_nodes = false,
+                    HashPurpose::Chunk(_) | HashPurpose::Leaves(_) => {}
+                }
             }
             self.hashes_failed(key, &wait, now);
         }
@@ -235,7 +252,10 @@ impl Torrent {
             }
             // Not having leaves at hand says nothing about piece layers.
             HashPurpose::Leaves(_) => self.leaves_refused(key, wait),
-            HashPurpose::Reuse(first, pieces) => self.leaves_not_learnt(key, first, pieces),
+            HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
+                self.leaves_not_learnt(key, first, pieces);
+            }
+            HashPurpose::Below(piece, _) => self.descent_failed(piece),
         }
     }
 
@@ -265,7 +285,10 @@ impl Torrent {
                     }
                 }
                 HashPurpose::Leaves(_) => self.leaves_refused(key, &wait),
-                HashPurpose::Reuse(first, pieces) => self.leaves_not_learnt(key, first, pieces),
+                HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
+                    self.leaves_not_learnt(key, first, pieces);
+                }
+                HashPurpose::Below(piece, _) => self.descent_failed(piece),
             }
         }
     }
@@ -280,9 +303,11 @@ impl Torrent {
                 .map(|peer| peer.expire_hash_waits(now))
                 .unwrap_or_default();
             for wait in expired {
-                if let (HashPurpose::Reuse(..), Some(peer)) =
-                    (wait.purpose, self.peers.get_mut(&key))
-                {
+                let for_reuse = matches!(
+                    wait.purpose,
+                    HashPurpose::Reuse(..) | HashPurpose::Nodes(..) | HashPurpose::Below(..)
+                );
+                if let Some(peer) = self.peers.get_mut(&key).filter(|_| for_reuse) {
                     peer.leaves_failed();
                 }
                 self.hashes_failed(key, &wait, now);

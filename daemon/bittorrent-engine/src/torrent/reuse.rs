@@ -9,6 +9,7 @@ use super::Torrent;
 use super::hashes::{PATIENCE, PER_PEER};
 use crate::bits::PieceSet;
 use crate::config::Config;
+use crate::descent::{GROUP, LAYER};
 use crate::download::Download;
 use crate::input::Link;
 use crate::keys::PeerKey;
@@ -22,6 +23,8 @@ use crate::shared::Shared;
 /// Leaves in one request for those of several pieces; a single long piece may have more. What BEP
 /// 52 advises.
 const LEAVES_AT_ONCE: u32 = 512;
+/// The least layers between leaves and piece for coarser nodes to be asked for first.
+const LEAST_HEIGHT: u8 = LAYER + 2;
 /// Pieces begun so that their leaves can be learnt: more would only make them slow to search.
 const MOST_PIECES: usize = 1_024;
 /// Pieces of which one peer is asked for a block, or for leaves after that.
@@ -82,6 +85,11 @@ impl Torrent {
                     download.bytes_reused += u64::from(download.layout.block_size(*block));
                 }
             }
+            if !reuse.descends() {
+                // So that it is noticed when most is held again.
+                let (differ, of) = partial.groups_missing(GROUP);
+                reuse.count_differing(differ, of);
+            }
             download.reopen(piece);
             self.wake_starved = true;
             self.ask_hashes = true;
@@ -141,6 +149,7 @@ impl Torrent {
     /// Asks for the leaves of pieces that are not there as a whole.
     pub(super) fn learn_leaves(&mut self, shared: &mut Shared, now: Instant) {
         self.ask_probed(shared, now);
+        self.ask_below(shared, now);
         let Some(download) = &mut self.download else {
             return;
         };
@@ -165,15 +174,20 @@ impl Torrent {
                 let Some(have) = peer.pieces() else {
                     continue;
                 };
-                let Some((first, pieces, request)) = next_batch(download, have) else {
+                let Some((first, pieces, request)) = next_batch(download, have, peer.gives_nodes)
+                else {
                     continue;
+                };
+                let purpose = match request.base() {
+                    0 => HashPurpose::Reuse(first, pieces),
+                    _ => HashPurpose::Nodes(first, pieces),
                 };
                 for piece in piece_run(download, first, pieces) {
                     download.begin_reuse(piece, Stage::Learning(peer.key));
                 }
                 peer.hash_waits.push(HashWait {
                     request,
-                    purpose: HashPurpose::Reuse(first, pieces),
+                    purpose,
                     deadline: now + shared.config.hash_timeout,
                 });
                 shared.send(peer.key, Command::HashRequest(request.request()));
@@ -277,13 +291,8 @@ impl Torrent {
             return Ok(());
         };
         let run = piece_run(download, first, pieces);
-        let known: Option<Vec<MerkleHash>> = run
-            .iter()
-            .map(|piece| download.layers.piece_hash(&download.layout, *piece))
-            .collect();
         let low = merkle::piece_height(&download.layout, first);
-        let node = known.map(|known| merkle::fold(&known, low, request.anchor_layer() - low));
-        // Without uncles, one node above the leaves is all that is asked about.
+        let node = known_above(download, request, (first, pieces));
         let leaves = match request.verify(hashes, |_, _| node) {
             Ok(leaves) => leaves,
             Err(fault) => {
@@ -314,7 +323,7 @@ impl Torrent {
     }
 
     /// The leaves of a piece are proven: asks for the look-up of the blocks it lacks.
-    fn look_for_blocks(
+    pub(super) fn look_for_blocks(
         &mut self,
         piece: PieceIndex,
         leaves: &[MerkleHash],
@@ -433,8 +442,22 @@ fn may_begin(download: &Download, config: &Config, idle: bool) -> bool {
             .any(|partial| partial.is_looked_for()))
 }
 
+/// The node above the hashes of these pieces. Without uncles, it is all that a request is about.
+pub(super) fn known_above(
+    download: &Download,
+    request: &CheckedRequest,
+    (first, pieces): (PieceIndex, u32),
+) -> Option<MerkleHash> {
+    let known: Option<Vec<MerkleHash>> = piece_run(download, first, pieces)
+        .iter()
+        .map(|piece| download.layers.piece_hash(&download.layout, *piece))
+        .collect();
+    let low = merkle::piece_height(&download.layout, first);
+    known.map(|known| merkle::fold(&known, low, request.anchor_layer().saturating_sub(low)))
+}
+
 /// So many pieces from one on.
-fn piece_run(download: &Download, first: PieceIndex, pieces: u32) -> Vec<PieceIndex> {
+pub(super) fn piece_run(download: &Download, first: PieceIndex, pieces: u32) -> Vec<PieceIndex> {
     (first.get()..)
         .take(pieces as usize)
         .filter_map(|number| download.layout.piece(number))
@@ -442,10 +465,11 @@ fn piece_run(download: &Download, first: PieceIndex, pieces: u32) -> Vec<PieceIn
 }
 
 /// The next pieces whose leaves a peer with these pieces is asked for, as many neighbours as one
-/// request takes.
+/// request takes; or coarser nodes above the leaves, where the peer gives them and that costs less.
 fn next_batch(
     download: &mut Download,
     have: &PieceSet,
+    gives_nodes: bool,
 ) -> Option<(PieceIndex, u32, CheckedRequest)> {
     loop {
         let layout = &download.layout;
@@ -476,8 +500,10 @@ fn next_batch(
             (number, width) = (first, twice);
         }
         let height = low + width.trailing_zeros() as u8;
-        let request = number.checked_mul(per_piece).and_then(|index| {
-            HashRequest::anchored(file, 0, index, width * per_piece, height).ok()
+        let coarse = gives_nodes && low >= LEAST_HEIGHT && reuse.descends();
+        let base = if coarse { LAYER } else { 0 };
+        let request = number.checked_mul(per_piece >> base).and_then(|index| {
+            HashRequest::anchored(file, base, index, (width * per_piece) >> base, height).ok()
         });
         let Some(request) = request else {
             // More leaves than peers give: it is asked for as if nothing were held.

@@ -21,6 +21,8 @@ pub(crate) struct Habits {
     pub(crate) hashes: Answers,
     /// Has the leaves, too, for hash requests.
     pub(crate) gives_leaves: bool,
+    /// And the nodes between leaves and pieces.
+    pub(crate) gives_nodes: bool,
     /// Answers metadata requests.
     pub(crate) metadata: Answers,
     /// Speaks the fast extension.
@@ -65,6 +67,7 @@ impl Default for Habits {
             lies: |_| false,
             hashes: Answers::Truly,
             gives_leaves: true,
+            gives_nodes: true,
             metadata: Answers::Truly,
             fast: true,
             v1: false,

@@ -48,6 +48,7 @@ pub(crate) fn habits() -> impl Strategy<Value = Habits> {
                 lies,
                 hashes,
                 gives_leaves,
+                gives_nodes: reqq % 5 > 0,
                 seed_mode: reqq % 4 == 0,
                 metadata,
                 fast,

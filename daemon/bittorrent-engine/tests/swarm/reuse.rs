@@ -68,9 +68,42 @@ fn leaves_of_many_pieces_travel_in_one_message() {
     let status = update(&mut world, leech);
     assert_eq!(status.bytes_fetched, 1_024 * BLOCK);
     assert_eq!(status.downloaded, status.bytes_fetched);
-    assert_eq!(status.hash_bytes, 4_096 * 32);
     let requests = world.nodes[leech].hash_requests;
+    assert_eq!(status.hash_bytes, 4_096 * 32 + requests * 53);
     assert!(requests < 40, "{requests} requests for 8 times 512 leaves");
+}
+
+#[test]
+fn where_most_is_held_only_leaves_below_nodes_that_differ_are_asked_for() {
+    let torrent = Torrent::new(256, &[100 * 256 * BLOCK + 5_000]);
+    // Three blocks of each piece, two of them below one node.
+    let few_new = |block: BlockIndex| matches!(block.in_piece(), 9 | 10 | 200);
+    let run = |gives_nodes, new: fn(BlockIndex) -> bool| {
+        let mut world = World::new(3);
+        let habits = Habits {
+            gives_nodes,
+            ..Habits::default()
+        };
+        let seed = world.add_seed(&torrent, habits);
+        let held = Held::new(move |block| !new(block));
+        let leech = world.add_updating(&torrent, Habits::default(), held);
+        world.introduce(leech, seed);
+        let status = update(&mut world, leech);
+        assert_eq!(status.downloaded, bytes(&torrent, new));
+        status.hash_bytes
+    };
+    let leaves = torrent.blocks().count() as u64 * 32;
+    let few = run(true, few_new);
+    assert!(few < leaves / 2, "{few} of {leaves}");
+    // BEP 52 asks for leaves and piece layers only.
+    let all = run(false, few_new);
+    assert!(
+        (leaves..leaves * 21 / 20).contains(&all),
+        "{all} of {leaves}"
+    );
+    // Where nothing is held, nodes are asked for in vain, but not for long.
+    let vain = run(true, |_| true);
+    assert!(vain < leaves * 23 / 20, "{vain} of {leaves}");
 }
 
 #[test]

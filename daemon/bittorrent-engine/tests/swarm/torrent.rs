@@ -131,7 +131,8 @@ impl Torrent {
             .filter(|piece| {
                 let first = self.layout.offset_in_file(*piece) / BLOCK;
                 let end = first + u64::from(self.layout.block_count(*piece));
-                let asked = u64::from(request.index)..u64::from(request.index + request.count);
+                let asked = u64::from(request.index) << request.base
+                    ..u64::from(request.index + request.count) << request.base;
                 first < asked.end && asked.start < end
             })
             .collect()

@@ -61,6 +61,9 @@ enum Happening {
         piece: PieceIndex,
         leaves: Option<Vec<MerkleHash>>,
     },
+    Recalled {
+        piece: PieceIndex,
+    },
     Closed {
         link: PeerKey,
     },
@@ -353,6 +356,7 @@ impl World {
             Happening::LookedUp { piece, leaves } => {
                 self.looked_up(number, piece, leaves.as_deref());
             }
+            Happening::Recalled { piece } => self.recalled(number, piece),
             Happening::Closed { link } => {
                 if node.links.remove(&link).is_some() {
                     node.engine.handle_disconnected(link, now);

@@ -9,7 +9,7 @@ use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::StoreError;
 
 use super::Driver;
-use crate::disk::{DiskError, Done, LookUp, Outcome, Proof};
+use crate::disk::{DiskError, Done, LookUp, Outcome, Proof, Sought};
 use crate::peer::Instruction;
 use crate::status::TorrentError;
 
@@ -44,7 +44,18 @@ impl Driver {
                 leaves,
             } => {
                 if let Some(torrent) = self.torrents.get_mut(&torrent) {
-                    torrent.look_up(LookUp { piece, leaves });
+                    let sought = leaves.map_or(Sought::Piece, Sought::Blocks);
+                    torrent.look_up(LookUp { piece, sought });
+                }
+            }
+            Output::Recall {
+                torrent,
+                piece,
+                nodes,
+            } => {
+                if let Some(torrent) = self.torrents.get_mut(&torrent) {
+                    let sought = Sought::Leaves(nodes);
+                    torrent.look_up(LookUp { piece, sought });
                 }
             }
             Output::Proven {
@@ -200,6 +211,12 @@ impl Driver {
                 torrent.looked_up(piece, found.len());
                 self.engine.handle_looked_up(key, piece, found, now);
                 ("taking blocks from what is held", result.map(|_| ()))
+            }
+            Outcome::Recalled(piece, result) => {
+                torrent.looked_up(piece, 0);
+                let held = result.as_deref().unwrap_or_default();
+                self.engine.handle_recalled(key, piece, held, now);
+                ("looking for held leaf hashes", result.map(|_| ()))
             }
             Outcome::Layer(file, result) => {
                 tracing::debug!(%file, "piece layer kept");

@@ -117,6 +117,52 @@ impl TorrentStore {
         Ok(found)
     }
 
+    /// Leaf hashes that are held of what stood at the place of a piece before, and of zeros, below those
+    /// of its `nodes` that they lead to: the proven nodes two layers above the leaves. Reads nothing but
+    /// leaf hashes, and what cannot be read is not found.
+    pub fn recall(
+        &self,
+        sources: &ReuseSources,
+        piece: PieceIndex,
+        nodes: &[MerkleHash],
+    ) -> Vec<(BlockIndex, MerkleHash)> {
+        const LAYER: u8 = 2;
+        let layout = self.layout();
+        let (file, first) = self.place_of_piece(piece);
+        let blocks: Vec<BlockIndex> = layout.blocks(piece).collect();
+        let mut below: Vec<_> = nodes.iter().zip(blocks.chunks(1 << LAYER)).collect();
+        let mut found = Vec::new();
+        let mut take = |leaves: &dyn Fn(&[BlockIndex]) -> Option<Vec<MerkleHash>>| {
+            below.retain(|(node, blocks)| {
+                let held = leaves(blocks).filter(|held| merkle::fold(held, 0, LAYER) == **node);
+                let Some(held) = held else { return true };
+                found.extend(blocks.iter().copied().zip(held));
+                false
+            });
+        };
+        for (generation, file) in sources.counterparts(&self.info, file) {
+            let Some(source) = sources.generation(generation) else {
+                continue;
+            };
+            let origin = Origin {
+                generation,
+                file,
+                first,
+            };
+            let held = held_leaves(source, origin, blocks.len());
+            take(&|blocks| {
+                let first = usize::from(blocks.first()?.in_piece());
+                held.get(first..first + blocks.len()).map(<[_]>::to_vec)
+            });
+        }
+        take(&|blocks| {
+            let sizes = blocks.iter().map(|block| layout.block_size(*block));
+            let zeros = sizes.map(|size| leaf_of(ZEROS.split_at(size as usize).0));
+            Some(zeros.collect())
+        });
+        found
+    }
+
     /// The leaf hashes of a piece that is known by its hash alone. What shows where it stands is put
     /// before the other origins.
     fn find_piece(

@@ -62,6 +62,7 @@ impl World {
                 }
             }
             Output::Lookup { piece, leaves, .. } => self.look_up(number, piece, leaves),
+            Output::Recall { piece, nodes, .. } => self.recall(number, piece, &nodes),
             Output::Revoked { blocks, .. } => {
                 for block in blocks {
                     assert!(node.proven.remove(&block), "{block} was not proven");
@@ -143,7 +144,11 @@ impl World {
                 node.hash_requests += 1;
                 let far = link.node;
                 let far = &self.nodes[far];
+                // What lies between leaves and pieces, nobody needs to give (BEP 52).
+                let layer = far.truth.layout.piece_length().layer();
+                let between = (1..u32::from(layer)).contains(&request.base);
                 let answer = match far.habits.hashes {
+                    Answers::Truly if between && !far.habits.gives_nodes => None,
                     Answers::Not => return,
                     Answers::WithReject => None,
                     Answers::Falsely => far.truth.hashes_for(&request).map(|mut hashes| {
@@ -153,7 +158,7 @@ impl World {
                     Answers::Truly => far
                         .truth
                         .hashes_for(&request)
-                        .filter(|_| request.base > 0 || far.gives_leaves(&request)),
+                        .filter(|_| request.base >= layer.into() || far.gives_leaves(&request)),
                 };
                 assert!(
                     far.knows_content,

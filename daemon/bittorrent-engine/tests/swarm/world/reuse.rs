@@ -64,6 +64,48 @@ impl World {
         }
     }
 
+    pub(super) fn recall(&mut self, number: usize, piece: PieceIndex, nodes: &[MerkleHash]) {
+        let node = &mut self.nodes[number];
+        assert!(node.looking.insert(piece), "{piece} is looked for twice");
+        let truth: Vec<_> = node.truth.layout.blocks(piece).collect();
+        let truth: Vec<_> = truth.into_iter().map(|b| node.truth.leaf(b)).collect();
+        assert_eq!(*nodes, merkle::fold_layer(&truth, 0, 2), "false nodes");
+        let held = node
+            .held
+            .as_ref()
+            .expect("nothing is held, and it is recalled");
+        if (held.answers)(piece) {
+            self.after(LOOKUP_TIME, number, Happening::Recalled { piece });
+        } else {
+            assert!(node.forgets_look_ups);
+            node.looking.remove(&piece);
+        }
+    }
+
+    pub(super) fn recalled(&mut self, number: usize, piece: PieceIndex) {
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        assert!(node.looking.remove(&piece));
+        let Some(held) = &node.held else { return };
+        let leaf = |block| {
+            let spoilt = (held.spoils)(block);
+            let leaf = if spoilt {
+                merkle::leaf(b"spoilt")
+            } else {
+                node.truth.leaf(block)
+            };
+            (block, leaf)
+        };
+        let blocks = node
+            .truth
+            .layout
+            .blocks(piece)
+            .filter(|block| (held.has)(*block));
+        let leaves: Vec<_> = blocks.map(leaf).collect();
+        node.engine
+            .handle_recalled(node.torrent, piece, &leaves, now);
+    }
+
     pub(super) fn looked_up(
         &mut self,
         number: usize,

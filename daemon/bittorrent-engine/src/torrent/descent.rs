@@ -1,0 +1,233 @@
+//! Learning leaves by way of coarser nodes. See [`crate::descent`].
+
+use std::time::Instant;
+
+use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
+use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
+
+use super::Torrent;
+use super::reuse::{known_above, piece_run};
+use crate::descent::{Descent, GROUP, LAYER, Stretch};
+use crate::keys::PeerKey;
+use crate::output::{Command, Output};
+use crate::partial::Stage;
+use crate::peer::{HashPurpose, HashWait, Peer};
+use crate::shared::Shared;
+
+impl Torrent {
+    /// A peer gave the coarse nodes of these pieces, or says so.
+    pub(super) fn nodes_learnt(
+        &mut self,
+        key: PeerKey,
+        request: &CheckedRequest,
+        (first, pieces): (PieceIndex, u32),
+        hashes: &[MerkleHash],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), ProofFault> {
+        let Some(download) = &mut self.download else {
+            return Ok(());
+        };
+        let node = known_above(download, request, (first, pieces));
+        let nodes = match request.verify(hashes, |_, _| node) {
+            Ok(nodes) => nodes,
+            Err(fault) => {
+                self.leaves_not_learnt(key, first, pieces);
+                return Err(fault);
+            }
+        };
+        let low = merkle::piece_height(&download.layout, first);
+        let run = piece_run(download, first, pieces);
+        for (piece, nodes) in run.into_iter().zip(nodes.chunks(1 << (low - LAYER))) {
+            let (Some(reuse), Some(partial)) =
+                (&mut download.reuse, download.partials.get_mut(&piece))
+            else {
+                continue;
+            };
+            if !matches!(partial.stage, Stage::Learning(of) if of == key) {
+                continue;
+            }
+            let blocks = download.layout.block_count(piece);
+            let count = (blocks as usize).div_ceil(GROUP);
+            let nodes = nodes.get(..count).unwrap_or(nodes).to_vec();
+            partial.stage = Stage::Recalling(Box::new(Descent::new(nodes.clone(), blocks)));
+            reuse.asked(now);
+            shared.emit(Output::Recall {
+                torrent: self.key,
+                piece,
+                nodes,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_recalled(
+        &mut self,
+        piece: PieceIndex,
+        held: &[(BlockIndex, MerkleHash)],
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        let Some(download) = &mut self.download else {
+            return;
+        };
+        let (Some(reuse), Some(partial)) = (&mut download.reuse, download.partials.get_mut(&piece))
+        else {
+            return;
+        };
+        match std::mem::take(&mut partial.stage) {
+            Stage::Recalling(mut descent) => {
+                reuse.answered(now);
+                let held = held.iter().filter(|(block, _)| block.piece() == piece);
+                let (differ, of) =
+                    descent.recall(held.map(|(block, leaf)| (block.in_piece(), *leaf)));
+                reuse.count_differing(differ, of);
+                reuse.descending.insert(piece);
+                partial.stage = Stage::Descending(descent);
+                self.ask_hashes = true;
+                self.end_descent(piece, shared, now);
+            }
+            other => partial.stage = other,
+        }
+    }
+
+    /// Asks for the leaves below nodes that differ.
+    pub(super) fn ask_below(&mut self, shared: &mut Shared, now: Instant) {
+        let Some(download) = &mut self.download else {
+            return;
+        };
+        let Some(reuse) = &mut download.reuse else {
+            return;
+        };
+        let mut stranded = Vec::new();
+        let mut asked = Vec::new();
+        for piece in &reuse.descending {
+            if !self.peers.values().any(Peer::can_give_below) {
+                break;
+            }
+            let Some(partial) = download.partials.get_mut(piece) else {
+                asked.push(*piece);
+                continue;
+            };
+            let Stage::Descending(descent) = &mut partial.stage else {
+                asked.push(*piece);
+                continue;
+            };
+            let able = |peer: &&mut Peer| peer.may_give_leaves() && peer.has(*piece);
+            let mut able: Vec<&mut Peer> = self.peers.values_mut().filter(able).collect();
+            if able.is_empty() {
+                stranded.push(*piece);
+                continue;
+            }
+            while descent.has_wanted() {
+                let free = able.iter_mut().filter(|peer| peer.can_give_below());
+                let Some(peer) = free.min_by_key(|peer| peer.hash_waits.len()) else {
+                    break;
+                };
+                let Some((stretch, request)) = descent.ask().and_then(|stretch| {
+                    Some((stretch, request(&download.layout, *piece, stretch)?))
+                }) else {
+                    debug_assert!(false, "leaves that cannot be asked for");
+                    stranded.push(*piece);
+                    break;
+                };
+                peer.hash_waits.push(HashWait {
+                    request,
+                    purpose: HashPurpose::Below(*piece, stretch),
+                    deadline: now + shared.config.hash_timeout,
+                });
+                shared.send(peer.key, Command::HashRequest(request.request()));
+            }
+            if !descent.has_wanted() {
+                asked.push(*piece);
+            }
+        }
+        for piece in asked {
+            reuse.descending.remove(&piece);
+        }
+        for piece in stranded {
+            self.descent_failed(piece);
+        }
+    }
+
+    /// A peer gave leaves below nodes of a piece, or says so.
+    pub(super) fn below_learnt(
+        &mut self,
+        key: PeerKey,
+        request: &CheckedRequest,
+        (piece, stretch): (PieceIndex, Stretch),
+        hashes: &[MerkleHash],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), ProofFault> {
+        let Some(partial) = self
+            .download
+            .as_mut()
+            .and_then(|download| download.partials.get_mut(&piece))
+        else {
+            return Ok(());
+        };
+        // If the way was given up meanwhile, nobody wants to know any more.
+        let Stage::Descending(descent) = &mut partial.stage else {
+            return Ok(());
+        };
+        let node = descent.node(stretch);
+        let leaves = match request.verify(hashes, |_, _| node) {
+            Ok(leaves) => leaves,
+            Err(fault) => {
+                self.descent_failed(piece);
+                return Err(fault);
+            }
+        };
+        descent.learn(stretch, leaves);
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.leaves_given();
+        }
+        self.end_descent(piece, shared, now);
+        Ok(())
+    }
+
+    /// Looks for the blocks of a piece once all its leaves are known.
+    fn end_descent(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
+        let Some(partial) = self
+            .download
+            .as_ref()
+            .and_then(|download| download.partials.get(&piece))
+        else {
+            return;
+        };
+        let Stage::Descending(descent) = &partial.stage else {
+            return;
+        };
+        if let Some(leaves) = descent.leaves() {
+            self.apply_leaves(piece, &leaves, shared, now);
+            self.look_for_blocks(piece, &leaves, shared, now);
+        }
+    }
+
+    /// The leaves below nodes of a piece are not to be had: it begins again.
+    pub(super) fn descent_failed(&mut self, piece: PieceIndex) {
+        let Some(download) = &mut self.download else {
+            return;
+        };
+        let descends = download
+            .partials
+            .get(&piece)
+            .is_some_and(|partial| matches!(partial.stage, Stage::Descending(_)));
+        if descends {
+            download.shelve(piece);
+        }
+        self.ask_hashes = true;
+        self.wake_starved = true;
+    }
+}
+
+/// The request for some leaves of a piece; it needs no uncles.
+fn request(layout: &Layout, piece: PieceIndex, stretch: Stretch) -> Option<CheckedRequest> {
+    let file = layout.file(layout.file_of(piece));
+    let before = piece.get() - file.piece_indices().next()?.get();
+    let index = before.checked_mul(1 << merkle::piece_height(layout, piece))?;
+    let index = index.checked_add(stretch.first.into())?;
+    let height = stretch.width.checked_ilog2()? as u8;
+    HashRequest::anchored(file, 0, index, stretch.width.into(), height).ok()
+}
