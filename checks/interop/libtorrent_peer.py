@@ -118,12 +118,7 @@ class Peer:
         }
 
     def add(
-        self,
-        save_path: str,
-        torrent: str | None = None,
-        magnet: str | None = None,
-        seed_mode: bool = False,
-        upload_mode: bool = False,
+        self, save_path: str, torrent: str | None = None, magnet: str | None = None, seed_mode: bool = False
     ) -> dict[str, Any]:
         assert self.session is not None
         if torrent is not None:
@@ -135,9 +130,6 @@ class Peer:
         params.flags &= ~(lt.torrent_flags.paused | lt.torrent_flags.auto_managed)
         if seed_mode:
             params.flags |= lt.torrent_flags.seed_mode
-        if upload_mode:
-            # It connects and asks for nothing.
-            params.flags |= lt.torrent_flags.upload_mode
         self.handles.append(self.session.add_torrent(params))
         return {"id": len(self.handles) - 1}
 
