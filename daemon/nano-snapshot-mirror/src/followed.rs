@@ -50,6 +50,21 @@ impl Followed {
         Ok(())
     }
 
+    /// Takes over a newer pointer that another process has noted in the same store, as a producer does
+    /// before it tells of its snapshot: without it, the older one would become current again until
+    /// the next look-up.
+    pub(crate) fn catch_up(&mut self) {
+        match self.stream.follower.recall() {
+            Ok((decision, _)) => {
+                if let Some(snapshot) = stream::choice(&decision) {
+                    self.desired = Some(snapshot);
+                    self.believed = true;
+                }
+            }
+            Err(error) => error!("no newer pointer is taken over: {:#}", Error::from(error)),
+        }
+    }
+
     /// Takes the result of a look-up. Returns whether to look again soon.
     pub(crate) fn hear(
         &mut self,

@@ -210,6 +210,9 @@ impl<'a> Service<'a> {
                 }
                 Event::ReportDue => continue,
                 Event::Asked(Request::AddSnapshot(id, reply)) => {
+                    for followed in &mut self.streams {
+                        followed.catch_up();
+                    }
                     // Whoever asked may have gone.
                     let _ = reply.send(self.add(id).await);
                 }
