@@ -26,7 +26,9 @@ rustPlatform.buildRustPackage {
       ../checks/interop/libtorrent_peer.py
       # Tests compare these with the program.
       ../docs/configuration.md
+      ../docs/grafana-dashboard.json
       ../docs/openapi.json
+      ../docs/operating.md
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;
