@@ -360,6 +360,30 @@ impl Download {
         }
     }
 
+    /// Of a piece that is verified as a whole only these blocks are kept, given by their numbers with
+    /// their leaf hashes.
+    pub(crate) fn lose_all_but(&mut self, piece: PieceIndex, mut leaves: Vec<(u16, MerkleHash)>) {
+        if !self.have.remove(piece) {
+            return;
+        }
+        leaves.sort_by_key(|(in_piece, _)| *in_piece);
+        leaves.dedup_by_key(|(in_piece, _)| *in_piece);
+        let sizes = leaves
+            .iter()
+            .filter_map(|(in_piece, _)| self.layout.block(piece, u32::from(*in_piece)))
+            .map(|block| u64::from(self.layout.block_size(block)));
+        let kept: u64 = sizes.sum();
+        let whole = u64::from(self.layout.piece_size(piece));
+        self.lacking[self.layout.file_of(piece).as_usize()] += 1;
+        self.bytes_verified = self
+            .bytes_verified
+            .saturating_sub(whole.saturating_sub(kept));
+        if !leaves.is_empty() {
+            self.held.insert(piece, leaves);
+        }
+        self.offer(piece);
+    }
+
     /// Verified blocks of a piece are lost.
     pub(crate) fn lose(&mut self, block: BlockIndex) {
         let piece = block.piece();

@@ -9,8 +9,8 @@ use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 use crate::choker::{Applicant, Choker};
 use crate::config::{Config, ConnectionLimits};
 use crate::input::{
-    Connected, Content, ContentError, DialFailure, PeerEvent, PeerFault, Refusal, Source,
-    WriteFailed,
+    Connected, Content, ContentError, DialFailure, HeldLeaves, PeerEvent, PeerFault, Refusal,
+    Source, WriteFailed,
 };
 use crate::keys::{PeerKey, TorrentKey};
 use crate::output::{Command, Discard, Output, Verdict};
@@ -294,6 +294,21 @@ impl Engine {
         self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
             torrent.handle_lost(blocks, &mut self.shared);
+        }
+    }
+
+    /// Verified blocks turned out to be damaged on disk: they are downloaded again. Of the pieces they
+    /// are in, `held` names the blocks that are still good, with their leaf hashes; these are kept.
+    pub fn handle_damaged(
+        &mut self,
+        torrent: TorrentKey,
+        blocks: &[BlockIndex],
+        held: Vec<HeldLeaves>,
+        now: Instant,
+    ) {
+        self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.handle_damaged(blocks, held, &mut self.shared);
         }
     }
 

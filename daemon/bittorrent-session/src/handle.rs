@@ -1,11 +1,12 @@
 //! The caller's hold on one torrent.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, PeerStatus, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
-use bittorrent_protocol::{InfoHashes, SwarmHash, merkle};
+use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, SwarmHash, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -200,6 +201,45 @@ impl TorrentHandle {
         Some(origins.map(&store.verified()))
     }
 
+    /// Tells that blocks are damaged on disk which were verified, and are no longer in the torrent's
+    /// `store`: they are fetched again, and nothing else. Afterwards the store is sealed again.
+    ///
+    /// # Errors
+    ///
+    /// When what is good beside them cannot be read.
+    pub async fn mend(
+        &self,
+        store: Arc<TorrentStore>,
+        damaged: Vec<BlockIndex>,
+    ) -> Result<(), AddError> {
+        let v2 = self.hashes.v2;
+        let blocks = damaged.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let pieces: BTreeSet<PieceIndex> = blocks.iter().map(|block| block.piece()).collect();
+            pieces
+                .into_iter()
+                .map(|piece| held_leaves(&store, piece))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let held = match read.await {
+            Ok(Ok(held)) => held,
+            Ok(Err(error)) => {
+                tracing::error!(torrent = %v2, error = &error as &dyn std::error::Error, "cannot read the store");
+                return Err(AddError::Unreadable(v2));
+            }
+            Err(error) => {
+                tracing::error!(torrent = %v2, %error, "reading the store did not come to an end");
+                return Err(AddError::Unreadable(v2));
+            }
+        };
+        let ask = Ask::Mend {
+            torrent: self.key,
+            damaged,
+            held,
+        };
+        self.asks.send(ask).await.map_err(|_| AddError::Ending)
+    }
+
     /// Parts with all peers, makes what is there durable and forgets the torrent. Its store stays
     /// as it is.
     pub async fn remove(&self) {
@@ -247,6 +287,21 @@ pub(crate) async fn prepare(
     }
 }
 
+/// The leaf hashes of the verified blocks of a piece.
+fn held_leaves(store: &TorrentStore, piece: PieceIndex) -> Result<HeldLeaves, StoreError> {
+    let layout = store.layout();
+    let mut leaves = Vec::new();
+    for block in layout
+        .blocks(piece)
+        .filter(|block| store.is_block_verified(*block))
+    {
+        let mut bytes = vec![0; layout.block_size(block) as usize];
+        store.read(piece, block.begin(), &mut bytes)?;
+        leaves.push((block.in_piece(), merkle::leaf(&bytes)));
+    }
+    Ok(HeldLeaves { piece, leaves })
+}
+
 fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {
     let (layout, verified) = (store.layout(), store.verified());
     let mut leaves = Vec::new();
@@ -256,20 +311,9 @@ fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {
         if verified.piece_is_full(piece) {
             continue;
         }
-        let mut held = Vec::new();
-        for block in layout
-            .blocks(piece)
-            .filter(|block| verified.contains(*block))
-        {
-            let mut bytes = vec![0; layout.block_size(block) as usize];
-            store.read(piece, block.begin(), &mut bytes)?;
-            held.push((block.in_piece(), merkle::leaf(&bytes)));
-        }
-        if !held.is_empty() {
-            leaves.push(HeldLeaves {
-                piece,
-                leaves: held,
-            });
+        let held = held_leaves(store, piece)?;
+        if !held.leaves.is_empty() {
+            leaves.push(held);
         }
     }
     Ok(Content {

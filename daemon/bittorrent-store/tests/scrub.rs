@@ -147,3 +147,30 @@ fn a_cursor_beyond_the_end_begins_again() {
     let nothing = store.scrub_slice(&mut cursor, 1 << 30).unwrap();
     assert_eq!((nothing.bytes, nothing.done, cursor.piece()), (0, true, 0));
 }
+
+#[test]
+fn whole_and_sealed_is_opened_without_a_trace_and_nothing_else() {
+    let sample = sample();
+    let disk = ForgetfulDisk::new();
+    let open = || TorrentStore::open_sealed(Path::new(DIR), disk.io()).unwrap();
+    let store = sample.create(Path::new(DIR), disk.io());
+    assert!(open().is_none());
+    sample.complete(&store);
+    let before = disk.changes();
+    let sealed = open().unwrap();
+    assert!(sealed.is_sealed() && sealed.is_complete());
+    sample.check_verified(&sealed).unwrap();
+    assert_eq!(disk.changes(), before);
+    // Being mended: whoever does it writes to it.
+    store.unverify(&sample.blocks[..1]).unwrap();
+    let before = disk.changes();
+    assert!(open().is_none());
+    sample.complete(&store);
+    assert!(disk.changes() > before && open().is_some());
+    // Somebody changed it.
+    let file = Path::new(DIR).join("content/sample/a");
+    disk.meddle(&file, 5, b"x").unwrap();
+    let before = disk.changes();
+    assert!(open().is_none());
+    assert_eq!(disk.changes(), before);
+}

@@ -13,8 +13,10 @@ use bittorrent_store::{Io, RealIo, TorrentStore};
 use nano_ledger::archive::Layout;
 use tracing::{info, warn};
 
+use crate::config::{self, Limit};
 use crate::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
 use crate::ledger_record::LedgerRecord;
+use crate::{pins, scrub, space};
 
 /// A whole snapshot, open and held against removal.
 pub(crate) struct Generation {
@@ -28,6 +30,8 @@ pub(crate) struct Generation {
 pub(crate) enum Entry {
     /// A whole snapshot. Whether its ledger may be used, the policy says.
     Whole(Generation),
+    /// One that was whole until blocks of it were found damaged, which are to be fetched again.
+    Mending(Generation),
     /// A snapshot in which faults were found: an archive may be refused before it is whole.
     Refused(Vec<String>),
     /// Part of a snapshot.
@@ -56,6 +60,7 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
     // Alone, because taking up a partial snapshot writes to it. Where others have it and let us
     // read, it is whole.
     let owned = data.own_snapshot(id)?;
+    let alone = owned.is_some();
     let Some(lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
         return Ok(Entry::Busy);
     };
@@ -64,20 +69,38 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
         return Ok(Entry::Refused(record.faults));
     }
     // Looking does not touch what a fetch will take up.
-    if !is_created(&dir) || !is_sealed(&dir, &read_info(&dir)?) {
+    if !is_created(&dir) {
         return Ok(Entry::Partial);
     }
-    let store = take_up(&dir)?;
-    if !store.is_complete() {
+    let was_whole = scrub::found_damage(&dir);
+    if !was_whole && !is_sealed(&dir, &read_info(&dir)?) {
+        return Ok(Entry::Partial);
+    }
+    let store = if alone {
+        take_up(&dir)?
+    } else {
+        // Whoever has it may be mending it: only looked at.
+        match open_sealed(&dir)? {
+            Some(store) => store,
+            None => return Ok(Entry::Partial),
+        }
+    };
+    let whole = store.is_complete();
+    if !whole && !was_whole {
         return Ok(Entry::Partial);
     }
     lock.share()?;
-    Ok(Entry::Whole(Generation {
+    let generation = Generation {
         id,
         store: Arc::new(store),
         dir,
         lock,
-    }))
+    };
+    Ok(if whole {
+        Entry::Whole(generation)
+    } else {
+        Entry::Mending(generation)
+    })
 }
 
 /// Whether a snapshot's directory got as far as having its metadata: before that there is nothing
@@ -88,16 +111,23 @@ pub(crate) fn is_created(dir: &Path) -> bool {
 
 const METADATA: &str = "snapshot.torrent";
 
+/// Opens the store in `dir` if it is whole and sealed, without writing anything.
+fn open_sealed(dir: &Path) -> Result<Option<TorrentStore>> {
+    TorrentStore::open_sealed(dir, io()).with_context(|| cannot_open(dir))
+}
+
+fn cannot_open(dir: &Path) -> String {
+    format!(
+        "cannot open the snapshot in {}; move that directory away to fetch it anew",
+        dir.display()
+    )
+}
+
 /// Opens the store in `dir`. Where the record of what is good was lost, a mark is left that
 /// everything has to be read again; [`was_read`] takes it away.
 pub(crate) fn take_up(dir: &Path) -> Result<TorrentStore> {
     refuse_discarded(dir)?;
-    let (store, recovery) = TorrentStore::open(dir, io()).with_context(|| {
-        format!(
-            "cannot open the snapshot in {}; move that directory away to fetch it anew",
-            dir.display()
-        )
-    })?;
+    let (store, recovery) = TorrentStore::open(dir, io()).with_context(|| cannot_open(dir))?;
     if recovery.claims_lost {
         warn!(dir = %dir.display(), "the record of what is good is lost: all has to be read again");
         write_atomically(&unread(dir), b"")?;
@@ -236,6 +266,52 @@ pub(crate) struct Held {
     pub(crate) state: State,
     /// When it came.
     pub(crate) since: SystemTime,
+    /// Bytes that it takes on disk, as if it shared none with others.
+    pub(crate) size: u64,
+    /// Somebody wants it kept.
+    pub(crate) pinned: bool,
+}
+
+impl Held {
+    pub(crate) fn new(data: &DataDir, id: InfoHashV2, state: State) -> Self {
+        let dir = data.snapshot(id);
+        Self {
+            id,
+            state,
+            since: came(&dir),
+            size: space::occupied(&dir),
+            pinned: pins::is_pinned(&dir),
+        }
+    }
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// Whole snapshots of a stream, the current one included: 1 keeps nothing else.
+    pub(crate) generations: u32,
+    /// Bytes on disk of all snapshots together; `None` for no limit.
+    pub(crate) size: Option<u64>,
+}
+
+impl Retention {
+    /// Only what has to be kept, as when room is needed.
+    pub(crate) const LEAST: Self = Self {
+        generations: 1,
+        size: None,
+    };
+}
+
+impl From<&config::Retention> for Retention {
+    fn from(keys: &config::Retention) -> Self {
+        Self {
+            generations: keys.generations.get(),
+            size: match keys.size {
+                Limit::Unlimited => None,
+                Limit::AtMost(size) => Some(size.get()),
+            },
+        }
+    }
 }
 
 /// What a directory is worth.
@@ -252,63 +328,67 @@ pub(crate) enum State {
 impl From<&Entry> for State {
     fn from(entry: &Entry) -> Self {
         match entry {
-            Entry::Whole(_) => Self::Whole,
+            Entry::Whole(_) | Entry::Mending(_) => Self::Whole,
             Entry::Refused(_) | Entry::Partial => Self::Remnant,
             Entry::Busy | Entry::Damaged(_) => Self::Untouchable,
         }
     }
 }
 
-/// What may go: everything but the current snapshot of each stream, the newest whole one besides,
-/// and those that are `wanted`. Nothing while no stream has a current snapshot.
+/// What may go. Kept are the `current` snapshot of each stream, those that are `wanted` or pinned, those
+/// for a person to look at, and of the other whole ones the newest, as many and as large as `keep`
+/// allows. Nothing goes while no stream has a current snapshot.
 pub(crate) fn superseded(
     held: &[Held],
     current: &[InfoHashV2],
     wanted: &[InfoHashV2],
+    keep: Retention,
 ) -> Vec<InfoHashV2> {
     if current.is_empty() {
         return Vec::new();
     }
-    let others: Vec<&Held> = held
-        .iter()
-        .filter(|held| !current.contains(&held.id) && !wanted.contains(&held.id))
-        .collect();
-    let before = others
-        .iter()
-        .filter(|held| held.state == State::Whole)
-        .max_by_key(|held| (held.since, held.id))
-        .map(|held| held.id);
-    others
-        .iter()
-        .filter(|held| held.state != State::Untouchable && Some(held.id) != before)
-        .map(|held| held.id)
-        .collect()
+    let (mut others, fixed): (Vec<&Held>, Vec<&Held>) = held.iter().partition(|held| {
+        !current.contains(&held.id)
+            && !wanted.contains(&held.id)
+            && !held.pinned
+            && held.state != State::Untouchable
+    });
+    let mut taken: u64 = fixed.iter().map(|held| held.size).sum();
+    // The newest whole ones first, remnants last: once one has no room, nothing behind it has.
+    others.sort_by_key(|held| (held.state == State::Whole, held.since, held.id));
+    let mut going = Vec::new();
+    for (place, held) in (1..).zip(others.iter().rev()) {
+        taken = taken.saturating_add(held.size);
+        let fits = place < keep.generations && keep.size.is_none_or(|most| taken <= most);
+        if held.state != State::Whole || !fits || !going.is_empty() {
+            going.push(held.id);
+        }
+    }
+    // The oldest first, as what is needed least.
+    going.reverse();
+    going
 }
 
 /// Removes what is superseded in a store where nobody of this process uses anything. What another
 /// process uses goes another time.
-pub(crate) fn retire(data: &DataDir, wanted: Option<InfoHashV2>) -> Result<()> {
+pub(crate) fn retire(data: &DataDir, wanted: &[InfoHashV2], keep: Retention) -> Result<()> {
     let lock = data.lock()?;
     let mut held = Vec::new();
     for id in data.snapshot_ids()? {
         if let Some(entry) = look(data, id) {
-            held.push(Held {
-                id,
-                state: State::from(&entry),
-                since: came(&data.snapshot(id)),
-            });
+            held.push(Held::new(data, id, State::from(&entry)));
         }
     }
-    let current: Vec<InfoHashV2> = data
-        .streams_with_current()?
-        .into_iter()
-        .map(|(_, id)| id)
-        .collect();
-    let wanted: Vec<InfoHashV2> = wanted.into_iter().collect();
-    for id in superseded(&held, &current, &wanted) {
+    for id in superseded(&held, &current(data)?, wanted, keep) {
         remove(data, id, &lock)?;
     }
     Ok(())
+}
+
+/// The current snapshots of all streams.
+pub(crate) fn current(data: &DataDir) -> Result<Vec<InfoHashV2>> {
+    let streams = data.streams_with_current()?;
+    Ok(streams.into_iter().map(|(_, id)| id).collect())
 }
 
 /// When the snapshot in `dir` came: its metadata is written once, at the beginning.
@@ -319,12 +399,16 @@ pub(crate) fn came(dir: &Path) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Removes a superseded snapshot, unless another process uses it: then it goes another time.
+/// Removes a superseded snapshot, unless another process uses it: then it goes another time. One that
+/// was pinned meanwhile stays.
 pub(crate) fn remove(data: &DataDir, id: InfoHashV2, lock: &StoreLock) -> Result<()> {
+    if pins::is_pinned(&data.snapshot(id)) {
+        return Ok(());
+    }
     if data.remove_snapshot(id, lock)? {
         info!(snapshot = %id, "removed: superseded");
     } else {
-        info!(snapshot = %id, "superseded, but another process uses it");
+        info!(snapshot = %id, "superseded, but in use");
     }
     Ok(())
 }
@@ -339,28 +423,84 @@ mod tests {
         InfoHashV2::from_bytes([byte; 32])
     }
 
+    fn ids(bytes: &[u8]) -> Vec<InfoHashV2> {
+        bytes.iter().map(|byte| id(*byte)).collect()
+    }
+
+    /// Came in the order of their numbers, and take 10 bytes each.
     fn held(byte: u8, state: State) -> Held {
-        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(byte));
         Held {
             id: id(byte),
             state,
-            since,
+            since: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(byte)),
+            size: 10,
+            pinned: false,
+        }
+    }
+
+    fn keep_two() -> Retention {
+        Retention::from(&config::Retention::default())
+    }
+
+    fn whole(bytes: std::ops::RangeInclusive<u8>) -> Vec<Held> {
+        bytes.map(|byte| held(byte, State::Whole)).collect()
+    }
+
+    #[test]
+    fn the_newest_stay_as_many_and_as_large_as_allowed() {
+        let keep = |generations, size| Retention { generations, size };
+        let two = keep_two();
+        // Held are 1 to 5, all whole: current, wanted, what is kept, what goes.
+        type Case = (&'static [u8], &'static [u8], Retention, &'static [u8]);
+        let cases: [Case; 16] = [
+            (&[5], &[], two, &[1, 2, 3]),
+            (&[5], &[], keep(1, None), &[1, 2, 3, 4]),
+            (&[5], &[], keep(3, None), &[1, 2]),
+            (&[5], &[], keep(9, None), &[]),
+            (&[5], &[], keep(u32::MAX, None), &[]),
+            (&[5, 1], &[], two, &[2, 3]),
+            (&[5], &[1], two, &[2, 3]),
+            // One that is older is current: the newest of the others stays.
+            (&[2], &[], two, &[1, 3, 4]),
+            (&[], &[], two, &[]),
+            (&[], &[], keep(1, Some(0)), &[]),
+            // The current one takes 10 of these.
+            (&[5], &[], keep(9, Some(50)), &[]),
+            (&[5], &[], keep(9, Some(49)), &[1]),
+            (&[5], &[], keep(9, Some(29)), &[1, 2, 3]),
+            (&[5], &[], keep(2, Some(50)), &[1, 2, 3]),
+            // What has to stay stays, however little is allowed.
+            (&[5], &[4], keep(9, Some(0)), &[1, 2, 3]),
+            (&[5], &[], Retention::LEAST, &[1, 2, 3, 4]),
+        ];
+        for (current, wanted, keep, goes) in cases {
+            let found = superseded(&whole(1..=5), &ids(current), &ids(wanted), keep);
+            assert_eq!(found, ids(goes), "{current:?} {wanted:?} {keep:?}");
         }
     }
 
     #[test]
-    fn current_and_the_one_before_stay() {
-        let whole = [1, 2, 3, 4].map(|byte| held(byte, State::Whole));
-        assert_eq!(superseded(&whole, &[id(4)], &[]), [id(1), id(2)]);
-        assert_eq!(superseded(&whole, &[id(4), id(1)], &[]), [id(2)]);
-        assert_eq!(superseded(&whole, &[id(4)], &[id(1)]), [id(2)]);
-        assert_eq!(superseded(&whole, &[id(2)], &[]), [id(1), id(3)]);
-        assert_eq!(superseded(&whole[..2], &[id(2)], &[]), []);
+    fn what_is_pinned_stays_and_counts_by_its_size_alone() {
+        let mut all = whole(1..=5);
+        all[1].pinned = true;
+        let two = keep_two();
+        assert_eq!(superseded(&all, &[id(5)], &[], two), ids(&[1, 3]));
         assert_eq!(
-            superseded(&whole, &[], &[]),
-            [],
-            "nothing is current: nothing goes"
+            superseded(&all, &[id(5)], &[], Retention::LEAST),
+            ids(&[1, 3, 4])
         );
+        let size = |size| Retention {
+            generations: 9,
+            size: Some(size),
+        };
+        assert_eq!(superseded(&all, &[id(5)], &[], size(30)), ids(&[1, 3]));
+        assert_eq!(superseded(&all, &[id(5)], &[], size(0)), ids(&[1, 3, 4]));
+        // Also one that is no whole snapshot.
+        all[0] = Held {
+            pinned: true,
+            ..held(1, State::Remnant)
+        };
+        assert_eq!(superseded(&all, &[id(5)], &[], two), ids(&[3]));
     }
 
     #[test]
@@ -372,7 +512,10 @@ mod tests {
             held(4, State::Whole),
             held(5, State::Remnant),
         ];
-        assert_eq!(superseded(&mixed, &[id(4)], &[id(5)]), [id(2)]);
-        assert_eq!(superseded(&mixed, &[id(4)], &[]), [id(2), id(5)]);
+        let goes = |wanted: &[u8], keep| superseded(&mixed, &[id(4)], &ids(wanted), keep);
+        let two = keep_two();
+        assert_eq!(goes(&[5], two), ids(&[2]));
+        assert_eq!(goes(&[], two), ids(&[2, 5]));
+        assert_eq!(goes(&[5], Retention::LEAST), ids(&[2, 1]));
     }
 }

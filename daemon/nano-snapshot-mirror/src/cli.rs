@@ -54,6 +54,10 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Put a verified ledger into the data directory of a node that does not run
     Install(InstallArgs),
+    /// Keep a held snapshot, whatever the retention says, until it is unpinned
+    Pin(PinArgs),
+    /// Let a pinned snapshot go when its time comes
+    Unpin(PinArgs),
     /// Show what a .torrent file or a magnet link says
     Inspect(InspectArgs),
     /// Show the configuration in effect, and where each value comes from
@@ -292,6 +296,11 @@ impl Cli {
                 flags.log(&args.log);
                 &args.file
             }
+            Some(Command::Pin(args) | Command::Unpin(args)) => {
+                flags.data(&args.data);
+                flags.log(&args.log);
+                &args.file
+            }
             Some(Command::Install(args)) => {
                 flags.data(&args.data);
                 flags.ledger(&args.policy);
@@ -348,6 +357,20 @@ pub(crate) struct StatusArgs {
     /// [default: control.sock in $RUNTIME_DIRECTORY, or else in the data directory]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// `pin` and `unpin`.
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    /// The snapshot's v2 info-hash, or as much of its beginning as is needed
+    #[arg(value_name = "ID")]
+    pub(crate) snapshot: String,
     #[command(flatten)]
     pub(crate) file: FileArgs,
     #[command(flatten)]

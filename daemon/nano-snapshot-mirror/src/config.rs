@@ -22,6 +22,7 @@ mod page;
 mod print;
 mod schedule;
 mod section;
+mod sizes;
 mod sources;
 mod traffic;
 mod values;
@@ -49,6 +50,7 @@ pub(crate) use load::{Loaded, Mistakes, Sources};
 pub(crate) use page::keys;
 pub(crate) use print::effective;
 use schedule::Window;
+pub(crate) use sizes::{Every, Limit, Size, Speed};
 pub(crate) use sources::Loose;
 use traffic::Rate;
 pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Seconds};
@@ -80,6 +82,9 @@ section! {
         section limits: Limits;
         section trackers: Trackers;
         section web_seeds: WebSeeds;
+        section disk: Disk;
+        section retention: Retention;
+        section scrub: Scrub;
         section verify: Verify;
         section hooks: Hooks;
         section log: Log;
@@ -185,12 +190,41 @@ section! {
 }
 
 section! {
+    /// The file system of the data directory. See `docs/upkeep.md`.
+    Disk {
+        /// A floor of free space: nothing is begun that would cross it, and a download pauses before it
+        /// does. By default 1 GiB, or a twentieth of a smaller disk.
+        restart reserve: Option<Size>;
+    }
+}
+
+section! {
     /// File servers that have the snapshots (BEP 19), used while peers give little. What they send is
     /// verified like what peers send.
     WebSeeds {
         /// With a `/` at the end, each snapshot's files are looked for under its name below the
         /// directory; without, the URL is that of the one file of every snapshot.
         restart urls: Vec<WebSeedUrl>;
+    }
+}
+
+section! {
+    /// Which snapshots are kept besides those that are current, wanted, in use or pinned.
+    Retention {
+        /// How many whole snapshots of a stream, the current one included.
+        live generations: Number<1, 10_000> = const { Number::new(2) };
+        /// What all snapshots may take on disk together; the oldest go first.
+        live size: Limit<Size> = Limit::Unlimited;
+    }
+}
+
+section! {
+    /// Reading again what is seeded, in the background, to find what the disk changed by itself.
+    Scrub {
+        /// Time between two scrubs of a snapshot.
+        live interval: Every<Seconds<1, 315_360_000>> = Every::Every(const { Seconds::new(2_592_000) });
+        /// The most to read.
+        restart rate: Speed = const { Speed::new(20 << 20) };
     }
 }
 

@@ -18,6 +18,8 @@ use snapshot_pointer::Salt;
 #[derive(Debug, Clone)]
 pub(crate) struct DataDir {
     root: PathBuf,
+    /// Bytes of its file system that stay free; `None` for the default.
+    reserve: Option<u64>,
 }
 
 /// The name of a stream as it stands in `current/`.
@@ -61,7 +63,10 @@ impl DataDir {
     /// Opens the data directory at the configured place, and makes what is missing.
     pub(crate) fn create(given: Option<&Path>) -> Result<Self> {
         let root = Self::place(given)?;
-        let dir = Self { root };
+        let dir = Self {
+            root,
+            reserve: None,
+        };
         for part in [
             dir.snapshots(),
             dir.incoming(),
@@ -87,7 +92,19 @@ impl DataDir {
                 root.display()
             );
         }
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            reserve: None,
+        })
+    }
+
+    /// With so many bytes of its file system that stay free; `None` for the default.
+    pub(crate) fn with_reserve(self, reserve: Option<u64>) -> Self {
+        Self { reserve, ..self }
+    }
+
+    pub(crate) fn reserve(&self) -> Option<u64> {
+        self.reserve
     }
 
     fn place(given: Option<&Path>) -> Result<PathBuf> {
@@ -336,7 +353,11 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
         file.sync_all()?;
         fs::rename(&fresh, path)
     };
-    write().with_context(failed)?;
+    if let Err(error) = write() {
+        // What a full disk took of it is room for the next attempt.
+        let _ = fs::remove_file(&fresh);
+        return Err(error).with_context(failed);
+    }
     sync_dir(dir)
 }
 

@@ -12,19 +12,21 @@ use bittorrent_store::TorrentStore;
 use nano_ledger::archive::{Extracted as Archived, Layout};
 use serde::{Deserialize, Serialize};
 use snapshot_pointer::{Decision, Tally};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue::{self, Entry};
+use crate::catalogue::{self, Entry, Retention};
 use crate::cli::{OnceArgs, SeedFor};
-use crate::config::Live;
+use crate::config::{Live, Size};
 use crate::data_dir::{DataDir, StoreLock, write_atomically};
 use crate::extract::{self, Method};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::ledger_record::LedgerRecord;
 use crate::network::{Network, PortTaken};
+use crate::pins;
 use crate::progress::Display;
 use crate::signals::Signals;
 use crate::space;
@@ -67,12 +69,14 @@ pub(crate) async fn run(
 ) -> Result<Ended> {
     let started = Instant::now();
     let config = &live.config();
-    let data = DataDir::create(config.data_dir.as_deref())?;
+    let data = DataDir::create(config.data_dir.as_deref())?
+        .with_reserve(config.disk.reserve.map(Size::get));
     data.clean_incoming()?;
     let stream = Stream::one(config, once.stream.as_deref(), &data)?;
     let network = Network::start(live, &data, PortTaken::TakeAnother, Vec::new()).await?;
     let fetch = Fetch {
         once,
+        retention: Retention::from(&config.retention),
         data: &data,
         stream: &stream,
         network: &network,
@@ -129,6 +133,7 @@ enum ToDo {
 
 struct Fetch<'a> {
     once: &'a OnceArgs,
+    retention: Retention,
     data: &'a DataDir,
     stream: &'a Stream,
     network: &'a Network,
@@ -180,7 +185,7 @@ impl Fetch<'_> {
         let Some(to_do) = to_do? else {
             return Ok(None);
         };
-        block_in_place(|| catalogue::retire(self.data, Some(id)))?;
+        block_in_place(|| catalogue::retire(self.data, &[id], self.retention))?;
         left(to_do)
     }
 
@@ -319,19 +324,16 @@ impl Fetch<'_> {
             _ => {}
         }
         let reads_along = self.once.extract && !self.once.discard_archive;
-        let fetched = torrent::fetch(
-            self.network,
-            self.data,
-            Wanted {
-                id,
-                open: Vec::new(),
-            },
-            &self.policy,
-            reads_along.then_some(along as &dyn Reader),
-            self.display,
-            &along.stop_fetch,
-        )
-        .await?;
+        let wanted = Wanted {
+            id,
+            open: Vec::new(),
+            policy: &self.policy,
+            reader: reads_along.then_some(along as &dyn Reader),
+            or_refuse: true,
+            paused: &watch::Sender::default(),
+        };
+        let stop = &along.stop_fetch;
+        let fetched = torrent::fetch(self.network, self.data, wanted, self.display, stop).await?;
         Ok(match fetched {
             Fetched::Whole(torrent) => Some(*torrent),
             Fetched::Stopped => None,
@@ -565,7 +567,8 @@ impl Last<'_> {
         let dir_lock = generation.lock;
         drop(generation.store);
         drop(dir_lock);
-        if let Some(owned) = data.own_snapshot(id)? {
+        let pinned = pins::is_pinned(&data.snapshot(id));
+        if let Some(owned) = data.own_snapshot(id)?.filter(|_| !pinned) {
             extract::by_move(&content, &target)?;
             drop(owned);
             self.remove(&lock)?;
@@ -581,7 +584,7 @@ impl Last<'_> {
             .share_snapshot(id)?
             .context("another process is writing the snapshot")?;
         drop(lock);
-        space::ensure(data.root(), size, "the copy of the ledger")?;
+        space::ensure(data, size, "the copy of the ledger")?;
         let mut meter = self.display.phase("Copying the ledger", size);
         let done = extract::by_copy(&content, &target, &mut |done| {
             meter.set(done, None);

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use crate::config;
 use crate::data_dir::DataDir;
 use crate::report::Reporter;
+use crate::space;
 use crate::stream::{self, Stream};
 use crate::text::Time;
 
@@ -76,10 +77,20 @@ impl Followed {
             Ok(poll) => poll,
             Err(error) => {
                 // Without its memory a mirror could be rolled back: it only seeds meanwhile.
-                let text = format!("{:#}", Error::from(error));
-                error!(stream = name, "the pointer is not followed: {text}");
+                let error = Error::from(error);
+                let text = format!("{error:#}");
+                let lacks_room = space::is_lacking(&error);
+                if lacks_room {
+                    warn!(
+                        stream = name,
+                        "paused until there is room on the disk, nothing is lost: the pointer is \
+                         not followed: {text}"
+                    );
+                } else {
+                    error!(stream = name, "the pointer is not followed: {text}");
+                }
                 reporter.problem("pointer-memory", name, Some(text));
-                return false;
+                return lacks_room;
             }
         };
         stream::log(&poll);

@@ -20,11 +20,14 @@ mod ledger_record;
 mod logging;
 mod mirror;
 mod network;
+mod pause;
+mod pins;
 mod produce;
 mod progress;
 mod reconcile;
 mod report;
 mod reuse;
+mod scrub;
 mod serve;
 mod servers;
 mod signals;
@@ -104,6 +107,8 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
         // It has been checked: mistakes end the program before this.
         Some(Command::CheckConfig(_)) => println!("nothing is wrong with the configuration"),
         Some(Command::Status(args)) => return status::run(args, config).map(Ended::Told),
+        Some(Command::Pin(args)) => pins::run(args, true, config)?,
+        Some(Command::Unpin(args)) => pins::run(args, false, config)?,
         Some(Command::Verify(args)) => {
             return block_on(async |signals| {
                 block_in_place(|| verify::run(args, config, display, &signals.stop))

@@ -10,13 +10,14 @@ use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
 use futures_util::future::join_all;
 use snapshot_pointer::{Poll, RecordError, Republished};
+use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::catalogue::{self, Entry, Held, State};
-use crate::config::{self, Live, Mistakes, Reloaded};
+use crate::catalogue::{self, Entry, Held, Retention, State};
+use crate::config::{self, Live, Mistakes, Reloaded, Size};
 use crate::control::{self, Added, Denied, Request, Requests};
 use crate::data_dir::{DataDir, StreamName};
 use crate::followed::Followed;
@@ -25,11 +26,14 @@ use crate::hooks::Hooks;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::logging;
 use crate::network::{Network, PortTaken};
+use crate::pause::Paused;
 use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::report::{Following, Phase, Reporter};
+use crate::scrub::{self, Scrubs};
 use crate::servers::Doors;
 use crate::signals::Signals;
+use crate::space;
 use crate::stream;
 use crate::systemd::{Inherited, Manager};
 use crate::text::Causes;
@@ -46,12 +50,22 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 /// A poll that takes longer hangs: each of its look-ups ends by itself long before.
 const POLL_LIMIT: Duration = Duration::from_secs(5 * 60);
 
+/// How soon to try again what a full disk kept from being done.
+const ROOM_RETRY: Duration = Duration::from_secs(5);
+
+/// How long the same about a full disk is not said again.
+const SAY_AGAIN: Duration = Duration::from_secs(3600);
+
+/// What is wrong when the disk has no room, for programs.
+const DISK_FULL: &str = "disk-full";
+
 /// Mirrors until asked to stop.
 pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Result<()> {
     let mut manager = Manager::default();
     manager.starting("opening the store");
     let config = live.config();
-    let data = DataDir::create(config.data_dir.as_deref())?;
+    let data = DataDir::create(config.data_dir.as_deref())?
+        .with_reserve(config.disk.reserve.map(Size::get));
     let streams = config
         .stream
         .iter()
@@ -100,6 +114,10 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         life,
         manager,
         hooks: &hooks,
+        paused: watch::Sender::default(),
+        room: None,
+        told_room: None,
+        scrubs: Scrubs::new(scrub::Settings::from(&config.scrub)),
     };
     let served = service.serve(signals).await;
     let reporter = service.part();
@@ -138,6 +156,12 @@ enum Event {
     Verified(InfoHashV2, Result<Option<Verdict>>),
     Asked(Request),
     ReportDue,
+    /// A download lacks room on the disk, or has it again.
+    Paused,
+    /// Time to try again what lacked room on the disk.
+    RoomDue,
+    /// A scrub found something or ended, or it is time to look whether one is due.
+    Scrub(scrub::Event),
 }
 
 /// The look-up of one stream.
@@ -163,6 +187,13 @@ struct Service<'a> {
     life: Life,
     manager: Manager,
     hooks: &'a Hooks,
+    /// Downloads that wait for room on the disk.
+    paused: watch::Sender<Paused>,
+    /// When to try again what lacked room on the disk.
+    room: Option<Instant>,
+    /// What was said of that, and when.
+    told_room: Option<(String, Instant)>,
+    scrubs: Scrubs,
 }
 
 impl<'a> Service<'a> {
@@ -180,6 +211,7 @@ impl<'a> Service<'a> {
         let mut poll: Option<Running<'a, _>> = None;
         let mut republish: Option<Running<'a, _>> = None;
         let mut next_poll = Instant::now();
+        let mut paused = self.paused.subscribe();
         self.reporter.enter(None);
         self.manager.ready();
         let watchdog = self.life.watch(self.network.session());
@@ -196,6 +228,10 @@ impl<'a> Service<'a> {
                 () = sleep_until(next_poll), if poll.is_none() => Event::PollDue,
                 Some(request) = self.requests.recv() => Event::Asked(request),
                 () = self.reporter.due() => Event::ReportDue,
+                // We hold the other end.
+                Ok(()) = paused.changed() => Event::Paused,
+                () = due(self.room) => Event::RoomDue,
+                event = self.scrubs.next() => Event::Scrub(event),
             };
             match event {
                 Event::Stop => break,
@@ -255,6 +291,22 @@ impl<'a> Service<'a> {
                     self.verifying = None;
                     self.verified(id, result).await;
                 }
+                Event::Paused => {
+                    let paused = paused.borrow_and_update().clone();
+                    self.make_room(&paused).await?;
+                    continue;
+                }
+                Event::Scrub(event) => {
+                    let settings = scrub::Settings::from(&self.live.config().scrub);
+                    self.scrubs.take(event, settings, &self.seeding).await;
+                    continue;
+                }
+                Event::RoomDue => {
+                    self.room = None;
+                    self.reporter.problem(DISK_FULL, "", None);
+                    self.failed.clear();
+                    self.rescan().await?;
+                }
             }
             self.act().await?;
         }
@@ -266,6 +318,7 @@ impl<'a> Service<'a> {
         while let Some(fetching) = self.fetching.pop() {
             self.abandon(fetching).await;
         }
+        self.scrubs.stop_all().await;
         for (_, torrent) in self.seeding.drain() {
             torrent.leave().await;
         }
@@ -443,7 +496,7 @@ impl<'a> Service<'a> {
             .map(|(id, _)| *id)
             .collect();
         for id in stopped {
-            let Some(torrent) = self.seeding.remove(&id) else {
+            let Some(torrent) = self.leave(id).await else {
                 continue;
             };
             if let Some(error) = torrent.status().phase.error() {
@@ -453,6 +506,12 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// Takes a seeded snapshot out of what is seeded and scrubbed; it is still in the session.
+    async fn leave(&mut self, id: InfoHashV2) -> Option<Torrent> {
+        self.scrubs.stop(id).await;
+        self.seeding.remove(&id)
+    }
+
     /// What is held of `id`; a whole snapshot is seeded from here on, unless its ledger is refused.
     async fn holding(&mut self, id: InfoHashV2) -> Holding {
         if let Some(torrent) = self.seeding.get(&id) {
@@ -460,7 +519,7 @@ impl<'a> Service<'a> {
             return self.holding_by(id, verdict);
         }
         match block_in_place(|| catalogue::look(self.data, id)) {
-            Some(Entry::Whole(generation)) => {
+            Some(Entry::Whole(generation) | Entry::Mending(generation)) => {
                 let verdict = self.policy.judge(&generation.dir, &generation.store.info());
                 let holding = self.holding_by(id, verdict);
                 if holding != Holding::Refused {
@@ -478,7 +537,11 @@ impl<'a> Service<'a> {
             // Fetching waits for whoever is busy, and names what is damaged.
             Some(Entry::Partial | Entry::Busy) => Holding::Partial,
             Some(Entry::Damaged(error)) => {
-                error!(snapshot = %id, "damaged: {error:#}");
+                if space::is_lacking(&error) {
+                    self.lacks_room(&error, "a snapshot that is held is not taken up");
+                } else {
+                    error!(snapshot = %id, "damaged: {error:#}");
+                }
                 Holding::Partial
             }
             None => Holding::None,
@@ -545,7 +608,7 @@ impl<'a> Service<'a> {
                 Decision::Keep => return Ok(true),
                 Decision::Wait | Decision::Continue => return Ok(false),
                 Decision::Fetch { snapshot, .. } | Decision::Verify(snapshot)
-                    if self.failed.contains(&snapshot) =>
+                    if self.failed.contains(&snapshot) || self.room.is_some() =>
                 {
                     return Ok(false);
                 }
@@ -561,7 +624,13 @@ impl<'a> Service<'a> {
                     self.verify(snapshot).await;
                     return Ok(false);
                 }
-                Decision::Switch(snapshot) => self.switch(&name, snapshot)?,
+                Decision::Switch(snapshot) => match self.switch(&name, snapshot) {
+                    Err(error) if space::is_lacking(&error) => {
+                        self.lacks_room(&error, "the new snapshot is whole and not yet current");
+                        return Ok(false);
+                    }
+                    other => other?,
+                },
                 Decision::Abandon(snapshot) => {
                     info!(stream, %snapshot, "giving up: the pointer names another one now");
                     self.set_active(index, None);
@@ -582,15 +651,20 @@ impl<'a> Service<'a> {
     fn fetch(&mut self, id: InfoHashV2) {
         let stop = CancellationToken::new();
         let (network, data, display, until) = (self.network, self.data, self.display, stop.clone());
-        let policy = self.policy.clone();
+        let (policy, told) = (self.policy.clone(), self.paused.clone());
         let open = self.seeding.values();
         let open = open.map(|torrent| (torrent.id, torrent.store.clone()));
-        let wanted = Wanted {
-            id,
-            open: open.collect(),
-        };
+        let open = open.collect();
         let task = Box::pin(async move {
-            torrent::fetch(network, data, wanted, &policy, None, display, &until).await
+            let wanted = Wanted {
+                id,
+                open,
+                policy: &policy,
+                reader: None,
+                or_refuse: false,
+                paused: &told,
+            };
+            torrent::fetch(network, data, wanted, display, &until).await
         });
         self.fetching.push(Fetching { id, stop, task });
     }
@@ -648,7 +722,7 @@ impl<'a> Service<'a> {
             Ok(Some(Verdict::Sound)) => info!(snapshot = %id, "the ledger is sound"),
             Ok(Some(Verdict::Refused(reasons))) => {
                 error!(snapshot = %id, faults = ?reasons, "the ledger is refused");
-                if let Some(torrent) = self.seeding.remove(&id) {
+                if let Some(torrent) = self.leave(id).await {
                     torrent.leave().await;
                 }
             }
@@ -656,7 +730,11 @@ impl<'a> Service<'a> {
                 self.failed.insert(id);
             }
             Err(error) => {
-                error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");
+                if space::is_lacking(&error) {
+                    self.lacks_room(&error, "what verification found is not kept");
+                } else {
+                    error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");
+                }
                 let text = format!("snapshot {id}: the ledger cannot be looked into: {error:#}");
                 for followed in self.streams.iter().filter(|one| one.desired == Some(id)) {
                     let name = followed.stream.name.as_str();
@@ -678,6 +756,19 @@ impl<'a> Service<'a> {
         }
     }
 
+    /// Something could not be written: it is tried again soon.
+    fn lacks_room(&mut self, error: &Error, what: &str) {
+        let text = format!("{what}: {error:#}");
+        self.reporter.problem(DISK_FULL, "", Some(text.clone()));
+        let now = Instant::now();
+        let known = |(told, at): &(String, Instant)| *told == text && now < *at + SAY_AGAIN;
+        if !self.told_room.as_ref().is_some_and(known) {
+            warn!("paused until there is room on the disk, nothing is lost: {text}");
+            self.told_room = Some((text, now));
+        }
+        self.room = Some(now + ROOM_RETRY);
+    }
+
     /// Makes a whole snapshot the current one.
     fn switch(&self, stream: &StreamName, id: InfoHashV2) -> Result<()> {
         self.data.switch(stream, id, &self.data.lock()?)?;
@@ -688,15 +779,30 @@ impl<'a> Service<'a> {
     /// Removes what is superseded, whoever switched: a producer in the same store cannot remove
     /// what this process seeds.
     async fn retire(&mut self) -> Result<()> {
-        let current: Vec<InfoHashV2> = self
-            .data
-            .streams_with_current()?
-            .into_iter()
-            .map(|(_, id)| id)
-            .collect();
+        let keep = Retention::from(&self.live.config().retention);
+        self.retire_to(keep).await
+    }
+
+    /// Makes room for the downloads that lack it: only what has to be kept is.
+    async fn make_room(&mut self, paused: &Paused) -> Result<()> {
+        for followed in &self.streams {
+            let pause = followed.active.and_then(|id| paused.get(&id));
+            let name = followed.stream.name.as_str();
+            let text = pause.map(ToString::to_string);
+            self.reporter.problem(DISK_FULL, name, text);
+        }
+        if !paused.is_empty() {
+            self.retire_to(Retention::LEAST).await?;
+        }
+        Ok(())
+    }
+
+    async fn retire_to(&mut self, keep: Retention) -> Result<()> {
+        let current = catalogue::current(self.data)?;
         let ids = self.data.snapshot_ids()?;
-        // Opening partial ones takes time, so only when something is there to remove.
-        if ids.len() <= current.len() + 1 {
+        // Opening partial ones takes time, so only when something may be there to remove.
+        let kept = current.len().saturating_add(keep.generations as usize - 1);
+        if ids.len() <= kept && keep.size.is_none() {
             return Ok(());
         }
         let held: Vec<Held> = ids
@@ -708,16 +814,14 @@ impl<'a> Service<'a> {
                     block_in_place(|| catalogue::look(self.data, id))
                         .map_or(State::Untouchable, |entry| State::from(&entry))
                 };
-                Held {
-                    id,
-                    state,
-                    since: catalogue::came(&self.data.snapshot(id)),
-                }
+                Held::new(self.data, id, state)
             })
             .collect();
-        let wanted: Vec<InfoHashV2> = self.streams.iter().filter_map(|one| one.desired).collect();
-        for old in catalogue::superseded(&held, &current, &wanted) {
-            if let Some(torrent) = self.seeding.remove(&old) {
+        let desired = self.streams.iter().filter_map(|one| one.desired);
+        let fetched = self.fetching.iter().map(|fetching| fetching.id);
+        let wanted: Vec<InfoHashV2> = desired.chain(fetched).collect();
+        for old in catalogue::superseded(&held, &current, &wanted, keep) {
+            if let Some(torrent) = self.leave(old).await {
                 drop(torrent.leave().await);
             }
             let removed = block_in_place(|| catalogue::remove(self.data, old, &self.data.lock()?));
@@ -773,6 +877,13 @@ async fn first_fetched(fetching: &mut [Fetching<'_>]) -> (InfoHashV2, Result<Fet
         ended.map_or(task::Poll::Pending, task::Poll::Ready)
     })
     .await
+}
+
+async fn due(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
 }
 
 async fn verified(slot: &mut Option<Verifying<'_>>) -> (InfoHashV2, Result<Option<Verdict>>) {

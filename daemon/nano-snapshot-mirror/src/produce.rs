@@ -30,9 +30,9 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue;
+use crate::catalogue::{self, Retention};
 use crate::cli::ProduceArgs;
-use crate::config::Config;
+use crate::config::{Config, Size};
 use crate::data_dir::{DataDir, StreamName};
 use crate::fetch::Ended;
 use crate::key_file;
@@ -57,7 +57,8 @@ pub(crate) async fn run(
 ) -> Result<Ended> {
     // Faults that a person can mend come out before the hours of copying.
     let signer = args.key.as_deref().map(Signer::new).transpose()?;
-    let data = DataDir::create(config.data_dir.as_deref())?;
+    let data = DataDir::create(config.data_dir.as_deref())?
+        .with_reserve(config.disk.reserve.map(Size::get));
     let _alone = Alone::take(&data)?;
     if let (true, Some(ledger)) = (args.dry_run, &args.ledger) {
         println!("{}", block_in_place(|| plan::of(args, ledger, &data))?);
@@ -94,7 +95,7 @@ pub(crate) async fn run(
         ))?,
     };
     data.switch(&stream, built.id, &data.lock()?)?;
-    block_in_place(|| catalogue::retire(&data, None))?;
+    block_in_place(|| catalogue::retire(&data, &[], Retention::from(&config.retention)))?;
     let mut summary = Summary::of(&built, unchanged);
     summary.publication(&published, signer.authority);
     println!("{summary}");

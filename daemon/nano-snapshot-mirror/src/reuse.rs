@@ -63,7 +63,9 @@ fn hold(data: &DataDir, id: InfoHashV2, open: &[Open]) -> Option<(Arc<TorrentSto
         return Some((store.clone(), data.share_snapshot(id).ok()??));
     }
     match catalogue::look(data, id)? {
-        Entry::Whole(generation) => Some((generation.store, generation.lock)),
+        Entry::Whole(generation) | Entry::Mending(generation) => {
+            Some((generation.store, generation.lock))
+        }
         // What a fetch had when the pointer moved on.
         Entry::Partial => {
             let dir = data.snapshot(id);

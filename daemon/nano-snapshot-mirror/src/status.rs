@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::control;
 use crate::data_dir::DataDir;
 use crate::ledger_record::LedgerRecord;
+use crate::pins;
 use crate::progress::percent;
 use crate::report::Report;
 use crate::snapshot_info::SnapshotInfo;
@@ -114,6 +115,8 @@ pub(crate) struct Snapshot {
     state: State,
     /// Some process works with it: seeds it, or fetches it.
     in_use: bool,
+    /// It is kept until it is unpinned.
+    pinned: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// Of the content, bytes.
@@ -239,6 +242,7 @@ impl Snapshot {
             snapshot: id.to_string(),
             state,
             in_use: matches!(data.own_snapshot(id), Ok(None)),
+            pinned: pins::is_pinned(&dir),
             name: info.as_ref().map(|info| info.name().to_owned()),
             length: info.as_ref().map(|info| info.layout().content_length()),
             on_disk: space::occupied(&dir),
@@ -262,6 +266,9 @@ impl Snapshot {
             State::Damaged => "damaged",
         };
         let _ = write!(text, "\n  {state}");
+        if self.pinned {
+            text.push_str(", pinned");
+        }
         if let Some(name) = &self.name {
             let _ = write!(text, ", {name}, {}", Bytes(length));
         }

@@ -1,14 +1,16 @@
 //! One snapshot in the session: seeded, or being fetched.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::metainfo::{Info, Metainfo};
-use bittorrent_protocol::{InfoHashV2, InfoHashes, SwarmHash};
-use bittorrent_session::{TorrentHandle, TorrentStatus};
+use bittorrent_protocol::{BlockIndex, InfoHashV2, InfoHashes, SwarmHash};
+use bittorrent_session::{AddError, TorrentHandle, TorrentStatus};
 use bittorrent_store::{StoreError, TorrentStore, required_space};
+use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -18,13 +20,23 @@ use crate::catalogue::{self, Entry, Generation};
 use crate::data_dir::{DataDir, DirLock};
 use crate::ledger_policy::LedgerPolicy;
 use crate::network::Network;
+use crate::pause::{Paused, Pauses};
 use crate::progress::Display;
 use crate::reuse::{Open, Reuse};
-use crate::space;
-use crate::text::{Bytes, Causes, Time};
+use crate::space::{self, Shortage};
+use crate::text::{Bytes, Time};
 
 /// How often a waiting fetch looks whether another process has let go of a snapshot.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+/// What a download into a clone of a held file begins or goes on with, bytes.
+const CLONE_STEP: u64 = 256 << 20;
+
+/// How often to look how much is free while a download writes.
+const FLOOR_EVERY: Duration = Duration::from_millis(100);
+
+/// What a download that has begun needs room for.
+const REST: &str = "the rest of the snapshot";
 
 /// A snapshot in the session. Dropping it leaves the torrent to the session; see [`Self::leave`].
 pub(crate) struct Torrent {
@@ -55,6 +67,11 @@ impl Torrent {
             lock,
             _presence: vec![presence],
         })
+    }
+
+    /// Fetches blocks again that are damaged on disk, and in the store no longer count as verified.
+    pub(crate) async fn mend(&self, damaged: Vec<BlockIndex>) -> Result<(), AddError> {
+        self.handle.mend(self.store.clone(), damaged).await
     }
 
     pub(crate) fn status(&self) -> TorrentStatus {
@@ -95,42 +112,57 @@ pub(crate) trait Reader: Sync {
     fn begins(&self, store: &Arc<TorrentStore>) -> bool;
 }
 
-/// What is to be fetched.
-pub(crate) struct Wanted {
+/// What to fetch, and how.
+pub(crate) struct Wanted<'a> {
     pub(crate) id: InfoHashV2,
     /// Snapshots that this process has open: those need not be opened again to be looked through.
     pub(crate) open: Vec<Open>,
+    pub(crate) policy: &'a LedgerPolicy,
+    pub(crate) reader: Option<&'a dyn Reader>,
+    /// Fail where there is not room enough from the start, rather than wait for it.
+    pub(crate) or_refuse: bool,
+    /// Is told when there is no room on the disk, and when there is again.
+    pub(crate) paused: &'a watch::Sender<Paused>,
 }
 
-/// Fetches a snapshot, from nothing or from what is on disk, until it is whole.
+/// Fetches a snapshot, from nothing or from what is on disk, until it is whole. While the disk is
+/// full it waits, unless somebody reads along.
 ///
 /// Cancelling `stop` ends it soon with [`Fetched::Stopped`]. Errors leave what was received on
 /// disk.
 pub(crate) async fn fetch(
     network: &Network,
     data: &DataDir,
-    Wanted { id, open }: Wanted,
-    policy: &LedgerPolicy,
-    reader: Option<&dyn Reader>,
+    mut wanted: Wanted<'_>,
     display: &Display,
     stop: &CancellationToken,
 ) -> Result<Fetched> {
     let fetch = Fetch {
         network,
         data,
-        id,
-        policy,
-        reader,
-        open,
+        id: wanted.id,
+        policy: wanted.policy,
+        reader: wanted.reader,
+        // Only while nothing was paused: kept open, what goes to make room would still take it.
+        open: Mutex::new(std::mem::take(&mut wanted.open)),
         display,
         stop,
+        begun: AtomicBool::new(false),
+        read: AtomicBool::new(false),
     };
-    match fetch.run().await {
-        Err(error) if stop.is_cancelled() => {
-            info!("stopped while failing: {error:#}");
-            Ok(Fetched::Stopped)
+    let mut pauses = Pauses::new(data, wanted.id, display, wanted.paused);
+    loop {
+        let error = match fetch.run().await {
+            Err(error) if stop.is_cancelled() => {
+                info!("stopped while failing: {error:#}");
+                return Ok(Fetched::Stopped);
+            }
+            Err(error) if space::is_lacking(&error) && fetch.may_wait(&wanted) => error,
+            other => return other,
+        };
+        if !pauses.wait(&error, stop).await? {
+            return Ok(Fetched::Stopped);
         }
-        other => other,
     }
 }
 
@@ -140,12 +172,22 @@ struct Fetch<'a> {
     id: InfoHashV2,
     policy: &'a LedgerPolicy,
     reader: Option<&'a dyn Reader>,
-    open: Vec<Open>,
+    open: Mutex<Vec<Open>>,
     display: &'a Display,
     stop: &'a CancellationToken,
+    /// The download began, if only once.
+    begun: AtomicBool,
+    /// Somebody reads what comes.
+    read: AtomicBool,
 }
 
 impl Fetch<'_> {
+    /// Whether it may go on with another store later. Readers have hold of this one.
+    fn may_wait(&self, wanted: &Wanted<'_>) -> bool {
+        let refuses = wanted.or_refuse && !self.begun.load(Ordering::Relaxed);
+        !refuses && !self.read.load(Ordering::Relaxed)
+    }
+
     async fn run(&self) -> Result<Fetched> {
         let dir = self.data.snapshot(self.id);
         let lock = match self.own(&dir).await? {
@@ -157,7 +199,7 @@ impl Fetch<'_> {
             Place::Stopped => return Ok(Fetched::Stopped),
         };
         let (data, id, stop) = (self.data.clone(), self.id, self.stop.clone());
-        let open = self.open.clone();
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         let reuse = spawn_blocking(move || Reuse::find(&data, id, &open, &stop)).await?;
         let joined = if catalogue::is_created(&dir) {
             self.resume(&dir, &reuse).await?
@@ -168,6 +210,7 @@ impl Fetch<'_> {
             return Ok(Fetched::Stopped);
         };
         if self.reader.is_some_and(|reader| reader.begins(&store)) {
+            self.read.store(true, Ordering::Relaxed);
             handle.take_in_order().await;
         }
         let torrent = Torrent {
@@ -232,7 +275,7 @@ impl Fetch<'_> {
             return Ok(None);
         }
         info!(snapshot = %self.id, held = %Bytes(held_bytes(&store)), "resuming");
-        self.ensure_space(&store, dir)?;
+        self.ensure_space(&store)?;
         let session = self.network.session();
         let sources = reuse.sources().clone();
         let handle = session.add_store_reusing(store.clone(), sources).await?;
@@ -341,7 +384,10 @@ impl Fetch<'_> {
             );
         }
         let meta = Metainfo::from_info(info);
-        space::ensure(self.data.root(), required_space(&meta), "the snapshot")?;
+        let nothing_held = reuse.sources().generations().is_empty();
+        if nothing_held {
+            space::ensure(self.data, required_space(&meta), "the snapshot")?;
+        }
         let place = dir.to_owned();
         let sources = reuse.sources().clone();
         let store = spawn_blocking(move || {
@@ -351,17 +397,42 @@ impl Fetch<'_> {
             .await?
             .with_context(|| format!("cannot lay out {}", dir.display()))?;
         debug!(snapshot = %self.id, ?clones, "laid out");
+        if !nothing_held {
+            // Known only now: what is a clone of something held takes no room of its own.
+            space::ensure(
+                self.data,
+                needed(&store, store.space_needed()?),
+                "the snapshot",
+            )?;
+        }
         Ok(Arc::new(store))
     }
 
-    fn ensure_space(&self, store: &TorrentStore, dir: &Path) -> Result<()> {
-        let needed = space::remaining(required_space(&store.metainfo()), dir);
-        space::ensure(self.data.root(), needed, "the rest of the snapshot")
+    fn ensure_space(&self, store: &TorrentStore) -> Result<()> {
+        space::ensure(self.data, needed(store, store.space_needed()?), REST)
+    }
+
+    /// Fails before the floor of free space is crossed, from what one look to the next takes.
+    fn watch_floor(&self, store: &TorrentStore, before: &mut Option<u64>) -> Result<()> {
+        let missing = store.missing_bytes();
+        let free = bittorrent_store::free_space(self.data.root())?;
+        let taken = before
+            .replace(free)
+            .map_or(0, |before| before.saturating_sub(free));
+        let Some(short) = space::shortage(self.data, taken.min(missing), REST)? else {
+            return Ok(());
+        };
+        let needed = needed(store, store.space_needed()?);
+        Err(Shortage { needed, ..short }.into())
     }
 
     /// Waits for the last block; `false` when asked to stop before.
     async fn download(&self, torrent: &Torrent) -> Result<bool> {
         let started = Instant::now();
+        let mut free = None;
+        let mut floor = tokio::time::interval(FLOOR_EVERY);
+        floor.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.begun.store(true, Ordering::Relaxed);
         let mut status = torrent.handle.subscribe();
         let mut meter = self
             .display
@@ -383,8 +454,10 @@ impl Fetch<'_> {
                 );
                 return Ok(true);
             }
+            self.watch_floor(&torrent.store, &mut free)?;
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(false),
+                _ = floor.tick() => {}
                 changed = status.changed() => {
                     changed.map_err(|_| anyhow!("the session ended before the download did"))?;
                 }
@@ -407,9 +480,19 @@ type Joined = (TorrentHandle, Arc<TorrentStore>, Vec<DropGuard>);
 
 fn fail_if_stopped(status: &TorrentStatus) -> Result<()> {
     if let Some(error) = status.phase.error() {
-        bail!("the torrent stopped: {:#}", Causes(error));
+        return Err(anyhow::Error::new(error.clone()).context("the torrent stopped"));
     }
     Ok(())
+}
+
+/// What has to be free before a download goes on. How much of a clone will change is not known, so
+/// that it goes on with less, as far as that takes it.
+fn needed(store: &TorrentStore, most: u64) -> u64 {
+    if store.is_cloned() {
+        most.min(CLONE_STEP)
+    } else {
+        most
+    }
 }
 
 fn held_bytes(store: &TorrentStore) -> u64 {

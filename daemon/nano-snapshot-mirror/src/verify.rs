@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::fetch::Ended;
 use crate::progress::{Display, percent};
+use crate::scrub;
 use crate::text::Bytes;
 
 /// Verifies what the arguments name; fails if anything is wrong. Ends early when asked to stop.
@@ -86,6 +87,7 @@ fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
     let store = catalogue::take_up(dir)?;
     let id = store.info().hashes().v2;
     let total = store.layout().content_length();
+    let was_sealed = store.is_sealed();
     let verification = {
         let meter = Mutex::new(look.display.phase("Verifying", total));
         store.verify_all(&|done| {
@@ -98,6 +100,9 @@ fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
     };
     catalogue::was_read(dir)?;
     let mut sound = verification.damaged.is_empty();
+    if !sound && was_sealed {
+        scrub::note_damage(dir, verification.damaged.len())?;
+    }
     if sound && store.is_complete() {
         println!("{id}: all {} are as published", Bytes(total));
     } else if sound {

@@ -82,6 +82,8 @@ fn synthetic_day(world: &World, day: usize) {
     let ledger = world.path("node.ldb");
     if day == 1 {
         copy_ledger(AFTER, &ledger);
+    } else if day > 2 {
+        synthetic::add_day(&ledger, 20, 4).unwrap();
     } else {
         fs::remove_file(&ledger).unwrap();
         let options = synthetic::Options {
@@ -89,6 +91,52 @@ fn synthetic_day(world: &World, day: usize) {
             target_len: 4 << 20,
         };
         synthetic::create(&ledger, &options).unwrap();
+    }
+}
+
+#[test]
+fn what_is_pinned_stays_until_it_is_unpinned() {
+    let (world, first, seeder) = published(BEFORE);
+    let mut mirror = Running::start(&mut world.mirror("mirror"));
+    mirror.until("the first day", || {
+        world.current("mirror") == Some(first.clone())
+    });
+    let pin = |what: &str, id: &str| {
+        let mut command = common::command();
+        let command = command.args([what, id, "--data-dir"]);
+        run_command(command.arg(world.path("mirror")))
+    };
+    let status = || {
+        let mut command = common::command();
+        let command = command.args(["status", "--data-dir"]);
+        run_command(command.arg(world.path("mirror")))
+            .succeeded()
+            .stdout
+    };
+    assert!(!status().contains("pinned"));
+    let said = pin("pin", &first[..8]).succeeded();
+    assert_eq!(said.stdout.trim(), format!("{first}: pinned"));
+    assert!(status().contains("pinned"));
+    pin("pin", "0123").failed_with(1, &["no snapshot that begins with", "status lists"]);
+
+    let mut days = vec![first.clone()];
+    for day in 1..4 {
+        synthetic_day(&world, day);
+        days.push(produce(&world));
+        mirror.until("the new day", || {
+            world.current("mirror") == days.last().cloned()
+        });
+    }
+    let mut kept = vec![days[0].clone(), days[2].clone(), days[3].clone()];
+    kept.sort();
+    mirror.until("the second to go", || snapshots(&world, "mirror") == kept);
+    pin("unpin", &first).succeeded();
+    mirror.signal(Signal::HUP);
+    mirror.until("the first to go", || {
+        !snapshots(&world, "mirror").contains(&first)
+    });
+    for daemon in [mirror, seeder] {
+        daemon.stop().succeeded();
     }
 }
 
@@ -310,6 +358,18 @@ fn extracting_beside_a_mirror_leaves_the_mirror_its_own() {
     seeder.stop().succeeded();
 }
 
+/// Changes content behind the file system's back, as a disk does it: size and times stay.
+fn rot(content: &Path, offset: u64) {
+    let times = content.metadata().unwrap();
+    fs::set_permissions(content, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut file = fs::File::options().write(true).open(content).unwrap();
+    file.seek(std::io::SeekFrom::Start(offset)).unwrap();
+    file.write_all(b"rot").unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    drop(file);
+    fs::set_permissions(content, fs::Permissions::from_mode(0o444)).unwrap();
+}
+
 #[test]
 fn bit_rot_is_found_and_mended() {
     let (world, snapshot, seeder) = published(BEFORE);
@@ -326,15 +386,7 @@ fn bit_rot_is_found_and_mended() {
     };
     assert!(verify().succeeded().stdout.contains("as published"));
 
-    // Behind the file system's back, as a disk does it: size and times stay.
-    let times = content.metadata().unwrap();
-    fs::set_permissions(&content, fs::Permissions::from_mode(0o644)).unwrap();
-    let mut file = fs::File::options().write(true).open(&content).unwrap();
-    file.seek(std::io::SeekFrom::Start(1_000_000)).unwrap();
-    file.write_all(b"rot").unwrap();
-    file.set_modified(times.modified().unwrap()).unwrap();
-    drop(file);
-    fs::set_permissions(&content, fs::Permissions::from_mode(0o444)).unwrap();
+    rot(&content, 1_000_000);
 
     let said = verify();
     assert!(
@@ -353,6 +405,76 @@ fn bit_rot_is_found_and_mended() {
     assert_same(&world.content("producer", &snapshot), &content);
     verify().succeeded();
     seeder.stop().succeeded();
+}
+
+#[test]
+fn a_scrub_finds_rot_and_has_it_mended_by_peers() {
+    let (world, snapshot, seeder) = published(BEFORE);
+    run_command(world.mirror("node").arg("--once")).succeeded();
+    let content = world.content("node", &snapshot);
+    let good = world.content("producer", &snapshot);
+    let sealed = || {
+        let dir = world.path("node/snapshots").join(&snapshot);
+        TorrentStore::open_sealed(&dir, Arc::new(RealIo))
+            .unwrap()
+            .is_some()
+    };
+    for offset in [1_000_000, 2_000_000] {
+        rot(&content, offset);
+        assert!(sealed(), "nobody knows of it yet");
+        let mut mirror = Running::start(
+            world
+                .mirror("node")
+                .env("NANO_SNAPSHOT_MIRROR_SCRUB__INTERVAL", "1s")
+                .env("NANO_SNAPSHOT_MIRROR_SCRUB__RATE", "1GiB/s"),
+        );
+        let log = mirror.stderr_path();
+        let said = |text: &str| fs::read_to_string(&log).unwrap().contains(text);
+        mirror.until("the damage", || said("damaged on disk"));
+        mirror.until("the seal", sealed);
+        assert_same(&good, &content);
+        assert!(sealed());
+        assert_eq!(world.current("node"), Some(snapshot.clone()));
+        // The next one finds nothing.
+        mirror.until("another scrub", || said("all is as it was"));
+        mirror.stop().succeeded();
+    }
+    let noted = world
+        .path("node/snapshots")
+        .join(&snapshot)
+        .join("scrub.json");
+    assert!(
+        fs::read_to_string(noted)
+            .unwrap()
+            .contains("\"damaged\": 2")
+    );
+
+    // Found and not mended, as nobody else is there, it is not served and not forgotten.
+    seeder.stop().succeeded();
+    rot(&content, 3_000_000);
+    let scrubbing = || {
+        let mut command = world.mirror("node");
+        command
+            .env("NANO_SNAPSHOT_MIRROR_SCRUB__INTERVAL", "1s")
+            .env("NANO_SNAPSHOT_MIRROR_SCRUB__RATE", "1GiB/s");
+        Running::start(&mut command)
+    };
+    let mut mirror = scrubbing();
+    let log = mirror.stderr_path();
+    mirror.until("the damage", || {
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("damaged on disk")
+    });
+    mirror.stop().succeeded();
+    assert!(!sealed());
+    let seeder = Running::start(&mut world.mirror("producer"));
+    let mut mirror = scrubbing();
+    mirror.until("the seal", sealed);
+    assert_same(&good, &content);
+    for daemon in [mirror, seeder] {
+        daemon.stop().succeeded();
+    }
 }
 
 #[test]

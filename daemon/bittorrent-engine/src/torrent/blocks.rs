@@ -6,7 +6,7 @@ use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, merkle};
 
 use super::Torrent;
 use crate::download::run_size;
-use crate::input::WriteFailed;
+use crate::input::{HeldLeaves, WriteFailed};
 use crate::keys::PeerKey;
 use crate::output::{Blame, Discard, Output, StopReason, Verdict};
 use crate::partial::{Stage, State};
@@ -304,6 +304,29 @@ impl Torrent {
         {
             self.stop(StopReason::WritesFail, shared);
         }
+    }
+
+    /// Blocks that were verified are damaged on disk, the others of their pieces are not.
+    pub(crate) fn handle_damaged(
+        &mut self,
+        blocks: &[BlockIndex],
+        held: Vec<HeldLeaves>,
+        shared: &mut Shared,
+    ) {
+        if let Some(download) = &mut self.download {
+            for piece in held {
+                let damaged = |in_piece| {
+                    let of = |block: &BlockIndex| (block.piece(), block.in_piece());
+                    blocks
+                        .iter()
+                        .map(of)
+                        .any(|block| block == (piece.piece, in_piece))
+                };
+                let good = piece.leaves.iter().filter(|(block, _)| !damaged(*block));
+                download.lose_all_but(piece.piece, good.copied().collect());
+            }
+        }
+        self.handle_lost(blocks, shared);
     }
 
     /// Blocks that were verified are not on disk any more.

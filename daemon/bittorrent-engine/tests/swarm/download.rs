@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bittorrent_engine::{Config, Discard, DisconnectReason, Phase, StopReason};
+use bittorrent_engine::{Config, Discard, DisconnectReason, HeldLeaves, Phase, StopReason};
 use bittorrent_protocol::merkle;
 
 use crate::node::Habits;
@@ -329,6 +329,48 @@ fn blocks_the_disk_lost_are_downloaded_again() {
     assert_eq!(status.bytes_verified, 92 * BLOCK);
     assert_eq!(status.phase, Phase::Downloading);
     world.run_until_complete(&[leech], 2 * MINUTE);
+}
+
+#[test]
+fn of_pieces_with_damage_only_the_damaged_blocks_are_downloaded_again() {
+    let torrent = Torrent::new(8, &[100 * BLOCK, 3 * BLOCK, BLOCK]);
+    let mut world = World::new(13);
+    world.strict = false;
+    let seed = world.add_seed(&torrent, Habits::default());
+    let leech = world.add_leech(&torrent, Habits::default());
+    world.introduce(leech, seed);
+    world.run_until_complete(&[leech], MINUTE);
+    // Two blocks of a piece, the last one of a short piece, and a whole piece of one block.
+    let block = |piece: u32, block: u32| {
+        let piece = torrent.piece(piece);
+        torrent.layout.block(piece, block).unwrap()
+    };
+    let damaged = [block(4, 1), block(4, 7), block(13, 2), block(14, 0)];
+    let held = [4, 13, 14].map(|piece| HeldLeaves {
+        piece: torrent.piece(piece),
+        leaves: torrent
+            .layout
+            .blocks(torrent.piece(piece))
+            .filter(|block| !damaged.contains(block))
+            .map(|block| (block.in_piece(), torrent.leaf(block)))
+            .collect(),
+    });
+    let node = &mut world.nodes[leech];
+    node.completed = None;
+    for block in &damaged {
+        node.proven.remove(block);
+    }
+    let before = node.engine.status(node.torrent).unwrap();
+    node.engine
+        .handle_damaged(node.torrent, &damaged, held.to_vec(), world.now);
+    let status = node.engine.status(node.torrent).unwrap();
+    assert_eq!(status.bytes_verified, 100 * BLOCK);
+    assert_eq!(status.pieces_verified, before.pieces_verified - 3);
+    assert_eq!(status.phase, Phase::Downloading);
+    world.run_until_complete(&[leech], 2 * MINUTE);
+    let node = &world.nodes[leech];
+    let status = node.engine.status(node.torrent).unwrap();
+    assert_eq!(status.downloaded - before.downloaded, 4 * BLOCK);
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{ConnectionLimits, Content, Link, PeerKey, PeerStatus, Source, TorrentKey};
-use bittorrent_protocol::{InfoHashes, SwarmHash};
+use bittorrent_engine::{
+    ConnectionLimits, Content, HeldLeaves, Link, PeerKey, PeerStatus, Source, TorrentKey,
+};
+use bittorrent_protocol::{BlockIndex, InfoHashes, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::oneshot;
 
@@ -66,6 +68,13 @@ pub(crate) enum Ask {
         torrent: TorrentKey,
         reply: oneshot::Sender<Option<(Arc<TorrentStore>, Origins)>>,
     },
+    /// Verified blocks are damaged on disk, and no longer verified in the store.
+    Mend {
+        torrent: TorrentKey,
+        damaged: Vec<BlockIndex>,
+        /// What is good in the same pieces.
+        held: Vec<HeldLeaves>,
+    },
     Remove {
         torrent: TorrentKey,
         reply: oneshot::Sender<()>,
@@ -125,6 +134,11 @@ impl Driver {
                 let torrent = self.torrents.get(&torrent);
                 let _ = reply.send(torrent.and_then(Torrent::origins));
             }
+            Ask::Mend {
+                torrent,
+                damaged,
+                held,
+            } => self.mend(torrent, &damaged, held),
             Ask::Remove { torrent, reply } => self.remove(torrent, reply),
             Ask::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
             Ask::LimitConnections(limits) => {
@@ -212,6 +226,16 @@ impl Driver {
             torrent.publish(self.engine.status(key));
         }
         Ok(())
+    }
+
+    fn mend(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<HeldLeaves>) {
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            return;
+        };
+        torrent.unseal();
+        self.engine
+            .handle_damaged(key, damaged, held, Instant::now());
+        torrent.publish(self.engine.status(key));
     }
 
     fn remove(&mut self, key: TorrentKey, reply: oneshot::Sender<()>) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{Command, Output, PeerKey, TorrentKey, TorrentStatus, WriteFailed};
+use bittorrent_engine::{Command, Output, PeerKey, Phase, TorrentKey, TorrentStatus, WriteFailed};
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::StoreError;
@@ -228,8 +228,17 @@ impl Driver {
                 ("making content durable", result)
             }
             Outcome::Finish(result) => {
-                torrent.sealed(result.is_ok());
-                torrent.publish(self.engine.status(key));
+                let status = self.engine.status(key);
+                let complete = status
+                    .as_ref()
+                    .is_some_and(|status| status.phase == Phase::Seeding);
+                torrent.sealed(result.is_ok(), complete);
+                torrent.publish(status);
+                // Blocks were found damaged meanwhile: they are fetched, and it is sealed then.
+                let result = match result {
+                    Err(DiskError::Store(StoreError::Incomplete { .. })) => Ok(()),
+                    other => other,
+                };
                 ("sealing the content", result)
             }
         };

@@ -268,14 +268,24 @@ impl Torrent {
         self.checkpointing = false;
     }
 
-    /// The attempt to seal it has ended.
-    pub(super) fn sealed(&mut self, success: bool) {
-        if success {
+    /// The attempt to seal it has ended. `complete` tells whether the engine has everything.
+    pub(super) fn sealed(&mut self, success: bool, complete: bool) {
+        let sealed = |content: &Arc<Attached>| content.store().is_sealed();
+        if success && self.content.as_ref().is_some_and(sealed) {
             self.completion = Completion::Sealed;
             self.dirty_since = None;
             self.sources = None;
             tracing::info!(torrent = %self.hashes.v2, "complete, durable and sealed");
+        } else if complete {
+            self.completion = Completion::Unsealed;
         } else {
+            self.completion = Completion::Missing;
+        }
+    }
+
+    /// Blocks were found damaged: once they are there again, it is to be sealed again.
+    pub(super) fn unseal(&mut self) {
+        if self.completion != Completion::Sealing {
             self.completion = Completion::Missing;
         }
     }

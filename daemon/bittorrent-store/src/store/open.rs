@@ -45,23 +45,8 @@ impl TorrentStore {
     /// not claimed: a second attempt does without.
     pub fn open(dir: &Path, io: Arc<dyn Io>) -> Result<(Self, Recovery), StoreError> {
         let paths = Paths::new(dir);
-        let torrent = paths.torrent();
-        // One byte more than may be, so that what is too long is told from what is cut.
-        let most = Limits::TORRENT.max_len as u64 + 1;
-        let bytes = read_whole(&*io, &torrent, most)?
-            .ok_or_else(|| StoreError::io("open", &torrent)(ErrorKind::NotFound.into()))?;
-        let metainfo =
-            Metainfo::parse(&bytes, &Limits::TORRENT).map_err(|source| StoreError::Torrent {
-                path: torrent,
-                source: Box::new(source),
-            })?;
-        let layout = metainfo.info().layout().clone();
-        let mut claims = Claims::none(&layout);
-        let progress = Progress::read(&paths, &*io)?.filter(|progress| {
-            progress.torrent == metainfo.info().hashes().v2
-                && progress.identities.len() == layout.files().len()
-                && (progress.sealed || progress.words.len() == claims.words.len())
-        });
+        let (metainfo, progress) = read_notes(&paths, &*io)?;
+        let mut claims = Claims::none(metainfo.info().layout());
         let mut recovery = Recovery {
             claims_lost: progress.is_none(),
             ..Recovery::default()
@@ -84,6 +69,25 @@ impl TorrentStore {
             store.settle(epoch.saturating_add(1))?;
         }
         Ok((store, recovery))
+    }
+
+    /// Takes up a directory whose content is whole and sealed, and unchanged since. `None` for any other.
+    /// Nothing is written, so that others may have it open, too.
+    ///
+    /// # Errors
+    ///
+    /// When `snapshot.torrent`, the record of progress or a content file is missing or unreadable.
+    pub fn open_sealed(dir: &Path, io: Arc<dyn Io>) -> Result<Option<Self>, StoreError> {
+        let paths = Paths::new(dir);
+        let (metainfo, progress) = read_notes(&paths, &*io)?;
+        let Some(progress) = progress.filter(|progress| progress.sealed) else {
+            return Ok(None);
+        };
+        let mut claims = Claims::none(metainfo.info().layout());
+        claims.epoch = progress.epoch;
+        let store = Self::assemble(paths, io, metainfo, claims, true)?;
+        let same = store.believe(&progress, &mut Recovery::default())?;
+        Ok(same.then_some(store))
     }
 
     /// Claims what was found when a generation was taken up, as of the next epoch, and starts its
@@ -278,6 +282,29 @@ impl TorrentStore {
         recovery.blocks_dropped += bad.len() as u64;
         Ok(())
     }
+}
+
+/// What a directory says of its torrent, and of what is there of it: `None` where that is missing,
+/// damaged or about something else.
+fn read_notes(paths: &Paths, io: &dyn Io) -> Result<(Metainfo, Option<Progress>), StoreError> {
+    let torrent = paths.torrent();
+    // One byte more than may be, so that what is too long is told from what is cut.
+    let most = Limits::TORRENT.max_len as u64 + 1;
+    let bytes = read_whole(io, &torrent, most)?
+        .ok_or_else(|| StoreError::io("open", &torrent)(ErrorKind::NotFound.into()))?;
+    let metainfo =
+        Metainfo::parse(&bytes, &Limits::TORRENT).map_err(|source| StoreError::Torrent {
+            path: torrent,
+            source: Box::new(source),
+        })?;
+    let layout = metainfo.info().layout();
+    let words = layout.block_numbers().div_ceil(64);
+    let progress = Progress::read(paths, io)?.filter(|progress| {
+        progress.torrent == metainfo.info().hashes().v2
+            && progress.identities.len() == layout.files().len()
+            && (progress.sealed || progress.words.len() as u64 == words)
+    });
+    Ok((metainfo, progress))
 }
 
 #[cfg(test)]

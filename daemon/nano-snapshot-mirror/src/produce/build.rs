@@ -135,7 +135,7 @@ fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64) -> Result<()> {
         LayoutArg::Plain => "the copy of the ledger",
         LayoutArg::TarZst => "the copy of the ledger and its archive",
     };
-    space::ensure(data.root(), space_needed(layout, ledger), purpose)
+    space::ensure(data, space_needed(layout, ledger), purpose)
 }
 
 /// What is made of a source.

@@ -61,7 +61,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
             data.root().display()
         ),
     );
-    let enough = space::ensure(data.root(), needed, "the snapshot");
+    let enough = space::ensure(data, needed, "the snapshot");
     match &enough {
         Ok(()) => line("would", &"copy the ledger, hash it, sign and publish"),
         Err(error) => line("would", &format_args!("fail: {error}")),

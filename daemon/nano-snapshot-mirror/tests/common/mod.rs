@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod small_disk;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -132,7 +134,12 @@ impl Running {
     }
 
     pub(crate) fn stderr(&self) -> String {
-        fs::read_to_string(self.out.path().join("stderr")).unwrap()
+        fs::read_to_string(self.stderr_path()).unwrap()
+    }
+
+    /// Where what it says goes.
+    pub(crate) fn stderr_path(&self) -> PathBuf {
+        self.out.path().join("stderr")
     }
 
     pub(crate) fn stdout(&self) -> String {

@@ -1,0 +1,402 @@
+//! Looks for bit rot in what is seeded: slowly, one snapshot after the other, for ever.
+//!
+//! A scrub is a thread of its own with the lowest priority that reads a stretch, compares it with its
+//! hashes and rests, so that on average it reads no faster than it may. Where it stands is kept beside
+//! the snapshot in `scrub.json`. What it finds damaged is not served from that moment on; whoever
+//! started it has it fetched again.
+
+mod schedule;
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use bittorrent_protocol::{BlockIndex, InfoHashV2};
+use bittorrent_store::{Scrub as Slice, ScrubCursor, TorrentStore};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use crate::catalogue;
+use crate::config::{self, Every};
+use crate::data_dir::write_atomically;
+use crate::text::{Bytes, Time};
+
+pub(crate) use schedule::{Event, Scrubs};
+
+/// Read at once, but never less than a piece.
+const SLICE: u64 = 4 << 20;
+
+/// How often the position is written down.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+
+/// How often to look whether the time of a snapshot has come.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// When and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Time between two scrubs of a snapshot; `None` for none unless asked.
+    pub(crate) interval: Option<Duration>,
+    /// The most to read, bytes a second.
+    pub(crate) rate: u64,
+}
+
+impl From<&config::Scrub> for Settings {
+    fn from(keys: &config::Scrub) -> Self {
+        Self {
+            interval: match keys.interval {
+                Every::Off => None,
+                Every::Every(time) => Some(time.get()),
+            },
+            rate: keys.rate.get(),
+        }
+    }
+}
+
+impl Settings {
+    /// How often to look whether something is due.
+    pub(crate) fn look_every(&self) -> Duration {
+        self.interval.map_or(LOOK_EVERY, |interval| {
+            interval.clamp(Duration::from_secs(1), LOOK_EVERY)
+        })
+    }
+}
+
+/// Where the scrub of one snapshot stands: `scrub.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// The piece that is next; 0 between two scrubs.
+    pub(crate) piece: u32,
+    /// When the last one came to its end, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) finished_at: Option<u64>,
+    /// Blocks that were found damaged, ever.
+    #[serde(default)]
+    pub(crate) damaged: u64,
+}
+
+impl Standing {
+    /// Of the snapshot in `dir`. A record that is missing or damaged only means to begin anew.
+    pub(crate) fn load(dir: &Path) -> Self {
+        let json = std::fs::read(place(dir)).ok();
+        json.and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or_default()
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        let json = serde_json::to_vec_pretty(self).context("cannot write a record as JSON")?;
+        write_atomically(&place(dir), &json)
+    }
+
+    /// When the next scrub is due.
+    fn due(&self, came: SystemTime, interval: Duration) -> SystemTime {
+        if self.piece > 0 {
+            return UNIX_EPOCH;
+        }
+        // What came was hashed then.
+        let last = self.finished_at.map_or(came, |finished| {
+            UNIX_EPOCH + Duration::from_secs(finished.min(u32::MAX.into()))
+        });
+        last + interval
+    }
+}
+
+/// Whether blocks of the snapshot in `dir` were found damaged when it was whole.
+pub(crate) fn found_damage(dir: &Path) -> bool {
+    Standing::load(dir).damaged > 0
+}
+
+/// Notes that so many blocks of the snapshot in `dir` were found damaged.
+pub(crate) fn note_damage(dir: &Path, blocks: usize) -> Result<()> {
+    let mut standing = Standing::load(dir);
+    standing.damaged += blocks as u64;
+    standing.save(dir)
+}
+
+fn place(dir: &Path) -> PathBuf {
+    dir.join("scrub.json")
+}
+
+/// The snapshot whose time has come, of those in these directories; the one that is late longest first.
+pub(crate) fn due<'a>(
+    snapshots: impl Iterator<Item = (InfoHashV2, &'a Path)>,
+    settings: Settings,
+    now: SystemTime,
+) -> Option<InfoHashV2> {
+    let interval = settings.interval?;
+    snapshots
+        .map(|(id, dir)| (Standing::load(dir).due(catalogue::came(dir), interval), id))
+        .filter(|(due, _)| *due <= now)
+        .min()
+        .map(|(_, id)| id)
+}
+
+/// What a scrub tells.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// These blocks are damaged; the store no longer counts them as verified.
+    Damaged(Vec<BlockIndex>),
+    /// It came to its end, or to an error.
+    Ended(Result<Summary>),
+}
+
+/// A whole scrub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Summary {
+    /// Bytes read by this process.
+    pub(crate) bytes: u64,
+    /// Blocks found damaged by this process.
+    pub(crate) damaged: u64,
+    /// Leaf hashes that were wrong and are right again.
+    pub(crate) leaves_mended: u64,
+}
+
+/// A running scrub of one snapshot.
+pub(crate) struct Scrub {
+    pub(crate) id: InfoHashV2,
+    news: mpsc::Receiver<News>,
+    /// Never says anything: dropping it ends the scrub.
+    stop: std_mpsc::Sender<Infallible>,
+    thread: JoinHandle<()>,
+}
+
+impl Scrub {
+    /// Starts a scrub of the snapshot in `dir`: where the last one was stopped, or from the start.
+    pub(crate) fn start(
+        id: InfoHashV2,
+        store: Arc<TorrentStore>,
+        dir: PathBuf,
+        rate: u64,
+        from_start: bool,
+    ) -> Result<Self> {
+        let mut standing = Standing::load(&dir);
+        if from_start {
+            standing.piece = 0;
+        }
+        let (say, news) = mpsc::channel(4);
+        let (stop, stopped) = std_mpsc::channel();
+        info!(snapshot = %id, from_piece = standing.piece, rate = %Bytes(rate), "scrubbing");
+        let work = Work {
+            id,
+            store,
+            dir,
+            rate: rate.max(1),
+            standing,
+            summary: Summary::default(),
+            stopped,
+        };
+        let thread = std::thread::Builder::new()
+            .name("scrub".to_owned())
+            .spawn(move || work.run(&say))
+            .context("cannot start the thread of a scrub")?;
+        Ok(Self {
+            id,
+            news,
+            stop,
+            thread,
+        })
+    }
+
+    /// What it tells next. [`News::Ended`] is the last.
+    pub(crate) async fn next(&mut self) -> News {
+        let news = self.news.recv().await;
+        news.unwrap_or_else(|| News::Ended(Err(anyhow::anyhow!("the scrub ended unseen"))))
+    }
+
+    /// Ends it, with its position kept.
+    pub(crate) async fn stop(self) {
+        drop((self.stop, self.news));
+        let thread = self.thread;
+        // It reads a stretch at most before it looks. A panic was told of where it happened.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+/// What the thread has.
+struct Work {
+    id: InfoHashV2,
+    store: Arc<TorrentStore>,
+    dir: PathBuf,
+    rate: u64,
+    standing: Standing,
+    summary: Summary,
+    stopped: std_mpsc::Receiver<Infallible>,
+}
+
+impl Work {
+    fn run(mut self, say: &mpsc::Sender<News>) {
+        // Refused to nobody; if it is, the scrub only rests less willingly.
+        let _ = rustix::process::nice(19);
+        let mut cursor = ScrubCursor::at(self.standing.piece);
+        let mut saved = Instant::now();
+        loop {
+            let begun = Instant::now();
+            let slice = self.store.scrub_slice(&mut cursor, SLICE);
+            self.standing.piece = cursor.piece();
+            let slice = match slice {
+                Ok(slice) => slice,
+                Err(error) => {
+                    self.save();
+                    let _ = say.blocking_send(News::Ended(Err(error.into())));
+                    return;
+                }
+            };
+            let heard = self.take(&slice, say);
+            if slice.done {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                self.standing.finished_at = Some(since.unwrap_or_default().as_secs());
+                self.save();
+                let _ = say.blocking_send(News::Ended(Ok(self.summary)));
+                return;
+            }
+            if saved.elapsed() >= SAVE_EVERY {
+                self.save();
+                saved = Instant::now();
+            }
+            let worth = Duration::from_secs_f64(slice.bytes as f64 / self.rate as f64);
+            let rest = worth.saturating_sub(begun.elapsed());
+            let goes_on = matches!(
+                self.stopped.recv_timeout(rest),
+                Err(std_mpsc::RecvTimeoutError::Timeout)
+            );
+            if !goes_on || !heard {
+                self.save();
+                return;
+            }
+        }
+    }
+
+    /// Tells what a slice found; `false` when nobody listens.
+    fn take(&mut self, slice: &Slice, say: &mpsc::Sender<News>) -> bool {
+        self.summary.bytes += slice.bytes;
+        self.summary.leaves_mended += slice.leaves_mended;
+        for piece in &slice.contradictions {
+            error!(
+                snapshot = %self.id, %piece,
+                "the two halves of the torrent contradict each other in this piece"
+            );
+        }
+        if slice.damage.is_empty() {
+            return true;
+        }
+        for damage in &slice.damage {
+            error!(
+                snapshot = %self.id, file = %damage.file, offset = damage.offset,
+                "damaged on disk: not served, and fetched again"
+            );
+        }
+        let found = slice.damage.len() as u64;
+        self.summary.damaged += found;
+        self.standing.damaged += found;
+        // At once: after a restart it tells that this was whole before.
+        self.save();
+        let blocks = slice.damage.iter().map(|damage| damage.block).collect();
+        say.blocking_send(News::Damaged(blocks)).is_ok()
+    }
+
+    fn save(&self) {
+        if let Err(error) = self.standing.save(&self.dir) {
+            warn!(snapshot = %self.id, "where the scrub stands is not kept: {error:#}");
+        }
+    }
+}
+
+/// Says how a scrub ended.
+pub(crate) fn log_end(id: InfoHashV2, ended: &Result<Summary>, took: Duration) {
+    match ended {
+        Ok(summary) if summary.damaged == 0 => info!(
+            snapshot = %id, read = %Bytes(summary.bytes), took = %Time(took),
+            leaves_mended = summary.leaves_mended, "scrubbed: all is as it was"
+        ),
+        Ok(summary) => warn!(
+            snapshot = %id, read = %Bytes(summary.bytes), took = %Time(took),
+            damaged = summary.damaged, leaves_mended = summary.leaves_mended,
+            "scrubbed: what was damaged is fetched again"
+        ),
+        Err(error) => error!(snapshot = %id, "the scrub ended: {error:#}"),
+    }
+    debug!(?ended);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn id(byte: u8) -> InfoHashV2 {
+        InfoHashV2::from_bytes([byte; 32])
+    }
+
+    #[test]
+    fn a_scrub_is_due_an_interval_after_it_came_or_was_scrubbed_and_at_once_when_interrupted() {
+        let came = UNIX_EPOCH + HOUR;
+        let cases = [
+            (Standing::default(), came + HOUR),
+            (
+                Standing {
+                    finished_at: Some(3 * 3600),
+                    ..Standing::default()
+                },
+                UNIX_EPOCH + 4 * HOUR,
+            ),
+            (
+                Standing {
+                    piece: 7,
+                    finished_at: Some(3 * 3600),
+                    ..Standing::default()
+                },
+                UNIX_EPOCH,
+            ),
+        ];
+        for (standing, due) in cases {
+            assert_eq!(standing.due(came, HOUR), due, "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_late_longest_is_first_and_nobody_when_it_is_off() {
+        let temp = tempfile::tempdir().unwrap();
+        let dirs: Vec<PathBuf> = (0..3)
+            .map(|number| {
+                let dir = temp.path().join(number.to_string());
+                std::fs::create_dir(&dir).unwrap();
+                let standing = Standing {
+                    finished_at: Some(1_000 - 100 * number),
+                    ..Standing::default()
+                };
+                standing.save(&dir).unwrap();
+                dir
+            })
+            .collect();
+        let all = || {
+            let ids = (0..3).map(id);
+            ids.zip(dirs.iter().map(PathBuf::as_path))
+        };
+        let settings = |interval| Settings { interval, rate: 1 };
+        let at = |seconds| UNIX_EPOCH + HOUR + Duration::from_secs(seconds);
+        let hourly = settings(Some(HOUR));
+        assert_eq!(due(all(), hourly, at(799)), None);
+        assert_eq!(due(all(), hourly, at(850)), Some(id(2)));
+        assert_eq!(due(all(), hourly, at(5_000)), Some(id(2)));
+        assert_eq!(due(all().take(2), hourly, at(5_000)), Some(id(1)));
+        assert_eq!(due(all(), settings(None), at(5_000)), None);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_begins_anew() {
+        let temp = tempfile::tempdir().unwrap();
+        assert!(!found_damage(temp.path()));
+        note_damage(temp.path(), 2).unwrap();
+        note_damage(temp.path(), 1).unwrap();
+        assert!(found_damage(temp.path()));
+        assert_eq!(Standing::load(temp.path()).damaged, 3);
+        std::fs::write(place(temp.path()), b"{").unwrap();
+        assert_eq!(Standing::load(temp.path()), Standing::default());
+    }
+}

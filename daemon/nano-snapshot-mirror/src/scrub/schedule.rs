@@ -1,0 +1,123 @@
+//! Which snapshot is scrubbed now: one at a time, those that were asked for before those that are due.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use bittorrent_protocol::InfoHashV2;
+use tokio::time::{Instant, sleep_until};
+use tracing::error;
+
+use super::{News, Scrub, Settings, due, log_end};
+use crate::torrent::Torrent;
+
+/// Something for [`Scrubs::take`].
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// It is time to look whether a scrub is due.
+    Look,
+    /// The running scrub says something.
+    News(News),
+}
+
+/// The scrubs of one process.
+pub(crate) struct Scrubs {
+    settings: Settings,
+    running: Option<(Scrub, Instant)>,
+    asked: VecDeque<InfoHashV2>,
+    look_at: Instant,
+}
+
+impl Scrubs {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            running: None,
+            asked: VecDeque::new(),
+            look_at: Instant::now(),
+        }
+    }
+
+    /// What happens next.
+    pub(crate) async fn next(&mut self) -> Event {
+        if let Some((scrub, _)) = &mut self.running {
+            return Event::News(scrub.next().await);
+        }
+        sleep_until(self.look_at).await;
+        Event::Look
+    }
+
+    /// Deals with what happened, with what is seeded.
+    pub(crate) async fn take(
+        &mut self,
+        event: Event,
+        settings: Settings,
+        seeding: &HashMap<InfoHashV2, Torrent>,
+    ) {
+        self.settings = settings;
+        match event {
+            Event::Look => self.look(seeding),
+            Event::News(News::Damaged(blocks)) => {
+                let id = self.running.as_ref().map(|(scrub, _)| scrub.id);
+                if let Some(torrent) = id.and_then(|id| seeding.get(&id))
+                    && let Err(error) = torrent.mend(blocks).await
+                {
+                    error!(snapshot = %torrent.id, "not mended before the next start: {error}");
+                }
+            }
+            Event::News(News::Ended(ended)) => {
+                // After an error not at once, as it may come again.
+                let pause = match &ended {
+                    Ok(_) => Duration::ZERO,
+                    Err(_) => self.settings.look_every(),
+                };
+                self.look_at = Instant::now() + pause;
+                if let Some((scrub, begun)) = self.running.take() {
+                    log_end(scrub.id, &ended, begun.elapsed());
+                    scrub.stop().await;
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, seeding: &HashMap<InfoHashV2, Torrent>) {
+        self.look_at = Instant::now() + self.settings.look_every();
+        // What is being mended is read as it comes.
+        let whole = |torrent: &&Torrent| torrent.status().phase.is_seeding();
+        let mut asked = None;
+        while let Some(id) = self.asked.pop_front() {
+            if seeding.get(&id).as_ref().is_some_and(whole) {
+                asked = Some(id);
+                break;
+            }
+        }
+        let dirs = seeding
+            .values()
+            .filter(whole)
+            .map(|torrent| (torrent.id, Path::new(&torrent.dir)));
+        let chosen = asked.or_else(|| due(dirs, self.settings, SystemTime::now()));
+        let Some(torrent) = chosen.and_then(|id| seeding.get(&id)) else {
+            return;
+        };
+        let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
+        match Scrub::start(torrent.id, store, dir, self.settings.rate, asked.is_some()) {
+            Ok(scrub) => self.running = Some((scrub, Instant::now())),
+            Err(error) => error!(snapshot = %torrent.id, "not scrubbed: {error:#}"),
+        }
+    }
+
+    /// Ends the scrub of a snapshot that leaves, if it is the one.
+    pub(crate) async fn stop(&mut self, id: InfoHashV2) {
+        self.asked.retain(|asked| *asked != id);
+        if let Some((scrub, _)) = self.running.take_if(|(scrub, _)| scrub.id == id) {
+            scrub.stop().await;
+        }
+    }
+
+    /// Ends the running scrub, whichever it is; the next start goes on with it.
+    pub(crate) async fn stop_all(&mut self) {
+        if let Some((scrub, _)) = self.running.take() {
+            scrub.stop().await;
+        }
+    }
+}
