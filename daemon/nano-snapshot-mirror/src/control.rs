@@ -3,6 +3,7 @@
 
 mod api;
 pub(crate) mod client;
+pub(crate) mod dht;
 mod listener;
 
 use std::path::PathBuf;

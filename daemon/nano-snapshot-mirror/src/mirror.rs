@@ -89,7 +89,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         doors.addresses(&network),
         life.dht.clone(),
     );
-    let servers = doors.serve(&reporter.watching(), requests_to, &data);
+    let servers = doors.serve(&reporter.watching(), requests_to, &data, network.dht());
     let hooks = Hooks::start(live.subscribe(), data.root().to_owned());
     let names: Vec<&str> = config.stream.iter().map(|(name, _)| name).collect();
     info!(

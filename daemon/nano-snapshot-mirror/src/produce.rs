@@ -6,6 +6,7 @@
 //! else sees it, and `current/` follows when the network has it.
 
 mod build;
+mod by_mirror;
 mod copy;
 mod download;
 mod memory;
@@ -23,8 +24,7 @@ use bittorrent_protocol::InfoHashV2;
 use rustix::fs::FlockOperation;
 use snapshot_pointer::publish::{self, Publication, Seen};
 use snapshot_pointer::{
-    Authority, Dht, Found, Kind, LookupError, MainlineDht, Pointer, Record, RecordStore, Salt, Seq,
-    SignedItem,
+    Authority, Dht, Found, Kind, LookupError, Pointer, Record, RecordStore, Salt, Seq, SignedItem,
 };
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use crate::catalogue::{self, Retention};
 use crate::cli::ProduceArgs;
 use crate::config::{Config, Size};
+use crate::control;
 use crate::data_dir::{DataDir, StreamName};
 use crate::fetch::Ended;
 use crate::key_file;
@@ -41,6 +42,7 @@ use crate::progress::Display;
 use crate::signals::Signals;
 use crate::text::{Bytes, Time};
 use build::{Built, Source};
+use by_mirror::Mirror;
 use download::Fetched;
 use memory::{Memory, Origin, Recipe};
 
@@ -95,6 +97,9 @@ pub(crate) async fn run(
         ))?,
     };
     data.switch(&stream, built.id, &data.lock()?)?;
+    if let Some(mirror) = control::place(config, &data).and_then(Mirror::at) {
+        mirror.add(built.id).await;
+    }
     block_in_place(|| catalogue::retire(&data, &[], Retention::from(&config.retention)))?;
     let mut summary = Summary::of(&built, unchanged);
     summary.publication(&published, signer.authority);
@@ -256,10 +261,20 @@ struct Publishing<'a> {
 impl Publishing<'_> {
     async fn publish(&self, id: InfoHashV2) -> Result<Published> {
         let started = Instant::now();
-        let any = Ipv4Addr::UNSPECIFIED;
-        let dht =
-            network::start_dht(&self.config.dht, any, self.data, PortTaken::TakeAnother).await?;
-        let lookup = self.look_up(&dht).await;
+        let socket = control::place(self.config, self.data);
+        let mirror = socket.and_then(Mirror::at);
+        let dht: Box<dyn Dht> = match &mirror {
+            Some(mirror) => {
+                info!("the mirror that runs here is asked for the DHT");
+                Box::new(mirror.clone())
+            }
+            None => {
+                let any = Ipv4Addr::UNSPECIFIED;
+                let taken = PortTaken::TakeAnother;
+                Box::new(network::start_dht(&self.config.dht, any, self.data, taken).await?)
+            }
+        };
+        let lookup = self.look_up(&*dht).await;
         let record = self
             .records
             .load(&self.signer.authority, self.salt(), Kind::Pointer)?;
@@ -269,7 +284,7 @@ impl Publishing<'_> {
         };
         // Durable here before anybody else sees it.
         publish::keep(self.records, &item, SystemTime::now())?;
-        let stored = publish::put_and_read_back(&dht, &item).await?;
+        let stored = publish::put_and_read_back(&*dht, &item).await?;
         self.note_put()?;
         info!(seq = %item.seq(), took = %Time(started.elapsed()), "pointer published");
         Ok(Published {
@@ -283,7 +298,7 @@ impl Publishing<'_> {
         &self.args.salt.salt
     }
 
-    async fn look_up(&self, dht: &MainlineDht) -> Result<Found, LookupError> {
+    async fn look_up(&self, dht: &dyn Dht) -> Result<Found, LookupError> {
         let mut tries = 1;
         loop {
             let lookup = dht

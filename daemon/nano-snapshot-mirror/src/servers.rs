@@ -2,8 +2,10 @@
 //! and closed before it ends.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use snapshot_pointer::MainlineDht;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +64,7 @@ impl Doors {
         watching: &Watching,
         requests: mpsc::Sender<Request>,
         data: &DataDir,
+        dht: &Arc<MainlineDht>,
     ) -> Servers {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
@@ -71,6 +74,7 @@ impl Doors {
                 watching: watching.clone(),
                 requests,
                 data: data.clone(),
+                dht: dht.clone(),
                 stop: stop.clone(),
             };
             tasks.push(tokio::spawn(api.serve(listener)));

@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Lines, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use common::{AFTER, BEFORE, Said, World, assert_same, command, copy_ledger, run_command};
 use nano_ledger::LiveLedger;
@@ -51,8 +51,8 @@ fn holds_a_ledger_when_asked_to() {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
-/// Another process that has a ledger open.
-struct Holder(Child);
+/// Another process that has a ledger open, and what it says, to be read to its end.
+struct Holder(Child, Lines<BufReader<ChildStdout>>);
 
 impl Holder {
     fn of(ledger: &Path) -> Self {
@@ -65,11 +65,12 @@ impl Holder {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "held"));
-        Self(child)
+        Self(child, lines)
     }
 
     fn let_go(mut self) {
         drop(self.0.stdin.take());
+        self.1.for_each(drop);
         self.0.wait().unwrap();
     }
 }

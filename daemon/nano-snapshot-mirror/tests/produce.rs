@@ -127,3 +127,43 @@ fn two_at_a_time_do_not_work_in_one_directory() {
     drop(held);
     run_command(&mut produce).succeeded();
 }
+
+#[test]
+fn a_mirror_that_runs_there_lends_its_network() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    let mut mirror = common::Running::start(&mut world.mirror("p"));
+    let socket = world.path("p/control.sock");
+    mirror.until("the socket", || socket.exists());
+
+    // Itself it knows no DHT node that lives.
+    let produce = || {
+        let mut produce = common::command();
+        produce.arg("produce").arg("--ledger").arg(&ledger);
+        produce.arg("--key").arg(world.path("key"));
+        produce.arg("--data-dir").arg(world.path("p"));
+        produce.args(["--dht-port", "0", "--dht-bootstrap", "127.0.0.1:9"]);
+        run_command(&mut produce)
+    };
+    let said = produce().succeeded();
+    assert!(
+        said.stderr.contains("is asked for the DHT"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(said.value("seq"), "1");
+    let id = said.value("snapshot");
+    // It was told at once, not at its next poll.
+    assert!(mirror.stderr().contains(&id), "{}", mirror.stderr());
+
+    copy_ledger(AFTER, &ledger);
+    let said = produce().succeeded();
+    assert_eq!(said.value("seq"), "2");
+    let other = said.value("snapshot");
+    // Another one hears of it through the DHT.
+    run_command(world.mirror("node").args(["--once"])).succeeded();
+    assert_eq!(world.current("node"), Some(other));
+    mirror.stop().succeeded();
+    produce().failed_with(1, &["not published", "look-up failed"]);
+}

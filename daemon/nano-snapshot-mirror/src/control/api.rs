@@ -16,13 +16,14 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::serve::IncomingStream;
 use bittorrent_protocol::InfoHashV2;
 use serde::Deserialize;
+use snapshot_pointer::MainlineDht;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ControlListener, Denied, Reply, Request};
+use super::{ControlListener, Denied, Reply, Request, dht};
 use crate::data_dir::DataDir;
 use crate::report::Watching;
 use crate::serve::{Bounded, LAST_WORDS, events, json, refuse};
@@ -35,11 +36,12 @@ const MAX_BODY: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The control socket's side of the mirror.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) watching: Watching,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) data: DataDir,
+    pub(crate) dht: Arc<MainlineDht>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -51,7 +53,7 @@ struct Route {
 }
 
 /// Everything that can be asked.
-const ROUTES: [Route; 8] = [
+const ROUTES: [Route; 10] = [
     Route::get("/status", |method| on(method, get_status)),
     Route::get("/events", |method| on(method, get_events)),
     Route::get("/peers", |method| on(method, get_peers)),
@@ -60,6 +62,8 @@ const ROUTES: [Route; 8] = [
     Route::post("/refresh", |method| on(method, post_refresh)),
     Route::post("/reload", |method| on(method, post_reload)),
     Route::post("/snapshots", |method| on(method, post_snapshots)),
+    Route::get("/dht/item", |method| on(method, dht::get_item)),
+    Route::post("/dht/item", |method| on(method, dht::post_item)),
 ];
 
 impl Route {

@@ -14,8 +14,50 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 
+/// What to ask.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    method: &'static str,
+    path: String,
+    body: String,
+}
+
+impl Ask {
+    /// To look.
+    pub(crate) fn get(path: String) -> Self {
+        Self {
+            method: "GET",
+            path,
+            body: String::new(),
+        }
+    }
+
+    /// To change something.
+    pub(crate) fn post(path: &str, body: &serde_json::Value) -> Self {
+        Self {
+            method: "POST",
+            path: path.to_owned(),
+            body: body.to_string(),
+        }
+    }
+}
+
+/// Whether a mirror listens there.
+pub(crate) fn listens(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
 /// Asks for `path`. `None` when no mirror listens there.
 pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Option<T>> {
+    ask(socket, &Ask::get(path.to_owned()), PATIENCE)
+}
+
+/// Asks, and waits so long for the answer. `None` when no mirror listens there.
+pub(crate) fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    ask: &Ask,
+    patience: Duration,
+) -> Result<Option<T>> {
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(error)
@@ -31,7 +73,7 @@ pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Opti
             return Err(error).with_context(asked);
         }
     };
-    let answer = exchange(&mut stream, path)
+    let answer = exchange(&mut stream, ask, patience)
         .with_context(|| format!("no answer from the mirror at {}", socket.display()))?;
     let body = body(&answer)?;
     serde_json::from_slice(body)
@@ -39,11 +81,18 @@ pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Opti
         .context("the mirror's answer is of another version of this program")
 }
 
-fn exchange(stream: &mut UnixStream, path: &str) -> std::io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn exchange(stream: &mut UnixStream, ask: &Ask, patience: Duration) -> std::io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the answer comes in one piece and ends with the connection.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let request = format!(
+        "{} {} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{}",
+        ask.method,
+        ask.path,
+        ask.body.len(),
+        ask.body
+    );
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;

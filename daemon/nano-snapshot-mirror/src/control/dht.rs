@@ -1,0 +1,176 @@
+//! The DHT over the control socket: what a producer without a network asks the mirror for. The mirror
+//! sees no key; whoever asks verifies every signature that comes back.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use snapshot_pointer::{
+    Authority, Counts, Dht as _, Found, InvalidRawItem, RawItem, Salt, SignedItem,
+};
+
+use super::api::Api;
+use crate::serve::{json, refuse};
+use crate::text::Causes;
+
+/// What a look-up found, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Looked {
+    /// The best first; all with the same `seq`, and more than one only where the authority
+    /// contradicts itself.
+    items: Vec<RawItem>,
+    /// Every node asked had answered or timed out.
+    settled: bool,
+    queried: u32,
+    valid: u32,
+    empty: u32,
+    invalid: u32,
+    errors: u32,
+    timeouts: u32,
+}
+
+impl Looked {
+    fn of(found: &Found) -> Self {
+        let counts = found.counts;
+        Self {
+            items: found.items().iter().map(RawItem::from).collect(),
+            settled: found.settled,
+            queried: counts.queried,
+            valid: counts.valid,
+            empty: counts.empty,
+            invalid: counts.invalid,
+            errors: counts.errors,
+            timeouts: counts.timeouts,
+        }
+    }
+
+    /// What was found of this item, if all signatures are good.
+    pub(crate) fn found(
+        &self,
+        authority: &Authority,
+        salt: &Salt,
+    ) -> Result<Found, InvalidRawItem> {
+        let mut found = Found::default();
+        for raw in &self.items {
+            let item = SignedItem::try_from(raw)?;
+            if item.authority() != authority {
+                return Err(InvalidRawItem::Field { field: "authority" });
+            }
+            if item.salt() != salt {
+                return Err(InvalidRawItem::Field { field: "salt" });
+            }
+            found.add(item);
+        }
+        found.settled = self.settled;
+        found.counts = Counts {
+            queried: self.queried,
+            valid: self.valid,
+            empty: self.empty,
+            invalid: self.invalid,
+            errors: self.errors,
+            timeouts: self.timeouts,
+        };
+        Ok(found)
+    }
+}
+
+/// How many nodes took an item, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    pub(crate) nodes: u32,
+}
+
+/// Looks an item up.
+pub(super) async fn get_item(State(api): State<Arc<Api>>, uri: Uri) -> Response {
+    // Both are hexadecimal digits, so nothing in them is escaped.
+    let parameter = |name: &str| {
+        let mut pairs = uri.query().unwrap_or_default().split('&');
+        pairs
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+            .ok_or_else(|| format!("{name}: missing"))
+    };
+    let wanted = parameter("authority")
+        .and_then(authority)
+        .and_then(|authority| Ok((authority, salt(parameter("salt")?)?)));
+    let (authority, salt) = match wanted {
+        Ok(wanted) => wanted,
+        Err(text) => return refuse(StatusCode::BAD_REQUEST, &text),
+    };
+    match api.dht.get_item(&authority, &salt, &mut |_| {}).await {
+        Ok(found) => json(StatusCode::OK, &Looked::of(&found)),
+        Err(error) => refuse(StatusCode::BAD_GATEWAY, &Causes(&error).to_string()),
+    }
+}
+
+/// Stores an item that somebody signed.
+pub(super) async fn post_item(State(api): State<Arc<Api>>, body: Bytes) -> Response {
+    let raw: RawItem = match serde_json::from_slice(&body) {
+        Ok(raw) => raw,
+        Err(error) => {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                &format!("this is no signed item: {error}"),
+            );
+        }
+    };
+    let item = match SignedItem::try_from(&raw) {
+        Ok(item) => item,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &Causes(&error).to_string()),
+    };
+    match api.dht.put_item(&item).await {
+        Ok(stored) => json(
+            StatusCode::OK,
+            &Taken {
+                nodes: stored.nodes,
+            },
+        ),
+        Err(error) => refuse(StatusCode::CONFLICT, &Causes(&error).to_string()),
+    }
+}
+
+fn authority(text: &str) -> Result<Authority, String> {
+    text.parse()
+        .map_err(|error| format!("authority: {}", Causes(&error)))
+}
+
+fn salt(hex: &str) -> Result<Salt, String> {
+    let bytes = HEXLOWER
+        .decode(hex.as_bytes())
+        .map_err(|_| "salt must be hexadecimal digits".to_owned())?;
+    Salt::new(&bytes).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use snapshot_pointer::{Seq, SigningKey};
+
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_not_believed_without_signatures() {
+        let key = SigningKey::from_seed(&[3; 32]);
+        let daily: Salt = "daily".parse().unwrap();
+        let signed = SignedItem::sign(&key, &daily, Seq::new(7).unwrap(), &[5; 32]).unwrap();
+        let looked = || {
+            Looked::of(&Found {
+                best: Some(signed.clone()),
+                settled: true,
+                ..Found::default()
+            })
+        };
+        let found = looked().found(signed.authority(), &daily).unwrap();
+        assert_eq!((found.best, found.settled), (Some(signed.clone()), true));
+
+        let mut later = looked();
+        later.items[0].seq += 1;
+        assert!(later.found(signed.authority(), &daily).is_err());
+        let other: Salt = "weekly".parse().unwrap();
+        assert!(looked().found(signed.authority(), &other).is_err());
+        let somebody = SigningKey::from_seed(&[4; 32]).authority();
+        assert!(looked().found(&somebody, &daily).is_err());
+    }
+}
