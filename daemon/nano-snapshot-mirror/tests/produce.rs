@@ -165,5 +165,5 @@ fn a_mirror_that_runs_there_lends_its_network() {
     run_command(world.mirror("node").args(["--once"])).succeeded();
     assert_eq!(world.current("node"), Some(other));
     mirror.stop().succeeded();
-    produce().failed_with(1, &["not published", "look-up failed"]);
+    produce().failed_with(1, &["not published", "before storing failed"]);
 }

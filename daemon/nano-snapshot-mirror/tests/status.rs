@@ -196,6 +196,8 @@ fn what_a_producer_adds_is_taken_up_at_once() {
     let mirror = Mirror::ready();
     copy_ledger(AFTER, &mirror.world.path("node.ldb"));
     let mut produce = mirror.world.produce("data", &mirror.world.path("node.ldb"));
+    // Where it looks for the mirror there is none, so it does not tell it itself.
+    produce.env("RUNTIME_DIRECTORY", mirror.world.dir.path());
     let second = run_command(&mut produce).succeeded().value("snapshot");
     let add = |id: &str| mirror.ask("POST", "/snapshots", &format!("{{\"snapshot\":\"{id}\"}}"));
     // A poll may have come first.
