@@ -12,7 +12,7 @@
 //!    What depends on two keys goes to [`contradictions`].
 //! 3. A new section is a new `section! { … }` and a line `section name: Type;` in [`Config`].
 //! 4. A flag for it, where one is worth having: an optional field in `cli.rs` and a line in
-//!    [`crate::cli::Flags`].
+//!    `Flags` there.
 //! 5. `UPDATE=1 cargo test -p nano-snapshot-mirror configuration_page` writes
 //!    `docs/configuration.md`.
 
