@@ -119,7 +119,7 @@ in
         example = "/var/lib/secrets/nano-snapshot-producer.key";
         description = ''
           The key that signs the pointer, made by {command}`nano-snapshot-mirror keygen`. Only root need be able to read it: systemd
-          hands it to the producer as a credential.
+          hands it to the producer, which has no network, as a credential.
         '';
       };
 

@@ -25,8 +25,8 @@ in
       {
         assertion = cfg.enable;
         message = ''
-          services.nano-snapshot-mirror.producer.enable needs services.nano-snapshot-mirror.enable = true as well: the mirror beside
-          the producer seeds what it makes.
+          services.nano-snapshot-mirror.producer.enable needs services.nano-snapshot-mirror.enable = true as well: the producer has no
+          network, and the mirror beside it publishes and seeds what it makes.
         '';
       }
       {

@@ -110,12 +110,12 @@ in
       Nice = 19;
       IOSchedulingClass = "idle";
 
-      # Exceptions to the hardening: the signed pointer goes to nodes of the DHT, at addresses nobody knows before, over IPv4 alone.
-      # AF_UNIX is for the journal and the control socket. It accepts no connection.
-      RestrictAddressFamilies = [ "AF_INET AF_UNIX" ];
-      SocketBindDeny = "ipv4:tcp";
+      # The process that holds the key has no network: the mirror looks the pointer up and stores it in the DHT for it.
+      PrivateNetwork = true;
+      IPAddressDeny = "any";
+      RestrictAddressFamilies = [ "AF_UNIX" ];
 
-      # A consistent copy of a live ledger enters itself in the node's lock file, so the ledger's directory is writable, and
+      # Exceptions to the hardening: a consistent copy of a live ledger enters itself in the node's lock file, so the ledger's directory is writable, and
       # shown even where /home hides it.
       ProtectHome = "tmpfs";
       BindPaths = [ ledgerDirectory ];

@@ -91,3 +91,4 @@ with subtest("what the units forbid is forbidden"):
     t.assertEqual(int(status("CapBnd"), 16), 0)
     t.assertEqual(int(status("CapEff"), 16), 0)
     t.assertNotEqual(status("Uid").split()[0], "0")
+    t.assertEqual(producer.succeed("systemctl show -P PrivateNetwork nano-snapshot-mirror-producer").strip(), "yes")
