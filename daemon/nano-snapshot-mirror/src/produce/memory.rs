@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
@@ -20,6 +21,9 @@ pub(super) enum Origin {
     Ledger {
         path: PathBuf,
         inode: u64,
+        /// When the file was made, in nanoseconds since 1970, where the file system knows: a new file
+        /// often gets the inode of one that was removed.
+        created: Option<u64>,
         transaction: u64,
     },
     /// Something on a web server.
@@ -46,9 +50,15 @@ impl Origin {
         Ok(Self::Ledger {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             inode: metadata.ino(),
+            created: metadata.created().ok().and_then(nanoseconds),
             transaction: LedgerFile::open(state)?.meta().txn(),
         })
     }
+}
+
+fn nanoseconds(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    since.as_nanos().try_into().ok()
 }
 
 /// How a snapshot is made.
@@ -141,11 +151,13 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let data = DataDir::create(Some(temp.path())).unwrap();
         let memory = Memory::of(&data, &StreamName::of_salt(&"daily".parse().unwrap()));
-        let origin = |transaction| Origin::Ledger {
+        let made = |created, transaction| Origin::Ledger {
             path: "/var/lib/nano/data.ldb".into(),
             inode: 5,
+            created,
             transaction,
         };
+        let origin = |transaction| made(Some(1), transaction);
         let recipe = |layout: &str| Recipe {
             version: "1".into(),
             publish: "exact".into(),
@@ -157,6 +169,7 @@ mod tests {
         memory.note(&origin(3), &recipe("plain"), id).unwrap();
         assert_eq!(memory.made_of(&origin(3), &recipe("plain")), Some(id));
         assert_eq!(memory.made_of(&origin(4), &recipe("plain")), None);
+        assert_eq!(memory.made_of(&made(Some(2), 3), &recipe("plain")), None);
         assert_eq!(memory.made_of(&origin(3), &recipe("tar.zst")), None);
         let other = Memory::of(&data, &StreamName::of_salt(&"weekly".parse().unwrap()));
         assert_eq!(other.made_of(&origin(3), &recipe("plain")), None);
