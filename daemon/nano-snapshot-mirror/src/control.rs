@@ -31,6 +31,9 @@ pub(crate) enum Request {
     Reload(Reply<Reloaded>),
     /// Take up a snapshot that another process has put into the store.
     AddSnapshot(InfoHashV2, Reply<Added>),
+    /// Read a seeded snapshot and compare it with its hashes, from its start, before those that are
+    /// due.
+    Scrub(InfoHashV2, Reply<()>),
 }
 
 /// Where the answer goes. Whoever asked may have gone; then nobody needs it.

@@ -252,6 +252,14 @@ impl<'a> Service<'a> {
                     // Whoever asked may have gone.
                     let _ = reply.send(self.add(id).await);
                 }
+                Event::Asked(Request::Scrub(id, reply)) => {
+                    let asked = match self.seeding.contains_key(&id) {
+                        true => Ok(self.scrubs.ask(id)),
+                        false => Err(Denied::Unknown(format!("{id} is not seeded here"))),
+                    };
+                    let _ = reply.send(asked);
+                    continue;
+                }
                 Event::Asked(Request::Reload(reply)) => {
                     let reloaded = self.reload().await.map_err(|mistakes| {
                         Denied::Unfit(mistakes.lines().collect::<Vec<_>>().join("; "))

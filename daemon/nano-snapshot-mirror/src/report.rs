@@ -215,6 +215,10 @@ pub(crate) struct TorrentReport {
     pub(crate) bytes_verified: u64,
     /// Found in what was held already, since the torrent was added.
     pub(crate) bytes_reused: u64,
+    /// Sent by peers and proven, since the torrent was added.
+    pub(crate) bytes_fetched: u64,
+    /// What peers still have to send, as far as is known.
+    pub(crate) bytes_to_fetch: u64,
     /// Payload from peers since the torrent was added, what was in vain included.
     pub(crate) downloaded: u64,
     pub(crate) uploaded: u64,

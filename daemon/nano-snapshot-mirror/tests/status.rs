@@ -226,6 +226,36 @@ fn what_a_producer_adds_is_taken_up_at_once() {
 }
 
 #[test]
+fn a_snapshot_is_scrubbed_and_pinned_when_asked() {
+    let mirror = Mirror::ready();
+    let post = |id: &str, what: &str| mirror.ask("POST", &format!("/snapshots/{id}/{what}"), "");
+    post(&mirror.snapshot, "scrub").json(202);
+    let record = mirror
+        .world
+        .path("data")
+        .join("snapshots")
+        .join(&mirror.snapshot)
+        .join("scrub.json");
+    common::eventually("a scrub", || {
+        let json: Value = serde_json::from_slice(&std::fs::read(&record).ok()?).ok()?;
+        json["finished_at"].as_u64()
+    });
+    let pinned = || mirror.ask("GET", "/snapshots", "").json(200)[0]["pinned"].clone();
+    assert_eq!(pinned(), false);
+    assert_eq!(post(&mirror.snapshot, "pin").json(200)["changed"], true);
+    assert_eq!(post(&mirror.snapshot, "pin").json(200)["changed"], false);
+    assert_eq!(pinned(), true);
+    assert_eq!(post(&mirror.snapshot, "unpin").json(200)["changed"], true);
+    assert_eq!(pinned(), false);
+    let other = "00".repeat(32);
+    post(&other, "scrub").json(404);
+    post(&other, "pin").json(409);
+    for what in ["scrub", "pin", "unpin"] {
+        post("data.ldb", what).json(400);
+    }
+}
+
+#[test]
 fn events_come_at_once_and_go_on() {
     let mirror = Mirror::ready();
     let mut stream = UnixStream::connect(mirror.socket()).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request as HttpRequest, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request as HttpRequest, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use super::{ControlListener, Denied, Reply, Request, dht};
 use crate::data_dir::DataDir;
+use crate::pins;
 use crate::report::Watching;
 use crate::serve::{Bounded, LAST_WORDS, events, json, refuse};
 use crate::status;
@@ -53,7 +54,7 @@ struct Route {
 }
 
 /// Everything that can be asked.
-const ROUTES: [Route; 10] = [
+const ROUTES: [Route; 13] = [
     Route::get("/status", |method| on(method, get_status)),
     Route::get("/events", |method| on(method, get_events)),
     Route::get("/peers", |method| on(method, get_peers)),
@@ -62,6 +63,13 @@ const ROUTES: [Route; 10] = [
     Route::post("/refresh", |method| on(method, post_refresh)),
     Route::post("/reload", |method| on(method, post_reload)),
     Route::post("/snapshots", |method| on(method, post_snapshots)),
+    Route::post("/snapshots/{snapshot}/scrub", |method| {
+        on(method, post_scrub)
+    }),
+    Route::post("/snapshots/{snapshot}/pin", |method| on(method, post_pin)),
+    Route::post("/snapshots/{snapshot}/unpin", |method| {
+        on(method, post_unpin)
+    }),
     Route::get("/dht/item", |method| on(method, dht::get_item)),
     Route::post("/dht/item", |method| on(method, dht::post_item)),
 ];
@@ -198,13 +206,54 @@ async fn post_snapshots(State(api): State<Arc<Api>>, body: Bytes) -> Response {
             return refuse(StatusCode::BAD_REQUEST, &text);
         }
     };
-    let Ok(id) = wanted.snapshot.parse::<InfoHashV2>() else {
-        let text = "a snapshot is named by the 64 hexadecimal digits of its v2 info-hash";
-        return refuse(StatusCode::BAD_REQUEST, text);
+    let id = match named(&wanted.snapshot) {
+        Ok(id) => id,
+        Err(refused) => return *refused,
     };
     match api.ask(|reply| Request::AddSnapshot(id, reply)).await {
         Ok(added) => json(StatusCode::OK, &added),
         Err(refused) => *refused,
+    }
+}
+
+/// The snapshot that is meant.
+fn named(text: &str) -> Result<InfoHashV2, Box<Response>> {
+    text.parse().map_err(|_| {
+        let text = "a snapshot is named by the 64 hexadecimal digits of its v2 info-hash";
+        Box::new(refuse(StatusCode::BAD_REQUEST, text))
+    })
+}
+
+async fn post_scrub(State(api): State<Arc<Api>>, Path(snapshot): Path<String>) -> Response {
+    let id = match named(&snapshot) {
+        Ok(id) => id,
+        Err(refused) => return *refused,
+    };
+    match api.ask(|reply| Request::Scrub(id, reply)).await {
+        Ok(()) => json(StatusCode::ACCEPTED, &serde_json::json!({})),
+        Err(refused) => *refused,
+    }
+}
+
+async fn post_pin(State(api): State<Arc<Api>>, Path(snapshot): Path<String>) -> Response {
+    pin(&api, &snapshot, true).await
+}
+
+async fn post_unpin(State(api): State<Arc<Api>>, Path(snapshot): Path<String>) -> Response {
+    pin(&api, &snapshot, false).await
+}
+
+/// The mark is on the disk, where the mirror's loop looks before it removes anything.
+async fn pin(api: &Api, snapshot: &str, pinned: bool) -> Response {
+    let id = match named(snapshot) {
+        Ok(id) => id,
+        Err(refused) => return *refused,
+    };
+    let data = api.data.clone();
+    match tokio::task::spawn_blocking(move || pins::set(&data, id, pinned)).await {
+        Ok(Ok(changed)) => json(StatusCode::OK, &serde_json::json!({ "changed": changed })),
+        Ok(Err(error)) => refuse(StatusCode::CONFLICT, &format!("{error:#}")),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 

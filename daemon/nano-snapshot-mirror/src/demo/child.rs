@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 /// Set for children, which end when the demonstration does, even if it was killed.
-pub(crate) const END_WITH_PARENT: &str = "NANO_SNAPSHOT_MIRROR_END_WITH_PARENT";
+pub(crate) const END_WITH_PARENT: &str = "SNAPSHOT_MIRROR_DEMO_ENDS_WITH_PARENT";
 
 /// How long a child may take to end after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(10);

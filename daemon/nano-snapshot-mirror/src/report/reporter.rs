@@ -387,6 +387,8 @@ impl Reporter {
             bytes_total: status.bytes_total,
             bytes_verified: status.bytes_verified,
             bytes_reused: status.bytes_reused,
+            bytes_fetched: status.bytes_fetched,
+            bytes_to_fetch: status.bytes_to_fetch,
             downloaded: status.downloaded_payload,
             uploaded: status.uploaded_payload,
             wasted: status.wasted,

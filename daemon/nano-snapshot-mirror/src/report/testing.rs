@@ -24,6 +24,8 @@ pub(crate) fn report() -> Report {
         bytes_total: 4000,
         bytes_verified: verified,
         bytes_reused: verified / 2,
+        bytes_fetched: verified - verified / 2,
+        bytes_to_fetch: 0,
         downloaded: 700,
         uploaded: 800,
         wasted: 16,

@@ -183,7 +183,13 @@ impl TorrentReport {
         }
         if self.state == TorrentState::Fetching {
             let done = percent(self.bytes_verified, self.bytes_total);
-            let _ = write!(text, ", {done} %, {} reused", Bytes(self.bytes_reused));
+            let _ = write!(
+                text,
+                ", {done} %, {} reused, {} fetched, {} to fetch",
+                Bytes(self.bytes_reused),
+                Bytes(self.bytes_fetched),
+                Bytes(self.bytes_to_fetch)
+            );
             if let Some(left) = self.seconds_left {
                 let left = Time(std::time::Duration::from_secs(left));
                 let _ = write!(text, ", {left} left");
@@ -229,7 +235,7 @@ mod tests {
             &format!("current is {}", &OLD[..12]),
             "dddddddddddd: silent, no DHT node could be reached",
             "refused seq 3 is below 7, which was seen before (2 times",
-            "25 %, 500 B reused, 30.0 s left",
+            "25 %, 500 B reused, 500 B fetched, 0 B to fetch, 30.0 s left",
             "42 nodes",
             "5.00 GiB free of 10.0 GiB",
         ] {

@@ -38,6 +38,14 @@ impl Scrubs {
         }
     }
 
+    /// Puts a scrub before those that are due. Asked for twice it is done once.
+    pub(crate) fn ask(&mut self, id: InfoHashV2) {
+        if !self.asked.contains(&id) {
+            self.asked.push_back(id);
+        }
+        self.look_at = Instant::now();
+    }
+
     /// What happens next.
     pub(crate) async fn next(&mut self) -> Event {
         if let Some((scrub, _)) = &mut self.running {
