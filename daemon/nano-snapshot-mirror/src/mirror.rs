@@ -253,11 +253,12 @@ impl<'a> Service<'a> {
                     let _ = reply.send(self.add(id).await);
                 }
                 Event::Asked(Request::Scrub(id, reply)) => {
-                    let asked = match self.seeding.contains_key(&id) {
-                        true => Ok(self.scrubs.ask(id)),
-                        false => Err(Denied::Unknown(format!("{id} is not seeded here"))),
-                    };
-                    let _ = reply.send(asked);
+                    let seeded = self.seeding.contains_key(&id);
+                    if seeded {
+                        self.scrubs.ask(id);
+                    }
+                    let unknown = || Denied::Unknown(format!("{id} is not seeded here"));
+                    let _ = reply.send(seeded.then_some(()).ok_or_else(unknown));
                     continue;
                 }
                 Event::Asked(Request::Reload(reply)) => {
