@@ -393,6 +393,15 @@ impl Download {
                 self.bytes_verified = self.bytes_verified.saturating_sub(size);
             }
             partial.revoke(block.in_piece());
+            // What waited for nothing but a hash waits for this block as well.
+            let waits = matches!(partial.stage, Stage::Unproven | Stage::False);
+            if waits && partial.missing() > 0 {
+                let was_unproven = matches!(partial.stage, Stage::Unproven);
+                partial.stage = Stage::Collecting;
+                if was_unproven {
+                    self.count_unproven(piece, false);
+                }
+            }
             self.reopen(piece);
         } else if self.have.remove(piece) {
             // The leaves of the rest are on disk only: the piece starts again from nothing.
