@@ -301,10 +301,14 @@ impl Download {
         }
     }
 
-    /// A begun piece of which nothing is here is begun no more.
+    /// A begun piece of which nothing came is begun no more. What former runs verified of it stays.
     pub(crate) fn put_back(&mut self, piece: PieceIndex) {
         if let Some(partial) = self.partials.remove(&piece) {
             self.begun_blocks -= u64::from(partial.blocks());
+            let verified = partial.verified();
+            if !verified.is_empty() {
+                self.held.insert(piece, verified);
+            }
         }
         self.open.remove(&piece);
         self.offer(piece);
