@@ -1,0 +1,123 @@
+//! What is held, seeded and taken up.
+
+use anyhow::Result;
+use bittorrent_protocol::InfoHashV2;
+use tokio::task::block_in_place;
+use tracing::{error, info};
+
+use super::Service;
+use crate::catalogue::{self, Entry};
+use crate::control::{Added, Denied};
+use crate::ledger_policy::Verdict;
+use crate::reconcile::Holding;
+use crate::space;
+use crate::text::Causes;
+use crate::torrent::Torrent;
+
+impl Service<'_> {
+    /// Takes up a snapshot that another process has put into the store.
+    pub(super) async fn add(&mut self, id: InfoHashV2) -> Result<Added, Denied> {
+        let before = self.seeding.contains_key(&id);
+        match self.holding(id).await {
+            // Looking into its ledger comes next, while it is seeded.
+            Holding::Whole | Holding::Unverified => Ok(Added { before }),
+            Holding::None => Err(Denied::Unknown(format!("there is no snapshot {id} here"))),
+            Holding::Refused => Err(Denied::Unfit(format!("snapshot {id} is no sound ledger"))),
+            Holding::Partial => Err(Denied::Unfit(format!(
+                "snapshot {id} is not whole, or another process works on it"
+            ))),
+        }
+    }
+
+    /// Seeds everything whole that is not seeded yet: at the start, and when a producer or a
+    /// fetch has added to the same store.
+    pub(super) async fn rescan(&mut self) -> Result<()> {
+        self.take_out_stopped().await;
+        for id in self.data.snapshot_ids()? {
+            self.life.mirror.beat();
+            if self.seeding.contains_key(&id) || self.is_fetching(id) {
+                continue;
+            }
+            self.holding(id).await;
+        }
+        Ok(())
+    }
+
+    /// Takes out of the session what stopped there, mostly for a failing disk, so that it is looked
+    /// at anew.
+    pub(super) async fn take_out_stopped(&mut self) {
+        let stopped: Vec<InfoHashV2> = self
+            .seeding
+            .iter()
+            .filter(|(_, torrent)| torrent.status().phase.error().is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stopped {
+            let Some(torrent) = self.leave(id).await else {
+                continue;
+            };
+            if let Some(error) = torrent.status().phase.error() {
+                error!(snapshot = %id, "seeding stopped: {}", Causes(&**error));
+            }
+            torrent.leave().await;
+        }
+    }
+
+    /// Takes a seeded snapshot out of what is seeded and scrubbed; it is still in the session.
+    pub(super) async fn leave(&mut self, id: InfoHashV2) -> Option<Torrent> {
+        self.scrubs.stop(id).await;
+        self.seeding.remove(&id)
+    }
+
+    /// What is held of `id`; a whole snapshot is seeded from here on, unless its ledger is refused.
+    pub(super) async fn holding(&mut self, id: InfoHashV2) -> Holding {
+        if let Some(torrent) = self.seeding.get(&id) {
+            let verdict = self.policy.judge(&torrent.dir, &torrent.store.info());
+            return self.holding_by(id, verdict);
+        }
+        match block_in_place(|| catalogue::look(self.data, id)) {
+            Some(Entry::Whole(generation) | Entry::Mending(generation)) => {
+                let verdict = self.policy.judge(&generation.dir, &generation.store.info());
+                let holding = self.holding_by(id, verdict);
+                if holding != Holding::Refused {
+                    match Torrent::seed(self.network, generation).await {
+                        Ok(torrent) => {
+                            info!(snapshot = %id, "seeding");
+                            self.seeding.insert(id, torrent);
+                        }
+                        Err(error) => error!(snapshot = %id, "cannot be seeded: {error:#}"),
+                    }
+                }
+                holding
+            }
+            Some(Entry::Refused(faults)) => self.holding_by(id, Verdict::Refused(faults)),
+            // Fetching waits for whoever is busy, and names what is damaged.
+            Some(Entry::Partial | Entry::Busy) => Holding::Partial,
+            Some(Entry::Damaged(error)) => {
+                if space::is_lacking(&error) {
+                    self.lacks_room(&error, "a snapshot that is held is not taken up");
+                } else {
+                    error!(snapshot = %id, "damaged: {error:#}");
+                }
+                Holding::Partial
+            }
+            None => Holding::None,
+        }
+    }
+
+    pub(super) fn holding_by(&mut self, id: InfoHashV2, verdict: Verdict) -> Holding {
+        match verdict {
+            Verdict::Sound => Holding::Whole,
+            Verdict::Unverified => Holding::Unverified,
+            Verdict::Refused(reasons) => {
+                if self.wants(id) && self.told_refused.insert(id) {
+                    error!(
+                        snapshot = %id,
+                        "refused, staying with what is current: {}", reasons.join("; ")
+                    );
+                }
+                Holding::Refused
+            }
+        }
+    }
+}
