@@ -1,19 +1,21 @@
 //! `--once`: find the newest snapshot, fetch it, verify it, put it in its place, and exit.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+mod along;
+mod extracted;
+mod last;
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
+use along::Along;
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_store::TorrentStore;
+use extracted::Extracted;
+use last::Last;
 use nano_ledger::archive::{Extracted as Archived, Layout};
-use serde::{Deserialize, Serialize};
 use snapshot_pointer::{Decision, Tally};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -21,15 +23,12 @@ use tracing::{info, warn};
 use crate::catalogue::{self, Entry, Retention};
 use crate::cli::{OnceArgs, SeedFor};
 use crate::config::{Live, Size};
-use crate::data_dir::{DataDir, StoreLock, write_atomically};
+use crate::data_dir::DataDir;
 use crate::extract::{self, Method};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::ledger_record::LedgerRecord;
 use crate::network::{Network, PortTaken};
-use crate::pins;
 use crate::progress::Display;
 use crate::signals::Signals;
-use crate::space;
 use crate::stream::{self, Stream};
 use crate::text::{Bytes, Time};
 use crate::torrent::{self, Fetched, Reader, Torrent, Wanted};
@@ -74,13 +73,14 @@ pub(crate) async fn run(
     data.clean_incoming()?;
     let stream = Stream::one(config, once.stream.as_deref(), &data)?;
     let network = Network::start(live, &data, PortTaken::TakeAnother, Vec::new()).await?;
+    let policy = LedgerPolicy::from(&config.verify);
     let fetch = Fetch {
         once,
         retention: Retention::from(&config.retention),
         data: &data,
         stream: &stream,
         network: &network,
-        policy: LedgerPolicy::from(&config.verify),
+        policy: &policy,
         display,
         signals,
     };
@@ -89,7 +89,6 @@ pub(crate) async fn run(
     let Some(left) = ended? else {
         return Ok(Ended::Interrupted);
     };
-    let policy = LedgerPolicy::from(&config.verify);
     let last = Last {
         data: &data,
         stream: &stream,
@@ -137,7 +136,7 @@ struct Fetch<'a> {
     data: &'a DataDir,
     stream: &'a Stream,
     network: &'a Network,
-    policy: LedgerPolicy,
+    policy: &'a LedgerPolicy,
     display: &'a Display,
     signals: &'a Signals,
 }
@@ -239,14 +238,7 @@ impl Fetch<'_> {
     }
 
     fn unpack(&self, id: InfoHashV2, stop: CancellationToken) -> Unpack {
-        Unpack {
-            id,
-            dir: self.data.snapshot(id),
-            target: self.data.root().join("data.ldb"),
-            policy: self.policy.clone(),
-            display: self.display.clone(),
-            stop,
-        }
+        Unpack::new(self.data, id, self.policy, self.display, stop)
     }
 
     /// The snapshot to fetch; `None` when interrupted.
@@ -327,7 +319,7 @@ impl Fetch<'_> {
         let wanted = Wanted {
             id,
             open: Vec::new(),
-            policy: &self.policy,
+            policy: self.policy,
             reader: reads_along.then_some(along as &dyn Reader),
             or_refuse: true,
             paused: &watch::Sender::default(),
@@ -415,7 +407,7 @@ fn unsound(id: InfoHashV2, faults: &[String]) -> anyhow::Error {
     )
 }
 
-fn plain_ledger(torrent: &Torrent) -> Result<std::path::PathBuf> {
+fn plain_ledger(torrent: &Torrent) -> Result<PathBuf> {
     catalogue::plain_ledger(&torrent.dir, &torrent.store.info())
         .context("the snapshot is no plain ledger")
 }
@@ -425,228 +417,4 @@ fn install(data: &DataDir, id: InfoHashV2, archived: Archived) -> Result<()> {
     let report = block_in_place(|| archived.install())?;
     unpack::tell(id, &report);
     Extracted::note(data, id, Method::Unpacked)
-}
-
-/// The extraction of an archive that goes along with its download.
-struct Along {
-    unpack: Unpack,
-    /// Ends the download: asked to stop, or the archive is no good.
-    stop_fetch: CancellationToken,
-    task: Mutex<Option<JoinHandle<Result<Unpacked>>>>,
-}
-
-impl Along {
-    fn new(fetch: &Fetch<'_>, id: InfoHashV2) -> Self {
-        Self {
-            unpack: fetch.unpack(id, fetch.signals.stop.child_token()),
-            stop_fetch: fetch.signals.stop.child_token(),
-            task: Mutex::new(None),
-        }
-    }
-
-    /// Waits for its end where the download came to its own, and ends it otherwise. `None` when there
-    /// was nothing to extract on the way.
-    async fn end(self, is_whole: bool) -> Result<Option<Unpacked>> {
-        let task = self
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(task) = task else {
-            return Ok(None);
-        };
-        if !is_whole {
-            self.unpack.stop.cancel();
-        }
-        task.await?.map(Some)
-    }
-}
-
-impl Reader for Along {
-    fn begins(&self, store: &Arc<TorrentStore>) -> bool {
-        let info = store.info();
-        if info.is_single_file() && info.name().ends_with(".7z") {
-            info!(
-                "a 7z archive is of no use before it is whole, and extracting it starts from zero \
-                 after every interruption"
-            );
-        }
-        if !unpack::may_stream(&info) {
-            return false;
-        }
-        let (unpack, store, stop) = (self.unpack.clone(), store.clone(), self.stop_fetch.clone());
-        let task = spawn_blocking(move || {
-            // Whether it fails or panics, there is nothing to download for any longer.
-            let unpacked = unpack.follow(store);
-            if unpacked.is_err() {
-                stop.cancel();
-            }
-            unpacked
-        });
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
-        true
-    }
-}
-
-/// What is done after seeding ended, with the network closed.
-struct Last<'a> {
-    data: &'a DataDir,
-    stream: &'a Stream,
-    id: InfoHashV2,
-    policy: &'a LedgerPolicy,
-    display: &'a Display,
-    stop: &'a CancellationToken,
-}
-
-impl Last<'_> {
-    /// Extracts an archive that nobody else uses and gives it up on the way.
-    fn extract_discarding(&self) -> Result<Ended> {
-        let (data, id) = (self.data, self.id);
-        let Some(owned) = data.own_snapshot(id)? else {
-            bail!(
-                "another process uses snapshot {id}: its archive cannot be discarded; run without \
-                 --discard-archive, or stop that process"
-            );
-        };
-        let dir = data.snapshot(id);
-        let info = catalogue::read_info(&dir)?;
-        catalogue::note_discarded(&dir)?;
-        let unpack = Unpack {
-            id,
-            dir: dir.clone(),
-            target: data.root().join("data.ldb"),
-            policy: self.policy.clone(),
-            display: self.display.clone(),
-            stop: self.stop.clone(),
-        };
-        let unpacked = unpack.whole(&info, true);
-        let archived = match unpacked {
-            Ok(Unpacked::Ready(archived)) => archived,
-            Ok(Unpacked::Stopped | Unpacked::NeedsWhole) => return Ok(Ended::Interrupted),
-            Err(error) => {
-                let found = LedgerRecord::load(&dir);
-                let verdict = self.policy.judge_record(found.as_ref());
-                if matches!(verdict, Verdict::Refused(_)) {
-                    // Nothing of it is left that could be used or looked at again.
-                    drop(owned);
-                    self.remove(&data.lock()?)?;
-                }
-                return Err(error);
-            }
-        };
-        install(data, id, *archived)?;
-        drop(owned);
-        self.remove(&data.lock()?)?;
-        info!(snapshot = %id, "discarded: it is not seeded any longer");
-        Ok(Ended::Done)
-    }
-
-    /// Removes the snapshot, and the links to it.
-    fn remove(&self, lock: &StoreLock) -> Result<()> {
-        for (name, current) in self.data.streams_with_current()? {
-            if current == self.id {
-                self.data.clear_current(&name, lock)?;
-            }
-        }
-        self.data.remove_snapshot(self.id, lock)?;
-        Ok(())
-    }
-
-    /// Puts a plain ledger into its place on file systems without reflinks: by moving it out of the
-    /// store, or by copying when another process uses the snapshot.
-    fn extract(&self) -> Result<Ended> {
-        let (data, id) = (self.data, self.id);
-        let target = data.root().join("data.ldb");
-        let lock = data.lock()?;
-        let Some(Entry::Whole(generation)) = catalogue::look(data, id) else {
-            bail!("snapshot {id} went away before it could be extracted");
-        };
-        let content = catalogue::plain_ledger(&generation.dir, &generation.store.info())
-            .context("the snapshot is no plain ledger")?;
-        let size = generation.store.layout().content_length();
-        let dir_lock = generation.lock;
-        drop(generation.store);
-        drop(dir_lock);
-        let pinned = pins::is_pinned(&data.snapshot(id));
-        if let Some(owned) = data.own_snapshot(id)?.filter(|_| !pinned) {
-            extract::by_move(&content, &target)?;
-            drop(owned);
-            self.remove(&lock)?;
-            Extracted::note(data, id, Method::Move)?;
-            info!(
-                stream = self.stream.name.as_str(),
-                "moved out of the store: it is not seeded any longer"
-            );
-            return Ok(Ended::Done);
-        }
-        // A shared lock keeps the content where it is while it is copied.
-        let _in_use = data
-            .share_snapshot(id)?
-            .context("another process is writing the snapshot")?;
-        drop(lock);
-        space::ensure(data, size, "the copy of the ledger")?;
-        let mut meter = self.display.phase("Copying the ledger", size);
-        let done = extract::by_copy(&content, &target, &mut |done| {
-            meter.set(done, None);
-            !self.stop.is_cancelled()
-        })?;
-        if !done {
-            bail!("stopped while copying the ledger; the snapshot itself is whole");
-        }
-        Extracted::note(data, id, Method::Copy)?;
-        Ok(Ended::Done)
-    }
-}
-
-/// `extracted.json`: which snapshot `data.ldb` was when it was put there, so that the same is not
-/// fetched again.
-#[derive(Debug, Serialize, Deserialize)]
-struct Extracted {
-    snapshot: String,
-    length: u64,
-    inode: u64,
-    /// Nanoseconds since 1970, as text: a node that opens the file changes it.
-    modified: String,
-}
-
-impl Extracted {
-    fn of(id: InfoHashV2, metadata: &Metadata) -> Self {
-        Self {
-            snapshot: id.to_string(),
-            length: metadata.len(),
-            inode: metadata.ino(),
-            modified: format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
-
-    fn place(data: &DataDir) -> std::path::PathBuf {
-        data.root().join("extracted.json")
-    }
-
-    fn note(data: &DataDir, id: InfoHashV2, method: Method) -> Result<()> {
-        let target = data.root().join("data.ldb");
-        let metadata = file_metadata(&target)?;
-        info!(snapshot = %id, ?method, "ledger at {}", target.display());
-        let json = serde_json::to_vec_pretty(&Self::of(id, &metadata))?;
-        write_atomically(&Self::place(data), &json)
-    }
-
-    /// Whether `data.ldb` is this snapshot, untouched since it was put there.
-    fn is_current(data: &DataDir, id: InfoHashV2) -> bool {
-        let noted: Option<Self> = std::fs::read(Self::place(data))
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        let Some((noted, metadata)) = noted.zip(data.root().join("data.ldb").metadata().ok())
-        else {
-            return false;
-        };
-        let now = Self::of(id, &metadata);
-        (noted.snapshot, noted.length, noted.inode, noted.modified)
-            == (now.snapshot, now.length, now.inode, now.modified)
-    }
-}
-
-fn file_metadata(path: &Path) -> Result<Metadata> {
-    path.metadata()
-        .with_context(|| format!("cannot look at {}", path.display()))
 }

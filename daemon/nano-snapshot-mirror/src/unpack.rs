@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::catalogue;
+use crate::data_dir::DataDir;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::ledger_record::LedgerRecord;
 use crate::progress::{Display, Meter};
@@ -62,6 +63,24 @@ pub(crate) fn may_stream(info: &Info) -> bool {
 }
 
 impl Unpack {
+    /// The extraction of a snapshot of `data` to its `data.ldb`.
+    pub(crate) fn new(
+        data: &DataDir,
+        id: InfoHashV2,
+        policy: &LedgerPolicy,
+        display: &Display,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            id,
+            dir: data.snapshot(id),
+            target: data.root().join("data.ldb"),
+            policy: policy.clone(),
+            display: display.clone(),
+            stop,
+        }
+    }
+
     /// Extracts a `tar.zst` while it arrives in `store`, until it is whole or this is stopped. Blocks
     /// for all that time.
     pub(crate) fn follow(&self, store: Arc<TorrentStore>) -> Result<Unpacked> {

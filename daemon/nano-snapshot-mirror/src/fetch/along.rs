@@ -1,0 +1,75 @@
+//! Extracting an archive while it is downloaded.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use bittorrent_protocol::InfoHashV2;
+use bittorrent_store::TorrentStore;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::Fetch;
+use crate::torrent::Reader;
+use crate::unpack::{self, Unpack, Unpacked};
+
+/// The extraction of an archive that goes along with its download.
+pub(super) struct Along {
+    unpack: Unpack,
+    /// Ends the download: asked to stop, or the archive is no good.
+    pub(super) stop_fetch: CancellationToken,
+    task: Mutex<Option<JoinHandle<Result<Unpacked>>>>,
+}
+
+impl Along {
+    pub(super) fn new(fetch: &Fetch<'_>, id: InfoHashV2) -> Self {
+        Self {
+            unpack: fetch.unpack(id, fetch.signals.stop.child_token()),
+            stop_fetch: fetch.signals.stop.child_token(),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Waits for its end where the download came to its own, and ends it otherwise. `None` when there
+    /// was nothing to extract on the way.
+    pub(super) async fn end(self, is_whole: bool) -> Result<Option<Unpacked>> {
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(task) = task else {
+            return Ok(None);
+        };
+        if !is_whole {
+            self.unpack.stop.cancel();
+        }
+        task.await?.map(Some)
+    }
+}
+
+impl Reader for Along {
+    fn begins(&self, store: &Arc<TorrentStore>) -> bool {
+        let info = store.info();
+        if info.is_single_file() && info.name().ends_with(".7z") {
+            info!(
+                "a 7z archive is of no use before it is whole, and extracting it starts from zero \
+                 after every interruption"
+            );
+        }
+        if !unpack::may_stream(&info) {
+            return false;
+        }
+        let (unpack, store, stop) = (self.unpack.clone(), store.clone(), self.stop_fetch.clone());
+        let task = spawn_blocking(move || {
+            // Whether it fails or panics, there is nothing to download for any longer.
+            let unpacked = unpack.follow(store);
+            if unpacked.is_err() {
+                stop.cancel();
+            }
+            unpacked
+        });
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        true
+    }
+}
