@@ -65,7 +65,7 @@ class Peer:
         self.ring: list[lt.session] = []
         self.handles: list[lt.torrent_handle] = []
         self.log: list[str] = []
-        self.flushed = 0
+        self.flushed: list[lt.torrent_handle] = []
         self.items: list[dict[str, Any]] = []
         self.puts: list[Any] = []
 
@@ -77,7 +77,7 @@ class Peer:
             if kind == "dht_mutable_item_alert":
                 self.items.append(self.read_item(alert))
             elif kind == "cache_flushed_alert":
-                self.flushed += 1
+                self.flushed.append(alert.handle)
             elif kind == "dht_put_alert":
                 self.puts.append({"success": alert.num_success, "seq": alert.seq})
             self.log.append(f"{kind}: {alert.message()}")
@@ -162,12 +162,14 @@ class Peer:
 
         reached = poll(done, timeout)
         if reached:
-            before = self.flushed
-            self.handles[id].flush_cache()
+            handle = self.handles[id]
+            # Of this torrent: a torrent that was removed before is flushed too, and says so later.
+            self.flushed = []
+            handle.flush_cache()
 
             def flushed() -> bool:
                 self.pop()
-                return self.flushed > before
+                return handle in self.flushed
 
             reached = poll(flushed, timeout)
         answer = self.status(id)
