@@ -87,6 +87,14 @@ impl Engine {
         }
     }
 
+    /// Asks for nothing of a torrent from now on, and serves what is there: for a disk that takes nothing
+    /// more. To be said before its content is known.
+    pub fn only_serve(&mut self, torrent: TorrentKey) {
+        if let Some(torrent) = self.torrents.get_mut(&torrent) {
+            torrent.only_serve();
+        }
+    }
+
     /// Begins the pieces of a torrent in the order of its content from now on, for whoever reads along
     /// while it comes. It costs the swarm: everybody who does so wants the same pieces. Does nothing
     /// before the content is known.
@@ -388,7 +396,7 @@ impl Engine {
             .values()
             .filter(|torrent| torrent.can_serve())
             .flat_map(|torrent| {
-                let complete = torrent.is_complete();
+                let complete = torrent.wants_nothing();
                 torrent
                     .peers()
                     .filter(|peer| peer.interested && !peer.local)

@@ -51,6 +51,8 @@ pub(crate) struct Torrent {
     metadata: Option<Metadata>,
     download: Option<Download>,
     stopped: Option<StopReason>,
+    /// Nothing is asked for: what is there is served.
+    only_serves: bool,
     write_failures: u32,
     /// Pieces verified since peers were told.
     news: Vec<PieceIndex>,
@@ -84,6 +86,7 @@ impl Torrent {
             )),
             download: None,
             stopped: None,
+            only_serves: false,
             write_failures: 0,
             news: Vec::new(),
             awake: Vec::new(),
@@ -99,6 +102,20 @@ impl Torrent {
 
     pub(crate) fn is_complete(&self) -> bool {
         self.download.as_ref().is_some_and(Download::is_complete)
+    }
+
+    /// Whether nothing more is wanted of peers.
+    pub(crate) fn wants_nothing(&self) -> bool {
+        self.only_serves || self.is_complete()
+    }
+
+    /// Whether nothing may be asked for.
+    fn is_at_rest(&self) -> bool {
+        self.only_serves || self.stopped.is_some()
+    }
+
+    pub(crate) fn only_serve(&mut self) {
+        self.only_serves = true;
     }
 
     pub(crate) fn take_in_order(&mut self) {

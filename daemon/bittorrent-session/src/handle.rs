@@ -272,6 +272,7 @@ pub(crate) async fn prepare(
             attached: Arc::new(Attached::new(store)),
             sources,
             content,
+            only_serve: false,
         })
     });
     match read.await {

@@ -182,6 +182,20 @@ impl Session {
             .await
     }
 
+    /// Adds a torrent to serve what the store has, and nothing else: what it lacks is not asked for,
+    /// and nothing is written. For a disk that is full.
+    pub async fn add_store_to_serve(
+        &self,
+        store: Arc<TorrentStore>,
+    ) -> Result<TorrentHandle, AddError> {
+        let prepared = prepare(store, None).await?;
+        self.add_prepared(crate::driver::Prepared {
+            only_serve: true,
+            ..prepared
+        })
+        .await
+    }
+
     async fn add_prepared(
         &self,
         prepared: crate::driver::Prepared,

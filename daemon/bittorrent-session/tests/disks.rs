@@ -98,6 +98,37 @@ async fn a_dead_disk_does_not_hold_up_the_end() {
     seed.shutdown().await;
 }
 
+/// Nothing is asked for that could not be written, and what is there goes to who wants it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_disk_has_is_served() {
+    let sample = Sample::file("part", 8 << 20, 64 * 1024, false);
+    let dir = tempfile::tempdir().unwrap();
+    let (seed, full, leech) = (session().await, session().await, session().await);
+    let whole = sample.full_store(&dir.path().join("seed"));
+    seed.add_store(whole).await.unwrap();
+    let disk = ForgetfulDisk::new();
+    let part = TorrentStore::create(Path::new("/part"), &sample.meta, disk.io()).unwrap();
+    sample.write_to(&part, |piece| piece.get() % 3 == 0);
+    disk.fill_up_after(0);
+    let serving = full.add_store_to_serve(Arc::new(part)).await.unwrap();
+    serving.add_peers(&[addr(&seed)]).await;
+    let wanted = sample.empty_store(&dir.path().join("leech"));
+    let torrent = leech.add_store(wanted.clone()).await.unwrap();
+    torrent.add_peers(&[addr(&full)]).await;
+    let there = wait_for(&torrent, "as far as the disk", |status| {
+        status.pieces_verified == 43
+    })
+    .await;
+    assert_eq!(there.bytes_verified, 43 * 64 * 1024);
+    serving.remove().await;
+    let status = serving.status();
+    assert!(status.phase.error().is_none(), "{status:#?}");
+    assert_eq!((status.downloaded_payload, status.hash_bytes), (0, 0));
+    for session in [seed, full, leech] {
+        assert!(session.shutdown().await.failures.is_empty());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_in_memory_is_served_all_the_same() {
     let sample = Sample::file("cold", 12_000_003, 256 * 1024, false);

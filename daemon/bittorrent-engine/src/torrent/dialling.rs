@@ -92,7 +92,7 @@ impl Torrent {
             return;
         }
         self.dial_changed = false;
-        let complete = self.is_complete();
+        let complete = self.wants_nothing();
         let most = shared.config.max_peers_per_host;
         // Only counted where it is bounded.
         let mut crowds = (most < usize::MAX).then(|| self.crowds());

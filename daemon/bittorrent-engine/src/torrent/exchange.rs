@@ -52,7 +52,7 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let complete = self.is_complete();
+        let complete = self.wants_nothing();
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };

@@ -29,7 +29,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 impl Torrent {
     /// Sends the hash requests that can be sent now.
     pub(super) fn ask_for_hashes(&mut self, shared: &mut Shared, now: Instant) {
-        if self.stopped.is_some() {
+        if self.is_at_rest() {
             return;
         }
         self.ask_for_leaves(shared, now);

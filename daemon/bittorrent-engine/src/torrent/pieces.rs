@@ -28,7 +28,7 @@ impl Torrent {
 
     /// Neither side has anything for the other: make room.
     pub(super) fn drop_if_redundant(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
-        let redundant = self.is_complete()
+        let redundant = self.wants_nothing()
             && self
                 .peers
                 .get(&key)
@@ -40,11 +40,11 @@ impl Torrent {
 
     /// Tells a peer when our interest in it changes.
     pub(super) fn update_interest(&mut self, key: PeerKey, shared: &mut Shared) {
-        let stopped = self.stopped.is_some();
+        let at_rest = self.is_at_rest();
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        let wanted = !stopped && peer.offers > 0 && !peer.parked;
+        let wanted = !at_rest && peer.offers > 0 && !peer.parked;
         if wanted == peer.wanted {
             return;
         }

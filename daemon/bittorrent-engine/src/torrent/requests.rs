@@ -65,12 +65,12 @@ impl Torrent {
     }
 
     fn refill(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
-        let stopped = self.stopped.is_some();
+        let at_rest = self.is_at_rest();
         let probes = self.choose_probes(key, shared);
         let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
             return;
         };
-        if stopped || !peer.wanted || (peer.chokes && peer.allowed_fast.is_empty()) {
+        if at_rest || !peer.wanted || (peer.chokes && peer.allowed_fast.is_empty()) {
             return;
         }
         let mut room = peer.pipeline.room();

@@ -44,7 +44,10 @@ impl Torrent {
 
     /// Asks for the look-ups of whole pieces that can be asked for now.
     pub(super) fn look_up(&mut self, shared: &mut Shared, now: Instant) {
-        let (None, Some(download)) = (self.stopped, &mut self.download) else {
+        if self.is_at_rest() {
+            return;
+        }
+        let Some(download) = &mut self.download else {
             return;
         };
         let most = shared.config.max_lookup_blocks;

@@ -28,6 +28,8 @@ pub(crate) struct Prepared {
     /// Where else on this disk its blocks may be.
     pub(crate) sources: Option<Arc<ReuseSources>>,
     pub(crate) content: Content,
+    /// What is missing stays missing.
+    pub(crate) only_serve: bool,
 }
 
 /// A torrent that was added.
@@ -199,6 +201,7 @@ impl Driver {
             attached,
             sources,
             content,
+            only_serve,
         } = prepared;
         let Some(torrent) = self.torrents.get(&key) else {
             return Err(AddError::Ending);
@@ -214,11 +217,15 @@ impl Driver {
         // Before what the engine has to say about the content.
         self.instruct_all(key, || Instruction::Attach(attached.clone()));
         let origins = Origins::new(&content.verified);
+        if only_serve {
+            self.engine.only_serve(key);
+        }
         self.engine
             .set_content(key, content, Instant::now())
             .map_err(|_| AddError::NotWaiting(expected.v2))?;
         if let Some(torrent) = self.torrents.get_mut(&key) {
-            let complete = attached.store().is_complete();
+            // Sealing it is written down too.
+            let complete = attached.store().is_complete() && !only_serve;
             torrent.attach(attached, sources.filter(|_| !complete), origins);
             if complete {
                 torrent.complete();

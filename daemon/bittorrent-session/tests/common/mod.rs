@@ -151,9 +151,13 @@ impl Sample {
         let layout = self.layout();
         let file = &self.contents[layout.file_of(piece).as_usize()];
         let start = layout.offset_in_file(piece) as usize + begin as usize;
-        (start..start + len as usize)
-            .map(|at| file.get(at).copied().unwrap_or(0))
-            .collect()
+        let (start, end) = (
+            start.min(file.len()),
+            (start + len as usize).min(file.len()),
+        );
+        let mut bytes = file[start..end].to_vec();
+        bytes.resize(len as usize, 0);
+        bytes
     }
 
     /// The leaves of a piece.
@@ -165,6 +169,18 @@ impl Sample {
     /// A store with these pieces.
     pub fn store_with(&self, dir: &Path, pieces: impl Fn(PieceIndex) -> bool) -> Arc<TorrentStore> {
         let store = self.empty_store(dir);
+        self.write_to(&store, pieces);
+        store
+    }
+
+    /// Brings everything into an empty store and seals it.
+    pub fn fill(&self, store: &TorrentStore) {
+        self.write_to(store, |_| true);
+        store.finish().unwrap();
+    }
+
+    /// Brings pieces into a store.
+    pub fn write_to(&self, store: &TorrentStore, pieces: impl Fn(PieceIndex) -> bool) {
         let layout = self.layout();
         for piece in layout.piece_indices().filter(|piece| pieces(*piece)) {
             let blocks: Vec<_> = layout
@@ -178,7 +194,6 @@ impl Sample {
             store.mark_verified(piece, 0, &self.leaves(piece)).unwrap();
         }
         store.checkpoint().unwrap();
-        store
     }
 
     /// A complete, sealed store.
