@@ -20,6 +20,8 @@ mod options;
 mod proofs;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod roots;
 mod sample;
 
 use std::path::{Path, PathBuf};
