@@ -107,6 +107,10 @@ section! {
         /// say that the stream is stale: its authorities may have gone, or somebody withholds
         /// their news. The snapshot that is held is seeded as before.
         live max_age: Option<Seconds<1, 31_536_000>>;
+        /// Files with pointers, read before each look-up, for a host that the DHT does not reach (it is
+        /// found by IPv4 alone): copies of what another mirror has in `streams/` of its data
+        /// directory. Signatures and sequence numbers decide, as with what comes from the DHT.
+        live items: Vec<PathBuf>;
         /// The v2 info-hash of a snapshot to take while no pointer was ever found.
         live pinned: Option<InfoHashV2>;
         /// How long to look for a pointer before the pinned snapshot is taken.

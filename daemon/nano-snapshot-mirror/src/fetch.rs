@@ -5,7 +5,7 @@ mod extracted;
 mod last;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use along::Along;
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -255,9 +255,7 @@ impl Fetch<'_> {
         loop {
             let poll = tokio::select! {
                 () = self.signals.stop.cancelled() => return Ok(None),
-                poll = self.stream.follower.poll(
-                    &**self.network.dht(), SystemTime::now(), &stream::note_early
-                ) => poll?,
+                poll = self.stream.poll(&**self.network.dht()) => poll?,
             };
             stream::log(&poll);
             let failed = poll

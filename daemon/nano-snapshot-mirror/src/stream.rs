@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{
-    Choice, Decision, Follower, LookupError, Poll, RecordStore, SignedItem, Tally,
+    Choice, Decision, Dht, Follower, LookupError, Poll, RecordError, RecordStore, SignedItem,
+    Tally, carried_item,
 };
 use tracing::{debug, info, warn};
 
@@ -15,6 +16,7 @@ use crate::data_dir::{DataDir, StreamName};
 use crate::text::Causes;
 
 /// A stream with its place in the data directory.
+#[derive(Clone)]
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
     /// What the configuration says of it.
@@ -59,6 +61,25 @@ impl Stream {
 }
 
 impl Stream {
+    /// Reads the files that carry pointers, then looks up all authorities.
+    pub(crate) async fn poll(&self, dht: &dyn Dht) -> Result<Poll, RecordError> {
+        let now = SystemTime::now();
+        let mut items = Vec::new();
+        for path in &self.config.items {
+            // A local file of a few KiB.
+            match carried_item(path) {
+                Ok(item) => items.push(item),
+                Err(error) => warn!(
+                    stream = self.name.as_str(),
+                    "no pointer from a file: {}",
+                    Causes(&error)
+                ),
+            }
+        }
+        self.follower.take(&items, now).await?;
+        self.follower.poll(dht, now, &note_early).await
+    }
+
     /// Since when the chosen snapshot is named, if that is longer than it should be.
     pub(crate) fn stale_for(&self, choice: &Choice) -> Option<Duration> {
         let policy = self.follower.policy();
@@ -71,7 +92,7 @@ impl Stream {
 pub(crate) const STALE: &str = "its authorities may have gone, or somebody withholds their news";
 
 /// Called with items before a look-up settles.
-pub(crate) fn note_early(item: &SignedItem) {
+fn note_early(item: &SignedItem) {
     debug!(seq = %item.seq(), value = ?item.pointer(), "found so far");
 }
 

@@ -89,6 +89,41 @@ impl Follower {
         Ok((self.decide(&records), records))
     }
 
+    /// Takes items that came another way than through the DHT, and remembers what is newer. What is
+    /// known already, or older, changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When a record cannot be read or written.
+    pub async fn take(&self, items: &[SignedItem], now: SystemTime) -> Result<(), RecordError> {
+        let (_, known) = self.recall()?;
+        for item in items {
+            let of_authority = |record: &&Record| record.standing().authority() == item.authority();
+            let verdict = match known.iter().find(of_authority) {
+                Some(record) => record.standing().judge(item),
+                None => Err(Refusal::Foreign),
+            };
+            match verdict {
+                // A copy grows old while the DHT goes on.
+                Ok(Verdict::Same) | Err(Refusal::LowerSeq { .. }) => {}
+                Ok(Verdict::Newer) | Err(Refusal::Equivocation { .. }) => {
+                    let (authority, salt) = (*item.authority(), self.policy.salt().clone());
+                    let taken = item.clone();
+                    self.update(authority, salt, Kind::Pointer, move |record| {
+                        record.take(&[taken], now)
+                    })
+                    .await?;
+                    tracing::info!(%authority, seq = %item.seq(), "item taken from a file");
+                }
+                Err(refusal) => tracing::warn!(
+                    authority = %item.authority(), salt = %item.salt(), seq = %item.seq(), %refusal,
+                    "item of a file refused"
+                ),
+            }
+        }
+        Ok(())
+    }
+
     /// Looks up all authorities at once, judges and remembers what they say, and decides.
     ///
     /// `early` is called with items that the records would accept, as soon as they are found, which

@@ -96,5 +96,5 @@ pub use judge::{Kind, Refusal, Standing, Verdict};
 pub use key::{Authority, InvalidAuthority, KeyError, SigningKey};
 pub use mainline_node::{MAX_START_NODES, MainlineDht, NodeSettings, NodeStatus, Role, may_store};
 pub use quorum::{Choice, Decision, Freshness, InvalidPolicy, StreamPolicy, Tally, Vote, decide};
-pub use record::{Damage, Record, RecordError, RecordStore};
+pub use record::{Damage, Record, RecordError, RecordStore, UnusableCopy, carried_item};
 pub use rotation::Succession;

@@ -184,13 +184,27 @@ fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
     Ok(text)
 }
 
-fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<Record, Damage> {
+/// The text of a record, or one byte more than any record has.
+fn read_bounded(file: File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(MAX_FILE_LEN + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn parse(text: &[u8]) -> Result<RecordFile, Damage> {
+    if text.len() as u64 > MAX_FILE_LEN {
+        return Err(Damage::TooLong);
+    }
     // First alone, as another version's file may have other fields.
     let Header { format } = serde_json::from_slice(text).map_err(Damage::Json)?;
     if format != FORMAT {
         return Err(Damage::Format { found: format });
     }
-    let file: RecordFile = serde_json::from_slice(text).map_err(Damage::Json)?;
+    serde_json::from_slice(text).map_err(Damage::Json)
+}
+
+fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<Record, Damage> {
+    let file = parse(text)?;
     if file.kind != kind.into()
         || file.authority != authority.to_string()
         || file.salt != salt.to_hex()
@@ -219,6 +233,59 @@ fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<
         last_seen: file.last_seen.map(time).transpose()?,
         refreshed: file.refreshed.map(time).transpose()?,
     })
+}
+
+/// The item in a copy of a record, of whatever authority and salt: signed as it is, it may come
+/// from anywhere, so a copy carries a pointer to a host that the DHT does not reach.
+///
+/// # Errors
+///
+/// [`UnusableCopy`]; nothing else depends on the file.
+pub fn carried_item(path: &Path) -> Result<SignedItem, UnusableCopy> {
+    let text = File::open(path)
+        .and_then(read_bounded)
+        .map_err(|source| UnusableCopy::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    let damaged = |source| UnusableCopy::Damaged {
+        path: path.to_owned(),
+        source,
+    };
+    let held = parse(&text).map_err(damaged)?.held;
+    let held = held.ok_or_else(|| UnusableCopy::Empty {
+        path: path.to_owned(),
+    })?;
+    SignedItem::try_from(&held).map_err(|source| damaged(Damage::Item(source)))
+}
+
+/// A copy of a record gives no item.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableCopy {
+    /// It is not there, or cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It is no record, or its item is not signed by whom it names.
+    #[error("{} is no copy of a file in a mirror's streams/", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: Damage,
+    },
+    /// The mirror it comes from had not found an item yet.
+    #[error("{} holds no item yet: copy it again later", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// What is wrong with a record's file.
@@ -347,16 +414,10 @@ impl RecordStore {
             }
             Err(source) => return Err(RecordError::Read { path, source }),
         };
-        let mut text = Vec::new();
-        if let Err(source) = file.take(MAX_FILE_LEN + 1).read_to_end(&mut text) {
-            return Err(RecordError::Read { path, source });
-        }
-        if text.len() as u64 > MAX_FILE_LEN {
-            return Err(RecordError::Damaged {
-                path,
-                source: Damage::TooLong,
-            });
-        }
+        let text = match read_bounded(file) {
+            Ok(text) => text,
+            Err(source) => return Err(RecordError::Read { path, source }),
+        };
         decode(&text, *authority, salt, kind)
             .map_err(|source| RecordError::Damaged { path, source })
     }

@@ -15,7 +15,7 @@ use snapshot_pointer::publish::{keep, put_and_read_back};
 use snapshot_pointer::{
     Decision, Dht, Follower, Kind, MainlineDht, NodeSettings, Pointer, Poll, PutError,
     REPUBLISH_INTERVAL, Record, RecordError, RecordStore, Refusal, Salt, Seq, SignedItem,
-    SigningKey, StreamPolicy, Succession,
+    SigningKey, StreamPolicy, Succession, UnusableCopy, carried_item,
 };
 
 fn key(n: u8) -> SigningKey {
@@ -311,6 +311,68 @@ async fn without_a_network_what_is_known_decides() {
     let poll = mirror.poll(&dht, 10).await;
     assert!(poll.authorities[0].lookup.is_err());
     assert_eq!(followed(&poll.decision), Some(snapshot(0xaa)));
+}
+
+#[tokio::test]
+async fn a_copied_record_carries_an_item_and_never_an_older_one() {
+    let (from, to) = (Mirror::new(&[1], 1), Mirror::new(&[1], 1));
+    let path = from.records.path(&key(1).authority(), &salt());
+    assert!(matches!(
+        carried_item(&path),
+        Err(UnusableCopy::Read { .. })
+    ));
+    let carry = async |item: SignedItem| {
+        keep(&from.records, &item, at(0)).unwrap();
+        let carried = carried_item(&path).unwrap();
+        assert_eq!(carried, item);
+        to.follower.take(&[carried], at(1)).await.unwrap();
+        let (decision, records) = to.recall();
+        (followed(&decision), records[0].clone())
+    };
+    let (now, record) = carry(signed(1, 2, 0xbb)).await;
+    assert_eq!(now, Some(snapshot(0xbb)));
+    assert_eq!(record.first_seen(), Some(at(1)));
+
+    to.follower
+        .take(&[signed(1, 1, 0xaa)], at(2))
+        .await
+        .unwrap();
+    to.follower
+        .take(&[signed(2, 9, 0xcc)], at(2))
+        .await
+        .unwrap();
+    assert_eq!(to.recall().1, [record]);
+    let (now, _) = carry(signed(1, 3, 0xdd)).await;
+    assert_eq!(now, Some(snapshot(0xdd)));
+    // The same number for something else is what it is, wherever it came from.
+    to.follower
+        .take(&[signed(1, 3, 0xee)], at(3))
+        .await
+        .unwrap();
+    assert_eq!(followed(&to.recall().0), None);
+}
+
+#[test]
+fn what_is_no_copy_of_a_record_carries_nothing() {
+    let mirror = Mirror::new(&[1], 1);
+    keep(&mirror.records, &signed(1, 1, 0xaa), at(0)).unwrap();
+    let path = mirror.records.path(&key(1).authority(), &salt());
+    let good = std::fs::read_to_string(&path).unwrap();
+    let forged = good.replace("\"seq\": 1", "\"seq\": 2");
+    assert_ne!(good, forged);
+    for bad in ["", "{}", &good[1..], &forged, &good.repeat(200)] {
+        std::fs::write(&path, bad).unwrap();
+        let error = carried_item(&path).unwrap_err();
+        assert!(matches!(error, UnusableCopy::Damaged { .. }), "{error}");
+    }
+    let held = good.find("\"held\"").unwrap();
+    let after = good.find("\"first_seen\"").unwrap();
+    let empty = format!("{}\"held\": null, {}", &good[..held], &good[after..]);
+    std::fs::write(&path, empty).unwrap();
+    assert!(matches!(
+        carried_item(&path),
+        Err(UnusableCopy::Empty { .. })
+    ));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::{Running, Service};
 use crate::config::{self, Mistakes, Reloaded};
 use crate::data_dir::StreamName;
 use crate::followed::Followed;
-use crate::{logging, stream};
+use crate::logging;
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
 /// time, and never above the poll interval.
@@ -31,12 +31,10 @@ impl<'a> Service<'a> {
             .streams
             .iter()
             .map(|followed| {
-                let stream = &followed.stream;
-                let (name, follower) = (stream.name.clone(), stream.follower.clone());
+                let stream = followed.stream.clone();
                 async move {
-                    let early = &stream::note_early;
-                    let polled = follower.poll(&**dht, SystemTime::now(), early).await;
-                    (name, polled)
+                    let polled = stream.poll(&**dht).await;
+                    (stream.name, polled)
                 }
             })
             .collect();
