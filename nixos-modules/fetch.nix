@@ -41,7 +41,10 @@ in
         wantedBy = lib.mkIf (cfg.fetch.before == [ ]) [ "multi-user.target" ];
         inherit (cfg.fetch) before;
         requiredBy = cfg.fetch.before;
-        unitConfig.RequiresMountsFor = [ directory ];
+        unitConfig = {
+          RequiresMountsFor = [ directory ];
+          ConditionPathExists = map (path: "!${path}") cfg.fetch.unless;
+        };
         # It is done once, and a download of hours is not thrown away for a new configuration.
         restartIfChanged = false;
         serviceConfig.User = lib.mkDefault cfg.fetch.user;

@@ -23,12 +23,14 @@ dockerTools.buildLayeredImage {
   config = {
     Entrypoint = [ program ];
     User = user;
+    WorkingDir = "/data";
     Env = [
       "NANO_SNAPSHOT_MIRROR_DATA_DIR=/data"
       "NANO_SNAPSHOT_MIRROR_HTTP__LISTEN=0.0.0.0:9109"
     ];
     ExposedPorts = {
       "6881/tcp" = { };
+      "6881/udp" = { };
       "6882/udp" = { };
       "9109/tcp" = { };
     };

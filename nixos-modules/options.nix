@@ -171,6 +171,15 @@ in
         description = "Where the node expects its ledger. While a file is there nothing is fetched.";
       };
 
+      unless = lib.mkOption {
+        type = types.listOf types.externalPath;
+        default = [ ];
+        example = [ "/var/lib/nano/Nano/rocksdb" ];
+        description = ''
+          While one of these is there nothing is fetched either: a ledger in another form, or a mark of yours that the node is to build its own.
+        '';
+      };
+
       before = lib.mkOption {
         type = types.listOf types.str;
         default = [ ];

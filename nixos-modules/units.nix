@@ -136,7 +136,7 @@ in
       inherit documentation;
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
-      unitConfig.ConditionPathExists = "!${fetchTo}";
+      unitConfig.ConditionPathExists = [ "!${fetchTo}" ];
       serviceConfig = hardening // {
         Type = "oneshot";
         ExecStart = "${program} --once --extract --discard-archive --data-dir ${work}";
