@@ -24,7 +24,9 @@ let
     { pkgs, ... }:
     let
       python = pkgs.python3.withPackages (
-        packages: lib.optional libtorrent packages.libtorrent-rasterbar
+        packages:
+        lib.optional libtorrent packages.libtorrent-rasterbar
+        ++ lib.optional (producer != null) packages.lmdb
       );
     in
     {
@@ -38,6 +40,8 @@ let
         "scenario/before.ldb".source = "${ledgers}/before.ldb";
         "scenario/after.ldb".source = "${ledgers}/after.ldb";
         "scenario/dht.py".source = ./dht.py;
+        "scenario/knock.py".source = ./knock.py;
+        "scenario/node.py".source = ./node.py;
         "scenario/store-0.1".source = ./stories/store-0.1;
         "scenario/libtorrent_peer.py".source = ../interop/libtorrent_peer.py;
       }
@@ -115,5 +119,6 @@ pkgs.testers.runNixOSTest {
   inherit name;
   globalTimeout = 600;
   nodes = lib.mapAttrs (_: machine) story.machines;
-  testScript = builtins.readFile (./stories + "/${name}.py");
+  testScript =
+    builtins.readFile ./stories/prelude.py + builtins.readFile (./stories + "/${name}.py");
 }

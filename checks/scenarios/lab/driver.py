@@ -14,7 +14,7 @@ from . import install, network
 from .console import Console
 from .container import Container
 from .machine import Failed, retry
-from .story import STORIES, Story
+from .story import STORIES, Story, prelude
 
 
 class Driver:
@@ -61,7 +61,9 @@ class Driver:
         """Whether the scenario holds. What went wrong is printed."""
         path = STORIES / f"{self.story.name}.py"
         try:
-            exec(compile(self.story.script, str(path), "exec"), self.names())  # noqa: S102
+            names = self.names()
+            exec(compile(prelude(), "prelude.py", "exec"), names)  # noqa: S102
+            exec(compile(self.story.script, str(path), "exec"), names)  # noqa: S102
         except Exception as error:
             lines = [f.lineno for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == str(path)]
             where = f"{path.name}:{lines[-1]}" if lines else path.name

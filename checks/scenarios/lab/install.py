@@ -83,7 +83,7 @@ def fill(root: Path, machine: Machine, story: Story) -> None:
     fixtures.mkdir()
     for name in ("before.ldb", "after.ldb"):
         shutil.copy(LEDGERS / name, fixtures / name)
-    for tool in (HERE / "dht.py", REPOSITORY / "checks/interop/libtorrent_peer.py"):
+    for tool in (HERE / "dht.py", HERE / "knock.py", HERE / "node.py", REPOSITORY / "checks/interop/libtorrent_peer.py"):
         shutil.copy(tool, fixtures / tool.name)
     for store in (HERE / "stories").glob("store-*"):
         shutil.copytree(store, fixtures / store.name, symlinks=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 # systemd-sysv is /sbin/init; dbus carries systemctl; the rest is what scenarios call.
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "libnss-systemd", "iproute2", "nftables", "netbase", "procps", "curl",
-    "python3", "python3-libtorrent",
+    "python3", "python3-libtorrent", "python3-lmdb",
 )  # fmt: skip
 
 # What a Debian root starts and a machine of a test needs not. systemd-networkd would wait two minutes for a network.
@@ -61,5 +61,11 @@ def base(cache: Path) -> Path:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
     (fresh / "etc/machine-id").write_text("uninitialized\n")
-    fresh.rename(place)
+    try:
+        fresh.rename(place)
+    except OSError:
+        # Another run has made it meanwhile.
+        if not place.is_dir():
+            raise
+        shutil.rmtree(fresh, ignore_errors=True)
     return place

@@ -86,6 +86,11 @@ def load(name: str) -> Story:
     return parse(name, document, (STORIES / f"{name}.py").read_text())
 
 
+def prelude() -> str:
+    """What stands before every script."""
+    return (STORIES / "prelude.py").read_text()
+
+
 def names() -> list[str]:
     """All scenarios there are."""
     return sorted(path.stem for path in STORIES.glob("*.toml"))

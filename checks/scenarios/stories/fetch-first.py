@@ -1,25 +1,22 @@
 # Passing proves: a node that has no ledger waits until one was fetched, verified and put into its place as its own; and once there is one, nothing is
 # fetched over it.
 
-DATA = "/var/lib/nano-snapshot-mirror"
-LEDGER = "/var/lib/nano/Nano/data.ldb"
-
 start_all()
 dht.wait_for_unit("scenario-dht.service")
-producer.wait_for_unit("nano-snapshot-mirror.service")
-producer.succeed("systemctl start nano-snapshot-mirror-producer.service")
-published = producer.succeed(f"sha256sum < {DATA}/current/daily/content/data.ldb")
+producer.wait_for_unit(UNIT)
+publish(producer)
+published = digest(producer)
 
 with subtest("the node starts with the ledger that was fetched for it"):
     node.fail(f"test -e {LEDGER}")
     node.succeed("systemctl start nano-node.service")
-    t.assertEqual(node.succeed(f"sha256sum < {LEDGER}"), published)
+    t.assertEqual(digest(node, LEDGER), published)
     t.assertEqual(node.succeed(f"stat --format=%U {LEDGER}").strip(), "nano")
     t.assertEqual(node.succeed("ls -A /var/lib/nano/Nano").split(), ["data.ldb"])
 
 with subtest("what the node has is never fetched over"):
     node.succeed(f"echo written by the node >> {LEDGER}", "systemctl stop nano-node.service")
-    before = node.succeed(f"sha256sum < {LEDGER}")
+    before = digest(node, LEDGER)
     node.succeed("systemctl start nano-node.service")
     t.assertEqual(node.succeed("systemctl show -P ConditionResult nano-snapshot-fetch.service").strip(), "no")
-    t.assertEqual(node.succeed(f"sha256sum < {LEDGER}"), before)
+    t.assertEqual(digest(node, LEDGER), before)

@@ -1,31 +1,24 @@
 # Passing proves: a timer makes a snapshot of a node's ledger and publishes it; two mirrors find it by its pointer alone, fetch, verify and
 # seed it; and with the producer switched off, a client with one command ends with a ledger that is the producer's, byte for byte.
 
-CONTENT = "/var/lib/nano-snapshot-mirror/current/daily/content/data.ldb"
-
-
-def digest(machine, path):
-    return machine.succeed(f"sha256sum {path}").split()[0]
-
-
 start_all()
 dht.wait_for_unit("scenario-dht.service")
 
 with subtest("the timer publishes the node's ledger"):
-    producer.wait_for_unit("nano-snapshot-mirror.service")
+    producer.wait_for_unit(UNIT)
     producer.wait_for_unit("nano-snapshot-mirror-producer.timer")
     producer.wait_for_file(CONTENT)
-    published = digest(producer, CONTENT)
+    published = digest(producer)
 
 with subtest("two mirrors find it, fetch it and make it current"):
     for mirror in [first, second]:
-        mirror.wait_for_unit("nano-snapshot-mirror.service")
+        mirror.wait_for_unit(UNIT)
         mirror.wait_for_file(CONTENT)
-        t.assertEqual(digest(mirror, CONTENT), published)
+        t.assertEqual(digest(mirror), published)
 
 with subtest("the same ledger is not published twice"):
     producer.wait_until_succeeds("journalctl -u nano-snapshot-mirror-producer.service | grep unchanged")
-    t.assertEqual(producer.succeed("ls /var/lib/nano-snapshot-mirror/snapshots | wc -l").strip(), "1")
+    t.assertEqual(producer.succeed(f"ls {DATA}/snapshots | wc -l").strip(), "1")
 
 with subtest("the producer is switched off"):
     producer.execute("systemctl poweroff --no-block")
