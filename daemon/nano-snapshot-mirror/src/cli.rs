@@ -172,6 +172,17 @@ pub(crate) struct DataArgs {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+/// What every command with a data directory takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
 /// The DHT node.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DhtArgs {
@@ -215,6 +226,12 @@ impl Flags {
     fn data(&mut self, args: &DataArgs) {
         let dir = args.data_dir.as_ref().map(|dir| dir.to_string_lossy());
         self.one("data-dir", "--data-dir", dir.as_deref());
+    }
+
+    fn common<'a>(&mut self, args: &'a CommonArgs) -> &'a FileArgs {
+        self.data(&args.data);
+        self.log(&args.log);
+        &args.file
     }
 
     fn dht(&mut self, args: &DhtArgs) {
@@ -279,33 +296,19 @@ impl Cli {
                 &mirror.file
             }
             Some(Command::Produce(args)) => {
-                flags.data(&args.data);
                 flags.dht(&args.dht);
                 flags.ledger(&args.policy);
-                flags.log(&args.log);
-                &args.file
+                flags.common(&args.common)
             }
             Some(Command::Status(args)) => {
-                flags.data(&args.data);
                 flags.one("control.socket", "--control", args.control.as_deref());
-                flags.log(&args.log);
-                &args.file
+                flags.common(&args.common)
             }
-            Some(Command::Verify(args)) => {
-                flags.data(&args.data);
-                flags.log(&args.log);
-                &args.file
-            }
-            Some(Command::Pin(args) | Command::Unpin(args)) => {
-                flags.data(&args.data);
-                flags.log(&args.log);
-                &args.file
-            }
+            Some(Command::Verify(args)) => flags.common(&args.common),
+            Some(Command::Pin(args) | Command::Unpin(args)) => flags.common(&args.common),
             Some(Command::Install(args)) => {
-                flags.data(&args.data);
                 flags.ledger(&args.policy);
-                flags.log(&args.log);
-                &args.file
+                flags.common(&args.common)
             }
             Some(Command::Keygen(KeygenArgs { log, .. }))
             | Some(Command::Inspect(InspectArgs { log, .. }))
@@ -358,11 +361,7 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
     #[command(flatten)]
-    pub(crate) file: FileArgs,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// `pin` and `unpin`.
@@ -372,11 +371,7 @@ pub(crate) struct PinArgs {
     #[arg(value_name = "ID")]
     pub(crate) snapshot: String,
     #[command(flatten)]
-    pub(crate) file: FileArgs,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// `inspect`.

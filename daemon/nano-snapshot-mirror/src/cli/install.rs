@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DataArgs, FileArgs, LedgerPolicyArgs, LogArgs, SaltArgs};
+use super::{CommonArgs, LedgerPolicyArgs, SaltArgs};
 
 /// `install`.
 #[derive(Debug, Args)]
@@ -21,11 +21,7 @@ pub(crate) struct InstallArgs {
     #[command(flatten)]
     pub(crate) salt: SaltArgs,
     #[command(flatten)]
-    pub(crate) file: FileArgs,
-    #[command(flatten)]
     pub(crate) policy: LedgerPolicyArgs,
     #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) common: CommonArgs,
 }

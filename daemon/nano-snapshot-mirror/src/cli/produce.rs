@@ -6,7 +6,7 @@ use bittorrent_protocol::PieceLength;
 use clap::{Args, ValueEnum};
 use hyper::Uri;
 
-use super::{DataArgs, DhtArgs, FileArgs, LedgerPolicyArgs, LogArgs, SaltArgs, values};
+use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, SaltArgs, values};
 
 /// `produce`.
 #[derive(Debug, Args)]
@@ -42,15 +42,11 @@ pub(crate) struct ProduceArgs {
     #[command(flatten)]
     pub(crate) salt: SaltArgs,
     #[command(flatten)]
-    pub(crate) file: FileArgs,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
     pub(crate) dht: DhtArgs,
     #[command(flatten)]
     pub(crate) policy: LedgerPolicyArgs,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// What `produce` publishes.

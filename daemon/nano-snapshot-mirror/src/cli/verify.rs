@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nano_ledger::Level;
 
-use super::{DataArgs, FileArgs, LogArgs, values};
+use super::{CommonArgs, values};
 
 /// `verify`.
 #[derive(Debug, Args)]
@@ -24,11 +24,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
-    pub(crate) file: FileArgs,
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// How deep `verify` looks into ledgers; each level does what those above it do.
