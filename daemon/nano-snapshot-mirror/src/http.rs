@@ -8,7 +8,7 @@ mod torrents;
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -25,6 +25,7 @@ use tracing::warn;
 
 pub(crate) use guard::Hosts;
 
+use crate::clock::unix_seconds;
 use crate::data_dir::DataDir;
 use crate::report::{Report, TorrentState, Watching};
 use crate::serve::{Bounded, LAST_WORDS, bytes_as, events, json, refuse};
@@ -165,10 +166,7 @@ async fn get_metrics(State(site): State<Arc<Site>>) -> Response {
 /// Whether it is worth letting the mirror go on: its loop comes round.
 async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    let silent = now.as_secs().saturating_sub(report.now);
+    let silent = unix_seconds(SystemTime::now()).saturating_sub(report.now);
     // A start may take long.
     if silent > ALIVE.as_secs() && report.phase != crate::report::Phase::Starting {
         let text = format!("the mirror's loop has not come round for {silent} s");

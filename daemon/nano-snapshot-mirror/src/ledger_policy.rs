@@ -3,20 +3,19 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use bittorrent_protocol::metainfo::Info;
 use nano_ledger::{
-    LedgerError, Level, Outcome, Policy, Progress, VerifyError, VerifyOptions, minimum_node_version,
+    LedgerError, Level, Outcome, Policy, VerifyError, VerifyOptions, minimum_node_version,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue;
 use crate::config;
 use crate::ledger_record::{Counts, LedgerRecord};
-use crate::progress::{Display, percent};
+use crate::looking::Looking;
+use crate::progress::Display;
 use crate::snapshot_info::SnapshotInfo;
 
 /// How deep to look, and which ledgers are wanted.
@@ -114,18 +113,8 @@ impl LedgerPolicy {
         display: &Display,
         stop: &CancellationToken,
     ) -> Result<Option<LedgerRecord>> {
-        let meter = Mutex::new(display.phase("Looking into the ledger", 0));
-        let cancel = AtomicBool::new(stop.is_cancelled());
-        let tell = |progress: Progress| {
-            if stop.is_cancelled() {
-                cancel.store(true, Ordering::Relaxed);
-            }
-            let share = percent(progress.done, progress.total.max(progress.done));
-            meter
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .say(&format!("{} {share} %", progress.stage));
-        };
+        let looking = Looking::new(display, stop);
+        let tell = |progress| looking.tell(progress);
         let claims = claimed.map_or_else(Policy::default, |claimed| Policy {
             claimed_version: claimed.store_version,
             claimed_blocks: claimed.block_count,
@@ -134,7 +123,7 @@ impl LedgerPolicy {
         });
         let options = VerifyOptions {
             progress: Some(&tell),
-            cancel: Some(&cancel),
+            cancel: Some(&looking.cancel),
             policy: &claims,
             ..VerifyOptions::default()
         };

@@ -1,12 +1,13 @@
 //! `ledger.json`: what verification found in the ledger of a held snapshot.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use nano_ledger::{LedgerSummary, Level};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::unix_seconds;
 use crate::data_dir::write_atomically;
 
 /// What verification found. Facts of the file only: what is made of them is up to the policy, which
@@ -72,10 +73,7 @@ impl LedgerRecord {
     /// A record without findings, made now.
     pub(crate) fn begin(level: Level) -> Self {
         Self {
-            checked_at: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            checked_at: unix_seconds(SystemTime::now()),
             level: format!("{level:?}"),
             faults: Vec::new(),
             store_version: None,

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod cli;
+mod clock;
 mod config;
 mod control;
 mod data_dir;
@@ -18,6 +19,7 @@ mod key_file;
 mod ledger_policy;
 mod ledger_record;
 mod logging;
+mod looking;
 mod mirror;
 mod network;
 mod pause;

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::cli::HostPort;
+use crate::clock::unix_seconds;
 use crate::config::{self, Config, Live};
 use crate::data_dir::{DataDir, write_atomically};
 use crate::sources::Sources;
@@ -248,9 +249,7 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
 /// The limits that hold at this moment.
 fn rates(config: &Config) -> RateLimits {
     let limits = &config.limits;
-    // A clock before 1970 is wrong anyway.
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_secs());
+    let now = unix_seconds(SystemTime::now());
     let window = limits.schedule.iter().find(|window| window.is_open(now));
     let (upload, download) = window.map_or((None, None), |w| (w.upload, w.download));
     RateLimits {

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::catalogue;
+use crate::clock::unix_seconds;
 use crate::config::{self, Every};
 use crate::data_dir::write_atomically;
 use crate::text::{Bytes, Time};
@@ -248,8 +249,7 @@ impl Work {
             };
             let heard = self.take(&slice, say);
             if slice.done {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH);
-                self.standing.finished_at = Some(since.unwrap_or_default().as_secs());
+                self.standing.finished_at = Some(unix_seconds(SystemTime::now()));
                 self.save();
                 let _ = say.blocking_send(News::Ended(Ok(self.summary)));
                 return;

@@ -2,12 +2,11 @@
 //! ledgers.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
-use nano_ledger::{Level, Outcome, Policy, Progress, Sample, VerifyOptions, minimum_node_version};
+use nano_ledger::{Level, Outcome, Policy, Sample, VerifyOptions, minimum_node_version};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue;
@@ -15,7 +14,8 @@ use crate::cli::VerifyArgs;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::fetch::Ended;
-use crate::progress::{Display, percent};
+use crate::looking::Looking;
+use crate::progress::Display;
 use crate::scrub;
 use crate::text::Bytes;
 
@@ -131,21 +131,11 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
         store_versions: args.store_version.clone(),
         ..Policy::default()
     };
-    let meter = Mutex::new(look.display.phase("Looking into the ledger", 0));
-    let cancel = AtomicBool::new(look.stop.is_cancelled());
-    let tell = |progress: Progress| {
-        if look.stop.is_cancelled() {
-            cancel.store(true, Ordering::Relaxed);
-        }
-        let share = percent(progress.done, progress.total.max(progress.done));
-        meter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .say(&format!("{} {share} %", progress.stage));
-    };
+    let looking = Looking::new(look.display, look.stop);
+    let tell = |progress| looking.tell(progress);
     let options = VerifyOptions {
         progress: Some(&tell),
-        cancel: Some(&cancel),
+        cancel: Some(&looking.cancel),
         sample: Sample {
             seed: args.seed,
             ..Sample::default()
@@ -154,7 +144,7 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
         ..VerifyOptions::default()
     };
     let report = nano_ledger::verify(path, level, &options)?;
-    drop(meter);
+    drop(looking);
     for check in &report.checks {
         match &check.outcome {
             Outcome::Passed { found } => println!("  ok      {}: {found}", check.name),
