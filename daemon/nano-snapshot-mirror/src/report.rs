@@ -4,6 +4,7 @@
 //! Times are whole seconds since 1970, sizes are bytes, rates are bytes a second, hashes and keys are
 //! lower-case hexadecimal.
 
+mod notes;
 mod observer;
 mod rates;
 mod reporter;

@@ -3,35 +3,34 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_session::{Phase as SessionPhase, TorrentHandle, TorrentStatus};
-use snapshot_pointer::{Choice, Decision, Poll, Record, Refusal};
+use snapshot_pointer::{Decision, Poll, Record};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::notes::{AuthorityNotes, Notes};
 use super::observer::{Observed, observe};
 use super::{
-    Addresses, AuthorityReport, Disk, PeerReport, Phase, Problem, Rates, Refused, Report, Standing,
-    StreamReport, TorrentReport, TorrentState, Transfer, Work,
+    Addresses, Disk, PeerReport, Phase, Problem, Rates, Report, Standing, StreamReport,
+    TorrentReport, TorrentState, Transfer, Work,
 };
+use crate::clock::unix_seconds;
 use crate::data_dir::StreamName;
 use crate::network::Network;
 use crate::progress::Display;
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
-use crate::stream::{self, Stream};
+use crate::stream::Stream;
 use crate::text::Causes;
 use crate::watchdog::Pulse;
 
 /// How often a report is made without anything having happened.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// Refused items that are listed of each authority.
-const MAX_REFUSED: usize = 8;
 
 /// Torrents that left whose counters are kept.
 const MAX_LEFT: usize = 16;
@@ -73,24 +72,6 @@ pub(crate) struct Reporter {
     observed: watch::Receiver<Observed>,
     observer: JoinHandle<()>,
     stop: CancellationToken,
-}
-
-/// What was heard of one stream.
-#[derive(Debug, Default)]
-struct Notes {
-    choice: Option<Choice>,
-    authorities: Vec<AuthorityNotes>,
-    answered: Option<SystemTime>,
-    /// Why there is nothing to follow, after a look-up.
-    nothing: Option<String>,
-}
-
-#[derive(Debug)]
-struct AuthorityNotes {
-    record: Record,
-    answers: u32,
-    failure: Option<String>,
-    refused: Vec<Refused>,
 }
 
 /// What others may watch; clones see the same.
@@ -160,8 +141,8 @@ impl Reporter {
         );
         let first = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: unix(started),
-            now: unix(started),
+            started: unix_seconds(started),
+            now: unix_seconds(started),
             data_dir: data_dir.display().to_string(),
             phase: Phase::Starting,
             ready: false,
@@ -243,45 +224,7 @@ impl Reporter {
     /// Takes what a poll of a stream gave.
     pub(crate) fn heard(&mut self, stream: &Stream, poll: &Poll, now: SystemTime) {
         let notes = self.streams.entry(stream.name.clone()).or_default();
-        notes.decided(&poll.decision);
-        notes.nothing = match &poll.decision {
-            Decision::Follow(_) => None,
-            Decision::Undecided(tally) if stream::was_answered(poll) => {
-                Some(stream::why_not(poll, tally))
-            }
-            // Silence is another matter.
-            Decision::Undecided(_) => notes.nothing.take(),
-        };
-        if stream::was_answered(poll) {
-            notes.answered = Some(now);
-        }
-        let mut before = std::mem::take(&mut notes.authorities);
-        for polled in &poll.authorities {
-            let refused = before
-                .iter_mut()
-                .find(|old| old.record.standing().authority() == &polled.authority)
-                .map(|old| std::mem::take(&mut old.refused));
-            let mut authority = AuthorityNotes::new(polled.record.clone());
-            authority.refused = refused.unwrap_or_default();
-            match &polled.lookup {
-                Ok(summary) => {
-                    authority.answers = summary.counts.answered();
-                    for (item, refusal) in &summary.refused {
-                        let reason = reason(refusal);
-                        *self.refusals.entry(reason.to_owned()).or_default() += 1;
-                        authority.refuse(Refused {
-                            seq: item.seq().get(),
-                            reason: reason.to_owned(),
-                            text: refusal.to_string(),
-                            at: unix(now),
-                            times: 1,
-                        });
-                    }
-                }
-                Err(error) => authority.failure = Some(Causes(error).to_string()),
-            }
-            notes.authorities.push(authority);
-        }
+        notes.heard(poll, now, &mut self.refusals);
     }
 
     /// Makes a report and hands it to whoever watches. Gives back the one before, and this.
@@ -325,8 +268,8 @@ impl Reporter {
             .max();
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: unix(self.started),
-            now: unix(now),
+            started: unix_seconds(self.started),
+            now: unix_seconds(now),
             data_dir: self.data_dir.display().to_string(),
             phase: self
                 .phase
@@ -450,13 +393,13 @@ impl Reporter {
                 .filter(|pointer| Some(pointer.snapshot) == desired)
                 .map(|pointer| pointer.seq.get())
                 .max(),
-            since: choice.map(|choice| unix(choice.since)),
+            since: choice.map(|choice| unix_seconds(choice.since)),
             stale: choice.is_some_and(|choice| policy.freshness(choice, now).stale),
-            answered: notes.and_then(|notes| notes.answered).map(unix),
+            answered: notes.and_then(|notes| notes.answered).map(unix_seconds),
             next_lookup: following
                 .next_lookup
                 .and_then(|left| now.checked_add(left))
-                .map(unix),
+                .map(unix_seconds),
         }
     }
 
@@ -516,67 +459,6 @@ impl Reporter {
     }
 }
 
-impl Notes {
-    fn decided(&mut self, decision: &Decision) {
-        self.choice = match decision {
-            Decision::Follow(choice) => Some(choice.clone()),
-            // What was wanted stays wanted.
-            Decision::Undecided(_) => self.choice.take(),
-        };
-    }
-}
-
-impl AuthorityNotes {
-    fn new(record: Record) -> Self {
-        Self {
-            record,
-            answers: 0,
-            failure: None,
-            refused: Vec::new(),
-        }
-    }
-
-    /// Notes a refused item; one that was found before is counted.
-    fn refuse(&mut self, refused: Refused) {
-        let same =
-            |known: &&mut Refused| (known.seq, &known.reason) == (refused.seq, &refused.reason);
-        match self.refused.iter_mut().find(same) {
-            Some(known) => {
-                known.at = refused.at;
-                known.times += 1;
-            }
-            None => {
-                if self.refused.len() == MAX_REFUSED {
-                    self.refused.remove(0);
-                }
-                self.refused.push(refused);
-            }
-        }
-    }
-
-    fn report(&self, desired: Option<InfoHashV2>) -> AuthorityReport {
-        let standing = self.record.standing();
-        let pointer = standing.pointer();
-        let state = match pointer {
-            _ if standing.is_contested() => Standing::Contested,
-            None => Standing::Silent,
-            Some(pointer) if Some(pointer.snapshot) == desired => Standing::Agrees,
-            Some(_) => Standing::Differs,
-        };
-        AuthorityReport {
-            authority: standing.authority().to_string(),
-            state,
-            seq: pointer.map(|pointer| pointer.seq.get()),
-            snapshot: pointer.map(|pointer| pointer.snapshot.to_string()),
-            first_seen: self.record.first_seen().map(unix),
-            last_seen: self.record.last_seen().map(unix),
-            answers: self.answers,
-            failure: self.failure.clone(),
-            refused: self.refused.clone(),
-        }
-    }
-}
-
 fn problem(code: &str, text: String) -> Problem {
     Problem {
         code: code.to_owned(),
@@ -604,26 +486,4 @@ fn phase(streams: &[StreamReport], torrents: &[TorrentReport], work: &[Work]) ->
     } else {
         Phase::Idle
     }
-}
-
-/// A name for programs; it never changes.
-const fn reason(refusal: &Refusal) -> &'static str {
-    match refusal {
-        Refusal::BadSignature => "bad-signature",
-        Refusal::ValueTooLong { .. } => "too-long",
-        Refusal::Foreign => "foreign",
-        Refusal::LowerSeq { .. } => "lower-seq",
-        Refusal::Equivocation { .. } => "equivocation",
-        Refusal::ImplausibleSeq { .. } => "implausible-seq",
-        Refusal::V1Hash => "v1-hash",
-        Refusal::Dictionary => "dictionary",
-        Refusal::NotAHash { .. } => "not-a-hash",
-        Refusal::NotASuccession => "no-succession",
-    }
-}
-
-/// Whole seconds since 1970; 0 for a clock that stands before.
-fn unix(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }

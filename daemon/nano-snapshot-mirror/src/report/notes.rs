@@ -1,0 +1,158 @@
+//! What was heard of the pointers of one stream.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use bittorrent_protocol::InfoHashV2;
+use snapshot_pointer::{Choice, Decision, Poll, Record, Refusal};
+
+use super::{AuthorityReport, Refused, Standing};
+use crate::clock::unix_seconds;
+use crate::stream;
+use crate::text::Causes;
+
+/// Refused items that are listed of each authority.
+const MAX_REFUSED: usize = 8;
+
+/// What was heard of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) choice: Option<Choice>,
+    pub(super) authorities: Vec<AuthorityNotes>,
+    pub(super) answered: Option<SystemTime>,
+    /// Why there is nothing to follow, after a look-up.
+    pub(super) nothing: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct AuthorityNotes {
+    pub(super) record: Record,
+    answers: u32,
+    failure: Option<String>,
+    refused: Vec<Refused>,
+}
+
+impl Notes {
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        self.choice = match decision {
+            Decision::Follow(choice) => Some(choice.clone()),
+            // What was wanted stays wanted.
+            Decision::Undecided(_) => self.choice.take(),
+        };
+    }
+
+    /// Takes what a poll gave. Counts what was refused, by reason.
+    pub(super) fn heard(
+        &mut self,
+        poll: &Poll,
+        now: SystemTime,
+        refusals: &mut BTreeMap<String, u64>,
+    ) {
+        self.decided(&poll.decision);
+        self.nothing = match &poll.decision {
+            Decision::Follow(_) => None,
+            Decision::Undecided(tally) if stream::was_answered(poll) => {
+                Some(stream::why_not(poll, tally))
+            }
+            // Silence is another matter.
+            Decision::Undecided(_) => self.nothing.take(),
+        };
+        if stream::was_answered(poll) {
+            self.answered = Some(now);
+        }
+        let mut before = std::mem::take(&mut self.authorities);
+        for polled in &poll.authorities {
+            let refused = before
+                .iter_mut()
+                .find(|old| old.record.standing().authority() == &polled.authority)
+                .map(|old| std::mem::take(&mut old.refused));
+            let mut authority = AuthorityNotes::new(polled.record.clone());
+            authority.refused = refused.unwrap_or_default();
+            match &polled.lookup {
+                Ok(summary) => {
+                    authority.answers = summary.counts.answered();
+                    for (item, refusal) in &summary.refused {
+                        let reason = reason(refusal);
+                        *refusals.entry(reason.to_owned()).or_default() += 1;
+                        authority.refuse(Refused {
+                            seq: item.seq().get(),
+                            reason: reason.to_owned(),
+                            text: refusal.to_string(),
+                            at: unix_seconds(now),
+                            times: 1,
+                        });
+                    }
+                }
+                Err(error) => authority.failure = Some(Causes(error).to_string()),
+            }
+            self.authorities.push(authority);
+        }
+    }
+}
+
+impl AuthorityNotes {
+    pub(super) fn new(record: Record) -> Self {
+        Self {
+            record,
+            answers: 0,
+            failure: None,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Notes a refused item; one that was found before is counted.
+    fn refuse(&mut self, refused: Refused) {
+        let same =
+            |known: &&mut Refused| (known.seq, &known.reason) == (refused.seq, &refused.reason);
+        match self.refused.iter_mut().find(same) {
+            Some(known) => {
+                known.at = refused.at;
+                known.times += 1;
+            }
+            None => {
+                if self.refused.len() == MAX_REFUSED {
+                    self.refused.remove(0);
+                }
+                self.refused.push(refused);
+            }
+        }
+    }
+
+    pub(super) fn report(&self, desired: Option<InfoHashV2>) -> AuthorityReport {
+        let standing = self.record.standing();
+        let pointer = standing.pointer();
+        let state = match pointer {
+            _ if standing.is_contested() => Standing::Contested,
+            None => Standing::Silent,
+            Some(pointer) if Some(pointer.snapshot) == desired => Standing::Agrees,
+            Some(_) => Standing::Differs,
+        };
+        AuthorityReport {
+            authority: standing.authority().to_string(),
+            state,
+            seq: pointer.map(|pointer| pointer.seq.get()),
+            snapshot: pointer.map(|pointer| pointer.snapshot.to_string()),
+            first_seen: self.record.first_seen().map(unix_seconds),
+            last_seen: self.record.last_seen().map(unix_seconds),
+            answers: self.answers,
+            failure: self.failure.clone(),
+            refused: self.refused.clone(),
+        }
+    }
+}
+
+/// A name for programs; it never changes.
+const fn reason(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::BadSignature => "bad-signature",
+        Refusal::ValueTooLong { .. } => "too-long",
+        Refusal::Foreign => "foreign",
+        Refusal::LowerSeq { .. } => "lower-seq",
+        Refusal::Equivocation { .. } => "equivocation",
+        Refusal::ImplausibleSeq { .. } => "implausible-seq",
+        Refusal::V1Hash => "v1-hash",
+        Refusal::Dictionary => "dictionary",
+        Refusal::NotAHash { .. } => "not-a-hash",
+        Refusal::NotASuccession => "no-succession",
+    }
+}
