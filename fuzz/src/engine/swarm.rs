@@ -332,29 +332,32 @@ impl Swarm {
         wrong: u32,
         now: Instant,
     ) -> Option<(PieceIndex, Vec<(BlockIndex, MerkleHash)>)> {
-        let last = self.last_lookup?;
-        if now >= last + Duration::from_secs(300) {
-            self.lookups.clear();
-            self.recalls.clear();
-        }
-        if self.recalls.is_empty() {
-            return None;
-        }
+        self.give_up_late_lookups(now)?;
+        let piece = take(&mut self.recalls, which)?;
         self.last_lookup = Some(now);
-        let at = usize::from(which) % self.recalls.len();
-        let piece = self.recalls.swap_remove(at);
-        let bit = |bits: u32, block: BlockIndex| bits >> (block.in_piece() % 32) & 1 == 1;
         let blocks = self.truth.layout.blocks(piece);
         let held = blocks.filter(|block| bit(found, *block)).map(|block| {
             let is_wrong = bit(wrong, block);
-            let held = if is_wrong { leaf(b"another block") } else { self.truth.leaf(block) };
+            let held = if is_wrong {
+                leaf(b"another block")
+            } else {
+                self.truth.leaf(block)
+            };
             (block, held)
         });
         Some((piece, held.collect()))
     }
 
-    /// Looks for a piece and puts what it finds at its place. After a while without any answer
-    /// nobody looks any more.
+    /// After a while without any answer nobody looks any more. `None` before anything was asked.
+    fn give_up_late_lookups(&mut self, now: Instant) -> Option<()> {
+        if now >= self.last_lookup? + Duration::from_secs(300) {
+            self.lookups.clear();
+            self.recalls.clear();
+        }
+        Some(())
+    }
+
+    /// Looks for a piece and puts what it finds at its place.
     pub(super) fn look(
         &mut self,
         which: u8,
@@ -362,19 +365,9 @@ impl Swarm {
         wrong: u32,
         now: Instant,
     ) -> Option<(PieceIndex, Vec<(BlockIndex, MerkleHash)>)> {
-        let last = self.last_lookup?;
-        if now >= last + Duration::from_secs(300) {
-            self.lookups.clear();
-            self.recalls.clear();
-        }
-        if self.lookups.is_empty() {
-            return None;
-        }
+        self.give_up_late_lookups(now)?;
+        let piece = take(&mut self.lookups, which)?;
         self.last_lookup = Some(now);
-        let piece = self
-            .lookups
-            .swap_remove(usize::from(which) % self.lookups.len());
-        let bit = |bits: u32, block: BlockIndex| bits >> (block.in_piece() % 32) & 1 == 1;
         let adopted: Vec<_> = self
             .truth
             .layout
@@ -516,4 +509,15 @@ impl Swarm {
         assert!(status.dialling <= self.dialling.len());
         assert!(status.wasted <= status.downloaded);
     }
+}
+
+/// Whether the bits say this block.
+fn bit(bits: u32, block: BlockIndex) -> bool {
+    bits >> (block.in_piece() % 32) & 1 == 1
+}
+
+/// One of them, whichever the number says.
+fn take(pieces: &mut Vec<PieceIndex>, which: u8) -> Option<PieceIndex> {
+    let at = usize::from(which).checked_rem(pieces.len())?;
+    Some(pieces.swap_remove(at))
 }

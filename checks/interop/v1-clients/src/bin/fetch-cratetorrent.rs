@@ -19,7 +19,14 @@ async fn main() -> anyhow::Result<()> {
     let metainfo = Metainfo::from_bytes(&std::fs::read(&torrent)?)
         .map_err(|e| anyhow::anyhow!("cratetorrent cannot read {torrent}: {e}"))?;
     if seed == "--info-hash" {
-        println!("{}", metainfo.info_hash.iter().map(|b| format!("{b:02x}")).collect::<String>());
+        println!(
+            "{}",
+            metainfo
+                .info_hash
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect::<String>()
+        );
         return Ok(());
     }
     let seed = seed.parse().context("the seed's IP address and port")?;
@@ -42,7 +49,9 @@ async fn main() -> anyhow::Result<()> {
         }
         bail!("cratetorrent stopped before the torrent was complete")
     };
-    tokio::time::timeout(Duration::from_secs(60), completed).await.context("60 s are over")??;
+    tokio::time::timeout(Duration::from_secs(60), completed)
+        .await
+        .context("60 s are over")??;
     engine.shutdown().await.map_err(anyhow::Error::msg)?;
     Ok(())
 }

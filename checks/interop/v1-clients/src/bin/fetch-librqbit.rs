@@ -29,7 +29,9 @@ async fn main() -> anyhow::Result<()> {
             Some(AddTorrentOptions {
                 overwrite: true,
                 disable_trackers: true,
-                initial_peers: Some(vec![seed.parse().context("the seed's IP address and port")?]),
+                initial_peers: Some(vec![
+                    seed.parse().context("the seed's IP address and port")?,
+                ]),
                 ..AddTorrentOptions::default()
             }),
         )
