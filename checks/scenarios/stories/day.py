@@ -25,7 +25,7 @@ with subtest("the mirror has a disk for three snapshots"):
         f"systemctl start nano-snapshot-mirror-{{peer,http,control}}.socket {UNIT}",
     )
 
-snapshots = []
+snapshots: list[str] = []
 for day in range(DAYS):
     trouble = TROUBLES[day % len(TROUBLES)]
     with subtest(f"day {day}: {trouble}"):
