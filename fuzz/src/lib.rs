@@ -9,6 +9,7 @@ mod input;
 mod ledger;
 mod merkle;
 mod metainfo;
+mod mse;
 mod pointer;
 mod wire;
 
@@ -18,6 +19,7 @@ pub use engine::engine;
 pub use ledger::ledger;
 pub use merkle::hash_reply;
 pub use metainfo::{info, magnet, metainfo};
+pub use mse::mse;
 pub use pointer::{pointer_item, pointer_record, pointer_standing};
 pub use wire::{extended_handshake, metadata_message, wire};
 
@@ -37,6 +39,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("magnet", magnet),
     ("metadata_message", metadata_message),
     ("metainfo", metainfo),
+    ("mse", mse),
     ("pointer_item", pointer_item),
     ("pointer_record", pointer_record),
     ("pointer_standing", pointer_standing),

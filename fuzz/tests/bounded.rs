@@ -150,6 +150,7 @@ bounded! {
     magnet
     metadata_message
     metainfo
+    mse
     pointer_item
     pointer_record
     pointer_standing

@@ -11,6 +11,7 @@ pub mod local;
 pub mod magnet;
 pub mod merkle;
 pub mod metainfo;
+pub mod mse;
 pub mod tracker;
 pub mod units;
 pub mod wire;
