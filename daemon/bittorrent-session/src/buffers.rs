@@ -85,6 +85,11 @@ impl ReadBuffer {
         }
     }
 
+    /// Begins with what was read before there was a buffer.
+    pub(crate) fn prefill(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
     /// What was read and not yet taken.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer

@@ -3,6 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use crate::greet::EncryptionPolicy;
 use crate::limits::RateLimits;
 
 /// How a [`Session`](crate::Session) listens, how much memory it takes and how long it waits.
@@ -23,6 +24,8 @@ pub struct SessionConfig {
     /// How fast content may come and go, over all torrents. Default: no limit. Can be changed
     /// later with [`SessionHandle::set_rate_limits`](crate::SessionHandle::set_rate_limits).
     pub rates: RateLimits,
+    /// Whether connections are hidden from who looks for the protocol. Default: plain text first.
+    pub encryption: EncryptionPolicy,
     /// Tells peers of each other, and hears of others from them (BEP 11), except in private
     /// torrents. Default: true.
     pub peer_exchange: bool,
@@ -77,6 +80,7 @@ impl Default for SessionConfig {
             announce_port: None,
             engine: bittorrent_engine::Config::default(),
             rates: RateLimits::default(),
+            encryption: EncryptionPolicy::default(),
             peer_exchange: true,
             web_seeds_below: 1 << 20,
             web_seed_patience: Duration::from_secs(10),

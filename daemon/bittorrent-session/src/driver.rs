@@ -5,6 +5,7 @@
 mod asks;
 mod ending;
 mod outputs;
+mod swarms;
 mod torrent;
 mod web_seeds;
 
@@ -16,7 +17,7 @@ use std::time::Instant;
 use bittorrent_engine::{
     Command, Connected, DialFailure, Engine, PeerKey, Scope, TorrentKey, Verdict,
 };
-use bittorrent_protocol::{PieceIndex, SwarmHash};
+use bittorrent_protocol::PieceIndex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::disk::{Disks, Done};
-use crate::greet::{self, GreetError, Manners};
+use crate::greet::{self, Encryption, GreetError, Manners};
 use crate::http::LazyHttp;
 use crate::limits::{Buckets, Throttles};
 use crate::mailbox;
@@ -34,6 +35,7 @@ use crate::peer::{
 use crate::vitals::Vitals;
 pub(crate) use asks::{Added, Ask, Prepared};
 pub use ending::ShutdownReport;
+use swarms::Swarms;
 use torrent::Torrent;
 
 /// Reports taken up in one go.
@@ -74,6 +76,7 @@ struct Line {
     pending: Vec<Instruction>,
     cancel: CancellationToken,
     addr: SocketAddr,
+    encryption: Encryption,
 }
 
 type Dialled = Result<Greeted, GreetError>;
@@ -84,7 +87,7 @@ pub(crate) struct Driver {
     disks: Disks,
     torrents: HashMap<TorrentKey, Torrent>,
     /// All names of all torrents.
-    swarms: HashMap<SwarmHash, TorrentKey>,
+    swarms: Swarms,
     lines: HashMap<PeerKey, Line>,
     /// Connections with instructions of this turn.
     addressed: Vec<PeerKey>,
@@ -113,7 +116,7 @@ impl Driver {
             policy,
             disks,
             torrents: HashMap::new(),
-            swarms: HashMap::new(),
+            swarms: Swarms::default(),
             lines: HashMap::new(),
             addressed: Vec::new(),
             connections: JoinSet::new(),
@@ -333,7 +336,7 @@ impl Driver {
 
     /// Takes a connection whose handshakes are done into service, if the engine wants it.
     fn connected(&mut self, torrent: TorrentKey, greeted: Greeted) {
-        let addr = greeted.addr;
+        let (addr, encryption) = (greeted.addr, greeted.encryption);
         let connected = Connected {
             addr,
             direction: greeted.direction,
@@ -368,7 +371,7 @@ impl Driver {
             cancel: cancel.clone(),
             surroundings: self.policy.surroundings.clone(),
         };
-        tracing::debug!(%addr, peer = %key, "connected");
+        tracing::debug!(%addr, peer = %key, ?encryption, "connected");
         let span = tracing::debug_span!("peer", %addr);
         let task = self.connections.spawn(peer::run(start).instrument(span));
         self.connection_keys.insert(task.id(), key);
@@ -377,6 +380,7 @@ impl Driver {
             pending: Vec::new(),
             cancel,
             addr,
+            encryption,
         };
         self.lines.insert(key, line);
     }

@@ -2,22 +2,28 @@
 //!
 //! A peer that dials under the v1 hash of a hybrid and offers v2 is answered under the truncated
 //! v2 hash; both sides then take the connection for a v2 one. We dial under the v2 hash, and once
-//! more under the v1 hash when a hybrid's peer closes without an answer.
+//! more under the v1 hash when a hybrid's peer closes without an answer. Where encryption is allowed,
+//! what was tried in plain text is then tried again behind an encrypted handshake.
+
+mod encrypt;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bittorrent_engine::{DialFailure, Direction, Link, TorrentKey};
+use bittorrent_protocol::mse::{HiddenSwarm, MseError};
 use bittorrent_protocol::wire::{
     HANDSHAKE_LEN, Handshake, HandshakeError, OPENING_LEN, Opening, Reserved,
 };
 use bittorrent_protocol::{InfoHashes, PeerId, SwarmHash};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+pub use encrypt::{Encryption, EncryptionPolicy};
+
 use crate::peer::Greeted;
+use encrypt::Wire;
 
 /// What we offer; v2 only where a v1 hash opens the connection.
 const OFFER: Reserved = Reserved {
@@ -40,6 +46,14 @@ pub(crate) enum GreetError {
     Slow,
     #[error("the peer does not speak our protocol")]
     Handshake(#[source] HandshakeError),
+    #[error("the encrypted handshake failed")]
+    Encryption(#[source] MseError),
+    #[error("the peer speaks plain text, and peer.encryption is \"require\"")]
+    Plain,
+    #[error("the peer names a swarm that is not one of ours in its encrypted handshake")]
+    HiddenSwarm,
+    #[error("no random bytes for an encrypted handshake")]
+    Random(#[source] getrandom::Error),
     #[error("the peer answers for swarm {0}, which was not asked for")]
     OtherSwarm(SwarmHash),
     #[error("swarm {0} is not one of ours, or the peer is not welcome")]
@@ -53,7 +67,13 @@ impl GreetError {
         match self {
             Self::Connect(_) | Self::Slow => DialFailure::Unreachable,
             Self::Socket(_) | Self::Closed => DialFailure::ClosedEarly,
-            Self::Handshake(_) | Self::OtherSwarm(_) | Self::NotWelcome(_) => DialFailure::Refused,
+            Self::Handshake(_)
+            | Self::Encryption(_)
+            | Self::Plain
+            | Self::HiddenSwarm
+            | Self::Random(_)
+            | Self::OtherSwarm(_)
+            | Self::NotWelcome(_) => DialFailure::Refused,
             Self::Ourselves => DialFailure::Ourselves,
         }
     }
@@ -65,6 +85,7 @@ pub(crate) struct Manners {
     pub(crate) peer_id: PeerId,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) encryption: EncryptionPolicy,
 }
 
 /// How to answer a peer that named one of our swarms.
@@ -82,13 +103,26 @@ pub(crate) async fn dial(
     addr: SocketAddr,
     hashes: &InfoHashes,
 ) -> Result<Greeted, GreetError> {
-    match dial_under(manners, addr, hashes, Link::V2).await {
-        // It may know the torrent by its v1 hash only, as clients without v2 do.
-        Err(GreetError::Closed | GreetError::Socket(_)) if hashes.v1.is_some() => {
-            dial_under(manners, addr, hashes, Link::V1).await
+    // It may know the torrent by its v1 hash only, as clients without v2 do.
+    let links: &[Link] = match hashes.v1 {
+        Some(_) => &[Link::V2, Link::V1],
+        None => &[Link::V2],
+    };
+    let mut first = None;
+    for hide in manners.encryption.ways() {
+        for link in links {
+            match dial_under(manners, addr, hashes, *link, *hide).await {
+                // The peer may have been asked in a way that it does not know.
+                Err(error @ (GreetError::Closed | GreetError::Socket(_))) => {
+                    first.get_or_insert(error);
+                }
+                Ok(greeted) => return Ok(greeted),
+                // What a peer that closed before makes of noise says little about it.
+                Err(error) => return Err(first.unwrap_or(error)),
+            }
         }
-        result => result,
     }
+    Err(first.unwrap_or(GreetError::Closed))
 }
 
 async fn dial_under(
@@ -96,6 +130,7 @@ async fn dial_under(
     addr: SocketAddr,
     hashes: &InfoHashes,
     link: Link,
+    hide: bool,
 ) -> Result<Greeted, GreetError> {
     let stream = timeout(manners.connect_timeout, TcpStream::connect(addr))
         .await
@@ -108,59 +143,80 @@ async fn dial_under(
         _ => (v2, OFFER),
     };
     timeout(manners.handshake_timeout, async {
-        let mut stream = stream;
+        let mut wire = Wire::new(stream);
         let ours = Handshake {
             reserved,
             swarm,
             peer_id: manners.peer_id,
         };
-        stream
-            .write_all(&ours.encode())
-            .await
-            .map_err(GreetError::Socket)?;
+        if hide {
+            wire.begin(swarm, manners.encryption, &ours.encode())
+                .await?;
+        } else {
+            wire.send(&ours.encode()).await?;
+        }
         let mut bytes = [0; HANDSHAKE_LEN];
-        let opening = read_opening(&mut stream, &mut bytes).await?;
+        let (_, opening) = read_opening(&mut wire, &mut bytes).await;
+        let opening = opening?;
         let link = match opening.swarm {
             // Answered under v2, whichever hash we named.
             hash if hash == v2 => Link::V2,
             hash if hash == swarm => Link::V1,
             other => return Err(GreetError::OtherSwarm(other)),
         };
-        let peer_id = read_peer_id(&mut stream, &mut bytes).await?;
-        greeted(
-            manners,
-            stream,
-            addr,
-            Direction::Outgoing,
-            opening,
-            peer_id,
-            link,
-        )
+        let peer_id = read_peer_id(&mut wire, &mut bytes).await?;
+        let whom = (addr, Direction::Outgoing);
+        greeted(manners, wire, whom, opening, peer_id, link)
     })
     .await
     .map_err(|_| GreetError::Slow)?
 }
 
-/// Answers a peer that connected. `welcome` is asked once the peer named its swarm.
-pub(crate) async fn answer<F>(
+/// Finds our torrents for peers that connected.
+pub(crate) trait Reception {
+    /// The swarm of ours that has this name.
+    async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash>;
+
+    /// Whether and how to answer a peer that named its swarm.
+    async fn welcome(&self, opening: Opening) -> Option<Welcome>;
+}
+
+/// Answers a peer that connected.
+pub(crate) async fn answer(
     manners: &Manners,
     stream: TcpStream,
     addr: SocketAddr,
-    welcome: impl FnOnce(Opening) -> F,
-) -> Result<(TorrentKey, Greeted), GreetError>
-where
-    F: Future<Output = Option<Welcome>>,
-{
+    reception: &impl Reception,
+) -> Result<(TorrentKey, Greeted), GreetError> {
     prepare(&stream)?;
     timeout(manners.handshake_timeout, async {
-        let mut stream = stream;
+        let mut wire = Wire::new(stream);
         let mut bytes = [0; HANDSHAKE_LEN];
-        let opening = read_opening(&mut stream, &mut bytes).await?;
+        let mut opening = read_opening(&mut wire, &mut bytes).await;
+        // What cannot begin a plain handshake may be the beginning of an encrypted one.
+        if let (read, Err(GreetError::Handshake(_))) = opening
+            && manners.encryption != EncryptionPolicy::Off
+        {
+            let (first, _) = bytes.split_at(read);
+            wire.respond(first, manners.encryption, reception).await?;
+            opening = read_opening(&mut wire, &mut bytes).await;
+        }
+        let (_, opening) = opening;
+        let mut opening = opening?;
+        match wire.encryption() {
+            Encryption::None if manners.encryption == EncryptionPolicy::Require => {
+                return Err(GreetError::Plain);
+            }
+            Encryption::None => {}
+            // The swarm's hash is a key of this connection already: libtorrent does not know it as
+            // a v2 one afterwards.
+            Encryption::Handshake | Encryption::Rc4 => opening.reserved.v2 = false,
+        }
         let Some(Welcome {
             torrent,
             swarm,
             link,
-        }) = welcome(opening).await
+        }) = reception.welcome(opening).await
         else {
             return Err(GreetError::NotWelcome(opening.swarm));
         };
@@ -169,21 +225,10 @@ where
             swarm,
             peer_id: manners.peer_id,
         };
-        stream
-            .write_all(&ours.encode())
-            .await
-            .map_err(GreetError::Socket)?;
-        let peer_id = read_peer_id(&mut stream, &mut bytes).await?;
-        greeted(
-            manners,
-            stream,
-            addr,
-            Direction::Incoming,
-            opening,
-            peer_id,
-            link,
-        )
-        .map(|greeted| (torrent, greeted))
+        wire.send(&ours.encode()).await?;
+        let peer_id = read_peer_id(&mut wire, &mut bytes).await?;
+        let whom = (addr, Direction::Incoming);
+        greeted(manners, wire, whom, opening, peer_id, link).map(|greeted| (torrent, greeted))
     })
     .await
     .map_err(|_| GreetError::Slow)?
@@ -194,41 +239,43 @@ fn prepare(stream: &TcpStream) -> Result<(), GreetError> {
     stream.set_nodelay(true).map_err(GreetError::Socket)
 }
 
-/// Reads up to the swarm's hash, and nothing of what follows. Bytes that cannot begin a handshake
-/// are refused as soon as they are there: who sends them, mostly to encrypt, dials again in plain
-/// text at once when we close, and waits long when we do not.
+/// Reads up to the swarm's hash, and nothing of what follows; says how much was read. Bytes that
+/// cannot begin a handshake are refused as soon as they are there: who sends them, mostly to
+/// encrypt, dials again in plain text at once when we close, and waits long when we do not.
 async fn read_opening(
-    stream: &mut TcpStream,
+    wire: &mut Wire,
     bytes: &mut [u8; HANDSHAKE_LEN],
-) -> Result<Opening, GreetError> {
+) -> (usize, Result<Opening, GreetError>) {
     let mut have = 0;
     loop {
         let Some(room) = bytes.get_mut(have..OPENING_LEN) else {
-            return Err(GreetError::Closed);
+            return (have, Err(GreetError::Closed));
         };
-        match stream.read(room).await.map_err(GreetError::Socket)? {
-            0 => return Err(GreetError::Closed),
-            read => have += read,
+        match wire.read(room).await {
+            Ok(0) => return (have, Err(GreetError::Closed)),
+            Ok(read) => have += read,
+            Err(error) => return (have, Err(GreetError::Socket(error))),
         }
         let (opening, _) = bytes.split_at(have);
-        if let Some(opening) = Opening::decode(opening).map_err(GreetError::Handshake)? {
-            return Ok(opening);
+        match Opening::decode(opening) {
+            Ok(None) => {}
+            Ok(Some(opening)) => return (have, Ok(opening)),
+            Err(error) => return (have, Err(GreetError::Handshake(error))),
         }
     }
 }
 
 async fn read_peer_id(
-    stream: &mut TcpStream,
+    wire: &mut Wire,
     bytes: &mut [u8; HANDSHAKE_LEN],
 ) -> Result<PeerId, GreetError> {
-    let (_, rest) = bytes.split_at_mut(OPENING_LEN);
-    stream
-        .read_exact(rest)
-        .await
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => GreetError::Closed,
-            _ => GreetError::Socket(error),
-        })?;
+    let mut have = OPENING_LEN;
+    while let Some(room) = bytes.get_mut(have..).filter(|room| !room.is_empty()) {
+        match wire.read(room).await.map_err(GreetError::Socket)? {
+            0 => return Err(GreetError::Closed),
+            read => have += read,
+        }
+    }
     match Handshake::decode(bytes).map_err(GreetError::Handshake)? {
         Some(handshake) => Ok(handshake.peer_id),
         None => Err(GreetError::Closed),
@@ -237,9 +284,8 @@ async fn read_peer_id(
 
 fn greeted(
     manners: &Manners,
-    stream: TcpStream,
-    addr: SocketAddr,
-    direction: Direction,
+    wire: Wire,
+    (addr, direction): (SocketAddr, Direction),
     opening: Opening,
     peer_id: PeerId,
     link: Link,
@@ -247,8 +293,12 @@ fn greeted(
     if peer_id == manners.peer_id {
         return Err(GreetError::Ourselves);
     }
+    let encryption = wire.encryption();
+    let (stream, early) = wire.into_parts();
     Ok(Greeted {
         stream,
+        early,
+        encryption,
         addr,
         direction,
         peer_id,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, PeerStatus, Source, TorrentKey};
+use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, SwarmHash, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
@@ -15,7 +15,7 @@ use crate::driver::{Added, Ask, Prepared, Views};
 use crate::error::AddError;
 use crate::limits::RateLimits;
 use crate::piece_map::MapCell;
-use crate::status::TorrentStatus;
+use crate::status::{Peer, TorrentStatus};
 use crate::web_seed::WebSeedUrl;
 
 /// What changes a [`Session`](crate::Session) while it runs. Clones mean the same session.
@@ -175,7 +175,7 @@ impl TorrentHandle {
     }
 
     /// The connections of this torrent; none when the session ends.
-    pub async fn peers(&self) -> Vec<PeerStatus> {
+    pub async fn peers(&self) -> Vec<Peer> {
         let (reply, answer) = oneshot::channel();
         let ask = Ask::Peers {
             torrent: self.key,

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bittorrent_protocol::SwarmHash;
+use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::wire::Opening;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -16,7 +18,7 @@ use tracing::Instrument as _;
 
 use crate::SessionError;
 use crate::driver::Ask;
-use crate::greet::{self, GreetError, Manners};
+use crate::greet::{self, GreetError, Manners, Reception, Welcome};
 
 /// How long to wait when the kernel has no socket for us: what was accepted has to close first.
 const NO_SOCKET_PAUSE: Duration = Duration::from_millis(200);
@@ -148,19 +150,35 @@ async fn introduce(
     addr: SocketAddr,
     asks: &mpsc::Sender<Ask>,
 ) -> Result<(), GreetError> {
-    let welcome = async |opening: Opening| {
+    let door = Door { addr, asks };
+    let (torrent, greeted) = greet::answer(manners, stream, addr, &door).await?;
+    // Fails only when the session ends.
+    let _ = asks.send(Ask::Incoming(torrent, Box::new(greeted))).await;
+    Ok(())
+}
+
+/// Asks the driver about a peer that connected.
+struct Door<'a> {
+    addr: SocketAddr,
+    asks: &'a mpsc::Sender<Ask>,
+}
+
+impl Reception for Door<'_> {
+    async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Find { name, reply }).await.ok()?;
+        answer.await.ok().flatten()
+    }
+
+    async fn welcome(&self, opening: Opening) -> Option<Welcome> {
         let (reply, answer) = oneshot::channel();
         let ask = Ask::Welcome {
             swarm: opening.swarm,
             v2_offered: opening.reserved.v2,
-            addr,
+            addr: self.addr,
             reply,
         };
-        asks.send(ask).await.ok()?;
+        self.asks.send(ask).await.ok()?;
         answer.await.ok().flatten()
-    };
-    let (torrent, greeted) = greet::answer(manners, stream, addr, welcome).await?;
-    // Fails only when the session ends.
-    let _ = asks.send(Ask::Incoming(torrent, Box::new(greeted))).await;
-    Ok(())
+    }
 }

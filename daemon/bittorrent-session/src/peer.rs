@@ -21,7 +21,6 @@ use bittorrent_protocol::wire::{
 use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
@@ -29,8 +28,10 @@ use tokio_util::sync::{CancellationToken, PollSemaphore};
 use crate::buffers::{BufferPool, ReadBuffer};
 use crate::content::Attached;
 use crate::disk::{Answer, Answered, Read, Readers};
+use crate::greet::Encryption;
 use crate::limits::Throttles;
 use crate::mailbox;
+use crate::stream::PeerStream;
 pub(crate) use error::PeerError;
 use services::Services;
 use upload::{Progress, Uploads};
@@ -111,7 +112,10 @@ pub(crate) struct Surroundings {
 /// A connection whose handshakes are done.
 #[derive(Debug)]
 pub(crate) struct Greeted {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: PeerStream,
+    /// What the peer said already after its handshake.
+    pub(crate) early: Vec<u8>,
+    pub(crate) encryption: Encryption,
     pub(crate) addr: SocketAddr,
     pub(crate) direction: Direction,
     pub(crate) peer_id: PeerId,
@@ -136,7 +140,7 @@ pub(crate) struct Start {
 /// The state of a connection.
 struct Peer {
     key: PeerKey,
-    stream: TcpStream,
+    stream: PeerStream,
     addr: SocketAddr,
     direction: Direction,
     link: Link,
@@ -230,6 +234,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         read_since_tick: false,
         surroundings,
     };
+    peer.input.prefill(&greeted.early);
     peer.introduce();
     let ended = peer.work(&instructions, &cancel).await;
     peer.report_upload();
@@ -317,7 +322,7 @@ impl Peer {
         let messages = !self.outbox.is_empty()
             && !self.uploads.is_mid_block()
             && (turn || self.outbox.len() <= MOST_URGENT);
-        let write = messages || (turn && self.uploads.is_sendable());
+        let write = messages || (turn && self.uploads.is_sendable()) || self.stream.holds_back();
         match (read, write) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
@@ -440,6 +445,10 @@ impl Peer {
 
     /// Sends what waits: short messages first, then blocks.
     fn send(&mut self) -> Result<(), PeerError> {
+        match self.stream.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            result => result.map_err(PeerError::Socket)?,
+        }
         loop {
             if !self.throttles.upload.is_waiting() {
                 self.serve_long_answers();
@@ -462,7 +471,7 @@ impl Peer {
             }
             let progress = self
                 .uploads
-                .serve(&self.stream, self.content.as_ref(), most)
+                .serve(&mut self.stream, self.content.as_ref(), most)
                 .map_err(PeerError::Socket)?;
             if limited {
                 self.throttles.upload.settle(self.uploads.take_sent());
@@ -499,7 +508,7 @@ impl Peer {
             if bytes.is_empty() {
                 return Ok(false);
             }
-            let written = self.stream.try_write(bytes);
+            let written = self.stream.try_send(bytes);
             if throttle.is_limited() {
                 let sent = *written.as_ref().unwrap_or(&0);
                 if patient {

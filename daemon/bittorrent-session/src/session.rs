@@ -87,6 +87,7 @@ impl Session {
             peer_id,
             connect_timeout: config.connect_timeout,
             handshake_timeout: config.handshake_timeout,
+            encryption: config.encryption,
         });
         let write_buffer = config
             .write_buffer_bytes

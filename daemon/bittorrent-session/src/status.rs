@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use bittorrent_engine::StopReason;
+use bittorrent_engine::{PeerStatus, StopReason};
 use bittorrent_protocol::metainfo::InfoError;
 
 use crate::disk::DiskError;
+use crate::greet::Encryption;
 
 /// Why a torrent stopped. It stays stopped until it is removed and added again.
 #[derive(Debug, thiserror::Error)]
@@ -109,4 +110,13 @@ pub struct TorrentStatus {
     pub banned: u64,
     /// Copies of the rarest missing piece among connected peers; `None` when nothing is missing.
     pub rarest_copies: Option<usize>,
+}
+
+/// A connection at a moment.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// What is exchanged over it.
+    pub status: PeerStatus,
+    /// How it is hidden from who looks for the protocol.
+    pub encryption: Encryption,
 }

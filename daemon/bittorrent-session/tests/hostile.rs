@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bittorrent_protocol::wire::{MAX_MESSAGE_LEN, Message, MessageId, Request};
 use bittorrent_protocol::{PeerId, SwarmHash};
-use bittorrent_session::{Session, SessionConfig};
+use bittorrent_session::{EncryptionPolicy, Session, SessionConfig};
 use common::wire::{MODERN, RawPeer};
 use common::{Sample, addr, config, noise, session, wait_for, wait_seeding};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -173,8 +173,9 @@ async fn answer_to(session: &Session, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_speak_plainly_is_closed_at_once_and_without_a_word() {
+async fn without_encryption_who_does_not_speak_plainly_is_closed_at_once_and_without_a_word() {
     let slow = SessionConfig {
+        encryption: EncryptionPolicy::Off,
         handshake_timeout: std::time::Duration::from_secs(600),
         ..config()
     };

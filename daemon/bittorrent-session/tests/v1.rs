@@ -151,7 +151,7 @@ async fn a_peer_that_closes_on_the_v2_hash_is_asked_by_the_v1_hash() {
     peer.send(&Message::Bitfield(&[0xf0])).await;
     peer.send(&Message::Unchoke).await;
     wait_for(&torrent, "connected", |status| status.peers == 1).await;
-    assert_eq!(torrent.peers().await[0].link, Link::V1);
+    assert_eq!(torrent.peers().await[0].status.link, Link::V1);
     // Its bytes are as good as anybody's: the layers are known from the metainfo.
     let serve = async {
         while let Some(frame) = peer.next().await {

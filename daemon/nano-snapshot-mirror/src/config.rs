@@ -36,7 +36,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_session::{TrackerUrl, WebSeedUrl};
+use bittorrent_session::{EncryptionPolicy, TrackerUrl, WebSeedUrl};
 use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
@@ -133,6 +133,11 @@ section! {
         /// Most connections of one snapshot with one host: an IPv4 address or an IPv6 network of 64
         /// bits. This machine is not bounded.
         live max_connections_per_ip: Number<1, 10_000> = const { Number::new(4) };
+        /// Whether connections are hidden from who looks for BitTorrent in them, not who we are from
+        /// the peer. `prefer-plain` takes plain text where both sides may and encrypts for peers that
+        /// want it; `require` encrypts everything and leaves all others alone; `off` turns away who
+        /// encrypts.
+        restart encryption: EncryptionPolicy = EncryptionPolicy::PreferPlain;
         /// Whether peers are told of each other, and asked (BEP 11).
         restart pex: bool = true;
         /// Whether peers are looked for in the local network (BEP 14). Not done where `listen` is

@@ -240,6 +240,7 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
             ..EngineConfig::default()
         },
         rates: rates(config),
+        encryption: peer.encryption,
         peer_exchange: peer.pex,
         client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..SessionConfig::default()

@@ -285,6 +285,10 @@ pub(crate) struct Peers {
     pub(crate) v1: usize,
     /// On this machine or in this network.
     pub(crate) local: usize,
+    /// Encrypted to their end.
+    pub(crate) encrypted: usize,
+    /// Of which only the handshake was encrypted.
+    pub(crate) encrypted_handshake: usize,
     pub(crate) banned: u64,
     pub(crate) reachable: Reachable,
 }
@@ -340,6 +344,8 @@ pub(crate) struct PeerReport {
     pub(crate) incoming: bool,
     pub(crate) v1: bool,
     pub(crate) local: bool,
+    /// Encrypted to its end.
+    pub(crate) encrypted: bool,
     pub(crate) seed: bool,
     pub(crate) pieces: u32,
     pub(crate) downloaded: u64,

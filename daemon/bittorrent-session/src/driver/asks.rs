@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{
-    ConnectionLimits, Content, HeldLeaves, Link, PeerKey, PeerStatus, Source, TorrentKey,
-};
+use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, Link, PeerKey, Source, TorrentKey};
+use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::{BlockIndex, InfoHashes, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::oneshot;
@@ -15,10 +14,11 @@ use super::torrent::Torrent;
 use super::{Driver, Views};
 use crate::AddError;
 use crate::content::Attached;
-use crate::greet::Welcome;
+use crate::greet::{Encryption, Welcome};
 use crate::limits::{Buckets, RateLimits};
 use crate::peer::{Greeted, Instruction};
 use crate::piece_map::Origins;
+use crate::status::Peer;
 use crate::web_seed::WebSeedUrl;
 
 /// A store with what the engine needs to know of it, read before the driver hears of it.
@@ -64,7 +64,7 @@ pub(crate) enum Ask {
     },
     Peers {
         torrent: TorrentKey,
-        reply: oneshot::Sender<Vec<PeerStatus>>,
+        reply: oneshot::Sender<Vec<Peer>>,
     },
     Origins {
         torrent: TorrentKey,
@@ -85,6 +85,11 @@ pub(crate) enum Ask {
     LimitRates(Option<TorrentKey>, RateLimits),
     AddWebSeeds(TorrentKey, Vec<WebSeedUrl>),
     LimitConnections(ConnectionLimits),
+    /// A peer named a swarm in an encrypted handshake.
+    Find {
+        name: HiddenSwarm,
+        reply: oneshot::Sender<Option<SwarmHash>>,
+    },
     /// A peer named a swarm.
     Welcome {
         swarm: SwarmHash,
@@ -130,7 +135,7 @@ impl Driver {
                 let _ = reply.send(self.answer_to(torrent, swarm));
             }
             Ask::Peers { torrent, reply } => {
-                let _ = reply.send(self.engine.peers(torrent));
+                let _ = reply.send(self.peers(torrent));
             }
             Ask::Origins { torrent, reply } => {
                 let torrent = self.torrents.get(&torrent);
@@ -147,6 +152,9 @@ impl Driver {
                 self.engine.limit_connections(limits, Instant::now());
             }
             Ask::LimitRates(torrent, rates) => self.limit_rates(torrent, rates),
+            Ask::Find { name, reply } => {
+                let _ = reply.send(self.swarms.find(name));
+            }
             Ask::Welcome {
                 swarm,
                 v2_offered,
@@ -163,7 +171,7 @@ impl Driver {
         let writer = self.disks.assign();
         let taken = Torrent::names_of(&hashes)
             .into_iter()
-            .any(|name| self.swarms.contains_key(&name));
+            .any(|name| self.swarms.get(name).is_some());
         if taken {
             return Err(AddError::Exists(hashes.v2));
         }
@@ -171,7 +179,7 @@ impl Driver {
         let torrent = Torrent::new(key, hashes, writer);
         let views = torrent.views();
         for name in &torrent.names {
-            self.swarms.insert(*name, key);
+            self.swarms.enter(*name, key);
         }
         self.torrents.insert(key, torrent);
         if let Some(store) = store {
@@ -187,7 +195,7 @@ impl Driver {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return false;
         };
-        if *self.swarms.entry(swarm).or_insert(key) != key {
+        if self.swarms.enter(swarm, key) != key {
             return false;
         }
         if !torrent.names.contains(&swarm) {
@@ -235,6 +243,19 @@ impl Driver {
         Ok(())
     }
 
+    fn peers(&self, torrent: TorrentKey) -> Vec<Peer> {
+        let statuses = self.engine.peers(torrent).into_iter();
+        statuses
+            .map(|status| Peer {
+                encryption: self
+                    .lines
+                    .get(&status.key)
+                    .map_or(Encryption::None, |line| line.encryption),
+                status,
+            })
+            .collect()
+    }
+
     fn mend(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<HeldLeaves>) {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;
@@ -252,7 +273,7 @@ impl Driver {
         };
         torrent.remove(reply);
         for name in std::mem::take(&mut torrent.names) {
-            self.swarms.remove(&name);
+            self.swarms.remove(name);
         }
         // Once more, so that what handles see last is the whole account.
         torrent.publish(self.engine.status(key));
@@ -282,7 +303,7 @@ impl Driver {
 
     /// Looks the swarm up that a peer named, and decides under which hash to answer.
     fn welcome(&self, swarm: SwarmHash, v2_offered: bool, addr: SocketAddr) -> Option<Welcome> {
-        let key = *self.swarms.get(&swarm)?;
+        let key = self.swarms.get(swarm)?;
         let torrent = self.torrents.get(&key)?;
         if torrent.is_failed() {
             return None;

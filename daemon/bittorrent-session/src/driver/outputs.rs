@@ -131,9 +131,8 @@ impl Driver {
         // A magnet link may have named one of two hashes only, and some clients compute their
         // own: answer to all of them.
         for name in names(info) {
-            if !torrent.names.contains(&name) && !self.swarms.contains_key(&name) {
+            if !torrent.names.contains(&name) && self.swarms.enter(name, key) == key {
                 torrent.names.push(name);
-                self.swarms.insert(name, key);
             }
         }
         if torrent.hashes.v1.is_none() {

@@ -9,6 +9,7 @@ use bittorrent_protocol::{FileIndex, PeerId};
 use tracing::Instrument as _;
 
 use super::{Driver, Line};
+use crate::greet::Encryption;
 use crate::http::HttpError;
 use crate::mailbox;
 use crate::peer::PeerError;
@@ -229,6 +230,7 @@ impl Driver {
             pending: Vec::new(),
             cancel,
             addr,
+            encryption: Encryption::None,
         };
         self.lines.insert(peer, line);
         Some(peer)

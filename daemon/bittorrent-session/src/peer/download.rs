@@ -9,7 +9,6 @@ use bittorrent_protocol::wire::{
     EXTENDED_HANDSHAKE, ExtendedHandshake, Header, MAX_MESSAGE_LEN, Message, MetadataMessage,
     PIECE_HEADER_LEN, PexMessage, Request, Step, UT_METADATA, UT_PEX,
 };
-use bytes::BufMut as _;
 use tokio::time::Instant;
 
 use super::{Arrived, News, Peer, PeerError};
@@ -31,21 +30,21 @@ impl Peer {
         if self.starved.is_some() || self.news.len() >= MAX_NEWS {
             return Ok(());
         }
-        let stream = &self.stream;
+        let stream = &mut self.stream;
         let throttle = &mut self.throttles.download;
         let read = if throttle.is_limited() {
             let most = throttle.allowance(Instant::now());
             if most == 0 {
                 return Ok(());
             }
-            let read = self.input.fill(self.wanted, |buffer| {
-                stream.try_read_buf(&mut buffer.limit(most))
-            });
+            let read = self
+                .input
+                .fill(self.wanted, |buffer| stream.try_read(buffer, most));
             throttle.settle(*read.as_ref().unwrap_or(&0));
             read
         } else {
             self.input
-                .fill(self.wanted, |buffer| stream.try_read_buf(buffer))
+                .fill(self.wanted, |buffer| stream.try_read(buffer, usize::MAX))
         };
         match read {
             Ok(0) => Err(PeerError::Closed),

@@ -13,14 +13,12 @@ use bittorrent_protocol::wire::{PIECE_HEADER_LEN, Request, piece_header};
 use bittorrent_protocol::{BLOCK_LEN, FileIndex, Layout};
 use bittorrent_store::{PAGE, page_aligned};
 use bytes::Bytes;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::resident::ResidentReader;
 use crate::content::Attached;
 use crate::disk::{DiskError, MIN_READ_CHARGE, Stretch, Stretches};
+use crate::stream::PeerStream;
 
 /// Blocks in one order to a disk thread.
 const READ_AT_ONCE: usize = 16;
@@ -347,7 +345,7 @@ impl Uploads {
     /// Sends as much as the socket takes, but not for long, and at most so many bytes.
     pub(super) fn serve(
         &mut self,
-        stream: &TcpStream,
+        stream: &mut PeerStream,
         content: Option<&Arc<Attached>>,
         most: usize,
     ) -> io::Result<Progress> {
@@ -383,7 +381,7 @@ impl Uploads {
     /// Sends from the front what lies side by side in a file, as far as it is in memory.
     fn send_resident(
         &mut self,
-        stream: &TcpStream,
+        stream: &mut PeerStream,
         content: &Attached,
         buffer: &mut Vec<u8>,
         most: usize,
@@ -437,10 +435,7 @@ impl Uploads {
             if bytes.is_empty() {
                 break Sent::All;
             }
-            let now = stream.try_io(Interest::WRITABLE, || {
-                Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
-            });
-            match now {
+            match stream.try_send(bytes) {
                 Ok(now) => bytes = bytes.get(now..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Sent::Blocked,
                 Err(error) => return Err(error),
@@ -472,7 +467,7 @@ impl Uploads {
     }
 
     /// Sends from the front what disk threads have read.
-    fn send_read(&mut self, stream: &TcpStream, most: usize) -> io::Result<Sent> {
+    fn send_read(&mut self, stream: &mut PeerStream, most: usize) -> io::Result<Sent> {
         let end = self.sent.saturating_add(most);
         loop {
             // Counted from the start of the first message, of which a part may have gone.
@@ -496,12 +491,7 @@ impl Uploads {
             }
             let mut rest = slices.as_mut_slice();
             IoSlice::advance_slices(&mut rest, self.begun);
-            let now = stream.try_io(Interest::WRITABLE, || {
-                let mut nothing = SendAncillaryBuffer::default();
-                let flags = SendFlags::NOSIGNAL;
-                Ok(rustix::net::sendmsg(stream, rest, &mut nothing, flags)?)
-            });
-            match now {
+            match stream.try_send_vectored(rest) {
                 Ok(now) => {
                     self.advance(now);
                 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_session::EncryptionPolicy;
 use figment::value::Value;
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, Salt};
@@ -434,6 +435,29 @@ impl KeyType for LogFormat {
 
     fn show(&self) -> Option<String> {
         let (name, _) = Self::ALL.into_iter().find(|(_, format)| format == self)?;
+        Some(quoted(name))
+    }
+}
+
+const ENCRYPTION: [(&str, EncryptionPolicy); 3] = [
+    ("prefer-plain", EncryptionPolicy::PreferPlain),
+    ("require", EncryptionPolicy::Require),
+    ("off", EncryptionPolicy::Off),
+];
+
+impl KeyType for EncryptionPolicy {
+    fn form() -> String {
+        "prefer-plain, require or off".to_owned()
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let name = value.as_str().unwrap_or_default();
+        let found = ENCRYPTION.into_iter().find(|(policy, _)| *policy == name);
+        found.map(|(_, policy)| policy).ok_or_else(write::<Self>)
+    }
+
+    fn show(&self) -> Option<String> {
+        let (name, _) = ENCRYPTION.into_iter().find(|(_, policy)| policy == self)?;
         Some(quoted(name))
     }
 }

@@ -171,6 +171,18 @@ fn ours(report: &Report, page: &mut Page) {
         peers.connections.saturating_sub(peers.v1),
     );
     connections.value(&[("kind", "local")], peers.local);
+    let mut by_encryption = page.gauge(
+        "nano_snapshot_mirror_connections_by_encryption",
+        "Connections that are plain, encrypted in the handshake only, and encrypted to their end.",
+    );
+    let hidden = peers.encrypted.saturating_add(peers.encrypted_handshake);
+    for (encryption, count) in [
+        ("none", peers.connections.saturating_sub(hidden)),
+        ("handshake", peers.encrypted_handshake),
+        ("rc4", peers.encrypted),
+    ] {
+        by_encryption.value(&[("encryption", encryption)], count);
+    }
     page.gauge(
         "nano_snapshot_mirror_banned",
         "Addresses banned for what they sent.",

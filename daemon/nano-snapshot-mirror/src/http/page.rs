@@ -580,6 +580,7 @@ mod tests {
             incoming: true,
             v1: false,
             local: false,
+            encrypted: false,
             seed: false,
             pieces: 3,
             downloaded: 1,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bittorrent_session::{Direction, Link, PeerStatus, TorrentHandle};
+use bittorrent_session::{Direction, Encryption, Link, Peer, TorrentHandle};
 use snapshot_pointer::MainlineDht;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -118,7 +118,13 @@ async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) {
     }
 }
 
-fn count(peer: &PeerStatus, peers: &mut Peers) {
+fn count(peer: &Peer, peers: &mut Peers) {
+    match peer.encryption {
+        Encryption::None => {}
+        Encryption::Handshake => peers.encrypted_handshake += 1,
+        Encryption::Rc4 => peers.encrypted += 1,
+    }
+    let peer = &peer.status;
     let incoming = peer.direction == Direction::Incoming;
     peers.connections += 1;
     peers.seeds += usize::from(peer.seed);
@@ -130,7 +136,11 @@ fn count(peer: &PeerStatus, peers: &mut Peers) {
     }
 }
 
-fn listed(snapshot: &str, peer: PeerStatus) -> PeerReport {
+fn listed(snapshot: &str, peer: Peer) -> PeerReport {
+    let Peer {
+        status: peer,
+        encryption,
+    } = peer;
     PeerReport {
         snapshot: snapshot.to_owned(),
         address: peer.addr.to_string(),
@@ -138,6 +148,7 @@ fn listed(snapshot: &str, peer: PeerStatus) -> PeerReport {
         incoming: peer.direction == Direction::Incoming,
         v1: peer.link == Link::V1,
         local: peer.local,
+        encrypted: encryption == Encryption::Rc4,
         seed: peer.seed,
         pieces: peer.pieces,
         downloaded: peer.downloaded,

@@ -1,0 +1,193 @@
+//! The encrypted handshake before the protocol's own, and the stream during both.
+
+use std::io;
+
+use bittorrent_protocol::SwarmHash;
+use bittorrent_protocol::mse::{
+    Ciphers, ENTROPY_LEN, Established, Initiator, Methods, Responder, Step,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{GreetError, Reception};
+use crate::stream::PeerStream;
+
+/// Bytes of a handshake that are read at once.
+const READ_AT_ONCE: usize = 1_024;
+
+/// Whether connections are hidden from who looks for the protocol ("Message Stream Encryption"). It
+/// says nothing about who the peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EncryptionPolicy {
+    /// Peers that begin with an encrypted handshake are turned away, and dial again without.
+    Off,
+    /// Plain text first. What is closed is tried again encrypted, and peers may do as they like;
+    /// the stream stays plain where they leave us the choice.
+    #[default]
+    PreferPlain,
+    /// All connections are encrypted to their end.
+    Require,
+}
+
+impl EncryptionPolicy {
+    /// Whether to hide the handshake, in the order to try.
+    pub(super) const fn ways(self) -> &'static [bool] {
+        match self {
+            Self::Off => &[false],
+            Self::PreferPlain => &[false, true],
+            Self::Require => &[true],
+        }
+    }
+
+    const fn methods(self) -> Methods {
+        Methods {
+            plain: !matches!(self, Self::Require),
+            rc4: true,
+        }
+    }
+}
+
+/// How a connection is hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Not at all.
+    None,
+    /// Its handshake only.
+    Handshake,
+    /// To its end, by RC4.
+    Rc4,
+}
+
+/// A stream that is still being negotiated.
+pub(super) struct Wire {
+    stream: TcpStream,
+    ciphers: Option<Box<Ciphers>>,
+    /// Read ahead, in plain text.
+    early: Vec<u8>,
+    encryption: Encryption,
+}
+
+impl Wire {
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            ciphers: None,
+            early: Vec::new(),
+            encryption: Encryption::None,
+        }
+    }
+
+    pub(super) const fn encryption(&self) -> Encryption {
+        self.encryption
+    }
+
+    /// The stream, and what was read ahead.
+    pub(super) fn into_parts(self) -> (PeerStream, Vec<u8>) {
+        (PeerStream::new(self.stream, self.ciphers), self.early)
+    }
+
+    /// Reads some bytes; none at the end of the stream.
+    pub(super) async fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if self.early.is_empty() {
+            let read = self.stream.read(room).await?;
+            if let Some(ciphers) = &mut self.ciphers {
+                ciphers.incoming.apply(room.split_at_mut(read).0);
+            }
+            return Ok(read);
+        }
+        let read = room.len().min(self.early.len());
+        for (room, byte) in room.iter_mut().zip(self.early.drain(..read)) {
+            *room = byte;
+        }
+        Ok(read)
+    }
+
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), GreetError> {
+        let sent = match &mut self.ciphers {
+            None => self.stream.write_all(bytes).await,
+            Some(ciphers) => {
+                let mut bytes = bytes.to_vec();
+                ciphers.outgoing.apply(&mut bytes);
+                self.stream.write_all(&bytes).await
+            }
+        };
+        sent.map_err(GreetError::Socket)
+    }
+
+    /// Begins an encrypted handshake with a peer of a swarm; `initial` is what we say first.
+    pub(super) async fn begin(
+        &mut self,
+        swarm: SwarmHash,
+        policy: EncryptionPolicy,
+        initial: &[u8],
+    ) -> Result<(), GreetError> {
+        let initial = initial.to_vec();
+        let mut handshake = Initiator::new(swarm, policy.methods(), initial, &entropy()?);
+        loop {
+            match handshake.step().map_err(GreetError::Encryption)? {
+                Step::Send(bytes) => self.send(&bytes).await?,
+                Step::Done(established) => {
+                    self.establish(*established);
+                    return Ok(());
+                }
+                Step::Receive | Step::Find(_) => {
+                    let mut bytes = [0; READ_AT_ONCE];
+                    handshake.receive(self.read_some(&mut bytes).await?);
+                }
+            }
+        }
+    }
+
+    /// Answers an encrypted handshake that began with `first`.
+    pub(super) async fn respond(
+        &mut self,
+        first: &[u8],
+        policy: EncryptionPolicy,
+        reception: &impl Reception,
+    ) -> Result<(), GreetError> {
+        let mut handshake = Responder::new(policy.methods(), &entropy()?);
+        handshake.receive(first);
+        loop {
+            match handshake.step().map_err(GreetError::Encryption)? {
+                Step::Send(bytes) => self.send(&bytes).await?,
+                Step::Done(established) => {
+                    self.establish(*established);
+                    return Ok(());
+                }
+                Step::Find(name) => {
+                    let swarm = reception.find(name).await;
+                    handshake.accept(swarm.ok_or(GreetError::HiddenSwarm)?);
+                }
+                Step::Receive => {
+                    let mut bytes = [0; READ_AT_ONCE];
+                    handshake.receive(self.read_some(&mut bytes).await?);
+                }
+            }
+        }
+    }
+
+    async fn read_some<'a>(
+        &mut self,
+        bytes: &'a mut [u8; READ_AT_ONCE],
+    ) -> Result<&'a [u8], GreetError> {
+        match self.read(bytes).await.map_err(GreetError::Socket)? {
+            0 => Err(GreetError::Closed),
+            read => Ok(bytes.split_at(read).0),
+        }
+    }
+
+    fn establish(&mut self, established: Established) {
+        self.encryption = match established.ciphers {
+            None => Encryption::Handshake,
+            Some(_) => Encryption::Rc4,
+        };
+        self.ciphers = established.ciphers;
+        self.early = established.early;
+    }
+}
+
+fn entropy() -> Result<[u8; ENTROPY_LEN], GreetError> {
+    let mut entropy = [0; ENTROPY_LEN];
+    getrandom::fill(&mut entropy).map_err(GreetError::Random)?;
+    Ok(entropy)
+}
