@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{
-    ConnectionLimits, EngineConfig, RateLimits, Session, SessionConfig, SessionError,
+    ConnectionLimits, EngineConfig, PortMapper, RateLimits, Session, SessionConfig, SessionError,
     SessionHandle, Source, TorrentHandle,
 };
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
@@ -102,6 +103,9 @@ impl Network {
         let dht = start_dht(&config.dht, bind, data, taken).await?;
         let (presences, stop) = (TaskTracker::new(), CancellationToken::new());
         let sources = Sources::open(&config, &session, &presences, &stop);
+        if let Some(mapper) = port_mapper(&config, &session) {
+            presences.spawn(mapper.run(stop.clone()));
+        }
         let (limits, until) = (Limits::of(&session, live), stop.clone());
         presences.spawn(async move {
             tokio::select! {
@@ -245,6 +249,15 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
         client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..SessionConfig::default()
     }
+}
+
+/// What asks the router for a way in, where that is wanted and peers may come from elsewhere.
+fn port_mapper(config: &Config, session: &Session) -> Option<PortMapper> {
+    let open = |addr: &&SocketAddr| !addr.ip().is_loopback();
+    let listener = session.local_addrs().iter().find(open)?;
+    let port = NonZeroU16::new(listener.port())?;
+    let told = NonZeroU16::new(session.announce_port())?;
+    (config.peer.port_mapping).then(|| PortMapper::new(None, port, told))
 }
 
 /// The limits that hold at this moment.
