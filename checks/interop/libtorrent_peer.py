@@ -138,6 +138,11 @@ class Peer:
         self.handles[id].connect_peer((ip, port), 0, 0)
         return {}
 
+    def announce(self, id: int, tracker: str) -> dict[str, Any]:
+        self.handles[id].add_tracker({"url": tracker, "tier": 0})
+        self.handles[id].force_reannounce()
+        return {}
+
     def status(self, id: int) -> dict[str, Any]:
         self.pop()
         status = self.handles[id].status()
