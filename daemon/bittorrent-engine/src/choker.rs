@@ -189,6 +189,88 @@ mod tests {
         );
     }
 
+    /// Rounds of 15 s, in which whoever wins a slot has it from then on; who had one, round by round.
+    fn rounds(
+        all: &mut [Applicant],
+        (slots, optimistic): (usize, usize),
+        count: u32,
+        mut now: Instant,
+    ) -> Vec<Vec<usize>> {
+        let mut rng = Rng::new([2; 32]);
+        let mut choker = Choker::default();
+        let round = |_| {
+            let winners = choker.round(all.to_vec(), slots, optimistic, TIMES, &mut rng, now);
+            for applicant in all.iter_mut() {
+                let wins = winners.contains(&applicant.key);
+                if applicant.choked == wins {
+                    applicant.choked = !wins;
+                    applicant.since = now;
+                }
+            }
+            now += TIMES.0;
+            (0..all.len()).filter(|n| !all[*n].choked).collect()
+        };
+        (0..count).map(round).collect()
+    }
+
+    #[test]
+    fn optimistic_slots_go_to_those_who_could_not_give_yet() {
+        let now = Instant::now();
+        let mut all = applicants(8, now);
+        for (n, applicant) in (1..).zip(&mut all[..5]) {
+            applicant.gives = n * 100_000;
+        }
+        let served = rounds(&mut all, (4, 1), 400, now);
+        // The fastest three, and one of the other five for 30 s at a time.
+        for pair in served.chunks(2) {
+            assert!(pair[0].len() == 4 && [2, 3, 4].iter().all(|n| pair[0].contains(n)));
+            assert_eq!(pair[0], pair[1]);
+        }
+        for other in [0, 1, 5, 6, 7] {
+            let rounds = served.iter().filter(|round| round.contains(&other)).count();
+            assert!((40..130).contains(&rounds), "{other}: {rounds} of 400");
+        }
+    }
+
+    #[test]
+    fn who_gives_no_longer_loses_its_slot() {
+        let now = Instant::now();
+        let mut all = applicants(6, now);
+        for applicant in &mut all[..4] {
+            applicant.gives = 100_000;
+        }
+        all[0].gives = 900_000;
+        assert_eq!(rounds(&mut all, (4, 0), 1, now), [[0, 1, 2, 3]]);
+        all[0].gives = 0;
+        all[5].gives = 50_000;
+        assert_eq!(rounds(&mut all, (4, 0), 1, now + TIMES.0), [[1, 2, 3, 5]]);
+    }
+
+    #[test]
+    fn a_seed_serves_the_fastest_longest_and_everybody_in_turn() {
+        let now = Instant::now();
+        let mut all = applicants(3, now);
+        for (n, applicant) in (1..).zip(&mut all) {
+            applicant.takes = n * 100_000;
+            applicant.choked = false;
+            applicant.since = now - QUANTUM;
+        }
+        // Nobody waits: the fastest keep their slots.
+        assert_eq!(rounds(&mut all.clone(), (2, 0), 1, now), [[1, 2]]);
+        // One waits: the slower one makes room for it when its minute is over, not before.
+        all[0].choked = true;
+        all[0].since = now;
+        assert_eq!(rounds(&mut all.clone(), (2, 0), 1, now), [[0, 2]]);
+        all[1].since = now - QUANTUM / 2;
+        all[2].since = now - QUANTUM / 2;
+        let served = rounds(&mut all, (2, 0), 40, now);
+        assert_eq!(served[0], [1, 2]);
+        for n in 0..3 {
+            let rounds = served.iter().filter(|round| round.contains(&n)).count();
+            assert!(rounds > 20, "{n}: {rounds} of 40");
+        }
+    }
+
     #[test]
     fn a_free_slot_goes_to_who_waited_longest() {
         let now = Instant::now();
