@@ -48,8 +48,11 @@ impl Torrent {
                 .map(|peer| peer.key)
                 .collect();
             for key in starved {
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.parked = false;
+                if let Some(peer) = self.peers.get_mut(&key)
+                    && std::mem::take(&mut peer.parked)
+                {
+                    // Its idleness begins anew: it is to have time for what is free now.
+                    peer.starved = Some(now);
                 }
                 self.update_interest(key, shared);
                 self.wake(key);
