@@ -100,6 +100,11 @@ impl Metadata {
         });
     }
 
+    /// Whether a peer said that it has the metadata.
+    pub(crate) fn is_offered_by(&self, key: PeerKey) -> bool {
+        self.helpers.iter().any(|helper| helper.key == key)
+    }
+
     /// A peer is gone.
     pub(crate) fn forget(&mut self, key: PeerKey) {
         self.helpers.retain(|helper| helper.key != key);

@@ -31,8 +31,6 @@ use crate::rate::Rate;
 use crate::shared::Shared;
 use crate::status::{PeerStatus, Phase, TorrentStatus};
 
-/// How long a peer may want nothing and have nothing before it makes room for others.
-const MAY_BE_IDLE: Duration = Duration::from_secs(120);
 /// A connection that lasted this long was worth having.
 const LONG_ENOUGH: Duration = Duration::from_secs(60);
 
@@ -211,17 +209,6 @@ impl Torrent {
             return Err(Refusal::Full);
         }
         Ok(())
-    }
-
-    /// A peer that could make room for another one: neither side wanted anything for long.
-    fn idle_peer(&self, now: Instant) -> Option<PeerKey> {
-        self.download.as_ref()?;
-        self.peers
-            .values()
-            .filter(|peer| !peer.interested && peer.offers == 0)
-            .filter(|peer| peer.since + MAY_BE_IDLE <= now)
-            .min_by_key(|peer| peer.down.total() + peer.up.total())
-            .map(|peer| peer.key)
     }
 
     pub(crate) fn handle_connected(
@@ -427,6 +414,7 @@ impl Torrent {
         self.tick_reuse(shared, now);
         self.tick_requests(shared, now);
         self.exchange_peers(shared, now);
+        self.look_beyond(shared, now);
     }
 
     pub(crate) fn handle_uploaded(&mut self, key: PeerKey, bytes: u64) {
