@@ -22,6 +22,7 @@ ROOMS = [
     "sha-lanes",
     "bittorrent-protocol",
     "bittorrent-engine",
+    "simulation",
     "bittorrent-store",
     "bittorrent-session",
     "nano-ledger",

@@ -10,7 +10,10 @@ use bittorrent_engine::{
 use bittorrent_protocol::PeerId;
 use bittorrent_protocol::wire::ExtendedHandshake;
 
-use crate::torrent::{BLOCK, Torrent};
+use simulation::{BLOCK, Torrent};
+
+use crate::node::Habits;
+use crate::world::World;
 
 fn addr(n: u16) -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 1], n))
@@ -30,7 +33,7 @@ impl Fixture {
             reason = "the virtual clock starts somewhere"
         )]
         let now = Instant::now();
-        let truth = Torrent::new(1, &[10 * BLOCK]);
+        let truth = Torrent::new(1, &[10 * BLOCK]).unwrap();
         let mut engine = Engine::new(config, [1; 32]);
         let torrent = engine.add_torrent(truth.hashes(), now);
         let content = truth.content(true, |block| block.piece().get() < has);
@@ -136,7 +139,7 @@ fn a_removed_torrent_gives_back_its_dials() {
     let mut f = Fixture::new(config, 0);
     f.add([1, 2]);
     assert_eq!(f.dials(), [1, 2]);
-    let truth = Torrent::new(1, &[BLOCK]);
+    let truth = Torrent::new(1, &[BLOCK]).unwrap();
     let other = f.engine.add_torrent(truth.hashes(), f.now);
     f.engine
         .add_candidates(other, &[addr(9)], Source::Static, f.now);
@@ -281,7 +284,7 @@ fn what_we_have_is_said_first_and_as_the_peer_understands_it() {
 #[test]
 fn interest_ends_when_nothing_is_to_be_asked_for_long() {
     // Without piece layers and without room for unproven pieces, nothing can be requested.
-    let truth = Torrent::new(1, &[10 * BLOCK]);
+    let truth = Torrent::new(1, &[10 * BLOCK]).unwrap();
     let config = Config {
         max_unproven_blocks: 0,
         ..Config::default()
@@ -405,4 +408,40 @@ fn lower_limits_close_the_connections_that_carry_least() {
     assert_eq!(f.engine.peers(f.torrent).len(), 2);
     assert!(closed(&mut f, 100, 100).is_empty());
     from_host(&mut f, [203, 0, 113, 9], 9).unwrap();
+}
+
+/// Three peers that lack everything take each other's every place before they hear of the seed.
+#[test]
+fn a_group_that_lacks_the_same_does_not_keep_to_itself() {
+    for from_magnet in [false, true] {
+        let truth = Torrent::new(4, &[40 * BLOCK]).unwrap();
+        let mut world = World::new(1);
+        let seed = world.add_seed(&truth, Habits::default());
+        let config = Config {
+            max_peers_per_torrent: 2,
+            ..Config::default()
+        };
+        let leeches: Vec<usize> = (0..3)
+            .map(|_| world.add(&truth, Habits::default(), config.clone()))
+            .collect();
+        for leech in &leeches {
+            if !from_magnet {
+                world.give_content(*leech, true, |_| false);
+            }
+            for other in leeches.iter().filter(|other| **other < *leech) {
+                world.introduce(*leech, *other);
+            }
+        }
+        world.run(Duration::from_secs(5), |_| false);
+        for leech in &leeches {
+            let node = &world.nodes[*leech];
+            assert_eq!(node.engine.peers(node.torrent).len(), 2);
+            world.introduce(*leech, seed);
+        }
+        let took = world.run_until_complete(&leeches, Duration::from_secs(600));
+        assert!(
+            took > Duration::from_secs(60),
+            "nobody was in the way: {took:?}"
+        );
+    }
 }

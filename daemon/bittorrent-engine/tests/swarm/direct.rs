@@ -13,7 +13,7 @@ use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::wire::ExtendedHandshake;
 use bittorrent_protocol::{BlockIndex, PeerId};
 
-use crate::torrent::{BLOCK, Torrent};
+use simulation::{BLOCK, Torrent};
 
 struct Direct {
     truth: Arc<Torrent>,
@@ -41,13 +41,13 @@ impl Direct {
             reason = "the virtual clock starts somewhere"
         )]
         let now = Instant::now();
-        let truth = Torrent::new(piece_blocks, &[blocks * BLOCK]);
+        let truth = Torrent::new(piece_blocks, &[blocks * BLOCK]).unwrap();
         let mut engine = Engine::new(config, [9; 32]);
         let torrent = engine.add_torrent(truth.hashes(), now);
         let mut content = truth.content(true, |block| {
             block.piece().get() == 0 && held.contains(&block.in_piece())
         });
-        let first = truth.piece(0);
+        let first = truth.layout.piece(0).unwrap();
         content.leaves.push(HeldLeaves {
             piece: first,
             leaves: truth
@@ -213,7 +213,11 @@ fn held_blocks_of_a_piece_that_stays_false_are_taken_back_before_they_are_writte
     assert_eq!(d.asked(liar).len(), 3, "what is held is not asked for");
     d.deliver_all(liar, true);
     // The held block may be the false one, and nobody can tell: the whole piece comes again.
-    let first = d.truth.layout.block(d.truth.piece(0), 0).unwrap();
+    let first = d
+        .truth
+        .layout
+        .block(d.truth.layout.piece(0).unwrap(), 0)
+        .unwrap();
     assert_eq!(d.revoked, [first]);
     assert_eq!(d.engine.status(d.torrent).unwrap().bytes_verified, 0);
     d.engine.handle_disconnected(liar, d.now);

@@ -4,7 +4,6 @@
 #![expect(clippy::needless_pass_by_value, reason = "a node owns its habits")]
 
 mod connections;
-mod curves;
 mod direct;
 mod download;
 mod exchange;
@@ -14,5 +13,4 @@ mod node;
 mod operations;
 mod random;
 mod reuse;
-mod torrent;
 mod world;

@@ -10,7 +10,7 @@ use bittorrent_engine::{
 };
 use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId, PieceIndex};
 
-use crate::torrent::Torrent;
+use simulation::Torrent;
 
 /// What a node does wrong, or differently.
 #[derive(Debug, Clone)]

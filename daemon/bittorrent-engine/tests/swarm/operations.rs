@@ -15,7 +15,7 @@ use bittorrent_protocol::wire::{ExtendedHandshake, OwnedMetadataMessage, Request
 use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
 use proptest::prelude::*;
 
-use crate::torrent::{BLOCK, Torrent};
+use simulation::{BLOCK, Torrent};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -501,7 +501,7 @@ proptest! {
         files in prop::collection::vec(1..30 * BLOCK, 1..3),
         with_layers in any::<bool>(),
     ) {
-        let mut fixture = Fixture::new(Torrent::new(piece_blocks, &files), with_layers);
+        let mut fixture = Fixture::new(Torrent::new(piece_blocks, &files).unwrap(), with_layers);
         for op in &ops {
             fixture.apply(op);
             fixture.drain();

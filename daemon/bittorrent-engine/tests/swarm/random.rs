@@ -7,8 +7,8 @@ use bittorrent_engine::Config;
 use proptest::prelude::*;
 
 use crate::node::{Answers, Habits};
-use crate::torrent::{BLOCK, Torrent};
 use crate::world::World;
+use simulation::{BLOCK, Torrent};
 
 fn answers() -> impl Strategy<Value = Answers> {
     prop_oneof![
@@ -82,7 +82,7 @@ proptest! {
         from_magnet in any::<bool>(),
     ) {
         prop_assume!(files.iter().any(|length| *length > 0));
-        let torrent = Torrent::new(piece_blocks, &files);
+        let torrent = Torrent::new(piece_blocks, &files).unwrap();
         let mut world = World::new(seed);
         world.strict = false;
         let honest = world.add_seed(&torrent, Habits { upload_rate: 2_000_000, ..Habits::default() });

@@ -17,7 +17,7 @@ use bittorrent_engine::{
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
 use crate::node::{Habits, Link, Node};
-use crate::torrent::Torrent;
+use simulation::Torrent;
 
 /// Something that happens to a node.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use bittorrent_protocol::{MerkleHash, PieceIndex};
 
 use super::{Happening, World};
 use crate::node::{Habits, Held, Node};
-use crate::torrent::Torrent;
+use simulation::Torrent;
 
 /// How long a look-up takes.
 const LOOKUP_TIME: Duration = Duration::from_millis(4);
