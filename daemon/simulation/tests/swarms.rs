@@ -66,7 +66,7 @@ fn one_liar_in_ten_changes_little() {
 
 #[test]
 fn every_random_world_finishes() {
-    for seed in 0..24 {
+    for seed in 0..10 {
         let mut world = World::new(Plan::random(seed)).unwrap();
         let outcome = world.run(MOST);
         assert_eq!(outcome.unfinished, 0, "world {seed}: {:#?}", world.stuck());
