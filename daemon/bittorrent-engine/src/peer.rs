@@ -13,9 +13,11 @@ use crate::exchange::Exchange;
 use crate::input::{Connected, Direction, Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::ChunkId;
+use crate::output::Command;
 use crate::pipeline::Pipeline;
 use crate::rate::Rate;
 use crate::senders::Sender;
+use crate::shared::Shared;
 
 /// Pieces a peer rejected lately.
 const MOST_REFUSED: usize = 64;
@@ -268,6 +270,22 @@ impl Peer {
         if self.leaf_failures >= MOST_LEAF_FAILURES {
             self.gives_leaves = GivesLeaves::No;
         }
+    }
+
+    /// Asks it for hashes.
+    pub(crate) fn request_hashes(
+        &mut self,
+        request: CheckedRequest,
+        purpose: HashPurpose,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        self.hash_waits.push(HashWait {
+            request,
+            purpose,
+            deadline: now + shared.config.hash_timeout,
+        });
+        shared.send(self.key, Command::HashRequest(request.request()));
     }
 
     /// Takes a hash request that was answered or rejected. `None` when there is none; `Some(None)`

@@ -6,12 +6,12 @@ use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault}
 use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
 
 use super::Torrent;
-use super::reuse::{known_above, piece_run};
+use super::reuse::piece_run;
 use crate::descent::{Descent, GROUP, LAYER, Stretch};
 use crate::keys::PeerKey;
-use crate::output::{Command, Output};
+use crate::output::Output;
 use crate::partial::Stage;
-use crate::peer::{HashPurpose, HashWait, Peer};
+use crate::peer::{HashPurpose, Peer};
 use crate::shared::Shared;
 
 impl Torrent {
@@ -25,16 +25,9 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), ProofFault> {
+        let nodes = self.proven_below(key, request, (first, pieces), hashes)?;
         let Some(download) = &mut self.download else {
             return Ok(());
-        };
-        let node = known_above(download, request, (first, pieces));
-        let nodes = match request.verify(hashes, |_, _| node) {
-            Ok(nodes) => nodes,
-            Err(fault) => {
-                self.leaves_not_learnt(key, first, pieces);
-                return Err(fault);
-            }
         };
         let low = merkle::piece_height(&download.layout, first);
         let run = piece_run(download, first, pieces);
@@ -131,12 +124,7 @@ impl Torrent {
                     stranded.push(*piece);
                     break;
                 };
-                peer.hash_waits.push(HashWait {
-                    request,
-                    purpose: HashPurpose::Below(*piece, stretch),
-                    deadline: now + shared.config.hash_timeout,
-                });
-                shared.send(peer.key, Command::HashRequest(request.request()));
+                peer.request_hashes(request, HashPurpose::Below(*piece, stretch), shared, now);
             }
             if !descent.has_wanted() {
                 asked.push(*piece);

@@ -10,7 +10,7 @@ use crate::input::{Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::Progress;
 use crate::leaves::{content_leaves, leaf_request};
-use crate::output::{Command, Output};
+use crate::output::Output;
 use crate::partial::Stage;
 use crate::peer::{HashPurpose, HashWait};
 use crate::shared::Shared;
@@ -52,12 +52,7 @@ impl Torrent {
                     continue;
                 };
                 if let Some((chunk, request)) = download.layers.ask(&download.layout, have, now) {
-                    peer.hash_waits.push(HashWait {
-                        request,
-                        purpose: HashPurpose::Chunk(chunk),
-                        deadline: now + shared.config.hash_timeout,
-                    });
-                    shared.send(peer.key, Command::HashRequest(request.request()));
+                    peer.request_hashes(request, HashPurpose::Chunk(chunk), shared, now);
                     asked = true;
                 }
             }
@@ -93,12 +88,7 @@ impl Torrent {
                 continue;
             };
             query.ask(peer.key);
-            peer.hash_waits.push(HashWait {
-                request,
-                purpose: HashPurpose::Leaves(*piece),
-                deadline: now + shared.config.hash_timeout,
-            });
-            shared.send(peer.key, Command::HashRequest(request.request()));
+            peer.request_hashes(request, HashPurpose::Leaves(*piece), shared, now);
         }
         for piece in hopeless {
             self.retry_solo(piece, shared);
@@ -238,19 +228,25 @@ impl Torrent {
 
     /// A hash request came to nothing: ask someone else, and this peer not so soon again.
     fn hashes_failed(&mut self, key: PeerKey, wait: &HashWait, now: Instant) {
+        // Not having leaves at hand says nothing about piece layers.
+        if let HashPurpose::Chunk(_) = wait.purpose
+            && let Some(peer) = self.peers.get_mut(&key)
+        {
+            peer.hashes_not_before = now + BACKOFF.saturating_mul(1 << peer.hash_failures.min(6));
+            peer.hash_failures += 1;
+        }
+        self.ask_others(key, wait);
+    }
+
+    /// A hash request will not be answered by this peer.
+    fn ask_others(&mut self, key: PeerKey, wait: &HashWait) {
         self.ask_hashes = true;
         match wait.purpose {
             HashPurpose::Chunk(id) => {
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.hashes_not_before =
-                        now + BACKOFF.saturating_mul(1 << peer.hash_failures.min(6));
-                    peer.hash_failures += 1;
-                }
                 if let Some(download) = &mut self.download {
                     download.layers.give_up(id, None);
                 }
             }
-            // Not having leaves at hand says nothing about piece layers.
             HashPurpose::Leaves(_) => self.leaves_refused(key, wait),
             HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
                 self.leaves_not_learnt(key, first, pieces);
@@ -277,19 +273,7 @@ impl Torrent {
             return;
         };
         for wait in std::mem::take(&mut peer.hash_waits) {
-            self.ask_hashes = true;
-            match wait.purpose {
-                HashPurpose::Chunk(id) => {
-                    if let Some(download) = &mut self.download {
-                        download.layers.give_up(id, None);
-                    }
-                }
-                HashPurpose::Leaves(_) => self.leaves_refused(key, &wait),
-                HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
-                    self.leaves_not_learnt(key, first, pieces);
-                }
-                HashPurpose::Below(piece, _) => self.descent_failed(piece),
-            }
+            self.ask_others(key, &wait);
         }
     }
 

@@ -14,9 +14,9 @@ use crate::download::Download;
 use crate::input::Link;
 use crate::keys::PeerKey;
 use crate::layers::piece_range;
-use crate::output::{Command, Output};
+use crate::output::Output;
 use crate::partial::{Stage, State};
-use crate::peer::{GivesLeaves, HashPurpose, HashWait};
+use crate::peer::{GivesLeaves, HashPurpose};
 use crate::reuse::Reuse;
 use crate::shared::Shared;
 
@@ -188,12 +188,7 @@ impl Torrent {
                 for piece in piece_run(download, first, pieces) {
                     download.begin_reuse(piece, Stage::Learning(peer.key));
                 }
-                peer.hash_waits.push(HashWait {
-                    request,
-                    purpose,
-                    deadline: now + shared.config.hash_timeout,
-                });
-                shared.send(peer.key, Command::HashRequest(request.request()));
+                peer.request_hashes(request, purpose, shared, now);
                 asked = true;
             }
         }
@@ -228,12 +223,7 @@ impl Torrent {
             match crate::leaves::leaf_request(&download.layout, *piece) {
                 Some(request) => {
                     partial.stage = Stage::Learning(key);
-                    peer.hash_waits.push(HashWait {
-                        request,
-                        purpose: HashPurpose::Reuse(*piece, 1),
-                        deadline: now + shared.config.hash_timeout,
-                    });
-                    shared.send(key, Command::HashRequest(request.request()));
+                    peer.request_hashes(request, HashPurpose::Reuse(*piece, 1), shared, now);
                 }
                 None => stranded.push(*piece),
             }
@@ -280,6 +270,23 @@ impl Torrent {
             .collect()
     }
 
+    /// What a peer gave of these pieces, as far as it leads to what is known of them.
+    pub(super) fn proven_below<'h>(
+        &mut self,
+        key: PeerKey,
+        request: &CheckedRequest,
+        (first, pieces): (PieceIndex, u32),
+        hashes: &'h [MerkleHash],
+    ) -> Result<&'h [MerkleHash], ProofFault> {
+        let download = self.download.as_ref();
+        let node = download.and_then(|download| known_above(download, request, (first, pieces)));
+        let proven = request.verify(hashes, |_, _| node);
+        if proven.is_err() {
+            self.leaves_not_learnt(key, first, pieces);
+        }
+        proven
+    }
+
     /// A peer gave the leaves of these pieces, or says so.
     pub(super) fn leaves_learnt(
         &mut self,
@@ -290,19 +297,12 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), ProofFault> {
+        let leaves = self.proven_below(key, request, (first, pieces), hashes)?;
         let Some(download) = &self.download else {
             return Ok(());
         };
         let run = piece_run(download, first, pieces);
         let low = merkle::piece_height(&download.layout, first);
-        let node = known_above(download, request, (first, pieces));
-        let leaves = match request.verify(hashes, |_, _| node) {
-            Ok(leaves) => leaves,
-            Err(fault) => {
-                self.leaves_not_learnt(key, first, pieces);
-                return Err(fault);
-            }
-        };
         let counts: Vec<usize> = run
             .iter()
             .map(|piece| download.layout.block_count(*piece) as usize)
@@ -446,7 +446,7 @@ fn may_begin(download: &Download, config: &Config, idle: bool) -> bool {
 }
 
 /// The node above the hashes of these pieces. Without uncles, it is all that a request is about.
-pub(super) fn known_above(
+fn known_above(
     download: &Download,
     request: &CheckedRequest,
     (first, pieces): (PieceIndex, u32),
