@@ -2,24 +2,13 @@
 # hangs is killed by the watchdog and comes back; the signing key is readable by nobody but the producer, and never logged; and what the
 # units forbid is forbidden.
 
-UNIT = "nano-snapshot-mirror.service"
 KEY = "/etc/nano-snapshot-mirror/producer.key"
-
-# Connects again and again for so many seconds; prints how often it was let in, and fails when it was refused once.
-CONNECT = """
-import socket, sys, time
-end, count = time.monotonic() + float(sys.argv[1]), 0
-while time.monotonic() < end:
-    socket.create_connection(("producer", 6881), timeout=20).close()
-    count += 1
-    time.sleep(0.02)
-print(count)
-"""
+CONFIG = "/etc/nano-snapshot-mirror/config.toml"
 
 start_all()
 dht.wait_for_unit("scenario-dht.service")
 producer.wait_for_unit(UNIT)
-producer.succeed("systemctl start nano-snapshot-mirror-producer.service")
+mirror.wait_for_unit(UNIT)
 
 
 def status(name):
@@ -39,20 +28,45 @@ with subtest("a connection starts the mirror"):
     client.succeed("exec 3<>/dev/tcp/producer/6881")
     producer.wait_for_unit(UNIT)
 
-with subtest("no connection is refused while it restarts"):
-    client.succeed(f"cat > /tmp/connect.py <<'END'\n{CONNECT}END")
-    client.succeed("systemd-run --unit=connecting --property=RemainAfterExit=yes $(command -v python3) /tmp/connect.py 6")
-    before = producer.succeed(f"systemctl show -P MainPID {UNIT}")
-    producer.succeed(f"systemctl restart {UNIT}", f"systemctl restart {UNIT}")
-    t.assertNotEqual(before, producer.succeed(f"systemctl show -P MainPID {UNIT}"))
-    client.wait_until_succeeds("systemctl show -P SubState connecting.service | grep exited")
-    log.info(client.succeed("journalctl -u connecting.service -o cat"))
-    client.succeed("systemctl show -P Result connecting.service | grep -x success")
+with subtest("a mirror holds a snapshot and is in the middle of the next"):
+    held = publish(producer)
+    mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {held}")
+    producer.succeed("tc qdisc add dev eth1 root tbf rate 4mbit burst 32k latency 400ms")
+    producer.succeed(f"cp --no-preserve=all /etc/scenario/after.ldb {LEDGER}")
+    newest = publish(producer)
+    mirror.wait_for_file(f"{DATA}/snapshots/{newest}")
 
-with subtest("a reload is taken without a restart"):
-    before = producer.succeed(f"systemctl show -P MainPID {UNIT}")
-    producer.succeed(f"systemctl reload {UNIT}")
-    t.assertEqual(before, producer.succeed(f"systemctl show -P MainPID {UNIT}"))
+with subtest("no connection is refused while it restarts"):
+    client.succeed(
+        "systemd-run --unit=knocking --property=RemainAfterExit=yes "
+        f"$(command -v python3) /etc/scenario/knock.py mirror 6881 {held} /tmp/enough"
+    )
+    for restarts in [1, 2, 3]:
+        before = mirror.succeed(f"systemctl show -P MainPID {UNIT}")
+        mirror.succeed(f"systemctl restart {UNIT}")
+        t.assertNotEqual(before, mirror.succeed(f"systemctl show -P MainPID {UNIT}"))
+        retry(lambda _: told(mirror, "resuming", newest) >= restarts, 30)
+        t.assertEqual(current(mirror), held)
+    mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {newest}")
+    t.assertEqual(digest(mirror), digest(producer))
+    client.succeed("touch /tmp/enough")
+    client.wait_until_succeeds("systemctl show -P SubState knocking.service | grep exited")
+    said = client.succeed("journalctl -u knocking.service -o cat | grep ^in=")
+    log.info(said.strip())
+    client.succeed("systemctl show -P Result knocking.service | grep -x success")
+    entered, answered, _ = [int(count) for count in re.findall("=([0-9]+)", said)]
+    # Who is let in while it goes down or comes up may be turned away, for milliseconds; everybody else is answered.
+    t.assertGreater(answered, 100)
+    t.assertGreater(answered, entered * 19 // 20)
+
+with subtest("a reload takes over what has changed, and refuses mistakes, without a restart"):
+    before = mirror.succeed(f"systemctl show -P MainPID {UNIT}")
+    mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"3s\"/' {CONFIG}", f"systemctl reload {UNIT}")
+    retry(lambda _: told(mirror, "now in effect: poll-interval"), 30)
+    mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"never\"/' {CONFIG}", f"systemctl reload {UNIT}")
+    retry(lambda _: told(mirror, "going on with the one before"), 30)
+    t.assertEqual(before, mirror.succeed(f"systemctl show -P MainPID {UNIT}"))
+    mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"2s\"/' {CONFIG}")
 
 with subtest("status and metrics are served, and only to this machine"):
     producer.succeed("curl --fail --silent http://127.0.0.1:9109/healthz")
