@@ -154,12 +154,12 @@ impl HttpClient {
             let mut request = Request::get(url.clone())
                 .header(header::USER_AGENT, &self.agent)
                 .body(Empty::new())
-                .map_err(|_| HttpError::Redirection(url.to_string()))?;
+                .map_err(|_| HttpError::Redirection(server(&url)))?;
             request.headers_mut().extend(headers.clone());
             let answer = timeout(ANSWER_TIMEOUT, self.client.request(request))
                 .await
                 .map_err(|_| HttpError::Slow)?
-                .map_err(|error| HttpError::Request(url.to_string(), error))?;
+                .map_err(|error| HttpError::Request(server(&url), error))?;
             let status = answer.status();
             if status.is_success() {
                 return Ok(answer);
@@ -170,9 +170,9 @@ impl HttpClient {
             };
             let location = String::from_utf8_lossy(location.as_bytes());
             url = follow(&url, &location)
-                .ok_or_else(|| HttpError::Redirection(location.into_owned()))?;
+                .ok_or_else(|| HttpError::Redirection(start_of(&location)))?;
         }
-        Err(HttpError::Redirection(url.to_string()))
+        Err(HttpError::Redirection(server(&url)))
     }
 
     /// Asks for a resource of at most so many bytes; says who answered, where that is known.
@@ -216,6 +216,41 @@ pub async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError>
     }
 }
 
+/// Which server a URL is at: the rest may be a secret.
+fn server(url: &Uri) -> String {
+    public(url, |path| path == "/")
+}
+
+/// As much of where we are sent as says what is wrong with it.
+fn start_of(location: &str) -> String {
+    match location.parse::<Uri>() {
+        Ok(url) if url.host().is_some() => server(&url),
+        _ => location.chars().take(16).collect(),
+    }
+}
+
+/// Stands for what is not shown of a URL.
+const HIDDEN: &str = "…(hidden)";
+
+/// A URL for logs and people: names, passwords and queries are often secrets, and so are paths but for
+/// those that `plain` knows.
+pub(crate) fn public(url: &Uri, plain: impl Fn(&str) -> bool) -> String {
+    let scheme = url.scheme_str().unwrap_or_default();
+    let host = url.host().unwrap_or_default();
+    let port = url.port_u16();
+    let port = port.map_or(String::new(), |port| format!(":{port}"));
+    let start = format!("{scheme}://{host}{port}");
+    let user = url
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'));
+    let secret = user || url.query().is_some();
+    match url.path() {
+        path if plain(path) && !secret => format!("{start}{path}"),
+        path if plain(path) => format!("{start}{path}{HIDDEN}"),
+        _ => format!("{start}/{HIDDEN}"),
+    }
+}
+
 /// Where a redirection leads. Never away from https, and to nothing but another server or
 /// another place on the same one.
 fn follow(from: &Uri, location: &str) -> Option<Uri> {
@@ -240,6 +275,25 @@ fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_secret_is_not_shown() {
+        let announce = |path: &str| matches!(path, "/" | "/announce");
+        for (url, shown) in [
+            ("http://a", "http://a/"),
+            ("https://a.b:8/announce", "https://a.b:8/announce"),
+            (
+                "udp://[2001:db8::1]:6/announce",
+                "udp://[2001:db8::1]:6/announce",
+            ),
+            ("http://a/0123abc/announce", "http://a/…(hidden)"),
+            ("http://a/announce?passkey=x", "http://a/announce…(hidden)"),
+            ("http://me:pw@a/", "http://a/…(hidden)"),
+            ("http://me:pw@a/x", "http://a/…(hidden)"),
+        ] {
+            assert_eq!(public(&url.parse().unwrap(), announce), shown, "{url}");
+        }
+    }
 
     #[test]
     fn redirections_lead_to_servers_and_not_out_of_tls() {

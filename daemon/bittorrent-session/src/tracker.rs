@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::handle::TorrentHandle;
-use crate::http::{HttpClient, HttpError};
+use crate::http::{HttpClient, HttpError, public};
 use crate::status::TorrentStatus;
 
 /// However often a tracker wants us, we do not come more often than this.
@@ -41,21 +41,20 @@ const WANTED_PEERS: u16 = 80;
 /// The longest answer over HTTP.
 const MOST_ANSWER: usize = 256 * 1024;
 
-/// Where a tracker is: `http:`, `https:` or `udp:`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Where a tracker is: `http:`, `https:` or `udp:`. Shown without what may be a passkey.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TrackerUrl(Uri);
 
 /// A text that is no tracker's URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no tracker URL: expected http://…, https://… or udp://HOST:PORT")]
-pub struct InvalidTrackerUrl(String);
+#[error("this is no tracker URL: expected http://…, https://… or udp://HOST:PORT")]
+pub struct InvalidTrackerUrl;
 
 impl FromStr for TrackerUrl {
     type Err = InvalidTrackerUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidTrackerUrl> {
-        let invalid = || InvalidTrackerUrl(text.to_owned());
-        let uri: Uri = text.parse().map_err(|_| invalid())?;
+        let uri: Uri = text.parse().map_err(|_| InvalidTrackerUrl)?;
         let usable = match uri.scheme_str() {
             Some("http" | "https") => true,
             Some("udp") => uri.port_u16().is_some_and(|port| port != 0),
@@ -65,14 +64,27 @@ impl FromStr for TrackerUrl {
         if usable && has_host {
             Ok(Self(uri))
         } else {
-            Err(invalid())
+            Err(InvalidTrackerUrl)
         }
+    }
+}
+
+impl TrackerUrl {
+    /// All of it, with what it may have of secrets.
+    pub fn reveal(&self) -> String {
+        self.0.to_string()
     }
 }
 
 impl fmt::Display for TrackerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&public(&self.0, |path| matches!(path, "/" | "/announce")))
+    }
+}
+
+impl fmt::Debug for TrackerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrackerUrl({self})")
     }
 }
 

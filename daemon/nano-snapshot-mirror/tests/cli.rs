@@ -128,6 +128,38 @@ fn the_configuration_is_checked_and_shown_with_its_places() {
 }
 
 #[test]
+fn what_may_be_secret_is_not_shown() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("config.toml");
+    let secrets = "[trackers]\nurls = [\"https://t.example/PASSKEY/announce\", \"udp://u.example:6/announce\"]\n\
+         [web-seeds]\nurls = [\"https://user:PASSWORD@w.example/dir/?TOKEN\"]\n\
+         [hooks]\nwebhook = \"http://h.example/HOOK?SECRET\"\n";
+    fs::write(&file, secrets).unwrap();
+    let about = |what: &str| {
+        let mut about = command();
+        run_command(about.arg(what).arg("--config").arg(&file))
+    };
+    let said = about("config").succeeded().stdout;
+    for shown in [
+        "urls = [\"https://t.example/…(hidden)\", \"udp://u.example:6/announce\"]",
+        "urls = [\"https://w.example/dir/…(hidden)\"]",
+        "webhook = \"http://h.example:80/…(hidden)\"",
+    ] {
+        assert!(said.contains(shown), "no {shown} in {said}");
+    }
+    // Nor is it in what is said of mistakes.
+    fs::write(&file, secrets.replace("://", ":/")).unwrap();
+    let wrong =
+        about("check-config").failed_with(2, &["trackers.urls", "web-seeds.urls", "hooks.webhook"]);
+    for secret in ["PASSKEY", "PASSWORD", "TOKEN", "HOOK", "SECRET"] {
+        assert!(
+            !said.contains(secret) && !wrong.stderr.contains(secret),
+            "{secret}"
+        );
+    }
+}
+
+#[test]
 fn keygen_makes_a_private_file_once() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("key");

@@ -7,14 +7,17 @@ use bittorrent_protocol::FileIndex;
 use bittorrent_protocol::metainfo::Info;
 use hyper::Uri;
 
+use crate::http::public;
+
 /// Where a web seed is: `http:` or `https:`, of a file or, with `/` at its end, of a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Shown without its query and whatever else may be a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct WebSeedUrl(Uri);
 
 /// A text that is no web seed's URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no web seed URL: expected http://HOST/PATH or https://HOST/PATH")]
-pub struct InvalidWebSeedUrl(String);
+#[error("this is no web seed URL: expected http://HOST/PATH or https://HOST/PATH")]
+pub struct InvalidWebSeedUrl;
 
 impl FromStr for WebSeedUrl {
     type Err = InvalidWebSeedUrl;
@@ -24,17 +27,28 @@ impl FromStr for WebSeedUrl {
         uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
             .filter(|uri| uri.host().is_some_and(|host| !host.is_empty()))
             .map(Self)
-            .ok_or_else(|| InvalidWebSeedUrl(text.to_owned()))
+            .ok_or(InvalidWebSeedUrl)
     }
 }
 
 impl fmt::Display for WebSeedUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&public(&self.0, |_| true))
+    }
+}
+
+impl fmt::Debug for WebSeedUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WebSeedUrl({self})")
     }
 }
 
 impl WebSeedUrl {
+    /// All of it, with what it may have of secrets.
+    pub fn reveal(&self) -> String {
+        self.0.to_string()
+    }
+
     /// Where it has this file (BEP 19): the URL itself where it names the file of a single-file
     /// torrent, else the torrent's name below it, and below that the path of the file.
     pub(super) fn of_file(&self, info: &Info, file: FileIndex) -> Option<Uri> {

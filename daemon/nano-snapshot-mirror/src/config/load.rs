@@ -247,6 +247,7 @@ fn check(said: &Dict, at: &str, layer: &Layer, table: &Table, mistakes: &mut Vec
         } else if let Some(key) = table.find(&path) {
             match (key.check)(value) {
                 Ok(()) => continue,
+                Err(error) if key.secret => format!("{path}: {error}"),
                 Err(error) => format!("{path} = {}: {error}", as_toml(value)),
             }
         } else if table.has_section(&path) {

@@ -5,20 +5,21 @@ use std::fmt::Write as _;
 use super::load::Loaded;
 use super::section::{Part as _, Shown};
 
-/// The configuration in effect as a file that says the same, with the place each value is from.
+/// The configuration in effect as a file that says the same, but for what may be a secret in URLs, with
+/// the place each value is from.
 pub(crate) fn effective(loaded: &Loaded) -> String {
     let mut shown = Vec::new();
     loaded.config.show("", &mut shown);
     let mut text = String::new();
     let mut section = "";
-    for Shown { path, value } in &shown {
+    for Shown { path, public, .. } in &shown {
         let (at, name) = path.rsplit_once('.').unwrap_or(("", path));
         // Writing to a String cannot fail.
         if at != section {
             let _ = writeln!(text, "\n[{at}]");
             section = at;
         }
-        let _ = match value {
+        let _ = match public {
             Some(value) => {
                 let said = format!("{name} = {value}");
                 writeln!(text, "{said:<40} # {}", loaded.place(path))

@@ -7,6 +7,9 @@ use figment::value::{Dict, Value};
 
 /// A type that the value of a key can have.
 pub(crate) trait KeyType: Clone + Sized + 'static {
+    /// Whether parts of a value may be a secret: then what is wrong is said without it.
+    const SECRET: bool = false;
+
     /// What to write, for a person: stands in the documentation and after "write".
     fn form() -> String;
 
@@ -20,6 +23,11 @@ pub(crate) trait KeyType: Clone + Sized + 'static {
 
     /// As it stands in a file; `None` for a value that is not set.
     fn show(&self) -> Option<String>;
+
+    /// The same for whoever looks on: without what may be a secret.
+    fn show_publicly(&self) -> Option<String> {
+        self.show()
+    }
 }
 
 /// When a change of a key takes effect.
@@ -44,6 +52,8 @@ pub(crate) struct Key {
     pub(crate) about: String,
     /// When a change takes effect.
     pub(crate) change: Change,
+    /// Whether parts of a value may be a secret.
+    pub(crate) secret: bool,
     /// Whether a value may stand there; the error as [`KeyType::parse`] says it.
     pub(crate) check: fn(&Value) -> Result<(), String>,
 }
@@ -78,6 +88,7 @@ impl Table {
             default: default.show(),
             about: trimmed(about),
             change,
+            secret: T::SECRET,
             check: |value| T::parse(value).map(drop),
         });
     }
@@ -118,6 +129,8 @@ pub(crate) struct Shown {
     pub(crate) path: String,
     /// As TOML; `None` when it is not set.
     pub(crate) value: Option<String>,
+    /// The same without what may be a secret.
+    pub(crate) public: Option<String>,
 }
 
 /// A section, or a table of sections.
@@ -252,6 +265,7 @@ macro_rules! section {
     (@show $change:ident $value:expr, $path:ident, $into:ident) => {
         $into.push($crate::config::section::Shown {
             value: $crate::config::section::KeyType::show($value),
+            public: $crate::config::section::KeyType::show_publicly($value),
             path: $path,
         });
     };

@@ -425,7 +425,7 @@ fn what_is_shown_is_read_again_as_the_same() {
     let mut said = String::new();
     let mut shown = Vec::new();
     Config::default().show("", &mut shown);
-    for Shown { path, value } in shown {
+    for Shown { path, value, .. } in shown {
         if let Some(value) = value {
             said.push_str(&format!("{path} = {value}\n"));
         }

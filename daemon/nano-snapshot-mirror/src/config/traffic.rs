@@ -1,4 +1,4 @@
-//! Values about traffic: rates, and URLs of trackers and web seeds.
+//! Values about traffic: rates, and URLs of trackers, web seeds and webhooks.
 
 use bittorrent_session::{TrackerUrl, WebSeedUrl};
 use figment::value::Value;
@@ -6,6 +6,7 @@ use figment::value::Value;
 use super::section::KeyType;
 use super::values::{quoted, whole, write};
 use crate::cli::values::size;
+use crate::hooks::Webhook;
 
 /// Bytes a second, or no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,34 +76,36 @@ impl KeyType for bool {
     }
 }
 
-impl KeyType for TrackerUrl {
-    fn form() -> String {
-        "a tracker, http://…, https://… or udp://HOST:PORT".to_owned()
-    }
+/// URLs, of which parts are often a secret: a passkey, a token, a password.
+macro_rules! url_types {
+    ($($Type:ty: $form:literal;)+) => { $(
+        impl KeyType for $Type {
+            const SECRET: bool = true;
 
-    fn parse(value: &Value) -> Result<Self, String> {
-        let text = value.as_str().ok_or_else(write::<Self>)?;
-        text.parse::<Self>().map_err(|error| error.to_string())
-    }
+            fn form() -> String {
+                $form.to_owned()
+            }
 
-    fn show(&self) -> Option<String> {
-        Some(quoted(&self.to_string()))
-    }
+            fn parse(value: &Value) -> Result<Self, String> {
+                let text = value.as_str().ok_or_else(write::<Self>)?;
+                text.parse::<Self>().map_err(|error| error.to_string())
+            }
+
+            fn show(&self) -> Option<String> {
+                Some(quoted(&self.reveal()))
+            }
+
+            fn show_publicly(&self) -> Option<String> {
+                Some(quoted(&self.to_string()))
+            }
+        }
+    )+ };
 }
 
-impl KeyType for WebSeedUrl {
-    fn form() -> String {
-        "a file server, http://… or https://…".to_owned()
-    }
-
-    fn parse(value: &Value) -> Result<Self, String> {
-        let text = value.as_str().ok_or_else(write::<Self>)?;
-        text.parse::<Self>().map_err(|error| error.to_string())
-    }
-
-    fn show(&self) -> Option<String> {
-        Some(quoted(&self.to_string()))
-    }
+url_types! {
+    TrackerUrl: "a tracker, http://…, https://… or udp://HOST:PORT";
+    WebSeedUrl: "a file server, http://… or https://…";
+    Webhook: "http://HOST[:PORT]/PATH";
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use snapshot_pointer::{Authority, Salt};
 use super::section::KeyType;
 use crate::cli::values::{duration, versions};
 use crate::cli::{HostPort, Place};
-use crate::hooks::Webhook;
 
 /// A value that a user gave or that is our default. A command that runs once gives way when
 /// somebody else, such as the mirror on the same machine, has the default port.
@@ -76,6 +75,8 @@ impl<T: KeyType> KeyType for Place<T> {
 
 /// `None` by default; nobody can write it.
 impl<T: KeyType> KeyType for Option<T> {
+    const SECRET: bool = T::SECRET;
+
     fn form() -> String {
         T::form()
     }
@@ -87,10 +88,16 @@ impl<T: KeyType> KeyType for Option<T> {
     fn show(&self) -> Option<String> {
         self.as_ref()?.show()
     }
+
+    fn show_publicly(&self) -> Option<String> {
+        self.as_ref()?.show_publicly()
+    }
 }
 
 /// In a variable or a flag, commas or spaces stand between several.
 impl<T: KeyType> KeyType for Vec<T> {
+    const SECRET: bool = T::SECRET;
+
     fn form() -> String {
         format!("a list, each {}", T::form())
     }
@@ -109,6 +116,11 @@ impl<T: KeyType> KeyType for Vec<T> {
 
     fn show(&self) -> Option<String> {
         let shown: Vec<String> = self.iter().filter_map(T::show).collect();
+        Some(format!("[{}]", shown.join(", ")))
+    }
+
+    fn show_publicly(&self) -> Option<String> {
+        let shown: Vec<String> = self.iter().filter_map(T::show_publicly).collect();
         Some(format!("[{}]", shown.join(", ")))
     }
 }
@@ -285,7 +297,6 @@ text_types! {
     HostPort: "HOST:PORT, such as seed.example.org:6881 or [2001:db8::1]:6881";
     InfoHashV2: "a v2 info-hash, 64 hexadecimal digits";
     Authority: "an Ed25519 public key, 64 hexadecimal digits";
-    Webhook: "http://HOST[:PORT]/PATH";
 }
 
 /// BEP 44 allows any bytes; a person writes text.

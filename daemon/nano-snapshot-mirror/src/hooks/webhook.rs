@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 const HEAD: u64 = 4096;
 
 /// Where to post.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Webhook {
     host: String,
     port: u16,
@@ -44,13 +44,29 @@ impl FromStr for Webhook {
     }
 }
 
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Webhook({self})")
+    }
+}
+
+/// Without the path, which is often the secret of who may post.
 impl fmt::Display for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host, self.port, self.path)
+        write!(f, "http://{}:{}/", self.host, self.port)?;
+        match &*self.path {
+            "/" => Ok(()),
+            _ => f.write_str("…(hidden)"),
+        }
     }
 }
 
 impl Webhook {
+    /// All of it.
+    pub(crate) fn reveal(&self) -> String {
+        format!("http://{}:{}{}", self.host, self.port, self.path)
+    }
+
     /// Posts once. Any answer but 2xx is an error.
     pub(super) async fn post(
         &self,
@@ -112,7 +128,10 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let parsed = |text: &str| text.parse::<Webhook>().map(|hook| hook.to_string());
+        let shown = |text: &str| text.parse::<Webhook>().unwrap().to_string();
+        assert_eq!(shown("http://a.b/c?d"), "http://a.b:80/…(hidden)");
+        assert_eq!(shown("http://a.b"), "http://a.b:80/");
+        let parsed = |text: &str| text.parse::<Webhook>().map(|hook| hook.reveal());
         assert_eq!(parsed("http://a.b/c?d").unwrap(), "http://a.b:80/c?d");
         assert_eq!(parsed("http://[::1]:8080").unwrap(), "http://[::1]:8080/");
         for wrong in [
