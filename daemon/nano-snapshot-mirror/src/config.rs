@@ -177,6 +177,9 @@ section! {
         live upload: Rate;
         /// What is received.
         live download: Rate;
+        /// What is sent in a calendar month (UTC), content alone. When a mirror has sent so much, it
+        /// sends nothing more before the next month; connections stay, and downloads go on.
+        live monthly_upload: Limit<Size> = Limit::Unlimited;
         /// Times, in UTC, at which other limits hold: the first window that is open counts. Without
         /// `days` it opens every day; where `to` is not behind `from`, it closes on the next day. With
         /// a limit of 0 nothing goes, and connections stay.

@@ -26,6 +26,7 @@ mod pause;
 mod pins;
 mod produce;
 mod progress;
+mod quota;
 mod reconcile;
 mod report;
 mod reuse;

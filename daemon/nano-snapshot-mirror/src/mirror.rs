@@ -9,7 +9,7 @@ mod streams;
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
@@ -18,7 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
-use crate::config::{Live, Size};
+use crate::clock::unix_seconds;
+use crate::config::{Limit, Live, Size};
 use crate::control::{self, Denied, Request, Requests};
 use crate::data_dir::{DataDir, StreamName};
 use crate::followed::Followed;
@@ -27,6 +28,7 @@ use crate::hooks::Hooks;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, PortTaken};
 use crate::pause::Paused;
+use crate::quota::Quota;
 use crate::progress::Display;
 use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::report::{Following, Phase, Reporter};
@@ -104,6 +106,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         paused: watch::Sender::default(),
         room: None,
         told_room: None,
+        quota: Quota::open(&data, unix_seconds(SystemTime::now())),
         scrubs: Scrubs::new(scrub::Settings::from(&config.scrub)),
     };
     let served = service.serve(signals).await;
@@ -165,6 +168,7 @@ struct Service<'a> {
     told_room: Option<(String, Instant)>,
     scrubs: Scrubs,
 }
+    quota: Quota,
 
 impl<'a> Service<'a> {
     /// Ends with everything but the reporter, to whom others still listen.
@@ -306,13 +310,25 @@ impl<'a> Service<'a> {
 
     /// Tells those who watch how it stands.
     fn report(&mut self, next_poll: Option<Instant>) {
-        let poll_interval = self.live.config().poll_interval.get();
+        let config = self.live.config();
+        let limit = match config.limits.monthly_upload {
+            Limit::Unlimited => None,
+            Limit::AtMost(size) => Some(size.get()),
+        };
+        let may_give = self.quota.take(
+            self.reporter.uploaded(),
+            limit,
+            unix_seconds(SystemTime::now()),
+        );
+        self.network.let_give(may_give);
+        let poll_interval = config.poll_interval.get();
         let following: Vec<Following<'_>> = self
             .streams
             .iter()
             .map(|followed| Following {
                 stream: &followed.stream,
                 desired: followed.desired,
+        self.quota.keep(unix_seconds(SystemTime::now()));
                 active: followed.active,
                 // A link that cannot be read ends the mirror when it acts on it.
                 current: self.data.current_of(&followed.stream.name).unwrap_or(None),
@@ -320,9 +336,9 @@ impl<'a> Service<'a> {
                 next_lookup: next_poll.map(|at| at.saturating_duration_since(Instant::now())),
             })
             .collect();
-        let (before, report) = self
-            .reporter
-            .publish(self.network, self.display, &following);
+        let (before, report) =
+            self.reporter
+                .publish(self.network, self.display, &following, self.quota.report());
         self.manager.status(&report.line());
         for happening in happenings::between(&before, &report) {
             happening.log();

@@ -69,6 +69,8 @@ pub(crate) struct Network {
     /// Those that are attended, by a running number.
     torrents: Arc<Mutex<BTreeMap<u64, TorrentHandle>>>,
     attended: AtomicU64,
+    /// Whether content may be given at all.
+    may_give: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
@@ -106,7 +108,13 @@ impl Network {
         if let Some(mapper) = port_mapper(&config, &session) {
             presences.spawn(mapper.run(stop.clone()));
         }
-        let (limits, until) = (Limits::of(&session, live), stop.clone());
+        let may_give = watch::Sender::new(true);
+        let limits = Limits {
+            session: session.handle(),
+            config: live.subscribe(),
+            may_give: may_give.subscribe(),
+        };
+        let until = stop.clone();
         presences.spawn(async move {
             tokio::select! {
                 () = until.cancelled() => {}
@@ -123,6 +131,7 @@ impl Network {
             presences,
             torrents: Arc::default(),
             attended: AtomicU64::new(0),
+            may_give,
             stop,
         })
     }
@@ -133,6 +142,12 @@ impl Network {
 
     pub(crate) fn dht(&self) -> &Arc<MainlineDht> {
         &self.dht
+    }
+
+    /// Lets content be given, or none.
+    pub(crate) fn let_give(&self, may_give: bool) {
+        self.may_give
+            .send_if_modified(|now| std::mem::replace(now, may_give) != may_give);
     }
 
     /// Makes us known in `swarms` and brings their peers to the torrent, until the guard is
@@ -243,7 +258,7 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
             max_peers_per_host: connections.max_peers_per_host,
             ..EngineConfig::default()
         },
-        rates: rates(config),
+        rates: rates(config, true),
         encryption: peer.encryption,
         peer_exchange: peer.pex,
         client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -261,13 +276,16 @@ fn port_mapper(config: &Config, session: &Session) -> Option<PortMapper> {
 }
 
 /// The limits that hold at this moment.
-fn rates(config: &Config) -> RateLimits {
+fn rates(config: &Config, may_give: bool) -> RateLimits {
     let limits = &config.limits;
     let now = unix_seconds(SystemTime::now());
     let window = limits.schedule.iter().find(|window| window.is_open(now));
     let (upload, download) = window.map_or((None, None), |w| (w.upload, w.download));
     RateLimits {
-        upload: upload.unwrap_or(limits.upload).get(),
+        upload: match may_give {
+            true => upload.unwrap_or(limits.upload).get(),
+            false => Some(0),
+        },
         download: download.unwrap_or(limits.download).get(),
     }
 }
@@ -289,16 +307,10 @@ const SCHEDULE_TICK: Duration = Duration::from_secs(15);
 struct Limits {
     session: SessionHandle,
     config: watch::Receiver<Arc<Config>>,
+    may_give: watch::Receiver<bool>,
 }
 
 impl Limits {
-    fn of(session: &Session, live: &Live) -> Self {
-        Self {
-            session: session.handle(),
-            config: live.subscribe(),
-        }
-    }
-
     async fn keep(mut self) {
         let (mut rates_now, mut connections_now) = (None, None);
         let mut clock = tokio::time::interval(SCHEDULE_TICK);
@@ -306,9 +318,11 @@ impl Limits {
             tokio::select! {
                 _ = clock.tick() => {}
                 Ok(()) = self.config.changed() => {}
+                Ok(()) = self.may_give.changed() => {}
             }
             let config = self.config.borrow_and_update().clone();
-            let (rates, connections) = (rates(&config), connections(&config));
+            let may_give = *self.may_give.borrow_and_update();
+            let (rates, connections) = (rates(&config, may_give), connections(&config));
             if rates_now.replace(rates) != Some(rates) {
                 self.session.set_rate_limits(rates).await;
             }

@@ -7,6 +7,7 @@
 mod notes;
 mod observer;
 mod rates;
+mod reach;
 mod reporter;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -40,6 +41,7 @@ pub(crate) struct Report {
     /// Everything in the session: seeded, or being fetched.
     pub(crate) torrents: Vec<TorrentReport>,
     pub(crate) transfer: Transfer,
+    pub(crate) month: Month,
     pub(crate) peers: Peers,
     pub(crate) dht: DhtReport,
     pub(crate) disk: Disk,
@@ -275,7 +277,7 @@ pub(crate) struct Transfer {
 }
 
 /// Connections, counted; a few seconds old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Peers {
     pub(crate) connections: usize,
     pub(crate) seeds: usize,
@@ -291,17 +293,50 @@ pub(crate) struct Peers {
     pub(crate) encrypted_handshake: usize,
     pub(crate) banned: u64,
     pub(crate) reachable: Reachable,
+    /// How that is known, for people.
+    pub(crate) reachable_because: String,
 }
 
 /// Whether peers elsewhere reach us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Reachable {
-    /// No peer from elsewhere has connected to us so far. That there was none to try looks the same.
+    /// Nothing shows it, one way or the other.
     #[default]
     Unknown,
-    /// A peer from elsewhere has connected to us.
+    /// A peer from elsewhere has connected to us within a day.
     Yes,
+    /// None did in hours among peers, or we listen on this machine only.
+    No,
+}
+
+impl Reachable {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Yes, Self::No, Self::Unknown];
+
+    /// As in the JSON.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Yes => "yes",
+            Self::No => "no",
+        }
+    }
+}
+
+/// What was given in this month, of what may be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Month {
+    /// In UTC, as `2026-11`.
+    pub(crate) month: String,
+    /// Content, in bytes.
+    pub(crate) uploaded: u64,
+    /// What may be given in a month; `null` without a limit.
+    pub(crate) limit: Option<u64>,
+    /// The limit is reached: nothing is given before the month ends.
+    pub(crate) paused: bool,
+    /// When the next month begins.
+    pub(crate) ends: u64,
 }
 
 /// The DHT node; a few seconds old.

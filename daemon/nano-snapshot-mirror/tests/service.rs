@@ -503,3 +503,47 @@ fn a_store_that_was_copied_is_read_again_and_not_fetched_again() {
     assert!(reopened.unwrap().0.is_sealed());
     seeder.stop().succeeded();
 }
+
+#[test]
+fn what_may_be_given_in_a_month_ends_and_begins_again() {
+    let world = World::new();
+    copy_ledger(BEFORE, &world.path("node.ldb"));
+    let snapshot = produce(&world);
+    let file = world.path("config.toml");
+    let limit = |limit: &str| {
+        let text = format!("poll-interval = \"1h\"\n[limits]\nmonthly-upload = \"{limit}\"\n");
+        fs::write(&file, text).unwrap();
+    };
+    limit("0");
+    let mut seeder = Running::start(&mut world.mirror_configured("producer", &file));
+    let report = || {
+        let mut status = common::command();
+        status.args(["status", "--json", "--data-dir"]);
+        let said = run_command(status.arg(world.path("producer")));
+        let mut said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+        said["mirror"].take()
+    };
+    seeder.until("the pause", || report()["month"]["paused"] == true);
+    let mut fetch = Running::start(world.mirror("node").arg("--once"));
+    fetch.until("a connection", || report()["peers"]["connections"].as_u64() > Some(0));
+    // For some seconds of the seeder's nothing goes.
+    let then = report()["now"].as_u64().unwrap();
+    fetch.until("time", || {
+        report()["now"].as_u64().is_some_and(|now| now > then + 2)
+    });
+    assert_eq!(report()["month"]["uploaded"], 0);
+    assert!(report()["ready"] == true, "that is no fault");
+
+    limit("unlimited");
+    seeder.signal(Signal::HUP);
+    fetch.end().succeeded();
+    assert_eq!(world.current("node"), Some(snapshot));
+    let said = seeder.stop().succeeded();
+    for part in ["monthly-upload is reached", "giving again"] {
+        assert!(said.stderr.contains(part), "no {part} in {}", said.stderr);
+    }
+    let kept = fs::read_to_string(world.path("producer/given-this-month.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    let length = world.path("node.ldb").metadata().unwrap().len();
+    assert!(kept["given"].as_u64().unwrap() >= length, "{kept}");
+}

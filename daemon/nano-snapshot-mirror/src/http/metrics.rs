@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::report::{Phase, Report, Standing, TorrentReport, TorrentState};
+use crate::report::{Phase, Reachable, Report, Standing, TorrentReport, TorrentState};
 
 /// What a mirror is called where the swarm's metrics tell services apart.
 const SERVICE: &str = "mirror";
@@ -183,6 +183,31 @@ fn ours(report: &Report, page: &mut Page) {
     ] {
         by_encryption.value(&[("encryption", encryption)], count);
     }
+    let mut reachable = page.gauge(
+        "nano_snapshot_mirror_reachable",
+        "1 for what is known of whether peers elsewhere reach this mirror, 0 for the rest.",
+    );
+    for one in Reachable::ALL {
+        reachable.value(&[("known", one.name())], u8::from(one == peers.reachable));
+    }
+    let month = &report.month;
+    page.gauge(
+        "nano_snapshot_mirror_month_uploaded_bytes",
+        "Content given in this calendar month, UTC, over all runs.",
+    )
+    .value(&[], month.uploaded);
+    let mut limit = page.gauge(
+        "nano_snapshot_mirror_month_upload_limit_bytes",
+        "What may be given in a calendar month, where that is limited.",
+    );
+    if let Some(bytes) = month.limit {
+        limit.value(&[], bytes);
+    }
+    page.gauge(
+        "nano_snapshot_mirror_uploads_paused",
+        "Whether nothing is given before the month ends (1).",
+    )
+    .value(&[], u8::from(month.paused));
     page.gauge(
         "nano_snapshot_mirror_banned",
         "Addresses banned for what they sent.",
@@ -379,24 +404,61 @@ mod tests {
             .collect()
     }
 
+    /// The queries of the seven panels of nano-snapshot-swarm's dashboard
+    /// (`observability/nano-snapshot-swarm-dashboard.json`, version 8), word for word.
+    const PANELS: [(&str, &[&str]); 7] = [
+        ("Producer ready", &["nano_snapshot_ready"]),
+        ("DHT sequence", &["nano_snapshot_dht_sequence"]),
+        ("Snapshot size", &["nano_snapshot_size_bytes"]),
+        ("DHT nodes", &["nano_snapshot_swarm_dht_nodes"]),
+        (
+            "BitTorrent transfer rate",
+            &[
+                "rate(nano_snapshot_bytes_uploaded_total[5m])",
+                "rate(nano_snapshot_bytes_downloaded_total[5m])",
+            ],
+        ),
+        (
+            "Current swarm health",
+            &[
+                "nano_snapshot_swarm_peers{role=\"leecher\"}",
+                "nano_snapshot_swarm_peers{role=\"seeder\"}",
+                "nano_snapshot_swarm_connections",
+            ],
+        ),
+        (
+            "Active snapshot generation",
+            &["nano_snapshot_generation_info"],
+        ),
+    ];
+
+    /// How many series a query of that kind selects.
+    fn selected(query: &str, text: &str) -> usize {
+        let rate = query.strip_prefix("rate(");
+        let selector = rate.map_or(query, |inner| inner.strip_suffix("[5m])").unwrap());
+        let (name, labels) = selector.split_once('{').unwrap_or((selector, ""));
+        let labels = labels.trim_end_matches('}');
+        if rate.is_some() {
+            assert!(text.contains(&format!("# TYPE {name} counter")), "{name}");
+        }
+        let has = |one: &&&str| {
+            let (found, with) = one.split_once('{').unwrap_or((one, ""));
+            found == name && with.contains(labels)
+        };
+        series(text).iter().filter(has).count()
+    }
+
     #[test]
     fn the_swarms_dashboard_finds_its_series() {
-        // What its seven panels ask for.
         let text = render(&report());
-        let series = series(&text);
-        for wanted in [
-            "nano_snapshot_ready",
-            "nano_snapshot_dht_sequence{service=\"mirror\"}",
-            "nano_snapshot_size_bytes{service=\"mirror\"}",
-            "nano_snapshot_swarm_dht_nodes",
-            "nano_snapshot_bytes_uploaded_total",
-            "nano_snapshot_bytes_downloaded_total",
-            "nano_snapshot_swarm_peers{role=\"leecher\"}",
-            "nano_snapshot_swarm_peers{role=\"seeder\"}",
-            "nano_snapshot_swarm_connections",
-        ] {
-            assert!(series.contains(&wanted), "no {wanted} in {text}");
+        for (panel, queries) in PANELS {
+            for query in queries {
+                // Each draws one number or one line.
+                assert_eq!(selected(query, &text), 1, "{panel}: {query} in {text}");
+            }
         }
+        assert_eq!(selected("nano_snapshot_swarm_peers{role=\"x\"}", &text), 0);
+        let series = series(&text);
         let info = series
             .iter()
             .find(|name| name.starts_with("nano_snapshot_generation_info{"))

@@ -9,8 +9,7 @@ use bittorrent_session::MapCell;
 
 use crate::progress::percent;
 use crate::report::{
-    AuthorityReport, PeerReport, Rates, Reachable, Report, StreamReport, TorrentReport,
-    TorrentState,
+    AuthorityReport, PeerReport, Rates, Report, StreamReport, TorrentReport, TorrentState,
 };
 use crate::text::{Bytes, Time};
 
@@ -401,25 +400,43 @@ fn chart(report: &Report, rates: &Rates, out: &mut String) {
     out.push_str("</svg>");
     let _ = write!(
         out,
-        "<p class=\"dim\">since the start: {} down, {} up, {} reused, {} in vain</p></section>",
+        "<p class=\"dim\">since the start: {} down, {} up, {} reused, {} in vain</p>",
         Bytes(transfer.downloaded),
         Bytes(transfer.uploaded),
         Bytes(transfer.reused),
         Bytes(transfer.wasted)
     );
+    let month = &report.month;
+    if let Some(limit) = month.limit {
+        let end = if month.paused {
+            "; nothing more before the next month"
+        } else {
+            ""
+        };
+        let _ = write!(
+            out,
+            "<p class=\"dim\">{}: {} of {} given{end}</p>",
+            month.month,
+            Bytes(month.uploaded),
+            Bytes(limit)
+        );
+    }
+    out.push_str("</section>");
 }
 
 fn draw_peers(report: &Report, peers: &[PeerReport], out: &mut String) {
     let counts = &report.peers;
-    let reachable = match counts.reachable {
-        Reachable::Yes => "yes: peers from elsewhere have connected",
-        Reachable::Unknown => "unknown: no peer from elsewhere has connected yet",
-    };
+    let reachable = counts.reachable.name();
     let _ = write!(
         out,
         "<section class=\"wide\"><h2>Peers</h2><dl><dt>connections<dd>{} ({} seeds, {} incoming, {} banned)\
-         <dt>reachable<dd>{reachable}<dt>DHT nodes<dd>{}</dl>",
-        counts.connections, counts.seeds, counts.incoming, counts.banned, report.dht.nodes
+         <dt>reachable<dd>{reachable}: {}<dt>DHT nodes<dd>{}</dl>",
+        counts.connections,
+        counts.seeds,
+        counts.incoming,
+        counts.banned,
+        Escaped(&counts.reachable_because),
+        report.dht.nodes
     );
     let mut shown: Vec<&PeerReport> = peers.iter().collect();
     shown.sort_by_key(|peer| std::cmp::Reverse(peer.down_rate + peer.up_rate));

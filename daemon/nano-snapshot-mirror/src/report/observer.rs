@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bittorrent_session::{Direction, Encryption, Link, Peer, TorrentHandle};
 use snapshot_pointer::MainlineDht;
@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{DhtReport, PeerReport, Peers, Reachable};
+use super::reach::{Home, Reach, Seen};
+use super::{DhtReport, PeerReport, Peers};
 use crate::watchdog::Pulse;
 
 /// Time between two rounds of questions.
@@ -43,10 +44,12 @@ pub(super) async fn observe(
     told: watch::Sender<Observed>,
     stop: CancellationToken,
     dht_lives: Pulse,
+    home: Home,
 ) {
     let mut clock = interval(EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut observed = Observed::default();
+    let mut reach = Reach::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -58,7 +61,12 @@ pub(super) async fn observe(
             }
             ask_disk(&dir, &mut observed).await;
             let torrents = torrents.borrow().clone();
-            ask_torrents(&torrents, &mut observed).await;
+            let seen = ask_torrents(&torrents, &mut observed).await;
+            let announced = observed.dht.running && observed.dht.nodes > 0;
+            let now = Instant::now();
+            reach.look(now, Seen { announced, ..seen });
+            let verdict = reach.verdict(now, home, observed.dht.public_address.as_deref());
+            (observed.peers.reachable, observed.peers.reachable_because) = verdict;
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -97,18 +105,19 @@ async fn ask_disk(dir: &std::path::Path, observed: &mut Observed) {
     }
 }
 
-async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) {
-    let reachable = observed.peers.reachable;
-    observed.peers = Peers {
-        reachable,
-        ..Peers::default()
-    };
+async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) -> Seen {
+    let mut seen = Seen::default();
+    observed.peers = Peers::default();
     observed.listed.clear();
     for torrent in torrents {
         let snapshot = torrent.id().v2.to_string();
         let peers = timeout(PATIENCE, torrent.peers()).await;
         for peer in peers.unwrap_or_default() {
             count(&peer, &mut observed.peers);
+            if !peer.status.local {
+                seen.came |= peer.status.direction == Direction::Incoming;
+                seen.met |= peer.status.direction == Direction::Outgoing;
+            }
             if observed.listed.len() < MAX_LISTED {
                 observed.listed.push(listed(&snapshot, peer));
             }
@@ -116,6 +125,7 @@ async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) {
         let banned = &mut observed.peers.banned;
         *banned = banned.saturating_add(torrent.status().banned);
     }
+    seen
 }
 
 fn count(peer: &Peer, peers: &mut Peers) {
@@ -131,9 +141,6 @@ fn count(peer: &Peer, peers: &mut Peers) {
     peers.incoming += usize::from(incoming);
     peers.v1 += usize::from(peer.link == Link::V1);
     peers.local += usize::from(peer.local);
-    if incoming && !peer.local {
-        peers.reachable = Reachable::Yes;
-    }
 }
 
 fn listed(snapshot: &str, peer: Peer) -> PeerReport {

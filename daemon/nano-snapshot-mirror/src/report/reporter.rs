@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::notes::{AuthorityNotes, Notes};
 use super::observer::{Observed, observe};
+use super::reach::Home;
 use super::{
-    Addresses, Disk, PeerReport, Phase, Problem, Rates, Report, Standing, StreamReport,
+    Addresses, Disk, Month, PeerReport, Phase, Problem, Rates, Report, Standing, StreamReport,
     TorrentReport, TorrentState, Transfer, Work,
 };
 use crate::clock::unix_seconds;
@@ -131,6 +132,11 @@ impl Reporter {
         let (torrents, handles) = watch::channel(Vec::new());
         let (told, observed) = watch::channel(Observed::default());
         let dht = network.dht().clone();
+        let listen = network.session().local_addrs();
+        let home = Home {
+            port: network.session().announce_port(),
+            only_here: listen.iter().all(|addr| addr.ip().is_loopback()),
+        };
         let observer = observe(
             dht,
             data_dir.clone(),
@@ -138,6 +144,7 @@ impl Reporter {
             told,
             stop.clone(),
             dht_lives,
+            home,
         );
         let first = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -151,6 +158,7 @@ impl Reporter {
             streams: Vec::new(),
             torrents: Vec::new(),
             transfer: Transfer::default(),
+            month: Month::default(),
             peers: super::Peers::default(),
             dht: super::DhtReport::default(),
             disk: Disk::default(),
@@ -227,12 +235,18 @@ impl Reporter {
         notes.heard(poll, now, &mut self.refusals);
     }
 
+    /// Content given since the process started, in bytes; it never falls.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.transfer.uploaded
+    }
+
     /// Makes a report and hands it to whoever watches. Gives back the one before, and this.
     pub(crate) fn publish(
         &mut self,
         network: &Network,
         display: &Display,
         following: &[Following<'_>],
+        month: Month,
     ) -> (Arc<Report>, Arc<Report>) {
         let now = SystemTime::now();
         let handles = network.torrents();
@@ -280,6 +294,7 @@ impl Reporter {
             streams,
             torrents,
             transfer: self.transfer,
+            month,
             peers: observed.peers,
             dht: observed.dht,
             disk: Disk {

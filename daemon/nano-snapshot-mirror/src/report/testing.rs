@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Addresses, AuthorityReport, DhtReport, Disk, Peers, Phase, Problem, Refused, Report, Standing,
-    StreamReport, TorrentReport, TorrentState, Transfer, Work,
+    Addresses, AuthorityReport, DhtReport, Disk, Month, Peers, Phase, Problem, Reachable, Refused,
+    Report, Standing, StreamReport, TorrentReport, TorrentState, Transfer, Work,
 };
 
 /// The snapshot that is seeded.
@@ -103,10 +103,19 @@ pub(crate) fn report() -> Report {
             down_rate: 200,
             up_rate: 100,
         },
+        month: Month {
+            month: "2026-11".to_owned(),
+            uploaded: 10_000,
+            limit: Some(10_000),
+            paused: true,
+            ends: 2000,
+        },
         peers: Peers {
             connections: 6,
             seeds: 2,
             incoming: 1,
+            reachable: Reachable::Yes,
+            reachable_because: "a peer from elsewhere is connected to us".to_owned(),
             ..Peers::default()
         },
         dht: DhtReport {

@@ -30,6 +30,9 @@ impl Report {
                 let _ = write!(line, ", {} seq {seq}", stream.name);
             }
         }
+        if self.month.paused {
+            line.push_str(", uploads paused to the end of the month");
+        }
         for problem in &self.problems {
             let _ = write!(line, "; {}", problem.code);
         }
@@ -83,15 +86,30 @@ impl Report {
             Bytes(transfer.reused),
             Bytes(transfer.wasted),
         );
+        if let Some(limit) = self.month.limit {
+            let month = &self.month;
+            let (given, limit) = (Bytes(month.uploaded), Bytes(limit));
+            let _ = writeln!(
+                text,
+                "month {}: {given} of {limit} given{}",
+                month.month,
+                if month.paused {
+                    "; nothing more before the next month (limits.monthly-upload)"
+                } else {
+                    ""
+                }
+            );
+        }
         let peers = &self.peers;
-        let reachable = match peers.reachable {
-            super::Reachable::Yes => "yes, peers from elsewhere have connected",
-            super::Reachable::Unknown => "unknown, no peer from elsewhere has connected yet",
-        };
         let _ = writeln!(
             text,
-            "peers: {} ({} seeds, {} incoming, {} banned); reachable: {reachable}",
-            peers.connections, peers.seeds, peers.incoming, peers.banned
+            "peers: {} ({} seeds, {} incoming, {} banned); reachable: {}, {}",
+            peers.connections,
+            peers.seeds,
+            peers.incoming,
+            peers.banned,
+            peers.reachable.name(),
+            peers.reachable_because
         );
         let _ = writeln!(
             text,
@@ -220,7 +238,8 @@ mod tests {
     fn one_line_for_the_service_manager() {
         assert_eq!(
             report().line(),
-            "fetching 25 %, 6 peers, 200 B/s down, 100 B/s up, daily seq 7; dht-silent"
+            "fetching 25 %, 6 peers, 200 B/s down, 100 B/s up, daily seq 7, \
+             uploads paused to the end of the month; dht-silent"
         );
     }
 
@@ -237,6 +256,8 @@ mod tests {
             "refused seq 3 is below 7, which was seen before (2 times",
             "25 %, 500 B reused, 500 B fetched, 0 B to fetch, 30.0 s left",
             "42 nodes",
+            "month 2026-11: 9.77 KiB of 9.77 KiB given; nothing more before",
+            "reachable: yes, a peer from elsewhere is connected",
             "5.00 GiB free of 10.0 GiB",
         ] {
             assert!(text.contains(part), "no {part} in {text}");

@@ -1,0 +1,186 @@
+//! Whether peers elsewhere reach us, and how that is known.
+//!
+//! Only a connection that came shows that one can. That none came shows nothing where there was nobody to
+//! try: it counts from the moments in which we were announced and had connections to peers elsewhere,
+//! whose clients try those they hear of.
+
+use std::time::{Duration, Instant};
+
+use super::Reachable;
+use crate::text::Time;
+
+/// For so long a connection that came shows that others can come.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
+/// So long among peers without any of them coming shows that they cannot.
+const PATIENCE: Duration = Duration::from_secs(2 * 3600);
+
+/// Where we listen for peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Home {
+    /// What others are told.
+    pub(super) port: u16,
+    /// On this machine alone.
+    pub(super) only_here: bool,
+}
+
+/// What one look showed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// A peer from elsewhere had connected to us.
+    pub(super) came: bool,
+    /// We had connected to a peer elsewhere.
+    pub(super) met: bool,
+    /// Others could know of us.
+    pub(super) announced: bool,
+}
+
+/// What all looks showed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reach {
+    /// When a peer from elsewhere was last there.
+    came: Option<Instant>,
+    /// How long, since then, peers elsewhere were met while we were announced.
+    among_peers: Duration,
+    looked: Option<Instant>,
+}
+
+impl Reach {
+    /// Takes one look.
+    pub(super) fn look(&mut self, now: Instant, seen: Seen) {
+        let before = self.looked.replace(now).unwrap_or(now);
+        if seen.came {
+            self.came = Some(now);
+            self.among_peers = Duration::ZERO;
+        } else if seen.met && seen.announced {
+            self.among_peers += now.saturating_duration_since(before);
+        }
+    }
+
+    /// What that comes to, with the reason for a person.
+    pub(super) fn verdict(
+        &self,
+        now: Instant,
+        home: Home,
+        public_address: Option<&str>,
+    ) -> (Reachable, String) {
+        let since = self.came.map(|came| now.saturating_duration_since(came));
+        if let Some(since) = since.filter(|since| *since <= REMEMBERED) {
+            let text = match since.as_secs() {
+                0..5 => "a peer from elsewhere is connected to us".to_owned(),
+                _ => format!(
+                    "a peer from elsewhere was connected to us {} ago",
+                    Time(since)
+                ),
+            };
+            return (Reachable::Yes, text);
+        }
+        if home.only_here {
+            let text = "peers are accepted from this machine only, see peer.listen";
+            return (Reachable::No, text.to_owned());
+        }
+        let among = Time(self.among_peers);
+        if self.among_peers >= PATIENCE {
+            let mut text = format!(
+                "in {among} with connections to peers elsewhere none of them came: let TCP port {} \
+                 in, and have the router forward it",
+                home.port
+            );
+            if let Some(address) = public_address {
+                text.push_str(&format!("; the DHT sees us at {address}"));
+            }
+            return (Reachable::No, text);
+        }
+        let text = if self.among_peers.is_zero() {
+            "no peer elsewhere was met yet".to_owned()
+        } else {
+            format!(
+                "none came in {among} with connections to peers elsewhere, which says something after {}",
+                Time(PATIENCE)
+            )
+        };
+        (Reachable::Unknown, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: Home = Home {
+        port: 6881,
+        only_here: false,
+    };
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Looks once a minute from the first minute to before the last.
+    fn looks(reach: &mut Reach, start: Instant, minutes: std::ops::Range<u32>, seen: Seen) {
+        for minute in minutes {
+            reach.look(start + MINUTE * minute, seen);
+        }
+    }
+
+    #[test]
+    fn only_what_came_shows_that_it_can() {
+        let start = Instant::now();
+        let at = |minute| start + MINUTE * minute;
+        let says = |reach: &Reach, minute| reach.verdict(at(minute), HOME, Some("192.0.2.1:6882"));
+        let alone = Seen {
+            announced: true,
+            ..Seen::default()
+        };
+        let met = Seen { met: true, ..alone };
+        let came = Seen { came: true, ..met };
+        let mut reach = Reach::default();
+
+        // Nobody there, for however long, says nothing; nor does company while nobody knows of us.
+        looks(&mut reach, start, 0..300, alone);
+        looks(
+            &mut reach,
+            start,
+            300..600,
+            Seen {
+                announced: false,
+                ..met
+            },
+        );
+        let (reachable, why) = says(&reach, 600);
+        assert_eq!(reachable, Reachable::Unknown);
+        assert!(why.contains("no peer elsewhere was met"), "{why}");
+
+        looks(&mut reach, start, 600..700, met);
+        let (reachable, why) = says(&reach, 700);
+        assert_eq!(reachable, Reachable::Unknown);
+        assert!(why.contains("in 1 h 40 min"), "{why}");
+
+        looks(&mut reach, start, 700..721, met);
+        let (reachable, why) = says(&reach, 721);
+        assert_eq!(reachable, Reachable::No);
+        for part in ["port 6881", "192.0.2.1:6882", "2 h 1 min"] {
+            assert!(why.contains(part), "{why}");
+        }
+
+        looks(&mut reach, start, 721..722, came);
+        assert_eq!(says(&reach, 721).0, Reachable::Yes);
+        assert!(says(&reach, 724).1.contains("3 min 0 s ago"));
+        assert_eq!(says(&reach, 721 + 24 * 60).0, Reachable::Yes);
+
+        // A day later that is worth nothing, and company begins to count anew.
+        let later = 722 + 24 * 60;
+        assert_eq!(says(&reach, later).0, Reachable::Unknown);
+        looks(&mut reach, start, later..later + 1, alone);
+        looks(&mut reach, start, later + 1..later + 122, met);
+        assert_eq!(says(&reach, later + 122).0, Reachable::No);
+    }
+
+    #[test]
+    fn who_listens_here_only_is_not_reached() {
+        let home = Home {
+            only_here: true,
+            ..HOME
+        };
+        let (reachable, why) = Reach::default().verdict(Instant::now(), home, None);
+        assert_eq!(reachable, Reachable::No);
+        assert!(why.contains("peer.listen"), "{why}");
+    }
+}
