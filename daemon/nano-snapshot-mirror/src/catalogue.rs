@@ -130,7 +130,7 @@ pub(crate) fn take_up(dir: &Path) -> Result<TorrentStore> {
     let (store, recovery) = TorrentStore::open(dir, io()).with_context(|| cannot_open(dir))?;
     if recovery.claims_lost {
         warn!(dir = %dir.display(), "the record of what is good is lost: all has to be read again");
-        write_atomically(&unread(dir), b"")?;
+        note_unread(dir)?;
     } else if recovery.blocks_rehashed > 0 || recovery.blocks_dropped > 0 {
         info!(
             dir = %dir.display(), rehashed = recovery.blocks_rehashed,
@@ -138,6 +138,11 @@ pub(crate) fn take_up(dir: &Path) -> Result<TorrentStore> {
         );
     }
     Ok(store)
+}
+
+/// Everything in `dir` has to be read, and compared with its hashes.
+pub(crate) fn note_unread(dir: &Path) -> Result<()> {
+    write_atomically(&unread(dir), b"")
 }
 
 /// Whether everything in `dir` has to be read again before anything of it is fetched.
@@ -225,19 +230,23 @@ pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
 /// decides where these say nothing: what calls itself a ledger has to be one. `None` for
 /// directories and for everything else that is mirrored without being understood.
 pub(crate) fn content(dir: &Path, info: &Info) -> Option<(Layout, PathBuf)> {
-    if !info.is_single_file() {
-        return None;
-    }
-    // The components of a file's path are safe names by construction.
-    let path = dir
-        .join("content")
-        .join(info.files().first()?.path().first()?);
+    let path = only_file(dir, info)?;
     let layout = if info.name().ends_with(".ldb") {
         Layout::Plain
     } else {
         Layout::of_start(&start_of(&path)?)?
     };
     Some((layout, path))
+}
+
+/// Where the file of a snapshot is that consists of one.
+pub(crate) fn only_file(dir: &Path, info: &Info) -> Option<PathBuf> {
+    if !info.is_single_file() {
+        return None;
+    }
+    // The components of a file's path are safe names by construction.
+    let file = info.files().first()?.path().first()?;
+    Some(dir.join("content").join(file))
 }
 
 /// The first bytes of a file, as many as tell layouts apart.

@@ -16,6 +16,7 @@ mod http;
 mod inspect;
 mod install;
 mod key_file;
+mod left_behind;
 mod ledger_policy;
 mod ledger_record;
 mod logging;

@@ -19,6 +19,7 @@ use tracing::{debug, info};
 use crate::catalogue::{self, Entry, Generation};
 use crate::data_dir::{DataDir, DirLock};
 use crate::ledger_policy::LedgerPolicy;
+use crate::left_behind;
 use crate::network::Network;
 use crate::pause::{Paused, Pauses};
 use crate::progress::Display;
@@ -321,7 +322,9 @@ impl Fetch<'_> {
             let Some(info) = self.ask_for_metadata(&handle).await? else {
                 return Ok(None);
             };
-            let store = self.lay_out(info, dir, reuse).await?;
+            let Some(store) = self.lay_out(info, dir, reuse).await? else {
+                return Ok(None);
+            };
             let sources = reuse.sources().clone();
             handle.attach_reusing(store.clone(), sources).await?;
             anyhow::Ok(Some((store, searching)))
@@ -370,20 +373,28 @@ impl Fetch<'_> {
         Ok(Some(info))
     }
 
-    /// Makes room for the content.
+    /// Makes room for the content, and takes it from what another program left where it can; `None`
+    /// when asked to stop.
     async fn lay_out(
         &self,
         info: Arc<Info>,
         dir: &Path,
         reuse: &Reuse,
-    ) -> Result<Arc<TorrentStore>> {
+    ) -> Result<Option<Arc<TorrentStore>>> {
         if let Some(reason) = self.policy.refuses_claim(&info) {
             bail!(
                 "snapshot {} is refused before it is fetched: {reason}",
                 self.id
             );
         }
-        let meta = Metainfo::from_info(info);
+        let left = match left_behind::find(self.data, &info) {
+            Some(path) => self.recognise(path, &info).await?,
+            None => None,
+        };
+        let (meta, left) = match left {
+            Some((meta, path)) => (meta, Some(path)),
+            None => (Metainfo::from_info(info), None),
+        };
         let nothing_held = reuse.sources().generations().is_empty();
         if nothing_held {
             space::ensure(self.data, required_space(&meta), "the snapshot")?;
@@ -405,7 +416,29 @@ impl Fetch<'_> {
                 "the snapshot",
             )?;
         }
-        Ok(Arc::new(store))
+        let store = Arc::new(store);
+        if let Some(path) = left {
+            let into = store.clone();
+            spawn_blocking(move || left_behind::copy(&path, &into)).await??;
+            if !self.find_good(&store, dir).await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(store))
+    }
+
+    /// The torrent as the file at `path` completes it, where that is its content.
+    async fn recognise(
+        &self,
+        path: PathBuf,
+        info: &Arc<Info>,
+    ) -> Result<Option<(Metainfo, PathBuf)>> {
+        let (info, display, stop) = (info.clone(), self.display.clone(), self.stop.clone());
+        Ok(spawn_blocking(move || {
+            let meta = left_behind::recognise(&path, &info, &display, &stop)?;
+            Some((meta, path))
+        })
+        .await?)
     }
 
     fn ensure_space(&self, store: &TorrentStore) -> Result<()> {

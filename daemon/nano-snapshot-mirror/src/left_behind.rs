@@ -1,0 +1,86 @@
+//! What the mirror of nano-snapshot-swarm left in the data directory: the archive itself, under the name
+//! it has in the torrent. Where it is what is to be fetched, its bytes are taken from there; it stays as
+//! it is. Where it is not, as after another day, nothing is lost but the time to read it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use bittorrent_protocol::metainfo::{Info, Metainfo};
+use bittorrent_store::create::{Cut, hash_path};
+use bittorrent_store::{StoreError, TorrentStore};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::catalogue;
+use crate::data_dir::DataDir;
+use crate::progress::Display;
+use crate::text::Causes;
+
+/// The ledger that `--extract` puts there, which is ours.
+const EXTRACTED: &str = "data.ldb";
+
+/// The file that may be the content of this torrent.
+pub(crate) fn find(data: &DataDir, info: &Info) -> Option<PathBuf> {
+    // The name of a torrent is a safe file name by construction.
+    let path = data.root().join(info.name());
+    let found = path.symlink_metadata().ok()?;
+    let fits = info.is_single_file() && info.name() != EXTRACTED;
+    (fits && found.is_file() && found.len() == info.layout().content_length()).then_some(path)
+}
+
+/// The torrent with its piece layer, if the file at `path` is its content; `None` also when asked to
+/// stop. Reads all of the file.
+pub(crate) fn recognise(
+    path: &Path,
+    info: &Arc<Info>,
+    display: &Display,
+    stop: &CancellationToken,
+) -> Option<Metainfo> {
+    let file = info.files().first()?;
+    let mut meter = display.phase("Verifying what another program left", file.length());
+    let cut = Cut {
+        piece_length: info.piece_length(),
+        hybrid: false,
+    };
+    let hashed = hash_path(path, cut, &mut |done| {
+        meter.set(done, None);
+        !stop.is_cancelled()
+    });
+    let hashed = match hashed {
+        Ok(hashed) => hashed,
+        Err(StoreError::Cancelled) => return None,
+        Err(error) => {
+            warn!(path = %path.display(), "not reused: {}", Causes(&error));
+            return None;
+        }
+    };
+    let mut metainfo = Metainfo::from_info(info.clone());
+    let same = hashed.info().files().first().and_then(|one| one.root()) == file.root();
+    let missing: Vec<_> = metainfo.missing_layers().collect();
+    let known = missing.into_iter().all(|index| {
+        let layer = hashed.layer(index).cloned();
+        layer.is_some_and(|layer| metainfo.set_layer(index, layer).is_ok())
+    });
+    if !(same && known) {
+        info!(path = %path.display(), "of another snapshot, and not reused");
+        return None;
+    }
+    info!(path = %path.display(), "this is the snapshot: it is copied, not fetched");
+    Some(metainfo)
+}
+
+/// Copies the file into the store, whose blocks are to be read and verified afterwards. A crash on the
+/// way leaves a mark that this is to be done.
+pub(crate) fn copy(path: &Path, store: &TorrentStore) -> Result<()> {
+    catalogue::note_unread(store.directory())?;
+    let info = store.info();
+    let to = catalogue::only_file(store.directory(), &info).context("no file to copy to")?;
+    let failed = || format!("cannot copy {} to {}", path.display(), to.display());
+    let mut from = File::open(path).with_context(failed)?;
+    let mut to_file = File::options().write(true).open(&to).with_context(failed)?;
+    // Shares the blocks where the file system can.
+    std::io::copy(&mut from, &mut to_file).with_context(failed)?;
+    to_file.sync_all().with_context(failed)
+}
