@@ -1,5 +1,6 @@
 //! The command line.
 
+mod authority;
 mod install;
 mod produce;
 pub(crate) mod values;
@@ -12,6 +13,7 @@ use figment::value::Value;
 use snapshot_pointer::Salt;
 
 use crate::config::{Loose, Sources};
+pub(crate) use authority::{AttestArgs, RotateArgs};
 pub(crate) use install::InstallArgs;
 pub(crate) use produce::{LayoutArg, ProduceArgs, Publish};
 pub(crate) use values::{HostPort, Place, SeedFor};
@@ -46,6 +48,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a snapshot of a node's ledger, running or not, and publish it
     Produce(ProduceArgs),
+    /// Vouch for a snapshot that is held here and was looked into, with a key of your own
+    Attest(AttestArgs),
+    /// Name the key that takes over from another, with the signatures of both
+    Rotate(RotateArgs),
     /// Make the key that signs the pointer to snapshots
     Keygen(KeygenArgs),
     /// Show what a data directory holds, and what the mirror that works with it does
@@ -299,6 +305,13 @@ impl Cli {
                 flags.dht(&args.dht);
                 flags.ledger(&args.policy);
                 flags.common(&args.common)
+            }
+            Some(
+                Command::Attest(AttestArgs { dht, common, .. })
+                | Command::Rotate(RotateArgs { dht, common, .. }),
+            ) => {
+                flags.dht(dht);
+                flags.common(common)
             }
             Some(Command::Status(args)) => {
                 flags.one("control.socket", "--control", args.control.as_deref());

@@ -288,7 +288,8 @@ fn default_authorities() -> Vec<Authority> {
         .collect()
 }
 
-fn default_salt() -> Salt {
+/// The salt of the stream that is followed unless another is described.
+pub(crate) fn default_salt() -> Salt {
     // Shorter than the 64 bytes that a salt may have.
     DEFAULT_STREAM.parse().expect("a short salt")
 }

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
-use snapshot_pointer::{Choice, Decision, Poll, RecordError};
+use snapshot_pointer::{Authority, Choice, Decision, Poll, RecordError};
 use tracing::{error, info, warn};
 
 use crate::config;
@@ -27,6 +27,8 @@ pub(crate) struct Followed {
     believed: bool,
     /// Whether it was told that no new snapshot came for too long.
     told_stale: bool,
+    /// Authorities of whom it was told that nothing is known.
+    told_silent: Vec<Authority>,
 }
 
 impl Followed {
@@ -39,6 +41,7 @@ impl Followed {
             since: Instant::now(),
             believed: false,
             told_stale: false,
+            told_silent: Vec::new(),
         })
     }
 
@@ -48,6 +51,9 @@ impl Followed {
         self.desired = stream::choice(&decision);
         self.believed = self.desired.is_some();
         reporter.recalled(&self.stream, &decision, records);
+        let successions = self.stream.follower.recall_successions()?;
+        let handed_over = self.stream.handed_over(&successions);
+        reporter.problem(stream::KEY_ROTATION, self.stream.name.as_str(), handed_over);
         Ok(())
     }
 
@@ -114,8 +120,24 @@ impl Followed {
             }
             Decision::Undecided(_) => {}
         }
+        self.tell_silent(&poll);
         self.fall_back(Instant::now());
         failed > 0 || !self.believed
+    }
+
+    /// Says once of which authorities among several nothing was ever found.
+    fn tell_silent(&mut self, poll: &Poll) {
+        for one in &poll.authorities {
+            let silent = one.lookup.is_ok() && one.record.standing().high_water().is_none();
+            let told = self.told_silent.contains(&one.authority);
+            if silent && !told && poll.authorities.len() > 1 {
+                info!(
+                    stream = self.stream.name.as_str(), authority = %one.authority,
+                    "nothing was found of this authority: it has no vote yet"
+                );
+                self.told_silent.push(one.authority);
+            }
+        }
     }
 
     /// Says when no new snapshot came for longer than it should, and when one came after all.

@@ -7,12 +7,13 @@ use tracing::{error, info, warn};
 use crate::report::{Report, StreamReport};
 
 /// Message ids of systemd.journal-fields(7). They never change; `docs/operating.md` lists them.
-mod message_id {
+pub(crate) mod message_id {
     pub(super) const DISCOVERED: &str = "36d1c0b02362428b91548f34e2aeb44d";
     pub(super) const READY: &str = "98a9d6acb03042a9a684a9b06cc74249";
     pub(super) const REFUSED: &str = "7d23adad6a074686a9ad1c668ed639bd";
     pub(super) const STALE: &str = "27974dbabe4f4234b114a0cb365a0639";
     pub(super) const PROBLEM: &str = "195c588ea5c64685abecebb2a7038567";
+    pub(crate) const DAMAGED: &str = "f1d25a1edce04fb4a6e5ac0e5ee6d0b7";
     pub(super) const SOLVED: &str = "29d68f804be84042840cb870361dd3d3";
 }
 

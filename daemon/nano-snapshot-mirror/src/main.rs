@@ -1,5 +1,6 @@
 //! Mirrors Nano ledger snapshots over BitTorrent v2: the command `nano-snapshot-mirror`.
 
+mod attest;
 mod catalogue;
 mod cli;
 mod clock;
@@ -16,9 +17,9 @@ mod http;
 mod inspect;
 mod install;
 mod key_file;
-mod left_behind;
 mod ledger_policy;
 mod ledger_record;
+mod left_behind;
 mod logging;
 mod looking;
 mod mirror;
@@ -27,10 +28,12 @@ mod pause;
 mod pins;
 mod produce;
 mod progress;
+mod publishing;
 mod quota;
 mod reconcile;
 mod report;
 mod reuse;
+mod rotate;
 mod scrub;
 mod serve;
 mod servers;
@@ -125,6 +128,12 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
         }
         Some(Command::Produce(args)) => {
             return block_on(async |signals| produce::run(args, config, display, &signals).await);
+        }
+        Some(Command::Attest(args)) => {
+            return block_on(async |signals| attest::run(args, config, display, &signals).await);
+        }
+        Some(Command::Rotate(args)) => {
+            return block_on(async |signals| rotate::run(args, config, &signals).await);
         }
         Some(Command::Demo(args)) => {
             block_on(async |signals| demo::run(args, &signals).await)?;

@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
-use snapshot_pointer::{RecordError, Republished};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
@@ -28,8 +27,8 @@ use crate::hooks::Hooks;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, PortTaken};
 use crate::pause::Paused;
-use crate::quota::Quota;
 use crate::progress::Display;
+use crate::quota::Quota;
 use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::report::{Following, Phase, Reporter};
 use crate::scrub::{self, Scrubs};
@@ -43,7 +42,7 @@ use crate::watchdog::Life;
 use downloads::{Fetching, first_fetched};
 use ledgers::{Verifying, verified};
 use room::DISK_FULL;
-use streams::{FIRST_RETRY, Polled, log_republished};
+use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
 
 /// A poll that takes longer hangs: each of its look-ups ends by itself long before.
 const POLL_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -106,8 +105,8 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         paused: watch::Sender::default(),
         room: None,
         told_room: None,
-        quota: Quota::open(&data, unix_seconds(SystemTime::now())),
         scrubs: Scrubs::new(scrub::Settings::from(&config.scrub)),
+        quota: Quota::open(&data, unix_seconds(SystemTime::now())),
     };
     let served = service.serve(signals).await;
     let reporter = service.part();
@@ -127,7 +126,9 @@ enum Event {
     Rescan,
     PollDue,
     Polled(Vec<Polled>),
-    Republished(Vec<Result<Vec<Republished>, RecordError>>),
+    /// Time to keep alive what the authorities signed.
+    KeepAliveDue,
+    KeptAlive(Vec<KeptAlive>),
     Fetched(InfoHashV2, Result<Fetched>),
     Verified(InfoHashV2, Result<Option<Verdict>>),
     Asked(Request),
@@ -167,8 +168,8 @@ struct Service<'a> {
     /// What was said of that, and when.
     told_room: Option<(String, Instant)>,
     scrubs: Scrubs,
-}
     quota: Quota,
+}
 
 impl<'a> Service<'a> {
     /// Ends with everything but the reporter, to whom others still listen.
@@ -180,10 +181,14 @@ impl<'a> Service<'a> {
         for followed in &mut self.streams {
             followed.recall(&mut self.reporter)?;
         }
+        self.tell_left_behind();
         self.rescan().await?;
         self.act().await?;
         let mut poll: Option<Running<'a, _>> = None;
-        let mut republish: Option<Running<'a, _>> = None;
+        let mut keeping: Option<Running<'a, _>> = None;
+        // The first round comes with the first look-up.
+        let mut next_round = None;
+        let mut round = Round::All;
         let mut next_poll = Instant::now();
         let mut paused = self.paused.subscribe();
         self.reporter.enter(None);
@@ -196,7 +201,8 @@ impl<'a> Service<'a> {
                 () = signals.stop.cancelled() => Event::Stop,
                 () = signals.rescan.notified() => Event::Rescan,
                 polled = running(&mut poll) => Event::Polled(polled),
-                republished = running(&mut republish) => Event::Republished(republished),
+                kept = running(&mut keeping) => Event::KeptAlive(kept),
+                () = due(next_round), if keeping.is_none() => Event::KeepAliveDue,
                 (id, fetched) = first_fetched(&mut self.fetching) => Event::Fetched(id, fetched),
                 (id, verdict) = verified(&mut self.verifying) => Event::Verified(id, verdict),
                 () = sleep_until(next_poll), if poll.is_none() => Event::PollDue,
@@ -259,11 +265,20 @@ impl<'a> Service<'a> {
                     next_poll = Instant::now() + pause;
                     self.life.discovery.renew(pause + POLL_LIMIT);
                     self.failed.clear();
-                    republish.get_or_insert_with(|| self.republish());
+                    keeping.get_or_insert_with(|| self.keep_alive(round));
                 }
-                Event::Republished(results) => {
-                    republish = None;
-                    results.into_iter().for_each(log_republished);
+                Event::KeepAliveDue => {
+                    (round, next_round) = (Round::All, None);
+                    keeping = Some(self.keep_alive(round));
+                    continue;
+                }
+                Event::KeptAlive(kept) => {
+                    keeping = None;
+                    let pause = self.kept_alive(kept);
+                    if round == Round::All {
+                        next_round = Some(Instant::now() + pause);
+                        round = Round::Due;
+                    }
                     continue;
                 }
                 Event::Fetched(id, result) => {
@@ -302,6 +317,7 @@ impl<'a> Service<'a> {
             self.abandon(fetching).await;
         }
         self.scrubs.stop_all().await;
+        self.quota.keep(unix_seconds(SystemTime::now()));
         for (_, torrent) in self.seeding.drain() {
             torrent.leave().await;
         }
@@ -328,7 +344,6 @@ impl<'a> Service<'a> {
             .map(|followed| Following {
                 stream: &followed.stream,
                 desired: followed.desired,
-        self.quota.keep(unix_seconds(SystemTime::now()));
                 active: followed.active,
                 // A link that cannot be read ends the mirror when it acts on it.
                 current: self.data.current_of(&followed.stream.name).unwrap_or(None),

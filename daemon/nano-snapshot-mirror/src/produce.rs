@@ -6,7 +6,6 @@
 //! else sees it, and `current/` follows when the network has it.
 
 mod build;
-mod by_mirror;
 mod copy;
 mod download;
 mod memory;
@@ -15,40 +14,27 @@ mod plan;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use bittorrent_protocol::InfoHashV2;
 use rustix::fs::FlockOperation;
-use snapshot_pointer::publish::{self, Publication, Seen};
-use snapshot_pointer::{
-    Authority, Dht, Found, Kind, LookupError, Pointer, Record, RecordStore, Salt, Seq, SignedItem,
-};
+use snapshot_pointer::{Authority, Kind, Pointer, RecordStore, Salt, SignedItem};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::catalogue::{self, Retention};
 use crate::cli::ProduceArgs;
-use crate::config::{Config, Size};
+use crate::config::{Config, Size, default_salt};
 use crate::control;
 use crate::data_dir::{DataDir, StreamName};
 use crate::fetch::Ended;
-use crate::key_file;
-use crate::network::{self, PortTaken};
 use crate::progress::Display;
+use crate::publishing::{Mirror, Published, Publishing, Signer};
 use crate::signals::Signals;
-use crate::text::{Bytes, Time};
+use crate::text::Bytes;
 use build::{Built, Source};
-use by_mirror::Mirror;
 use download::Fetched;
 use memory::{Memory, Origin, Recipe};
-
-/// Look-ups made before the number in use counts as unknown: a node that has just started may
-/// need a second one to meet the others.
-const LOOKUP_TRIES: usize = 3;
 
 /// Makes and publishes a snapshot.
 pub(crate) async fn run(
@@ -58,6 +44,10 @@ pub(crate) async fn run(
     signals: &Signals,
 ) -> Result<Ended> {
     // Faults that a person can mend come out before the hours of copying.
+    let salt = args.salt();
+    if args.validation {
+        refuse_followed(&salt, config)?;
+    }
     let signer = args.key.as_deref().map(Signer::new).transpose()?;
     let data = DataDir::create(config.data_dir.as_deref())?
         .with_reserve(config.disk.reserve.map(Size::get));
@@ -68,7 +58,7 @@ pub(crate) async fn run(
     }
     data.clean_incoming()?;
     let records = RecordStore::open(&data.streams())?;
-    let stream = StreamName::of_salt(&args.salt.salt);
+    let stream = StreamName::of_salt(&salt);
 
     let Some(built) = build(args, config, &data, &stream, display, &signals.stop).await? else {
         return Ok(Ended::Interrupted);
@@ -83,15 +73,25 @@ pub(crate) async fn run(
         return Ok(Ended::Unpublished);
     };
     let publishing = Publishing {
-        args,
         config,
-        signer: &signer,
         data: &data,
         records: &records,
+        authority: signer.authority,
+        salt: &salt,
+        kind: Kind::Pointer,
+        first: args.first,
+    };
+    let says = |item: &SignedItem| item.pointer().is_ok_and(|one| one.snapshot == built.id);
+    let sign = |seq| {
+        let pointer = Pointer {
+            snapshot: built.id,
+            seq,
+        };
+        Ok(SignedItem::sign_pointer(&signer.key()?, &salt, pointer)?)
     };
     let published = tokio::select! {
         () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
-        published = publishing.publish(built.id) => published.with_context(|| format!(
+        published = publishing.publish(says, sign) => published.with_context(|| format!(
             "snapshot {} is in the store but not published: run produce again to try that again",
             built.id
         ))?,
@@ -105,6 +105,18 @@ pub(crate) async fn run(
     summary.publication(&published, signer.authority);
     println!("{summary}");
     Ok(Ended::Done)
+}
+
+/// A run to see whether everything works must not be followed by anybody.
+fn refuse_followed(salt: &Salt, config: &Config) -> Result<()> {
+    let mut followed = config.stream.iter().map(|(_, stream)| &stream.salt);
+    if *salt == default_salt() || followed.any(|one| one == salt) {
+        bail!(
+            "--validation publishes under a salt of its own, and mirrors follow {salt}: leave \
+             --salt out, or name one that no stream has"
+        );
+    }
+    Ok(())
 }
 
 /// A snapshot in the store, made now or before; `None` when asked to stop.
@@ -180,29 +192,6 @@ impl Alone {
     }
 }
 
-/// The key, in memory only while it signs.
-struct Signer {
-    path: PathBuf,
-    authority: Authority,
-}
-
-impl Signer {
-    fn new(path: &Path) -> Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            authority: key_file::read(path)?.authority(),
-        })
-    }
-
-    fn sign(&self, salt: &Salt, pointer: Pointer) -> Result<SignedItem> {
-        let key = key_file::read(&self.path)?;
-        if key.authority() != self.authority {
-            bail!("the key in {} was replaced meanwhile", self.path.display());
-        }
-        Ok(SignedItem::sign_pointer(&key, salt, pointer)?)
-    }
-}
-
 /// What is said of a snapshot at the end, for people and scripts: a line for each value.
 struct Summary(String);
 
@@ -222,13 +211,7 @@ impl Summary {
     fn publication(&mut self, published: &Published, authority: Authority) {
         self.line("seq", &published.seq);
         self.line("authority", &authority);
-        self.line(
-            "nodes",
-            &format_args!(
-                "{} store it, {} gave it back",
-                published.stored, published.read_back
-            ),
-        );
+        self.line("nodes", &published.nodes());
     }
 
     fn line(&mut self, key: &str, value: &dyn std::fmt::Display) {
@@ -241,148 +224,4 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.0.trim_end())
     }
-}
-
-/// A pointer that the network has.
-struct Published {
-    seq: Seq,
-    stored: u32,
-    read_back: u32,
-}
-
-struct Publishing<'a> {
-    args: &'a ProduceArgs,
-    config: &'a Config,
-    signer: &'a Signer,
-    data: &'a DataDir,
-    records: &'a RecordStore,
-}
-
-impl Publishing<'_> {
-    async fn publish(&self, id: InfoHashV2) -> Result<Published> {
-        let started = Instant::now();
-        let socket = control::place(self.config, self.data);
-        let mirror = socket.and_then(Mirror::at);
-        let dht: Box<dyn Dht> = match &mirror {
-            Some(mirror) => {
-                info!("the mirror that runs here is asked for the DHT");
-                Box::new(mirror.clone())
-            }
-            None => {
-                let any = Ipv4Addr::UNSPECIFIED;
-                let taken = PortTaken::TakeAnother;
-                Box::new(network::start_dht(&self.config.dht, any, self.data, taken).await?)
-            }
-        };
-        let lookup = self.look_up(&*dht).await;
-        let record = self
-            .records
-            .load(&self.signer.authority, self.salt(), Kind::Pointer)?;
-        let item = match said_already(&record, &lookup, id) {
-            Some(item) => item,
-            None => self.sign(id, &record, &lookup)?,
-        };
-        // Durable here before anybody else sees it.
-        publish::keep(self.records, &item, SystemTime::now())?;
-        let stored = publish::put_and_read_back(&*dht, &item).await?;
-        self.note_put()?;
-        info!(seq = %item.seq(), took = %Time(started.elapsed()), "pointer published");
-        Ok(Published {
-            seq: item.seq(),
-            stored: stored.stored,
-            read_back: stored.read_back,
-        })
-    }
-
-    fn salt(&self) -> &Salt {
-        &self.args.salt.salt
-    }
-
-    async fn look_up(&self, dht: &dyn Dht) -> Result<Found, LookupError> {
-        let mut tries = 1;
-        loop {
-            let lookup = dht
-                .get_item(&self.signer.authority, self.salt(), &mut |_| {})
-                .await;
-            if Seen::of(&lookup) != Seen::Unknown || tries == LOOKUP_TRIES {
-                return lookup;
-            }
-            tries += 1;
-        }
-    }
-
-    /// Takes the next number and signs. The key is in memory here and nowhere else.
-    fn sign(
-        &self,
-        id: InfoHashV2,
-        record: &Record,
-        lookup: &Result<Found, LookupError>,
-    ) -> Result<SignedItem> {
-        let on_disk = record.standing().high_water();
-        let seen = Seen::of(lookup);
-        // A network that answers and knows nothing, and a disk that knows nothing: so it begins.
-        let first = self.args.first || (seen == Seen::Nothing && on_disk.is_none());
-        let publication = if first {
-            Publication::First
-        } else {
-            Publication::Following
-        };
-        let seq = match publish::next_seq(seen, on_disk, publication) {
-            Ok(seq) => seq,
-            Err(refused) => {
-                let reason = lookup
-                    .as_ref()
-                    .err()
-                    .map_or(String::new(), |error| format!(" ({error})"));
-                bail!("no sequence number to publish with: {refused}{reason}");
-            }
-        };
-        if first {
-            warn!(authority = %self.signer.authority, "no earlier pointer of this key: starting at 1");
-        }
-        self.signer.sign(self.salt(), Pointer { snapshot: id, seq })
-    }
-
-    fn note_put(&self) -> Result<()> {
-        self.records.update(
-            &self.signer.authority,
-            self.salt(),
-            Kind::Pointer,
-            |record| {
-                record.note_put(SystemTime::now());
-            },
-        )?;
-        Ok(())
-    }
-}
-
-/// The signed item that says what is to be said already: what the network has, or what is held
-/// here when the network knows nothing newer. It is put again as it is, without a new number.
-fn said_already(
-    record: &Record,
-    lookup: &Result<Found, LookupError>,
-    id: InfoHashV2,
-) -> Option<SignedItem> {
-    let standing = record.standing();
-    let held = standing.held().filter(|_| !standing.is_contested());
-    // A failed look-up decides nothing: putting an item looks up again before it stores.
-    let found = lookup
-        .as_ref()
-        .ok()
-        .filter(|found| found.conflicts.is_empty());
-    let there = found.and_then(|found| found.best.as_ref());
-    let newest = match (held, there) {
-        (Some(held), Some(there)) if there.seq() == held.seq() && there != held => None,
-        (Some(held), Some(there)) if there.seq() <= held.seq() => Some(held),
-        (_, Some(there)) => Some(there),
-        (held, None) => held,
-    };
-    newest
-        .filter(|item| item.pointer().is_ok_and(|pointer| pointer.snapshot == id))
-        .filter(|_| {
-            lookup
-                .as_ref()
-                .map_or(true, |found| found.conflicts.is_empty())
-        })
-        .cloned()
 }

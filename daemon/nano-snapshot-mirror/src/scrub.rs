@@ -25,6 +25,7 @@ use crate::catalogue;
 use crate::clock::unix_seconds;
 use crate::config::{self, Every};
 use crate::data_dir::write_atomically;
+use crate::happenings::message_id;
 use crate::text::{Bytes, Time};
 
 pub(crate) use schedule::{Event, Scrubs};
@@ -286,7 +287,8 @@ impl Work {
         }
         for damage in &slice.damage {
             error!(
-                snapshot = %self.id, file = %damage.file, offset = damage.offset,
+                message_id = message_id::DAMAGED,
+                info_hash = %self.id, file = %damage.file, offset = damage.offset,
                 "damaged on disk: not served, and fetched again"
             );
         }

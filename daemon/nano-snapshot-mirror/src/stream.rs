@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{
     Choice, Decision, Dht, Follower, LookupError, Poll, RecordError, RecordStore, SignedItem,
-    Tally, carried_item,
+    Succession, Tally, carried_item,
 };
 use tracing::{debug, info, warn};
 
@@ -87,6 +87,30 @@ impl Stream {
         freshness.stale.then_some(freshness.age)
     }
 }
+
+impl Stream {
+    /// What to do about keys that hand over to others that are not among the authorities, for a person;
+    /// `None` when there is nothing to do.
+    pub(crate) fn handed_over(&self, successions: &[Succession]) -> Option<String> {
+        let known = self.follower.policy().authorities();
+        let name = self.name.as_str();
+        let told: Vec<String> = successions
+            .iter()
+            .filter(|one| !known.contains(&one.new))
+            .map(|Succession { old, new }| {
+                format!(
+                    "stream {name}: authority {old} hands over to {new}: add it to authorities, and \
+                     take the old one out once the new one publishes"
+                )
+            })
+            .collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
+/// What is wrong when an authority has named its successor, and the configuration does not, for
+/// programs.
+pub(crate) const KEY_ROTATION: &str = "key-rotation";
 
 /// What a stale stream means, for a person.
 pub(crate) const STALE: &str = "its authorities may have gone, or somebody withholds their news";

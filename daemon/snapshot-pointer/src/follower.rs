@@ -13,8 +13,8 @@ use crate::quorum::{Decision, StreamPolicy, Vote, decide};
 use crate::record::{Record, RecordError, RecordStore};
 use crate::rotation::Succession;
 
-/// How often an item is put again at most. Nodes forget items after two hours or more (BEP 44).
-pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// How often an item should be put again. Nodes forget items after two hours or more (BEP 44).
+pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// Follows one stream.
 ///
@@ -180,8 +180,9 @@ impl Follower {
         })
     }
 
-    /// Puts again every held item that nobody is known to have put for [`REPUBLISH_INTERVAL`],
-    /// whoever signed it, so that pointers and successions outlive those who published them.
+    /// Puts again every held item that nobody is known to have put for `every`, whoever signed it, so
+    /// that pointers and successions outlive those who published them. Zero means all of them;
+    /// see [`REPUBLISH_INTERVAL`]. Each is looked up first, and a newer one is never written over.
     ///
     /// An item whose authority signed another value with the same number is not put: the evidence in
     /// the DHT shall stay as it is.
@@ -193,12 +194,13 @@ impl Follower {
         &self,
         dht: &dyn Dht,
         now: SystemTime,
+        every: Duration,
     ) -> Result<Vec<Republished>, RecordError> {
         let mut due = Vec::new();
         for authority in self.policy.authorities() {
-            due.extend(self.due(authority, self.policy.salt(), Kind::Pointer, now)?);
+            due.extend(self.due(authority, self.policy.salt(), Kind::Pointer, now, every)?);
             if let Ok(next) = self.policy.salt().next() {
-                due.extend(self.due(authority, &next, Kind::Succession, now)?);
+                due.extend(self.due(authority, &next, Kind::Succession, now, every)?);
             }
         }
         let results = join_all(due.iter().map(|(_, item)| dht.put_item(item))).await;
@@ -230,7 +232,7 @@ impl Follower {
     }
 
     /// Asks every authority for its successor (`<salt>.next`) and gives those found or remembered.
-    /// Costs a look-up per authority; once an hour is plenty.
+    /// Costs a look-up per authority; every [`REPUBLISH_INTERVAL`] is plenty.
     ///
     /// # Errors
     ///
@@ -255,13 +257,25 @@ impl Follower {
                 .remember(*authority, &salt, Kind::Succession, found, now)
                 .await
                 .map_err(SuccessionError::Record)?;
-            let standing = record.standing();
-            if !standing.is_contested()
-                && let Some(item) = standing.held()
-                && let Ok(succession) = Succession::from_item(item)
-            {
-                successions.push(succession);
-            }
+            successions.extend(succession_in(&record));
+        }
+        Ok(successions)
+    }
+
+    /// The successors that were found before, from the disk alone.
+    ///
+    /// # Errors
+    ///
+    /// When a record cannot be read.
+    pub fn recall_successions(&self) -> Result<Vec<Succession>, RecordError> {
+        // A salt without room for `.next` has none.
+        let Ok(salt) = self.policy.salt().next() else {
+            return Ok(Vec::new());
+        };
+        let mut successions = Vec::new();
+        for authority in self.policy.authorities() {
+            let record = self.records.load(authority, &salt, Kind::Succession)?;
+            successions.extend(succession_in(&record));
         }
         Ok(successions)
     }
@@ -288,9 +302,10 @@ impl Follower {
         salt: &Salt,
         kind: Kind,
         now: SystemTime,
+        every: Duration,
     ) -> Result<Option<(Kind, SignedItem)>, RecordError> {
         let record = self.records.load(authority, salt, kind)?;
-        if record.standing().is_contested() || !record.is_put_due(now, REPUBLISH_INTERVAL) {
+        if record.standing().is_contested() || !record.is_put_due(now, every) {
             return Ok(None);
         }
         Ok(record.standing().held().map(|item| (kind, item.clone())))
@@ -347,6 +362,13 @@ impl Follower {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
+}
+
+/// The successor that an authority names, unless it named two at once.
+fn succession_in(record: &Record) -> Option<Succession> {
+    let standing = record.standing();
+    let item = standing.held().filter(|_| !standing.is_contested())?;
+    Succession::from_item(item).ok()
 }
 
 /// What became of one item that was due.

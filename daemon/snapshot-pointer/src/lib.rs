@@ -3,8 +3,8 @@
 //! A producer holds a [`SigningKey`]. Its public half, the [`Authority`], is what mirrors are told to
 //! follow. The producer signs a [`Pointer`], that is the 32-byte v2 info-hash of its current snapshot
 //! with a sequence number, and stores it in the DHT as a [`SignedItem`] under its key and a [`Salt`]
-//! (`daily` by default). Mirrors look it up, judge it, remember it, and store it again every hour, so
-//! that it stays when the producer goes.
+//! (`daily` by default). Mirrors look it up, judge it, remember it, and store it again every half hour,
+//! so that it stays when the producer goes.
 //!
 //! # Trust, from the bottom up
 //!
@@ -39,7 +39,7 @@
 //! use snapshot_pointer::loopback::LoopbackDht;
 //! use snapshot_pointer::publish::{Publication, Seen, keep, next_seq, put_and_read_back};
 //! use snapshot_pointer::{
-//!     Decision, Dht, Follower, MainlineDht, Pointer, RecordStore, Salt, SignedItem, SigningKey,
+//!     Decision, Dht, Follower, Kind, MainlineDht, Pointer, RecordStore, Salt, SignedItem, SigningKey,
 //!     StreamPolicy,
 //! };
 //!
@@ -59,7 +59,7 @@
 //! };
 //! let item = SignedItem::sign_pointer(&key, &salt, pointer)?;
 //! drop(key);
-//! keep(&records, &item, now)?;
+//! keep(&records, &item, Kind::Pointer, now)?;
 //! put_and_read_back(&dht, &item).await?;
 //!
 //! // A mirror.

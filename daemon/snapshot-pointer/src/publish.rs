@@ -101,10 +101,11 @@ pub fn next_seq(network: Seen, disk: Option<Seq>, publication: Publication) -> R
 pub fn keep(
     records: &RecordStore,
     item: &SignedItem,
+    kind: Kind,
     now: SystemTime,
 ) -> Result<Record, KeepError> {
     let (verdicts, record) = records
-        .update(item.authority(), item.salt(), Kind::Pointer, |record| {
+        .update(item.authority(), item.salt(), kind, |record| {
             record.take(std::slice::from_ref(item), now)
         })
         .map_err(KeepError::Record)?;
@@ -265,17 +266,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = RecordStore::open(dir.path()).unwrap();
         let now = SystemTime::UNIX_EPOCH;
-        keep(&records, &item(1, 7, 0xaa), now).unwrap();
-        keep(&records, &item(1, 7, 0xaa), now).unwrap();
+        keep(&records, &item(1, 7, 0xaa), Kind::Pointer, now).unwrap();
+        keep(&records, &item(1, 7, 0xaa), Kind::Pointer, now).unwrap();
         assert!(matches!(
-            keep(&records, &item(1, 7, 0xbb), now),
+            keep(&records, &item(1, 7, 0xbb), Kind::Pointer, now),
             Err(KeepError::Refused(Refusal::Equivocation { .. }))
         ));
         assert!(matches!(
-            keep(&records, &item(1, 6, 0xbb), now),
+            keep(&records, &item(1, 6, 0xbb), Kind::Pointer, now),
             Err(KeepError::Refused(Refusal::LowerSeq { .. }))
         ));
-        let record = keep(&records, &item(1, 8, 0xbb), now).unwrap();
+        let record = keep(&records, &item(1, 8, 0xbb), Kind::Pointer, now).unwrap();
         assert_eq!(record.refreshed(), None, "it is not in the DHT yet");
         let held = records.load(&authority(1), &salt(), Kind::Pointer).unwrap();
         assert_eq!(held.standing().held(), Some(&item(1, 8, 0xbb)));

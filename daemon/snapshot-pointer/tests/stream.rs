@@ -147,7 +147,11 @@ async fn a_network_that_fell_back_does_not_move_a_mirror_back() {
     let refused = &poll.authorities[0].lookup.as_ref().unwrap().refused;
     assert!(matches!(refused[..], [(_, Refusal::LowerSeq { .. })]));
     // And brings the network forward instead.
-    let again = mirror.follower.republish(&on_old, at(7200)).await.unwrap();
+    let again = mirror
+        .follower
+        .republish(&on_old, at(7200), REPUBLISH_INTERVAL)
+        .await
+        .unwrap();
     assert!(again[0].result.is_ok());
     assert_eq!(
         followed(&Mirror::new(&[1], 1).poll(&on_old, 7201).await.decision),
@@ -202,7 +206,7 @@ async fn equivocation_is_kept_and_nothing_is_followed_until_it_ends() {
     assert!(
         mirror
             .follower
-            .republish(&dht, at(7200))
+            .republish(&dht, at(7200), REPUBLISH_INTERVAL)
             .await
             .unwrap()
             .is_empty()
@@ -220,7 +224,11 @@ async fn equivocation_is_kept_and_nothing_is_followed_until_it_ends() {
     let standing = poll.authorities[0].record.standing();
     assert_eq!(standing.held(), Some(&signed(1, 6, 0xcc)));
     assert_eq!(standing.evidence().len(), 4);
-    let put = mirror.follower.republish(&dht, at(7200)).await.unwrap();
+    let put = mirror
+        .follower
+        .republish(&dht, at(7200), REPUBLISH_INTERVAL)
+        .await
+        .unwrap();
     assert!(put.is_empty());
 }
 
@@ -263,7 +271,7 @@ async fn a_pointer_outlives_its_producer_and_the_nodes_that_stored_it() {
 
     let republished = mirror
         .follower
-        .republish(&dht, at(2) + REPUBLISH_INTERVAL)
+        .republish(&dht, at(2) + REPUBLISH_INTERVAL, REPUBLISH_INTERVAL)
         .await
         .unwrap();
     assert_eq!(republished[0].result.as_ref().unwrap().nodes, 4);
@@ -272,17 +280,26 @@ async fn a_pointer_outlives_its_producer_and_the_nodes_that_stored_it() {
 }
 
 #[tokio::test]
-async fn items_are_put_again_once_an_hour_and_never_over_newer_ones() {
+async fn items_are_put_again_when_due_and_never_over_newer_ones() {
     let network = LoopbackDht::start(3).await.unwrap();
     let (producer, dht) = (client(&network).await, client(&network).await);
     let mirror = Mirror::new(&[1], 1);
-    let republish = async |now| mirror.follower.republish(&dht, at(now)).await.unwrap();
+    let republish = async |now| {
+        mirror
+            .follower
+            .republish(&dht, at(now), REPUBLISH_INTERVAL)
+            .await
+            .unwrap()
+    };
     assert!(republish(0).await.is_empty(), "nothing is held");
     producer.put_item(&signed(1, 1, 0xaa)).await.unwrap();
     mirror.poll(&dht, 0).await;
     assert_eq!(republish(0).await.len(), 1);
-    assert!(republish(3599).await.is_empty());
-    assert_eq!(republish(3600).await.len(), 1);
+    assert!(republish(1799).await.is_empty());
+    assert_eq!(republish(1800).await.len(), 1);
+    // At a start all of them are, however lately they were.
+    let all = mirror.follower.republish(&dht, at(1801), Duration::ZERO);
+    assert_eq!(all.await.unwrap().len(), 1);
 
     // The producer moved on unseen: nothing is overwritten, and it is not tried again and again.
     mirror.poll(&dht, 7100).await;
@@ -322,7 +339,7 @@ async fn a_copied_record_carries_an_item_and_never_an_older_one() {
         Err(UnusableCopy::Read { .. })
     ));
     let carry = async |item: SignedItem| {
-        keep(&from.records, &item, at(0)).unwrap();
+        keep(&from.records, &item, Kind::Pointer, at(0)).unwrap();
         let carried = carried_item(&path).unwrap();
         assert_eq!(carried, item);
         to.follower.take(&[carried], at(1)).await.unwrap();
@@ -355,7 +372,7 @@ async fn a_copied_record_carries_an_item_and_never_an_older_one() {
 #[test]
 fn what_is_no_copy_of_a_record_carries_nothing() {
     let mirror = Mirror::new(&[1], 1);
-    keep(&mirror.records, &signed(1, 1, 0xaa), at(0)).unwrap();
+    keep(&mirror.records, &signed(1, 1, 0xaa), Kind::Pointer, at(0)).unwrap();
     let path = mirror.records.path(&key(1).authority(), &salt());
     let good = std::fs::read_to_string(&path).unwrap();
     let forged = good.replace("\"seq\": 1", "\"seq\": 2");
@@ -380,7 +397,7 @@ async fn a_damaged_record_stops_the_mirror_instead_of_resetting_it() {
     let network = LoopbackDht::start(2).await.unwrap();
     let dht = client(&network).await;
     let mirror = Mirror::new(&[1], 1);
-    keep(&mirror.records, &signed(1, 9, 0xaa), at(0)).unwrap();
+    keep(&mirror.records, &signed(1, 9, 0xaa), Kind::Pointer, at(0)).unwrap();
     dht.put_item(&signed(1, 3, 0xbb)).await.unwrap();
     let path = mirror.records.path(&key(1).authority(), &salt());
     assert!(path.starts_with(mirror.dir.path()));
@@ -410,7 +427,11 @@ async fn a_successor_is_found_and_kept_alive() {
         expected
     );
     // The old key may be gone for good, so mirrors keep its last word alive, too.
-    let republished = mirror.follower.republish(&dht, at(2)).await.unwrap();
+    let republished = mirror
+        .follower
+        .republish(&dht, at(2), REPUBLISH_INTERVAL)
+        .await
+        .unwrap();
     assert_eq!(republished.len(), 1);
     assert_eq!(republished[0].item, item);
     assert!(republished[0].result.is_ok());

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use bittorrent_protocol::PieceLength;
 use clap::{Args, ValueEnum};
 use hyper::Uri;
+use snapshot_pointer::Salt;
 
-use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, SaltArgs, values};
+use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, values};
+use crate::config::default_salt;
 
 /// `produce`.
 #[derive(Debug, Args)]
@@ -39,14 +41,34 @@ pub(crate) struct ProduceArgs {
     /// Publish although no pointer of this key was found on the network or on disk
     #[arg(long)]
     pub(crate) first: bool,
-    #[command(flatten)]
-    pub(crate) salt: SaltArgs,
+    /// A run to see whether everything works: publishes under the salt `validation` unless another is
+    /// given, and never under one that mirrors follow
+    #[arg(long)]
+    pub(crate) validation: bool,
+    /// The name under which this stream is published (BEP 44 salt, at most 64 bytes) [default: daily]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) salt: Option<Salt>,
     #[command(flatten)]
     pub(crate) dht: DhtArgs,
     #[command(flatten)]
     pub(crate) policy: LedgerPolicyArgs,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+}
+
+/// The salt of runs that only try everything.
+const VALIDATION: &str = "validation";
+
+impl ProduceArgs {
+    /// Under which salt the pointer goes.
+    pub(crate) fn salt(&self) -> Salt {
+        let usual = || match self.validation {
+            // Shorter than the 64 bytes that a salt may have.
+            true => VALIDATION.parse().expect("a short salt"),
+            false => default_salt(),
+        };
+        self.salt.clone().unwrap_or_else(usual)
+    }
 }
 
 /// What `produce` publishes.

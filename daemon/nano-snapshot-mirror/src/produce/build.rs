@@ -73,7 +73,7 @@ pub(super) fn snapshot(
     display: &Display,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
-    let memory = Memory::of(data, &StreamName::of_salt(&args.salt.salt));
+    let memory = Memory::of(data, &StreamName::of_salt(&args.salt()));
     let recipe = Recipe::of(args);
     let work = |output, size| {
         anyhow::Ok(Work {

@@ -40,7 +40,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
         ),
         Err(error) => line("content", &format_args!("not readable just now: {error}")),
     }
-    let memory = Memory::of(data, &StreamName::of_salt(&args.salt.salt));
+    let memory = Memory::of(data, &StreamName::of_salt(&args.salt()));
     let origin = Origin::of_ledger(path, path)?;
     let held = memory
         .made_of(&origin, &Recipe::of(args))

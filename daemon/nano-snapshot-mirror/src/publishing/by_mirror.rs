@@ -1,5 +1,5 @@
-//! The DHT of the mirror that runs on this data directory, asked over its control socket: a producer
-//! then needs no network and no node of its own.
+//! The DHT of the mirror that runs on this data directory, asked over its control socket: whoever
+//! signs then needs no network and no node of its own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,13 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A mirror that can be asked.
 #[derive(Debug, Clone)]
-pub(super) struct Mirror {
+pub(crate) struct Mirror {
     socket: PathBuf,
 }
 
 impl Mirror {
     /// The mirror that listens at `socket`, if one does.
-    pub(super) fn at(socket: PathBuf) -> Option<Self> {
+    pub(crate) fn at(socket: PathBuf) -> Option<Self> {
         client::listens(&socket).then_some(Self { socket })
     }
 
@@ -42,7 +42,7 @@ impl Mirror {
     }
 
     /// Tells it of a snapshot in the store, so that it is seeded at once and not at the next poll.
-    pub(super) async fn add(&self, id: InfoHashV2) {
+    pub(crate) async fn add(&self, id: InfoHashV2) {
         let body = serde_json::json!({ "snapshot": id.to_string() });
         let told = self
             .ask::<serde_json::Value>(Ask::post("/snapshots", &body))
@@ -96,7 +96,7 @@ impl Dht for Mirror {
         })
     }
 
-    // A producer seeds nothing: it neither looks for peers nor announces itself.
+    // Who publishes seeds nothing: it neither looks for peers nor announces itself.
 
     fn get_peers(&self, _: SwarmHash) -> BoxFuture<'_, Result<Vec<SocketAddr>, LookupError>> {
         Box::pin(async { Err(LookupError::NotConnected) })

@@ -1,0 +1,158 @@
+//! `attest`: an operator who has looked into a held snapshot vouches for it under a key of their own.
+//!
+//! What is signed names the same snapshot as its producer's pointer; its number is one more than the
+//! last under *this* key, since numbers of different authorities have nothing to do with each other.
+//! Mirrors that name both keys can then want both to agree.
+
+use anyhow::{Context as _, Result, bail};
+use bittorrent_protocol::InfoHashV2;
+use nano_ledger::Level;
+use snapshot_pointer::{Kind, Pointer, RecordStore, SignedItem};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::cli::AttestArgs;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::fetch::Ended;
+use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::ledger_record::LedgerRecord;
+use crate::progress::Display;
+use crate::publishing::{Publishing, Signer};
+use crate::signals::Signals;
+use crate::stream::Stream;
+use crate::{catalogue, pins};
+
+/// Looks into the ledger, where nobody has yet as deep as wanted, and signs and publishes.
+pub(crate) async fn run(
+    args: &AttestArgs,
+    config: &Config,
+    display: &Display,
+    signals: &Signals,
+) -> Result<Ended> {
+    let signer = args.key.as_deref().map(Signer::new).transpose()?;
+    let data = DataDir::existing(config.data_dir.as_deref())?;
+    let stream = Stream::one(config, args.stream.as_deref(), &data)?;
+    let id = match &args.snapshot {
+        Some(prefix) => pins::find(&data, prefix)?,
+        None => data.current_of(&stream.name)?.with_context(|| {
+            format!(
+                "stream {} has no current snapshot: name one that is held",
+                stream.name.as_str()
+            )
+        })?,
+    };
+    let policy = LedgerPolicy {
+        level: Level::from(args.level),
+        store_versions: config.verify.store_versions.clone(),
+    };
+    // Held against removal until it is published.
+    let _in_use = data
+        .share_snapshot(id)?
+        .with_context(|| format!("another process is writing snapshot {id}"))?;
+    let look = Look {
+        data: &data,
+        id,
+        policy: &policy,
+        display,
+        stop: &signals.stop,
+    };
+    let Some(checked) = block_in_place(|| look.at_ledger(args.dry_run))? else {
+        return Ok(Ended::Interrupted);
+    };
+    println!("snapshot:  {id}");
+    println!("ledger:    {checked}");
+    let Some(signer) = signer.filter(|_| !args.dry_run) else {
+        println!("would:     sign and publish a pointer to it");
+        return Ok(Ended::Done);
+    };
+    let records = RecordStore::open(&data.streams())?;
+    let salt = &stream.config.salt;
+    let publishing = Publishing {
+        config,
+        data: &data,
+        records: &records,
+        authority: signer.authority,
+        salt,
+        kind: Kind::Pointer,
+        first: args.first,
+    };
+    let says = |item: &SignedItem| item.pointer().is_ok_and(|pointer| pointer.snapshot == id);
+    let sign = |seq| {
+        let pointer = Pointer { snapshot: id, seq };
+        Ok(SignedItem::sign_pointer(&signer.key()?, salt, pointer)?)
+    };
+    let published = tokio::select! {
+        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
+        published = publishing.publish(says, sign) => published.context(
+            "the snapshot is sound and not attested: run attest again to try that again"
+        )?,
+    };
+    println!("seq:       {}", published.seq);
+    println!("authority: {}", signer.authority);
+    println!("nodes:     {}", published.nodes());
+    Ok(Ended::Done)
+}
+
+/// What to look into, and how.
+struct Look<'a> {
+    data: &'a DataDir,
+    id: InfoHashV2,
+    policy: &'a LedgerPolicy,
+    display: &'a Display,
+    stop: &'a CancellationToken,
+}
+
+impl Look<'_> {
+    /// What is known of the ledger, for a person, once it is known as deep as wanted; `None` when
+    /// asked to stop before.
+    ///
+    /// # Errors
+    ///
+    /// When the snapshot is not whole, is damaged, or its ledger is not sound.
+    fn at_ledger(&self, dry_run: bool) -> Result<Option<String>> {
+        let id = self.id;
+        let dir = self.data.snapshot(id);
+        let info = catalogue::read_info(&dir)?;
+        if !catalogue::is_sealed(&dir, &info) {
+            bail!("snapshot {id} is not whole, or is being mended: attest it when it is");
+        }
+        let level = self.policy.level;
+        match self.judge(LedgerRecord::load(&dir).as_ref())? {
+            Some(said) => return Ok(Some(said)),
+            None if catalogue::plain_ledger(&dir, &info).is_none() => bail!(
+                "snapshot {id} is no plain ledger, and what is in it was not looked into at {level:?}: \
+                 extract it with --once --extract --verify-level {level:?}, then attest it"
+            ),
+            None if dry_run => return Ok(Some(format!("to be looked into at {level:?}"))),
+            None => info!(snapshot = %id, ?level, "looking into the ledger"),
+        }
+        let verdict = self
+            .policy
+            .verify_held(&dir, &info, self.display, self.stop)?;
+        if verdict.is_none() {
+            return Ok(None);
+        }
+        let said = self.judge(LedgerRecord::load(&dir).as_ref())?;
+        said.context("what was found is not in the store: look at the disk")
+            .map(Some)
+    }
+
+    /// What is known, if that is enough.
+    fn judge(&self, record: Option<&LedgerRecord>) -> Result<Option<String>> {
+        match self.policy.judge_record(record) {
+            Verdict::Sound => {
+                Ok(record.map(|record| format!("sound, looked into at {}", record.level)))
+            }
+            Verdict::Refused(reasons) => {
+                bail!(
+                    "snapshot {} is not attested: {}",
+                    self.id,
+                    reasons.join("; ")
+                )
+            }
+            Verdict::Unverified => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Signing an item and publishing it: what a producer, an attesting operator and a change of keys have
+//! in common.
+//!
+//! The order is such that no number is ever used for two values: look up what there is, take the
+//! next number, sign, make the item durable here, and only then hand it to the network.
+
+mod by_mirror;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Result, bail};
+use snapshot_pointer::publish::{self, Publication, Seen};
+use snapshot_pointer::{
+    Authority, Dht, Found, Kind, LookupError, Record, RecordStore, Salt, Seq, SignedItem,
+    SigningKey,
+};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::control;
+use crate::data_dir::DataDir;
+use crate::key_file;
+use crate::network::{self, PortTaken};
+use crate::text::Time;
+pub(crate) use by_mirror::Mirror;
+
+/// Look-ups made before the number in use counts as unknown: a node that has just started may
+/// need a second one to meet the others.
+const LOOKUP_TRIES: usize = 3;
+
+/// A key file. The key is in memory only while it signs.
+pub(crate) struct Signer {
+    path: PathBuf,
+    pub(crate) authority: Authority,
+}
+
+impl Signer {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            authority: key_file::read(path)?.authority(),
+        })
+    }
+
+    /// Reads the key, to sign with it at once.
+    pub(crate) fn key(&self) -> Result<SigningKey> {
+        let key = key_file::read(&self.path)?;
+        if key.authority() != self.authority {
+            bail!("the key in {} was replaced meanwhile", self.path.display());
+        }
+        Ok(key)
+    }
+}
+
+/// An item that the network has.
+pub(crate) struct Published {
+    pub(crate) seq: Seq,
+    pub(crate) stored: u32,
+    pub(crate) read_back: u32,
+}
+
+impl Published {
+    /// How many nodes have it, for a person.
+    pub(crate) fn nodes(&self) -> String {
+        format!("{} store it, {} gave it back", self.stored, self.read_back)
+    }
+}
+
+/// What is published where.
+pub(crate) struct Publishing<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) data: &'a DataDir,
+    pub(crate) records: &'a RecordStore,
+    pub(crate) authority: Authority,
+    /// Of the item.
+    pub(crate) salt: &'a Salt,
+    pub(crate) kind: Kind,
+    /// The user says that nothing was published here before.
+    pub(crate) first: bool,
+}
+
+impl Publishing<'_> {
+    /// Publishes what `sign` signs with the number it is given, unless what is published already
+    /// `says` the same: then that is put again as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the number in use is not known, `sign` fails, or the item was not stored and found again.
+    /// Repeating it does no harm.
+    pub(crate) async fn publish(
+        &self,
+        says: impl Fn(&SignedItem) -> bool,
+        sign: impl FnOnce(Seq) -> Result<SignedItem>,
+    ) -> Result<Published> {
+        let started = Instant::now();
+        let socket = control::place(self.config, self.data);
+        let mirror = socket.and_then(Mirror::at);
+        let dht: Box<dyn Dht> = match &mirror {
+            Some(mirror) => {
+                info!("the mirror that runs here is asked for the DHT");
+                Box::new(mirror.clone())
+            }
+            None => {
+                let any = Ipv4Addr::UNSPECIFIED;
+                let taken = PortTaken::TakeAnother;
+                Box::new(network::start_dht(&self.config.dht, any, self.data, taken).await?)
+            }
+        };
+        let lookup = self.look_up(&*dht).await;
+        let record = self.records.load(&self.authority, self.salt, self.kind)?;
+        let item = match said_already(&record, &lookup, says) {
+            Some(item) => item,
+            None => sign(self.next_seq(&record, &lookup)?)?,
+        };
+        // Durable here before anybody else sees it.
+        publish::keep(self.records, &item, self.kind, SystemTime::now())?;
+        let stored = publish::put_and_read_back(&*dht, &item).await?;
+        self.note_put()?;
+        info!(seq = %item.seq(), took = %Time(started.elapsed()), "pointer published");
+        Ok(Published {
+            seq: item.seq(),
+            stored: stored.stored,
+            read_back: stored.read_back,
+        })
+    }
+
+    async fn look_up(&self, dht: &dyn Dht) -> Result<Found, LookupError> {
+        let mut tries = 1;
+        loop {
+            let lookup = dht.get_item(&self.authority, self.salt, &mut |_| {}).await;
+            if Seen::of(&lookup) != Seen::Unknown || tries == LOOKUP_TRIES {
+                return lookup;
+            }
+            tries += 1;
+        }
+    }
+
+    /// The number to sign with.
+    fn next_seq(&self, record: &Record, lookup: &Result<Found, LookupError>) -> Result<Seq> {
+        let on_disk = record.standing().high_water();
+        let seen = Seen::of(lookup);
+        // A network that answers and knows nothing, and a disk that knows nothing: so it begins.
+        let first = self.first || (seen == Seen::Nothing && on_disk.is_none());
+        let publication = if first {
+            Publication::First
+        } else {
+            Publication::Following
+        };
+        let seq = match publish::next_seq(seen, on_disk, publication) {
+            Ok(seq) => seq,
+            Err(refused) => {
+                let reason = lookup
+                    .as_ref()
+                    .err()
+                    .map_or(String::new(), |error| format!(" ({error})"));
+                bail!("no sequence number to publish with: {refused}{reason}");
+            }
+        };
+        if first {
+            warn!(authority = %self.authority, "no earlier pointer of this key: starting at 1");
+        }
+        Ok(seq)
+    }
+
+    fn note_put(&self) -> Result<()> {
+        self.records
+            .update(&self.authority, self.salt, self.kind, |record| {
+                record.note_put(SystemTime::now());
+            })?;
+        Ok(())
+    }
+}
+
+/// The signed item that says what is to be said already: what the network has, or what is held
+/// here when the network knows nothing newer. It is put again as it is, without a new number.
+fn said_already(
+    record: &Record,
+    lookup: &Result<Found, LookupError>,
+    says: impl Fn(&SignedItem) -> bool,
+) -> Option<SignedItem> {
+    let standing = record.standing();
+    let held = standing.held().filter(|_| !standing.is_contested());
+    // A failed look-up decides nothing: putting an item looks up again before it stores.
+    let found = lookup
+        .as_ref()
+        .ok()
+        .filter(|found| found.conflicts.is_empty());
+    let there = found.and_then(|found| found.best.as_ref());
+    let newest = match (held, there) {
+        (Some(held), Some(there)) if there.seq() == held.seq() && there != held => None,
+        (Some(held), Some(there)) if there.seq() <= held.seq() => Some(held),
+        (_, Some(there)) => Some(there),
+        (held, None) => held,
+    };
+    newest
+        .filter(|item| says(item))
+        .filter(|_| {
+            lookup
+                .as_ref()
+                .map_or(true, |found| found.conflicts.is_empty())
+        })
+        .cloned()
+}

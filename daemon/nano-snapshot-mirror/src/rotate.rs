@@ -1,0 +1,60 @@
+//! `rotate`: the holder of a key names the one that takes over, with the signatures of both.
+
+use anyhow::{Context as _, Result, bail};
+use snapshot_pointer::{Kind, RecordStore, SignedItem, Succession};
+
+use crate::cli::RotateArgs;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::fetch::Ended;
+use crate::publishing::{Publishing, Signer};
+use crate::signals::Signals;
+
+/// Signs and publishes that `--new` takes over from `--old`.
+pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -> Result<Ended> {
+    let (old, new) = (Signer::new(&args.old)?, Signer::new(&args.new)?);
+    let succession = Succession {
+        old: old.authority,
+        new: new.authority,
+    };
+    if old.authority == new.authority {
+        bail!("--old and --new are the same key: make a new one with keygen");
+    }
+    let stream_salt = &args.salt.salt;
+    let salt = stream_salt
+        .next()
+        .with_context(|| format!("the salt {stream_salt} is too long to be handed over"))?;
+    println!("old:       {}", succession.old);
+    println!("new:       {}", succession.new);
+    if args.dry_run {
+        println!("would:     sign with both and publish under {salt}");
+        return Ok(Ended::Done);
+    }
+    let data = DataDir::create(config.data_dir.as_deref())?;
+    let records = RecordStore::open(&data.streams())?;
+    let publishing = Publishing {
+        config,
+        data: &data,
+        records: &records,
+        authority: old.authority,
+        salt: &salt,
+        kind: Kind::Succession,
+        first: false,
+    };
+    let says = |item: &SignedItem| Succession::from_item(item).is_ok_and(|one| one == succession);
+    let sign = |seq| {
+        Ok(Succession::sign(
+            &old.key()?,
+            &new.key()?,
+            stream_salt,
+            seq,
+        )?)
+    };
+    let published = tokio::select! {
+        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
+        published = publishing.publish(says, sign) => published?,
+    };
+    println!("seq:       {}", published.seq);
+    println!("nodes:     {}", published.nodes());
+    Ok(Ended::Done)
+}
