@@ -182,7 +182,8 @@ async fn local_address(router: IpAddr) -> io::Result<IpAddr> {
 }
 
 fn default_router() -> Result<Ipv4Addr, PortMappingError> {
-    let routes = std::fs::read_to_string("/proc/self/net/route").map_err(PortMappingError::Routes)?;
+    let routes =
+        std::fs::read_to_string("/proc/self/net/route").map_err(PortMappingError::Routes)?;
     router_in(&routes).ok_or(PortMappingError::NoRouter)
 }
 

@@ -525,7 +525,9 @@ fn what_may_be_given_in_a_month_ends_and_begins_again() {
     };
     seeder.until("the pause", || report()["month"]["paused"] == true);
     let mut fetch = Running::start(world.mirror("node").arg("--once"));
-    fetch.until("a connection", || report()["peers"]["connections"].as_u64() > Some(0));
+    fetch.until("a connection", || {
+        report()["peers"]["connections"].as_u64() > Some(0)
+    });
     // For some seconds of the seeder's nothing goes.
     let then = report()["now"].as_u64().unwrap();
     fetch.until("time", || {
