@@ -1,10 +1,11 @@
-//! A file server that has the content of a torrent libtorrent made (BEP 19).
+//! A file server that has the content of a torrent libtorrent made (BEP 19), alone and beside
+//! libtorrent.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bittorrent_session::SessionConfig;
+use bittorrent_session::{RateLimits, SessionConfig};
 use interop_harness::{Libtorrent, TorrentKind};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -80,4 +81,29 @@ async fn a_file_server_alone_gives_what_libtorrent_made_a_torrent_of() {
         assert_eq!(torrent.status().wasted, 0);
         session.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_server_and_libtorrent_give_together() {
+    // So slow that both have the time, whatever comes from peers.
+    let both = SessionConfig {
+        web_seeds_below: u64::MAX,
+        rates: RateLimits {
+            upload: None,
+            download: Some(500_000),
+        },
+        ..impatient()
+    };
+    let world = World::made_by(Libtorrent::V2_0_15, TorrentKind::V2);
+    let (url, _server) = serve(world.dir.path().to_owned()).await;
+    let (mut seed, id) = world.seed("127.0.0.1:0", &json!({}));
+    let (session, torrent) = world.fetch(both).await;
+    torrent.add_peers(&[seed.address()]).await;
+    torrent.add_web_seeds(&[url.parse().unwrap()]).await;
+    whole(&torrent).await;
+    world.assert_ours();
+    let uploaded = seed.status(id)["uploaded"].as_u64().unwrap();
+    let total = torrent.status().bytes_total;
+    assert!((1..total).contains(&uploaded), "{uploaded} of {total}");
+    session.shutdown().await;
 }
