@@ -450,6 +450,10 @@ impl World {
         node.knows_content = true;
         node.disk = node.proven.clone();
         let layers = node.layers_lacking == 0;
+        if !layers {
+            // Those that a former life had got are asked for again.
+            node.layers_lacking = self.torrent.layers.iter().flatten().count();
+        }
         let mut content = self.torrent.content_of(layers, node.proven.clone());
         if node.proven.count() > 0 && node.completed.is_none() {
             content.leaves = self
