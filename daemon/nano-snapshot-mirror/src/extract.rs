@@ -6,10 +6,11 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{FlockOperation, OFlags};
 
 use crate::data_dir::sync_dir;
 
@@ -96,7 +97,8 @@ fn sync_parent(path: &Path) -> Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// A file under a temporary name, removed again unless it is published.
+/// A file under a temporary name, removed again unless it is published. It is locked while it is made, so
+/// that what a killed process left can be told from what another one is making.
 struct Fresh<'a> {
     path: PathBuf,
     target: &'a Path,
@@ -113,13 +115,46 @@ impl<'a> Fresh<'a> {
     /// Never follows a link to it.
     fn create(&self) -> Result<File> {
         let made = || format!("cannot make {}", self.path.display());
+        self.clear_leftovers();
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(made);
             }
             _ => {}
         }
-        File::create_new(&self.path).with_context(made)
+        let file = File::create_new(&self.path).with_context(made)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(made)?;
+        Ok(file)
+    }
+
+    /// Removes what processes left that were killed while they made the same file: each is as large as a
+    /// ledger. What cannot be removed is in nobody's way but the disk's.
+    fn clear_leftovers(&self) {
+        let names = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            let (stem, process) = name.rsplit_once('.')?;
+            process.parse::<u32>().ok().map(|_| stem.to_owned())
+        };
+        let (Some(own), Some(dir)) = (names(&self.path), self.path.parent()) else {
+            return;
+        };
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if names(&path).as_ref() != Some(&own) {
+                continue;
+            }
+            let left = File::options()
+                .read(true)
+                .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+                .open(&path)
+                .ok()
+                .filter(|file| {
+                    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+                });
+            if left.is_some() && fs::remove_file(&path).is_ok() {
+                tracing::info!("removed {}, which an interrupted run left", path.display());
+            }
+        }
     }
 
     fn publish(&self, file: File) -> Result<()> {
@@ -189,6 +224,32 @@ mod tests {
         let content = sealed(temp.path());
         assert!(!by_copy(&content, &temp.path().join("data.ldb"), &mut |_| false).unwrap());
         only_these(temp.path(), &["content.ldb"]);
+    }
+
+    #[test]
+    fn what_a_killed_copy_left_goes_and_what_is_being_made_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let content = sealed(temp.path());
+        let target = temp.path().join("data.ldb");
+        let beside = |name: &str| {
+            let path = temp.path().join(name);
+            fs::write(&path, "part of a ledger").unwrap();
+            path
+        };
+        beside("data.new.4000000001");
+        let made = File::open(beside("data.new.4000000002")).unwrap();
+        rustix::fs::flock(&made, FlockOperation::LockExclusive).unwrap();
+        beside("data.new.backup");
+        beside("other.new.4000000001");
+        assert!(by_copy(&content, &target, &mut |_| true).unwrap());
+        let all = [
+            "content.ldb",
+            "data.ldb",
+            "data.new.4000000002",
+            "data.new.backup",
+            "other.new.4000000001",
+        ];
+        only_these(temp.path(), &all);
     }
 
     #[test]

@@ -11,11 +11,11 @@
 //! Rolling back exchanges `data.ldb` and `data.ldb.backup` by the same means, so doing it twice changes
 //! nothing.
 
-mod node_lock;
+pub(crate) mod node_lock;
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -35,7 +35,7 @@ use crate::snapshot_info::SnapshotInfo;
 use crate::space;
 use crate::text::Bytes;
 use crate::unpack::{self, Unpack, Unpacked};
-use node_lock::NodeLock;
+use node_lock::{NodeLock, who_has_open};
 
 /// Installs or rolls back.
 pub(crate) fn run(
@@ -194,11 +194,15 @@ impl Node {
     /// have given it, and makes it durable.
     fn hand_over(&self, new: &Path) -> Result<()> {
         let failed = || format!("cannot hand {} over to the node", new.display());
-        let file = File::options().write(true).open(new).with_context(failed)?;
+        let file = open_alone(new).with_context(failed)?;
         let old = self.ledger.metadata();
-        let (owner, mode) = match &old {
-            Ok(old) => (old, old.permissions().mode() & 0o777),
-            Err(_) => (&self.dir, 0o600),
+        let mode = old
+            .as_ref()
+            .map_or(0o600, |old| old.permissions().mode() & 0o777);
+        // One that root left in the directory of somebody else is a mistake not to be repeated.
+        let owner = match &old {
+            Ok(old) if old.uid() != 0 || self.dir.uid() == 0 => old,
+            _ => &self.dir,
         };
         let own = file.metadata().with_context(failed)?;
         if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
@@ -241,6 +245,12 @@ impl Node {
         if let Verdict::Refused(reasons) = policy.judge_record(record.as_ref()) {
             bail!("the backup is no sound ledger: {}", reasons.join("; "));
         }
+        let failed = || format!("cannot hand {} over to the node", backup.display());
+        let file = open_alone(&backup).with_context(failed)?;
+        if file.metadata().with_context(failed)?.uid() == 0 && self.dir.uid() != 0 {
+            fchown(&file, Some(self.dir.uid()), Some(self.dir.gid())).with_context(failed)?;
+        }
+        drop(file);
         let new = self.new_ledger();
         remove_if_there(&new)?;
         fs::hard_link(&backup, &new)
@@ -306,6 +316,12 @@ impl Installation<'_> {
         if same(path, &self.node.ledger) {
             bail!("{} is the node's ledger already", path.display());
         }
+        if let Some(writer) = who_has_open(path) {
+            bail!(
+                "{writer} has {} open and may write to it while it is copied: stop it first",
+                path.display()
+            );
+        }
         // What an interrupted run left cannot be gone on with.
         remove_if_there(new)?;
         let method = if extract::by_reflink(path, new)? {
@@ -369,6 +385,19 @@ impl Installation<'_> {
             Unpacked::Stopped | Unpacked::NeedsWhole => Ok(false),
         }
     }
+}
+
+/// Opens a file that is to be given to the node. Root shall not give away what the directory's owner has
+/// put in its place: nothing that leads elsewhere, or has another name.
+fn open_alone(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.nlink() > 1 {
+        return Err(io::Error::other("it has another name"));
+    }
+    Ok(file)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

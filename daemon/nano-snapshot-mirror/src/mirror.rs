@@ -15,8 +15,9 @@ use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use crate::catalogue;
 use crate::clock::unix_seconds;
 use crate::config::{Limit, Live, Size};
 use crate::control::{self, Denied, Request, Requests};
@@ -34,6 +35,7 @@ use crate::report::{Following, Phase, Reporter};
 use crate::scrub::{self, Scrubs};
 use crate::servers::Doors;
 use crate::signals::Signals;
+use crate::snapshot_info::SnapshotInfo;
 use crate::space;
 use crate::systemd::{Inherited, Manager};
 use crate::torrent::{Fetched, Torrent};
@@ -452,8 +454,24 @@ impl<'a> Service<'a> {
 
     /// Makes a whole snapshot the current one.
     fn switch(&self, stream: &StreamName, id: InfoHashV2) -> Result<()> {
+        let before = self.data.current_of(stream)?;
         self.data.switch(stream, id, &self.data.lock()?)?;
         info!(snapshot = %id, stream = stream.as_str(), "now current");
+        let claims = |id| {
+            SnapshotInfo::parse(
+                catalogue::read_info(&self.data.snapshot(id))
+                    .ok()?
+                    .snapshot()?,
+            )
+        };
+        if let Some((now, before)) = claims(id).zip(before.and_then(claims))
+            && let Some(fewer) = now.shrank_from(&before)
+        {
+            warn!(
+                snapshot = %id, stream = stream.as_str(),
+                "an authority published a ledger that has fallen behind: it has {fewer}"
+            );
+        }
         Ok(())
     }
 }

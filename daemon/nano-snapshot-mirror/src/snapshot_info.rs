@@ -50,6 +50,23 @@ impl SnapshotInfo {
         }
     }
 
+    /// What there was more of before, for a person: confirmed blocks never become fewer, and other blocks
+    /// hardly.
+    pub(crate) fn shrank_from(&self, before: &Self) -> Option<String> {
+        let counts = [
+            (
+                "cemented blocks",
+                before.cemented_count,
+                self.cemented_count,
+            ),
+            ("blocks", before.block_count, self.block_count),
+        ];
+        counts.into_iter().find_map(|(what, before, now)| {
+            let (before, now) = before.zip(now)?;
+            (now < before).then(|| format!("{now} {what}, {before} before"))
+        })
+    }
+
     /// The bytes for the info dictionary: the same for the same content.
     pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(self)
@@ -84,6 +101,25 @@ mod tests {
             r#"{"original_filename":"data.ldb","store_version":24,"minimum_node_version":"27.0","block_count":5460,"cemented_count":5338}"#
         );
         assert_eq!(SnapshotInfo::parse(&json), Some(info));
+    }
+
+    #[test]
+    fn a_ledger_that_fell_behind_is_noticed() {
+        let counts = |blocks, cemented| SnapshotInfo {
+            block_count: blocks,
+            cemented_count: cemented,
+            ..SnapshotInfo::default()
+        };
+        let before = counts(Some(5966), Some(5926));
+        let now = |blocks, cemented| counts(blocks, cemented).shrank_from(&before);
+        assert_eq!(now(Some(5966), Some(5926)), None);
+        assert_eq!(now(Some(5967), Some(5927)), None);
+        // Whoever says nothing is not held to anything.
+        assert_eq!(now(None, None), None);
+        let text = now(Some(5460), Some(5926)).unwrap();
+        assert_eq!(text, "5460 blocks, 5966 before");
+        let text = now(Some(5966), Some(5338)).unwrap();
+        assert_eq!(text, "5338 cemented blocks, 5926 before");
     }
 
     #[test]

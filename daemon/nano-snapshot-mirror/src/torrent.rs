@@ -161,7 +161,13 @@ pub(crate) async fn fetch(
             Err(error) if space::is_lacking(&error) && fetch.may_wait(&wanted) => error,
             other => return other,
         };
-        if !pauses.wait(&error, stop).await? {
+        let over = CancellationToken::new();
+        let pause = async {
+            let _over = over.clone().drop_guard();
+            pauses.wait(&error, stop).await
+        };
+        let (goes_on, ()) = tokio::join!(pause, fetch.serve_part(&over));
+        if !goes_on? {
             return Ok(Fetched::Stopped);
         }
     }
@@ -238,6 +244,50 @@ impl Fetch<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Serves what is there of the snapshot and writes nothing, until `over`. Where that cannot be, as
+    /// when nothing is there yet, it is left.
+    async fn serve_part(&self, over: &CancellationToken) {
+        match self.offer_part().await {
+            Ok(Some(torrent)) => {
+                info!(
+                    snapshot = %self.id, held = %Bytes(held_bytes(&torrent.store)),
+                    "serving meanwhile what is there"
+                );
+                over.cancelled().await;
+                torrent.leave().await;
+            }
+            Ok(None) => {}
+            Err(error) => debug!(snapshot = %self.id, "not served meanwhile: {error:#}"),
+        }
+    }
+
+    async fn offer_part(&self) -> Result<Option<Torrent>> {
+        let dir = self.data.snapshot(self.id);
+        if !catalogue::is_created(&dir) || catalogue::must_be_read(&dir) {
+            return Ok(None);
+        }
+        let Some(lock) = self.data.own_snapshot(self.id)? else {
+            return Ok(None);
+        };
+        let place = dir.clone();
+        let store = Arc::new(spawn_blocking(move || catalogue::take_up(&place)).await??);
+        if store.verified_blocks() == 0 {
+            return Ok(None);
+        }
+        let session = self.network.session();
+        let handle = session.add_store_to_serve(store.clone()).await?;
+        let swarms = swarms(&store.info().hashes(), Some(&store));
+        let presence = vec![self.network.attend(&handle, swarms)];
+        Ok(Some(Torrent {
+            id: self.id,
+            store,
+            dir,
+            handle,
+            lock,
+            _presence: presence,
+        }))
     }
 
     /// Makes the directory and locks it, waiting for any other process to end its work there.

@@ -14,6 +14,7 @@ use crate::cli::VerifyArgs;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::fetch::Ended;
+use crate::install::node_lock::who_has_open;
 use crate::looking::Looking;
 use crate::progress::Display;
 use crate::scrub;
@@ -126,6 +127,13 @@ fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
 /// Verifies a ledger as deep as the arguments say.
 fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
     let args = look.args;
+    if let Some(writer) = who_has_open(path) {
+        bail!(
+            "{writer} has {} open, and what it writes meanwhile would look like damage: stop it \
+             first, or verify a copy",
+            path.display()
+        );
+    }
     let level = Level::from(args.level);
     let policy = Policy {
         store_versions: args.store_version.clone(),

@@ -5,11 +5,12 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use common::small_disk::{MIB, SmallDisk};
-use common::{Running, World, assert_same, numbers, run_command};
+use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, numbers, run_command};
 use nano_ledger::synthetic;
 use rustix::process::Signal;
 
@@ -20,7 +21,7 @@ const LENGTH: u64 = 40 * MIB;
 struct Published {
     world: World,
     snapshot: String,
-    _seeder: Running,
+    seeder: Option<Running>,
 }
 
 impl Published {
@@ -42,7 +43,7 @@ impl Published {
         Self {
             snapshot: produced.value("snapshot"),
             world,
-            _seeder: seeder,
+            seeder: Some(seeder),
         }
     }
 
@@ -110,6 +111,40 @@ fn no_room_for_the_metadata() {
 fn no_room_for_the_content() {
     let place = "snapshots/ID/content";
     pauses_and_goes_on(place, "size=8m", &[], "size=100m", "content/data.ldb");
+}
+
+#[test]
+fn what_is_there_is_served_during_a_pause() {
+    let mut published = Published::new();
+    let place = published.place("snapshots/ID/content");
+    let Some(small) = SmallDisk::mount(place, "size=20m") else {
+        return;
+    };
+    let mut mirror = Running::start(&mut published.world.mirror("mirror"));
+    published.until_paused(&mut mirror, "content/data.ldb");
+    let log = mirror.stderr_path();
+    mirror.until("what is there to be offered", || {
+        fs::read_to_string(&log)
+            .unwrap()
+            .contains("serving meanwhile")
+    });
+    // Nobody else has anything.
+    let seeder = published.seeder.take();
+    seeder.unwrap().stop().succeeded();
+    let mut other = Running::start(published.world.mirror("other").arg("--once"));
+    let content = published.world.content("other", &published.snapshot);
+    other.until("a part", || {
+        content
+            .metadata()
+            .is_ok_and(|content| content.blocks() * 512 >= 4 * MIB)
+    });
+    // With room and somebody to ask, both go on.
+    small.remount("size=100m");
+    published.seeder = Some(Running::start(&mut published.world.mirror("producer")));
+    published.until_whole(&mut mirror);
+    other.end().succeeded();
+    let said = mirror.stop().succeeded();
+    assert!(!said.stderr.contains("panicked"), "{}", said.stderr);
 }
 
 #[test]
@@ -212,4 +247,58 @@ fn a_floor_of_free_space_is_kept() {
     disk.empty();
     published.until_whole(&mut mirror);
     mirror.stop().succeeded();
+}
+
+#[test]
+fn no_room_for_a_producers_copy() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(world.path("producer"), "size=3m") else {
+        return;
+    };
+    let ledger = world.path("node.ldb");
+    copy_ledger(AFTER, &ledger);
+    let said = run_command(&mut world.produce_default("producer", &ledger));
+    said.failed_with(
+        1,
+        &["the copy of the ledger needs", "stay free", "--data-dir"],
+    );
+    assert_eq!(world.current("producer"), None);
+    disk.remount("size=30m");
+    run_command(&mut world.produce_default("producer", &ledger)).succeeded();
+    assert!(names(&world.path("producer/incoming")).is_empty());
+}
+
+#[test]
+fn no_room_for_the_nodes_new_ledger() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(world.path("node"), "size=6m") else {
+        return;
+    };
+    let place = world.path("node/data.ldb");
+    copy_ledger(BEFORE, &place);
+    let install = || {
+        let mut install = common::command();
+        run_command(
+            install
+                .arg("install")
+                .arg(AFTER)
+                .arg("--to")
+                .arg(world.path("node")),
+        )
+    };
+    install().failed_with(1, &["the node's new ledger needs", "stay free"]);
+    assert_same(&place, Path::new(BEFORE));
+    assert_eq!(names(&world.path("node")), ["data.ldb", "data.ldb-lock"]);
+    disk.remount("size=20m");
+    install().succeeded();
+    assert_same(&place, Path::new(AFTER));
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines, Read as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -111,6 +111,61 @@ fn a_new_node_has_nothing_to_go_back_to() {
 }
 
 #[test]
+fn what_root_installs_belongs_to_the_node() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can install for somebody else; run this test as root");
+        return;
+    }
+    let (uid, gid) = (12_345, 54_321);
+    let owner = |path: &Path| {
+        let metadata = path.metadata().unwrap();
+        (metadata.uid(), metadata.gid())
+    };
+    // The ledger and its lock before: none, the node's own, and what root once left there.
+    for before in [
+        None,
+        Some((uid, gid)),
+        Some((0, 0)),
+        Some((uid + 1, gid + 1)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        chown(dir.path(), Some(uid), Some(gid)).unwrap();
+        let place = dir.path().join("data.ldb");
+        let lock = dir.path().join("data.ldb-lock");
+        if let Some((uid, gid)) = before {
+            copy_ledger(BEFORE, &place);
+            fs::write(&lock, "").unwrap();
+            for path in [&place, &lock] {
+                chown(path, Some(uid), Some(gid)).unwrap();
+            }
+        }
+        let expected = match before {
+            Some((other, group)) if other != 0 => (other, group),
+            _ => (uid, gid),
+        };
+        install(dir.path(), &[AFTER]).succeeded();
+        assert_eq!(owner(&place), expected, "{before:?}");
+        assert_eq!(owner(&lock), expected, "{before:?}");
+        assert_same(&place, Path::new(AFTER));
+        if before.is_some() {
+            install(dir.path(), &["--rollback"]).succeeded();
+            assert_eq!([owner(&place), owner(&lock)], [expected; 2], "{before:?}");
+            assert_same(&place, Path::new(BEFORE));
+        }
+    }
+    // What the directory's owner puts there is not written to.
+    let (dir, place) = node(BEFORE);
+    chown(dir.path(), Some(uid), Some(gid)).unwrap();
+    let others = dir.path().join("somebody's");
+    fs::write(&others, "content").unwrap();
+    fs::hard_link(&others, dir.path().join("data.ldb-lock")).unwrap();
+    install(dir.path(), &[AFTER]).failed_with(1, &["data.ldb-lock", "another name"]);
+    assert_eq!(fs::read_to_string(&others).unwrap(), "content");
+    assert_eq!(owner(&others), (0, 0));
+    assert_same(&place, Path::new(BEFORE));
+}
+
+#[test]
 fn a_running_node_keeps_its_ledger() {
     let (dir, place) = node(BEFORE);
     let holder = Holder::of(&place);
@@ -120,6 +175,12 @@ fn a_running_node_keeps_its_ledger() {
     }
     assert_same(&place, Path::new(BEFORE));
     assert_eq!(names(dir.path()), ["data.ldb", "data.ldb-lock"]);
+    // Nor is it taken or looked into while it may change.
+    let other = tempfile::tempdir().unwrap();
+    let from = place.to_str().unwrap();
+    install(other.path(), &[from]).failed_with(1, &["stop it first", &pid]);
+    let mut verify = command();
+    run_command(verify.arg("verify").arg(&place)).failed_with(1, &["verify a copy", &pid]);
     // It can go on using it, and others beside it.
     drop(LiveLedger::open(&place).unwrap());
     holder.let_go();

@@ -27,7 +27,6 @@ impl NodeLock {
         path.push("-lock");
         let path = PathBuf::from(path);
         let failed = || format!("cannot take the lock {}", path.display());
-        let missing = !path.exists();
         let file = File::options()
             .read(true)
             .write(true)
@@ -38,8 +37,12 @@ impl NodeLock {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .with_context(failed)?;
-        if missing && file.metadata().with_context(failed)?.uid() != dir.uid() {
-            // It would lock the node out of its own ledger.
+        let found = file.metadata().with_context(failed)?;
+        if found.nlink() > 1 {
+            bail!("{}: it has another name", failed());
+        }
+        if found.uid() == 0 && dir.uid() != 0 {
+            // Made by root, here or before: it would lock the node out of its own ledger.
             fchown(&file, Some(dir.uid()), Some(dir.gid())).with_context(failed)?;
         }
         match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -54,6 +57,17 @@ impl NodeLock {
             Err(error) => Err(error).with_context(failed),
         }
     }
+}
+
+/// Who has the ledger at `path` open and may write to it, for a person; `None` where nobody is known to.
+/// Not to be asked of a ledger that this process has open: its own lock would be lost.
+pub(crate) fn who_has_open(path: &Path) -> Option<String> {
+    let mut lock = path.to_owned().into_os_string();
+    lock.push("-lock");
+    let file = File::open(PathBuf::from(lock)).ok()?;
+    let wanted = Flock::from(FlockType::WriteLock);
+    rustix::process::fcntl_getlk(&file, &wanted).ok()??;
+    Some(holder(&file))
 }
 
 /// Who holds the lock, for a person.
