@@ -14,5 +14,5 @@ def behave(link: Link) -> None:
 
 
 animal = Animal()
-animal.dial(behave)
+animal.dial(behave, 4)
 animal.live()

@@ -15,5 +15,5 @@ def behave(link: Link) -> None:
 
 
 animal = Animal()
-animal.dial(behave)
+animal.dial(behave, 4)
 animal.live()

@@ -5,6 +5,7 @@ mod download;
 mod error;
 mod resident;
 mod services;
+mod talk;
 mod upload;
 
 use std::future::poll_fn;
@@ -34,6 +35,7 @@ use crate::mailbox;
 use crate::stream::PeerStream;
 pub(crate) use error::PeerError;
 use services::Services;
+use talk::Talk;
 use upload::{Progress, Uploads};
 
 /// Bytes of messages, blocks apart, that may wait for the socket before we ask the peer to read.
@@ -158,6 +160,7 @@ struct Peer {
     choking: bool,
     /// Requests turned down since the last one that was not.
     turned_down: usize,
+    talk: Talk,
 
     input: ReadBuffer,
     /// Bytes the message at the start of the input takes, as far as known.
@@ -214,6 +217,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         peer_ut_pex: None,
         choking: true,
         turned_down: 0,
+        talk: Talk::new(),
         input: ReadBuffer::new(surroundings.buffers.clone()),
         wanted: 0,
         starved: None,
@@ -316,6 +320,7 @@ impl Peer {
     /// What to wait for at the socket: nothing that could not be used now.
     fn interest(&self) -> Option<Interest> {
         let read = self.starved.is_none()
+            && !self.talk.is_spent()
             && self.news.len() < download::MAX_NEWS
             && !self.throttles.download.is_waiting();
         let turn = !self.throttles.upload.is_waiting();
@@ -597,9 +602,11 @@ impl Peer {
         if !std::mem::take(&mut self.read_since_tick) {
             self.input.rest();
         }
+        let hears = !self.talk.is_spent();
+        self.talk.tick();
         let silent = now.saturating_duration_since(self.last_received);
         // A peer that we do not read from is not silent.
-        let reads = self.starved.is_none() && !self.throttles.download.is_waiting();
+        let reads = hears && self.starved.is_none() && !self.throttles.download.is_waiting();
         if reads && silent > self.surroundings.idle_timeout {
             return Err(PeerError::Silent(silent));
         }

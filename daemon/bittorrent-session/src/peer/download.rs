@@ -70,7 +70,7 @@ impl Peer {
     }
 
     fn take_messages(&mut self) -> Result<(), PeerError> {
-        while self.news.len() + self.unhashed.len() < MAX_NEWS {
+        while self.news.len() + self.unhashed.len() < MAX_NEWS && !self.talk.is_spent() {
             let input = self.input.bytes();
             let header = Header::peek(input, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
             let total = match header {
@@ -96,6 +96,9 @@ impl Peer {
                     let frame = self.input.take(total);
                     let step = Message::decode(&frame, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
                     if let Step::Message { message, .. } = step {
+                        let content = self.content.as_ref();
+                        let pieces = content.map_or(0, |content| content.layout().piece_count());
+                        self.talk.hear(&message, pieces);
                         self.handle(message)?;
                     }
                     if self.outbox.len() > MOST_ANSWERS {
@@ -181,6 +184,7 @@ impl Peer {
             Message::Cancel(request) => {
                 // The peer counts on one answer to each request: the block, or this.
                 if self.uploads.cancel(request) {
+                    self.talk.cancelled();
                     self.reject(request);
                 }
             }

@@ -1,0 +1,150 @@
+//! How much a peer may say that nothing else bounds. Requests are bounded by the queue we announce,
+//! answers by what we asked for; for the rest there is a number of messages to spend, which comes
+//! back with time. Who has spent all is not read any further, and TCP holds the rest back.
+
+use bittorrent_protocol::wire::Message;
+
+/// Messages at once.
+const MOST: u32 = 10_000;
+
+/// Messages each second from then on.
+const STEADY: u32 = 1_000;
+
+/// What one peer may still say.
+#[derive(Debug)]
+pub(super) struct Talk {
+    left: u32,
+    /// `have` messages so far: a peer has something to tell of each piece once.
+    haves: u32,
+}
+
+impl Talk {
+    pub(super) const fn new() -> Self {
+        Self {
+            left: MOST,
+            haves: 0,
+        }
+    }
+
+    /// Whether it is to be heard no further for now.
+    pub(super) const fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Counts a message of a peer of a torrent with so many pieces, as far as is known.
+    pub(super) fn hear(&mut self, message: &Message<'_>, pieces: u32) {
+        match message {
+            Message::KeepAlive
+            | Message::Piece { .. }
+            | Message::Request(_)
+            | Message::Reject(_)
+            | Message::HashRequest(_)
+            | Message::Hashes(..)
+            | Message::HashReject(_) => {}
+            Message::Have(_) if self.haves < pieces => self.haves += 1,
+            _ => self.spend(),
+        }
+    }
+
+    fn spend(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
+    /// A cancel that met its request took back what was allowed for.
+    pub(super) fn cancelled(&mut self) {
+        self.left = MOST.min(self.left + 1);
+    }
+
+    /// A second is over.
+    pub(super) fn tick(&mut self) {
+        self.left = MOST.min(self.left + STEADY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bittorrent_protocol::wire::Request;
+
+    use super::*;
+
+    fn spent_by(message: &Message<'_>, pieces: u32) -> Option<u32> {
+        let mut talk = Talk::new();
+        (1..=4 * MOST).find(|_| {
+            talk.hear(message, pieces);
+            talk.is_spent()
+        })
+    }
+
+    #[test]
+    fn what_nothing_bounds_is_heard_up_to_a_number() {
+        for message in [
+            Message::Interested,
+            Message::Choke,
+            Message::Unknown {
+                id: 99,
+                payload: &[],
+            },
+            Message::Extended {
+                id: 1,
+                payload: &[],
+            },
+            Message::Suggest(1),
+        ] {
+            assert_eq!(spent_by(&message, 1_000_000), Some(MOST), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn each_piece_may_be_told_of_once() {
+        assert_eq!(spent_by(&Message::Have(7), 0), Some(MOST));
+        assert_eq!(spent_by(&Message::Have(7), 12_345), Some(MOST + 12_345));
+        assert_eq!(spent_by(&Message::Have(7), u32::MAX), None);
+    }
+
+    #[test]
+    fn requests_and_answers_are_bounded_elsewhere() {
+        let request = Request {
+            index: 0,
+            begin: 0,
+            length: 16_384,
+        };
+        for message in [
+            Message::KeepAlive,
+            Message::Request(request),
+            Message::Reject(request),
+        ] {
+            assert_eq!(spent_by(&message, 0), None, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_cancel_that_meets_its_request_is_free() {
+        let mut talk = Talk::new();
+        let cancel = Message::Cancel(Request {
+            index: 0,
+            begin: 0,
+            length: 16_384,
+        });
+        for _ in 0..3 * MOST {
+            talk.hear(&cancel, 0);
+            talk.cancelled();
+        }
+        assert_eq!(talk.left, MOST);
+        assert_eq!(spent_by(&cancel, 0), Some(MOST));
+    }
+
+    #[test]
+    fn it_comes_back_with_time_and_does_not_pile_up() {
+        let mut talk = Talk::new();
+        talk.tick();
+        assert_eq!(talk.left, MOST);
+        for _ in 0..MOST {
+            talk.hear(&Message::Interested, 0);
+        }
+        assert!(talk.is_spent());
+        talk.tick();
+        assert_eq!(talk.left, STEADY);
+        (0..100).for_each(|_| talk.tick());
+        assert_eq!(talk.left, MOST);
+    }
+}
