@@ -51,6 +51,9 @@ pub struct SessionConfig {
     /// Requests one peer may have waiting with us; we announce this as `reqq` and reject what is
     /// beyond (BEP 6, BEP 10). 24 bytes each. Default 2000.
     pub request_queue: usize,
+    /// Lets nobody in before [`Session::open_gate`](crate::Session::open_gate): who connects waits in the
+    /// kernel until the torrents are there. Default: false.
+    pub gate_closed: bool,
     /// Incoming connections that may be shaking hands at a time; more wait in the kernel.
     /// Default 64.
     pub max_incoming_handshakes: usize,
@@ -90,6 +93,7 @@ impl Default for SessionConfig {
             write_buffer_bytes: 16 << 20,
             read_buffer_bytes: 8 << 20,
             request_queue: 2_000,
+            gate_closed: false,
             max_incoming_handshakes: 64,
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),

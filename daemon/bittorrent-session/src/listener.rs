@@ -11,7 +11,7 @@ use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::wire::Opening;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -87,20 +87,36 @@ fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until cancelled. Handshakes run in tasks of their own, at most as many as there are
-/// places; they end with the acceptor.
+/// Whether who connects is let in, or waits in the kernel: for us, or for who listens after us on the
+/// same socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    NotYet,
+    Open,
+    Shut,
+}
+
+/// Accepts while the gate is open. Handshakes run in tasks of their own, at most as many as there
+/// are places; those that have begun when it is shut go on. Cancelling ends them too.
 pub(crate) async fn accept(
     listener: TcpListener,
     manners: Arc<Manners>,
     places: Arc<Semaphore>,
     asks: mpsc::Sender<Ask>,
+    mut gate: watch::Receiver<Gate>,
     cancel: CancellationToken,
 ) {
     let mut handshakes = JoinSet::new();
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => return,
+        () = until(&mut gate, |gate| gate != Gate::NotYet) => {}
+    }
     loop {
         let accepted = tokio::select! {
             biased;
             () = cancel.cancelled() => break,
+            () = until(&mut gate, |gate| gate == Gate::Shut) => break,
             Some(ended) = handshakes.join_next(), if !handshakes.is_empty() => {
                 report_panic(ended);
                 continue;
@@ -130,10 +146,24 @@ pub(crate) async fn accept(
             (Err(_), _) => break,
         }
     }
-    handshakes.abort_all();
-    while let Some(ended) = handshakes.join_next().await {
-        report_panic(ended);
+    loop {
+        tokio::select! {
+            biased;
+            ended = handshakes.join_next() => match ended {
+                Some(ended) => report_panic(ended),
+                None => break,
+            },
+            () = cancel.cancelled() => {
+                handshakes.shutdown().await;
+                break;
+            }
+        }
     }
+}
+
+/// Waits until the gate is as wanted, or the session is gone.
+async fn until(gate: &mut watch::Receiver<Gate>, wanted: impl Fn(Gate) -> bool) {
+    let _ = gate.wait_for(|gate| wanted(*gate)).await;
 }
 
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bittorrent_engine::Engine;
 use bittorrent_protocol::{InfoHashes, PeerId, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
@@ -20,7 +20,7 @@ use crate::greet::Manners;
 use crate::handle::{SessionHandle, TorrentHandle, prepare};
 use crate::http::LazyHttp;
 use crate::limits::Buckets;
-use crate::listener;
+use crate::listener::{self, Gate};
 use crate::peer::Surroundings;
 use crate::tracker::{Announcer, TrackerUrl};
 use crate::vitals::Vitals;
@@ -43,6 +43,7 @@ pub struct Session {
     http: Arc<LazyHttp>,
     asks: mpsc::Sender<Ask>,
     cancel: DropGuard,
+    gate: watch::Sender<Gate>,
     acceptors: JoinSet<()>,
     driver: JoinHandle<ShutdownReport>,
     threads: DiskThreads,
@@ -116,6 +117,11 @@ impl Session {
         };
         let cancel = CancellationToken::new();
         let places = Arc::new(Semaphore::new(config.max_incoming_handshakes.max(1)));
+        let gate = watch::Sender::new(if config.gate_closed {
+            Gate::NotYet
+        } else {
+            Gate::Open
+        });
         let mut acceptors = JoinSet::new();
         for (listener, addr) in listeners.into_iter().zip(&local_addrs) {
             let acceptor = listener::accept(
@@ -123,6 +129,7 @@ impl Session {
                 manners.clone(),
                 places.clone(),
                 asks_to.clone(),
+                gate.subscribe(),
                 cancel.child_token(),
             );
             acceptors.spawn(acceptor.instrument(tracing::debug_span!("listener", %addr)));
@@ -145,6 +152,7 @@ impl Session {
             http,
             asks: asks_to,
             cancel: cancel.drop_guard(),
+            gate,
             acceptors,
             driver,
             threads,
@@ -160,6 +168,18 @@ impl Session {
     /// The peer id in all our handshakes.
     pub const fn peer_id(&self) -> PeerId {
         self.peer_id
+    }
+
+    /// Lets peers in, where [`SessionConfig::gate_closed`] has kept them waiting. Before the torrents
+    /// are added, who asks for them would be turned away.
+    pub fn open_gate(&self) {
+        self.gate.send_replace(Gate::Open);
+    }
+
+    /// Accepts nobody any more; connections that are there go on. Where the listening socket is kept
+    /// for a successor, who connects from now on waits for it.
+    pub fn shut_gate(&self) {
+        self.gate.send_replace(Gate::Shut);
     }
 
     /// Counters that show that the session's loops come round.

@@ -110,6 +110,47 @@ async fn what_was_shut_down_goes_on_where_it_was() {
     seed.shutdown().await;
 }
 
+/// As with a socket that the service manager keeps while the service restarts.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_before_or_between_sessions_is_answered_once_the_torrents_are_there() {
+    let sample = Sample::file("handed over", 1_000_000, 64 * 1024, false);
+    let dir = tempfile::tempdir().unwrap();
+    let full = sample.full_store(&dir.path().join("seed"));
+    let v2 = sample.meta.info().hashes().v2;
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = async || {
+        let config = SessionConfig {
+            listen: Vec::new(),
+            listeners: vec![socket.try_clone().unwrap()],
+            gate_closed: true,
+            ..config()
+        };
+        Session::start(config).await.unwrap()
+    };
+    let knock = async || {
+        let at = socket.local_addr().unwrap();
+        let stream = tokio::net::TcpStream::connect(at).await.unwrap();
+        let mut peer = common::wire::RawPeer::new(stream);
+        peer.greet(v2.truncated(), common::wire::MODERN, [7; 20])
+            .await;
+        peer
+    };
+    let first = start().await;
+    let mut early = knock().await;
+    first.add_store(full.clone()).await.unwrap();
+    first.open_gate();
+    assert!(early.handshake().await.is_some());
+    first.shut_gate();
+    let mut late = knock().await;
+    first.shutdown().await;
+
+    let second = start().await;
+    second.add_store(full).await.unwrap();
+    second.open_gate();
+    assert!(late.handshake().await.is_some());
+    second.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_torrent_is_no_longer_served_and_can_come_back() {
     let sample = Sample::file("removed", 1_000_000, 64 * 1024, true);

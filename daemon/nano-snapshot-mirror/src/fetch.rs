@@ -73,6 +73,7 @@ pub(crate) async fn run(
     data.clean_incoming()?;
     let stream = Stream::one(config, once.stream.as_deref(), &data)?;
     let network = Network::start(live, &data, PortTaken::TakeAnother, Vec::new()).await?;
+    network.session().open_gate();
     let policy = LedgerPolicy::from(&config.verify);
     let fetch = Fetch {
         once,

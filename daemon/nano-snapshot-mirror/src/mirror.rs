@@ -186,6 +186,8 @@ impl<'a> Service<'a> {
         self.tell_left_behind();
         self.rescan().await?;
         self.act().await?;
+        // Who connected since the last run ended is served now.
+        self.network.session().open_gate();
         let mut poll: Option<Running<'a, _>> = None;
         let mut keeping: Option<Running<'a, _>> = None;
         // The first round comes with the first look-up.
@@ -311,6 +313,8 @@ impl<'a> Service<'a> {
             self.act().await?;
         }
         drop(watchdog);
+        // Who connects from now on is the next run's.
+        self.network.session().shut_gate();
         self.manager.stopping();
         self.reporter.enter(Some(Phase::Stopping));
         self.report(None);

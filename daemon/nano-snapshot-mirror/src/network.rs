@@ -249,6 +249,7 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
     let (peer, connections) = (&config.peer, connections(config));
     SessionConfig {
         listen,
+        gate_closed: true,
         announce_port: peer
             .announce_port
             .and_then(|port| port.get().try_into().ok()),
