@@ -90,10 +90,17 @@ async fn download(
             }
         };
         let store = Arc::new(store);
-        let torrent = leech
+        let added = leech
             .add_store_reusing(store.clone(), Arc::new(sources))
-            .await
-            .unwrap();
+            .await;
+        let torrent = match added {
+            Ok(torrent) => torrent,
+            // The power went while its hashes were read.
+            Err(error) => {
+                assert!(disk.is_dead(), "{error:?}");
+                return Ok(0);
+            }
+        };
         torrent.add_peers(&[seed]).await;
         let done = wait_for(&torrent, "done or dead", |status| {
             status.phase.is_seeding() || status.phase.error().is_some()

@@ -323,26 +323,29 @@ impl<'a> Service<'a> {
             self.abandon(fetching).await;
         }
         self.scrubs.stop_all().await;
-        self.quota.keep(unix_seconds(SystemTime::now()));
-        for (_, torrent) in self.seeding.drain() {
-            torrent.leave().await;
+        for torrent in std::mem::take(&mut self.seeding).into_values() {
+            self.take_out(torrent).await;
         }
+        self.count_given();
+        self.quota.keep(unix_seconds(SystemTime::now()));
         Ok(())
+    }
+
+    /// Counts what was given against what may be given in a month; says whether to give more.
+    fn count_given(&mut self) -> bool {
+        let limit = match self.live.config().limits.monthly_upload {
+            Limit::Unlimited => None,
+            Limit::AtMost(size) => Some(size.get()),
+        };
+        let now = unix_seconds(SystemTime::now());
+        self.quota.take(self.reporter.uploaded(), limit, now)
     }
 
     /// Tells those who watch how it stands.
     fn report(&mut self, next_poll: Option<Instant>) {
-        let config = self.live.config();
-        let limit = match config.limits.monthly_upload {
-            Limit::Unlimited => None,
-            Limit::AtMost(size) => Some(size.get()),
-        };
-        let may_give = self.quota.take(
-            self.reporter.uploaded(),
-            limit,
-            unix_seconds(SystemTime::now()),
-        );
+        let may_give = self.count_given();
         self.network.let_give(may_give);
+        let config = self.live.config();
         let poll_interval = config.poll_interval.get();
         let following: Vec<Following<'_>> = self
             .streams

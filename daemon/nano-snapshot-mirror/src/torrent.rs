@@ -80,12 +80,13 @@ impl Torrent {
     }
 
     /// Takes the torrent out of the session, with everything on disk, and gives back the lock on
-    /// its directory.
-    pub(crate) async fn leave(self) -> DirLock {
+    /// its directory, and how it stood last.
+    pub(crate) async fn leave(self) -> (DirLock, TorrentStatus) {
         self.handle.remove().await;
-        let given = self.handle.status().uploaded_payload;
+        let status = self.handle.status();
+        let given = status.uploaded_payload;
         info!(snapshot = %self.id, given, "left, having given {}", Bytes(given));
-        self.lock
+        (self.lock, status)
     }
 }
 

@@ -8,6 +8,7 @@ use tracing::{error, info};
 use super::Service;
 use crate::catalogue::{self, Entry};
 use crate::control::{Added, Denied};
+use crate::data_dir::DirLock;
 use crate::ledger_policy::Verdict;
 use crate::reconcile::Holding;
 use crate::space;
@@ -59,8 +60,16 @@ impl Service<'_> {
             if let Some(error) = torrent.status().phase.error() {
                 error!(snapshot = %id, "seeding stopped: {}", Causes(&**error));
             }
-            torrent.leave().await;
+            self.take_out(torrent).await;
         }
+    }
+
+    /// Takes a torrent out of the session; what it gave last counts too.
+    pub(super) async fn take_out(&mut self, torrent: Torrent) -> DirLock {
+        let id = torrent.id;
+        let (lock, status) = torrent.leave().await;
+        self.reporter.count(id, &status);
+        lock
     }
 
     /// Takes a seeded snapshot out of what is seeded and scrubbed; it is still in the session.

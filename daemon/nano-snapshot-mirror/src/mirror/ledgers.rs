@@ -52,7 +52,7 @@ impl Service<'_> {
             Ok(Some(Verdict::Refused(reasons))) => {
                 error!(snapshot = %id, faults = ?reasons, "the ledger is refused");
                 if let Some(torrent) = self.leave(id).await {
-                    torrent.leave().await;
+                    self.take_out(torrent).await;
                 }
             }
             Ok(Some(Verdict::Unverified) | None) => {

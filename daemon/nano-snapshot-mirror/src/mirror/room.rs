@@ -81,7 +81,7 @@ impl Service<'_> {
         let wanted: Vec<InfoHashV2> = desired.chain(fetched).collect();
         for old in catalogue::superseded(&held, &current, &wanted, keep) {
             if let Some(torrent) = self.leave(old).await {
-                drop(torrent.leave().await);
+                drop(self.take_out(torrent).await);
             }
             let removed = block_in_place(|| catalogue::remove(self.data, old, &self.data.lock()?));
             if let Err(error) = removed {

@@ -364,7 +364,7 @@ impl Reporter {
     }
 
     /// Adds what a torrent moved since it was last looked at.
-    fn count(&mut self, id: InfoHashV2, status: &TorrentStatus) {
+    pub(crate) fn count(&mut self, id: InfoHashV2, status: &TorrentStatus) {
         let now = Transfer {
             downloaded: status.downloaded_payload,
             uploaded: status.uploaded_payload,
