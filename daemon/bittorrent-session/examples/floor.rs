@@ -29,7 +29,7 @@ type Error = Box<dyn std::error::Error>;
 const SENT: usize = 32 * BLOCK_LEN as usize;
 
 /// Blocks received at once.
-const RECEIVED: usize = 16 * BLOCK_LEN as usize;
+const RECEIVED: usize = 32 * BLOCK_LEN as usize;
 
 /// Buffers between socket and disk: 16 MiB, as in a session.
 const BUFFERS: usize = (16 << 20) / RECEIVED;

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-/// The size at which a fast link is read: 16 blocks a system call.
-const LARGE: usize = 256 * 1024;
+/// The size at which a fast link is read: 32 blocks a system call. Half of it costs more wake-ups, and a
+/// sixth of the speed on two processors.
+const LARGE: usize = 512 * 1024;
 
 /// The size for links that bring little, which are most: room for one block message.
 const SMALL: usize = 20 * 1024;

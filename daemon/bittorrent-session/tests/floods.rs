@@ -75,11 +75,11 @@ fn wire(messages: impl Iterator<Item = Message<'static>>) -> BytesMut {
     bytes
 }
 
-/// Sends bytes again and again without ever reading; says after how many times it was closed.
+/// Sends bytes again and again without ever reading; says after how many times it was closed, or not read
+/// any further for a while.
 async fn pour(peer: &mut RawPeer, bytes: &[u8], most: usize) -> Option<usize> {
     for times in 0..most {
-        let sent =
-            tokio::time::timeout(Duration::from_secs(30), peer.stream.write_all(bytes)).await;
+        let sent = tokio::time::timeout(Duration::from_secs(3), peer.stream.write_all(bytes)).await;
         match sent {
             Ok(Ok(())) => {}
             // It takes no more, or has closed.
@@ -150,7 +150,7 @@ async fn each_of_many_hash_requests_is_answered_and_few_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_for_metadata_and_never_reads_is_closed() {
+async fn who_asks_for_metadata_and_never_reads_is_not_heard_for_ever() {
     let seed = Seed::new(config()).await;
     let mut peer = seed.peer().await;
     let handshake = ExtendedHandshake {
@@ -169,7 +169,7 @@ async fn who_asks_for_metadata_and_never_reads_is_closed() {
         Message::Extended { id, payload }.encode(&mut flood);
     }
     let closed = pour(&mut peer, &flood, 200).await;
-    println!("closed after {closed:?} times 10,000 requests");
+    println!("heard {closed:?} times 10,000 requests");
     assert!(closed.is_some());
     seed.still_serves().await;
 }
