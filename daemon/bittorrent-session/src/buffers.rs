@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-/// The size at which a fast link is read: 32 blocks a system call. Half of it costs more wake-ups, and a
-/// sixth of the speed on two processors.
+/// The size at which a fast link is read: 32 blocks a system call. Half of it costs a seventh of the
+/// speed on two processors; twice as much gains nothing.
 const LARGE: usize = 512 * 1024;
 
 /// The size for links that bring little, which are most: room for one block message.
