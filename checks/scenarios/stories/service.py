@@ -55,9 +55,9 @@ with subtest("no connection is refused while it restarts"):
     log.info(said.strip())
     client.succeed("systemctl show -P Result knocking.service | grep -x success")
     entered, answered, _ = [int(count) for count in re.findall("=([0-9]+)", said)]
-    # Who is let in while it goes down or comes up may be turned away, for milliseconds; everybody else is answered.
     t.assertGreater(answered, 100)
-    t.assertGreater(answered, entered * 19 // 20)
+    # Four knock side by side; a restart may cut off those whom it finds inside.
+    t.assertGreaterEqual(answered, entered - 3 * 4)
 
 with subtest("a reload takes over what has changed, and refuses mistakes, without a restart"):
     before = mirror.succeed(f"systemctl show -P MainPID {UNIT}")
