@@ -14,10 +14,9 @@ dht.wait_for_unit("scenario-dht.service")
 with subtest("the mirror has a disk for three snapshots"):
     for machine in [producer, mirror]:
         machine.wait_for_unit(UNIT)
-        machine.succeed(
-            f"mkdir -p /run/systemd/system/{UNIT}.d && printf '{OFTEN}' > /run/systemd/system/{UNIT}.d/test.conf",
-            "systemctl daemon-reload",
-        )
+        for unit in [UNIT, "nano-snapshot-mirror-producer.service"]:
+            machine.succeed(f"mkdir -p /run/systemd/system/{unit}.d && printf '{OFTEN}' > /run/systemd/system/{unit}.d/test.conf")
+        machine.succeed("systemctl daemon-reload")
     mirror.succeed(
         f"systemctl stop nano-snapshot-mirror-{{peer,http,control}}.socket {UNIT}",
         f"owner=$(stat --format=%u:%g {DATA}/) mode=$(stat --format=%a {DATA}/); mount -t tmpfs -o size=18m tmpfs $(readlink -f {DATA}); "
