@@ -119,6 +119,5 @@ pkgs.testers.runNixOSTest {
   inherit name;
   globalTimeout = 600;
   nodes = lib.mapAttrs (_: machine) story.machines;
-  testScript =
-    builtins.readFile ./stories/prelude.py + builtins.readFile (./stories + "/${name}.py");
+  testScript = builtins.readFile ./stories/prelude.py + builtins.readFile (./stories + "/${name}.py");
 }
