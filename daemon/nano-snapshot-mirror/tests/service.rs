@@ -549,3 +549,67 @@ fn what_may_be_given_in_a_month_ends_and_begins_again() {
     let length = world.path("node.ldb").metadata().unwrap().len();
     assert!(kept["given"].as_u64().unwrap() >= length, "{kept}");
 }
+
+#[test]
+fn the_window_of_a_schedule_that_is_open_says_how_much_is_given() {
+    const RATE: f64 = 524_288.0;
+    let world = World::new();
+    copy_ledger(BEFORE, &world.path("node.ldb"));
+    let snapshot = produce(&world);
+    let file = world.path("config.toml");
+    let limits = |limits: &str| {
+        fs::write(
+            &file,
+            format!("poll-interval = \"1h\"\n[limits]\n{limits}\n"),
+        )
+        .unwrap();
+    };
+    let uploaded = |seeder: &str| {
+        let mut status = common::command();
+        status.args(["status", "--json", "--data-dir"]);
+        let said = run_command(status.arg(world.path(seeder)));
+        let said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+        let mirror = &said["mirror"];
+        (
+            mirror["transfer"]["uploaded"].as_u64().unwrap_or(0),
+            mirror["now"].as_u64().unwrap_or(0),
+            mirror["peers"]["connections"].as_u64().unwrap_or(0),
+        )
+    };
+    // Open for whole days, one after the other; outside of it nothing would be given.
+    limits(
+        "upload = \"0\"\nschedule = [{ from = \"00:00\", to = \"00:00\", upload = \"512KiB/s\" }]",
+    );
+    let seeder = Running::start(&mut world.mirror_configured("producer", &file));
+    common::eventually("a report", || (uploaded("producer").1 > 0).then_some(()));
+    let begun = Instant::now();
+    run_command(world.mirror("first").arg("--once")).succeeded();
+    let took = begun.elapsed().as_secs_f64();
+    assert_eq!(world.current("first"), Some(snapshot.clone()));
+    let bytes = world.path("node.ldb").metadata().unwrap().len() as f64;
+    let share = bytes / took / RATE;
+    println!("{share:.3} of the limit");
+    // Never more than 5 % above it, and a good part of it, start and end of the process included.
+    assert!((0.2..1.05).contains(&share), "{share}");
+
+    // The window is gone: what holds at other times holds now.
+    limits("upload = \"0\"");
+    seeder.signal(Signal::HUP);
+    common::eventually("the reload", || {
+        seeder.stderr().contains("now in effect").then_some(())
+    });
+    // Reports are a moment behind.
+    let before = common::eventually("all of it", || {
+        Some(uploaded("producer").0).filter(|given| *given as f64 >= bytes)
+    });
+    let mut fetch = Running::start(world.mirror("second").arg("--once"));
+    fetch.until("a connection", || uploaded("producer").2 > 0);
+    let (_, then, _) = uploaded("producer");
+    fetch.until("time", || uploaded("producer").1 > then + 2);
+    assert_eq!(uploaded("producer").0, before);
+    limits("upload = \"unlimited\"");
+    seeder.signal(Signal::HUP);
+    fetch.end().succeeded();
+    assert_eq!(world.current("second"), Some(snapshot));
+    seeder.stop().succeeded();
+}
