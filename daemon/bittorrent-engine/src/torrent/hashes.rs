@@ -1,5 +1,7 @@
 //! Which hashes are asked of whom (BEP 52, "hash request").
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bittorrent_protocol::MerkleHash;
@@ -40,11 +42,25 @@ impl Torrent {
         if download.layers.is_complete() {
             return;
         }
+        // Who sits behind an address that left requests unanswered comes last: a host may have several
+        // connections, and each would cost a time-out.
+        let mut failures: BTreeMap<IpAddr, u32> = BTreeMap::new();
+        for peer in self.peers.values() {
+            *failures.entry(peer.addr.ip()).or_default() += peer.hash_failures;
+        }
+        let mut order: Vec<PeerKey> = self.peers.keys().copied().collect();
+        order.sort_by_cached_key(|key| {
+            let peer = self.peers.get(key);
+            peer.and_then(|peer| failures.get(&peer.addr.ip()).copied())
+        });
         // One each in turn, so that the chunks spread over the peers.
         let mut asked = true;
         while asked {
             asked = false;
-            for peer in self.peers.values_mut() {
+            for key in &order {
+                let Some(peer) = self.peers.get_mut(key) else {
+                    continue;
+                };
                 if !peer.can_give_hashes(PER_PEER, now) {
                     continue;
                 }

@@ -23,6 +23,9 @@ const MOST_DOUBLE: usize = 16;
 const SOON: f64 = 0.5;
 /// At the end, a block is asked of this many peers at most.
 const MOST_PEERS_PER_BLOCK: u8 = 3;
+/// The last of these places is kept for a peer that has sent something: others, who may be as slow as
+/// those that have the block already, could fill them all.
+const MOST_UNTRIED_PER_BLOCK: u8 = MOST_PEERS_PER_BLOCK - 1;
 /// How long an interested peer may have nothing to do before we say we want nothing: seeds close
 /// connections that stay idle for 60 s.
 const IDLE: Duration = Duration::from_secs(40);
@@ -127,6 +130,11 @@ impl Torrent {
             return;
         };
         let room = room.min(MOST_DOUBLE.saturating_sub(peer.pipeline.len()));
+        let most = if peer.down.total() > 0 {
+            MOST_PEERS_PER_BLOCK
+        } else {
+            MOST_UNTRIED_PER_BLOCK
+        };
         let own_wait = peer.pipeline.expected_wait(peer.pipeline.len(), now);
         let last_wait = |other: &Peer| {
             let before = other.pipeline.len().saturating_sub(1);
@@ -153,9 +161,7 @@ impl Torrent {
                     .get(&block.piece())
                     .is_some_and(|partial| {
                         let slot = partial.slot(block.in_piece());
-                        slot.state == State::Requested
-                            && slot.requests < MOST_PEERS_PER_BLOCK
-                            && !partial.solo
+                        slot.state == State::Requested && slot.requests < most && !partial.solo
                     });
                 if free
                     && peer.has(block.piece())
