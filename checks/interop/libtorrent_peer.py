@@ -168,7 +168,7 @@ class Peer:
         reached = poll(done, timeout)
         if reached:
             handle = self.handles[id]
-            # Of this torrent: a torrent that was removed before is flushed too, and says so later.
+            # Of this torrent, and asked for now: each is flushed by itself too, when it completes.
             self.flushed = []
             handle.flush_cache()
 
@@ -184,11 +184,6 @@ class Peer:
 
     def recheck(self, id: int) -> dict[str, Any]:
         self.handles[id].force_recheck()
-        return {}
-
-    def remove(self, id: int) -> dict[str, Any]:
-        assert self.session is not None
-        self.session.remove_torrent(self.handles[id])
         return {}
 
     def alerts(self) -> dict[str, Any]:

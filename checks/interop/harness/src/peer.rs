@@ -158,10 +158,10 @@ impl LibtorrentPeer {
         writeln!(pipe, "{command}")
             .and_then(|()| pipe.flush())
             .unwrap_or_else(|e| panic!("the libtorrent process is gone: {e}, at {command}"));
-        let line = self
-            .answers
-            .recv_timeout(timeout)
-            .unwrap_or_else(|e| panic!("no answer from libtorrent ({e}) to {command}"));
+        let line = self.answers.recv_timeout(timeout).unwrap_or_else(|e| {
+            let ended = self.child.try_wait();
+            panic!("no answer from libtorrent ({e}; its end: {ended:?}) to {command}")
+        });
         let answer: Value = serde_json::from_str(&line).expect("answers are JSON");
         assert_eq!(
             answer["ok"], true,

@@ -127,8 +127,21 @@ impl Sample {
                     root.join(&name)
                 }
             };
-            let same = fs::read(join(&self.path())).unwrap() == fs::read(join(other)).unwrap();
-            assert!(same, "{} {how}: {name:?} differs", self.what);
+            let (here, there) = (fs::read(join(&self.path())), fs::read(join(other)));
+            let (here, there) = (here.unwrap(), there.unwrap());
+            let differs: Vec<_> = (0..here.len().max(there.len()))
+                .filter(|&at| here.get(at) != there.get(at))
+                .collect();
+            assert!(
+                differs.is_empty(),
+                "{} {how}: {name:?} of {} bytes, there {}, differs in {} of them from {:?} to {:?}",
+                self.what,
+                here.len(),
+                there.len(),
+                differs.len(),
+                differs.first(),
+                differs.last()
+            );
         }
     }
 }
@@ -236,12 +249,11 @@ async fn we_download(release: Libtorrent) {
     let dir = tempfile::tempdir().unwrap();
     let mut seed = LibtorrentPeer::start(release);
     for sample in Sample::all(dir.path()) {
-        let id = seed.seed(&sample.torrent, &sample.parent);
+        seed.seed(&sample.torrent, &sample.parent);
         for magnet in [false, true] {
             let target = dir.path().join(format!("{}-{magnet}", sample.what));
             fetch(&sample, &target, &[seed.address()], magnet).await;
         }
-        seed.ask(&serde_json::json!({"do": "remove", "id": id}));
     }
 }
 
@@ -259,13 +271,12 @@ async fn libtorrent_downloads(release: Libtorrent) {
         assert_eq!(store.info().hashes(), info.hashes());
         let seeding = ours.add_store(Arc::new(store)).await.unwrap();
         // libtorrent makes the same torrent of the same content.
-        let mut theirs = LibtorrentPeer::start(release);
         let kind = if cut.hybrid {
             TorrentKind::Hybrid
         } else {
             TorrentKind::V2
         };
-        let made = theirs.make(
+        let made = LibtorrentPeer::start(release).make(
             &sample.path(),
             &dir.path().join("made"),
             cut.piece_length.bytes(),
@@ -273,24 +284,22 @@ async fn libtorrent_downloads(release: Libtorrent) {
         );
         assert_eq!(made, Some(info.hashes().v2.to_string()), "{}", sample.what);
         for magnet in [false, true] {
+            let how = format!("at libtorrent, magnet {magnet}");
             let target = dir.path().join(format!("{}-{magnet}", sample.what));
             fs::create_dir_all(&target).unwrap();
+            // A process each: libtorrent 2.0.11 that is given a torrent again right after its removal now and then
+            // crashes, or calls it whole while files are missing in the new place.
+            let mut theirs = LibtorrentPeer::start(release);
             let id = if magnet {
                 theirs.download_magnet(&sample.v2_magnet(), &target)
             } else {
                 theirs.download(&sample.torrent, &target)
             };
             theirs.connect(id, address(&ours));
-            let peer = tokio::task::spawn_blocking(move || {
-                theirs.wait_complete(id, PATIENCE);
-                theirs
-            });
-            theirs = peer
+            tokio::task::spawn_blocking(move || theirs.wait_complete(id, PATIENCE))
                 .await
-                .unwrap_or_else(|_| panic!("{} magnet {magnet}", sample.what));
-            sample.assert_same(&target.join("snapshot"), "at libtorrent");
-            // The same torrent cannot be added twice.
-            theirs.ask(&serde_json::json!({"do": "remove", "id": id}));
+                .unwrap_or_else(|_| panic!("{} {how}", sample.what));
+            sample.assert_same(&target.join("snapshot"), &how);
         }
         seeding.remove().await;
     }
