@@ -8,13 +8,14 @@ use bittorrent_protocol::MerkleHash;
 use bittorrent_protocol::merkle::HashRequest;
 
 use super::Torrent;
+use crate::addresses::host;
 use crate::input::{Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::Progress;
 use crate::leaves::{content_leaves, leaf_request};
 use crate::output::Output;
 use crate::partial::Stage;
-use crate::peer::{HashPurpose, HashWait};
+use crate::peer::{HashPurpose, HashWait, Peer};
 use crate::shared::Shared;
 
 /// What a message with hashes has besides them, in bytes: length, kind and the request.
@@ -42,22 +43,24 @@ impl Torrent {
         if download.layers.is_complete() {
             return;
         }
-        // Who sits behind an address that left requests unanswered comes last: a host may have several
-        // connections, and each would cost a time-out.
+        // A host that left requests unanswered comes last: it may have several connections, and each would
+        // cost a time-out.
         let mut failures: BTreeMap<IpAddr, u32> = BTreeMap::new();
         for peer in self.peers.values() {
-            *failures.entry(peer.addr.ip()).or_default() += peer.hash_failures;
+            *failures.entry(host(peer.addr.ip())).or_default() += peer.hash_failures;
         }
-        let mut order: Vec<PeerKey> = self.peers.keys().copied().collect();
-        order.sort_by_cached_key(|key| {
-            let peer = self.peers.get(key);
-            peer.and_then(|peer| failures.get(&peer.addr.ip()).copied())
-        });
+        let of_host = |peer: &Peer| failures.get(&host(peer.addr.ip())).copied();
+        let mut order: Vec<_> = self
+            .peers
+            .values()
+            .map(|peer| (of_host(peer), peer.key))
+            .collect();
+        order.sort_unstable();
         // One each in turn, so that the chunks spread over the peers.
         let mut asked = true;
         while asked {
             asked = false;
-            for key in &order {
+            for (_, key) in &order {
                 let Some(peer) = self.peers.get_mut(key) else {
                     continue;
                 };
@@ -320,7 +323,7 @@ impl Torrent {
         if download.layers.is_complete() {
             return;
         }
-        let could_give = |peer: &crate::peer::Peer| {
+        let could_give = |peer: &Peer| {
             peer.link == Link::V2
                 && peer.hash_failures < HOPELESS
                 && peer
