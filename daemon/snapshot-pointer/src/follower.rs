@@ -96,6 +96,9 @@ impl Follower {
     ///
     /// When a record cannot be read or written.
     pub async fn take(&self, items: &[SignedItem], now: SystemTime) -> Result<(), RecordError> {
+        if items.is_empty() {
+            return Ok(());
+        }
         let (_, known) = self.recall()?;
         for item in items {
             let of_authority = |record: &&Record| record.standing().authority() == item.authority();
