@@ -83,19 +83,10 @@ impl World {
                     this.no_sooner = this.no_sooner.max(again);
                 }
                 self.send(end, |end| Happening::Arrived { end, blocks });
-                self.queue_up_quietly(end);
+                self.queue_up(end);
             }
         }
         self.send_next(number);
-    }
-
-    /// As `queue_up`, while the line is being given on anyhow.
-    fn queue_up_quietly(&mut self, end: usize) {
-        let this = &mut self.ends[end];
-        if !this.waits && !this.queue.is_empty() {
-            this.waits = true;
-            self.nodes[this.node].turns.push_back(end);
-        }
     }
 
     /// Blocks stand before the receiver's line.
