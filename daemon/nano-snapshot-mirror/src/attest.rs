@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use nano_ledger::Level;
-use snapshot_pointer::{Kind, Pointer, RecordStore, SignedItem};
+use snapshot_pointer::{Kind, RecordStore};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -68,24 +68,18 @@ pub(crate) async fn run(
         return Ok(Ended::Done);
     };
     let records = RecordStore::open(&data.streams())?;
-    let salt = &stream.config.salt;
     let publishing = Publishing {
         config,
         data: &data,
         records: &records,
         authority: signer.authority,
-        salt,
+        salt: &stream.config.salt,
         kind: Kind::Pointer,
         first: args.first,
     };
-    let says = |item: &SignedItem| item.pointer().is_ok_and(|pointer| pointer.snapshot == id);
-    let sign = |seq| {
-        let pointer = Pointer { snapshot: id, seq };
-        Ok(SignedItem::sign_pointer(&signer.key()?, salt, pointer)?)
-    };
     let published = tokio::select! {
         () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
-        published = publishing.publish(says, sign) => published.context(
+        published = publishing.publish_pointer(&signer, id) => published.context(
             "the snapshot is sound and not attested: run attest again to try that again"
         )?,
     };

@@ -199,9 +199,8 @@ impl Node {
         let mode = old
             .as_ref()
             .map_or(0o600, |old| old.permissions().mode() & 0o777);
-        // One that root left in the directory of somebody else is a mistake not to be repeated.
         let owner = match &old {
-            Ok(old) if old.uid() != 0 || self.dir.uid() == 0 => old,
+            Ok(old) if !self.is_left_by_root(old) => old,
             _ => &self.dir,
         };
         let own = file.metadata().with_context(failed)?;
@@ -211,6 +210,11 @@ impl Node {
         file.set_permissions(Permissions::from_mode(mode))
             .with_context(failed)?;
         file.sync_all().with_context(failed)
+    }
+
+    /// Whether root left a file in the directory of somebody else: a mistake not to be repeated.
+    fn is_left_by_root(&self, file: &Metadata) -> bool {
+        file.uid() == 0 && self.dir.uid() != 0
     }
 
     /// Puts the ledger at `new` in place of the node's, which becomes the backup.
@@ -247,7 +251,7 @@ impl Node {
         }
         let failed = || format!("cannot hand {} over to the node", backup.display());
         let file = open_alone(&backup).with_context(failed)?;
-        if file.metadata().with_context(failed)?.uid() == 0 && self.dir.uid() != 0 {
+        if self.is_left_by_root(&file.metadata().with_context(failed)?) {
             fchown(&file, Some(self.dir.uid()), Some(self.dir.gid())).with_context(failed)?;
         }
         drop(file);

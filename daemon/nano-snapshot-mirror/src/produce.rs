@@ -17,7 +17,7 @@ use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
-use snapshot_pointer::{Authority, Kind, Pointer, RecordStore, Salt, SignedItem};
+use snapshot_pointer::{Authority, Kind, RecordStore, Salt};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -81,17 +81,9 @@ pub(crate) async fn run(
         kind: Kind::Pointer,
         first: args.first,
     };
-    let says = |item: &SignedItem| item.pointer().is_ok_and(|one| one.snapshot == built.id);
-    let sign = |seq| {
-        let pointer = Pointer {
-            snapshot: built.id,
-            seq,
-        };
-        Ok(SignedItem::sign_pointer(&signer.key()?, &salt, pointer)?)
-    };
     let published = tokio::select! {
         () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
-        published = publishing.publish(says, sign) => published.with_context(|| format!(
+        published = publishing.publish_pointer(&signer, built.id) => published.with_context(|| format!(
             "snapshot {} is in the store but not published: run produce again to try that again",
             built.id
         ))?,

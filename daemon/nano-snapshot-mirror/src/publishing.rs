@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Result, bail};
+use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::publish::{self, Publication, Seen};
 use snapshot_pointer::{
-    Authority, Dht, Found, Kind, LookupError, Record, RecordStore, Salt, Seq, SignedItem,
+    Authority, Dht, Found, Kind, LookupError, Pointer, Record, RecordStore, Salt, Seq, SignedItem,
     SigningKey,
 };
 use tracing::{info, warn};
@@ -82,6 +83,28 @@ pub(crate) struct Publishing<'a> {
 }
 
 impl Publishing<'_> {
+    /// Publishes that `snapshot` is the newest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`].
+    pub(crate) async fn publish_pointer(
+        &self,
+        signer: &Signer,
+        snapshot: InfoHashV2,
+    ) -> Result<Published> {
+        let says = |item: &SignedItem| item.pointer().is_ok_and(|said| said.snapshot == snapshot);
+        let sign = |seq| {
+            let pointer = Pointer { snapshot, seq };
+            Ok(SignedItem::sign_pointer(
+                &signer.key()?,
+                self.salt,
+                pointer,
+            )?)
+        };
+        self.publish(says, sign).await
+    }
+
     /// Publishes what `sign` signs with the number it is given, unless what is published already
     /// `says` the same: then that is put again as it is.
     ///
@@ -183,23 +206,16 @@ fn said_already(
     let standing = record.standing();
     let held = standing.held().filter(|_| !standing.is_contested());
     // A failed look-up decides nothing: putting an item looks up again before it stores.
-    let found = lookup
-        .as_ref()
-        .ok()
-        .filter(|found| found.conflicts.is_empty());
-    let there = found.and_then(|found| found.best.as_ref());
+    let there = match lookup {
+        Ok(found) if !found.conflicts.is_empty() => return None,
+        Ok(found) => found.best.as_ref(),
+        Err(_) => None,
+    };
     let newest = match (held, there) {
         (Some(held), Some(there)) if there.seq() == held.seq() && there != held => None,
         (Some(held), Some(there)) if there.seq() <= held.seq() => Some(held),
         (_, Some(there)) => Some(there),
         (held, None) => held,
     };
-    newest
-        .filter(|item| says(item))
-        .filter(|_| {
-            lookup
-                .as_ref()
-                .map_or(true, |found| found.conflicts.is_empty())
-        })
-        .cloned()
+    newest.filter(|item| says(item)).cloned()
 }

@@ -4,7 +4,7 @@ use bittorrent_session::{TrackerUrl, WebSeedUrl};
 use figment::value::Value;
 
 use super::section::KeyType;
-use super::values::{quoted, whole, write};
+use super::values::{from_text, quoted, whole, write};
 use crate::cli::values::size;
 use crate::hooks::Webhook;
 
@@ -87,8 +87,7 @@ macro_rules! url_types {
             }
 
             fn parse(value: &Value) -> Result<Self, String> {
-                let text = value.as_str().ok_or_else(write::<Self>)?;
-                text.parse::<Self>().map_err(|error| error.to_string())
+                from_text(value)
             }
 
             fn show(&self) -> Option<String> {

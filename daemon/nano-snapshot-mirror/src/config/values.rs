@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bittorrent_protocol::InfoHashV2;
@@ -273,7 +274,16 @@ impl KeyType for SocketAddr {
     }
 }
 
-/// Types that are written as text, and whose errors say what to write.
+/// Reads a value that is written as text, and whose errors say what to write.
+pub(super) fn from_text<T>(value: &Value) -> Result<T, String>
+where
+    T: KeyType + FromStr<Err: fmt::Display>,
+{
+    let text = value.as_str().ok_or_else(write::<T>)?;
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Types that are written as text.
 macro_rules! text_types {
     ($($Type:ty: $form:literal;)+) => { $(
         impl KeyType for $Type {
@@ -282,8 +292,7 @@ macro_rules! text_types {
             }
 
             fn parse(value: &Value) -> Result<Self, String> {
-                let text = value.as_str().ok_or_else(write::<Self>)?;
-                text.parse::<Self>().map_err(|error| error.to_string())
+                from_text(value)
             }
 
             fn show(&self) -> Option<String> {
@@ -306,8 +315,7 @@ impl KeyType for Salt {
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        let text = value.as_str().ok_or_else(write::<Self>)?;
-        text.parse::<Self>().map_err(|error| error.to_string())
+        from_text(value)
     }
 
     fn show(&self) -> Option<String> {
@@ -315,34 +323,37 @@ impl KeyType for Salt {
     }
 }
 
+/// The value that `word` stands for.
+fn named<T: KeyType + Copy>(all: &[(&str, T)], word: &str) -> Result<T, String> {
+    let found = all.iter().find(|(name, _)| *name == word);
+    found.map(|(_, value)| *value).ok_or_else(write::<T>)
+}
+
+/// The word that stands for `value`.
+fn name_of<T: PartialEq>(all: &[(&str, T)], value: &T) -> Option<String> {
+    let (name, _) = all.iter().find(|(_, one)| one == value)?;
+    Some(quoted(name))
+}
+
+const LEVELS: [(&str, Level); 4] = [
+    ("l0", Level::L0),
+    ("l1", Level::L1),
+    ("l2", Level::L2),
+    ("l3", Level::L3),
+];
+
 impl KeyType for Level {
     fn form() -> String {
         "l0, l1, l2 or l3".to_owned()
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        match value
-            .as_str()
-            .unwrap_or_default()
-            .to_ascii_lowercase()
-            .as_str()
-        {
-            "l0" => Ok(Self::L0),
-            "l1" => Ok(Self::L1),
-            "l2" => Ok(Self::L2),
-            "l3" => Ok(Self::L3),
-            _ => Err(write::<Self>()),
-        }
+        let word = value.as_str().unwrap_or_default().to_ascii_lowercase();
+        named(&LEVELS, &word)
     }
 
     fn show(&self) -> Option<String> {
-        let name = match self {
-            Self::L0 => "l0",
-            Self::L1 => "l1",
-            Self::L2 => "l2",
-            Self::L3 => "l3",
-        };
-        Some(quoted(name))
+        name_of(&LEVELS, self)
     }
 }
 
@@ -400,14 +411,11 @@ impl KeyType for LogLevel {
 
     fn parse(value: &Value) -> Result<Self, String> {
         let text = value.as_str().unwrap_or_default().to_ascii_lowercase();
-        let name = if text == "warning" { "warn" } else { &text };
-        let found = Self::ALL.into_iter().find(|(level, _)| *level == name);
-        found.map(|(_, level)| level).ok_or_else(write::<Self>)
+        named(&Self::ALL, if text == "warning" { "warn" } else { &text })
     }
 
     fn show(&self) -> Option<String> {
-        let (name, _) = Self::ALL.into_iter().find(|(_, level)| level == self)?;
-        Some(quoted(name))
+        name_of(&Self::ALL, self)
     }
 }
 
@@ -439,14 +447,11 @@ impl KeyType for LogFormat {
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        let name = value.as_str().unwrap_or_default();
-        let found = Self::ALL.into_iter().find(|(format, _)| *format == name);
-        found.map(|(_, format)| format).ok_or_else(write::<Self>)
+        named(&Self::ALL, value.as_str().unwrap_or_default())
     }
 
     fn show(&self) -> Option<String> {
-        let (name, _) = Self::ALL.into_iter().find(|(_, format)| format == self)?;
-        Some(quoted(name))
+        name_of(&Self::ALL, self)
     }
 }
 
@@ -462,14 +467,11 @@ impl KeyType for EncryptionPolicy {
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        let name = value.as_str().unwrap_or_default();
-        let found = ENCRYPTION.into_iter().find(|(policy, _)| *policy == name);
-        found.map(|(_, policy)| policy).ok_or_else(write::<Self>)
+        named(&ENCRYPTION, value.as_str().unwrap_or_default())
     }
 
     fn show(&self) -> Option<String> {
-        let (name, _) = ENCRYPTION.into_iter().find(|(_, policy)| policy == self)?;
-        Some(quoted(name))
+        name_of(&ENCRYPTION, self)
     }
 }
 
