@@ -58,9 +58,7 @@ impl Stream {
             follower: Follower::new(policy, records),
         })
     }
-}
 
-impl Stream {
     /// Reads the files that carry pointers, then looks up all authorities.
     pub(crate) async fn poll(&self, dht: &dyn Dht) -> Result<Poll, RecordError> {
         let now = SystemTime::now();
@@ -86,9 +84,7 @@ impl Stream {
         let freshness = policy.freshness(choice, SystemTime::now());
         freshness.stale.then_some(freshness.age)
     }
-}
 
-impl Stream {
     /// What to do about keys that hand over to others that are not among the authorities, for a person;
     /// `None` when there is nothing to do.
     pub(crate) fn handed_over(&self, successions: &[Succession]) -> Option<String> {

@@ -52,22 +52,28 @@ pub(crate) struct Torrent {
 impl Torrent {
     /// Seeds a whole snapshot.
     pub(crate) async fn seed(network: &Network, generation: Generation) -> Result<Self> {
+        let store = generation.store.clone();
+        let handle = network.session().add_store(store).await?;
+        Ok(Self::of(network, handle, generation))
+    }
+
+    /// What the session has as `handle`, from now on known to whoever looks for it.
+    fn of(network: &Network, handle: TorrentHandle, generation: Generation) -> Self {
         let Generation {
             id,
             store,
             dir,
             lock,
         } = generation;
-        let handle = network.session().add_store(store.clone()).await?;
         let presence = network.attend(&handle, swarms(&store.info().hashes(), Some(&store)));
-        Ok(Self {
+        Self {
             id,
             store,
             dir,
             handle,
             lock,
             _presence: vec![presence],
-        })
+        }
     }
 
     /// Fetches blocks again that are damaged on disk, and in the store no longer count as verified.
@@ -279,16 +285,13 @@ impl Fetch<'_> {
         }
         let session = self.network.session();
         let handle = session.add_store_to_serve(store.clone()).await?;
-        let swarms = swarms(&store.info().hashes(), Some(&store));
-        let presence = vec![self.network.attend(&handle, swarms)];
-        Ok(Some(Torrent {
+        let generation = Generation {
             id: self.id,
             store,
             dir,
-            handle,
             lock,
-            _presence: presence,
-        }))
+        };
+        Ok(Some(Torrent::of(self.network, handle, generation)))
     }
 
     /// Makes the directory and locks it, waiting for any other process to end its work there.

@@ -28,13 +28,6 @@ fn beside_a_mirror(world: &World, command: &str, data: &str) -> Command {
     said
 }
 
-fn status(world: &World, data: &str) -> Value {
-    let mut status = common::command();
-    status.args(["status", "--json", "--data-dir"]);
-    let said = run_command(status.arg(world.path(data)));
-    serde_json::from_str(&said.stdout).unwrap_or_default()
-}
-
 #[test]
 fn whoever_looked_into_a_snapshot_attests_it() {
     let (world, snapshot) = published(BEFORE);
@@ -127,7 +120,7 @@ fn a_key_hands_over_to_another() {
     follow(&format!("\"{old}\""));
     let mut seeder = Running::start(&mut world.mirror("producer"));
     seeder.until("readiness", || {
-        status(&world, "producer")["mirror"]["ready"] == true
+        world.status("producer")["mirror"]["ready"] == true
     });
     let rotate = |extra: &[&str]| {
         let mut rotate = beside_a_mirror(&world, "rotate", "producer");
@@ -152,7 +145,7 @@ fn a_key_hands_over_to_another() {
     // Mirrors say what to do, and still follow the old one.
     let mut mirror = Running::start(&mut world.mirror_of_file("mirror", &file));
     let problem = || {
-        let status = status(&world, "mirror");
+        let status = world.status("mirror");
         let problems = status["mirror"]["problems"].as_array().cloned();
         let mut problems = problems.unwrap_or_default().into_iter();
         let rotation = problems.find(|one| one["code"] == "key-rotation")?;
@@ -186,7 +179,7 @@ fn a_key_hands_over_to_another() {
     follow(&format!("\"{new}\""));
     mirror.signal(Signal::HUP);
     mirror.until("one authority", || {
-        let status = status(&world, "mirror");
+        let status = world.status("mirror");
         let stream = &status["mirror"]["streams"][0];
         stream["authorities"]
             .as_array()

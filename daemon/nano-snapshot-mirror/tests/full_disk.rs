@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use common::small_disk::{MIB, SmallDisk};
-use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, numbers, run_command};
+use common::{
+    AFTER, BEFORE, Running, World, assert_same, copy_ledger, names, numbers, run_command,
+};
 use nano_ledger::synthetic;
 use rustix::process::Signal;
 
@@ -292,13 +294,4 @@ fn no_room_for_the_nodes_new_ledger() {
     disk.remount("size=20m");
     install().succeeded();
     assert_same(&place, Path::new(AFTER));
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use common::{AFTER, BEFORE, Said, World, assert_same, command, copy_ledger, run_command};
+use common::{AFTER, BEFORE, Said, World, assert_same, command, copy_ledger, names, run_command};
 use nano_ledger::LiveLedger;
 use tempfile::TempDir;
 
@@ -25,15 +25,6 @@ fn install(to: &Path, args: &[&str]) -> Said {
     let mut install = command();
     install.arg("install").arg("--to").arg(to);
     run_command(install.args(args))
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 /// The name of the ledger for [`holds_a_ledger_when_asked_to`].

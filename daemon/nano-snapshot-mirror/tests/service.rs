@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::PieceLength;
 use bittorrent_store::create::{Cut, copy_path};
 use bittorrent_store::{RealIo, TorrentStore};
-use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, numbers, run_command};
+use common::{
+    AFTER, BEFORE, Running, World, assert_same, copy_ledger, names, numbers, run_command,
+};
 use nano_ledger::synthetic;
 use rustix::process::Signal;
 
@@ -33,12 +35,7 @@ fn produce(world: &World) -> String {
 }
 
 fn snapshots(world: &World, data: &str) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(world.path(data).join("snapshots"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
+    names(&world.path(data).join("snapshots"))
 }
 
 #[test]
@@ -501,115 +498,5 @@ fn a_store_that_was_copied_is_read_again_and_not_fetched_again() {
         Arc::new(RealIo),
     );
     assert!(reopened.unwrap().0.is_sealed());
-    seeder.stop().succeeded();
-}
-
-#[test]
-fn what_may_be_given_in_a_month_ends_and_begins_again() {
-    let world = World::new();
-    copy_ledger(BEFORE, &world.path("node.ldb"));
-    let snapshot = produce(&world);
-    let file = world.path("config.toml");
-    let limit = |limit: &str| {
-        let text = format!("poll-interval = \"1h\"\n[limits]\nmonthly-upload = \"{limit}\"\n");
-        fs::write(&file, text).unwrap();
-    };
-    limit("0");
-    let mut seeder = Running::start(&mut world.mirror_configured("producer", &file));
-    let report = || {
-        let mut status = common::command();
-        status.args(["status", "--json", "--data-dir"]);
-        let said = run_command(status.arg(world.path("producer")));
-        let mut said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-        said["mirror"].take()
-    };
-    seeder.until("the pause", || report()["month"]["paused"] == true);
-    let mut fetch = Running::start(world.mirror("node").arg("--once"));
-    fetch.until("a connection", || {
-        report()["peers"]["connections"].as_u64() > Some(0)
-    });
-    // For some seconds of the seeder's nothing goes.
-    let then = report()["now"].as_u64().unwrap();
-    fetch.until("time", || {
-        report()["now"].as_u64().is_some_and(|now| now > then + 2)
-    });
-    assert_eq!(report()["month"]["uploaded"], 0);
-    assert!(report()["ready"] == true, "that is no fault");
-
-    limit("unlimited");
-    seeder.signal(Signal::HUP);
-    fetch.end().succeeded();
-    assert_eq!(world.current("node"), Some(snapshot));
-    let said = seeder.stop().succeeded();
-    for part in ["monthly-upload is reached", "giving again"] {
-        assert!(said.stderr.contains(part), "no {part} in {}", said.stderr);
-    }
-    let kept = fs::read_to_string(world.path("producer/given-this-month.json")).unwrap();
-    let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
-    let length = world.path("node.ldb").metadata().unwrap().len();
-    assert!(kept["given"].as_u64().unwrap() >= length, "{kept}");
-}
-
-#[test]
-fn the_window_of_a_schedule_that_is_open_says_how_much_is_given() {
-    const RATE: f64 = 524_288.0;
-    let world = World::new();
-    copy_ledger(BEFORE, &world.path("node.ldb"));
-    let snapshot = produce(&world);
-    let file = world.path("config.toml");
-    let limits = |limits: &str| {
-        fs::write(
-            &file,
-            format!("poll-interval = \"1h\"\n[limits]\n{limits}\n"),
-        )
-        .unwrap();
-    };
-    let uploaded = |seeder: &str| {
-        let mut status = common::command();
-        status.args(["status", "--json", "--data-dir"]);
-        let said = run_command(status.arg(world.path(seeder)));
-        let said: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-        let mirror = &said["mirror"];
-        (
-            mirror["transfer"]["uploaded"].as_u64().unwrap_or(0),
-            mirror["now"].as_u64().unwrap_or(0),
-            mirror["peers"]["connections"].as_u64().unwrap_or(0),
-        )
-    };
-    // Open for whole days, one after the other; outside of it nothing would be given.
-    limits(
-        "upload = \"0\"\nschedule = [{ from = \"00:00\", to = \"00:00\", upload = \"512KiB/s\" }]",
-    );
-    let seeder = Running::start(&mut world.mirror_configured("producer", &file));
-    common::eventually("a report", || (uploaded("producer").1 > 0).then_some(()));
-    let begun = Instant::now();
-    run_command(world.mirror("first").arg("--once")).succeeded();
-    let took = begun.elapsed().as_secs_f64();
-    assert_eq!(world.current("first"), Some(snapshot.clone()));
-    let bytes = world.path("node.ldb").metadata().unwrap().len() as f64;
-    let share = bytes / took / RATE;
-    println!("{share:.3} of the limit");
-    // Never more than 5 % above it, and a good part of it, start and end of the process included.
-    assert!((0.2..1.05).contains(&share), "{share}");
-
-    // The window is gone: what holds at other times holds now.
-    limits("upload = \"0\"");
-    seeder.signal(Signal::HUP);
-    common::eventually("the reload", || {
-        seeder.stderr().contains("now in effect").then_some(())
-    });
-    // Reports are a moment behind.
-    let before = common::eventually("all of it", || {
-        Some(uploaded("producer").0).filter(|given| *given as f64 >= bytes)
-    });
-    let mut fetch = Running::start(world.mirror("second").arg("--once"));
-    fetch.until("a connection", || uploaded("producer").2 > 0);
-    let (_, then, _) = uploaded("producer");
-    fetch.until("time", || uploaded("producer").1 > then + 2);
-    assert_eq!(uploaded("producer").0, before);
-    limits("upload = \"unlimited\"");
-    seeder.signal(Signal::HUP);
-    fetch.end().succeeded();
-    assert_eq!(world.current("second"), Some(snapshot));
     seeder.stop().succeeded();
 }

@@ -56,11 +56,7 @@ fn stands(
     let mut mirror = Running::start(&mut world.mirror_of_file("node", file));
     let mut said = Value::Null;
     mirror.until(what, || {
-        let mut status = common::command();
-        status.args(["status", "--json", "--data-dir"]);
-        let text = run_command(status.arg(world.path("node"))).stdout;
-        said = serde_json::from_str(&text).unwrap_or_default();
-        said = said["mirror"].take();
+        said = world.status("node")["mirror"].take();
         wanted(&said["streams"][0])
     });
     let codes = said["problems"].as_array().unwrap().iter();
@@ -175,11 +171,7 @@ fn two_of_three_stand_silence_lies_rollback_and_two_words() {
         assert!(log.contains(logged), "{what}: no {logged:?} in {log}");
     }
     // The proof is kept.
-    let mut status = common::command();
-    let status = status
-        .args(["status", "--json", "--data-dir"])
-        .arg(world.path("node"));
-    let status: Value = serde_json::from_str(&run_command(status).stdout).unwrap();
+    let status = world.status("node");
     let contested = |key: &str| {
         let pointers = status["pointers"].as_array().unwrap();
         let pointer = pointers.iter().find(|pointer| pointer["authority"] == key);

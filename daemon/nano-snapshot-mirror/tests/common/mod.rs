@@ -257,6 +257,14 @@ impl World {
         }
     }
 
+    /// What `status --json` says of a data directory; null while there is nothing to say.
+    pub(crate) fn status(&self, data: &str) -> serde_json::Value {
+        let mut status = command();
+        status.args(["status", "--json", "--data-dir"]);
+        let said = run_command(status.arg(self.path(data)));
+        serde_json::from_str(&said.stdout).unwrap_or_default()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -415,4 +423,14 @@ pub(crate) fn numbers(log: &str, key: &str) -> Vec<u64> {
     log.match_indices(key)
         .filter_map(|(at, _)| digits(at + key.len())?.parse().ok())
         .collect()
+}
+
+/// The names in a directory, in order.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }
