@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 sys.path.append(str(ROOT / "checks/scenarios"))
 
-from dht import decode  # noqa: E402
+from dht import decode, encode  # noqa: E402
 
 PORT = 6881
 # Seconds after which anything here counts as stuck.
@@ -63,6 +63,8 @@ class Snapshot:
 
     hash: str
     root: str
+    # Bytes of its info dictionary.
+    metadata: int
     data: pathlib.Path
 
     @staticmethod
@@ -74,7 +76,7 @@ class Snapshot:
         (place / "new").rename(place / made)
         info = decode((place / made / "snapshot.torrent").read_bytes())[b"info"]
         (file,) = info[b"file tree"].values()
-        return Snapshot(made, file[b""][b"pieces root"].hex(), data)
+        return Snapshot(made, file[b""][b"pieces root"].hex(), len(encode(info)), data)
 
 
 def configuration(file: pathlib.Path, hash: str, address: str, data: pathlib.Path, peers: list[str], upload: int | None = None) -> pathlib.Path:

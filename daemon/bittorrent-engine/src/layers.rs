@@ -150,6 +150,18 @@ impl Layers {
         })
     }
 
+    /// Whether a chunk was asked for and is not known yet, and has some of these pieces.
+    pub(crate) fn is_asked(&self, layout: &Layout, id: ChunkId, have: &PieceSet) -> bool {
+        let pieces = chunk_pieces(layout.file(id.file), id.number);
+        let asked = match self.files.get(id.file.as_usize()) {
+            Some(FileHashes::Wanted(wanted)) => {
+                wanted.chunks.get(id.number as usize) == Some(&Chunk::Asked)
+            }
+            Some(FileHashes::Root(_) | FileHashes::Known(_)) | None => false,
+        };
+        asked && have.any_in(pieces.start, pieces.end)
+    }
+
     /// A request for a chunk came to nothing; it may be asked for again from `after` on.
     pub(crate) fn give_up(&mut self, id: ChunkId, after: Option<Instant>) {
         if let Some(chunk) = self.chunk_mut(id)

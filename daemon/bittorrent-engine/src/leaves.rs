@@ -39,6 +39,11 @@ impl LeafQuery {
         self.waiting = Some(peer);
     }
 
+    /// Another peer that was asked is waited for now.
+    pub(crate) fn count_on(&mut self, peer: PeerKey) {
+        self.waiting = Some(peer);
+    }
+
     /// The peer will not answer.
     pub(crate) fn give_up(&mut self) {
         self.waiting = None;

@@ -48,6 +48,7 @@ mod descent;
 mod download;
 mod engine;
 mod exchange;
+mod hedge;
 mod input;
 mod keys;
 mod layers;

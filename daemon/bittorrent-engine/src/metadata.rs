@@ -3,12 +3,16 @@
 //! Peers may disagree about its size, and any of them may lie. So there is one attempt for each
 //! size that is claimed, all at the same time; an attempt takes blocks from all its peers first,
 //! and when the whole has the wrong hash, from one peer at a time, which is then to blame.
+//!
+//! A block that is overdue is asked of another host as well, see [`crate::hedge`].
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::wire::METADATA_PIECE_LEN;
 
+use crate::hedge::{AnswerTime, Hedge, MOST_HEDGES};
 use crate::keys::PeerKey;
 
 /// Requests under way to one peer.
@@ -24,10 +28,19 @@ const AFTER_TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 struct Helper {
     key: PeerKey,
+    host: IpAddr,
     size: u32,
-    requests: Vec<(u32, Instant)>,
+    requests: Vec<Request>,
     not_before: Instant,
     timeouts: u32,
+}
+
+/// A request that is not answered.
+#[derive(Debug)]
+struct Request {
+    piece: u32,
+    asked: Instant,
+    hedge: Hedge,
 }
 
 #[derive(Debug)]
@@ -47,6 +60,8 @@ pub(crate) struct Metadata {
     hash: InfoHashV2,
     most: u32,
     timeout: Duration,
+    hedge_after: Duration,
+    answer_time: AnswerTime,
     helpers: Vec<Helper>,
     attempts: Vec<Attempt>,
 }
@@ -63,18 +78,25 @@ pub(crate) enum Progress {
 }
 
 impl Metadata {
-    pub(crate) fn new(hash: InfoHashV2, most: u32, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        hash: InfoHashV2,
+        most: u32,
+        timeout: Duration,
+        hedge_after: Duration,
+    ) -> Self {
         Self {
             hash,
             most,
             timeout,
+            hedge_after,
+            answer_time: AnswerTime::default(),
             helpers: Vec::new(),
             attempts: Vec::new(),
         }
     }
 
-    /// A peer says it has the metadata, and how long it is.
-    pub(crate) fn offer(&mut self, key: PeerKey, size: u32, now: Instant) {
+    /// A peer of this host says it has the metadata, and how long it is.
+    pub(crate) fn offer(&mut self, key: PeerKey, host: IpAddr, size: u32, now: Instant) {
         if size == 0 || size > self.most || self.helpers.iter().any(|h| h.key == key) {
             return;
         }
@@ -93,6 +115,7 @@ impl Metadata {
         }
         self.helpers.push(Helper {
             key,
+            host,
             size,
             requests: Vec::new(),
             not_before: now,
@@ -120,23 +143,30 @@ impl Metadata {
 
     /// The next request to send.
     pub(crate) fn ask(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
-        let helpers = &mut self.helpers;
+        let next = self.next_block(now).map(|next| (next, Hedge::None));
+        let ((key, piece), hedge) = next.or_else(|| Some((self.next_hedge(now)?, Hedge::Is)))?;
+        let helper = self.helpers.iter_mut().find(|helper| helper.key == key)?;
+        helper.requests.push(Request {
+            piece,
+            asked: now,
+            hedge,
+        });
+        Some((key, piece))
+    }
+
+    /// A block that nobody is asked for, and whom to ask.
+    fn next_block(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
+        let helpers = &self.helpers;
         self.attempts.iter_mut().find_map(|attempt| {
             let size = attempt.size;
-            let free = |helper: &&mut Helper, only: Option<PeerKey>| {
-                helper.size == size
-                    && helper.not_before <= now
-                    && helper.requests.len() < PER_PEER
-                    && only.is_none_or(|only| only == helper.key)
-            };
             // The least busy first, so that all of them work.
             let helper = helpers
-                .iter_mut()
-                .filter(|helper| free(helper, attempt.only))
+                .iter()
+                .filter(|helper| helper.size == size && helper.is_free(now))
+                .filter(|helper| attempt.only.is_none_or(|only| only == helper.key))
                 .min_by_key(|helper| (helper.timeouts, helper.requests.len()))?;
-            let key = helper.key;
             if attempt.distrustful {
-                attempt.only = Some(key);
+                attempt.only = Some(helper.key);
             }
             let only = attempt.only;
             let is_asked = |piece: u32| {
@@ -144,24 +174,75 @@ impl Metadata {
                     .iter()
                     .filter(|helper| helper.size == size)
                     .filter(|helper| only.is_none_or(|only| only == helper.key))
-                    .flat_map(|helper| &helper.requests)
-                    .any(|(asked, _)| *asked == piece)
+                    .any(|helper| helper.is_asked(piece))
             };
             let piece = (0..)
                 .zip(&attempt.blocks)
                 .find(|(piece, block)| block.is_none() && !is_asked(*piece))
                 .map(|(piece, _)| piece)?;
-            let helper = helpers.iter_mut().find(|helper| helper.key == key)?;
-            helper.requests.push((piece, now + self.timeout));
-            Some((key, piece))
+            Some((helper.key, piece))
         })
+    }
+
+    /// A block that somebody is asked for in vain, and a host that leaves nothing unanswered.
+    fn next_hedge(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
+        let requests = || self.helpers.iter().flat_map(|helper| &helper.requests);
+        if requests()
+            .filter(|request| request.hedge == Hedge::Is)
+            .count()
+            >= MOST_HEDGES
+        {
+            return None;
+        }
+        let overdue = |request: &Request| self.is_overdue(request, now);
+        let (first, piece, key) = self.helpers.iter().find_map(|first| {
+            let attempt = self
+                .attempts
+                .iter()
+                .find(|attempt| attempt.size == first.size)?;
+            // Whoever is alone to be believed is alone to be asked.
+            if attempt.only.is_some() {
+                return None;
+            }
+            let missing = |piece: u32| matches!(attempt.blocks.get(piece as usize), Some(None));
+            let request = first.requests.iter().find(|request| {
+                request.hedge == Hedge::None && missing(request.piece) && overdue(request)
+            })?;
+            let other = self
+                .helpers
+                .iter()
+                .filter(|helper| helper.size == first.size && helper.host != first.host)
+                .filter(|helper| helper.is_free(now) && !helper.requests.iter().any(overdue))
+                .min_by_key(|helper| (helper.timeouts, helper.requests.len()))?;
+            Some((first.key, request.piece, other.key))
+        })?;
+        let first = self.helpers.iter_mut().find(|helper| helper.key == first)?;
+        let request = first
+            .requests
+            .iter_mut()
+            .find(|request| request.piece == piece)?;
+        request.hedge = Hedge::Has;
+        Some((key, piece))
+    }
+
+    fn is_overdue(&self, request: &Request, now: Instant) -> bool {
+        self.answer_time
+            .is_overdue(request.asked, self.hedge_after, now)
+    }
+
+    /// Who leaves requests unanswered, as far as is known.
+    pub(crate) fn silent(&self, now: Instant) -> impl Iterator<Item = PeerKey> {
+        let overdue = move |request: &Request| self.is_overdue(request, now);
+        let silent =
+            move |helper: &&Helper| helper.timeouts > 0 || helper.requests.iter().any(overdue);
+        self.helpers.iter().filter(silent).map(|helper| helper.key)
     }
 
     /// A peer will not send a block.
     pub(crate) fn reject(&mut self, key: PeerKey, piece: u32, now: Instant) {
         if let Some(helper) = self.helpers.iter_mut().find(|helper| helper.key == key) {
             let before = helper.requests.len();
-            helper.requests.retain(|(asked, _)| *asked != piece);
+            helper.requests.retain(|request| request.piece != piece);
             if helper.requests.len() < before {
                 helper.not_before = now + AFTER_REJECT;
                 self.trust_another(key);
@@ -172,9 +253,12 @@ impl Metadata {
     /// Gives up requests that took too long.
     pub(crate) fn tick(&mut self, now: Instant) {
         let mut slow = Vec::new();
+        let timeout = self.timeout;
         for helper in &mut self.helpers {
             let before = helper.requests.len();
-            helper.requests.retain(|(_, deadline)| *deadline > now);
+            helper
+                .requests
+                .retain(|request| request.asked + timeout > now);
             if helper.requests.len() < before {
                 helper.timeouts += 1;
                 helper.not_before = now + AFTER_TIMEOUT * helper.timeouts.min(15);
@@ -203,12 +287,16 @@ impl Metadata {
         piece: u32,
         total_size: u32,
         payload: Vec<u8>,
+        now: Instant,
     ) -> Progress {
         let Some(helper) = self.helpers.iter_mut().find(|helper| helper.key == key) else {
             return Progress::Going;
         };
-        let asked = helper.requests.len();
-        helper.requests.retain(|(wanted, _)| *wanted != piece);
+        let asked = helper.requests.iter().position(|r| r.piece == piece);
+        let asked = asked.map(|place| helper.requests.remove(place).asked);
+        if let Some(asked) = asked {
+            self.answer_time.add(now.saturating_duration_since(asked));
+        }
         let Some(attempt) = self
             .attempts
             .iter_mut()
@@ -216,7 +304,7 @@ impl Metadata {
         else {
             return Progress::Going;
         };
-        if helper.requests.len() == asked
+        if asked.is_none()
             || total_size != attempt.size
             || payload.len() != block_len(attempt.size, piece)
             || attempt.only.is_some_and(|only| only != key)
@@ -252,6 +340,17 @@ impl Metadata {
             return Progress::Liar(key);
         }
         Progress::Going
+    }
+}
+
+impl Helper {
+    /// It may be asked for one more block.
+    fn is_free(&self, now: Instant) -> bool {
+        self.not_before <= now && self.requests.len() < PER_PEER
+    }
+
+    fn is_asked(&self, piece: u32) -> bool {
+        self.requests.iter().any(|request| request.piece == piece)
     }
 }
 
@@ -294,13 +393,18 @@ mod tests {
         fn new(sizes: &[usize]) -> Self {
             let truth: Vec<u8> = (0..2 * LEN + 100).map(|n| (n % 251) as u8).collect();
             let hash = InfoHashV2::of_info(&truth);
-            let mut metadata = Metadata::new(hash, 4 << 20, Duration::from_secs(4));
+            let mut metadata = Metadata::new(
+                hash,
+                4 << 20,
+                Duration::from_secs(4),
+                Duration::from_secs(1),
+            );
             let mut keys = Keys::default();
             let torrent = keys.torrent();
             let now = Instant::now();
             let peers: Vec<_> = sizes.iter().map(|_| keys.peer(torrent)).collect();
-            for (peer, size) in peers.iter().zip(sizes) {
-                metadata.offer(*peer, *size as u32, now);
+            for (n, (peer, size)) in (1..).zip(peers.iter().zip(sizes)) {
+                metadata.offer(*peer, IpAddr::from([192, 0, 2, n]), *size as u32, now);
             }
             Self {
                 metadata,
@@ -320,7 +424,7 @@ mod tests {
             let mut payload = self.truth[first..end].to_vec();
             payload[0] ^= u8::from(lie);
             let total = self.truth.len() as u32;
-            self.metadata.data(peer, piece, total, payload)
+            self.metadata.data(peer, piece, total, payload, self.now)
         }
     }
 
@@ -367,7 +471,10 @@ mod tests {
         assert!(matches!(f.answer(honest, 2, false), Progress::Complete(_)));
         // A liar that had sent its one block is found alone.
         let liar = f.peers[1];
-        assert_eq!(f.metadata.data(liar, 0, 1, vec![0]), Progress::Liar(liar));
+        assert_eq!(
+            f.metadata.data(liar, 0, 1, vec![0], f.now),
+            Progress::Liar(liar)
+        );
     }
 
     #[test]
@@ -397,12 +504,61 @@ mod tests {
         let peer = f.peers[0];
         assert_eq!(f.answer(peer, 0, true), Progress::Going);
         f.ask_all();
-        let short = f.metadata.data(peer, 0, SIZE as u32, vec![0; LEN - 1]);
+        let short = f
+            .metadata
+            .data(peer, 0, SIZE as u32, vec![0; LEN - 1], f.now);
         assert_eq!(short, Progress::Going);
-        let resized = f.metadata.data(peer, 1, SIZE as u32 + 1, vec![0; LEN]);
+        let resized = f
+            .metadata
+            .data(peer, 1, SIZE as u32 + 1, vec![0; LEN], f.now);
         assert_eq!(resized, Progress::Going);
         // Both are asked again.
         assert_eq!(f.ask_all(), [(peer, 0), (peer, 1)]);
+    }
+
+    #[test]
+    fn what_is_overdue_is_asked_of_one_other_host_and_the_first_answer_counts() {
+        let mut f = Fixture::new(&[100]);
+        f.truth.truncate(100);
+        f.metadata.hash = InfoHashV2::of_info(&f.truth);
+        let silent = f.peers[0];
+        assert_eq!(f.ask_all(), [(silent, 0)]);
+        let mut keys = Keys::default();
+        let torrent = keys.torrent();
+        let more: Vec<_> = (0..4).map(|_| keys.peer(torrent)).collect();
+        // Another connection of the same host, and two more hosts.
+        for (key, n) in more[1..].iter().zip([1, 2, 3]) {
+            let host = IpAddr::from([192, 0, 2, n]);
+            f.metadata.offer(*key, host, 100, f.now);
+        }
+        f.now += Duration::from_millis(900);
+        assert!(f.ask_all().is_empty());
+        f.now += Duration::from_millis(100);
+        assert_eq!(f.ask_all(), [(more[2], 0)]);
+        assert_eq!(f.metadata.silent(f.now).collect::<Vec<_>>(), [silent]);
+        f.now += Duration::from_secs(2);
+        assert!(f.ask_all().is_empty(), "asked a third time");
+        // The silent one's time is over, the other one's is not.
+        f.now += Duration::from_secs(1);
+        f.metadata.tick(f.now);
+        assert!(f.ask_all().is_empty());
+        let answer = f.answer(more[2], 0, false);
+        assert_eq!(answer, Progress::Complete(f.truth.clone()));
+    }
+
+    #[test]
+    fn a_late_answer_to_a_request_asked_twice_does_no_harm() {
+        let mut f = Fixture::new(&[SIZE, SIZE]);
+        let (slow, quick) = (f.peers[0], f.peers[1]);
+        assert_eq!(f.ask_all(), [(slow, 0), (quick, 1), (slow, 2)]);
+        f.answer(quick, 1, false);
+        f.now += Duration::from_secs(1);
+        assert_eq!(f.ask_all(), [(quick, 0), (quick, 2)]);
+        f.answer(quick, 0, false);
+        assert_eq!(f.answer(slow, 0, true), Progress::Going);
+        let answer = f.answer(slow, 2, false);
+        assert_eq!(answer, Progress::Complete(f.truth.clone()));
+        assert_eq!(f.answer(quick, 2, false), Progress::Going);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::bits::PieceSet;
 use crate::config::Config;
 use crate::descent::Stretch;
 use crate::exchange::Exchange;
+use crate::hedge::Hedge;
 use crate::input::{Connected, Direction, Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::ChunkId;
@@ -81,7 +82,9 @@ pub(crate) enum GivesLeaves {
 pub(crate) struct HashWait {
     pub(crate) request: CheckedRequest,
     pub(crate) purpose: HashPurpose,
+    pub(crate) asked: Instant,
     pub(crate) deadline: Instant,
+    pub(crate) hedge: Hedge,
 }
 
 /// One connection.
@@ -280,9 +283,33 @@ impl Peer {
         shared: &mut Shared,
         now: Instant,
     ) {
+        self.ask_hashes(request, purpose, Hedge::None, shared, now);
+    }
+
+    /// Asks it for hashes that another host has been asked for.
+    pub(crate) fn request_hashes_too(
+        &mut self,
+        request: CheckedRequest,
+        purpose: HashPurpose,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        self.ask_hashes(request, purpose, Hedge::Is, shared, now);
+    }
+
+    fn ask_hashes(
+        &mut self,
+        request: CheckedRequest,
+        purpose: HashPurpose,
+        hedge: Hedge,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
         self.hash_waits.push(HashWait {
             request,
             purpose,
+            asked: now,
+            hedge,
             deadline: now + shared.config.hash_timeout,
         });
         shared.send(self.key, Command::HashRequest(request.request()));

@@ -8,6 +8,7 @@ mod dialling;
 mod events;
 mod exchange;
 mod hashes;
+mod hedging;
 mod metadata;
 mod pieces;
 mod requests;
@@ -22,6 +23,7 @@ use bittorrent_protocol::{InfoHashes, PieceIndex};
 use crate::bits::PieceSet;
 use crate::candidates::Candidates;
 use crate::download::Download;
+use crate::hedge::AnswerTime;
 use crate::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
 use crate::keys::{PeerKey, TorrentKey};
 use crate::metadata::Metadata;
@@ -60,6 +62,8 @@ pub(crate) struct Torrent {
     wake_starved: bool,
     /// Hashes may be asked for.
     ask_hashes: bool,
+    /// Of hash requests.
+    answer_time: AnswerTime,
     down: Rate,
     up: Rate,
     wasted: u64,
@@ -81,6 +85,7 @@ impl Torrent {
                 hashes.v2,
                 shared.config.max_metadata_len,
                 shared.config.metadata_timeout,
+                shared.config.hedge_after,
             )),
             download: None,
             stopped: None,
@@ -90,6 +95,7 @@ impl Torrent {
             awake: Vec::new(),
             wake_starved: false,
             ask_hashes: false,
+            answer_time: AnswerTime::default(),
             down: Rate::new(now),
             up: Rate::new(now),
             wasted: 0,

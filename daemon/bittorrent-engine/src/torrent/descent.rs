@@ -37,7 +37,7 @@ impl Torrent {
             else {
                 continue;
             };
-            if !matches!(partial.stage, Stage::Learning(of) if of == key) {
+            if !matches!(partial.stage, Stage::Learning(_)) {
                 continue;
             }
             let blocks = download.layout.block_count(piece);

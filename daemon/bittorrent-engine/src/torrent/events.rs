@@ -7,6 +7,7 @@ use bittorrent_protocol::PieceIndex;
 use bittorrent_protocol::wire::{ExtendedHandshake, Request};
 
 use super::Torrent;
+use crate::addresses::host;
 use crate::bits::PieceSet;
 use crate::input::{PeerEvent, PeerFault, Source};
 use crate::keys::PeerKey;
@@ -280,7 +281,7 @@ impl Torrent {
             handshake.metadata_size,
             &mut self.metadata,
         ) {
-            metadata.offer(key, size, now);
+            metadata.offer(key, host(peer.addr.ip()), size, now);
         }
         if let Some(port) = handshake.port
             && peer.listens.is_none()

@@ -1,7 +1,5 @@
 //! Which hashes are asked of whom (BEP 52, "hash request").
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bittorrent_protocol::MerkleHash;
@@ -11,7 +9,7 @@ use super::Torrent;
 use crate::addresses::host;
 use crate::input::{Link, PeerFault};
 use crate::keys::PeerKey;
-use crate::layers::Progress;
+use crate::layers::{Layers, Progress};
 use crate::leaves::{content_leaves, leaf_request};
 use crate::output::Output;
 use crate::partial::Stage;
@@ -35,32 +33,44 @@ impl Torrent {
         if self.is_at_rest() {
             return;
         }
+        // What others wait for goes first.
+        self.hedge_hashes(shared, now);
         self.ask_for_leaves(shared, now);
         self.learn_leaves(shared, now);
-        let Some(download) = &mut self.download else {
-            return;
-        };
-        if download.layers.is_complete() {
+        let layers = self.download.as_ref().map(|download| &download.layers);
+        if layers.is_none_or(Layers::is_complete) {
             return;
         }
-        // A host that left requests unanswered comes last: it may have several connections, and each would
-        // cost a time-out.
-        let mut failures: BTreeMap<IpAddr, u32> = BTreeMap::new();
-        for peer in self.peers.values() {
-            *failures.entry(host(peer.addr.ip())).or_default() += peer.hash_failures;
-        }
-        let of_host = |peer: &Peer| failures.get(&host(peer.addr.ip())).copied();
+        // A host that left requests unanswered is asked when nobody else has anything to do: it may have
+        // several connections, and each would cost a time-out.
+        let unanswered = self.unanswered(shared, now);
+        let of_host = |peer: &Peer| unanswered.get(&host(peer.addr.ip())).copied();
         let mut order: Vec<_> = self
             .peers
             .values()
-            .map(|peer| (of_host(peer), peer.key))
+            .map(|peer| (of_host(peer).unwrap_or(0), peer.key))
             .collect();
         order.sort_unstable();
-        // One each in turn, so that the chunks spread over the peers.
+        let silent = order.partition_point(|(unanswered, _)| *unanswered == 0);
+        let (answering, silent) = order.split_at(silent);
+        self.ask_for_layers(answering, shared, now);
+        let is_chunk = |wait: &HashWait| matches!(wait.purpose, HashPurpose::Chunk(_));
+        let is_busy = |peer: &Peer| peer.hash_waits.iter().any(is_chunk);
+        let mut busy = answering.iter().filter_map(|(_, key)| self.peers.get(key));
+        if !busy.any(is_busy) {
+            self.ask_for_layers(silent, shared, now);
+        }
+    }
+
+    /// Asks these peers for piece layers, one chunk each in turn, so that the chunks spread over them.
+    fn ask_for_layers(&mut self, peers: &[(u32, PeerKey)], shared: &mut Shared, now: Instant) {
+        let Some(download) = &mut self.download else {
+            return;
+        };
         let mut asked = true;
         while asked {
             asked = false;
-            for (_, key) in &order {
+            for (_, key) in peers {
                 let Some(peer) = self.peers.get_mut(key) else {
                     continue;
                 };
@@ -129,9 +139,14 @@ impl Torrent {
         let wait = match peer.take_hash_wait(request) {
             None => return Err(PeerFault::UnrequestedHashes),
             // Too late: somebody else was asked.
-            Some(None) => return Ok(()),
+            Some(None) => {
+                self.answer_time.add(shared.config.hash_timeout);
+                return Ok(());
+            }
             Some(Some(wait)) => wait,
         };
+        self.answer_time
+            .add(now.saturating_duration_since(wait.asked));
         self.ask_hashes = true;
         let piece = match wait.purpose {
             HashPurpose::Leaves(piece) => piece,
@@ -161,7 +176,7 @@ impl Torrent {
                         return Ok(());
                     }
                     Err(fault) => {
-                        download.layers.give_up(id, None);
+                        self.ask_others(key, &wait);
                         return Err(PeerFault::FalseHashes(fault));
                     }
                 }
@@ -174,16 +189,16 @@ impl Torrent {
             Ok(leaves) => {
                 peer.hash_failures = 0;
                 let leaves = content_leaves(&download.layout, piece, leaves).to_vec();
-                let waiting = download.partials.get(&piece).is_some_and(|partial| {
-                    matches!(&partial.stage, Stage::Asking(query) if query.is_waiting_for(key))
-                });
+                let waiting = download.partials.get(&piece).is_some_and(
+                    |partial| matches!(&partial.stage, Stage::Asking(query) if query.is_waiting()),
+                );
                 if waiting {
                     self.apply_leaves(piece, &leaves, shared, now);
                 }
                 Ok(())
             }
             Err(fault) => {
-                self.leaves_refused(key, &wait);
+                self.ask_others(key, &wait);
                 Err(PeerFault::FalseHashes(fault))
             }
         }
@@ -260,6 +275,9 @@ impl Torrent {
     /// A hash request will not be answered by this peer.
     fn ask_others(&mut self, key: PeerKey, wait: &HashWait) {
         self.ask_hashes = true;
+        if self.hand_over(key, wait) {
+            return;
+        }
         match wait.purpose {
             HashPurpose::Chunk(id) => {
                 if let Some(download) = &mut self.download {

@@ -13,14 +13,20 @@ use crate::shared::Shared;
 
 impl Torrent {
     /// Metadata is the torrent's.
-    pub(super) fn metadata_complete(&mut self, info: Vec<u8>, shared: &mut Shared) {
+    pub(super) fn metadata_complete(&mut self, info: Vec<u8>, shared: &mut Shared, now: Instant) {
         if let Some(v1) = self.hashes.v1
             && InfoHashV1::of_info(&info) != v1
         {
             self.stop(StopReason::HashesContradict, shared);
             return;
         }
-        self.metadata = None;
+        // Whoever is silent about this is asked for hashes last.
+        let silent = self.metadata.take();
+        for key in silent.iter().flat_map(|metadata| metadata.silent(now)) {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.hash_failures += 1;
+            }
+        }
         shared.emit(Output::Metadata {
             torrent: self.key,
             info,
@@ -55,9 +61,9 @@ impl Torrent {
                 piece,
                 total_size,
                 payload,
-            } => match metadata.data(key, piece, total_size, payload.into_owned()) {
+            } => match metadata.data(key, piece, total_size, payload.into_owned(), now) {
                 Progress::Going => {}
-                Progress::Complete(info) => self.metadata_complete(info, shared),
+                Progress::Complete(info) => self.metadata_complete(info, shared, now),
                 Progress::Liar(liar) => self.ban_for_metadata(liar, shared, now),
             },
             OwnedMetadataMessage::Request { .. } | OwnedMetadataMessage::Unknown { .. } => {}

@@ -315,7 +315,7 @@ impl Torrent {
                 .download
                 .as_ref()
                 .and_then(|download| download.partials.get(&piece))
-                .is_some_and(|partial| matches!(partial.stage, Stage::Learning(of) if of == key));
+                .is_some_and(|partial| matches!(partial.stage, Stage::Learning(_)));
             if waiting {
                 let leaves = leaves.get(..count).unwrap_or(leaves);
                 self.apply_leaves(piece, leaves, shared, now);

@@ -1,13 +1,15 @@
 //! One engine, step by step: what exactly is asked of whom, and who is blamed for what.
 
+mod hedges;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Blame, Command, Config, Connected, Direction, Discard, Engine, HeldLeaves, Link, Output,
-    PeerEvent, PeerKey, TorrentKey, Verdict,
+    Blame, Command, Config, Connected, Content, Direction, Discard, Engine, HeldLeaves, Link,
+    Output, PeerEvent, PeerKey, TorrentKey, Verdict,
 };
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::wire::ExtendedHandshake;
@@ -36,17 +38,26 @@ impl Direct {
 
     /// Blocks of the first piece are there from a former run.
     fn holding(config: Config, piece_blocks: u64, blocks: u64, held: &[u16]) -> Self {
+        let truth = Torrent::new(piece_blocks, &[blocks * BLOCK]).unwrap();
+        let content = truth.content(true, |block| {
+            block.piece().get() == 0 && held.contains(&block.in_piece())
+        });
+        Self::with_content(config, truth, content, held)
+    }
+
+    fn with_content(
+        config: Config,
+        truth: Arc<Torrent>,
+        mut content: Content,
+        held: &[u16],
+    ) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "the virtual clock starts somewhere"
         )]
         let now = Instant::now();
-        let truth = Torrent::new(piece_blocks, &[blocks * BLOCK]).unwrap();
         let mut engine = Engine::new(config, [9; 32]);
         let torrent = engine.add_torrent(truth.hashes(), now);
-        let mut content = truth.content(true, |block| {
-            block.piece().get() == 0 && held.contains(&block.in_piece())
-        });
         let first = truth.layout.piece(0).unwrap();
         content.leaves.push(HeldLeaves {
             piece: first,
@@ -75,10 +86,14 @@ impl Direct {
 
     /// A seed that takes so many requests at a time; it chokes still.
     fn seed(&mut self, n: u8, link: Link, fast: bool, reqq: u32) -> PeerKey {
+        self.seed_at(addr(n), n, link, fast, reqq)
+    }
+
+    fn seed_at(&mut self, addr: SocketAddr, id: u8, link: Link, fast: bool, reqq: u32) -> PeerKey {
         let connected = Connected {
-            addr: addr(n),
+            addr,
             direction: Direction::Incoming,
-            peer_id: PeerId::from_bytes([n; 20]),
+            peer_id: PeerId::from_bytes([id; 20]),
             fast,
             extended: true,
             link,

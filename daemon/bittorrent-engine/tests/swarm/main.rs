@@ -7,6 +7,7 @@ mod connections;
 mod direct;
 mod download;
 mod exchange;
+mod hedges;
 mod hostile;
 mod magnet;
 mod node;

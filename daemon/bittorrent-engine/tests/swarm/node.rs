@@ -58,7 +58,16 @@ pub(crate) enum Answers {
     Truly,
     Falsely,
     WithReject,
+    /// Truly, after 2 s.
+    Late,
     Not,
+}
+
+impl Answers {
+    /// How long it takes to answer.
+    pub(crate) fn delay(self) -> Duration {
+        Duration::from_secs(if self == Self::Late { 2 } else { 0 })
+    }
 }
 
 impl Default for Habits {

@@ -15,6 +15,7 @@ fn answers() -> impl Strategy<Value = Answers> {
         3 => Just(Answers::Truly),
         1 => Just(Answers::Falsely),
         1 => Just(Answers::WithReject),
+        1 => Just(Answers::Late),
         1 => Just(Answers::Not),
     ]
 }

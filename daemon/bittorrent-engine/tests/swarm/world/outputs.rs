@@ -155,7 +155,7 @@ impl World {
                         hashes[0] = merkle::leaf(b"false");
                         hashes
                     }),
-                    Answers::Truly => far
+                    Answers::Truly | Answers::Late => far
                         .truth
                         .hashes_for(&request)
                         .filter(|_| request.base >= layer.into() || far.gives_leaves(&request)),
@@ -168,7 +168,7 @@ impl World {
                     Some(hashes) => PeerEvent::Hashes { request, hashes },
                     None => PeerEvent::HashReject(request),
                 };
-                let wait = self.latency * 2;
+                let wait = self.latency * 2 + far.habits.hashes.delay();
                 self.after(wait, number, Happening::Message { from: peer, event });
                 return;
             }

@@ -58,7 +58,7 @@ impl World {
             }
         };
         let event = PeerEvent::Metadata(message);
-        let wait = self.latency * 2;
+        let wait = self.latency * 2 + far.habits.metadata.delay();
         self.after(wait, number, Happening::Message { from: peer, event });
     }
 
