@@ -57,6 +57,7 @@ impl<L: Listener> Listener for Bounded<L> {
         let io = Patient {
             inner,
             idle: Box::pin(sleep(IDLE)),
+            alike: Some(0),
             _place: place,
         };
         (io, addr)
@@ -67,16 +68,37 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// A connection that ends when nothing moves on it.
+/// How connections of HTTP/2 begin, and none of HTTP/1 does (RFC 9113, 3.4).
+const HTTP2: &[u8] = b"PRI ";
+
+/// A connection that ends when nothing moves on it, or when it is to be one of HTTP/2: `axum` would
+/// speak that as soon as anything in the program is built with it, and nothing here is meant for
+/// many requests at once.
 pub(crate) struct Patient<T> {
     inner: T,
     idle: Pin<Box<Sleep>>,
+    /// Of the bytes that came, so many are as HTTP/2 begins; `None` once one is not.
+    alike: Option<usize>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<T> Patient<T> {
     pub(crate) const fn get_ref(&self) -> &T {
         &self.inner
+    }
+
+    /// Whether what came with these bytes is HTTP/2.
+    fn is_http2(&mut self, came: &[u8]) -> bool {
+        for byte in came {
+            let Some(alike) = self.alike else {
+                return false;
+            };
+            self.alike = (HTTP2.get(alike) == Some(byte)).then_some(alike + 1);
+            if self.alike == Some(HTTP2.len()) {
+                return true;
+            }
+        }
+        false
     }
 
     fn moved(&mut self) {
@@ -90,9 +112,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if read.is_ready() {
             self.moved();
+            if self.is_http2(buf.filled().get(before..).unwrap_or_default()) {
+                return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+            }
             return read;
         }
         // Somebody always reads, to hear of the end.

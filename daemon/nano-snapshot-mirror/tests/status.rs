@@ -390,6 +390,37 @@ fn http_shows_everything_and_changes_nothing() {
     mirror.stop();
 }
 
+/// What comes when a client begins with HTTP/2 at once, the beginning in one piece or two.
+fn said_to_http2(mut stream: impl std::io::Read + std::io::Write, pieces: usize) -> Vec<u8> {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let (first, second) = preface.split_at(if pieces == 1 { 0 } else { 2 });
+    // It may be closed by now.
+    let _ = stream
+        .write_all(first)
+        .and_then(|()| stream.write_all(second));
+    let mut said = vec![0; 1024];
+    let read = stream.read(&mut said).unwrap_or(0);
+    said.truncate(read);
+    said
+}
+
+#[test]
+fn http_2_is_not_spoken() {
+    let mirror = Mirror::ready();
+    let http = mirror.http();
+    for pieces in [1, 2] {
+        let tcp = TcpStream::connect(&http).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(said_to_http2(tcp, pieces), b"");
+        let unix = UnixStream::connect(mirror.socket()).unwrap();
+        unix.set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        assert_eq!(said_to_http2(unix, pieces), b"");
+    }
+    mirror.stop();
+}
+
 #[test]
 fn the_page_reads_without_a_script_and_is_redrawn() {
     let mirror = Mirror::ready();
