@@ -58,7 +58,7 @@ pub use http::{HttpClient, HttpError, next_chunk};
 pub use lan::{LanBook, LanConfig, LanDiscovery, LanEntry};
 pub use limits::RateLimits;
 pub use piece_map::{MAX_MAP_CELLS, MapCell};
-pub use port_mapping::PortMapper;
+pub use port_mapping::{MappedPort, MappingProtocol, PortMapper, PortMappingStatus};
 pub use session::Session;
 pub use status::{Peer, Phase, TorrentError, TorrentStatus};
 pub use tracker::{Announcer, InvalidTrackerUrl, TrackerError, TrackerUrl};

@@ -1,16 +1,26 @@
 //! A way in through the router of this network: it is asked to hand on what comes to one of its
-//! ports, by PCP (RFC 6887) or NAT-PMP (RFC 6886), whichever it knows.
+//! ports, by PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP, whichever it knows.
+
+mod routes;
+mod status;
+mod upnp;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crab_nat::{InternetProtocol, MappingFailure, PortMappingOptions, TimeoutConfig};
+use crab_nat::{
+    InternetProtocol, MappingFailure, PortMappingOptions, PortMappingType, TimeoutConfig,
+};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+pub use status::{MappedPort, MappingProtocol, PortMappingStatus};
+
+use upnp::{Forwarding, UpnpError};
 
 /// For how long a mapping is asked, as RFC 6886 recommends; renewed at half of what is given.
 const LIFETIME: Duration = Duration::from_secs(7_200);
@@ -42,9 +52,51 @@ enum PortMappingError {
     #[error("no IPv4 route leads out of this network")]
     NoRouter,
     #[error("cannot send to the router {0}")]
-    Unreachable(IpAddr, #[source] io::Error),
-    #[error("the router {0} gives no port by PCP or NAT-PMP")]
-    Refused(IpAddr, #[source] MappingFailure),
+    Unreachable(Ipv4Addr, #[source] io::Error),
+    /// By all protocols. Two causes, so none of them is the source.
+    #[error("the router {router} gives no port: by PCP and NAT-PMP, {nat_pmp}; by UPnP, {upnp}")]
+    Refused {
+        router: Ipv4Addr,
+        nat_pmp: MappingFailure,
+        upnp: UpnpError,
+    },
+    #[error("the router {0} gives no port any longer by PCP or NAT-PMP")]
+    Lost(Ipv4Addr, #[source] MappingFailure),
+    #[error("the router {0} gives no port by UPnP")]
+    Upnp(Ipv4Addr, #[source] UpnpError),
+}
+
+/// What the router was brought to do.
+#[derive(Debug)]
+enum Mapping {
+    /// By PCP or NAT-PMP; for which address of ours.
+    NatPmp(crab_nat::PortMapping, Ipv4Addr),
+    Upnp(Forwarding),
+}
+
+impl Mapping {
+    /// Whether it leads to this address of ours, through this router. It does not once we are in
+    /// another network.
+    fn is_for(&self, router: Ipv4Addr, local: Ipv4Addr) -> bool {
+        match self {
+            Self::NatPmp(mapping, to) => IpAddr::from(mapping.gateway()) == router && *to == local,
+            Self::Upnp(forwarding) => {
+                forwarding.router() == router && *forwarding.local().ip() == local
+            }
+        }
+    }
+
+    async fn give_back(self) {
+        let given_back = async {
+            match self {
+                Self::NatPmp(mapping, _) => mapping.try_drop().await.is_ok(),
+                Self::Upnp(forwarding) => forwarding.give_back().await.is_ok(),
+            }
+        };
+        if !matches!(timeout(FAREWELL, given_back).await, Ok(true)) {
+            tracing::debug!("the router did not take its port back; most do, in time");
+        }
+    }
 }
 
 /// Keeps a TCP port of the router leading to us.
@@ -53,7 +105,8 @@ pub struct PortMapper {
     router: Option<Ipv4Addr>,
     port: NonZeroU16,
     wanted: NonZeroU16,
-    external: watch::Sender<Option<NonZeroU16>>,
+    lifetime: Duration,
+    status: watch::Sender<PortMappingStatus>,
 }
 
 impl PortMapper {
@@ -64,100 +117,149 @@ impl PortMapper {
             router,
             port,
             wanted,
-            external: watch::Sender::new(None),
+            lifetime: LIFETIME,
+            status: watch::Sender::new(PortMappingStatus::Asking),
         }
     }
 
-    /// The port of the router that leads to us, while there is one.
-    pub fn external(&self) -> watch::Receiver<Option<NonZeroU16>> {
-        self.external.subscribe()
+    /// For how long to ask, instead of two hours; whole seconds, at least 2.
+    #[must_use]
+    pub fn lasting(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// What came of asking; changes with time.
+    pub fn status(&self) -> watch::Receiver<PortMappingStatus> {
+        self.status.subscribe()
     }
 
     /// Asks, renews in time, tries again after failures, and takes the mapping back when `stop` is
-    /// cancelled.
+    /// cancelled, for which it takes some seconds at most.
     pub async fn run(self, stop: CancellationToken) {
         let mut held = None;
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.keep(&mut held) => {}
-        }
-        self.external.send_replace(None);
-        if let Some(mapping) = held
-            && !matches!(timeout(FAREWELL, mapping.try_drop()).await, Ok(Ok(())))
-        {
-            tracing::debug!("the router did not take its port back; it will, in time");
+        self.keep(&mut held, &stop).await;
+        self.status.send_replace(PortMappingStatus::Asking);
+        if let Some(mapping) = held {
+            mapping.give_back().await;
         }
     }
 
-    async fn keep(&self, held: &mut Option<crab_nat::PortMapping>) {
+    /// Until `stop` is cancelled.
+    async fn keep(&self, held: &mut Option<Mapping>, stop: &CancellationToken) {
         let mut retry = FIRST_RETRY;
         loop {
-            let pause = match self.ask(held).await {
-                Ok(lifetime) => {
+            let Some(asked) = self.ask(held, stop).await else {
+                return;
+            };
+            let pause = match asked {
+                Ok(mapped) => {
                     retry = FIRST_RETRY;
-                    (lifetime / 2).max(LEAST_PAUSE)
+                    // One without end is looked after as well: routers forget when they restart.
+                    let lifetime = mapped.lifetime.unwrap_or(self.lifetime);
+                    self.tell(mapped);
+                    (lifetime / 2).max(LEAST_PAUSE.min(self.lifetime / 2))
                 }
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    if retry == FIRST_RETRY {
-                        tracing::warn!(
-                            error,
-                            "no port of the router leads here: peers outside cannot connect to us \
-                             unless it is told by hand; trying again now and then"
-                        );
-                    } else {
-                        tracing::debug!(error, "still no port of the router leads here");
-                    }
+                    self.complain(&error, retry == FIRST_RETRY);
                     *held = None;
-                    self.external.send_replace(None);
                     let pause = retry;
                     retry = (2 * retry).min(LAST_RETRY);
                     pause
                 }
             };
-            sleep(pause).await;
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                return;
+            }
         }
     }
 
-    /// Asks once, for the first time or again; says for how long the answer is good.
+    /// Asks once, for the first time or again. `None`: `stop` was cancelled, and what the router then has is
+    /// held.
     async fn ask(
         &self,
-        held: &mut Option<crab_nat::PortMapping>,
-    ) -> Result<Duration, PortMappingError> {
+        held: &mut Option<Mapping>,
+        stop: &CancellationToken,
+    ) -> Option<Result<MappedPort, PortMappingError>> {
+        let reached = stop.run_until_cancelled(self.reach(held)).await?;
+        if let Err(error) = reached {
+            return Some(Err(error));
+        }
+        Some(match held {
+            Some(Mapping::NatPmp(mapping, _)) => Ok(nat_pmp_port(mapping)),
+            // Not broken off: the router may have done it before it is heard to say so.
+            Some(Mapping::Upnp(forwarding)) => match forwarding.ask(self.lifetime).await {
+                Ok(()) => Ok(upnp_port(forwarding)),
+                Err(error) => Err(PortMappingError::Upnp(forwarding.router(), error)),
+            },
+            None => Err(PortMappingError::NoRouter),
+        })
+    }
+
+    /// Leaves behind a mapping that the router has just made or renewed or, by UPnP, one that is only
+    /// to be asked for.
+    async fn reach(&self, held: &mut Option<Mapping>) -> Result<(), PortMappingError> {
         let router = match self.router {
             Some(router) => router,
-            None => default_router()?,
+            None => routes::default_router()
+                .map_err(PortMappingError::Routes)?
+                .ok_or(PortMappingError::NoRouter)?,
         };
-        let known = held.take().filter(|mapping| {
-            // Another network since then.
-            IpAddr::from(mapping.gateway()) == IpAddr::V4(router)
-        });
-        let before = known.as_ref().map(crab_nat::PortMapping::external_port);
-        let router = IpAddr::V4(router);
-        let refused = |error| PortMappingError::Refused(router, error);
-        let mapping = match known {
-            Some(mut mapping) => {
-                mapping.renew().await.map_err(refused)?;
-                mapping
+        let local = local_address(router)
+            .await
+            .map_err(|error| PortMappingError::Unreachable(router, error))?;
+        match held.as_mut().filter(|held| held.is_for(router, local)) {
+            Some(Mapping::NatPmp(mapping, _)) => {
+                let renewed = mapping.renew().await;
+                return renewed.map_err(|error| PortMappingError::Lost(router, error));
             }
-            None => {
-                let local = local_address(router)
-                    .await
-                    .map_err(|error| PortMappingError::Unreachable(router, error))?;
-                let options = PortMappingOptions {
-                    external_port: Some(self.wanted),
-                    lifetime_seconds: u32::try_from(LIFETIME.as_secs()).ok(),
-                    timeout_config: Some(ASKING),
-                };
-                let tcp = InternetProtocol::Tcp;
-                crab_nat::PortMapping::new(router.into(), local, tcp, self.port, options)
-                    .await
-                    .map_err(refused)?
-            }
+            Some(Mapping::Upnp(_)) => return Ok(()),
+            None => *held = None,
+        }
+        let options = PortMappingOptions {
+            external_port: Some(self.wanted),
+            lifetime_seconds: u32::try_from(self.lifetime.as_secs()).ok(),
+            timeout_config: Some(ASKING),
         };
-        let external = mapping.external_port();
-        if before != Some(external) {
-            let (protocol, port) = (mapping.mapping_type(), self.port);
+        let tcp = InternetProtocol::Tcp;
+        let asked =
+            crab_nat::PortMapping::new(router.into(), local.into(), tcp, self.port, options).await;
+        let nat_pmp = match asked {
+            Ok(mapping) => {
+                *held = Some(Mapping::NatPmp(mapping, local));
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let local = SocketAddrV4::new(local, self.port.get());
+        match Forwarding::find(router, local, self.wanted).await {
+            Ok(forwarding) => {
+                *held = Some(Mapping::Upnp(forwarding));
+                Ok(())
+            }
+            Err(upnp) => Err(PortMappingError::Refused {
+                router,
+                nat_pmp,
+                upnp,
+            }),
+        }
+    }
+
+    fn tell(&self, mapped: MappedPort) {
+        let MappedPort {
+            router,
+            protocol,
+            port: external,
+            ..
+        } = mapped;
+        let same = |status: &PortMappingStatus| match status {
+            PortMappingStatus::Mapped(before) => {
+                (before.router, before.protocol, before.port) == (router, protocol, external)
+            }
+            _ => false,
+        };
+        if !same(&self.status.borrow()) {
+            let port = self.port;
             tracing::info!(%router, %protocol, %external, %port, "a port of the router leads here");
             if external != self.wanted {
                 tracing::warn!(
@@ -165,76 +267,83 @@ impl PortMapper {
                     "the router gave another port than peers are told: set peer.announce-port to it"
                 );
             }
+            if let Some(address) = mapped.inner_address() {
+                tracing::warn!(
+                    %address,
+                    "the router is itself behind another one, which has to hand the port on to it"
+                );
+            }
         }
-        let lifetime = Duration::from_secs(mapping.lifetime().into());
-        *held = Some(mapping);
-        self.external.send_replace(Some(external));
-        Ok(lifetime)
+        self.status.send_replace(PortMappingStatus::Mapped(mapped));
+    }
+
+    fn complain(&self, error: &PortMappingError, loudly: bool) {
+        let why = causes(error);
+        let error = error as &dyn std::error::Error;
+        if loudly {
+            tracing::warn!(
+                error,
+                "no port of the router leads here: peers outside cannot connect to us unless it is told \
+                 by hand; trying again now and then"
+            );
+        } else {
+            tracing::debug!(error, "still no port of the router leads here");
+        }
+        self.status.send_replace(PortMappingStatus::Failed(why));
     }
 }
 
+fn nat_pmp_port(mapping: &crab_nat::PortMapping) -> MappedPort {
+    let router = match mapping.gateway().into() {
+        IpAddr::V4(router) => router,
+        // It was asked over IPv4.
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+    };
+    let (protocol, address) = match mapping.mapping_type() {
+        PortMappingType::NatPmp => (MappingProtocol::NatPmp, None),
+        PortMappingType::Pcp { external_ip, .. } => (MappingProtocol::Pcp, Some(external_ip)),
+    };
+    let lifetime = Duration::from_secs(mapping.lifetime().into());
+    MappedPort {
+        router,
+        protocol,
+        port: mapping.external_port(),
+        address: address.map(|address| address.to_canonical()),
+        asked: SystemTime::now(),
+        lifetime: Some(lifetime),
+    }
+}
+
+fn upnp_port(forwarding: &Forwarding) -> MappedPort {
+    MappedPort {
+        router: forwarding.router(),
+        protocol: MappingProtocol::Upnp,
+        port: forwarding.external_port(),
+        address: forwarding.address(),
+        asked: SystemTime::now(),
+        lifetime: forwarding.lifetime(),
+    }
+}
+
+/// An error with what caused it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
 /// The address under which the router knows us.
-async fn local_address(router: IpAddr) -> io::Result<IpAddr> {
+async fn local_address(router: Ipv4Addr) -> io::Result<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     // Sends nothing.
     socket.connect((router, crab_nat::GATEWAY_PORT)).await?;
-    Ok(socket.local_addr()?.ip())
-}
-
-fn default_router() -> Result<Ipv4Addr, PortMappingError> {
-    let routes =
-        std::fs::read_to_string("/proc/self/net/route").map_err(PortMappingError::Routes)?;
-    router_in(&routes).ok_or(PortMappingError::NoRouter)
-}
-
-/// The router of the default route with the lowest metric, in Linux' table of routes: interface,
-/// destination, gateway, flags, two counters, metric, mask, with addresses as hexadecimal numbers in
-/// the processor's byte order.
-fn router_in(routes: &str) -> Option<Ipv4Addr> {
-    const UP_AND_GATEWAY: u32 = 0x3;
-    let route = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let hex = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok();
-        let usable = hex(3)? & UP_AND_GATEWAY == UP_AND_GATEWAY;
-        let metric: u32 = fields.get(6)?.parse().ok()?;
-        (usable && hex(1)? == 0 && hex(7)? == 0)
-            .then_some((metric, Ipv4Addr::from(hex(2)?.to_ne_bytes())))
-    };
-    let found = routes.lines().skip(1).filter_map(route);
-    found.min_by_key(|(metric, _)| *metric).map(|found| found.1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn the_router_is_that_of_the_nearest_default_route() {
-        let head =
-            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
-        for (routes, expected) in [
-            ("", None),
-            (
-                "eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
-                None,
-            ),
-            (
-                "eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n",
-                Some([192, 168, 1, 1]),
-            ),
-            (
-                "wlan0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
-                 eth0\t00000000\t0102000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
-                 down\t00000000\t0103000A\t0002\t0\t0\t1\t00000000\t0\t0\t0\n\
-                 half\t00000000\t0104000A\t0003\t0\t0\t1\t00000080\t0\t0\t0\n\
-                 short\t00000000\t01",
-                Some([10, 0, 2, 1]),
-            ),
-            ("eth0\tnonsense\n\u{0}\n", None),
-        ] {
-            let found = router_in(&format!("{head}{routes}"));
-            assert_eq!(found, expected.map(Ipv4Addr::from), "{routes}");
-        }
+    match socket.local_addr()?.ip() {
+        IpAddr::V4(local) => Ok(local),
+        IpAddr::V6(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }

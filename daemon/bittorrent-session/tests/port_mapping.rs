@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use bittorrent_session::PortMapper;
+use bittorrent_session::{MappingProtocol, PortMapper, PortMappingStatus};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
@@ -99,16 +99,24 @@ impl Router {
 async fn maps_and_gives_back(pcp: bool) {
     let router = Router::start(pcp).await;
     let mapper = PortMapper::new(Some(router.address), INTERNAL, WANTED);
-    let mut external = mapper.external();
+    let mut status = mapper.status();
     let stop = CancellationToken::new();
     let running = tokio::spawn(mapper.run(stop.clone()));
     let expected = (pcp, INTERNAL.get(), WANTED.get(), 7_200);
     assert_eq!(router.next().await, expected);
-    let mapped = external.wait_for(|port| *port == Some(WANTED));
-    tokio::time::timeout(PATIENCE, mapped)
-        .await
-        .expect("no port")
-        .unwrap();
+    let mapped = status.wait_for(|status| *status != PortMappingStatus::Asking);
+    let mapped = tokio::time::timeout(PATIENCE, mapped).await;
+    let mapped = mapped.expect("no port").unwrap().clone();
+    let PortMappingStatus::Mapped(mapped) = mapped else {
+        panic!("{mapped:?}");
+    };
+    assert_eq!((mapped.router, mapped.port), (router.address, WANTED));
+    assert_eq!(mapped.lifetime, Some(Duration::from_secs(7_200)));
+    let protocol = match pcp {
+        true => MappingProtocol::Pcp,
+        false => MappingProtocol::NatPmp,
+    };
+    assert_eq!(mapped.protocol, protocol);
     stop.cancel();
     let (protocol, internal, _, lifetime) = router.next().await;
     assert_eq!((protocol, internal, lifetime), (pcp, INTERNAL.get(), 0));

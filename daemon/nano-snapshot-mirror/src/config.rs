@@ -126,8 +126,8 @@ section! {
         /// The port at which others are told to reach us, where a router hands over another one than
         /// we listen at.
         restart announce_port: Option<Number<1, 65_535>>;
-        /// Whether to ask the router of this network for a port that leads to us (PCP, NAT-PMP), the one
-        /// others are told. Not done where `listen` is on this machine only.
+        /// Whether to ask the router of this network for a port that leads to us (PCP, NAT-PMP, UPnP), the
+        /// one others are told. Not done where `listen` is on this machine only.
         restart port_mapping: bool = false;
         /// Most connections, over all snapshots.
         live max_connections: Number<1, 10_000> = const { Number::new(200) };
