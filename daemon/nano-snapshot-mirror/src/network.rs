@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{
-    ConnectionLimits, EngineConfig, PortMapper, RateLimits, Session, SessionConfig, SessionError,
-    SessionHandle, Source, TorrentHandle,
+    ConnectionLimits, EngineConfig, PortMapper, PortMappingStatus, RateLimits, Session,
+    SessionConfig, SessionError, SessionHandle, Source, TorrentHandle,
 };
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
 use tokio::sync::watch;
@@ -62,6 +62,8 @@ pub(crate) struct Network {
     dht: Arc<MainlineDht>,
     config: watch::Receiver<Arc<Config>>,
     peer_port: u16,
+    /// What came of asking the router for a port, where it is asked.
+    port_mapping: Option<watch::Receiver<PortMappingStatus>>,
     /// The DHT is the public one.
     public: bool,
     sources: Sources,
@@ -105,9 +107,11 @@ impl Network {
         let dht = start_dht(&config.dht, bind, data, taken).await?;
         let (presences, stop) = (TaskTracker::new(), CancellationToken::new());
         let sources = Sources::open(&config, &session, &presences, &stop);
-        if let Some(mapper) = port_mapper(&config, &session) {
+        let port_mapping = port_mapper(&config, &session).map(|mapper| {
+            let status = mapper.status();
             presences.spawn(mapper.run(stop.clone()));
-        }
+            status
+        });
         let may_give = watch::Sender::new(true);
         let limits = Limits {
             session: session.handle(),
@@ -127,6 +131,7 @@ impl Network {
             dht: Arc::new(dht),
             config: live.subscribe(),
             peer_port,
+            port_mapping,
             public: config.dht.bootstrap.is_empty(),
             presences,
             torrents: Arc::default(),
@@ -142,6 +147,11 @@ impl Network {
 
     pub(crate) fn dht(&self) -> &Arc<MainlineDht> {
         &self.dht
+    }
+
+    /// What came of asking the router for a port; `None` where it is not asked.
+    pub(crate) fn port_mapping(&self) -> Option<PortMappingStatus> {
+        Some(self.port_mapping.as_ref()?.borrow().clone())
     }
 
     /// Lets content be given, or none.

@@ -15,7 +15,10 @@ mod text;
 
 use std::collections::BTreeMap;
 
+use bittorrent_session::PortMappingStatus;
 use serde::{Deserialize, Serialize};
+
+use crate::clock::unix_seconds;
 
 pub(crate) use rates::{POINTS as RATE_POINTS, Rate, Rates};
 pub(crate) use reporter::{Following, Reporter, Watching};
@@ -43,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) transfer: Transfer,
     pub(crate) month: Month,
     pub(crate) peers: Peers,
+    /// `null` where the router is not asked for a port.
+    pub(crate) port_mapping: Option<PortMapping>,
     pub(crate) dht: DhtReport,
     pub(crate) disk: Disk,
     pub(crate) addresses: Addresses,
@@ -320,6 +325,44 @@ impl Reachable {
             Self::Unknown => "unknown",
             Self::Yes => "yes",
             Self::No => "no",
+        }
+    }
+}
+
+/// What came of asking the router for a port. Without `protocol` there is none: `failure` says why, or
+/// the router has not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct PortMapping {
+    /// How the port was given: `pcp`, `nat-pmp` or `upnp`.
+    pub(crate) protocol: Option<String>,
+    pub(crate) router: Option<String>,
+    /// Of the router, which leads to us.
+    pub(crate) port: Option<u16>,
+    /// The router's own to the outside, where it says so.
+    pub(crate) address: Option<String>,
+    /// When it ends unless it is renewed, as it is long before; `null` too where it holds for ever.
+    pub(crate) ends: Option<u64>,
+    /// Why there is none, for people.
+    pub(crate) failure: Option<String>,
+}
+
+impl PortMapping {
+    /// What the session says.
+    pub(crate) fn of(status: &PortMappingStatus) -> Self {
+        match status {
+            PortMappingStatus::Asking => Self::default(),
+            PortMappingStatus::Failed(why) => Self {
+                failure: Some(why.clone()),
+                ..Self::default()
+            },
+            PortMappingStatus::Mapped(mapped) => Self {
+                protocol: Some(mapped.protocol.name().to_owned()),
+                router: Some(mapped.router.to_string()),
+                port: Some(mapped.port.get()),
+                address: mapped.address.map(|address| address.to_string()),
+                ends: mapped.ends().map(unix_seconds),
+                failure: None,
+            },
         }
     }
 }

@@ -5,6 +5,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use bittorrent_session::MappingProtocol;
+
 use crate::report::{Phase, Reachable, Report, Standing, TorrentReport, TorrentState};
 
 /// What a mirror is called where the swarm's metrics tell services apart.
@@ -189,6 +191,18 @@ fn ours(report: &Report, page: &mut Page) {
     );
     for one in Reachable::ALL {
         reachable.value(&[("known", one.name())], u8::from(one == peers.reachable));
+    }
+    let mut mapped = page.gauge(
+        "nano_snapshot_mirror_port_mapped",
+        "1 for the protocol by which a port of the router leads here, 0 for the others; nothing where the router \
+         is not asked.",
+    );
+    if let Some(mapping) = &report.port_mapping {
+        for one in MappingProtocol::ALL {
+            let name = one.name();
+            let here = mapping.protocol.as_deref() == Some(name);
+            mapped.value(&[("protocol", name)], u8::from(here));
+        }
     }
     let month = &report.month;
     page.gauge(
@@ -489,6 +503,27 @@ mod tests {
             let value = line.rsplit_once(' ').unwrap().1;
             assert!(value.parse::<f64>().is_ok(), "{line}");
         }
+    }
+
+    #[test]
+    fn one_protocol_made_the_port_mapping() {
+        let mut report = report();
+        let mapped = |report: &Report| {
+            let text = render(report);
+            let lines = text.lines();
+            let mapped = lines.filter(|line| line.starts_with("nano_snapshot_mirror_port_mapped{"));
+            mapped.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            mapped(&report),
+            [
+                "nano_snapshot_mirror_port_mapped{protocol=\"pcp\"} 0",
+                "nano_snapshot_mirror_port_mapped{protocol=\"nat-pmp\"} 0",
+                "nano_snapshot_mirror_port_mapped{protocol=\"upnp\"} 1",
+            ]
+        );
+        report.port_mapping = None;
+        assert_eq!(mapped(&report), [""; 0]);
     }
 
     #[test]

@@ -430,14 +430,18 @@ fn draw_peers(report: &Report, peers: &[PeerReport], out: &mut String) {
     let _ = write!(
         out,
         "<section class=\"wide\"><h2>Peers</h2><dl><dt>connections<dd>{} ({} seeds, {} incoming, {} banned)\
-         <dt>reachable<dd>{reachable}: {}<dt>DHT nodes<dd>{}</dl>",
+         <dt>reachable<dd>{reachable}: {}",
         counts.connections,
         counts.seeds,
         counts.incoming,
         counts.banned,
         Escaped(&counts.reachable_because),
-        report.dht.nodes
     );
+    if let Some(mapping) = &report.port_mapping {
+        let text = mapping.text(report.now);
+        let _ = write!(out, "<dt>port mapping<dd>{}", Escaped(&text));
+    }
+    let _ = write!(out, "<dt>DHT nodes<dd>{}</dl>", report.dht.nodes);
     let mut shown: Vec<&PeerReport> = peers.iter().collect();
     shown.sort_by_key(|peer| std::cmp::Reverse(peer.down_rate + peer.up_rate));
     if !shown.is_empty() {
@@ -569,6 +573,7 @@ mod tests {
             "<rect class=\"f-reused\" x=\"1\" width=\"2\" height=\"1\"/>",
             "<rect class=\"f-fetched\" x=\"3\" width=\"1\" height=\"1\"/></svg>",
             "http-equiv=\"refresh\"",
+            "<dt>port mapping<dd>port 6881 of the router 192.0.2.1 (203.0.113.9) leads here by upnp",
         ] {
             assert!(page.contains(part), "no {part} in {page}");
         }

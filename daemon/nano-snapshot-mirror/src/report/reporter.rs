@@ -17,8 +17,8 @@ use super::notes::{AuthorityNotes, Notes};
 use super::observer::{Observed, observe};
 use super::reach::Home;
 use super::{
-    Addresses, Disk, Month, PeerReport, Phase, Problem, Rates, Report, Standing, StreamReport,
-    TorrentReport, TorrentState, Transfer, Work,
+    Addresses, Disk, Month, PeerReport, Phase, PortMapping, Problem, Rates, Report, Standing,
+    StreamReport, TorrentReport, TorrentState, Transfer, Work,
 };
 use crate::clock::unix_seconds;
 use crate::data_dir::StreamName;
@@ -160,6 +160,9 @@ impl Reporter {
             transfer: Transfer::default(),
             month: Month::default(),
             peers: super::Peers::default(),
+            port_mapping: network
+                .port_mapping()
+                .map(|status| PortMapping::of(&status)),
             dht: super::DhtReport::default(),
             disk: Disk::default(),
             addresses: addresses.clone(),
@@ -296,6 +299,9 @@ impl Reporter {
             transfer: self.transfer,
             month,
             peers: observed.peers,
+            port_mapping: network
+                .port_mapping()
+                .map(|status| PortMapping::of(&status)),
             dht: observed.dht,
             disk: Disk {
                 free: observed.disk_free,

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Addresses, AuthorityReport, DhtReport, Disk, Month, Peers, Phase, Problem, Reachable, Refused,
-    Report, Standing, StreamReport, TorrentReport, TorrentState, Transfer, Work,
+    Addresses, AuthorityReport, DhtReport, Disk, Month, Peers, Phase, PortMapping, Problem,
+    Reachable, Refused, Report, Standing, StreamReport, TorrentReport, TorrentState, Transfer,
+    Work,
 };
 
 /// The snapshot that is seeded.
@@ -118,6 +119,14 @@ pub(crate) fn report() -> Report {
             reachable_because: "a peer from elsewhere is connected to us".to_owned(),
             ..Peers::default()
         },
+        port_mapping: Some(PortMapping {
+            protocol: Some("upnp".to_owned()),
+            router: Some("192.0.2.1".to_owned()),
+            port: Some(6881),
+            address: Some("203.0.113.9".to_owned()),
+            ends: Some(4600),
+            failure: None,
+        }),
         dht: DhtReport {
             running: true,
             nodes: 42,

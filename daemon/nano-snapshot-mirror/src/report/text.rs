@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, Standing, StreamReport, TorrentReport, TorrentState};
+use super::{PortMapping, Report, Standing, StreamReport, TorrentReport, TorrentState};
 use crate::progress::percent;
 use crate::text::{Bytes, Time};
 
@@ -111,6 +111,9 @@ impl Report {
             peers.reachable.name(),
             peers.reachable_because
         );
+        if let Some(mapping) = &self.port_mapping {
+            let _ = writeln!(text, "port mapping: {}", mapping.text(self.now));
+        }
         let _ = writeln!(
             text,
             "DHT: {}",
@@ -134,6 +137,27 @@ impl Report {
                 Bytes(self.disk.next_update)
             );
         }
+        text
+    }
+}
+
+impl PortMapping {
+    /// What there is, or why there is nothing.
+    pub(crate) fn text(&self, now: u64) -> String {
+        let (Some(protocol), Some(router), Some(port)) = (&self.protocol, &self.router, self.port)
+        else {
+            let failure = self.failure.as_deref();
+            return failure.unwrap_or("not answered yet").to_owned();
+        };
+        let mut text = format!("port {port} of the router {router}");
+        if let Some(address) = &self.address {
+            let _ = write!(text, " ({address})");
+        }
+        let _ = write!(text, " leads here by {protocol}, ");
+        let _ = match self.ends {
+            Some(ends) => write!(text, "for {} unless renewed", ago(ends, now)),
+            None => write!(text, "without end"),
+        };
         text
     }
 }
@@ -232,6 +256,7 @@ fn ago(now: u64, then: u64) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use super::PortMapping;
     use crate::report::testing::{NEW, OLD, report};
 
     #[test]
@@ -259,9 +284,27 @@ mod tests {
             "month 2026-11: 9.77 KiB of 9.77 KiB given; nothing more before",
             "reachable: yes, a peer from elsewhere is connected",
             "5.00 GiB free of 10.0 GiB",
+            "port mapping: port 6881 of the router 192.0.2.1 (203.0.113.9) leads here by upnp, for 1 h 0 min",
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
+    }
+
+    #[test]
+    fn a_port_of_the_router_is_there_or_it_is_said_why_not() {
+        let mut report = report();
+        let mapping = report.port_mapping.as_mut().unwrap();
+        mapping.ends = None;
+        assert!(mapping.text(1000).ends_with("by upnp, without end"));
+        report.port_mapping = Some(PortMapping {
+            failure: Some("no router".to_owned()),
+            ..PortMapping::default()
+        });
+        assert!(report.to_text().contains("port mapping: no router\n"));
+        report.port_mapping = Some(PortMapping::default());
+        assert!(report.to_text().contains("port mapping: not answered yet"));
+        report.port_mapping = None;
+        assert!(!report.to_text().contains("port mapping"));
     }
 
     #[test]
