@@ -437,11 +437,31 @@ impl Engine {
     /// Gives free slots to those who wait, without waiting for the next round.
     fn fill_slots(&mut self, now: Instant) {
         let slots = self.shared.config.unchoke_slots;
+        // Most often they are all taken: this is asked whenever a peer wants something.
+        let (mut used, mut waits, mut local) = (0, false, false);
+        for torrent in self.torrents.values().filter(|torrent| torrent.can_serve()) {
+            for peer in torrent.peers() {
+                let applies = peer.interested && !peer.local;
+                used += usize::from(applies && !peer.choked);
+                waits |= applies && peer.choked;
+                local |= peer.local && peer.choked;
+            }
+        }
+        if local {
+            self.serve_local(now);
+        }
+        if !waits || used >= slots {
+            return;
+        }
         for key in self.choker.fill(self.applicants(), slots, now) {
             if let Some(torrent) = self.torrents.get_mut(&key.torrent()) {
                 unchoke(torrent, key, &mut self.shared, now);
             }
         }
+    }
+
+    /// Peers in the own network need no slot.
+    fn serve_local(&mut self, now: Instant) {
         for torrent in self.torrents.values_mut() {
             if !torrent.can_serve() {
                 continue;

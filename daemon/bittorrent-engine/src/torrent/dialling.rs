@@ -1,5 +1,6 @@
 //! Which addresses are dialled.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,11 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
+        let connected: BTreeSet<SocketAddr> = self.peers.values().map(|peer| peer.addr).collect();
         for addr in addrs {
             self.candidates
                 .add(*addr, source, shared.config.max_candidates, now);
-            if self.peers.values().any(|peer| peer.addr == *addr) {
+            if connected.contains(addr) {
                 self.candidates.connected(*addr);
             }
             if shared.own.contains(addr) {

@@ -117,8 +117,10 @@ impl Torrent {
 
     fn handle_interested(&mut self, key: PeerKey, interested: bool, shared: &mut Shared) {
         if let Some(peer) = self.peers.get_mut(&key) {
+            let changed = peer.interested != interested;
             peer.interested = interested;
-            shared.slots_changed = true;
+            // One more wants a slot, or one is free.
+            shared.slots_changed |= changed && interested == peer.choked;
         }
     }
 
