@@ -53,6 +53,21 @@ pub struct Announce {
     pub key: u32,
     /// How many peers to name.
     pub want: u16,
+    /// Whether connections with us may be encrypted; there is no word for it over UDP.
+    pub crypto: Crypto,
+}
+
+/// What a tracker is told about encrypted connections (Vuze wiki, "Message Stream Encryption"), so that
+/// it can name peers that fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Crypto {
+    /// We turn them away.
+    #[default]
+    None,
+    /// We take them: `supportcrypto`.
+    Supported,
+    /// We take no others: `requirecrypto`.
+    Required,
 }
 
 /// What a tracker answers.

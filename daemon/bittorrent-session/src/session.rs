@@ -16,7 +16,7 @@ use crate::config::SessionConfig;
 use crate::disk::{self, DiskThreads};
 use crate::driver::{Ask, Driver, Inputs, Policy, ShutdownReport};
 use crate::error::{AddError, SessionError};
-use crate::greet::Manners;
+use crate::greet::{EncryptionPolicy, Manners};
 use crate::handle::{SessionHandle, TorrentHandle, prepare};
 use crate::http::LazyHttp;
 use crate::limits::Buckets;
@@ -40,6 +40,7 @@ pub struct Session {
     local_addrs: Vec<SocketAddr>,
     peer_id: PeerId,
     announce_port: u16,
+    encryption: EncryptionPolicy,
     http: Arc<LazyHttp>,
     asks: mpsc::Sender<Ask>,
     cancel: DropGuard,
@@ -149,6 +150,7 @@ impl Session {
             local_addrs,
             peer_id,
             announce_port: announce_port.unwrap_or_default(),
+            encryption: config.encryption,
             http,
             asks: asks_to,
             cancel: cancel.drop_guard(),
@@ -250,6 +252,7 @@ impl Session {
             swarms,
             peer_id: self.peer_id,
             port: self.announce_port,
+            encryption: self.encryption,
         }
     }
 

@@ -9,13 +9,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bittorrent_engine::{Scope, Source};
-use bittorrent_protocol::tracker::{Announce, AnnounceEvent, Announced, ResponseError, query};
+use bittorrent_protocol::tracker::{
+    Announce, AnnounceEvent, Announced, Crypto, ResponseError, query,
+};
 use bittorrent_protocol::tracker::{ReplyError, decode_response};
 use bittorrent_protocol::{PeerId, SwarmHash};
 use hyper::Uri;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::greet::EncryptionPolicy;
 use crate::handle::TorrentHandle;
 use crate::http::{HttpClient, HttpError, public};
 use crate::status::TorrentStatus;
@@ -127,6 +130,7 @@ pub struct Announcer {
     pub(crate) swarms: Vec<SwarmHash>,
     pub(crate) peer_id: PeerId,
     pub(crate) port: u16,
+    pub(crate) encryption: EncryptionPolicy,
 }
 
 /// What was told about one of the torrent's names.
@@ -277,6 +281,11 @@ impl Announcer {
             want: match event {
                 AnnounceEvent::Stopped => 0,
                 _ => WANTED_PEERS,
+            },
+            crypto: match self.encryption {
+                EncryptionPolicy::Off => Crypto::None,
+                EncryptionPolicy::PreferPlain => Crypto::Supported,
+                EncryptionPolicy::Require => Crypto::Required,
             },
         }
     }

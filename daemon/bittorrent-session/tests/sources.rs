@@ -170,6 +170,9 @@ async fn a_tracker_over_http_names_the_seed_and_hears_how_it_goes() {
             request.path.contains(&format!("&port={port}&")),
             "{request:?}"
         );
+        // Encrypted connections are taken, and plain ones too, unless told otherwise.
+        assert!(request.path.contains("&supportcrypto=1"), "{request:?}");
+        assert!(!request.path.contains("requirecrypto"), "{request:?}");
         let left = if at < 2 { 200_000 } else { 0 };
         assert!(
             request.path.contains(&format!("&left={left}&")),

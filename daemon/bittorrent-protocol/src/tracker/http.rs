@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Announce, AnnounceEvent, Announced, MAX_PEERS};
+use super::{Announce, AnnounceEvent, Announced, Crypto, MAX_PEERS};
 use crate::bencode::{self, BencodeError, Dict, Limits, Node};
 use crate::compact;
 
@@ -62,6 +62,11 @@ pub fn query(announce: &Announce) -> String {
         "&port={port}&uploaded={uploaded}&downloaded={downloaded}&left={left}\
          &key={key:08X}&numwant={want}&compact=1&no_peer_id=1"
     );
+    query.push_str(match announce.crypto {
+        Crypto::None => "",
+        Crypto::Supported => "&supportcrypto=1",
+        Crypto::Required => "&supportcrypto=1&requirecrypto=1",
+    });
     query.push_str(match announce.event {
         AnnounceEvent::Regular => "",
         AnnounceEvent::Started => "&event=started",
@@ -134,6 +139,7 @@ mod tests {
             event: AnnounceEvent::Started,
             key: 0xbeef,
             want: 50,
+            crypto: Crypto::None,
         };
         assert_eq!(
             query(&announce),
@@ -143,6 +149,10 @@ mod tests {
         );
         announce.event = AnnounceEvent::Regular;
         assert!(query(&announce).ends_with("no_peer_id=1"));
+        announce.crypto = Crypto::Supported;
+        assert!(query(&announce).ends_with("no_peer_id=1&supportcrypto=1"));
+        announce.crypto = Crypto::Required;
+        assert!(query(&announce).ends_with("&supportcrypto=1&requirecrypto=1"));
     }
 
     #[test]

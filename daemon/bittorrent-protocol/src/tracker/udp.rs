@@ -166,6 +166,7 @@ mod tests {
             event: AnnounceEvent::Started,
             key: 4,
             want: 5,
+            crypto: crate::tracker::Crypto::Required,
         };
         let wire = encode_announce(ConnectionId(0x1122_3344_5566_7788), ID, &announce);
         let expected = [
