@@ -194,6 +194,12 @@ pub enum CopyError {
         /// The ledger.
         path: PathBuf,
     },
+    /// The ledger is not in the state any more that a copy was begun of.
+    #[error("{} changed since the copy of it was begun", path.display())]
+    MovedOn {
+        /// The ledger.
+        path: PathBuf,
+    },
     /// The node enlarged its memory map after the ledger was opened: open it again.
     #[error("the ledger outgrew the memory map it was opened with; open it again")]
     Grown,

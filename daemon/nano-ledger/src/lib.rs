@@ -24,6 +24,7 @@ mod scan;
 mod schema;
 mod scrub;
 mod sort;
+mod state;
 mod summary;
 pub mod synthetic;
 mod verify;
@@ -36,6 +37,7 @@ pub use meta::{Meta, MetaFault, Tree};
 pub use page::PageFault;
 pub use schema::minimum_node_version;
 pub use scrub::{ScrubError, ScrubReport, scrub_copy};
+pub use state::LedgerState;
 pub use summary::{LedgerSummary, Network, TableSummary, summarize};
 pub use verify::{
     Check, Level, Outcome, Policy, Progress, Report, Sample, VerifyError, VerifyOptions, verify,

@@ -97,6 +97,14 @@ impl LiveLedger {
         })
     }
 
+    pub(crate) fn env(&self) -> &Env<WithoutTls> {
+        &self.env
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes a copy taken now would have; one taken later may have more.
     ///
     /// # Errors

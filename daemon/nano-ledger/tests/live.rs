@@ -485,3 +485,83 @@ fn helper() {
         other => panic!("no role {other}"),
     }
 }
+
+#[test]
+fn a_copy_goes_on_in_the_same_state_and_in_no_other() {
+    let (dir, path) = ledger("before.ldb");
+    let original = fs::read(&path).unwrap();
+    let live = LiveLedger::open(&path).unwrap();
+    let state = live.state().unwrap();
+    let begun = dir.path().join("begun");
+    fs::write(&begun, &original[..100_000]).unwrap();
+    assert!(state.is_of(&begun));
+    fs::write(&begun, &fs::read(data("after.ldb")).unwrap()[..100_000]).unwrap();
+    assert!(!state.is_of(&begun));
+    assert!(!state.is_of(Path::new("/nowhere")));
+
+    let text = state.to_string();
+    for from in [0, 8192, 100_001, original.len() as u64] {
+        let (result, rest) = through_pipe(|out| live.copy_rest_to(&text, from, out));
+        result.unwrap();
+        assert!(rest == original[from as usize..], "from byte {from}");
+    }
+
+    // A writer that does not commit may have written to free pages: the times tell.
+    let moved_on = |live: &LiveLedger, text: &str| {
+        let (result, rest) = through_pipe(|out| live.copy_rest_to(text, 8192, out));
+        assert!(rest.is_empty());
+        assert!(
+            matches!(result, Err(CopyError::MovedOn { .. })),
+            "{result:?}"
+        );
+    };
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    moved_on(&live, &text);
+    let text = live.state().unwrap().to_string();
+    through_pipe(|out| live.copy_rest_to(&text, 8192, out))
+        .0
+        .unwrap();
+
+    drop(live);
+    let metadata = path.metadata().unwrap();
+    synthetic::add_day(&path, 1, 1).unwrap();
+    file.set_modified(metadata.modified().unwrap()).unwrap();
+    let live = LiveLedger::open(&path).unwrap();
+    assert_ne!(live.state().unwrap().to_string(), text);
+    moved_on(&live, &text);
+}
+
+#[test]
+fn while_a_copy_goes_on_its_state_stays() {
+    let (_dir, path) = ledger("before.ldb");
+    let original = fs::read(&path).unwrap();
+    let live = LiveLedger::open(&path).unwrap();
+    let text = live.state().unwrap().to_string();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut writer = File::from(std::os::fd::OwnedFd::from(writer));
+    thread::scope(|scope| {
+        let copy = scope.spawn(move || live.copy_rest_to(&text, 8192, &mut writer));
+        let mut rest = vec![0; 1000];
+        reader.read_exact(&mut rest).unwrap();
+        // It has begun. Without a reader slot the writer would re-use most of the pages still to come.
+        let writer = Helper::start("write", &path, None);
+        let now = || LedgerFile::open(&path).unwrap().meta().txn();
+        let enough = now() + 1000;
+        while now() < enough {
+            thread::yield_now();
+        }
+        reader.read_to_end(&mut rest).unwrap();
+        copy.join().unwrap().unwrap();
+        writer.finish();
+        let copied = [&original[..8192], &rest].concat();
+        let place = path.with_file_name("copied");
+        fs::write(&place, copied).unwrap();
+        assert!(
+            verify(&place, Level::L2, &without_sample())
+                .unwrap()
+                .passed()
+        );
+    });
+}
