@@ -16,6 +16,7 @@
 //! 5. `UPDATE=1 cargo test -p nano-snapshot-mirror configuration_page` writes
 //!    `docs/configuration.md`.
 
+mod command;
 mod live;
 mod load;
 mod page;
@@ -45,6 +46,7 @@ use crate::cli::{HostPort, Place};
 use crate::hooks::Webhook;
 use section::{ANY_NAME, Part, Shown, Table, section};
 
+use command::HookCommand;
 pub(crate) use live::{Live, Reloaded};
 pub(crate) use load::{Loaded, Mistakes, Sources};
 pub(crate) use page::keys;
@@ -260,7 +262,7 @@ section! {
     /// and when something is wrong; see `docs/operating.md`.
     Hooks {
         /// A program and its arguments. It gets the facts in its environment and as JSON on stdin.
-        live command: Vec<String>;
+        live command: HookCommand;
         /// Where to post the facts as JSON: plain HTTP, for a service that is near.
         live webhook: Option<Webhook>;
         /// How long one try may take.

@@ -91,8 +91,8 @@ impl Teller {
             let facts = self.with_paths(facts);
             let hooks = &config.hooks;
             let limit = hooks.timeout.get();
-            if !hooks.command.is_empty() {
-                let run = || command::run(&hooks.command, &facts, limit, &self.stop);
+            if !hooks.command.words().is_empty() {
+                let run = || command::run(hooks.command.words(), &facts, limit, &self.stop);
                 self.until_done("command", hooks.retries.get(), run).await;
             }
             if let Some(webhook) = &hooks.webhook {

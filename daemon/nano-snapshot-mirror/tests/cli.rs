@@ -133,7 +133,7 @@ fn what_may_be_secret_is_not_shown() {
     let file = temp.path().join("config.toml");
     let secrets = "[trackers]\nurls = [\"https://t.example/PASSKEY/announce\", \"udp://u.example:6/announce\"]\n\
          [web-seeds]\nurls = [\"https://user:PASSWORD@w.example/dir/?TOKEN\"]\n\
-         [hooks]\nwebhook = \"http://h.example/HOOK?SECRET\"\n";
+         [hooks]\nwebhook = \"http://h.example/HOOK?SECRET\"\ncommand = [\"/bin/tell\", \"ARGUMENT\"]\n";
     fs::write(&file, secrets).unwrap();
     let about = |what: &str| {
         let mut about = command();
@@ -144,14 +144,23 @@ fn what_may_be_secret_is_not_shown() {
         "urls = [\"https://t.example/…(hidden)\", \"udp://u.example:6/announce\"]",
         "urls = [\"https://w.example/dir/…(hidden)\"]",
         "webhook = \"http://h.example:80/…(hidden)\"",
+        "command = [\"/bin/tell\", \"…(hidden)\"]",
     ] {
         assert!(said.contains(shown), "no {shown} in {said}");
     }
     // Nor is it in what is said of mistakes.
-    fs::write(&file, secrets.replace("://", ":/")).unwrap();
-    let wrong =
-        about("check-config").failed_with(2, &["trackers.urls", "web-seeds.urls", "hooks.webhook"]);
-    for secret in ["PASSKEY", "PASSWORD", "TOKEN", "HOOK", "SECRET"] {
+    let wrong = secrets
+        .replace("://", ":/")
+        .replace("ARGUMENT\"", "ARGUMENT\", 5");
+    fs::write(&file, wrong).unwrap();
+    let keys = [
+        "trackers.urls",
+        "web-seeds.urls",
+        "hooks.webhook",
+        "hooks.command",
+    ];
+    let wrong = about("check-config").failed_with(2, &keys);
+    for secret in ["ARGUMENT", "PASSKEY", "PASSWORD", "TOKEN", "HOOK", "SECRET"] {
         assert!(
             !said.contains(secret) && !wrong.stderr.contains(secret),
             "{secret}"

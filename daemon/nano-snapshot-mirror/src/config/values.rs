@@ -475,24 +475,6 @@ impl KeyType for EncryptionPolicy {
     }
 }
 
-/// A word of a command.
-impl KeyType for String {
-    fn form() -> String {
-        "a text".to_owned()
-    }
-
-    fn parse(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(_, text) if !text.contains('\0') => Ok(text.clone()),
-            _ => Err(write::<Self>()),
-        }
-    }
-
-    fn show(&self) -> Option<String> {
-        Some(quoted(self))
-    }
-}
-
 /// "write" and what to write.
 pub(crate) fn write<T: KeyType>() -> String {
     format!("write {}", T::form())
