@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use snapshot_pointer::SigningKey;
@@ -56,8 +56,9 @@ pub(crate) fn read(path: &Path) -> Result<SigningKey> {
 fn check_owner(path: &Path) -> Result<()> {
     // systemd keeps credentials away from others by the directory; the group bits of the file
     // there only show the mask of its access list.
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-    if credentials.is_some_and(|dir| path.starts_with(dir)) {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    // Every path begins with an empty one.
+    if credentials.is_some_and(|dir| dir.is_absolute() && path.starts_with(dir)) {
         return Ok(());
     }
     let metadata = path
