@@ -8,11 +8,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
 use rustix::fs::FlockOperation;
 use snapshot_pointer::Salt;
+
+/// How long an interrupted snapshot waits for the producer to come back.
+const KEEP_INTERRUPTED: Duration = Duration::from_secs(24 * 3600);
 
 /// A data directory that exists.
 #[derive(Debug, Clone)]
@@ -136,6 +140,11 @@ impl DataDir {
         self.root.join("streams")
     }
 
+    /// What the producer keeps of what it made and of what it makes.
+    pub(crate) fn produced(&self) -> PathBuf {
+        self.root.join("produced")
+    }
+
     pub(crate) fn dht_nodes(&self) -> PathBuf {
         self.root.join("dht-nodes")
     }
@@ -236,12 +245,48 @@ impl DataDir {
         Ok((path, lock))
     }
 
-    /// Removes what dead processes left in `incoming/`; whatever is locked is alive and stays.
-    /// Returns how many were removed.
+    /// A directory of `incoming/` that a process left behind, locked; `None` when it is not there or
+    /// somebody's.
+    pub(crate) fn take_build(&self, name: &str) -> Result<Option<(PathBuf, DirLock)>> {
+        let _lock = self.lock()?;
+        let path = self.incoming().join(name);
+        let plain = Path::new(name).file_name() == Some(name.as_ref());
+        if !(plain && path.is_dir()) {
+            return Ok(None);
+        }
+        let lock = try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(lock.map(|lock| (path, lock)))
+    }
+
+    /// The directories of `incoming/` that the producer goes on with when it comes back soon.
+    fn interrupted(&self) -> Vec<String> {
+        let Ok(names) = list(&self.produced()) else {
+            return Vec::new();
+        };
+        let build_of = |name: &String| {
+            let path = self.produced().join(name);
+            let age = path.metadata().ok()?.modified().ok()?.elapsed();
+            // A time in the future is no reason to take a copy away.
+            let is_old = age.is_ok_and(|age| age > KEEP_INTERRUPTED);
+            if is_old || !name.ends_with(".making.json") {
+                return None;
+            }
+            let noted: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            Some(noted.get("build")?.as_str()?.to_owned())
+        };
+        names.iter().filter_map(build_of).collect()
+    }
+
+    /// Removes what dead processes left in `incoming/`; whatever is locked is alive and stays, and for
+    /// a day what the producer can go on with. Returns how many were removed.
     pub(crate) fn clean_incoming(&self) -> Result<usize> {
         let _lock = self.lock()?;
+        let interrupted = self.interrupted();
         let mut removed = 0;
         for name in list(&self.incoming())? {
+            if interrupted.contains(&name) {
+                continue;
+            }
             let path = self.incoming().join(name);
             if try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)?.is_some() {
                 remove_tree(&path)?;

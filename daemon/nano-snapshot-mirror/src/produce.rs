@@ -8,6 +8,7 @@
 mod build;
 mod copy;
 mod download;
+mod making;
 mod memory;
 mod plan;
 
@@ -89,6 +90,7 @@ pub(crate) async fn run(
         ))?,
     };
     data.switch(&stream, built.id, &data.lock()?)?;
+    Memory::of(&data, &stream).note_published(built.id)?;
     if let Some(mirror) = control::place(config, &data).and_then(Mirror::at) {
         mirror.add(built.id).await;
     }

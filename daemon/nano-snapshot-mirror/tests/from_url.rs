@@ -225,6 +225,44 @@ fn a_download_that_breaks_off_goes_on() {
 }
 
 #[test]
+fn what_is_not_synced_is_downloaded_again() {
+    let world = World::new();
+    let archive = packed(BEFORE);
+    let len = archive.len();
+    let server = Server::start(archive.clone(), Some("\"one\""));
+    // Breaks off until it is given up.
+    server.change(|site| site.lies = true);
+    produce(&world, "p", &server, "/a.zst", &[]).failed_with(1, &["kept for the next run"]);
+    server.change(|site| site.lies = false);
+    drop(server.statuses());
+
+    // As a power failure may leave it: longer than what was on disk, with anything behind that.
+    let [part, note] = ["part", "json"].map(|end| world.path(&format!("p/downloads/daily.{end}")));
+    let mut noted: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+    assert_eq!(noted["synced"], len);
+    noted["synced"] = (len / 2).into();
+    noted["resource"]["length"] = len.into();
+    fs::write(&note, noted.to_string()).unwrap();
+    let mut torn = archive.clone();
+    torn[len / 2..].fill(0);
+    fs::write(&part, torn).unwrap();
+    let said = produce(&world, "p", &server, "/a.zst", &[]).succeeded();
+    assert_eq!(server.statuses(), [206]);
+    let content = only_file(&world, "p", &said);
+    assert_eq!(fs::read(&content).unwrap(), archive);
+
+    // Ended between the store and forgetting the download: what is in the store is left alone.
+    fs::hard_link(&content, &part).unwrap();
+    fs::write(&note, noted.to_string()).unwrap();
+    let mut other = archive.clone();
+    other[len - 1] ^= 1;
+    server.change(|site| site.content = other);
+    produce(&world, "p", &server, "/a.zst", &[]).succeeded();
+    assert_eq!(server.statuses(), [304]);
+    assert!(fs::read(&content).unwrap() == archive, "it was written to");
+}
+
+#[test]
 fn what_is_not_what_it_should_be_is_not_published() {
     let world = World::new();
     let server = Server::start(b"<html>not here any more</html>".repeat(99), None);

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use common::{AFTER, BEFORE, World, copy_ledger, run_command};
@@ -166,4 +167,56 @@ fn a_mirror_that_runs_there_lends_its_network() {
     assert_eq!(world.current("node"), Some(other));
     mirror.stop().succeeded();
     produce().failed_with(1, &["not published", "before storing failed"]);
+}
+
+#[test]
+fn what_waits_to_be_published_is_published_before_another_is_made() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    let waiting = run_command(world.produce("p", &ledger).arg("--offline"))
+        .failed_with(3, &["not published"])
+        .value("snapshot");
+    // A node commits all the time.
+    nano_ledger::synthetic::add_day(&ledger, 2, 2).unwrap();
+    let said = run_command(&mut world.produce("p", &ledger)).succeeded();
+    assert_eq!(
+        ["snapshot", "seq"].map(|key| said.value(key)),
+        [waiting.clone(), "1".into()]
+    );
+    assert!(!said.stderr.contains("Copying"), "{}", said.stderr);
+    let said = run_command(&mut world.produce("p", &ledger)).succeeded();
+    assert_ne!(said.value("snapshot"), waiting);
+    assert_eq!(said.value("seq"), "2");
+}
+
+#[test]
+fn a_credential_of_the_service_manager_may_have_group_bits_and_no_other_key() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    // As systemd leaves it: the group bits show the mask of an access list.
+    let credentials = world.path("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let key = credentials.join("signing-key");
+    fs::copy(world.path("key"), &key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o440)).unwrap();
+    let run = |directory: Option<&Path>| {
+        let mut produce = common::command();
+        produce
+            .args(["produce", "--dry-run", "--ledger"])
+            .arg(&ledger);
+        produce.arg("--key").arg(&key);
+        produce.arg("--data-dir").arg(world.path("p"));
+        if let Some(directory) = directory {
+            produce.env("CREDENTIALS_DIRECTORY", directory);
+        }
+        run_command(&mut produce)
+    };
+    run(Some(&credentials)).succeeded();
+    let refused = &["may be read by others", "440"];
+    run(None).failed_with(1, refused);
+    run(Some(Path::new(""))).failed_with(1, refused);
+    run(Some(&world.path("other"))).failed_with(1, refused);
+    run(Some(&world.path("cred"))).failed_with(1, refused);
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
@@ -15,9 +16,11 @@ use tracing::info;
 
 use super::copy;
 use super::download::Downloaded;
+use super::making::{Making, Stage};
 use super::memory::{Memory, Origin, Recipe};
 use crate::catalogue;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
+use crate::clock::unix_seconds;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DirLock, StreamName};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
@@ -73,35 +76,49 @@ pub(super) fn snapshot(
     display: &Display,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
-    let memory = Memory::of(data, &StreamName::of_salt(&args.salt()));
+    let stream = StreamName::of_salt(&args.salt());
+    let memory = Memory::of(data, &stream);
     let recipe = Recipe::of(args);
-    let work = |output, size| {
-        anyhow::Ok(Work {
-            args,
-            output,
-            policy: LedgerPolicy::from(&config.verify),
-            build: Build::begin(data)?,
-            size,
-            display,
-            stop,
-        })
+    let work = |output, size, build| Work {
+        args,
+        output,
+        policy: LedgerPolicy::from(&config.verify),
+        build,
+        size,
+        display,
+        stop,
+        memory: &memory,
+        recipe: &recipe,
     };
-    let made = match source {
+    match source {
         Source::Ledger(path) => {
             let ledger = LiveLedger::open(&path)?;
-            if let Some(id) = memory.made_of(&Origin::of_ledger(&path, &path)?, &recipe)
-                && let Some(built) = Built::held(data, id)
-            {
-                info!(
-                    snapshot = %id,
-                    "nothing was committed to the ledger since this snapshot was made"
-                );
+            Making::tidy(data, &stream);
+            if let Some(built) = made_already(args, data, &memory, &recipe, &path)? {
                 return Ok(Some(built));
             }
             let size = ledger.size_hint()?;
             let layout = args.layout.unwrap_or(LayoutArg::Plain);
-            ensure_space(data, layout, size)?;
-            work(Output::of(layout), size)?.of_ledger(&path, ledger, data)?
+            let found = Making::find(data, &stream, &recipe, &path, &ledger)?;
+            let there = found
+                .as_ref()
+                .map_or(0, |found| space::occupied(&found.dir));
+            // What cannot be gone on with is in the way of what is begun.
+            data.clean_incoming()?;
+            ensure_space(data, layout, size, there)?;
+            let (build, making) = match found {
+                Some(found) => {
+                    let build = Build {
+                        dir: found.dir,
+                        _lock: found.lock,
+                        keep: false,
+                    };
+                    (build, Some(found.making))
+                }
+                None => (Build::begin(data)?, None),
+            };
+            let work = work(Output::of(layout), size, build);
+            work.of_ledger(&path, ledger, making, data, &stream)
         }
         Source::Downloaded(downloaded) => {
             let output = match (args.layout, downloaded.layout) {
@@ -110,14 +127,38 @@ pub(super) fn snapshot(
                 (None, Layout::TarZst | Layout::SevenZ) => Output::AsItIs,
             };
             let size = downloaded.resource.length;
-            work(output, size)?.of_download(downloaded, data)?
+            work(output, size, Build::begin(data)?).of_download(downloaded, data)
         }
-    };
-    let Some((built, origin)) = made else {
-        return Ok(None);
-    };
-    memory.note(&origin, &recipe, built.id)?;
-    Ok(Some(built))
+    }
+}
+
+/// The snapshot in the store that needs no more than to be published.
+fn made_already(
+    args: &ProduceArgs,
+    data: &DataDir,
+    memory: &Memory,
+    recipe: &Recipe,
+    path: &Path,
+) -> Result<Option<Built>> {
+    let origin = Origin::of_ledger(path, path)?;
+    if let Some(id) = memory.made_of(&origin, recipe)
+        && let Some(built) = Built::held(data, id)
+    {
+        info!(
+            snapshot = %id,
+            "nothing was committed to the ledger since this snapshot was made"
+        );
+        return Ok(Some(built));
+    }
+    // A node commits all the time; what a run without a mirror left is to be published, not made anew.
+    if !args.offline
+        && let Some(id) = memory.unpublished(&origin, recipe)
+        && let Some(built) = Built::held(data, id)
+    {
+        info!(snapshot = %id, "this snapshot waits to be published: no other is made before");
+        return Ok(Some(built));
+    }
+    Ok(None)
 }
 
 /// Room that making a snapshot takes, in `incoming/` at first.
@@ -130,12 +171,14 @@ pub(super) fn space_needed(layout: LayoutArg, ledger: u64) -> u64 {
     }
 }
 
-fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64) -> Result<()> {
+/// Of the room that is needed, `there` bytes are taken already.
+fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64, there: u64) -> Result<()> {
     let purpose = match layout {
         LayoutArg::Plain => "the copy of the ledger",
         LayoutArg::TarZst => "the copy of the ledger and its archive",
     };
-    space::ensure(data, space_needed(layout, ledger), purpose)
+    let needed = space_needed(layout, ledger).saturating_sub(there);
+    space::ensure(data, needed, purpose)
 }
 
 /// What is made of a source.
@@ -166,6 +209,8 @@ struct Work<'a> {
     size: u64,
     display: &'a Display,
     stop: &'a CancellationToken,
+    memory: &'a Memory,
+    recipe: &'a Recipe,
 }
 
 /// What a torrent is made of: hashed, and with what is to be said of it.
@@ -175,47 +220,85 @@ struct Content {
 }
 
 impl Work<'_> {
-    /// Copies a node's ledger and makes a snapshot of the copy.
+    /// Copies a node's ledger and makes a snapshot of the copy, or goes on with what is in the `making`.
     fn of_ledger(
-        self,
+        mut self,
         path: &Path,
         ledger: LiveLedger,
+        making: Option<Making>,
         data: &DataDir,
-    ) -> Result<Option<(Built, Origin)>> {
+        stream: &StreamName,
+    ) -> Result<Option<Built>> {
         let name = match self.output {
             Output::TarZst => PACKED,
             Output::Plain | Output::AsItIs => PLAIN,
         };
         let mut draft = self.draft(name)?;
         let copied = self.place_of_copy(&draft);
-        // Exact and plain, it is hashed while it is copied.
-        let in_one_pass = (self.output, self.args.publish) == (Output::Plain, Publish::Exact);
-        let made = if in_one_pass {
-            copy::into_draft(&ledger, self.size, &mut draft, self.display, self.stop)?
-        } else {
-            copy::into_file(&ledger, self.size, &copied, self.display, self.stop)?
+        let begin = || Making::begin(data, stream, self.recipe, &self.build.dir, &copied);
+        let is_begun = making.is_some();
+        let mut making = making.unwrap_or_else(begin);
+        let made = self.of_copy(path, ledger, &mut draft, &copied, &mut making, is_begun);
+        // What was refused or failed would be refused or fail again; what was stopped goes on.
+        let content = match made {
+            Ok(Some(content)) => content,
+            Ok(None) => {
+                self.build.keep = making.can_go_on();
+                return Ok(None);
+            }
+            Err(error) => {
+                making.forget();
+                return Err(error);
+            }
         };
-        // Only the copy holds a reader slot of the node, so it is not slowed down by anything else.
-        drop(ledger);
-        if made.is_none() {
-            return Ok(None);
+        let origin = making.origin().context("a copy of nothing")?.clone();
+        let begun = making.begun();
+        let built = self.finish(draft, &content, &origin, begun, data);
+        making.forget();
+        built.map(Some)
+    }
+
+    /// Makes of a ledger what is to be published, and hashes it. `None` when asked to stop.
+    fn of_copy(
+        &self,
+        path: &Path,
+        ledger: LiveLedger,
+        draft: &mut Draft,
+        copied: &Path,
+        making: &mut Making,
+        is_begun: bool,
+    ) -> Result<Option<Content>> {
+        let (size, display, stop) = (self.size, self.display, self.stop);
+        // Exact and plain, it is hashed while it is copied.
+        let in_one_pass =
+            !is_begun && (self.output, self.args.publish) == (Output::Plain, Publish::Exact);
+        if !is_begun || matches!(making.stage(), Stage::Copying { .. }) {
+            let made = if in_one_pass {
+                copy::into_draft(&ledger, size, draft, making, display, stop)?
+            } else {
+                copy::into_file(&ledger, size, copied, making, display, stop)?
+            };
+            // Only the copy holds a reader slot of the node, so it is not slowed down by anything else.
+            drop(ledger);
+            if made.is_none() {
+                return Ok(None);
+            }
+            making.copied(copied, Origin::of_ledger(path, copied)?)?;
         }
-        let origin = Origin::of_ledger(path, &copied)?;
+        if self.args.publish == Publish::Scrubbed && *making.stage() != Stage::Changed {
+            making.reach(Stage::Changing)?;
+            self.scrub(copied)?;
+            making.reach(Stage::Changed)?;
+        }
         let original = path
             .file_name()
             .map_or(PLAIN.into(), |name| name.to_string_lossy());
-        let Some(content) = self.ledger_copy(&copied, &original, &mut draft, in_one_pass)? else {
-            return Ok(None);
-        };
-        Ok(Some((self.finish(draft, &content, data)?, origin)))
+        self.ledger_copy(copied, &original, draft, in_one_pass)
     }
 
     /// Makes a snapshot of what was downloaded, which goes.
-    fn of_download(
-        self,
-        downloaded: Downloaded,
-        data: &DataDir,
-    ) -> Result<Option<(Built, Origin)>> {
+    fn of_download(self, downloaded: Downloaded, data: &DataDir) -> Result<Option<Built>> {
+        let now = unix_seconds(SystemTime::now());
         let origin = Origin::Url(downloaded.resource.clone());
         let original = downloaded.name.clone();
         let as_it_is = match downloaded.layout {
@@ -230,12 +313,16 @@ impl Work<'_> {
         let mut draft = self.draft(name)?;
         if self.output == Output::AsItIs {
             let content = draft.content_path(&[]);
-            fs::rename(&downloaded.path, &content)
-                .with_context(|| format!("cannot move {}", downloaded.path.display()))?;
+            let failed = || format!("cannot move {}", downloaded.path.display());
+            // It stays where the next run finds it, should this one end before all is done.
+            let stays = fs::hard_link(&downloaded.path, &content).is_ok();
+            if !stays {
+                fs::rename(&downloaded.path, &content).with_context(failed)?;
+            }
             if !self.hash(&mut draft, &content)? {
-                // It need not be downloaded again.
-                fs::rename(&content, &downloaded.path)
-                    .with_context(|| format!("cannot move {} back", content.display()))?;
+                if !stays {
+                    fs::rename(&content, &downloaded.path).with_context(failed)?;
+                }
                 return Ok(None);
             }
             info!("published as it is: nobody has looked into it");
@@ -243,9 +330,9 @@ impl Work<'_> {
                 info: SnapshotInfo::of_archive(&original),
                 record: None,
             };
-            let built = self.finish(draft, &content, data)?;
+            let built = self.finish(draft, &content, &origin, now, data)?;
             downloaded.forget();
-            return Ok(Some((built, origin)));
+            return Ok(Some(built));
         }
         let copied = self.place_of_copy(&draft);
         let there = match downloaded.layout {
@@ -259,12 +346,15 @@ impl Work<'_> {
         if !there {
             return Ok(None);
         }
+        if self.args.publish == Publish::Scrubbed {
+            self.scrub(&copied)?;
+        }
         let Some(content) = self.ledger_copy(&copied, &original, &mut draft, false)? else {
             return Ok(None);
         };
-        let built = self.finish(draft, &content, data)?;
+        let built = self.finish(draft, &content, &origin, now, data)?;
         downloaded.forget();
-        Ok(Some((built, origin)))
+        Ok(Some(built))
     }
 
     fn draft(&self, name: &str) -> Result<Draft> {
@@ -290,8 +380,8 @@ impl Work<'_> {
         }
     }
 
-    /// Makes of a copy what is to be published, and hashes it unless that was done. `None` when asked
-    /// to stop.
+    /// Looks into what is to be published, packs it, and hashes it unless that was done. `None` when
+    /// asked to stop.
     fn ledger_copy(
         &self,
         copied: &Path,
@@ -299,9 +389,6 @@ impl Work<'_> {
         draft: &mut Draft,
         is_hashed: bool,
     ) -> Result<Option<Content>> {
-        if self.args.publish == Publish::Scrubbed {
-            self.scrub(copied)?;
-        }
         let policy = &self.policy;
         let Some(mut record) = policy.verify(copied, None, self.display, self.stop)? else {
             return Ok(None);
@@ -329,8 +416,16 @@ impl Work<'_> {
         }))
     }
 
-    /// Moves the finished snapshot into the store.
-    fn finish(self, draft: Draft, content: &Content, data: &DataDir) -> Result<Built> {
+    /// Moves the finished snapshot into the store, and notes what it was made of, and when the making
+    /// began.
+    fn finish(
+        self,
+        draft: Draft,
+        content: &Content,
+        origin: &Origin,
+        begun: u64,
+        data: &DataDir,
+    ) -> Result<Built> {
         let snapshot = content.info.to_json().context("cannot write JSON")?;
         let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
         if let Some(record) = &content.record {
@@ -344,6 +439,13 @@ impl Work<'_> {
             length: metainfo.info().layout().content_length(),
             magnet: metainfo.magnet().to_string(),
         };
+        self.memory.note(origin, self.recipe, id, begun)?;
+        if self.output == Output::TarZst {
+            // At the last moment: of it a run goes on that was interrupted.
+            let copied = self.build.dir.join(PLAIN);
+            fs::remove_file(&copied)
+                .with_context(|| format!("cannot remove {}", copied.display()))?;
+        }
         self.build.adopt(data, id)?;
         Ok(built)
     }
@@ -367,7 +469,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Packs the copy, which goes. `false` when asked to stop.
+    /// Packs the copy. `false` when asked to stop.
     fn pack(&self, copied: &Path, archive: &Path) -> Result<bool> {
         let packing = || format!("cannot pack {}", copied.display());
         let ledger = File::open(copied).with_context(packing)?;
@@ -384,7 +486,6 @@ impl Work<'_> {
             Err(PackError::Read { .. }) if self.stop.is_cancelled() => return Ok(false),
             packed => packed?,
         };
-        fs::remove_file(copied).with_context(|| format!("cannot remove {}", copied.display()))?;
         info!(
             frames = report.frames, padding = %Bytes(report.padding_bytes),
             "packed {} into {}", Bytes(report.ledger_bytes), Bytes(report.archive_bytes)
@@ -436,17 +537,22 @@ impl Read for Counted<'_> {
     }
 }
 
-/// A directory in `incoming/`, removed again unless it is adopted.
+/// A directory in `incoming/`, removed again unless it is adopted or kept for the next run.
 struct Build {
     dir: PathBuf,
     /// Keeps others from cleaning it up.
     _lock: DirLock,
+    keep: bool,
 }
 
 impl Build {
     fn begin(data: &DataDir) -> Result<Self> {
         let (dir, lock) = data.new_build()?;
-        Ok(Self { dir, _lock: lock })
+        Ok(Self {
+            dir,
+            _lock: lock,
+            keep: false,
+        })
     }
 
     fn adopt(self, data: &DataDir, id: InfoHashV2) -> Result<PathBuf> {
@@ -456,7 +562,9 @@ impl Build {
 
 impl Drop for Build {
     fn drop(&mut self) {
-        // Gone already when it was adopted; what cannot be removed now, the next command cleans.
-        let _ = fs::remove_dir_all(&self.dir);
+        if !self.keep {
+            // Gone already when it was adopted; what cannot be removed now, the next command cleans.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
 use nano_ledger::archive::Layout;
+use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,6 +32,19 @@ const TRIES: u32 = 5;
 
 /// Pause after the first of them; doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Bytes from one sync to the next: what an interruption may lose of a download.
+const SYNC_EVERY: u64 = 32 << 20;
+
+/// What is known of the part that is here.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Part {
+    resource: Resource,
+    /// Bytes of it that are on disk. What a file has behind them is not believed: after a power
+    /// failure it may be anything.
+    synced: u64,
+}
 
 /// Something that was downloaded.
 pub(super) struct Downloaded {
@@ -108,10 +123,16 @@ impl<E: Into<anyhow::Error>> From<E> for Broken {
 
 impl Download<'_> {
     async fn run(&self) -> Result<Fetched> {
+        let links = self.part.metadata().map_or(0, |metadata| metadata.nlink());
+        if links > 1 {
+            // A snapshot was made of it, and the run ended before it was forgotten. It must not change.
+            self.start_over()?;
+        }
         let mut tries = 0;
         let mut pause = PAUSE;
+        let synced = || self.noted().map_or(0, |part| part.synced);
+        let mut most = synced();
         loop {
-            let before = self.received();
             let attempt = tokio::select! {
                 () = self.stop.cancelled() => return Ok(Fetched::Stopped),
                 attempt = self.attempt() => attempt,
@@ -121,7 +142,9 @@ impl Download<'_> {
                 Err(Broken::Fatal(error)) => return Err(error),
                 Err(Broken::Again(error)) => error,
             };
-            if self.received() > before {
+            // More than ever: a server that says something else each time is given up.
+            if synced() > most {
+                most = synced();
                 tries = 0;
                 pause = PAUSE;
             }
@@ -141,24 +164,36 @@ impl Download<'_> {
         }
     }
 
-    /// Bytes of it that are here.
-    fn received(&self) -> u64 {
-        self.part.metadata().map_or(0, |metadata| metadata.len())
+    /// What of it is here, if the rest of it can be asked for.
+    fn noted(&self) -> Option<Part> {
+        let mut part: Part = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
+        let there = self.part.metadata().map_or(0, |metadata| metadata.len());
+        part.synced = part.synced.min(there);
+        (part.resource.url == self.url.to_string() && validator(&part.resource).is_some())
+            .then_some(part)
     }
 
-    /// What the server said of the part that is here, if the rest of it can be asked for.
-    fn noted(&self) -> Option<Resource> {
-        let noted: Resource = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
-        (noted.url == self.url.to_string() && validator(&noted).is_some()).then_some(noted)
+    /// Makes what is here durable, and notes it.
+    fn keep(&self, file: &File, resource: &Resource, synced: u64) -> Result<()> {
+        block_in_place(|| {
+            file.sync_data()
+                .with_context(|| format!("cannot sync {}", self.part.display()))?;
+            let json = serde_json::to_vec_pretty(&Part {
+                resource: resource.clone(),
+                synced,
+            })?;
+            write_atomically(&self.note, &json)
+        })
     }
 
     async fn attempt(&self) -> Result<Fetched, Broken> {
-        let noted = self.noted().filter(|_| self.received() > 0);
+        let noted = self.noted().filter(|part| part.synced > 0);
         let mut headers = HeaderMap::new();
         // At least a byte, so that the server says whether it is the same even when all is here.
-        let from = noted.as_ref().map_or(0, |noted| {
-            self.received().min(noted.length.saturating_sub(1))
+        let from = noted.as_ref().map_or(0, |part| {
+            part.synced.min(part.resource.length.saturating_sub(1))
         });
+        let noted = noted.map(|part| part.resource);
         if let Some(noted) = &noted {
             set(&mut headers, header::RANGE, &format!("bytes={from}-"));
             set(
@@ -200,8 +235,6 @@ impl Download<'_> {
                     return Ok(Fetched::Unchanged);
                 }
                 self.start_over()?;
-                let json = serde_json::to_vec_pretty(&resource)?;
-                write_atomically(&self.note, &json)?;
                 self.receive(answer, resource, 0).await
             }
             (status, _) => Err(Broken::Fatal(anyhow!(
@@ -261,11 +294,18 @@ impl Download<'_> {
         file.set_len(from).with_context(failed)?;
         file.seek(SeekFrom::Start(from)).with_context(failed)?;
         let mut done = from;
+        let mut kept = from;
         let mut layout = None;
         let mut meter = self.display.phase("Downloading", resource.length);
         let mut body = answer.into_body();
         loop {
-            let chunk = next_chunk(&mut body).await.map_err(judged)?;
+            let chunk = match next_chunk(&mut body).await {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    self.keep(&file, &resource, done)?;
+                    return Err(judged(error));
+                }
+            };
             if let Some(chunk) = &chunk {
                 done += chunk.len() as u64;
                 if done > resource.length {
@@ -292,7 +332,12 @@ impl Download<'_> {
             if chunk.is_none() {
                 break;
             }
+            if done - kept >= SYNC_EVERY {
+                self.keep(&file, &resource, done)?;
+                kept = done;
+            }
         }
+        self.keep(&file, &resource, done)?;
         if done < resource.length {
             return Err(Broken::Again(anyhow!(
                 "{} broke off after {} of {}",
@@ -301,7 +346,6 @@ impl Download<'_> {
                 Bytes(resource.length)
             )));
         }
-        block_in_place(|| file.sync_all()).with_context(failed)?;
         drop(meter);
         info!(layout = ?layout, "downloaded {}", Bytes(resource.length));
         Ok(Fetched::Whole(Downloaded {

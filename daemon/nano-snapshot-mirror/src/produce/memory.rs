@@ -10,7 +10,9 @@ use bittorrent_protocol::InfoHashV2;
 use nano_ledger::LedgerFile;
 use serde::{Deserialize, Serialize};
 
+use super::making::FRESH;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
+use crate::clock::unix_seconds;
 use crate::data_dir::{DataDir, StreamName, write_atomically};
 
 /// The state of what a snapshot is made from.
@@ -53,6 +55,29 @@ impl Origin {
             created: metadata.created().ok().and_then(nanoseconds),
             transaction: LedgerFile::open(state)?.meta().txn(),
         })
+    }
+}
+
+impl Origin {
+    /// Whether both are the same file, whatever was committed to it in between.
+    pub(super) fn is_same_ledger(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Ledger {
+                    path,
+                    inode,
+                    created,
+                    transaction: _,
+                },
+                Self::Ledger {
+                    path: other_path,
+                    inode: other_inode,
+                    created: other_created,
+                    transaction: _,
+                },
+            ) => (path, inode, created) == (other_path, other_inode, other_created),
+            _ => false,
+        }
     }
 }
 
@@ -103,13 +128,23 @@ struct Noted {
     origin: Origin,
     recipe: Recipe,
     snapshot: String,
+    /// When its copy was begun or it was downloaded, in seconds since 1970.
+    #[serde(default)]
+    made_at: u64,
+    /// Whether it got as far as being published; records of old did not say.
+    #[serde(default = "yes")]
+    published: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Memory {
     pub(super) fn of(data: &DataDir, stream: &StreamName) -> Self {
         let name = format!("{}.json", stream.as_str());
         Self {
-            place: data.root().join("produced").join(name),
+            place: data.produced().join(name),
         }
     }
 
@@ -122,18 +157,58 @@ impl Memory {
 
     /// What a snapshot was made of in this way, and which.
     pub(super) fn last(&self, recipe: &Recipe) -> Option<(Origin, InfoHashV2)> {
-        let noted: Noted = serde_json::from_slice(&std::fs::read(&self.place).ok()?).ok()?;
+        let noted = self.read()?;
         let id = noted.snapshot.parse().ok()?;
         (noted.recipe == *recipe).then_some((noted.origin, id))
     }
 
-    pub(super) fn note(&self, origin: &Origin, recipe: &Recipe, id: InfoHashV2) -> Result<()> {
-        let noted = Noted {
+    /// The snapshot that was made of this ledger in this way within [`FRESH`] and not published,
+    /// whatever was committed to the ledger since.
+    pub(super) fn unpublished(&self, origin: &Origin, recipe: &Recipe) -> Option<InfoHashV2> {
+        let noted = self.read()?;
+        let age = unix_seconds(SystemTime::now()).checked_sub(noted.made_at)?;
+        let waits = !noted.published && age < FRESH.as_secs();
+        let same = noted.recipe == *recipe && noted.origin.is_same_ledger(origin);
+        (waits && same).then(|| noted.snapshot.parse().ok())?
+    }
+
+    /// Notes a snapshot that is whole, before it is in the store: what is noted and not there costs
+    /// nothing, and what is there and not noted would be made again. `made_at` is in seconds since 1970.
+    pub(super) fn note(
+        &self,
+        origin: &Origin,
+        recipe: &Recipe,
+        id: InfoHashV2,
+        made_at: u64,
+    ) -> Result<()> {
+        self.write(&Noted {
             origin: origin.clone(),
             recipe: recipe.clone(),
             snapshot: id.to_string(),
-        };
-        let json = serde_json::to_vec_pretty(&noted).context("cannot write JSON")?;
+            made_at,
+            published: false,
+        })
+    }
+
+    /// Notes that a snapshot is published, if it is the last one made.
+    pub(super) fn note_published(&self, id: InfoHashV2) -> Result<()> {
+        match self.read() {
+            Some(noted) if noted.snapshot == id.to_string() && !noted.published => {
+                self.write(&Noted {
+                    published: true,
+                    ..noted
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self) -> Option<Noted> {
+        serde_json::from_slice(&std::fs::read(&self.place).ok()?).ok()
+    }
+
+    fn write(&self, noted: &Noted) -> Result<()> {
+        let json = serde_json::to_vec_pretty(noted).context("cannot write JSON")?;
         if let Some(dir) = self.place.parent() {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("cannot make {}", dir.display()))?;
@@ -166,13 +241,32 @@ mod tests {
         };
         let id = InfoHashV2::from_bytes([7; 32]);
         assert_eq!(memory.made_of(&origin(3), &recipe("plain")), None);
-        memory.note(&origin(3), &recipe("plain"), id).unwrap();
+        let now = unix_seconds(SystemTime::now());
+        let note = |at| memory.note(&origin(3), &recipe("plain"), id, at).unwrap();
+        note(now);
         assert_eq!(memory.made_of(&origin(3), &recipe("plain")), Some(id));
         assert_eq!(memory.made_of(&origin(4), &recipe("plain")), None);
         assert_eq!(memory.made_of(&made(Some(2), 3), &recipe("plain")), None);
         assert_eq!(memory.made_of(&origin(3), &recipe("tar.zst")), None);
         let other = Memory::of(&data, &StreamName::of_salt(&"weekly".parse().unwrap()));
         assert_eq!(other.made_of(&origin(3), &recipe("plain")), None);
+
+        // Until it is published, it waits for that even when the ledger moved on; not for ever.
+        let waits = |origin: &Origin, layout| memory.unpublished(origin, &recipe(layout));
+        assert_eq!(waits(&origin(4), "plain"), Some(id));
+        assert_eq!(waits(&origin(4), "tar.zst"), None);
+        assert_eq!(waits(&made(Some(2), 4), "plain"), None);
+        note(now - FRESH.as_secs());
+        assert_eq!(waits(&origin(4), "plain"), None);
+        note(now);
+        memory
+            .note_published(InfoHashV2::from_bytes([8; 32]))
+            .unwrap();
+        assert_eq!(waits(&origin(4), "plain"), Some(id));
+        memory.note_published(id).unwrap();
+        assert_eq!(waits(&origin(4), "plain"), None);
+        assert_eq!(memory.made_of(&origin(3), &recipe("plain")), Some(id));
+
         std::fs::write(&memory.place, "{").unwrap();
         assert_eq!(memory.made_of(&origin(3), &recipe("plain")), None);
     }
