@@ -154,3 +154,40 @@ impl Teller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fails_is_tried_again_so_often_and_no_more() {
+        let (_config, config) = watch::channel(Arc::new(Config::default()));
+        let teller = Teller {
+            config,
+            data_dir: PathBuf::new(),
+            stop: CancellationToken::new(),
+        };
+        // Works the second time; never.
+        for works in [2, u32::MAX] {
+            let tries = Cell::new(0);
+            let attempt = || {
+                tries.set(tries.get() + 1);
+                std::future::ready(match tries.get() {
+                    tried if tried >= works => Ok(()),
+                    _ => Err(anyhow::anyhow!("no")),
+                })
+            };
+            teller.until_done("command", 1, attempt).await;
+            assert_eq!(tries.get(), 2);
+        }
+        let tries = Cell::new(0);
+        let attempt = || {
+            tries.set(tries.get() + 1);
+            std::future::ready(Ok(()))
+        };
+        teller.until_done("command", 1, attempt).await;
+        assert_eq!(tries.get(), 1, "what was told is not told again");
+    }
+}

@@ -90,13 +90,17 @@ impl Life {
         }
     }
 
-    /// Watches them, and those of the session.
-    pub(crate) fn watch(&self, session: &Session) -> Watchdog {
-        let mut loops = vec![
+    fn watched(&self) -> Vec<Watched> {
+        vec![
             Watched::pulse("mirror", self.mirror.clone()),
             Watched::promise("discovery", self.discovery.clone()),
             Watched::pulse("dht", self.dht.clone()),
-        ];
+        ]
+    }
+
+    /// Watches them, and those of the session.
+    pub(crate) fn watch(&self, session: &Session) -> Watchdog {
+        let mut loops = self.watched();
         let vitals = session.vitals();
         for number in 0..vitals.writers().count() {
             let vitals = vitals.clone();
@@ -282,6 +286,21 @@ mod tests {
             ["first"],
             "what was before the ping is past"
         );
+    }
+
+    /// A look-up that never ends hangs no thread that a test of the whole program could hold.
+    #[test]
+    fn polls_that_do_not_end_are_missed() {
+        let life = Life::new();
+        let round = Round::new(life.watched());
+        life.mirror.beat();
+        life.dht.beat();
+        assert_eq!(round.missing(), [""; 0]);
+        life.discovery.renew(Duration::ZERO);
+        while life.discovery.is_kept() {
+            std::thread::yield_now();
+        }
+        assert_eq!(round.missing(), ["discovery"]);
     }
 
     #[test]

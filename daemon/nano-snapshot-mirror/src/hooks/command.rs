@@ -165,7 +165,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let said = dir.path().join("said");
         let script = format!(
-            "{{ env | sort; cat; echo; ls /proc/self/fd; ulimit -c; }} > {}",
+            "{{ env | sort; cat; echo; ls /proc/self/fd; echo limits $(ulimit -c) $(ulimit -n); }} > {}",
             said.display()
         );
         shell(&script, LONG).await.unwrap();
@@ -175,6 +175,8 @@ mod tests {
             "NANO_SNAPSHOT_SEQ=7\n",
             "NANO_SNAPSHOT_STREAM=a b\n",
             "\"event\":\"ready\"",
+            // It has read its stdin by then, so it is confined.
+            "limits 0 1024\n",
         ] {
             assert!(said.contains(part), "{said}");
         }

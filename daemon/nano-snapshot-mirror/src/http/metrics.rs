@@ -471,6 +471,8 @@ mod tests {
                 assert_eq!(selected(query, &text), 1, "{panel}: {query} in {text}");
             }
         }
+        // No panel asks for it, an alert may.
+        assert!(selected("nano_snapshot_state", &text) > 0, "{text}");
         assert_eq!(selected("nano_snapshot_swarm_peers{role=\"x\"}", &text), 0);
         let series = series(&text);
         let info = series
