@@ -76,7 +76,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Whoever is silent, slow or unwilling: one honest seed is enough, nobody is at fault, and no chunk is
-    /// asked for more often than peers failed to give it, and once more.
+    /// asked for more often than peers failed to give it, and once more. Two hosts without an answer,
+    /// asked one after the other, cost one time-out and what came before the second was asked.
     #[test]
     fn downloads_end_and_requests_are_bounded(
         seed in any::<u64>(),
@@ -93,7 +94,12 @@ proptest! {
         let leech = world.add(&torrent, Habits::default(), Config::default());
         world.introduce_all();
         let took = world.run_until_complete(&[leech], MINUTE);
-        prop_assert!(took < Duration::from_secs(8), "{took:?}");
+        let quick = |answers: usize| answers < 2;
+        let waits = others.iter().map(|(hashes, metadata)| {
+            u32::from(!quick(*hashes)) + u32::from(!quick(*metadata))
+        });
+        let most = Duration::from_secs(3) + Duration::from_secs(3) * waits.sum();
+        prop_assert!(took < most, "{took:?} of {most:?}");
         let node = &world.nodes[leech];
         prop_assert!(node.faults.is_empty(), "{:?}", node.faults);
         let most = 2 * pieces.div_ceil(512) + 8 * others.len() as u64;
