@@ -107,8 +107,11 @@ async fn download(
         })
         .await;
         if done.phase.is_seeding() {
-            new.assert_held_by(&store);
             assert!(store.is_sealed());
+            // The power may go even now.
+            if let Err(error) = read_all(&store, new) {
+                assert!(disk.is_dead(), "{error:?}");
+            }
         } else {
             assert!(disk.is_dead(), "{done:#?}");
         }
@@ -122,6 +125,17 @@ async fn download(
     });
     leech.shutdown().await;
     came
+}
+
+/// Reads a store that is whole.
+fn read_all(store: &TorrentStore, sample: &Sample) -> Result<(), StoreError> {
+    for piece in sample.layout().piece_indices() {
+        let mut is = vec![0; sample.layout().piece_size(piece) as usize];
+        store.read(piece, 0, &mut is)?;
+        let good = sample.stretch(piece, 0, is.len() as u32);
+        assert!(is == good, "piece {piece} differs");
+    }
+    Ok(())
 }
 
 /// Every block that is claimed is there.
