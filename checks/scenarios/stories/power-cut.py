@@ -43,6 +43,7 @@ with subtest("the power is cut, and comes back"):
 
 with subtest("the download goes on, and ends with what the producer published"):
     mirror.wait_for_file(CONTENT)
+    # A journal that were believed without reading what it names would leave the lost blocks in it.
     t.assertEqual(digest(mirror), digest(producer))
     mirror.succeed(f"nano-snapshot-mirror verify --data-dir {DATA}")
     again = received(mirror) - before
