@@ -1,112 +1,30 @@
-# Evaluates the module with nixpkgs' lib alone: the options of NixOS that it sets are declared here, without meaning.
+# Evaluates the module with nixpkgs' lib alone, and nixos.nix in the place of NixOS.
 #
 #   nix-instantiate --eval --strict --json checks/nix/evaluate.nix --arg lib 'import NIXPKGS/lib' --arg configuration FILE
 #
-# Gives what is left after merging: assertions that fail, warnings, units, firewall, users, the settings as TOML would have them.
+# Gives what is left after merging: assertions that fail, warnings, firewall, the settings as TOML would have them, the rendering.
 {
   lib,
   configuration ? { },
 }:
 let
-  inherit (lib) mkOption types;
-  anything = mkOption {
-    type = types.attrsOf types.anything;
-    default = { };
-  };
-  list =
-    type:
-    mkOption {
-      type = types.listOf type;
-      default = [ ];
-    };
-  # Settings of units as NixOS has them: equal values of one priority merge, lists are joined, everything else conflicts.
-  section = mkOption {
-    type = types.attrsOf (
-      types.oneOf [
-        (types.listOf types.str)
-        types.bool
-        types.int
-        types.str
-      ]
-    );
-    default = { };
-  };
-  string = mkOption {
-    type = types.str;
-    default = "";
-  };
-  units = mkOption {
-    default = { };
-    type = types.attrsOf (
-      types.submodule {
-        options = {
-          description = string;
-          documentation = list types.str;
-          wants = list types.str;
-          after = list types.str;
-          before = list types.str;
-          wantedBy = list types.str;
-          requiredBy = list types.str;
-          restartTriggers = list types.unspecified;
-          restartIfChanged = mkOption {
-            type = types.bool;
-            default = true;
-          };
-          stopIfChanged = mkOption {
-            type = types.bool;
-            default = true;
-          };
-          environment = mkOption {
-            type = types.attrsOf types.str;
-            default = { };
-          };
-          unitConfig = section;
-          serviceConfig = section;
-          socketConfig = section;
-          timerConfig = section;
-        };
-      }
-    );
-  };
-  stubs = {
-    options = {
-      assertions = list types.unspecified;
-      warnings = list types.str;
-      meta.maintainers = list types.unspecified;
-      environment.etc = anything;
-      environment.systemPackages = list types.unspecified;
-      networking.firewall.allowedTCPPorts = list types.port;
-      networking.firewall.allowedUDPPorts = list types.port;
-      users.users = mkOption {
-        default = { };
-        type = types.attrsOf (
-          types.submodule {
-            freeformType = types.attrsOf types.anything;
-            options.group = string;
-          }
-        );
-      };
-      users.groups = anything;
-      systemd.services = units;
-      systemd.sockets = units;
-      systemd.timers = units;
-      systemd.tmpfiles.settings = anything;
-    };
-  };
+  inherit (lib) types;
+  inherit (import ./store.nix) store hashed;
+  nixos = import ./nixos.nix { inherit lib; };
   # As much of nixpkgs as the module asks for. Files are named, not made.
   pkgs = {
-    coreutils = "/coreutils";
+    coreutils = store "coreutils";
     nano-snapshot-mirror = {
       type = "derivation";
       name = "nano-snapshot-mirror";
-      outPath = "/nano-snapshot-mirror";
+      outPath = store "nano-snapshot-mirror";
       meta.mainProgram = "nano-snapshot-mirror";
     };
     stdenv.buildPlatform.canExecute = _: true;
     stdenv.hostPlatform = { };
     runCommand =
-      name: _: _:
-      "/checked/${name}";
+      name: _: script:
+      hashed script name;
     formats.toml = _: {
       type =
         let
@@ -125,13 +43,13 @@ let
             };
         in
         value;
-      generate = name: _: "/written/${name}";
+      generate = name: value: hashed (builtins.toJSON value) name;
     };
   };
   evaluated = lib.evalModules {
     modules = [
       ../../nixos-modules
-      stubs
+      { inherit (nixos) options; }
       configuration
     ];
     specialArgs = {
@@ -145,12 +63,7 @@ in
   failed = map (one: one.message) (lib.filter (one: !one.assertion) config.assertions);
   inherit (config) warnings;
   inherit (config.services.nano-snapshot-mirror) settings producer fetch;
-  inherit (config.users) users groups;
-  services = lib.mapAttrs (
-    _: unit: builtins.removeAttrs unit [ "restartTriggers" ]
-  ) config.systemd.services;
-  inherit (config.systemd) sockets timers;
-  tmpfiles = config.systemd.tmpfiles.settings;
+  rendered = nixos.render config;
   inherit (config.networking) firewall;
   options = map (option: builtins.removeAttrs option [ "declarations" ]) (
     lib.filter (

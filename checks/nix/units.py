@@ -54,6 +54,7 @@ ONLY_PACKAGED = {
 
 # Said by NixOS alone, with the reason.
 ONLY_NIXOS = {
+    "Before": "the module knows the node's unit; a packaged node orders itself by a drop-in of its own",
     "RequiresMountsFor": "the data directory is an option of the module",
     "RestartTriggers": "NixOS restarts what changed",
     "X-RestartIfChanged": "NixOS restarts what changed",
@@ -195,16 +196,20 @@ def compare_with_rendered(directory: pathlib.Path) -> list[str]:
 
 def analyze() -> list[str]:
     """systemd's own opinion of the packaged units, with and without the drop-ins."""
+    texts = {name: (PACKAGED / name).read_text() for name in packaged()}
+    drop_ins = (PACKAGED / "producer-host").glob("*/*.conf")
+    return analyze_texts(texts | {f"{path.parent.name}/{path.name}": path.read_text() for path in drop_ins})
+
+
+def analyze_texts(texts: dict[str, str]) -> list[str]:
+    """systemd's own opinion of units and their drop-ins, by file name."""
     found = []
     with tempfile.TemporaryDirectory(prefix="units-") as temporary:
         place = pathlib.Path(temporary)
-        for name in packaged():
-            text = (PACKAGED / name).read_text()
-            # The program need not be installed where this runs.
-            (place / name).write_text(text.replace(PROGRAM, "/bin/true"))
-        for path in (PACKAGED / "producer-host").glob("*/*.conf"):
-            (place / path.parent.name).mkdir()
-            (place / path.parent.name / path.name).write_text(path.read_text())
+        for name, text in texts.items():
+            (place / name).parent.mkdir(exist_ok=True)
+            # The programs need not be installed where this runs.
+            (place / name).write_text(re.sub(r"(?m)^(Exec\w+=[-+!:@]*)(/usr/bin|/nix/store/[^/]+/bin)/\S+", r"\1/bin/true", text))
         files = [str(path) for path in sorted(place.iterdir()) if path.is_file()]
         done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, check=False)
         said = (done.stdout + done.stderr).strip()

@@ -1,0 +1,69 @@
+# The hosts whose renderings are in checks/scenarios/rendered/: name to NixOS module. README.md there describes them.
+let
+  node = {
+    users.users.nano = {
+      isSystemUser = true;
+      group = "nano";
+      home = "/var/lib/nano";
+    };
+    users.groups.nano = { };
+  };
+  mirror = {
+    enable = true;
+    openFirewall = true;
+  };
+  fetch = {
+    enable = true;
+    before = [ "nano-node.service" ];
+  };
+in
+{
+  mirror.services.nano-snapshot-mirror = mirror;
+
+  producer = node // {
+    services.nano-snapshot-mirror = mirror // {
+      producer = {
+        enable = true;
+        signingKeyFile = "/etc/nano-snapshot-mirror/producer.key";
+      };
+    };
+  };
+
+  node = node // {
+    services.nano-snapshot-mirror = { inherit fetch; };
+  };
+
+  mirror-and-node = node // {
+    services.nano-snapshot-mirror = mirror // {
+      inherit fetch;
+    };
+  };
+
+  other-ports.services.nano-snapshot-mirror = mirror // {
+    peerPort = 6991;
+    dhtPort = 6992;
+    http.address = "0.0.0.0";
+    http.port = 9119;
+    http.openFirewall = true;
+  };
+
+  other-disk.services.nano-snapshot-mirror = mirror // {
+    settings.data-dir = "/srv/nano-snapshots";
+  };
+
+  additions = {
+    services.nano-snapshot-mirror = mirror;
+    users.groups.ledgers = { };
+    systemd.services.nano-snapshot-mirror.serviceConfig = {
+      ReadWritePaths = [ "/srv/hooks" ];
+      SupplementaryGroups = [ "ledgers" ];
+      SystemCallFilter = [ "@keyring" ];
+      MemoryMax = "3G";
+    };
+    systemd.tmpfiles.settings.hooks."/srv/hooks".d = {
+      user = "nano-snapshot-mirror";
+      group = "ledgers";
+      mode = "0770";
+    };
+  };
+}

@@ -1,0 +1,9 @@
+# Store paths as they stand in renderings: deterministic, so that a rendering can be checked in and booted elsewhere.
+rec {
+  # A package: the same path whatever its version.
+  store = name: "/nix/store/00000000000000000000000000000000-${name}";
+  # A file whose content matters: another path for another content, as units are restarted when the path changes.
+  hashed =
+    content: name:
+    "/nix/store/${builtins.substring 0 32 (builtins.hashString "sha256" content)}-${name}";
+}
