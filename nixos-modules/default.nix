@@ -11,31 +11,55 @@ let
   user = "nano-snapshot-mirror";
   dataDirectory = cfg.settings.data-dir;
   ownDirectory = "/var/lib/nano-snapshot-mirror";
+  derived = import ./settings.nix {
+    inherit lib;
+    inherit (cfg) settings;
+  };
+  escape = import ./escape.nix;
 
   units = import ./units.nix {
     inherit program dataDirectory;
     kill = "${pkgs.coreutils}/bin/kill";
     mv = "${pkgs.coreutils}/bin/mv";
     rm = "${pkgs.coreutils}/bin/rm";
-    inherit (cfg) peerPort;
-    http = "${cfg.http.address}:${toString cfg.http.port}";
+    inherit (derived) peerSocket httpSocket controlSocket;
     ledger = cfg.producer.ledgerPath;
     ledgerDirectory = builtins.dirOf cfg.producer.ledgerPath;
-    signingKey = toString cfg.producer.signingKeyFile;
+    signingKey =
+      if cfg.producer.signingKeyEncryptedFile != null then
+        {
+          LoadCredentialEncrypted = [
+            "signing-key:${escape.path cfg.producer.signingKeyEncryptedFile}"
+          ];
+        }
+      else
+        { LoadCredential = [ "signing-key:${escape.path (toString cfg.producer.signingKeyFile)}" ]; };
     fetchTo = cfg.fetch.installTo;
     fetchDirectory = builtins.dirOf cfg.fetch.installTo;
   };
-  # What a unit says by itself gives way to what a user says.
-  asDefaults = lib.mapAttrs (_: lib.mkDefault);
-  unit =
-    part: said:
-    said
-    // {
-      ${part} = asDefaults said.${part};
-    };
+  shared = {
+    inherit units derived;
+    # A scalar of a unit gives way to the user's. To a list of ours the user's is added; `lib.mkForce` replaces it.
+    asDefaults = lib.mapAttrs (
+      _: value: if lib.isList value then lib.mkBefore value else lib.mkDefault value
+    );
+    unit =
+      part: said:
+      said
+      // {
+        ${part} = shared.asDefaults said.${part};
+      }
+      // lib.optionalAttrs (said ? environment) { environment = shared.asDefaults said.environment; };
+    # Creates a directory of tmpfiles that is on a file system which is mounted only after systemd-tmpfiles ran at boot.
+    makeDirectory =
+      directory:
+      "+${config.systemd.package}/bin/systemd-tmpfiles --create --prefix=${escape.argument directory}";
+    environmentFiles = lib.optional (cfg.environmentFile != null) (escape.path cfg.environmentFile);
+  };
+  inherit (shared) asDefaults unit;
 
   format = pkgs.formats.toml { };
-  written = format.generate "nano-snapshot-mirror.toml" cfg.settings;
+  written = format.generate "nano-snapshot-mirror.toml" derived.file;
   # A mistake in the settings fails the build, with the words of the program itself.
   checked = pkgs.runCommand "nano-snapshot-mirror-config.toml" { } ''
     cp ${written} "$out"
@@ -43,53 +67,27 @@ let
       HOME=$PWD ${program} check-config --config "$out"
     ''}
   '';
-  hidden = [
-    "/home/"
-    "/root/"
-    "/run/user/"
-  ];
+  socketUnits = lib.attrNames units.sockets;
 in
 {
   imports = [
     ./options.nix
+    ./renamed.nix
+    ./assertions.nix
     ./producer.nix
     ./fetch.nix
   ];
 
   config = lib.mkMerge [
-    { _module.args.nanoSnapshotMirrorUnits = units; }
+    { _module.args.nanoSnapshotMirror = shared; }
 
     (lib.mkIf (cfg.enable || cfg.producer.enable || cfg.fetch.enable) {
       # Where the program looks by itself, so that an operator's commands see the same settings.
       environment.etc."nano-snapshot-mirror/config.toml".source = checked;
       environment.systemPackages = [ cfg.package ];
-      services.nano-snapshot-mirror.settings = {
-        peer.listen = lib.mkDefault [ "[::]:${toString cfg.peerPort}" ];
-        dht.port = lib.mkDefault cfg.dhtPort;
-        control.socket = lib.mkDefault units.controlSocket;
-        http.listen = lib.mkDefault "${cfg.http.address}:${toString cfg.http.port}";
-        limits = lib.mkIf (cfg.maxUploadSpeed != null) { upload = lib.mkDefault cfg.maxUploadSpeed; };
-      };
     })
 
     (lib.mkIf cfg.enable {
-      assertions = [
-        {
-          assertion = !(lib.any (directory: lib.hasPrefix directory "${dataDirectory}/") hidden);
-          message = ''
-            services.nano-snapshot-mirror.settings.data-dir is ${dataDirectory}, which the mirror cannot see: choose a directory outside
-            /home, /root and /run/user, for example /srv/nano-snapshots.
-          '';
-        }
-        {
-          assertion = cfg.peerPort != cfg.http.port;
-          message = ''
-            services.nano-snapshot-mirror.peerPort and services.nano-snapshot-mirror.http.port are both ${toString cfg.peerPort}: give one of
-            them another port.
-          '';
-        }
-      ];
-
       # Static, so that a node's user can join the group to read the ledger.
       users.users.${user} = {
         isSystemUser = true;
@@ -98,34 +96,43 @@ in
       };
       users.groups.${user} = { };
 
-      systemd.sockets = lib.mapAttrs (_: unit "socketConfig") units.sockets // {
-        nano-snapshot-mirror-control =
-          lib.recursiveUpdate (unit "socketConfig" units.sockets.nano-snapshot-mirror-control)
-            {
-              socketConfig.SocketGroup = lib.mkDefault user;
-            };
-      };
+      systemd.sockets = lib.mkMerge [
+        (lib.mapAttrs (_: unit "socketConfig") units.sockets)
+        (lib.mkIf (derived.controlSocket != null) {
+          nano-snapshot-mirror-control.socketConfig.SocketGroup = lib.mkDefault user;
+        })
+      ];
 
       systemd.services.nano-snapshot-mirror = lib.mkMerge [
         (unit "serviceConfig" units.services.nano-snapshot-mirror)
         {
-          restartTriggers = [ checked ];
-          # A restart keeps the sockets; stopping and starting would close them in between.
-          stopIfChanged = false;
-          unitConfig.RequiresMountsFor = [ dataDirectory ];
-          serviceConfig = asDefaults {
-            User = user;
-            Group = user;
-            # New files and directories belong to the group, and the group may write: a producer shares them.
-            StateDirectoryMode = "2770";
-            UMask = "0007";
-            ReadWritePaths = lib.optional (dataDirectory != ownDirectory) dataDirectory;
-          };
+          # Another port must reach the sockets: a service that changes is stopped with them, and both are started again. What the
+          # mirror can take over while it runs only reloads it.
+          restartTriggers = [
+            (builtins.toJSON derived.needRestart)
+            (builtins.toJSON (map (name: config.systemd.sockets.${name}.socketConfig) socketUnits))
+          ];
+          reloadTriggers = [ checked ];
+          serviceConfig =
+            asDefaults {
+              User = user;
+              Group = user;
+              # New files and directories belong to the group, and the group may write: a producer shares them.
+              StateDirectoryMode = "2770";
+              UMask = "0007";
+            }
+            // asDefaults (
+              lib.optionalAttrs (cfg.environmentFile != null) { EnvironmentFile = shared.environmentFiles; }
+              // lib.optionalAttrs (dataDirectory != ownDirectory) {
+                ReadWritePaths = [ (escape.word dataDirectory) ];
+                ExecStartPre = [ (shared.makeDirectory dataDirectory) ];
+              }
+            );
         }
       ];
 
       systemd.tmpfiles.settings.nano-snapshot-mirror = lib.mkIf (dataDirectory != ownDirectory) {
-        ${dataDirectory}.d = {
+        ${escape.path dataDirectory}.d = {
           inherit user;
           group = user;
           mode = "2770";
@@ -134,8 +141,9 @@ in
 
       networking.firewall = {
         allowedTCPPorts =
-          lib.optional cfg.openFirewall cfg.peerPort ++ lib.optional cfg.http.openFirewall cfg.http.port;
-        allowedUDPPorts = lib.optional cfg.openFirewall cfg.dhtPort;
+          lib.optionals cfg.openFirewall derived.peerPorts
+          ++ lib.optionals cfg.http.openFirewall derived.httpPorts;
+        allowedUDPPorts = lib.optionals cfg.openFirewall (derived.dhtPorts ++ derived.discoveryPorts);
       };
     })
   ];

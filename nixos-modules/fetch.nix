@@ -1,53 +1,71 @@
 # services.nano-snapshot-mirror.fetch
+#
+# The node is held back by a condition, not by a dependency: its start is skipped while there is no ledger, and the fetch starts it when
+# the ledger is in place. So no switch and no boot waits for the download, and a failed attempt, which systemd repeats, leaves nothing
+# behind that stays off. With Requires= and After= both would happen.
 {
   config,
   lib,
-  nanoSnapshotMirrorUnits,
+  nanoSnapshotMirror,
   ...
 }:
 let
   cfg = config.services.nano-snapshot-mirror;
+  inherit (nanoSnapshotMirror)
+    derived
+    environmentFiles
+    makeDirectory
+    unit
+    units
+    ;
+  escape = import ./escape.nix;
   name = "nano-snapshot-fetch";
-  service = nanoSnapshotMirrorUnits.services.${name};
-  asDefaults = lib.mapAttrs (_: lib.mkDefault);
   directory = builtins.dirOf cfg.fetch.installTo;
+  ledgers = [ cfg.fetch.installTo ] ++ cfg.fetch.unless;
+  # A mirror of this host has the snapshot, or gets it at the same time.
+  mirror = lib.optional cfg.enable derived.peerAddress;
+  node = {
+    wants = [ "${name}.service" ];
+    # `|`: one of them suffices.
+    unitConfig.ConditionPathExists = map (path: "|${escape.path path}") ledgers;
+  };
 in
 {
   config = lib.mkIf cfg.fetch.enable {
-    assertions = [
-      {
-        assertion = config.users.users ? ${cfg.fetch.user};
-        message = ''
-          services.nano-snapshot-mirror.fetch.user is ${cfg.fetch.user}, whom this system does not have: name the user of the node that will own
-          ${cfg.fetch.installTo}.
-        '';
-      }
-    ];
-    warnings = lib.optional (cfg.fetch.before == [ ]) ''
-      services.nano-snapshot-mirror.fetch.before is empty: the node may start before its ledger is there. Name its unit, for example
-      [ "nano-node.service" ].
-    '';
-
     # Only made when it is missing; what is there stays as it is.
-    systemd.tmpfiles.settings.nano-snapshot-fetch.${directory}.d = {
+    systemd.tmpfiles.settings.nano-snapshot-fetch.${escape.path directory}.d = {
       user = ":${cfg.fetch.user}";
       group = ":${(config.users.users.${cfg.fetch.user} or { group = "root"; }).group}";
       mode = ":0750";
     };
 
-    systemd.services.${name} = lib.mkMerge [
-      (service // { serviceConfig = asDefaults service.serviceConfig; })
+    systemd.services = lib.mkMerge [
+      (lib.genAttrs (map (lib.removeSuffix ".service") cfg.fetch.before) (_: node))
       {
-        wantedBy = lib.mkIf (cfg.fetch.before == [ ]) [ "multi-user.target" ];
-        inherit (cfg.fetch) before;
-        requiredBy = cfg.fetch.before;
-        unitConfig = {
-          RequiresMountsFor = [ directory ];
-          ConditionPathExists = map (path: "!${path}") cfg.fetch.unless;
-        };
-        # It is done once, and a download of hours is not thrown away for a new configuration.
-        restartIfChanged = false;
-        serviceConfig.User = lib.mkDefault cfg.fetch.user;
+        ${name} = lib.mkMerge [
+          (unit "serviceConfig" units.services.${name})
+          (lib.mkIf (cfg.fetch.before == [ ]) {
+            wantedBy = [ "multi-user.target" ];
+            # A target waits for what it wants unless that comes after it.
+            after = [ "multi-user.target" ];
+          })
+          {
+            onSuccess = cfg.fetch.before;
+            unitConfig.ConditionPathExists = map (path: "!${escape.path path}") cfg.fetch.unless;
+            environment.NANO_SNAPSHOT_MIRROR_SEED_PEERS = lib.mkIf (mirror != [ ]) (
+              lib.mkDefault (lib.concatStringsSep "," (mirror ++ cfg.settings.seed-peers or [ ]))
+            );
+            # It is done once, and a download of hours is not thrown away for a new configuration.
+            restartIfChanged = false;
+            serviceConfig = {
+              User = lib.mkDefault cfg.fetch.user;
+              # What requires this unit, besides the node, does not fail with the first attempt.
+              RestartMode = lib.mkDefault "direct";
+              ExecStartPre = lib.mkBefore [ (makeDirectory directory) ];
+            }
+            // lib.optionalAttrs (environmentFiles != [ ]) { EnvironmentFile = environmentFiles; };
+          }
+        ];
       }
     ];
   };

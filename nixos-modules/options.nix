@@ -5,6 +5,24 @@
 }:
 let
   inherit (lib) types;
+  inherit
+    (import ./settings.nix {
+      inherit lib;
+      settings = { };
+    })
+    defaults
+    ;
+  address = types.strMatching "([0-9.]+|\\[[0-9a-fA-F:.%]+])(:[0-9]+)" // {
+    description = "address with a port, such as [::]:6881 or 192.0.2.1:6881";
+  };
+  # A unit name; a bare name is that of a service.
+  unitName =
+    let
+      name = types.strMatching "[a-zA-Z0-9@%:_.\\-]+";
+      kinds = "service|socket|device|mount|automount|swap|target|path|timer|scope|slice";
+      whole = given: if builtins.match ".*[.](${kinds})" given == null then "${given}.service" else given;
+    in
+    types.coercedTo name whole name // { description = "name of a unit"; };
 in
 {
   options.services.nano-snapshot-mirror = {
@@ -18,7 +36,9 @@ in
       description = ''
         Settings of the mirror, written to {file}`/etc/nano-snapshot-mirror/config.toml` and checked when the system is built.
         Keys are those of the [configuration reference](https://github.com/nano-snapshot-mirror/nano-snapshot-mirror/blob/main/docs/configuration.md).
-        The file is readable by everybody; no key of it is a secret.
+        Everyone on this machine can read the file. URLs with a password or key belong into {option}`environmentFile`.
+        Ports are here alone: socket units and firewall follow. A change of what the mirror can take over while it runs reloads it, any
+        other restarts it and its sockets.
       '';
       default = { };
       example = {
@@ -28,15 +48,60 @@ in
       };
       type = types.submodule {
         freeformType = (pkgs.formats.toml { }).type;
-        options.data-dir = lib.mkOption {
-          type = types.path;
-          default = "/var/lib/nano-snapshot-mirror";
-          example = "/srv/nano-snapshots";
-          description = ''
-            Where snapshots are kept. An update needs room for two of them beside each other, on btrfs and XFS only for what changed.
-          '';
+        options = {
+          data-dir = lib.mkOption {
+            type = types.path;
+            default = "/var/lib/nano-snapshot-mirror";
+            example = "/srv/nano-snapshots";
+            description = ''
+              Where snapshots are kept. An update needs room for two of them beside each other, on btrfs and XFS only for what changed.
+              The mirror waits for the file system that the directory is on, and creates the directory there.
+            '';
+          };
+          peer.listen = lib.mkOption {
+            type = types.listOf address;
+            default = defaults.peer.listen;
+            example = [ "[::]:51413" ];
+            description = "Where to accept peers (TCP). `[::]` takes IPv4 as well.";
+          };
+          peer.local-discovery = lib.mkOption {
+            type = types.bool;
+            default = defaults.peer.local-discovery;
+            example = false;
+            description = "Whether to look for peers in the local network (BEP 14, UDP port 6771).";
+          };
+          dht.port = lib.mkOption {
+            type = types.port;
+            default = defaults.dht.port;
+            example = 51414;
+            description = "UDP port of the DHT node; 0 takes any free one, which the firewall does not open.";
+          };
+          http.listen = lib.mkOption {
+            type = types.either (types.enum [ "off" ]) address;
+            default = defaults.http.listen;
+            example = "[::]:8080";
+            description = "Where the status page, `/metrics`, `/healthz` and `/readyz` are; `off` for none.";
+          };
+          control.socket = lib.mkOption {
+            type = types.either (types.enum [ "off" ]) types.path;
+            default = "/run/nano-snapshot-mirror/control.sock";
+            example = "off";
+            description = "Unix socket for commands to the running mirror; `off` for none.";
+          };
         };
       };
+    };
+
+    environmentFile = lib.mkOption {
+      type = types.nullOr types.externalPath;
+      default = null;
+      example = "/run/secrets/nano-snapshot-mirror.env";
+      description = ''
+        File with variables, read by systemd before the mirror and the fetch start, in the form of {manpage}`systemd.exec(5)`. Each key of
+        {option}`settings` has a variable, which overrides it: `NANO_SNAPSHOT_MIRROR_TRACKERS__URLS` is `trackers.urls`. This is the way for
+        URLs of trackers, file servers and webhooks that have a password or key in them. Only root need be able to read the file. After
+        a change of it: {command}`systemctl restart nano-snapshot-mirror`.
+      '';
     };
 
     openFirewall = lib.mkOption {
@@ -44,53 +109,19 @@ in
       default = false;
       example = true;
       description = ''
-        Whether to open {option}`services.nano-snapshot-mirror.peerPort` (TCP) and {option}`services.nano-snapshot-mirror.dhtPort`
-        (UDP) in the firewall. Without it other mirrors cannot connect to this one.
+        Whether to open the ports of `settings.peer.listen` (TCP), `settings.dht.port` (UDP) and, for mirrors of the same network,
+        local discovery (UDP 6771) in the firewall. Without it other mirrors cannot connect to this one.
       '';
     };
 
-    peerPort = lib.mkOption {
-      type = types.port;
-      default = 6881;
-      example = 51413;
-      description = "TCP port on which peers connect, on all addresses.";
-    };
-
-    dhtPort = lib.mkOption {
-      type = types.port;
-      default = 6882;
-      example = 51414;
-      description = "UDP port of the DHT node.";
-    };
-
-    maxUploadSpeed = lib.mkOption {
-      type = types.nullOr types.str;
-      default = null;
-      example = "10MiB/s";
-      description = "How much to upload to all peers together, in bytes a second with a unit; null for no limit.";
-    };
-
-    http = {
-      address = lib.mkOption {
-        type = types.str;
-        default = "127.0.0.1";
-        example = "[::1]";
-        description = "Address of the status page, `/metrics`, `/healthz` and `/readyz`. IPv6 addresses stand in brackets.";
-      };
-
-      port = lib.mkOption {
-        type = types.port;
-        default = 9109;
-        example = 8080;
-        description = "TCP port of the status page and metrics.";
-      };
-
-      openFirewall = lib.mkOption {
-        type = types.bool;
-        default = false;
-        example = true;
-        description = "Whether to open the port of the status page and metrics in the firewall. Nothing can be changed through it.";
-      };
+    http.openFirewall = lib.mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether to open the port of the status page and metrics in the firewall. `settings.http.listen` must be an address that others
+        reach. Nothing can be changed through it.
+      '';
     };
 
     producer = {
@@ -123,14 +154,24 @@ in
         '';
       };
 
-      schedule = lib.mkOption {
+      signingKeyEncryptedFile = lib.mkOption {
+        type = types.nullOr types.externalPath;
+        default = null;
+        example = "/var/lib/secrets/nano-snapshot-producer.key.cred";
+        description = ''
+          The same key, encrypted for this machine by
+          {command}`systemd-creds encrypt --name=signing-key KEY FILE`; instead of {option}`signingKeyFile`.
+        '';
+      };
+
+      startAt = lib.mkOption {
         type = types.str;
         default = "daily";
         example = "*-*-* 03:00:00";
         description = "When to publish, in the form of {manpage}`systemd.time(7)`. A run that was missed is made up for.";
       };
 
-      randomizedDelay = lib.mkOption {
+      randomizedDelaySec = lib.mkOption {
         type = types.str;
         default = "1h";
         example = "0";
@@ -150,14 +191,14 @@ in
         '';
       };
 
-      extraArguments = lib.mkOption {
+      extraArgs = lib.mkOption {
         type = types.listOf types.str;
         default = [ ];
         example = [
           "--salt"
           "weekly"
         ];
-        description = "What else to tell {command}`nano-snapshot-mirror produce`.";
+        description = "Further arguments of {command}`nano-snapshot-mirror produce`.";
       };
     };
 
@@ -181,10 +222,13 @@ in
       };
 
       before = lib.mkOption {
-        type = types.listOf types.str;
+        type = types.listOf unitName;
         default = [ ];
         example = [ "nano-node.service" ];
-        description = "Units that start only once the ledger is in place. They are made to require it.";
+        description = ''
+          Services that start only once the ledger is in place. Until then their start is skipped, and no switch or boot waits for the
+          download; the fetch starts them when it is done.
+        '';
       };
 
       user = lib.mkOption {

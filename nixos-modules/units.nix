@@ -6,15 +6,17 @@
   kill,
   mv,
   rm,
-  peerPort,
-  # ADDRESS:PORT of status and metrics.
-  http,
+  # [Socket] settings of where peers connect and where status and metrics are; the latter null for none.
+  peerSocket,
+  httpSocket,
+  # Path of the control socket; null for none.
+  controlSocket,
   # The node's ledger and the directory it is in.
   ledger,
   ledgerDirectory,
   # The data directory that mirror and producer share.
   dataDirectory,
-  # The file that holds the signing key.
+  # The setting that loads the signing key: LoadCredential or LoadCredentialEncrypted, with the file.
   signingKey,
   # Where a ledger is to be before a node starts, and the directory it is in.
   fetchTo,
@@ -22,9 +24,8 @@
 }:
 let
   hardening = import ./hardening.nix;
+  escape = import ./escape.nix;
   documentation = [ "https://github.com/nano-snapshot-mirror/nano-snapshot-mirror" ];
-  # The directory belongs to the socket unit, which outlives the service.
-  controlSocket = "/run/nano-snapshot-mirror/control.sock";
   socket = what: socketConfig: {
     description = "Nano snapshot mirror: ${what}";
     inherit documentation;
@@ -33,9 +34,28 @@ let
       Service = "nano-snapshot-mirror.service";
     };
   };
+  given = present: units: if present then units else { };
+  sockets = {
+    nano-snapshot-mirror-peer = socket "peers" (peerSocket // { FileDescriptorName = "peer"; });
+  }
+  // given (httpSocket != null) {
+    nano-snapshot-mirror-http = socket "status and metrics" (
+      httpSocket // { FileDescriptorName = "http"; }
+    );
+  }
+  // given (controlSocket != null) {
+    # The directory of the socket belongs to this unit, which outlives the service.
+    nano-snapshot-mirror-control = socket "control" {
+      FileDescriptorName = "control";
+      ListenStream = escape.path controlSocket;
+      # Whoever may connect may command: root and the group of the mirror.
+      SocketMode = "0660";
+      DirectoryMode = "0755";
+    };
+  };
 in
 {
-  inherit controlSocket;
+  inherit sockets;
 
   services.nano-snapshot-mirror = {
     description = "Mirror of Nano ledger snapshots";
@@ -43,16 +63,13 @@ in
     wants = [ "network-online.target" ];
     after = [ "network-online.target" ];
     wantedBy = [ "multi-user.target" ];
+    unitConfig.RequiresMountsFor = [ (escape.word dataDirectory) ];
     serviceConfig = hardening // {
       Type = "notify";
       ExecStart = program;
       ExecReload = "${kill} -HUP $MAINPID";
       # The service is given their descriptors by name, so a restart loses no connection attempt.
-      Sockets = [
-        "nano-snapshot-mirror-peer.socket"
-        "nano-snapshot-mirror-http.socket"
-        "nano-snapshot-mirror-control.socket"
-      ];
+      Sockets = map (name: "${name}.socket") (builtins.attrNames sockets);
       Restart = "on-failure";
       RestartSec = "10s";
       TimeoutStopSec = "30s";
@@ -75,55 +92,42 @@ in
     };
   };
 
-  sockets = {
-    nano-snapshot-mirror-peer = socket "peers" {
-      FileDescriptorName = "peer";
-      ListenStream = toString peerPort;
-      BindIPv6Only = "both";
-    };
-    nano-snapshot-mirror-http = socket "status and metrics" {
-      FileDescriptorName = "http";
-      ListenStream = http;
-    };
-    nano-snapshot-mirror-control = socket "control" {
-      FileDescriptorName = "control";
-      ListenStream = controlSocket;
-      # Whoever may connect may command: root and the group of the mirror.
-      SocketMode = "0660";
-      DirectoryMode = "0755";
-    };
-  };
-
   services.nano-snapshot-mirror-producer = {
     description = "Publish a snapshot of this node's Nano ledger";
     inherit documentation;
     wants = [ "nano-snapshot-mirror.service" ];
     after = [ "nano-snapshot-mirror.service" ];
-    serviceConfig = hardening // {
-      Type = "oneshot";
-      ExecStart = "${program} produce --ledger ${ledger} --key %d/signing-key --data-dir ${dataDirectory}";
-      LoadCredential = [ "signing-key:${signingKey}" ];
-      # What it writes into the store, the mirror must be able to seed and to remove.
-      SupplementaryGroups = [ "nano-snapshot-mirror" ];
-      UMask = "0007";
-      # The node comes first.
-      Nice = 19;
-      IOSchedulingClass = "idle";
+    unitConfig.RequiresMountsFor = map escape.word [
+      ledgerDirectory
+      dataDirectory
+    ];
+    serviceConfig =
+      hardening
+      // signingKey
+      // {
+        Type = "oneshot";
+        ExecStart = "${program} produce --ledger ${escape.argument ledger} --key %d/signing-key --data-dir ${escape.argument dataDirectory}";
+        # What it writes into the store, the mirror must be able to seed and to remove.
+        SupplementaryGroups = [ "nano-snapshot-mirror" ];
+        UMask = "0007";
+        # The node comes first.
+        Nice = 19;
+        IOSchedulingClass = "idle";
 
-      # The process that holds the key has no network: the mirror looks the pointer up and stores it in the DHT for it.
-      PrivateNetwork = true;
-      IPAddressDeny = "any";
-      RestrictAddressFamilies = [ "AF_UNIX" ];
+        # The process that holds the key has no network: the mirror looks the pointer up and stores it in the DHT for it.
+        PrivateNetwork = true;
+        IPAddressDeny = "any";
+        RestrictAddressFamilies = [ "AF_UNIX" ];
 
-      # Exceptions to the hardening: a consistent copy of a live ledger enters itself in the node's lock file, so the ledger's directory is writable, and
-      # shown even where /home hides it.
-      ProtectHome = "tmpfs";
-      BindPaths = [ ledgerDirectory ];
-      ReadWritePaths = [ dataDirectory ];
+        # Exceptions to the hardening: a consistent copy of a live ledger enters itself in the node's lock file, so the ledger's directory is writable, and
+        # shown even where /home hides it.
+        ProtectHome = "tmpfs";
+        BindPaths = [ (escape.bind ledgerDirectory) ];
+        ReadWritePaths = [ (escape.word dataDirectory) ];
 
-      MemoryMax = "2G";
-      TasksMax = 64;
-    };
+        MemoryMax = "2G";
+        TasksMax = 64;
+      };
   };
 
   services.nano-snapshot-fetch =
@@ -136,13 +140,21 @@ in
       inherit documentation;
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
-      unitConfig.ConditionPathExists = [ "!${fetchTo}" ];
+      unitConfig = {
+        RequiresMountsFor = [ (escape.word fetchDirectory) ];
+        ConditionPathExists = [ "!${escape.path fetchTo}" ];
+      };
+      # Any free port, also where the configuration of this host fixes those of a mirror.
+      environment = {
+        NANO_SNAPSHOT_MIRROR_DHT__PORT = "0";
+        NANO_SNAPSHOT_MIRROR_PEER__LISTEN = "[::]:0";
+      };
       serviceConfig = hardening // {
         Type = "oneshot";
-        ExecStart = "${program} --once --extract --discard-archive --data-dir ${work}";
+        ExecStart = "${program} --once --extract --discard-archive --data-dir ${escape.argument work}";
         ExecStartPost = [
-          "${mv} --no-clobber --no-target-directory ${work}/data.ldb ${fetchTo}"
-          "${rm} --recursive ${work}"
+          "${mv} --no-clobber --no-target-directory ${escape.argument "${work}/data.ldb"} ${escape.argument fetchTo}"
+          "${rm} --recursive ${escape.argument work}"
         ];
         UMask = "0027";
         Restart = "on-failure";
@@ -151,7 +163,7 @@ in
         # Exceptions to the hardening: peers and the DHT are on the network, and the ledger is written where the node will look for it.
         RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
         ProtectHome = "tmpfs";
-        BindPaths = [ fetchDirectory ];
+        BindPaths = [ (escape.bind fetchDirectory) ];
 
         MemoryMax = "2G";
         TasksMax = 512;

@@ -9,17 +9,12 @@
 }:
 let
   inherit (lib) types;
-  inherit (import ./store.nix) store hashed;
+  inherit (import ./store.nix) package hashed;
   nixos = import ./nixos.nix { inherit lib; };
   # As much of nixpkgs as the module asks for. Files are named, not made.
   pkgs = {
-    coreutils = store "coreutils";
-    nano-snapshot-mirror = {
-      type = "derivation";
-      name = "nano-snapshot-mirror";
-      outPath = store "nano-snapshot-mirror";
-      meta.mainProgram = "nano-snapshot-mirror";
-    };
+    coreutils = package "coreutils";
+    nano-snapshot-mirror = package "nano-snapshot-mirror";
     stdenv.buildPlatform.canExecute = _: true;
     stdenv.hostPlatform = { };
     runCommand =
@@ -62,7 +57,12 @@ in
 {
   failed = map (one: one.message) (lib.filter (one: !one.assertion) config.assertions);
   inherit (config) warnings;
-  inherit (config.services.nano-snapshot-mirror) settings producer fetch;
+  # What is written to config.toml.
+  settings =
+    (import ../../nixos-modules/settings.nix {
+      inherit lib;
+      inherit (config.services.nano-snapshot-mirror) settings;
+    }).file;
   rendered = nixos.render config;
   inherit (config.networking) firewall;
   options = map (option: builtins.removeAttrs option [ "declarations" ]) (

@@ -8,6 +8,18 @@ let
     };
     users.groups.nano = { };
   };
+  # Starts where the ledger is in place and its own, as a node would.
+  waiting-node = node // {
+    systemd.services.nano-node = {
+      description = "A node";
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        User = "nano";
+        ExecStart = "/bin/sh -c 'test -w /var/lib/nano/Nano/data.ldb'";
+      };
+    };
+  };
   mirror = {
     enable = true;
     openFirewall = true;
@@ -29,22 +41,23 @@ in
     };
   };
 
-  node = node // {
+  node = waiting-node // {
     services.nano-snapshot-mirror = { inherit fetch; };
   };
 
-  mirror-and-node = node // {
+  mirror-and-node = waiting-node // {
     services.nano-snapshot-mirror = mirror // {
       inherit fetch;
     };
   };
 
   other-ports.services.nano-snapshot-mirror = mirror // {
-    peerPort = 6991;
-    dhtPort = 6992;
-    http.address = "0.0.0.0";
-    http.port = 9119;
     http.openFirewall = true;
+    settings = {
+      peer.listen = [ "[::]:6991" ];
+      dht.port = 6992;
+      http.listen = "0.0.0.0:9119";
+    };
   };
 
   other-disk.services.nano-snapshot-mirror = mirror // {

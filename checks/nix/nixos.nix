@@ -6,7 +6,7 @@
 { lib }:
 let
   inherit (lib) mkOption types;
-  inherit (import ./store.nix) store hashed;
+  inherit (import ./store.nix) package hashed;
 
   list =
     type:
@@ -59,6 +59,7 @@ let
           partOf = unitNames;
           conflicts = unitNames;
           onFailure = unitNames;
+          onSuccess = unitNames;
           wantedBy = unitNames;
           requiredBy = unitNames;
           restartTriggers = list types.unspecified;
@@ -72,7 +73,7 @@ let
     );
 
   # What NixOS puts into the PATH of every service.
-  defaultPath = map store [
+  defaultPath = map package [
     "coreutils"
     "findutils"
     "gnugrep"
@@ -109,6 +110,7 @@ let
           PartOf = unit.partOf;
           Conflicts = unit.conflicts;
           OnFailure = unit.onFailure;
+          OnSuccess = unit.onSuccess;
         }
       );
       # These have no default: whether one is set is seen by evaluating it.
@@ -185,6 +187,10 @@ in
       }
     );
     users.groups = attributes (types.submodule { options.members = list types.str; });
+    systemd.package = mkOption {
+      type = types.package;
+      default = package "systemd";
+    };
     systemd.services = unit {
       path = list (types.either types.package types.str);
       environment = attributes (

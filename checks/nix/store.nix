@@ -1,7 +1,12 @@
 # Store paths as they stand in renderings: deterministic, so that a rendering can be checked in and booted elsewhere.
-rec {
+{
   # A package: the same path whatever its version.
-  store = name: "/nix/store/00000000000000000000000000000000-${name}";
+  package = name: {
+    type = "derivation";
+    inherit name;
+    outPath = "/nix/store/00000000000000000000000000000000-${name}";
+    meta.mainProgram = name;
+  };
   # A file whose content matters: another path for another content, as units are restarted when the path changes.
   hashed =
     content: name:

@@ -33,11 +33,13 @@ PACKAGED_FOR = {
     "rm": "/bin/rm",
     "fetchTo": "/var/lib/nano/Nano/data.ldb",
     "fetchDirectory": "/var/lib/nano/Nano",
-    "http": "127.0.0.1:9109",
+    "peerSocket": {"ListenStream": ["6881"], "BindIPv6Only": "both"},
+    "httpSocket": {"ListenStream": ["127.0.0.1:9109"]},
+    "controlSocket": "/run/nano-snapshot-mirror/control.sock",
     "ledger": "/var/lib/nano/Nano/data.ldb",
     "ledgerDirectory": "/var/lib/nano/Nano",
     "dataDirectory": "/var/lib/nano-snapshot-mirror",
-    "signingKey": "/etc/nano-snapshot-mirror/producer.key",
+    "signingKey": {"LoadCredential": ["signing-key:/etc/nano-snapshot-mirror/producer.key"]},
 }
 
 # Section -> key -> all its words. systemd joins repeated lines of the keys that occur here more than once.
@@ -54,12 +56,12 @@ ONLY_PACKAGED = {
 
 # Said by NixOS alone, with the reason.
 ONLY_NIXOS = {
-    "Before": "the module knows the node's unit; a packaged node orders itself by a drop-in of its own",
-    "RequiresMountsFor": "the data directory is an option of the module",
-    "RestartTriggers": "NixOS restarts what changed",
+    "OnSuccess": "the module knows the unit of the node, a drop-in names it elsewhere",
+    "ExecStartPre": "the module creates directories that are options",
+    "RestartMode": "systemd 252 does not know it",
     "X-RestartIfChanged": "NixOS restarts what changed",
-    "X-StopIfChanged": "NixOS restarts what changed",
     "X-Restart-Triggers": "NixOS restarts what changed",
+    "X-Reload-Triggers": "NixOS reloads what changed",
 }
 
 
@@ -100,6 +102,8 @@ def from_nix(said: dict[str, Any], section: str) -> Unit:
         },
         section: {key: words(value) for key, value in said[f"{section.lower()}Config"].items()},
     }
+    if said.get("environment"):
+        unit[section]["Environment"] = [f"{key}={value}" for key, value in said["environment"].items()]
     for key, name in (("wants", "Wants"), ("after", "After")):
         if said.get(key):
             unit["Unit"][name] = words(said[key])
@@ -110,9 +114,12 @@ def from_nix(said: dict[str, Any], section: str) -> Unit:
 
 def evaluate() -> dict[str, Unit]:
     """All units of units.nix, by file name."""
-    arguments = [word for name, value in PACKAGED_FOR.items() for word in ("--argstr", name, value)]
-    command = ["nix-instantiate", "--eval", "--strict", "--json", str(ROOT / "nixos-modules/units.nix")]
-    done = subprocess.run([*command, *arguments, "--arg", "peerPort", "6881"], capture_output=True, text=True, check=False)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(PACKAGED_FOR, file)
+        file.flush()
+        expression = f"import {ROOT}/nixos-modules/units.nix (builtins.fromJSON (builtins.readFile {file.name}))"
+        command = ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"units.nix does not evaluate:\n{done.stderr}")
     said = json.loads(done.stdout)
@@ -174,8 +181,9 @@ def without_store(unit: Unit) -> Unit:
     for section, keys in unit.items():
         plain[section] = {}
         for key, value in keys.items():
-            # NixOS gives every service a PATH and the like.
-            if key == "Environment":
+            # NixOS gives every service the first three; the module knows whether there is a mirror to fetch from.
+            value = [word for word in value if not re.match('"?(PATH|LOCALE_ARCHIVE|TZDIR|NANO_SNAPSHOT_MIRROR_SEED_PEERS)=', word)]
+            if key == "Environment" and not value:
                 continue
             plain[section][key] = [re.sub(r"^(/nix/store/[^/]+|/usr|/[a-z-]+)?/bin/", "", word.strip('"')) for word in value]
     return plain
@@ -201,6 +209,16 @@ def analyze() -> list[str]:
     return analyze_texts(texts | {f"{path.parent.name}/{path.name}": path.read_text() for path in drop_ins})
 
 
+def systemd_version() -> int:
+    done = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[1])
+
+
+def known_here(text: str) -> str:
+    """A unit without what the systemd of this machine is too old for, which it would warn of and ignore."""
+    return text if systemd_version() >= 254 else re.sub(r"(?m)^RestartMode=.*\n", "", text)
+
+
 def analyze_texts(texts: dict[str, str]) -> list[str]:
     """systemd's own opinion of units and their drop-ins, by file name."""
     found = []
@@ -209,14 +227,14 @@ def analyze_texts(texts: dict[str, str]) -> list[str]:
         for name, text in texts.items():
             (place / name).parent.mkdir(exist_ok=True)
             # The programs need not be installed where this runs.
-            (place / name).write_text(re.sub(r"(?m)^(Exec\w+=[-+!:@]*)(/usr/bin|/nix/store/[^/]+/bin)/\S+", r"\1/bin/true", text))
+            (place / name).write_text(re.sub(r"(?m)^(Exec\w+=[-+!:@]*)(/usr/bin|/nix/store/[^/]+/bin)/\S+", r"\1/bin/true", known_here(text)))
         files = [str(path) for path in sorted(place.iterdir()) if path.is_file()]
         done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, check=False)
         said = (done.stdout + done.stderr).strip()
         if done.returncode or said:
             found.append(f"systemd-analyze verify: {said or done.returncode}")
         for file in files:
-            if file.endswith(".service"):
+            if re.search(r"/nano-snapshot-[^/]*[.]service$", file):
                 found += exposure(file)
     return found
 

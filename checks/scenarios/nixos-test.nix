@@ -32,6 +32,8 @@ let
     {
       imports = [ self.nixosModules.default ];
       environment.systemPackages = [
+        # Also where no option of the module is enabled: a client runs the program by hand.
+        self.packages.${pkgs.stdenv.hostPlatform.system}.default
         python
         pkgs.curl
         pkgs.nftables
@@ -67,9 +69,9 @@ let
         producer = lib.mkIf (producer != null) {
           enable = true;
           signingKeyFile = "/etc/nano-snapshot-mirror/producer.key";
-          schedule = lib.mkIf (producer ? schedule) producer.schedule;
-          randomizedDelay = "0";
-          extraArguments = producer.arguments or [ ];
+          startAt = lib.mkIf (producer ? schedule) producer.schedule;
+          randomizedDelaySec = "0";
+          extraArgs = producer.arguments or [ ];
         };
       };
       users = lib.mkIf (producer != null || node) {

@@ -33,8 +33,8 @@ WantedBy=multi-user.target
 NODE_UNIT = """\
 [Unit]
 Description=A node
-Requires=nano-snapshot-fetch.service
-After=nano-snapshot-fetch.service
+Wants=nano-snapshot-fetch.service
+ConditionPathExists=/var/lib/nano/Nano/data.ldb
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -101,6 +101,7 @@ def fill(root: Path, machine: Machine, story: Story) -> None:
         made(root / LEDGER)
     if machine.node:
         write(system / "nano-node.service", NODE_UNIT)
+        write(system / "nano-snapshot-fetch.service.d/node.conf", "[Unit]\nOnSuccess=nano-node.service\n")
     if machine.producer is not None:
         producer(root, machine.producer)
     if machine.dht:

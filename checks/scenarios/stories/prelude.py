@@ -57,7 +57,7 @@ def download_with_libtorrent(machine, snapshot, seed):
     lines = "".join(json.dumps(command) + "\n" for command in commands)
     machine.succeed(
         f"mkdir -p /srv && cat > /srv/commands <<'END'\n{lines}END",
-        "systemd-run --unit=libtorrent --property=WorkingDirectory=/srv $(command -v bash) -c "
+        "systemd-run --unit=libtorrent --setenv=PATH=\"$PATH\" --property=WorkingDirectory=/srv $(command -v bash) -c "
         "'(cat /srv/commands; sleep infinity) | $(command -v python3) /etc/scenario/libtorrent_peer.py > /srv/answers'",
     )
     machine.wait_until_succeeds("grep '\"reached\": true' /srv/answers")

@@ -1,0 +1,146 @@
+# What options cannot say together. A message names the options and what to write instead.
+{
+  config,
+  lib,
+  nanoSnapshotMirror,
+  ...
+}:
+let
+  cfg = config.services.nano-snapshot-mirror;
+  inherit (nanoSnapshotMirror) derived;
+  dataDirectory = cfg.settings.data-dir;
+  hidden = [
+    "/home/"
+    "/root/"
+    "/run/user/"
+  ];
+  users = config.users.users;
+  urls =
+    (cfg.settings.trackers.urls or [ ])
+    ++ (cfg.settings.web-seeds.urls or [ ])
+    ++ lib.optional (cfg.settings ? hooks.webhook) cfg.settings.hooks.webhook;
+  withPassword = lib.filter (
+    url: lib.isString url && builtins.match "[a-z]+://[^/]*@.*" url != null
+  ) urls;
+in
+{
+  config = lib.mkMerge [
+    (lib.mkIf (cfg.enable || cfg.fetch.enable) {
+      warnings = lib.optional (withPassword != [ ]) ''
+        services.nano-snapshot-mirror.settings has a URL with a password, which everyone on this machine can read in the Nix store. Write
+        the variable of that key, such as NANO_SNAPSHOT_MIRROR_TRACKERS__URLS=…, into a file and name it in
+        services.nano-snapshot-mirror.environmentFile.
+      '';
+    })
+
+    (lib.mkIf cfg.enable {
+      assertions = [
+        {
+          assertion = !(lib.any (directory: lib.hasPrefix directory "${dataDirectory}/") hidden);
+          message = ''
+            services.nano-snapshot-mirror.settings.data-dir is ${dataDirectory}, which the mirror cannot see: choose a directory outside
+            /home, /root and /run/user, for example /srv/nano-snapshots.
+          '';
+        }
+        {
+          assertion = lib.mutuallyExclusive derived.allPeerPorts derived.allHttpPorts;
+          message = ''
+            services.nano-snapshot-mirror.settings.peer.listen and settings.http.listen have the same port,
+            ${toString derived.allHttpPorts}: give one of them another port.
+          '';
+        }
+        {
+          assertion =
+            cfg.settings.peer.listen != [ ] && !lib.elem 0 (derived.allPeerPorts ++ derived.allHttpPorts);
+          message = ''
+            services.nano-snapshot-mirror.settings.peer.listen and settings.http.listen must name a port: sockets and firewall need to
+            know it. Leave the key out for the default.
+          '';
+        }
+        {
+          assertion = cfg.openFirewall -> derived.peerPorts != [ ];
+          message = ''
+            services.nano-snapshot-mirror.openFirewall is true, and settings.peer.listen has addresses of this machine only
+            (${toString cfg.settings.peer.listen}): set settings.peer.listen = [ "[::]:6881" ] or openFirewall = false.
+          '';
+        }
+        {
+          assertion = cfg.http.openFirewall -> derived.httpPorts != [ ];
+          message = ''
+            services.nano-snapshot-mirror.http.openFirewall is true, and settings.http.listen is ${cfg.settings.http.listen}, which
+            others cannot reach: set settings.http.listen = "[::]:9109" or http.openFirewall = false.
+          '';
+        }
+      ];
+    })
+
+    (lib.mkIf cfg.producer.enable {
+      assertions = [
+        {
+          assertion = cfg.enable;
+          message = ''
+            services.nano-snapshot-mirror.producer.enable needs services.nano-snapshot-mirror.enable = true as well: the producer has no
+            network, and the mirror beside it publishes and seeds what it makes.
+          '';
+        }
+        {
+          assertion = derived.controlSocket != null;
+          message = ''
+            services.nano-snapshot-mirror.settings.control.socket is "off", and producer.enable is true: the producer reaches the mirror
+            over this socket. Leave the key out for the default.
+          '';
+        }
+        {
+          assertion = cfg.producer.signingKeyFile != null || cfg.producer.signingKeyEncryptedFile != null;
+          message = ''
+            services.nano-snapshot-mirror.producer.signingKeyFile is not set: make a key with `nano-snapshot-mirror keygen
+            /var/lib/secrets/nano-snapshot-producer.key` and name it here.
+          '';
+        }
+        {
+          assertion = cfg.producer.signingKeyFile == null || cfg.producer.signingKeyEncryptedFile == null;
+          message = ''
+            services.nano-snapshot-mirror.producer.signingKeyFile and producer.signingKeyEncryptedFile are both set: keep one of them.
+          '';
+        }
+        {
+          assertion = cfg.producer.user != "nano-snapshot-mirror";
+          message = ''
+            services.nano-snapshot-mirror.producer.user must not be the mirror's own user, which talks to strangers: name the user who owns
+            ${cfg.producer.ledgerPath}.
+          '';
+        }
+        {
+          assertion = users ? ${cfg.producer.user};
+          message = ''
+            services.nano-snapshot-mirror.producer.user is ${cfg.producer.user}, whom this system does not have: name the user who owns
+            ${cfg.producer.ledgerPath}.
+          '';
+        }
+      ];
+    })
+
+    (lib.mkIf cfg.fetch.enable {
+      assertions = [
+        {
+          assertion = users ? ${cfg.fetch.user};
+          message = ''
+            services.nano-snapshot-mirror.fetch.user is ${cfg.fetch.user}, whom this system does not have: name the user of the node that will own
+            ${cfg.fetch.installTo}.
+          '';
+        }
+        {
+          assertion = lib.all (lib.hasSuffix ".service") cfg.fetch.before;
+          message = ''
+            services.nano-snapshot-mirror.fetch.before has ${toString cfg.fetch.before}: only services can be held back until the ledger
+            is there. Name the service of the node.
+          '';
+        }
+      ];
+      warnings = lib.optional (cfg.fetch.before == [ ]) ''
+        services.nano-snapshot-mirror.fetch.before is empty: the node may start before its ledger is there. Name its unit, for example
+        [ "nano-node.service" ].
+      '';
+    })
+  ];
+}
