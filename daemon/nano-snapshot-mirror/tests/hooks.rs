@@ -11,23 +11,27 @@ use std::path::Path;
 use common::{BEFORE, Running, World, copy_ledger, run_command};
 use serde_json::Value;
 
-/// A configuration with a hook that appends what it gets to `told`.
-fn configure(file: &Path, told: &Path) {
-    let script = format!("cat >> {0}; echo >> {0}", told.display());
-    let text = format!("[hooks]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n");
+/// A configuration with a hook that appends each event to `events_file`. It needs no program besides the shell.
+fn configure(file: &Path, events_file: &Path) {
+    let script = format!(
+        "read -r event; printf '%s\\n' \"$event\" >> {}",
+        events_file.display()
+    );
+    let text = format!("[hooks]\ncommand = [\"/bin/sh\", \"-c\", \"\"\"{script}\"\"\"]\n")
+        .replace('\\', "\\\\");
     fs::write(file, text).unwrap();
 }
 
 /// The events so far, each with its facts.
-fn events(told: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(told).unwrap_or_default();
+fn events(events_file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(events_file).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-fn kinds(told: &Path) -> Vec<String> {
-    let events = events(told);
+fn kinds(events_file: &Path) -> Vec<String> {
+    let events = events(events_file);
     events
         .iter()
         .map(|event| event["event"].as_str().unwrap().to_owned())
