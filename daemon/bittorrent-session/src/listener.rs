@@ -79,8 +79,9 @@ fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     if addr.is_ipv6() {
         socket.set_only_v6(only_v6 || !addr.ip().is_unspecified())?;
     }
-    // Connections of a predecessor may still be closing.
-    socket.set_reuse_address(true)?;
+    // Connections of the previous process may still be closing. A port that the kernel chooses needs no such exception, and
+    // with it the kernel may choose one that another socket has bound and not yet listens at.
+    socket.set_reuse_address(addr.port() != 0)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(256)?;

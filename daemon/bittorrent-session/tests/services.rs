@@ -208,7 +208,8 @@ async fn hashes_do_not_wait_for_the_blocks_that_were_asked_for_before() {
     };
     Message::HashRequest(hashes).encode(&mut bytes);
     peer.raw(&bytes).await;
-    // The line is full from here on: the seed is held up in the middle of one block after the other.
+    // Nothing is read here before the seed has every request, so it cannot have sent more than the buffers of both sockets hold.
+    peer.until_read_by_other_side().await;
     let mut before = 0;
     peer.find(|message| match message {
         Message::Piece { .. } => {
@@ -220,7 +221,7 @@ async fn hashes_do_not_wait_for_the_blocks_that_were_asked_for_before() {
     })
     .await
     .unwrap();
-    // What the buffers of the kernel hold is on its way already.
+    // The blocks in the kernel's buffers were sent before the seed saw the request for hashes.
     assert!(before < 2 * ASKED / 3, "{before} of {ASKED} blocks");
     seed.shutdown().await;
 }
@@ -295,7 +296,8 @@ async fn one_socket_serves_both_families() {
     let (_dir, seed) = seeding(both, &sample).await;
     let port = addr(&seed).port();
     let swarm = sample.meta.info().hashes().v2.truncated();
-    let mut hosts = vec!["127.0.0.1"];
+    // An address of its own: at 127.0.0.1 another test may listen at the same port, which then gets the connection.
+    let mut hosts = vec!["127.83.0.1"];
     // Not every host that runs tests has IPv6.
     if addr(&seed).is_ipv6() && std::net::TcpListener::bind("[::1]:0").is_ok() {
         hosts.push("[::1]");

@@ -86,6 +86,22 @@ impl RawPeer {
         let _ = self.stream.write_all(bytes).await;
     }
 
+    /// Waits until the other side has read everything that was sent. It must be a socket of this network namespace.
+    pub async fn until_read_by_other_side(&self) {
+        let ends = (
+            self.stream.local_addr().unwrap(),
+            self.stream.peer_addr().unwrap(),
+        );
+        let waited = async {
+            while queued(ends.0, ends.1).sent > 0 || queued(ends.1, ends.0).received > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waited)
+            .await
+            .expect("everything read in time");
+    }
+
     /// The next message's bytes; `None` when the other side closed.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
@@ -127,5 +143,36 @@ pub fn message(frame: &[u8]) -> Message<'_> {
     match Message::decode(frame, MAX_MESSAGE_LEN).unwrap() {
         Step::Message { message, .. } => message,
         Step::Need(_) => panic!("half a message"),
+    }
+}
+
+/// Bytes in the buffers of a socket: sent and not acknowledged, received and not read.
+struct Queued {
+    sent: u64,
+    received: u64,
+}
+
+/// The buffers of the connection between these IPv4 addresses, from `/proc/net/tcp` (Linux, "proc_net_tcp").
+fn queued(local: SocketAddr, remote: SocketAddr) -> Queued {
+    let hex = |addr: SocketAddr| {
+        let SocketAddr::V4(addr) = addr else {
+            panic!("{addr} is not IPv4")
+        };
+        let ip = u32::from_ne_bytes(addr.ip().octets());
+        format!("{ip:08X}:{:04X}", addr.port())
+    };
+    let (local, remote) = (hex(local), hex(remote));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut rows = table
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let row = rows
+        .find(|row| row[1] == local && row[2] == remote)
+        .expect("the connection is open");
+    let (sent, received) = row[4].split_once(':').unwrap();
+    let number = |text| u64::from_str_radix(text, 16).unwrap();
+    Queued {
+        sent: number(sent),
+        received: number(received),
     }
 }
