@@ -19,9 +19,14 @@
     in
     {
       packages = forEachSystem (
-        { pkgs, ... }:
+        { pkgs, system, ... }:
         rec {
-          default = pkgs.callPackage ./nixos-modules/package.nix { };
+          default = (pkgs.callPackage ./nixos-modules/package.nix { }).overrideAttrs (previous: {
+            passthru = previous.passthru // {
+              # All but the build itself, which is the package.
+              tests = removeAttrs self.checks.${system} [ "package" ];
+            };
+          });
           image = pkgs.callPackage ./nixos-modules/image.nix { nano-snapshot-mirror = default; };
         }
       );
@@ -33,6 +38,9 @@
       nixosModules.default =
         { pkgs, lib, ... }:
         {
+          # Errors name this file, and a module that several others import is one.
+          _file = "${self}/flake.nix";
+          key = "${self}/flake.nix#nixosModules.default";
           imports = [ ./nixos-modules ];
           services.nano-snapshot-mirror.package =
             lib.mkDefault

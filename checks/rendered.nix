@@ -31,7 +31,7 @@ let
           }
         ];
       };
-      ours = lib.filterAttrs (name: _: lib.hasPrefix "nano-snapshot-" name) system'.config.systemd.units;
+      ours = lib.filterAttrs (name: _: lib.hasPrefix "nano-" name) system'.config.systemd.units;
     in
     {
       name = host;

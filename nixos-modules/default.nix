@@ -50,10 +50,9 @@ let
         ${part} = shared.asDefaults said.${part};
       }
       // lib.optionalAttrs (said ? environment) { environment = shared.asDefaults said.environment; };
-    # Creates a directory of tmpfiles that is on a file system which is mounted only after systemd-tmpfiles ran at boot.
-    makeDirectory =
-      directory:
-      "+${config.systemd.package}/bin/systemd-tmpfiles --create --prefix=${escape.argument directory}";
+    # Creates the directories of `systemd.tmpfiles.settings.NAME`, which may be on a file system that is mounted only after systemd-tmpfiles
+    # ran at boot. Of that file alone: a mistake in another one would keep the unit from starting.
+    makeDirectories = name: "+${config.systemd.package}/bin/systemd-tmpfiles --create ${name}.conf";
     environmentFiles = lib.optional (cfg.environmentFile != null) (escape.path cfg.environmentFile);
   };
   inherit (shared) asDefaults unit;
@@ -125,7 +124,7 @@ in
               lib.optionalAttrs (cfg.environmentFile != null) { EnvironmentFile = shared.environmentFiles; }
               // lib.optionalAttrs (dataDirectory != ownDirectory) {
                 ReadWritePaths = [ (escape.word dataDirectory) ];
-                ExecStartPre = [ (shared.makeDirectory dataDirectory) ];
+                ExecStartPre = [ (shared.makeDirectories "nano-snapshot-mirror") ];
               }
             );
         }

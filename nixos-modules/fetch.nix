@@ -14,7 +14,7 @@ let
   inherit (nanoSnapshotMirror)
     derived
     environmentFiles
-    makeDirectory
+    makeDirectories
     unit
     units
     ;
@@ -61,7 +61,7 @@ in
               User = lib.mkDefault cfg.fetch.user;
               # What requires this unit, besides the node, does not fail with the first attempt.
               RestartMode = lib.mkDefault "direct";
-              ExecStartPre = lib.mkBefore [ (makeDirectory directory) ];
+              ExecStartPre = lib.mkBefore [ (makeDirectories name) ];
             }
             // lib.optionalAttrs (environmentFiles != [ ]) { EnvironmentFile = environmentFiles; };
           }

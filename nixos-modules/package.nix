@@ -50,7 +50,14 @@ rustPlatform.buildRustPackage {
 
   meta = {
     description = "Mirrors Nano ledger snapshots over BitTorrent v2";
+    longDescription = ''
+      Finds each new snapshot of the Nano ledger by a signed pointer in the Mainline DHT, downloads what changed from other mirrors,
+      verifies it and seeds it. Producers publish snapshots of a running node's ledger; nodes fetch one before their first start.
+    '';
     homepage = manifest.repository;
+    changelog = "${manifest.repository}/blob/v${manifest.version}/CHANGELOG.md";
+    downloadPage = "${manifest.repository}/releases";
+    sourceProvenance = [ lib.sourceTypes.fromSource ];
     license = with lib.licenses; [
       mit
       asl20

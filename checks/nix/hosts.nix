@@ -79,4 +79,21 @@ in
       mode = "0770";
     };
   };
+
+  # Every path that is an option, with characters that systemd would read in its own way.
+  spaces = waiting-node // {
+    services.nano-snapshot-mirror = mirror // {
+      settings.data-dir = "/srv/nano snapshots (100%)";
+      environmentFile = "/etc/my secrets/mirror 100%.env";
+      producer = {
+        enable = true;
+        ledgerPath = "/srv/my node/$ledger 100%/data.ldb";
+        signingKeyFile = "/etc/my secrets/producer 100%.key";
+      };
+      fetch = fetch // {
+        installTo = "/srv/my node/new ledger: 100%/data.ldb";
+        unless = [ "/srv/my node/no fetch 100%" ];
+      };
+    };
+  };
 }

@@ -86,6 +86,8 @@ EXPECTED = [
     (FETCH, "nano-node.service", "Requires", []),
     (FETCH, "nano-snapshot-fetch.service", "OnSuccess", ["nano-node.service"]),
     (FETCH, "nano-snapshot-fetch.service", "RestartMode", ["direct"]),
+    # Without a node to start, no switch waits for the fetch either.
+    (f"{{ {MIRROR}.fetch.enable = true; {NANO} }}", "nano-snapshot-fetch.service", "After", ["multi-user.target", "network-online.target"]),
     # Options of earlier versions.
     (mirror("peerPort = 7001;"), "nano-snapshot-mirror-peer.socket", "ListenStream", ["7001"]),
     (mirror('http.address = "0.0.0.0"; http.port = 8080;'), "nano-snapshot-mirror-http.socket", "ListenStream", ["0.0.0.0:8080"]),
