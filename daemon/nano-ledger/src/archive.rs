@@ -256,6 +256,25 @@ pub fn extract(
     }
 }
 
+/// Looks at the archive in the file at `path` without extracting it: at the header of a 7z, at a `tar.zst` up to
+/// the start of its ledger. Takes milliseconds, and finds what would be refused before any content is read:
+/// encryption, methods and entries that are not supported, a missing volume, no ledger. Damaged content is found
+/// by extracting only.
+///
+/// # Errors
+///
+/// [`ExtractError`]; [`Refusal::Plain`] for a file that is a ledger already.
+pub fn look(path: &Path, options: &ExtractOptions) -> Result<Layout, ExtractError> {
+    let source = measured(path, open(path)?)?;
+    let layout = detect_source(&source)?;
+    match layout {
+        Layout::Plain => return Err(Refusal::Plain.into()),
+        Layout::SevenZ => sevenz::look(&source, options)?,
+        Layout::TarZst => extract::look(&source, options)?,
+    }
+    Ok(layout)
+}
+
 /// Most bytes on disk that extracting takes, archive and ledger together. The archive's are there already.
 ///
 /// With `discard` (for [`Layout::TarZst`] only), an archive made by [`pack`] stays below this. One that

@@ -29,6 +29,7 @@ fn ledgers_are_extracted() {
         ("plain-header.7z", small()),
         ("stored.7z", small()),
         ("lzma.7z", small()),
+        ("pipe.7z", small()),
     ] {
         println!("{name}");
         let bench = Bench::new(&fixture(name));
@@ -79,6 +80,20 @@ fn renamed(from: &str, to: &str) -> Vec<u8> {
 }
 
 #[test]
+fn what_has_content_is_a_file_whatever_it_was_read_from() {
+    for mode in [0o010_600_u32, 0o020_666, 0o060_660, 0o140_666] {
+        let archive = patched("plain-header.7z", |header| {
+            let of = |mode: u32| (mode << 16 | 0x8020).to_le_bytes();
+            // The empty file, the readme and the ledger, one after the other.
+            let from = [of(0o100_644), of(0o100_644), of(0o100_644)].concat();
+            let to = [of(0o100_644), of(mode), of(mode)].concat();
+            replace(header, &from, &to);
+        });
+        Bench::new(&archive).succeeds(options(), &small());
+    }
+}
+
+#[test]
 fn every_rule_refuses_by_name() {
     let solid = fixture("solid.7z");
     let damaged = |at: usize| {
@@ -86,6 +101,7 @@ fn every_rule_refuses_by_name() {
         archive[at] ^= 0x10;
         archive
     };
+    // Of the empty file, which comes before those with content.
     let unix_mode = |mode: u32| {
         patched("plain-header.7z", |header| {
             let (from, to) = (0o100_644_u32 << 16 | 0x8020, mode << 16 | 0x8020);
@@ -98,22 +114,18 @@ fn every_rule_refuses_by_name() {
         ("nothing", "NoLedger", fixture("empty.7z")),
         (
             "bzip2",
-            "SevenZMethod { id: \"040202\"",
+            "SevenZMethod { name: \"BZip2 (040202)\"",
             fixture("bzip2.7z"),
         ),
         (
             "filter",
-            "SevenZMethod { id: \"03030103\"",
+            "SevenZMethod { name: \"the filter BCJ (x86) (03030103)\"",
             fixture("filtered.7z"),
         ),
-        (
-            "encrypted",
-            "SevenZMethod { id: \"06f10701\"",
-            fixture("encrypted.7z"),
-        ),
+        ("encrypted", "SevenZEncrypted", fixture("encrypted.7z")),
         (
             "encrypted header",
-            "SevenZMethod { id: \"06f10701\"",
+            "SevenZEncrypted",
             fixture("encrypted-header.7z"),
         ),
         ("link", "Link", fixture("link.7z")),
@@ -155,7 +167,12 @@ fn every_rule_refuses_by_name() {
             archive[1000] ^= 1;
             archive
         }),
-        ("cut", "Truncated", solid[..solid.len() - 1].to_vec()),
+        ("cut", "SevenZIncomplete", solid[..solid.len() - 1].to_vec()),
+        (
+            "first volume",
+            "SevenZIncomplete",
+            solid[..solid.len() / 2].to_vec(),
+        ),
         (
             "cut within the first bytes",
             "Truncated",

@@ -361,13 +361,28 @@ pub enum Refusal {
     /// The 7z header does not have its checksum.
     #[error("the 7z header has a wrong checksum")]
     SevenZHeaderChecksum,
-    /// The content is not compressed with LZMA or LZMA2 alone, or is encrypted.
+    /// The file is shorter than its header says.
     #[error(
-        "the 7z archive uses the method {id}; only LZMA2, LZMA and no compression are supported"
+        "the 7z archive has {len} of the {end} bytes that its header says: it is not complete, or the first \
+         of several volumes (.7z.001, .7z.002 and so on), which have to be joined with `cat` first"
+    )]
+    SevenZIncomplete {
+        /// Bytes of the file.
+        len: u64,
+        /// Bytes it should have.
+        end: u64,
+    },
+    /// The content or the header is encrypted.
+    #[error("the 7z archive is encrypted; make it without a password")]
+    SevenZEncrypted,
+    /// The content is not compressed with LZMA or LZMA2 alone.
+    #[error(
+        "the 7z archive uses {name}; only LZMA2, LZMA and no compression are supported, without filters: \
+         make it with `7z a -m0=lzma2 -mf=off`"
     )]
     SevenZMethod {
-        /// 7-Zip's number of the method, hexadecimal.
-        id: String,
+        /// What 7-Zip calls the method, with its number in hexadecimal.
+        name: String,
     },
     /// Unpacking needs more memory than is allowed.
     #[error("the 7z archive needs a dictionary of {needed} bytes, {limit} are allowed")]

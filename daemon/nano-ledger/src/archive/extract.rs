@@ -388,6 +388,36 @@ impl Extractor {
     }
 }
 
+/// Reads a `tar.zst` up to the start of its ledger, and judges what comes before it.
+pub(super) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(), ExtractError> {
+    let len = source.available();
+    let mut frames = FrameReader::new(0)?;
+    let mut tar = TarReader::new(options.max_ledger_bytes);
+    let mut input = Vec::new();
+    let mut input_at = 0;
+    loop {
+        if input_at == input.len() && !frames.holds_back() {
+            let at = frames.at();
+            if at == len {
+                return Ok(tar.finish(len)?);
+            }
+            input.resize((len - at).min(READ) as usize, 0);
+            source
+                .read_exact_at(&mut input, at)
+                .map_err(|source| ExtractError::ReadArchive { offset: at, source })?;
+            input_at = 0;
+        }
+        let step = frames.step(input.get(input_at..).unwrap_or_default())?;
+        input_at += step.taken;
+        let mut content = step.content;
+        while let Some(part) = tar.next(&mut content)? {
+            if let Part::Begins(_) = part {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Why the work of one call ended.
 enum Reached {
     More,

@@ -74,6 +74,17 @@ pub(super) fn extract<S: Source>(
     })
 }
 
+/// Reads the headers and judges what they describe, and whether the ledger can be decoded.
+pub(super) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(), ExtractError> {
+    let ledger = find_ledger(source, source.available(), options)?;
+    let needed = u64::from(ledger.coder.dictionary());
+    let limit = options.max_dictionary_bytes;
+    if needed > limit {
+        return Err(Refusal::SevenZDictionary { needed, limit }.into());
+    }
+    Ok(())
+}
+
 /// Reads the headers and judges what they describe.
 fn find_ledger(
     source: &impl Source,

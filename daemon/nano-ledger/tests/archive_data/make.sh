@@ -40,6 +40,7 @@ pack -psecret -mhe=on "$here/encrypted-header.7z" data.ldb
 pack -m0=BCJ -m1=LZMA2 "$here/filtered.7z" data.ldb
 ln -s /etc/passwd link
 pack -snl "$here/link.7z" link data.ldb
+cat data.ldb | pack -sidata.ldb "$here/pipe.7z"
 mkdir empty && cd empty && pack "$here/empty.7z" && cd ..
 mkdir big && mv 300k big/data.ldb && (cd big && pack "$here/solid.7z" data.ldb)
 # Its dictionary is reset every 128 KiB, as threads make 7-Zip do.

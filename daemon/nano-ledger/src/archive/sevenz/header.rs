@@ -39,6 +39,39 @@ mod method {
     pub(super) const COPY: &[u8] = &[0x00];
     pub(super) const LZMA: &[u8] = &[0x03, 0x01, 0x01];
     pub(super) const LZMA2: &[u8] = &[0x21];
+    /// AES-256 with a key made of a password by SHA-256.
+    pub(super) const AES: &[u8] = &[0x06, 0xF1, 0x07, 0x01];
+
+    /// The name of a method that is not supported, as 7-Zip shows it (`Methods.txt` of the LZMA SDK), with
+    /// its number.
+    pub(super) fn name(method: &[u8]) -> String {
+        let id: String = method.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = match method {
+            [0x03] => "the filter Delta",
+            [0x04] | [0x03, 0x03, 0x01, 0x03] => "the filter BCJ (x86)",
+            [0x05] | [0x03, 0x03, 0x02, 0x05] => "the filter PPC",
+            [0x06] | [0x03, 0x03, 0x04, 0x01] => "the filter IA64",
+            [0x07] | [0x03, 0x03, 0x05, 0x01] => "the filter ARM",
+            [0x08] | [0x03, 0x03, 0x07, 0x01] => "the filter ARMT",
+            [0x09] | [0x03, 0x03, 0x08, 0x05] => "the filter SPARC",
+            [0x0a] => "the filter ARM64",
+            [0x0b] => "the filter RISCV",
+            [0x02, 0x03, 0x02] => "the filter Swap2",
+            [0x02, 0x03, 0x04] => "the filter Swap4",
+            [0x03, 0x03, 0x01, 0x1b] => "the filter BCJ2 (x86)",
+            [0x03, 0x04, 0x01] => "PPMd",
+            [0x04, 0x01, 0x08] => "Deflate",
+            [0x04, 0x01, 0x09] => "Deflate64",
+            [0x04, 0x02, 0x02] => "BZip2",
+            [0x04, 0xf7, 0x11, 0x01] => "Zstandard",
+            [0x04, 0xf7, 0x11, 0x02] => "Brotli",
+            [0x04, 0xf7, 0x11, 0x04] => "LZ4",
+            [0x04, 0xf7, 0x11, 0x05] => "LZ5",
+            [0x04, 0xf7, 0x11, 0x06] => "Lizard",
+            _ => return format!("an unknown method ({id})"),
+        };
+        format!("{name} ({id})")
+    }
 }
 
 /// Attribute bits: Windows' link, and the bit that says that Unix' mode is in the upper half.
@@ -80,7 +113,10 @@ impl StartHeader {
         let offset = offset.checked_add(Self::LEN).ok_or_else(truncated)?;
         let end = offset.checked_add(len).ok_or_else(truncated)?;
         if end > archive_len {
-            return Err(truncated());
+            return Err(Refusal::SevenZIncomplete {
+                len: archive_len,
+                end,
+            });
         }
         if end < archive_len {
             return Err(Refusal::TrailingGarbage { at: end });
@@ -137,8 +173,9 @@ impl Coder {
             (method::COPY | method::LZMA | method::LZMA2, _) => {
                 Err(damaged("a method has wrong properties"))
             }
+            (method::AES, _) => Err(Refusal::SevenZEncrypted),
             (method, _) => Err(Refusal::SevenZMethod {
-                id: method.iter().map(|byte| format!("{byte:02x}")).collect(),
+                name: method::name(method),
             }),
         }
     }
@@ -277,6 +314,9 @@ impl Contents {
                 attributes if attributes & UNIX_MODE != 0 => match attributes >> 16 & 0o170_000 {
                     0 | 0o100_000 | 0o040_000 => {}
                     0o120_000 => return Err(Refusal::Link { name: name() }),
+                    // 7-Zip stores the mode of what it read from: `7z a -si` a pipe, `7z a /dev/sda` a
+                    // device. What has content is a file, as every unpacker makes it.
+                    _ if file.has_stream => {}
                     _ => return Err(Refusal::Device { name: name() }),
                 },
                 attributes if attributes & REPARSE_POINT != 0 => {
@@ -567,7 +607,15 @@ mod tests {
             assert!(Coder::parse(method::LZMA2, bad).is_err(), "{bad:?}");
         }
         let aes = Coder::parse(&[0x06, 0xF1, 0x07, 0x01], &[]).unwrap_err();
-        assert!(matches!(aes, Refusal::SevenZMethod { id } if id == "06f10701"));
+        assert!(matches!(aes, Refusal::SevenZEncrypted));
+        for (id, shown) in [
+            (&[0x04, 0x02, 0x02][..], "BZip2 (040202)"),
+            (&[0x03, 0x03, 0x01, 0x03], "the filter BCJ (x86) (03030103)"),
+            (&[0x7f, 0x00], "an unknown method (7f00)"),
+        ] {
+            let method = Coder::parse(id, &[]).unwrap_err();
+            assert!(method.to_string().contains(shown), "{method}");
+        }
     }
 
     proptest! {
