@@ -151,7 +151,8 @@ impl HttpClient {
     ) -> Result<Response<Incoming>, HttpError> {
         let mut url = url.clone();
         for _ in 0..=MOST_REDIRECTIONS {
-            let mut request = Request::get(url.clone())
+            // Libraries log where they connect to.
+            let mut request = Request::get(without_user(&url))
                 .header(header::USER_AGENT, &self.agent)
                 .body(Empty::new())
                 .map_err(|_| HttpError::Redirection(server(&url)))?;
@@ -221,11 +222,63 @@ fn server(url: &Uri) -> String {
     public(url, |path| path == "/")
 }
 
-/// As much of where we are sent as says what is wrong with it.
+/// As much of a `Location` as may be shown: the server.
 fn start_of(location: &str) -> String {
     match location.parse::<Uri>() {
         Ok(url) if url.host().is_some() => server(&url),
-        _ => location.chars().take(16).collect(),
+        // A path or a query of its own may be a secret as well.
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+/// The same URL without user and password, which are no part of a request's target (RFC 9110, 4.2.4).
+fn without_user(url: &Uri) -> Uri {
+    let stripped = || {
+        let (_, host) = url.authority()?.as_str().rsplit_once('@')?;
+        let mut parts = url.clone().into_parts();
+        parts.authority = Some(host.parse().ok()?);
+        Uri::from_parts(parts).ok()
+    };
+    stripped().unwrap_or_else(|| url.clone())
+}
+
+/// A URL of a web server. It is shown without user, password and query, which may be secrets.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct HttpUrl(Uri);
+
+/// A text that is not the URL of a web server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this is not a URL of a web server: expected http://HOST/PATH or https://HOST/PATH")]
+pub struct InvalidHttpUrl;
+
+impl std::str::FromStr for HttpUrl {
+    type Err = InvalidHttpUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHttpUrl> {
+        let uri: Option<Uri> = text.parse().ok();
+        uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
+            .filter(|uri| uri.host().is_some_and(|host| !host.is_empty()))
+            .map(Self)
+            .ok_or(InvalidHttpUrl)
+    }
+}
+
+impl HttpUrl {
+    /// All of it, secrets included, to make a request.
+    pub fn uri(&self) -> &Uri {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&public(&self.0, |_| true))
+    }
+}
+
+impl std::fmt::Debug for HttpUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HttpUrl({self})")
     }
 }
 
@@ -292,6 +345,31 @@ mod tests {
             ("http://me:pw@a/x", "http://a/…(hidden)"),
         ] {
             assert_eq!(public(&url.parse().unwrap(), announce), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_and_requested_without_its_secrets() {
+        let url: HttpUrl = "http://me:pw@a:8/x.7z?sig=s".parse().unwrap();
+        for shown in [format!("{url}"), format!("{url:?}")] {
+            assert!(!shown.contains("pw") && !shown.contains("sig"), "{shown}");
+            assert!(shown.contains("http://a:8/x.7z"), "{shown}");
+        }
+        assert_eq!(without_user(url.uri()), "http://a:8/x.7z?sig=s");
+        for text in ["ftp://a/b", "a/b", "http:///b", ""] {
+            assert_eq!(text.parse::<HttpUrl>(), Err(InvalidHttpUrl), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_location_shows_no_more_than_its_server() {
+        for (location, shown) in [
+            ("?token=SECRET", "…(hidden)"),
+            ("SECRET/x", "…(hidden)"),
+            ("ftp://me:SECRET@h/SECRET", "ftp://h/…(hidden)"),
+            ("http://h:1/SECRET?SECRET", "http://h:1/…(hidden)"),
+        ] {
+            assert_eq!(start_of(location), shown, "{location}");
         }
     }
 

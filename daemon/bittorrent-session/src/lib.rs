@@ -54,7 +54,7 @@ pub use driver::ShutdownReport;
 pub use error::{AddError, SessionError};
 pub use greet::{Encryption, EncryptionPolicy};
 pub use handle::{SessionHandle, TorrentHandle};
-pub use http::{HttpClient, HttpError, next_chunk};
+pub use http::{HttpClient, HttpError, HttpUrl, InvalidHttpUrl, next_chunk};
 pub use lan::{LanBook, LanConfig, LanDiscovery, LanEntry};
 pub use limits::RateLimits;
 pub use piece_map::{MAX_MAP_CELLS, MapCell};

@@ -260,10 +260,10 @@ impl PortMapper {
         };
         if !same(&self.status.borrow()) {
             let port = self.port;
-            tracing::info!(%router, %protocol, %external, %port, "a port of the router leads here");
+            tracing::info!(%router, %protocol, external, port, "a port of the router leads here");
             if external != self.wanted {
                 tracing::warn!(
-                    %external,
+                    external,
                     "the router gave another port than peers are told: set peer.announce-port to it"
                 );
             }

@@ -22,6 +22,7 @@ pub mod testing;
 pub use error::StoreError;
 pub use io::{Identity, Io, IoFile, OpenMode, RealIo};
 pub use pages::{PAGE, page_aligned};
+pub use progress::claimed_blocks;
 pub use reuse::ReuseSources;
 pub use space::{free_space, required_space};
 pub use store::{

@@ -6,7 +6,7 @@
 //! ```
 //! All integers are little-endian. A sealed generation needs no bitmap: it has every block.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bittorrent_protocol::InfoHashV2;
 use sha2::{Digest as _, Sha256};
@@ -116,6 +116,21 @@ impl Progress {
     pub(crate) fn write(&self, paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
         replace(io, paths, &paths.progress(), &self.encode())
     }
+}
+
+/// How many blocks the generation in `dir` claimed to have at its last checkpoint; `None` when its record says
+/// nothing, or that it has all of them. Writes nothing, so that others may have it open.
+///
+/// # Errors
+///
+/// When the record is there and cannot be read.
+pub fn claimed_blocks(dir: &Path, io: &dyn Io) -> Result<Option<u64>, StoreError> {
+    let progress = Progress::read(&Paths::new(dir), io)?;
+    let partial = progress.filter(|progress| !progress.sealed);
+    Ok(partial.map(|progress| {
+        let ones = progress.words.iter().map(|word| word.count_ones());
+        ones.map(u64::from).sum()
+    }))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {

@@ -116,10 +116,10 @@ impl Follower {
                         record.take(&[taken], now)
                     })
                     .await?;
-                    tracing::info!(%authority, seq = %item.seq(), "item taken from a file");
+                    tracing::info!(%authority, seq = item.seq().get(), "item taken from a file");
                 }
                 Err(refusal) => tracing::warn!(
-                    authority = %item.authority(), salt = %item.salt(), seq = %item.seq(), %refusal,
+                    authority = %item.authority(), salt = %item.salt(), seq = item.seq().get(), %refusal,
                     "item of a file refused"
                 ),
             }
@@ -338,8 +338,9 @@ impl Follower {
             match verdict {
                 Ok(verdict) => summary.newer |= verdict == Verdict::Newer,
                 Err(refusal) => {
-                    tracing::warn!(
-                        authority = %authority, salt = %item.salt(), seq = %item.seq(), %refusal,
+                    // The caller has it in the summary.
+                    tracing::debug!(
+                        authority = %authority, salt = %item.salt(), seq = item.seq().get(), %refusal,
                         "item refused"
                     );
                     summary.refused.push((item, refusal));

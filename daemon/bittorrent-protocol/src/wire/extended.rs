@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::bencode::{self, BencodeError, Dict, Encoder, Limits};
+use crate::printable::Printable;
 
 /// The id of the extended handshake within `extended` messages.
 pub const EXTENDED_HANDSHAKE: u8 = 0;
@@ -76,7 +77,7 @@ impl ExtendedHandshake {
             metadata_size: number(root, "metadata_size").filter(|size| *size > 0),
             reqq: number(root, "reqq").filter(|reqq| *reqq > 0),
             port: number(root, "p").filter(|port| *port > 0),
-            client: root.bytes("v").map(printable),
+            client: root.bytes("v").map(client_name),
             yourip: root.bytes("yourip").and_then(address),
             upload_only: root.int("upload_only").map(|flag| flag != 0),
         })
@@ -138,26 +139,13 @@ fn number<T: TryFrom<i64>>(dict: &Dict<'_>, key: &str) -> Option<T> {
     T::try_from(dict.int(key)?).ok()
 }
 
-fn printable(name: &[u8]) -> String {
+/// The name a peer gives its client: cut, and safe to print.
+fn client_name(name: &[u8]) -> String {
     // A character takes at most 4 bytes; the rest need not be looked at.
     let start = name.get(..4 * MAX_CLIENT_CHARS).unwrap_or(name);
-    String::from_utf8_lossy(start)
-        .chars()
-        .take(MAX_CLIENT_CHARS)
-        .map(|c| {
-            if is_printable(c) {
-                c
-            } else {
-                char::REPLACEMENT_CHARACTER
-            }
-        })
-        .collect()
-}
-
-/// Neither a control character nor one that changes the direction of what is written around it.
-fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let name = String::from_utf8_lossy(start);
+    let cut: String = name.chars().take(MAX_CLIENT_CHARS).collect();
+    Printable(cut).to_string()
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
