@@ -38,7 +38,7 @@ with subtest("a second snapshot is followed"):
 with subtest("a pointer with a lower number is refused"):
     producer.succeed(f"systemctl stop nano-snapshot-mirror-peer.socket {UNIT}")
     tell("rewind 1")
-    hears("item refused", "seq 1 is below 2")
+    hears("a pointer is refused", "seq 1 is below 2")
     t.assertEqual(current(mirror), newest)
 
 with subtest("a pointer with a wrong signature is refused"):

@@ -18,6 +18,7 @@ use crate::data_dir::DataDir;
 use crate::fetch::Ended;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::ledger_record::LedgerRecord;
+use crate::output::outln;
 use crate::progress::Display;
 use crate::publishing::{Publishing, Signer};
 use crate::signals::Signals;
@@ -61,10 +62,10 @@ pub(crate) async fn run(
     let Some(checked) = block_in_place(|| look.at_ledger(args.dry_run))? else {
         return Ok(Ended::Interrupted);
     };
-    println!("snapshot:  {id}");
-    println!("ledger:    {checked}");
+    outln!("snapshot:  {id}");
+    outln!("ledger:    {checked}");
     let Some(signer) = signer.filter(|_| !args.dry_run) else {
-        println!("would:     sign and publish a pointer to it");
+        outln!("would:     sign and publish a pointer to it");
         return Ok(Ended::Done);
     };
     let records = RecordStore::open(&data.streams())?;
@@ -83,9 +84,9 @@ pub(crate) async fn run(
             "the snapshot is sound and not attested: run attest again to try that again"
         )?,
     };
-    println!("seq:       {}", published.seq);
-    println!("authority: {}", signer.authority);
-    println!("nodes:     {}", published.nodes());
+    outln!("seq:       {}", published.seq);
+    outln!("authority: {}", signer.authority);
+    outln!("nodes:     {}", published.nodes());
     Ok(Ended::Done)
 }
 

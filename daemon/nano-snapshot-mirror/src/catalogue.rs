@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
-use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::bencode::Limits;
-use bittorrent_protocol::metainfo::{Info, Metainfo};
+use bittorrent_protocol::metainfo::{File, Info, Metainfo};
+use bittorrent_protocol::{BLOCK_LEN, InfoHashV2};
 use bittorrent_store::{Io, RealIo, TorrentStore};
 use nano_ledger::archive::Layout;
 use tracing::{info, warn};
@@ -110,6 +110,13 @@ pub(crate) fn is_created(dir: &Path) -> bool {
 }
 
 const METADATA: &str = "snapshot.torrent";
+
+/// Bytes of the snapshot in `dir` that were verified at the last checkpoint, at most `length`; `None` when nothing
+/// is known of it, or it is whole.
+pub(crate) fn claimed(dir: &Path, length: u64) -> Option<u64> {
+    let blocks = bittorrent_store::claimed_blocks(dir, &RealIo).ok()??;
+    Some(blocks.saturating_mul(u64::from(BLOCK_LEN)).min(length))
+}
 
 /// Opens the store in `dir` if it is whole and sealed, without writing anything.
 fn open_sealed(dir: &Path) -> Result<Option<TorrentStore>> {
@@ -226,17 +233,41 @@ pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
         })
 }
 
-/// The file of a snapshot that consists of one, and the form it has by its first bytes. Its name
+/// The file of a snapshot that has the ledger, and the form it has by its first bytes. Its name
 /// decides where these say nothing: what calls itself a ledger has to be one. `None` for
-/// directories and for everything else that is mirrored without being understood.
+/// everything that is mirrored without being understood.
 pub(crate) fn content(dir: &Path, info: &Info) -> Option<(Layout, PathBuf)> {
-    let path = only_file(dir, info)?;
-    let layout = if info.name().ends_with(".ldb") {
+    let file = ledger_file(info)?;
+    let mut path = dir.join("content");
+    if !info.is_single_file() {
+        path.push(info.name());
+    }
+    path.extend(file);
+    let layout = if file.last().is_some_and(|name| name.ends_with(".ldb")) {
         Layout::Plain
     } else {
         Layout::of_start(&start_of(&path)?)?
     };
     Some((layout, path))
+}
+
+/// Which file of a torrent has the ledger: the only one, or in a directory the only one called `data.ldb`, or
+/// else the only one with the suffix of a ledger or an archive; others, such as a README, stand beside it.
+/// Its path has safe components by construction.
+fn ledger_file(info: &Info) -> Option<&[String]> {
+    if info.is_single_file() {
+        return Some(info.files().first()?.path());
+    }
+    let paths = || info.files().iter().map(File::path);
+    let ends = |path: &[String], end: &str| path.last().is_some_and(|name| name.ends_with(end));
+    let mut ledgers = paths().filter(|path| path.last().is_some_and(|name| name == "data.ldb"));
+    if let Some(ledger) = ledgers.next() {
+        return ledgers.next().is_none().then_some(ledger);
+    }
+    let suffixes = [".ldb", ".7z", ".zst"];
+    let mut others = paths().filter(|path| suffixes.iter().any(|end| ends(path, end)));
+    let other = others.next()?;
+    others.next().is_none().then_some(other)
 }
 
 /// Where the file of a snapshot is that consists of one.
@@ -427,6 +458,42 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_directory_with_one_ledger_in_it_is_understood() {
+        use bittorrent_protocol::PieceLength;
+        use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
+
+        let content = || HashedContent {
+            length: 1,
+            root: Some(bittorrent_protocol::MerkleHash::from_bytes([1; 32])),
+            layer: Vec::new(),
+            v1_pieces: Vec::new(),
+            executable: false,
+        };
+        for (files, found) in [
+            (&["README", "data.ldb"][..], Some("data.ldb")),
+            (&["Nano/data.ldb", "Nano/peers.ldb"], Some("Nano/data.ldb")),
+            (&["README", "Nano_64.7z"], Some("Nano_64.7z")),
+            (&["README", "data.tar.zst"], Some("data.tar.zst")),
+            (&["README", "ledger.ldb"], Some("ledger.ldb")),
+            (&["a/data.ldb", "b/data.ldb"], None),
+            (&["a.7z", "b.7z"], None),
+            (&["README", "LICENSE"], None),
+        ] {
+            let builder = MetainfoBuilder::new("daily", PieceLength::MIN);
+            let meta = files.iter().fold(builder, |builder, path| {
+                let path = path.split('/').map(str::to_owned).collect();
+                builder.file(path, content())
+            });
+            let meta = meta.build().unwrap();
+            let ledger = ledger_file(meta.info()).map(|path| path.join("/"));
+            assert_eq!(ledger.as_deref(), found, "{files:?}");
+            let content = found.filter(|found| found.ends_with(".ldb"));
+            let path = content.map(|path| Path::new("d/content/daily").join(path));
+            assert_eq!(plain_ledger(Path::new("d"), meta.info()), path, "{files:?}");
+        }
+    }
 
     fn id(byte: u8) -> InfoHashV2 {
         InfoHashV2::from_bytes([byte; 32])

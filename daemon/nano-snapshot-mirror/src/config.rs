@@ -16,6 +16,7 @@
 //! 5. `UPDATE=1 cargo test -p nano-snapshot-mirror configuration_page` writes
 //!    `docs/configuration.md`.
 
+mod check;
 mod command;
 mod live;
 mod load;
@@ -31,7 +32,6 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -46,6 +46,7 @@ use crate::cli::{HostPort, Place};
 use crate::hooks::Webhook;
 use section::{ANY_NAME, Part, Shown, Table, section};
 
+pub(crate) use check::unusable;
 use command::HookCommand;
 pub(crate) use live::{Live, Reloaded};
 pub(crate) use load::{Loaded, Mistakes, Sources};
@@ -70,7 +71,8 @@ section! {
     /// What stands at the top of the file, before all sections.
     Config {
         /// Where everything is kept. By default `$STATE_DIRECTORY`, which systemd sets, or else
-        /// `$XDG_DATA_HOME/nano-snapshot-mirror`, or else `~/.local/share/nano-snapshot-mirror`.
+        /// `$XDG_DATA_HOME/nano-snapshot-mirror`, or else `~/.local/share/nano-snapshot-mirror`. In
+        /// every path of the configuration `~/` at the beginning means `$HOME`.
         restart data_dir: Option<PathBuf>;
         /// Time between two look-ups of a pointer. DHT nodes ban those who ask all the time.
         live poll_interval: Seconds<1, 604_800> = const { Seconds::new(600) };
@@ -96,7 +98,8 @@ section! {
 section! {
     /// A stream of snapshots to follow: whose, and under which name. `NAME` is what
     /// `current/NAME` in the data directory is called: letters, digits, `-` and `_`. Without any
-    /// such section the public stream is followed, as `daily`.
+    /// such section the public stream is followed, as `daily`. The first stream in the file is the one
+    /// that `/latest.magnet` and the metrics of nano-snapshot-swarm are about.
     Stream {
         /// Ed25519 public keys whose holders vouch for snapshots, at most 16. By default the one of
         /// the public stream.
@@ -308,20 +311,28 @@ fn default_http() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9109)
 }
 
-/// The streams by name; never empty.
+/// The streams with their names, which are all different, in the order in which they are configured; never
+/// empty. Some things are about the first alone, such as `/latest.magnet`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Streams(BTreeMap<String, Stream>);
+pub(crate) struct Streams(Vec<(String, Stream)>);
 
 impl Streams {
-    /// All of them, by name.
+    /// All of them, in their order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Stream)> {
         self.0.iter().map(|(name, stream)| (name.as_str(), stream))
+    }
+
+    /// Puts them in the order of `names`; those that are not among them come last.
+    fn arrange(&mut self, names: &[String]) {
+        let place = |name: &String| names.iter().position(|one| one == name);
+        self.0
+            .sort_by_key(|(name, _)| place(name).unwrap_or(names.len()));
     }
 }
 
 impl Default for Streams {
     fn default() -> Self {
-        Self([(DEFAULT_STREAM.to_owned(), Stream::default())].into())
+        Self(vec![(DEFAULT_STREAM.to_owned(), Stream::default())])
     }
 }
 
@@ -337,7 +348,7 @@ impl Part for Streams {
             let said = said.as_dict().filter(|_| is_stream_name(name))?;
             Some((name.clone(), Stream::read(said)))
         };
-        let streams: BTreeMap<_, _> = said.iter().filter_map(stream).collect();
+        let streams: Vec<_> = said.iter().filter_map(stream).collect();
         if streams.is_empty() {
             Self::default()
         } else {
@@ -398,5 +409,6 @@ fn contradictions(config: &Config) -> Vec<(String, String)> {
             found.push((format!("stream.{name}.{key}"), error.to_string()));
         }
     }
+    found.extend(check::equal_ports(config));
     found
 }

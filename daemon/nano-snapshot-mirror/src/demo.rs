@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bittorrent_protocol::InfoHashV2;
 use nano_ledger::synthetic;
 use snapshot_pointer::loopback::LoopbackDht;
@@ -20,6 +20,8 @@ use tokio::task::block_in_place;
 
 use crate::cli::DemoArgs;
 use crate::data_dir::{DataDir, StreamName};
+use crate::fetch::Ended;
+use crate::output::{errln, outln};
 use crate::signals::Signals;
 use crate::text::{Bytes, Count, Time};
 use child::Child;
@@ -34,18 +36,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const DAY: f64 = 0.000_25;
 
 /// Plays the story. Fails if anything in it is not as it should be.
-pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<()> {
+pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<Ended> {
     let place = Place::choose(args.keep.as_deref())?;
     let told = tokio::select! {
         told = Story::tell(&place.dir, args.size) => told,
-        () = signals.stop.cancelled() => bail!("interrupted"),
+        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
     };
     match (&told, args.keep.is_some()) {
-        (Ok(()), true) => println!("\nEverything is left in {}.", place.dir.display()),
+        (Ok(()), true) => outln!("\nEverything is left in {}.", place.dir.display()),
         (Ok(()), false) => {}
-        (Err(_), _) => eprintln!("what happened is in {}", place.leave().display()),
+        (Err(_), _) => errln!("what happened is in {}", place.leave().display()),
     }
-    told
+    told.map(|()| Ended::Done)
 }
 
 /// Where it happens; removed at the end unless it is to be kept.
@@ -263,7 +265,7 @@ impl Story<'_> {
     }
 
     fn say(&self, title: &str, text: std::fmt::Arguments<'_>) {
-        println!(
+        outln!(
             "{:>7}  {title}: {text}",
             format!("{:.1} s", self.started.elapsed().as_secs_f64())
         );

@@ -27,6 +27,7 @@ use crate::data_dir::DataDir;
 use crate::extract::{self, Method};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, PortTaken};
+use crate::output::outln;
 use crate::progress::Display;
 use crate::signals::Signals;
 use crate::stream::{self, Stream};
@@ -111,8 +112,12 @@ pub(crate) async fn run(
     } else {
         data.root().join("current").join(stream.name.as_str())
     };
-    info!(took = %Time(started.elapsed()), "done: {}", place.display());
-    println!("{}", place.display());
+    info!(
+        took_ms = started.elapsed().as_millis() as u64,
+        "done: {}",
+        place.display()
+    );
+    outln!("{}", place.display());
     Ok(Ended::Done)
 }
 
@@ -259,6 +264,7 @@ impl Fetch<'_> {
                 poll = self.stream.poll(&**self.network.dht()) => poll?,
             };
             stream::log(&poll);
+            stream::log_refused(&poll);
             let failed = poll
                 .authorities
                 .iter()

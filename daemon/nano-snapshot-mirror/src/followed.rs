@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{Authority, Choice, Decision, Poll, RecordError};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config;
 use crate::data_dir::DataDir;
@@ -21,6 +21,8 @@ pub(crate) struct Followed {
     pub(crate) desired: Option<InfoHashV2>,
     /// The download it waits for. Other streams may wait for the same.
     pub(crate) active: Option<InfoHashV2>,
+    /// Whether the desired snapshot was looked into and refused.
+    pub(crate) refused: bool,
     /// Since when it is followed.
     since: Instant,
     /// Whether a pointer was ever believed.
@@ -38,6 +40,7 @@ impl Followed {
             stream: Stream::open(name, config, data)?,
             desired: None,
             active: None,
+            refused: false,
             since: Instant::now(),
             believed: false,
             told_stale: false,
@@ -84,17 +87,13 @@ impl Followed {
             Err(error) => {
                 // Without its memory a mirror could be rolled back: it only seeds meanwhile.
                 let error = Error::from(error);
-                let text = format!("{error:#}");
                 let lacks_room = space::is_lacking(&error);
-                if lacks_room {
-                    warn!(
-                        stream = name,
-                        "paused until there is room on the disk, nothing is lost: the pointer is \
-                         not followed: {text}"
-                    );
-                } else {
-                    error!(stream = name, "the pointer is not followed: {text}");
-                }
+                let pause = match lacks_room {
+                    true => "paused until there is room on the disk, nothing is lost: ",
+                    false => "",
+                };
+                // Logged as a problem.
+                let text = format!("stream {name}: {pause}the pointer is not followed: {error:#}");
                 reporter.problem("pointer-memory", name, Some(text));
                 return lacks_room;
             }
@@ -116,7 +115,8 @@ impl Followed {
             // That every look-up failed was just logged.
             Decision::Undecided(tally) if failed < poll.authorities.len() => {
                 let why = stream::why_not(&poll, tally);
-                warn!(stream = name, "nothing to follow: {why}");
+                // Logged as a problem.
+                debug!(stream = name, "nothing to follow: {why}");
             }
             Decision::Undecided(_) => {}
         }
@@ -140,17 +140,12 @@ impl Followed {
         }
     }
 
-    /// Says when no new snapshot came for longer than it should, and when one came after all.
+    /// Notes whether no new snapshot came for longer than it should, which is logged as a problem, and logs when
+    /// one came after all.
     fn watch_age(&mut self, choice: &Choice) {
         let name = self.stream.name.as_str();
         let stale = self.stream.stale_for(choice);
         match stale {
-            Some(age) if !self.told_stale => warn!(
-                stream = name,
-                "stale: the snapshot was first named {} ago; {}",
-                Time(age),
-                stream::STALE
-            ),
             None if self.told_stale => info!(stream = name, "fresh again"),
             _ => {}
         }

@@ -17,7 +17,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
 use axum::response::sse::Event;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use bittorrent_session::MapCell;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,23 @@ const REDRAW: Duration = Duration::from_secs(2);
 /// Maps that one page shows, and how long one may take.
 const MAPS: usize = 4;
 const MAP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is answered, by path; `docs/openapi-http.json` describes it.
+fn routes() -> [(&'static str, MethodRouter<Arc<Site>>); 11] {
+    [
+        ("/", get(get_page)),
+        ("/events", get(get_events)),
+        ("/status.json", get(get_status)),
+        ("/metrics", get(get_metrics)),
+        ("/healthz", get(get_healthz)),
+        ("/readyz", get(get_readyz)),
+        ("/latest.magnet", get(torrents::first_magnet)),
+        ("/latest.torrent", get(torrents::first_torrent)),
+        ("/{stream}/latest.magnet", get(torrents::magnet)),
+        ("/{stream}/latest.torrent", get(torrents::torrent)),
+        ("/torrents/{file}", get(torrents::by_hash)),
+    ]
+}
 
 /// The HTTP side of the mirror.
 #[derive(Debug, Clone)]
@@ -68,18 +85,11 @@ impl Site {
     }
 
     fn router(self, hosts: Hosts) -> Router {
-        Router::new()
-            .route("/", get(get_page))
-            .route("/events", get(get_events))
-            .route("/status.json", get(get_status))
-            .route("/metrics", get(get_metrics))
-            .route("/healthz", get(get_healthz))
-            .route("/readyz", get(get_readyz))
-            .route("/latest.magnet", get(torrents::first_magnet))
-            .route("/latest.torrent", get(torrents::first_torrent))
-            .route("/{stream}/latest.magnet", get(torrents::magnet))
-            .route("/{stream}/latest.torrent", get(torrents::torrent))
-            .route("/torrents/{file}", get(torrents::by_hash))
+        routes()
+            .into_iter()
+            .fold(Router::new(), |router, (path, answers)| {
+                router.route(path, answers)
+            })
             .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here"))
             .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::pass))
             .with_state(Arc::new(self))
@@ -193,4 +203,27 @@ async fn get_readyz(State(site): State<Arc<Site>>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     json(status, &answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_description_has_what_the_router_has() {
+        let text = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/openapi-http.json"
+        ));
+        let description: serde_json::Value = serde_json::from_str(text).unwrap();
+        let paths = description["paths"].as_object().unwrap();
+        let described: BTreeSet<&str> = paths.keys().map(String::as_str).collect();
+        assert_eq!(described, BTreeSet::from(routes().map(|(path, _)| path)));
+        for (path, methods) in paths {
+            let methods: Vec<_> = methods.as_object().unwrap().keys().collect();
+            assert_eq!(methods, ["get"], "{path}");
+        }
+    }
 }

@@ -5,12 +5,14 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use bittorrent_protocol::Printable;
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::magnet::Magnet;
 use bittorrent_protocol::metainfo::Metainfo;
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
+use crate::output::{outln, to_json};
 use crate::snapshot_info::SnapshotInfo;
 use crate::text::{Bytes, Count};
 
@@ -25,32 +27,29 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let text = if args.what.starts_with("magnet:") {
         let link = MagnetLink::of(&args.what)?;
         if args.json {
-            json(&link)?
+            to_json(&link)?
         } else {
             link.to_text()
         }
     } else {
         let torrent = Torrent::read(Path::new(&args.what))?;
         if args.json {
-            json(&torrent)?
+            to_json(&torrent)?
         } else {
             torrent.to_text()
         }
     };
-    println!("{text}");
+    outln!("{text}");
     Ok(())
 }
 
-fn json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string_pretty(value).context("cannot write JSON")
-}
-
-/// Lines of `label: value`, the values one below the other.
+/// Lines of `label: value`, the values one below the other. Values are foreign text.
 #[derive(Default)]
 struct Lines(Vec<String>);
 
 impl Lines {
     fn add(&mut self, label: &str, value: impl std::fmt::Display) {
+        let value = Printable(value);
         self.0.push(format!("{:<16}{value}", format!("{label}:")));
     }
 

@@ -19,7 +19,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use nano_ledger::archive::Layout;
+use nano_ledger::archive::{self, Layout};
 use tracing::info;
 
 use crate::catalogue;
@@ -29,11 +29,11 @@ use crate::data_dir::{DataDir, DirLock, StreamName, sync_dir};
 use crate::extract::{self, Method};
 use crate::fetch::Ended;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::output::outln;
 use crate::progress::Display;
 use crate::signals::Signals;
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
-use crate::text::Bytes;
 use crate::unpack::{self, Unpack, Unpacked};
 use node_lock::{NodeLock, who_has_open};
 
@@ -260,7 +260,7 @@ impl Node {
         fs::hard_link(&backup, &new)
             .with_context(|| format!("cannot give {} a second name", backup.display()))?;
         self.replace(&new)?;
-        println!("{}", self.ledger.display());
+        outln!("{}", self.ledger.display());
         info!(
             "rolled back: {} is the backup now; the same again undoes this",
             backup.display()
@@ -292,7 +292,7 @@ impl Installation<'_> {
         }
         self.node.hand_over(&new)?;
         self.node.replace(&new)?;
-        println!("{}", self.node.ledger.display());
+        outln!("{}", self.node.ledger.display());
         let backup = self.node.backup();
         if backup.exists() {
             info!(
@@ -326,6 +326,23 @@ impl Installation<'_> {
                 path.display()
             );
         }
+        // Copying first would cost hours and the room for nothing.
+        match archive::detect(path) {
+            Ok(Layout::Plain) => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "{} is not installed, the node's ledger is as it was",
+                        path.display()
+                    )
+                });
+            }
+            Ok(Layout::SevenZ | Layout::TarZst) => bail!(
+                "{} is not installed, the node's ledger is as it was: it is an archive, and install takes an archive only as a snapshot: extract it first, \
+                 and name the data.ldb in it",
+                path.display()
+            ),
+        }
         // What an interrupted run left cannot be gone on with.
         remove_if_there(new)?;
         let method = if extract::by_reflink(path, new)? {
@@ -342,7 +359,11 @@ impl Installation<'_> {
             }
             Method::Copy
         };
-        info!(size = %Bytes(size), ?method, "the ledger is beside the node's");
+        info!(
+            size_bytes = size,
+            ?method,
+            "the ledger is beside the node's"
+        );
         let claimed = origin
             .snapshot
             .as_ref()

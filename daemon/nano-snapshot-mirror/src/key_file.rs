@@ -11,13 +11,14 @@ use snapshot_pointer::SigningKey;
 
 use crate::cli::KeygenArgs;
 use crate::data_dir::sync_dir;
+use crate::output::{errln, outln};
 
 /// `keygen`: makes a key, writes it where nothing may be yet, and prints its public half.
 pub(crate) fn keygen(args: &KeygenArgs) -> Result<()> {
     let key = SigningKey::generate()?;
     write(&args.path, &key)?;
-    println!("{}", key.authority());
-    eprintln!(
+    outln!("{}", key.authority());
+    errln!(
         "The private key is in {}; keep a copy offline.\n\
          Mirrors follow it with --authority and the line above.",
         args.path.display()

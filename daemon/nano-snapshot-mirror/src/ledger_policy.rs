@@ -183,6 +183,7 @@ mod tests {
     fn record(level: &str, version: Option<u32>) -> LedgerRecord {
         LedgerRecord {
             checked_at: 0,
+            by: String::new(),
             level: level.into(),
             faults: Vec::new(),
             store_version: version,

@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::unix_seconds;
 use crate::data_dir::write_atomically;
 
+/// What looks.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How the fault of an archive that cannot be extracted begins.
+pub(crate) const ARCHIVE: &str = "archive: ";
+
 /// What verification found. Facts of the file only: what is made of them is up to the policy, which
 /// may change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +24,9 @@ pub(crate) struct LedgerRecord {
     pub(crate) checked_at: u64,
     /// How deep: `L0` to `L3`.
     pub(crate) level: String,
+    /// The version of the program that looked; empty in records of earlier versions.
+    #[serde(default)]
+    pub(crate) by: String,
     /// What is wrong, one line each; empty for a sound ledger.
     pub(crate) faults: Vec<String>,
     /// Version of the tables, where it was read.
@@ -70,11 +79,18 @@ impl LedgerRecord {
         }
     }
 
+    /// Whether this is the refusal of an archive by another version, which may know fewer kinds of archives.
+    fn is_outdated(&self) -> bool {
+        let of_archive = |fault: &String| fault.starts_with(ARCHIVE);
+        self.by != VERSION && self.faults.iter().any(of_archive)
+    }
+
     /// A record without findings, made now.
     pub(crate) fn begin(level: Level) -> Self {
         Self {
             checked_at: unix_seconds(SystemTime::now()),
             level: format!("{level:?}"),
+            by: VERSION.to_owned(),
             faults: Vec::new(),
             store_version: None,
             minimum_node_version: None,
@@ -94,10 +110,11 @@ impl LedgerRecord {
             .find(|level| format!("{level:?}") == self.level)
     }
 
-    /// The record of the snapshot in `dir`, if there is one that can be read: a damaged one only
-    /// means that the ledger is looked at again.
+    /// The record of the snapshot in `dir`, if there is one that can be read: a damaged one, or a refusal
+    /// that this version may not repeat, only means that the ledger is looked at again.
     pub(crate) fn load(dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(place(dir)).ok()?).ok()
+        let record: Self = serde_json::from_slice(&std::fs::read(place(dir)).ok()?).ok()?;
+        (!record.is_outdated()).then_some(record)
     }
 
     /// Keeps the record with the snapshot in `dir`.
@@ -109,4 +126,27 @@ impl LedgerRecord {
 
 fn place(dir: &Path) -> PathBuf {
     dir.join("ledger.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_looked_at_again_by_another_version() {
+        let temp = tempfile::tempdir().unwrap();
+        let refusal = LedgerRecord::refusal(format!("{ARCHIVE}encrypted"));
+        refusal.save(temp.path()).unwrap();
+        assert_eq!(LedgerRecord::load(temp.path()), Some(refusal.clone()));
+        let by = |by: &str, fault: &str| LedgerRecord {
+            by: by.to_owned(),
+            faults: vec![fault.to_owned()],
+            ..refusal.clone()
+        };
+        by("", "archive: device").save(temp.path()).unwrap();
+        assert_eq!(LedgerRecord::load(temp.path()), None);
+        let unsound = by("", "supply: less");
+        unsound.save(temp.path()).unwrap();
+        assert_eq!(LedgerRecord::load(temp.path()), Some(unsound));
+    }
 }

@@ -1,9 +1,13 @@
 //! The log: lines on stderr for people or programs, or the journal with its fields.
 
-use std::io::{self, Write};
+mod repeats;
+
+use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use bittorrent_protocol::Printable;
 use indicatif::MultiProgress;
 use tracing::field::Field;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -12,7 +16,11 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
+use repeats::Repeats;
+
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::output::{errln, escape_json};
+use crate::text::{Bytes, Time};
 
 /// Changes the filter while the program runs.
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -23,7 +31,10 @@ const MESSAGE_ID: &str = "message_id";
 /// Starts logging.
 pub(crate) fn start(config: &Log, bars: &MultiProgress) {
     let (filter, handle) = reload::Layer::new(filter(config.level));
-    let subscriber = Registry::default().with(filter).with(lines(config, bars));
+    let subscriber = Registry::default()
+        .with(filter)
+        .with(lines(config, bars))
+        .with(Repeats::default());
     // Both fail only when it was started before, and then logging works.
     let _ = tracing::subscriber::set_global_default(subscriber);
     let _ = FILTER.set(handle);
@@ -42,28 +53,52 @@ fn lines(config: &Log, bars: &MultiProgress) -> Box<dyn Layer<Filtered> + Send +
         match tracing_journald::layer() {
             // Names of fields as docs/operating.md gives them: SNAPSHOT_SEQ, MESSAGE_ID and so on.
             Ok(journal) => return journal.with_field_prefix(None).boxed(),
-            Err(error) => eprintln!("no journal, logging to stderr: {error}"),
+            Err(error) => errln!("cannot reach the journal ({error}): logging to stderr instead"),
         }
     }
     if config.format == LogFormat::Json {
         return fmt::layer()
             .json()
             .flatten_event(true)
-            .with_writer(AroundBars(bars.clone()))
+            .log_internal_errors(false)
+            .with_writer(Lines::new(bars, Format::Json))
             .boxed();
     }
     fmt::layer()
         .with_target(target)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_ansi(colours_wanted())
+        // They would be printed with a macro that panics when stderr is gone.
+        .log_internal_errors(false)
         .fmt_fields(debug_fn(|writer, field: &Field, value| {
+            // One event is one line, whatever others wrote into it.
+            let value = Printable(format_args!("{value:?}")).to_string();
             match field.name() {
                 MESSAGE_ID => Ok(()),
-                "message" => write!(writer, "{value:?}"),
-                name => write!(writer, " {name}={value:?}"),
+                "message" => write!(writer, "{value}"),
+                name => match readable(name, &value) {
+                    Some((name, value)) => write!(writer, " {name}={value}"),
+                    None => write!(writer, " {name}={value}"),
+                },
             }
         }))
-        .with_writer(AroundBars(bars.clone()))
+        .with_writer(Lines::new(bars, Format::Text))
         .boxed()
+}
+
+/// A field as a person reads it: programs get sizes as `NAME_bytes` and times as `NAME_ms`, both numbers.
+fn readable<'a>(name: &'a str, value: &str) -> Option<(&'a str, String)> {
+    let number: u64 = value.parse().ok()?;
+    if let Some(name) = name.strip_suffix("_bytes") {
+        return Some((name, Bytes(number).to_string()));
+    }
+    let name = name.strip_suffix("_ms")?;
+    Some((name, Time(Duration::from_millis(number)).to_string()))
+}
+
+/// Whether log lines have colours: on a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
+fn colours_wanted() -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !forbidden && io::stderr().is_terminal()
 }
 
 /// Whether stderr goes to the journal, as systemd says in `$JOURNAL_STREAM` (systemd.exec(5)): a
@@ -95,24 +130,76 @@ fn filter(level: LogLevel) -> EnvFilter {
     })
 }
 
-/// Stderr, with progress bars taken away while a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Stderr, with progress bars taken away while a line is written. A failed write is ignored: there is no other
+/// place to report it, and the mirror must not end with its log.
 #[derive(Clone)]
-struct AroundBars(MultiProgress);
+struct Lines {
+    bars: MultiProgress,
+    format: Format,
+}
 
-impl Write for AroundBars {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(line))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+impl Lines {
+    fn new(bars: &MultiProgress, format: Format) -> Self {
+        Self {
+            bars: bars.clone(),
+            format,
+        }
     }
 }
 
-impl<'a> MakeWriter<'a> for AroundBars {
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let escaped;
+        let shown = match self.format {
+            // Fields are printable, and the rest is colours.
+            Format::Text => line,
+            Format::Json => {
+                escaped = escape_json(&String::from_utf8_lossy(line));
+                escaped.as_bytes()
+            }
+        };
+        self.bars.suspend(|| {
+            // Ignored, see above.
+            let _ = io::stderr().write_all(shown);
+        });
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // Stderr has no buffer.
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
         self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_readable_in_text() {
+        for (name, value, shown) in [
+            ("held_bytes", "4194304", Some(("held", "4.00 MiB"))),
+            ("took_ms", "12340", Some(("took", "12.3 s"))),
+            ("seq", "12", None),
+            ("held_bytes", "many", None),
+        ] {
+            let found = readable(name, value);
+            let found = found.as_ref().map(|(name, value)| (*name, value.as_str()));
+            assert_eq!(found, shown, "{name}={value}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Mirrors Nano ledger snapshots over BitTorrent v2: the command `nano-snapshot-mirror`.
 
+// They panic when stdout or stderr is closed or full, see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod attest;
 mod catalogue;
 mod cli;
@@ -24,6 +27,7 @@ mod logging;
 mod looking;
 mod mirror;
 mod network;
+mod output;
 mod pause;
 mod pins;
 mod produce;
@@ -50,9 +54,11 @@ mod unpack;
 mod verify;
 mod watchdog;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use bittorrent_protocol::Printable;
 use clap::Parser as _;
 use tokio::task::block_in_place;
 use tracing::info;
@@ -60,8 +66,18 @@ use tracing::info;
 use crate::cli::{Cli, Command};
 use crate::config::{Live, Loaded};
 use crate::fetch::Ended;
+use crate::output::{errln, out, outln};
 use crate::progress::Display;
 use crate::signals::{INTERRUPTED, Signals};
+
+/// The exit code of a command that did what was asked for.
+const DONE: u8 = 0;
+
+/// The exit code of a command that failed.
+const FAILED: u8 = 1;
+
+/// The exit code of `status` when the reader closed stdout: that of a program that SIGPIPE ended.
+const UNREAD: u8 = 141;
 
 /// The exit code after mistakes in flags or elsewhere in the configuration, as clap has it.
 const MISTAKEN: u8 = 2;
@@ -71,16 +87,41 @@ const UNPUBLISHED: u8 = 3;
 
 fn main() -> ExitCode {
     demo::child::end_with_parent_if_asked();
-    let cli = Cli::parse();
+    let code = match Cli::try_parse() {
+        Ok(cli) => start(&cli),
+        Err(shown) => show(&shown),
+    };
+    match output::finish() {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Prints help or a version on stdout, mistakes in flags on stderr. Returns the exit code.
+fn show(shown: &clap::Error) -> u8 {
+    if shown.use_stderr() {
+        // There is no place to report that stderr is gone.
+        let _ = shown.print();
+        return MISTAKEN;
+    }
+    if std::io::stdout().is_terminal() && shown.print().is_ok() {
+        return DONE;
+    }
+    out!("{}", shown.render());
+    DONE
+}
+
+/// Runs a command. Returns the exit code.
+fn start(cli: &Cli) -> u8 {
     let display = Display::new();
     let sources = cli.sources();
     let loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             for line in mistakes.lines() {
-                eprintln!("error: {line}");
+                errln!("error: {}", Printable(line));
             }
-            return ExitCode::from(MISTAKEN);
+            return MISTAKEN;
         }
     };
     logging::start(&loaded.config.log, display.bars());
@@ -88,20 +129,31 @@ fn main() -> ExitCode {
         info!("{notice}");
     }
     let live = Live::new(sources, &loaded);
-    match run(&cli, &loaded, &live, &display) {
-        Ok(Ended::Done) => ExitCode::SUCCESS,
-        Ok(Ended::Told(code)) => ExitCode::from(code),
+    match run(cli, &loaded, &live, &display) {
+        Ok(Ended::Done) => DONE,
+        // An answer that was not read is none.
+        Ok(Ended::Told(_)) if output::stdout_is_closed() => UNREAD,
+        Ok(Ended::Told(code)) => code,
         Ok(Ended::Interrupted) => {
-            eprintln!("stopped; run the same again to go on");
-            ExitCode::from(INTERRUPTED)
+            errln!("stopped by a signal; run the same command again to continue");
+            INTERRUPTED
         }
-        Ok(Ended::Unpublished) => ExitCode::from(UNPUBLISHED),
+        Ok(Ended::Unpublished) => UNPUBLISHED,
         Err(error) => {
-            // The chain in one line: what failed, and why.
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            print_error(&error);
+            FAILED
         }
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    print_error(error);
+    ExitCode::from(FAILED)
+}
+
+/// Prints an error and its causes in one line.
+fn print_error(error: &anyhow::Error) {
+    errln!("error: {}", Printable(format_args!("{error:#}")));
 }
 
 fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<Ended> {
@@ -109,10 +161,16 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
     match &cli.command {
         Some(Command::Keygen(args)) => key_file::keygen(args)?,
         Some(Command::Inspect(args)) => inspect::run(args)?,
-        Some(Command::Config(args)) if args.keys => print!("{}", config::keys()),
-        Some(Command::Config(_)) => print!("{}", config::effective(loaded)),
-        // It has been checked: mistakes end the program before this.
-        Some(Command::CheckConfig(_)) => println!("nothing is wrong with the configuration"),
+        Some(Command::Config(args)) if args.keys => out!("{}", config::keys()),
+        Some(Command::Config(_)) => out!("{}", config::effective(loaded)),
+        // All mistakes of single values end the program before this.
+        Some(Command::CheckConfig(_)) => match config::unusable(loaded) {
+            None => outln!("nothing is wrong with the configuration"),
+            Some(mistake) => {
+                errln!("error: {}", Printable(mistake));
+                return Ok(Ended::Told(MISTAKEN));
+            }
+        },
         Some(Command::Status(args)) => return status::run(args, config).map(Ended::Told),
         Some(Command::Pin(args)) => pins::run(args, true, config)?,
         Some(Command::Unpin(args)) => pins::run(args, false, config)?,
@@ -136,7 +194,7 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
             return block_on(async |signals| rotate::run(args, config, &signals).await);
         }
         Some(Command::Demo(args)) => {
-            block_on(async |signals| demo::run(args, &signals).await)?;
+            return block_on(async |signals| demo::run(args, &signals).await);
         }
         None if cli.once.once => {
             return block_on(async |signals| fetch::run(&cli.once, live, display, &signals).await);

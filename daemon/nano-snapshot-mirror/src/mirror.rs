@@ -354,6 +354,7 @@ impl<'a> Service<'a> {
                 stream: &followed.stream,
                 desired: followed.desired,
                 active: followed.active,
+                refused: followed.refused,
                 // A link that cannot be read ends the mirror when it acts on it.
                 current: self.data.current_of(&followed.stream.name).unwrap_or(None),
                 poll_interval,
@@ -415,6 +416,9 @@ impl<'a> Service<'a> {
                 || format!("stream {stream}: the published snapshot is refused, see the log");
             self.reporter
                 .problem("ledger-unsound", stream, refused.then(text));
+            if let Some(followed) = self.streams.get_mut(index) {
+                followed.refused = refused;
+            }
             match decision {
                 Decision::Keep => return Ok(true),
                 Decision::Wait | Decision::Continue => return Ok(false),

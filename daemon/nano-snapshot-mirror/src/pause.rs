@@ -94,7 +94,7 @@ impl<'a> Pauses<'a> {
             reserve: space::reserve(self.data)?,
         };
         warn!(
-            snapshot = %self.id, needed = %Bytes(pause.needed), reserve = %Bytes(pause.reserve),
+            snapshot = %self.id, needed_bytes = pause.needed, reserve_bytes = pause.reserve,
             "paused until there is room on the disk, nothing is lost: {error:#}"
         );
         let target = pause.needed.saturating_add(pause.reserve);

@@ -10,6 +10,7 @@ use crate::catalogue;
 use crate::cli::PinArgs;
 use crate::config::Config;
 use crate::data_dir::{DataDir, sync_dir, write_atomically};
+use crate::output::outln;
 
 /// Whether the snapshot in `dir` is to be kept whatever comes.
 pub(crate) fn is_pinned(dir: &Path) -> bool {
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &PinArgs, pinned: bool, config: &Config) -> Result<()> {
     let changed = set(&data, id, pinned)?;
     let again = if changed { "" } else { " already" };
     let what = if pinned { "pinned" } else { "not pinned" };
-    println!("{id}: {what}{again}");
+    outln!("{id}: {what}{again}");
     Ok(())
 }
 

@@ -29,6 +29,7 @@ use crate::config::{Config, Size, default_salt};
 use crate::control;
 use crate::data_dir::{DataDir, StreamName};
 use crate::fetch::Ended;
+use crate::output::outln;
 use crate::progress::Display;
 use crate::publishing::{Mirror, Published, Publishing, Signer};
 use crate::signals::Signals;
@@ -54,7 +55,7 @@ pub(crate) async fn run(
         .with_reserve(config.disk.reserve.map(Size::get));
     let _alone = Alone::take(&data)?;
     if let (true, Some(ledger)) = (args.dry_run, &args.ledger) {
-        println!("{}", block_in_place(|| plan::of(args, ledger, &data))?);
+        outln!("{}", block_in_place(|| plan::of(args, ledger, &data))?);
         return Ok(Ended::Done);
     }
     data.clean_incoming()?;
@@ -69,7 +70,7 @@ pub(crate) async fn run(
         info!(snapshot = %built.id, "unchanged: this is the current snapshot already");
     }
     let Some(signer) = signer.filter(|_| !args.offline) else {
-        println!("{}", Summary::of(&built, unchanged));
+        outln!("{}", Summary::of(&built, unchanged));
         info!(snapshot = %built.id, "not published: run produce without --offline to sign it");
         return Ok(Ended::Unpublished);
     };
@@ -97,7 +98,7 @@ pub(crate) async fn run(
     block_in_place(|| catalogue::retire(&data, &[], Retention::from(&config.retention)))?;
     let mut summary = Summary::of(&built, unchanged);
     summary.publication(&published, signer.authority);
-    println!("{summary}");
+    outln!("{summary}");
     Ok(Ended::Done)
 }
 
@@ -127,7 +128,7 @@ async fn build(
         (None, Some(url)) => {
             let last = Memory::of(data, stream).last(&Recipe::of(args));
             let held = last.and_then(|(origin, id)| match origin {
-                Origin::Url(resource) if resource.url == url.to_string() => {
+                Origin::Url(resource) if resource.is_at(url) => {
                     Some((resource, Built::held(data, id)?))
                 }
                 _ => None,

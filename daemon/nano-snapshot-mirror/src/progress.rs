@@ -1,5 +1,7 @@
 //! How far a phase is: a bar on a terminal, log lines at a sane pace elsewhere.
 
+mod terminal;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -38,10 +40,10 @@ struct Underway {
 impl Display {
     /// Shows bars when stderr is a terminal.
     pub(crate) fn new() -> Self {
-        let terminal = console_is_terminal();
+        let bars = MultiProgress::with_draw_target(terminal::draw_target());
         Self {
-            bars: MultiProgress::new(),
-            terminal,
+            terminal: !bars.is_hidden(),
+            bars,
             underway: Arc::default(),
         }
     }
@@ -81,7 +83,7 @@ impl Display {
             bar
         });
         if bar.is_none() && total > 0 {
-            info!(total = %Bytes(total), "{name}");
+            info!(total_bytes = total, "{name}");
         }
         let underway = Arc::new(Underway {
             name,
@@ -100,11 +102,6 @@ impl Display {
             drawn: None,
         }
     }
-}
-
-fn console_is_terminal() -> bool {
-    use std::io::IsTerminal as _;
-    std::io::stderr().is_terminal()
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -24,7 +24,6 @@ use crate::control;
 use crate::data_dir::DataDir;
 use crate::key_file;
 use crate::network::{self, PortTaken};
-use crate::text::Time;
 pub(crate) use by_mirror::Mirror;
 
 /// Look-ups made before the number in use counts as unknown: a node that has just started may
@@ -141,7 +140,11 @@ impl Publishing<'_> {
         publish::keep(self.records, &item, self.kind, SystemTime::now())?;
         let stored = publish::put_and_read_back(&*dht, &item).await?;
         self.note_put()?;
-        info!(seq = %item.seq(), took = %Time(started.elapsed()), "pointer published");
+        info!(
+            seq = item.seq().get(),
+            took_ms = started.elapsed().as_millis() as u64,
+            "pointer published"
+        );
         Ok(Published {
             seq: item.seq(),
             stored: stored.stored,

@@ -135,6 +135,9 @@ pub(crate) struct StreamReport {
     pub(crate) desired: Option<String>,
     /// The snapshot that is being fetched.
     pub(crate) active: Option<String>,
+    /// The desired snapshot was looked into and is not used.
+    #[serde(default)]
+    pub(crate) refused: bool,
     /// The snapshot that `current/<name>` points at.
     pub(crate) current: Option<String>,
     /// The greatest sequence number among the authorities that name the desired snapshot.

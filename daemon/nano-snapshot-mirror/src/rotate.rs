@@ -7,6 +7,7 @@ use crate::cli::RotateArgs;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::fetch::Ended;
+use crate::output::outln;
 use crate::publishing::{Publishing, Signer};
 use crate::signals::Signals;
 
@@ -24,10 +25,10 @@ pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -
     let salt = stream_salt
         .next()
         .with_context(|| format!("the salt {stream_salt} is too long to be handed over"))?;
-    println!("old:       {}", succession.old);
-    println!("new:       {}", succession.new);
+    outln!("old:       {}", succession.old);
+    outln!("new:       {}", succession.new);
     if args.dry_run {
-        println!("would:     sign with both and publish under {salt}");
+        outln!("would:     sign with both and publish under {salt}");
         return Ok(Ended::Done);
     }
     let data = DataDir::create(config.data_dir.as_deref())?;
@@ -54,7 +55,7 @@ pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -
         () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
         published = publishing.publish(says, sign) => published?,
     };
-    println!("seq:       {}", published.seq);
-    println!("nodes:     {}", published.nodes());
+    outln!("seq:       {}", published.seq);
+    outln!("nodes:     {}", published.nodes());
     Ok(Ended::Done)
 }

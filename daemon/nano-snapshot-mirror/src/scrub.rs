@@ -26,7 +26,6 @@ use crate::clock::unix_seconds;
 use crate::config::{self, Every};
 use crate::data_dir::write_atomically;
 use crate::happenings::message_id;
-use crate::text::{Bytes, Time};
 
 pub(crate) use schedule::{Event, Scrubs};
 
@@ -182,7 +181,7 @@ impl Scrub {
         }
         let (say, news) = mpsc::channel(4);
         let (stop, stopped) = std_mpsc::channel();
-        info!(snapshot = %id, from_piece = standing.piece, rate = %Bytes(rate), "scrubbing");
+        info!(snapshot = %id, from_piece = standing.piece, rate_bytes = rate, "scrubbing");
         let work = Work {
             id,
             store,
@@ -312,11 +311,11 @@ impl Work {
 pub(crate) fn log_end(id: InfoHashV2, ended: &Result<Summary>, took: Duration) {
     match ended {
         Ok(summary) if summary.damaged == 0 => info!(
-            snapshot = %id, read = %Bytes(summary.bytes), took = %Time(took),
+            snapshot = %id, read_bytes = summary.bytes, took_ms = took.as_millis() as u64,
             leaves_mended = summary.leaves_mended, "scrubbed: all is as it was"
         ),
         Ok(summary) => warn!(
-            snapshot = %id, read = %Bytes(summary.bytes), took = %Time(took),
+            snapshot = %id, read_bytes = summary.bytes, took_ms = took.as_millis() as u64,
             damaged = summary.damaged, leaves_mended = summary.leaves_mended,
             "scrubbed: what was damaged is fetched again"
         ),

@@ -80,7 +80,10 @@ impl Doors {
             tasks.push(tokio::spawn(api.serve(listener)));
         }
         for listener in self.http {
-            info!(address = ?listener.local_addr().ok(), "answering HTTP");
+            info!(
+                address = listener.local_addr().ok().map(tracing::field::display),
+                "answering HTTP"
+            );
             let site = Site {
                 watching: watching.clone(),
                 data: data.clone(),

@@ -5,12 +5,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use bittorrent_protocol::InfoHashV2;
+use bittorrent_protocol::{InfoHashV2, Printable};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use snapshot_pointer::{Authority, Damage, Kind, RecordError, RecordStore, Salt};
@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::control;
 use crate::data_dir::DataDir;
 use crate::ledger_record::LedgerRecord;
+use crate::output::{outln, raw_to_stdout, stdout_is_gone, to_json};
 use crate::pins;
 use crate::progress::percent;
 use crate::report::Report;
@@ -50,12 +51,9 @@ pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<u8> {
     }
     let status = Status::read(&data, socket.as_deref())?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&status).context("cannot write JSON")?
-        );
+        outln!("{}", to_json(&status)?);
     } else {
-        println!("{}", status.to_text());
+        outln!("{}", status.to_text());
     }
     if args.alive && status.mirror.is_some() {
         return Ok(READY);
@@ -73,8 +71,9 @@ fn watch(data: &DataDir, socket: Option<&Path>) -> Result<u8> {
         } else {
             ""
         };
-        let shown = writeln!(stdout(), "{begin}{}\n", status.to_text());
-        if shown.and_then(|()| stdout().flush()).is_err() {
+        raw_to_stdout(begin);
+        outln!("{}\n", status.to_text());
+        if stdout_is_gone() {
             return Ok(status.exit_code());
         }
         std::thread::sleep(WATCH_EVERY);
@@ -122,7 +121,10 @@ pub(crate) struct Snapshot {
     /// Of the content, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     length: Option<u64>,
-    /// Taken on disk, bytes.
+    /// Of a partial snapshot, bytes that were verified at the last checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<u64>,
+    /// Taken on disk, bytes; of a partial snapshot this may be room that is still to be filled.
     on_disk: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     info: Option<SnapshotInfo>,
@@ -190,7 +192,15 @@ impl Status {
             None => {
                 let place = self.control.as_ref().map(|path| path.display().to_string());
                 let place = place.unwrap_or_else(|| "no control socket is configured".to_owned());
-                format!("mirror: none is running here ({place})\n\n")
+                let mut text = format!("mirror: none is running here ({place})\n");
+                for snapshot in self.snapshots.iter().filter(|one| one.is_being_fetched()) {
+                    let id = &snapshot.snapshot;
+                    text.push_str(&format!(
+                        "another process, such as --once, is fetching {id}\n"
+                    ));
+                }
+                text.push('\n');
+                text
             }
         };
         // Writing to a String cannot fail.
@@ -245,10 +255,20 @@ impl Snapshot {
             pinned: pins::is_pinned(&dir),
             name: info.as_ref().map(|info| info.name().to_owned()),
             length: info.as_ref().map(|info| info.layout().content_length()),
+            verified: match (&info, state) {
+                (Some(info), State::Partial) => {
+                    catalogue::claimed(&dir, info.layout().content_length())
+                }
+                _ => None,
+            },
             on_disk: space::occupied(&dir),
             info: info.and_then(|info| SnapshotInfo::parse(info.snapshot()?)),
             ledger,
         }
+    }
+
+    fn is_being_fetched(&self) -> bool {
+        self.state == State::Partial && self.in_use
     }
 
     fn to_text(&self, streams: &[&str]) -> String {
@@ -260,7 +280,7 @@ impl Snapshot {
         let state = match self.state {
             State::Whole if self.in_use => "whole, in use",
             State::Whole => "whole",
-            State::Partial if self.in_use => "being fetched",
+            State::Partial if self.is_being_fetched() => "being fetched",
             State::Partial => "interrupted",
             State::Refused => "refused: no sound ledger",
             State::Damaged => "damaged",
@@ -270,14 +290,11 @@ impl Snapshot {
             text.push_str(", pinned");
         }
         if let Some(name) = &self.name {
-            let _ = write!(text, ", {name}, {}", Bytes(length));
+            let _ = write!(text, ", {}, {}", Printable(name), Bytes(length));
         }
-        if self.state == State::Partial {
-            let _ = write!(
-                text,
-                ", about {} % on disk",
-                percent(self.on_disk, length.max(self.on_disk + 1))
-            );
+        if let Some(verified) = self.verified {
+            let done = percent(verified, length.max(1));
+            let _ = write!(text, ", {done} % verified at the last checkpoint");
         }
         if let Some(info) = &self.info {
             if let Some(blocks) = info.block_count {
@@ -290,19 +307,19 @@ impl Snapshot {
                 let _ = write!(text, ", store version {version}");
             }
             if let Some(node) = &info.minimum_node_version {
-                let _ = write!(text, ", for nodes from V{node}");
+                let _ = write!(text, ", for nodes from V{}", Printable(node));
             }
         }
         if let Some(ledger) = &self.ledger {
-            let _ = write!(text, "\n  verified to {}", ledger.level);
+            let _ = write!(text, "\n  verified to {}", Printable(&ledger.level));
             if let Some(version) = ledger.store_version {
                 let _ = write!(text, ": store version {version}");
             }
             if let Some(node) = &ledger.minimum_node_version {
-                let _ = write!(text, ", opened by nodes from V{node}");
+                let _ = write!(text, ", opened by nodes from V{}", Printable(node));
             }
             for fault in &ledger.faults {
-                let _ = write!(text, "\n  fault: {fault}");
+                let _ = write!(text, "\n  fault: {}", Printable(fault));
             }
         }
         text
@@ -349,4 +366,68 @@ fn parse_record_name(name: &str) -> Option<(Authority, Salt)> {
     let (authority, salt) = name.strip_suffix(".json")?.split_once('.')?;
     let salt = HEXLOWER.decode(salt.as_bytes()).ok()?;
     Some((authority.parse().ok()?, Salt::new(&salt).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            snapshot: "ab".repeat(32),
+            state: State::Whole,
+            in_use: false,
+            pinned: false,
+            name: Some("data.ldb".to_owned()),
+            length: Some(4 << 20),
+            verified: None,
+            on_disk: 4 << 20,
+            info: None,
+            ledger: None,
+        }
+    }
+
+    #[test]
+    fn what_a_publisher_wrote_neither_commands_the_terminal_nor_forges_lines() {
+        let evil = "\x1b]0;x\x07\nmirror: ready\u{9b}31m\u{202e}".to_owned();
+        let mut snapshot = snapshot();
+        snapshot.name = Some(evil.clone());
+        snapshot.info = Some(SnapshotInfo {
+            original_filename: Some(evil.clone()),
+            store_version: Some(24),
+            minimum_node_version: Some(evil.clone()),
+            ..SnapshotInfo::default()
+        });
+        let mut record = LedgerRecord::refusal(evil.clone());
+        record.minimum_node_version = Some(evil);
+        snapshot.ledger = Some(record);
+        let text = snapshot.to_text(&[]);
+        let clean = |c: char| c == '\n' || bittorrent_protocol::is_printable(c);
+        assert!(text.chars().all(clean), "{text:?}");
+        assert!(!text.contains("\nmirror"), "{text}");
+    }
+
+    #[test]
+    fn a_fetch_beside_no_mirror_is_named_with_what_is_verified() {
+        let mut fetching = snapshot();
+        (fetching.state, fetching.in_use) = (State::Partial, true);
+        // Room is laid out at the start.
+        (fetching.verified, fetching.on_disk) = (Some(1 << 20), 4 << 20);
+        let status = Status {
+            data_dir: "/d".to_owned(),
+            control: Some("/d/control.sock".into()),
+            mirror: None,
+            current: Vec::new(),
+            snapshots: vec![fetching],
+            pointers: Vec::new(),
+        };
+        let text = status.to_text();
+        for part in [
+            "mirror: none is running here (/d/control.sock)\nanother process, such as --once, is fetching abab",
+            "being fetched, data.ldb, 4.00 MiB, 25 % verified at the last checkpoint",
+        ] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+        assert_eq!(status.exit_code(), NOT_RUNNING);
+    }
 }

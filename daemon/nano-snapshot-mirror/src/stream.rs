@@ -113,7 +113,7 @@ pub(crate) const STALE: &str = "its authorities may have gone, or somebody withh
 
 /// Called with items before a look-up settles.
 fn note_early(item: &SignedItem) {
-    debug!(seq = %item.seq(), value = ?item.pointer(), "found so far");
+    debug!(seq = item.seq().get(), value = ?item.pointer(), "found so far");
 }
 
 /// The snapshot to follow, if there is one.
@@ -124,7 +124,20 @@ pub(crate) fn choice(decision: &Decision) -> Option<InfoHashV2> {
     }
 }
 
-/// Logs what is worth an operator's attention. Refused items were logged as they came.
+/// Logs what was refused of a look-up; a mirror has an event for it.
+pub(crate) fn log_refused(poll: &Poll) {
+    for authority in &poll.authorities {
+        let refused = authority.lookup.iter().flat_map(|summary| &summary.refused);
+        for (item, refusal) in refused {
+            warn!(
+                authority = %authority.authority, seq = item.seq().get(),
+                "a pointer is refused: {refusal}"
+            );
+        }
+    }
+}
+
+/// Logs what is worth an operator's attention, but for what was refused.
 pub(crate) fn log(poll: &Poll) {
     for authority in &poll.authorities {
         let key = &authority.authority;
@@ -134,7 +147,7 @@ pub(crate) fn log(poll: &Poll) {
             Ok(summary) if summary.newer => {
                 if let Some(pointer) = pointer {
                     info!(
-                        authority = %key, seq = %pointer.seq, snapshot = %pointer.snapshot,
+                        authority = %key, seq = pointer.seq.get(), snapshot = %pointer.snapshot,
                         "the pointer moved"
                     );
                 }

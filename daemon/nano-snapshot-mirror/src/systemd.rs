@@ -62,7 +62,11 @@ impl Inherited {
                     "a listening TCP socket (ListenStream=PORT)",
                 )?;
                 let listener = TcpListener::from(socket);
-                info!(name, address = ?listener.local_addr().ok(), "socket from the service manager");
+                info!(
+                    name,
+                    address = listener.local_addr().ok().map(tracing::field::display),
+                    "socket from the service manager"
+                );
                 let place = if name == "peer" {
                     &mut self.peer
                 } else {

@@ -25,7 +25,7 @@ use crate::pause::{Paused, Pauses};
 use crate::progress::Display;
 use crate::reuse::{Open, Reuse};
 use crate::space::{self, Shortage};
-use crate::text::{Bytes, Time};
+use crate::text::Bytes;
 
 /// How often a waiting fetch looks whether another process has let go of a snapshot.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
@@ -259,7 +259,7 @@ impl Fetch<'_> {
         match self.offer_part().await {
             Ok(Some(torrent)) => {
                 info!(
-                    snapshot = %self.id, held = %Bytes(held_bytes(&torrent.store)),
+                    snapshot = %self.id, held_bytes = held_bytes(&torrent.store),
                     "serving meanwhile what is there"
                 );
                 over.cancelled().await;
@@ -329,7 +329,7 @@ impl Fetch<'_> {
         if catalogue::must_be_read(dir) && !self.find_good(&store, dir).await? {
             return Ok(None);
         }
-        info!(snapshot = %self.id, held = %Bytes(held_bytes(&store)), "resuming");
+        info!(snapshot = %self.id, held_bytes = held_bytes(&store), "resuming");
         self.ensure_space(&store)?;
         let session = self.network.session();
         let sources = reuse.sources().clone();
@@ -421,8 +421,8 @@ impl Fetch<'_> {
             bail!("the session ended before the metadata came");
         };
         info!(
-            snapshot = %self.id, name = info.name(), took = %Time(started.elapsed()),
-            size = %Bytes(info.layout().content_length()), "metadata received"
+            snapshot = %self.id, name = info.name(), took_ms = started.elapsed().as_millis() as u64,
+            size_bytes = info.layout().content_length(), "metadata received"
         );
         Ok(Some(info))
     }
@@ -534,7 +534,7 @@ impl Fetch<'_> {
                     snapshot = %self.id,
                     fetched = now.downloaded_payload, wasted = now.wasted,
                     reused = now.bytes_reused, hashes = now.hash_bytes,
-                    took = %Time(started.elapsed()),
+                    took_ms = started.elapsed().as_millis() as u64,
                     "downloaded {} of {}, found {} in what is held",
                     Bytes(now.downloaded_payload), Bytes(now.bytes_total),
                     Bytes(now.bytes_reused),

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::catalogue;
 use crate::data_dir::DataDir;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::ledger_record::LedgerRecord;
+use crate::ledger_record::{ARCHIVE, LedgerRecord};
 use crate::progress::{Display, Meter};
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
@@ -238,7 +238,7 @@ impl Unpack {
         let refused = matches!(&error, ExtractError::Refused { .. });
         let error = anyhow::Error::from(error);
         if refused && !here_only {
-            self.keep(&LedgerRecord::refusal(format!("archive: {error:#}")));
+            self.keep(&LedgerRecord::refusal(format!("{ARCHIVE}{error:#}")));
         }
         error.context(format!("snapshot {} cannot be extracted", self.id))
     }
@@ -313,8 +313,10 @@ impl<'a> Watch<'a> {
     ) -> Result<()> {
         let at_most = archive::disk_needed(self.layout, progress.archive_len, len, self.discard);
         info!(
-            ledger = %Bytes(len), archive = %Bytes(progress.archive_len),
-            "extracting takes {} of disk at most, archive and ledger together", Bytes(at_most)
+            ledger_bytes = len,
+            archive_bytes = progress.archive_len,
+            "extracting takes {} of disk at most, archive and ledger together",
+            Bytes(at_most)
         );
         let there = source
             .allocated()

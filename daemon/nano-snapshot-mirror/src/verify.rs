@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
-use bittorrent_protocol::InfoHashV2;
+use bittorrent_protocol::{InfoHashV2, Printable};
 use nano_ledger::{Level, Outcome, Policy, Sample, VerifyOptions, minimum_node_version};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use crate::data_dir::DataDir;
 use crate::fetch::Ended;
 use crate::install::node_lock::who_has_open;
 use crate::looking::Looking;
+use crate::output::outln;
 use crate::progress::Display;
 use crate::scrub;
 use crate::text::Bytes;
@@ -73,12 +74,12 @@ fn held(data: &DataDir, id: InfoHashV2, look: &Look<'_>) -> Result<bool> {
     // found bad is written down.
     let owned = data.own_snapshot(id)?;
     let Some(_lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
-        println!("{id}: left out, it is being fetched");
+        outln!("{id}: left out, it is being fetched");
         return Ok(true);
     };
     let dir = data.snapshot(id);
     if !catalogue::is_created(&dir) {
-        println!("{id}: nothing there yet");
+        outln!("{id}: nothing there yet");
         return Ok(true);
     }
     snapshot(&dir, look)
@@ -105,11 +106,11 @@ fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
         scrub::note_damage(dir, verification.damaged.len())?;
     }
     if sound && store.is_complete() {
-        println!("{id}: all {} are as published", Bytes(total));
+        outln!("{id}: all {} are as published", Bytes(total));
     } else if sound {
-        println!("{id}: what is there of {} is as published", Bytes(total));
+        outln!("{id}: what is there of {} is as published", Bytes(total));
     } else {
-        println!(
+        outln!(
             "{id}: {} blocks are not as published and will be fetched again; restart a mirror \
              that runs here",
             verification.damaged.len()
@@ -155,21 +156,25 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
     drop(looking);
     for check in &report.checks {
         match &check.outcome {
-            Outcome::Passed { found } => println!("  ok      {}: {found}", check.name),
+            Outcome::Passed { found } => outln!("  ok      {}: {}", check.name, Printable(found)),
             Outcome::Failed { expected, found } => {
-                println!(
-                    "  FAILED  {}: expected {expected}, found {found}",
-                    check.name
+                outln!(
+                    "  FAILED  {}: expected {}, found {}",
+                    check.name,
+                    Printable(expected),
+                    Printable(found)
                 );
             }
-            Outcome::Skipped { reason } => println!("  skipped {}: {reason}", check.name),
+            Outcome::Skipped { reason } => {
+                outln!("  skipped {}: {}", check.name, Printable(reason));
+            }
         }
     }
     if let Some(version) = report.store_version {
         let node = minimum_node_version(version).map_or("no release known here".into(), |node| {
             format!("nodes from V{node}")
         });
-        println!("  store version {version}, opened by {node}");
+        outln!("  store version {version}, opened by {node}");
     }
     Ok(report.passed())
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 
 use common::{BEFORE, World, command, run, run_command};
 
@@ -75,6 +76,99 @@ fn all_mistakes_are_named_at_once_and_nothing_is_started() {
         ],
     );
     assert!(!data.exists());
+}
+
+#[test]
+fn a_tilde_is_the_home_directory_in_every_source() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path().join("home");
+    let file = temp.path().join("config.toml");
+    fs::write(&file, "data-dir = \"~/file\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    let cases: [(&[&str], Option<&str>, &str); 3] = [
+        (&["--config", file], None, "home/file"),
+        (&[], Some("~//variable"), "home/variable"),
+        (&["--data-dir", "~"], None, "home"),
+    ];
+    for (flags, variable, place) in cases {
+        let mut config = command();
+        config.arg("config").args(flags).env("HOME", &home);
+        config.envs(variable.map(|value| ("DATA_DIR", value)));
+        let said = run_command(&mut config).succeeded().stdout;
+        let expected = format!("data-dir = \"{}\"", temp.path().join(place).display());
+        assert!(said.contains(&expected), "no {expected} in {said}");
+    }
+    let mut config = command();
+    config.args(["check-config", "--data-dir", "~other/x"]);
+    run_command(config.env("HOME", &home)).failed_with(2, &["flag --data-dir", "only `~/`"]);
+    config.env_remove("HOME").args(["--control", "~/c"]);
+    run_command(&mut config).failed_with(2, &["flag --data-dir", "flag --control", "no HOME"]);
+}
+
+#[test]
+fn streams_keep_the_order_of_the_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("config.toml");
+    let text = "[stream.weekly]\nsalt = \"weekly\"\n[stream.daily]\n[stream.a]\nsalt = \"a\"\n";
+    fs::write(&file, text).unwrap();
+    let mut config = command();
+    let said = run_command(config.arg("config").arg("--config").arg(&file)).succeeded();
+    let order: Vec<_> = said
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("[stream.")?.strip_suffix(']'))
+        .collect();
+    assert_eq!(order, ["weekly", "daily", "a"]);
+}
+
+#[test]
+fn values_that_do_not_fit_together_or_this_machine_are_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("config.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let mut check = command();
+        check.current_dir(temp.path());
+        run_command(check.args(["check-config", "--config", "config.toml"]))
+    };
+    let place = "config.toml:";
+    for (text, parts) in [
+        (
+            "[peer]\nlisten = [\"[::]:7000\"]\n[http]\nlisten = \"127.0.0.1:7000\"",
+            &["config.toml:4", "http.listen", "the same TCP port"][..],
+        ),
+        (
+            "peer.listen = [\"127.0.0.1:7000\", \"127.0.0.1:7000\"]",
+            &[place, "peer.listen", "twice"],
+        ),
+        (
+            "data-dir = \"data\"",
+            &["config.toml:1", "data-dir", "is relative"],
+        ),
+        (
+            "data-dir = \"/proc/self/status/x\"",
+            &[place, "/proc/self/status is not a directory"],
+        ),
+    ] {
+        check(text).failed_with(2, parts);
+        assert!(!temp.path().join("data").exists());
+    }
+    check(&format!("data-dir = \"{}/new/one\"", temp.path().display())).succeeded();
+
+    // Root may write everywhere: another user checks then.
+    let sealed = temp.path().join("sealed");
+    fs::create_dir(&sealed).unwrap();
+    fs::set_permissions(&sealed, fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for dir in [sealed.clone(), sealed.join("new")] {
+        let mut check = command();
+        if rustix::process::geteuid().is_root() {
+            check.uid(65_534).gid(65_534);
+        }
+        check.arg("check-config").arg("--data-dir").arg(&dir);
+        let cannot = format!("cannot write to {}", sealed.display());
+        run_command(&mut check).failed_with(2, &["flag --data-dir", &cannot]);
+    }
 }
 
 #[test]

@@ -187,8 +187,9 @@ fn what_is_no_sound_ledger_is_not_installed() {
     half.truncate(half.len() / 2);
     for (content, reason) in [
         (half, "file-length"),
-        (vec![3; 100_000], "not a Nano ledger"),
-        (Vec::new(), "not a Nano ledger"),
+        (vec![3; 100_000], "neither a ledger nor a tar.zst"),
+        (Vec::new(), "neither a ledger nor a tar.zst"),
+        (b"7z\xbc\xaf\x27\x1c and so on".to_vec(), "it is an archive"),
     ] {
         fs::write(&bad, content).unwrap();
         let said = install(dir.path(), &[bad.to_str().unwrap()]);

@@ -143,6 +143,29 @@ impl Drop for Browser {
     }
 }
 
+/// Makes the page as long-worded as a degraded mirror's: problems with hashes, paths and words without breaks.
+const DEGRADE: &str = r#"
+    const long = "a".repeat(64), path = "/var/lib/" + "directory/".repeat(12);
+    document.querySelector("main section").insertAdjacentHTML("beforeend",
+        `<ul class="bad"><li>ledger-unsound: snapshot ${long} at ${path}: supply: less</ul>`);
+    document.querySelector("main table").insertAdjacentHTML("beforeend",
+        `<tr><td><code>dddddddddddd…</code><td>silent<td class="n">1764500000<td><span class="bad">no DHT
+         node could be reached: ${path}</span></tr>
+         <tr><td class="dim" colspan="4">refused 3 times, last 2 min ago: seq 3 of ${long} is below 7</tr>`);
+    document.querySelector("main section:last-child").insertAdjacentHTML("beforeend",
+        `<div class="scroll peers"><table><tr><th>network<th>client<th>has<th class="n">down<th class="n">up<th
+         class="n">received<th class="n">sent</tr>
+         <tr><td>2001:db8:abcd::x ←<td>nano-snapshot-mirror/0.1.0 ${long}<td>12345 pieces<td class="n">1.23 MiB/s<td
+         class="n">45.6 MiB/s<td class="n">1.23 GiB<td class="n">45.6 GiB</tr></table></div>`);
+"#;
+
+/// The texts of elements that have more to show than there is room for.
+const CUT: &str = r#"
+    [...document.querySelectorAll("main *")]
+        .filter((one) => !one.closest("svg") && one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1)
+        .map((one) => one.tagName + ": " + one.textContent.slice(0, 80))
+"#;
+
 #[test]
 fn the_page_lives_in_a_browser() {
     let Some(mut browser) = Browser::start() else {
@@ -196,19 +219,42 @@ fn the_page_lives_in_a_browser() {
         "performance.getEntriesByType('resource').every(one => one.name.startsWith(location.origin))",
     );
     assert_eq!(asked, true);
-    for (name, width, scheme) in [("desk", 1100, "light"), ("phone", 380, "dark")] {
+    // Pushed drawings would take away what is added here.
+    browser.evaluate("source.close()");
+    browser.evaluate(DEGRADE);
+    let sizes = [
+        ("desk", 1100, "light"),
+        ("tablet", 760, "light"),
+        ("phone", 380, "dark"),
+        ("small-phone", 320, "dark"),
+    ];
+    for (name, width, scheme) in sizes {
         browser.show(width, scheme);
-        let wider = browser.evaluate("document.documentElement.scrollWidth > innerWidth");
-        assert_eq!(wider, false, "{name}: the page is wider than the screen");
+        let wide = browser.evaluate("document.documentElement.scrollWidth");
+        let wide = wide.as_u64().unwrap();
+        assert!(
+            wide <= width.into(),
+            "{name}: the page is {wide} wide, the screen {width}"
+        );
+        let cut = browser.evaluate(CUT);
+        assert_eq!(cut, json!([]), "{name}: text is cut");
         let colours = browser.evaluate("getComputedStyle(document.body).backgroundColor");
         assert_eq!(colours == "rgb(15, 18, 22)", scheme == "dark", "{colours}");
         browser.screenshot(name);
     }
+    browser.evaluate("open()");
+    common::eventually("a drawing", || {
+        let badge = browser.evaluate("document.querySelector('.badge').textContent");
+        (badge == "ready").then_some(())
+    });
     // When the mirror goes the page says so.
     mirror.stop().succeeded();
     common::eventually("the news", || {
         let live = browser.evaluate("document.querySelector('#live').textContent");
         live.as_str().unwrap().contains("no answer").then_some(())
     });
+    let badge = browser.evaluate("document.querySelector('.badge').textContent");
+    assert_eq!(badge, "no answer", "the last state is not known to hold");
+    browser.screenshot("gone");
     seeder.stop().succeeded();
 }

@@ -176,6 +176,19 @@ fn the_control_socket_answers_as_described() {
         assert_eq!(differs(schemas, schema, &answer, path), None);
     }
 
+    // So does the TCP port.
+    let text = include_str!("../../../docs/openapi-http.json");
+    let over_tcp: Value = serde_json::from_str(text).unwrap();
+    let mut all = schemas.clone();
+    all["Ready"] = over_tcp["components"]["schemas"]["Ready"].clone();
+    all["phase"] = schemas["Report"]["properties"]["phase"].clone();
+    for path in ["/status.json", "/readyz"] {
+        let answer = mirror.get(path).json(200);
+        let responses = &over_tcp["paths"][path]["get"]["responses"];
+        let schema = &responses["200"]["content"]["application/json"]["schema"];
+        assert_eq!(differs(&all, schema, &answer, path), None);
+    }
+
     let report = mirror.report();
     assert_eq!(report["phase"], "seeding");
     let stream = &report["streams"][0];

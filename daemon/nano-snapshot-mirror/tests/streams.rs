@@ -313,7 +313,12 @@ fn a_stream_without_news_is_called_stale() {
     );
     // It is its own seeder: what is held is followed as well.
     let mut mirror = Running::start(&mut world.mirror_of_file("producer", &file));
-    let warnings = |mirror: &Running| mirror.stderr().matches("stale: ").count();
+    let warnings = |mirror: &Running| {
+        mirror
+            .stderr()
+            .matches("nothing newer was named for longer")
+            .count()
+    };
     common::eventually("the alarm", || (warnings(&mirror) > 0).then_some(()));
     assert_eq!(world.current("producer"), Some(snapshot));
     let newer = produce(&world, AFTER);

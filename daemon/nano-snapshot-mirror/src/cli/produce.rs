@@ -1,10 +1,13 @@
 //! `produce`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use bittorrent_protocol::PieceLength;
-use clap::{Args, ValueEnum};
-use hyper::Uri;
+use bittorrent_session::HttpUrl;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command, ValueEnum};
 use snapshot_pointer::Salt;
 
 use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, values};
@@ -17,8 +20,8 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "PATH", required_unless_present = "from_url")]
     pub(crate) ledger: Option<PathBuf>,
     /// A ledger or an archive of one (tar.zst, 7z) on a web server, instead
-    #[arg(long, value_name = "URL", conflicts_with_all = ["ledger", "dry_run"], value_parser = url)]
-    pub(crate) from_url: Option<Uri>,
+    #[arg(long, value_name = "URL", conflicts_with_all = ["ledger", "dry_run"], value_parser = Discreet)]
+    pub(crate) from_url: Option<HttpUrl>,
     /// The key file that keygen made: readable by its owner alone
     #[arg(long, value_name = "FILE", required_unless_present_any = ["offline", "dry_run"])]
     pub(crate) key: Option<PathBuf>,
@@ -93,13 +96,25 @@ pub(crate) enum LayoutArg {
     TarZst,
 }
 
-fn url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text
-        .parse()
-        .map_err(|error| format!("this is no URL: {error}"))?;
-    match (url.scheme_str(), url.host()) {
-        (Some("http" | "https"), Some(_)) => Ok(url),
-        _ => Err("write a URL that begins with http:// or https://".to_owned()),
+/// Parses a URL. A mistake is reported without the value, as clap would print it: it may have a password.
+#[derive(Debug, Clone)]
+struct Discreet;
+
+impl TypedValueParser for Discreet {
+    type Value = HttpUrl;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<HttpUrl, clap::Error> {
+        let text = value.to_str().unwrap_or_default();
+        text.parse().map_err(|error| {
+            let flag = arg.map(ToString::to_string).unwrap_or_default();
+            let text = format!("invalid value for '{flag}': {error}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, text).with_cmd(command)
+        })
     }
 }
 

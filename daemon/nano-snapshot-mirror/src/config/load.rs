@@ -129,8 +129,14 @@ impl Sources {
             }
             check(&layer.said, "", layer, &table, &mut mistakes);
         }
+        let order: Vec<String> = layers
+            .iter()
+            .flat_map(|layer| &layer.streams)
+            .cloned()
+            .collect();
         let merged = Merged::of(layers);
-        let config = Config::read(&merged.said);
+        let mut config = Config::read(&merged.said);
+        config.stream.arrange(&order);
         for (path, what) in contradictions(&config) {
             let section = path.rsplit_once('.').map_or("", |(section, _)| section);
             // With a key that reads as its default, what it contradicts may be right.

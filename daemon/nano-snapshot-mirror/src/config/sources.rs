@@ -27,6 +27,8 @@ pub(crate) struct Layer {
     pub(crate) said: Dict,
     /// The place of each value, by its path.
     pub(crate) places: BTreeMap<String, String>,
+    /// The streams of a file, in its order.
+    pub(crate) streams: Vec<String>,
     /// What is wrong with the source itself: place and words.
     pub(crate) broken: Vec<(String, String)>,
 }
@@ -109,6 +111,14 @@ fn parse(text: &str, name: &str, layer: &mut Layer) {
     for error in errors {
         let place = error.span().map_or(name.to_owned(), |span| place(&span));
         layer.broken.push((place, error.message().to_owned()));
+    }
+    if let Some(DeValue::Table(streams)) = table.get_ref().get("stream").map(Spanned::get_ref) {
+        let mut names: Vec<_> = streams.keys().collect();
+        names.sort_by_key(|name| name.span().start);
+        layer.streams = names
+            .iter()
+            .map(|name| name.get_ref().to_string())
+            .collect();
     }
     layer.said = dict(table.get_ref(), "", &place, &mut layer.places);
 }

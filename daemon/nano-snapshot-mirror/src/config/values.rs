@@ -249,13 +249,33 @@ impl KeyType for PathBuf {
 
     fn parse(value: &Value) -> Result<Self, String> {
         match value {
-            Value::String(_, text) if !text.is_empty() => Ok(text.into()),
+            Value::String(_, text) if !text.is_empty() => {
+                at_home(text, std::env::var_os("HOME").map(PathBuf::from))
+            }
             _ => Err(write::<Self>()),
         }
     }
 
     fn show(&self) -> Option<String> {
         Some(quoted(&self.to_string_lossy()))
+    }
+}
+
+/// A path in which `~/` at the beginning stands for the home directory, as in a shell.
+fn at_home(text: &str, home: Option<PathBuf>) -> Result<PathBuf, String> {
+    let Some(rest) = text.strip_prefix('~') else {
+        return Ok(text.into());
+    };
+    let home = home.filter(|home| home.is_absolute());
+    match (rest.strip_prefix('/'), home) {
+        (Some(rest), Some(home)) => Ok(home.join(rest.trim_start_matches('/'))),
+        (None, Some(home)) if rest.is_empty() => Ok(home),
+        (_, None) => Err("there is no HOME that `~` could mean; write an absolute path".to_owned()),
+        (None, Some(_)) => Err(
+            "only `~/` is understood, for the home directory of this user; write an absolute path, or \
+             begin with `./` for a name that begins with `~`"
+                .to_owned(),
+        ),
     }
 }
 

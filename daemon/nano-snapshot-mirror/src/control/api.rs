@@ -315,12 +315,12 @@ impl Gate {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let uid = caller.uid;
         if !gate.allows(caller) {
-            warn!(%method, path, ?uid, "refused over the control socket");
+            warn!(%method, path, uid, "refused over the control socket");
             let text = "only root, the mirror's own user and the socket's group may do this";
             return refuse(StatusCode::FORBIDDEN, text);
         }
         let response = next.run(request).await;
-        info!(%method, path, ?uid, status = response.status().as_u16(), "asked over the control socket");
+        info!(%method, path, uid, status = response.status().as_u16(), "asked over the control socket");
         response
     }
 }

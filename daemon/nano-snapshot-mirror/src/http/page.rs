@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bittorrent_protocol::is_printable;
 use bittorrent_session::MapCell;
 
 use crate::progress::percent;
@@ -43,8 +44,8 @@ impl<T: Display> Display for Escaped<T> {
                 '>' => f.write_str("&gt;")?,
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
-                // Nobody means them, and they end lines of event streams.
-                other if other.is_control() => f.write_str("\u{fffd}")?,
+                // Line breaks among them, which would end a line of an event stream.
+                other if !is_printable(other) => f.write_str("\u{fffd}")?,
                 other => write!(f, "{other}")?,
             }
         }
@@ -180,7 +181,7 @@ fn draw_stream(report: &Report, stream: &StreamReport, out: &mut String) {
         }
         None => row(out, "DHT answered", "not yet"),
     }
-    if stream.current.is_some() || stream.desired.is_some() {
+    if stream.current.is_some() || stream.desired.is_some() && !stream.refused {
         let links = format_args!(
             "<a href=\"{name}/latest.magnet\">magnet</a> · <a href=\"{name}/latest.torrent\">torrent</a>"
         )
@@ -228,7 +229,7 @@ fn draw_authority(report: &Report, authority: &AuthorityReport, out: &mut String
         let ago = seconds(report.now.saturating_sub(refused.at));
         let _ = write!(
             out,
-            "<tr><td><td colspan=\"3\" class=\"dim\">refused {} times, last {ago} ago: {}</tr>",
+            "<tr><td class=\"dim\" colspan=\"4\">refused {} times, last {ago} ago: {}</tr>",
             refused.times,
             Escaped(&refused.text)
         );
@@ -364,6 +365,7 @@ fn chart(report: &Report, rates: &Rates, out: &mut String) {
         Bytes(transfer.down_rate),
         Bytes(transfer.up_rate)
     );
+    let (width, height) = CHART;
     let points = rates.points();
     let top = points
         .clone()
@@ -372,15 +374,13 @@ fn chart(report: &Report, rates: &Rates, out: &mut String) {
         .unwrap_or(0);
     let _ = write!(
         out,
-        "<span>highest {}/s</span></div><svg class=\"chart\" viewBox=\"0 0 {} {}\" \
+        "<span>highest {}/s</span></div><svg class=\"chart\" viewBox=\"0 0 {width} {height}\" \
          preserveAspectRatio=\"none\" role=\"img\" aria-label=\"rates of the last hour\">\
-         <path class=\"axis\" d=\"M0 {1}H{0}\"/>",
-        Bytes(top),
-        CHART.0,
-        CHART.1
+         <path class=\"axis\" d=\"M0 {height}H{width}\"/>",
+        Bytes(top)
     );
     // The newest point is at the right edge.
-    let step = CHART.0 / (crate::report::RATE_POINTS - 1) as f64;
+    let step = width / (crate::report::RATE_POINTS - 1) as f64;
     let first = crate::report::RATE_POINTS - points.len();
     for (class, of) in [
         (
@@ -392,7 +392,7 @@ fn chart(report: &Report, rates: &Rates, out: &mut String) {
         let _ = write!(out, "<polyline class=\"{class}\" points=\"");
         for (number, point) in points.clone().enumerate() {
             let x = (first + number) as f64 * step;
-            let y = CHART.1 - 2.0 - (CHART.1 - 4.0) * of(&point) as f64 / top.max(1) as f64;
+            let y = height - 2.0 - (height - 4.0) * of(&point) as f64 / top.max(1) as f64;
             let _ = write!(out, "{x:.0},{y:.1} ");
         }
         out.push_str("\"/>");
@@ -446,7 +446,7 @@ fn draw_peers(report: &Report, peers: &[PeerReport], out: &mut String) {
     shown.sort_by_key(|peer| std::cmp::Reverse(peer.down_rate + peer.up_rate));
     if !shown.is_empty() {
         out.push_str(
-            "<div class=\"scroll\"><table><tr><th>network<th>client<th>has<th class=\"n\">down\
+            "<div class=\"scroll peers\"><table><tr><th>network<th>client<th>has<th class=\"n\">down\
              <th class=\"n\">up<th class=\"n\">received<th class=\"n\">given</tr>",
         );
     }
@@ -576,6 +576,33 @@ mod tests {
             "<dt>port mapping<dd>port 6881 of the router 192.0.2.1 (203.0.113.9) leads here by upnp",
         ] {
             assert!(page.contains(part), "no {part} in {page}");
+        }
+    }
+
+    #[test]
+    fn the_chart_has_numbers_where_numbers_belong() {
+        let mut rates = Rates::new();
+        let start = std::time::Instant::now();
+        for step in 0..4 {
+            let now = start + Duration::from_secs(20 * step);
+            rates.measure((step << 30) + 1, step << 28, now);
+        }
+        let (mut out, report) = (String::new(), report());
+        chart(&report, &rates, &mut out);
+        assert!(
+            out.contains("<path class=\"axis\" d=\"M0 160H720\"/>"),
+            "{out}"
+        );
+        assert!(out.contains("viewBox=\"0 0 720 160\""), "{out}");
+        for line in out.split("points=\"").skip(1) {
+            let points = line.split('"').next().unwrap();
+            assert_eq!(points.split_whitespace().count(), 3, "{points}");
+            for number in points.split([' ', ',']).filter(|part| !part.is_empty()) {
+                assert!(
+                    (0.0..=720.0).contains(&number.parse::<f64>().unwrap()),
+                    "{points}"
+                );
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -26,20 +27,28 @@ pub(super) async fn first_torrent(State(site): State<Arc<Site>>) -> Response {
     give_current(&site, report.streams.first()).await
 }
 
-pub(super) async fn magnet(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
+/// What stands in a path; a name that is not text names nothing.
+type Name = Result<Path<String>, PathRejection>;
+
+pub(super) async fn magnet(State(site): State<Arc<Site>>, name: Name) -> Response {
+    let Ok(Path(name)) = name else {
+        return none();
+    };
     let report = site.watching.report();
     give_magnet(&site, report.streams.iter().find(|one| one.name == name)).await
 }
 
-pub(super) async fn torrent(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
+pub(super) async fn torrent(State(site): State<Arc<Site>>, name: Name) -> Response {
+    let Ok(Path(name)) = name else {
+        return none();
+    };
     let report = site.watching.report();
     give_current(&site, report.streams.iter().find(|one| one.name == name)).await
 }
 
-pub(super) async fn by_hash(State(site): State<Arc<Site>>, Path(file): Path<String>) -> Response {
-    let id = file
-        .strip_suffix(".torrent")
-        .and_then(|hash| hash.parse().ok());
+pub(super) async fn by_hash(State(site): State<Arc<Site>>, name: Name) -> Response {
+    let hash = |Path(file): &Path<String>| file.strip_suffix(".torrent")?.parse().ok();
+    let id = name.as_ref().ok().and_then(hash);
     match id {
         Some(id) => give_torrent(&site, id).await,
         None => refuse(
@@ -49,10 +58,10 @@ pub(super) async fn by_hash(State(site): State<Arc<Site>>, Path(file): Path<Stri
     }
 }
 
-/// A link to what is current, or else to what is wanted: that needs no more than the hash.
+/// A link to what is current, or else to what is wanted: that needs no more than the hash. What was refused is
+/// not passed on.
 async fn give_magnet(site: &Site, stream: Option<&StreamReport>) -> Response {
-    let id = stream.and_then(|stream| stream.current.as_ref().or(stream.desired.as_ref()));
-    let Some(id) = id.and_then(|id| id.parse::<InfoHashV2>().ok()) else {
+    let Some(id) = stream.and_then(to_give) else {
         return none();
     };
     let dir = site.data.snapshot(id);
@@ -70,6 +79,12 @@ async fn give_magnet(site: &Site, stream: Option<&StreamReport>) -> Response {
     bytes_as(kind, StatusCode::OK, link.into_bytes())
 }
 
+/// Which snapshot of a stream others are sent to.
+fn to_give(stream: &StreamReport) -> Option<InfoHashV2> {
+    let wanted = stream.desired.as_ref().filter(|_| !stream.refused);
+    stream.current.as_ref().or(wanted)?.parse().ok()
+}
+
 async fn give_current(site: &Site, stream: Option<&StreamReport>) -> Response {
     let current = stream.and_then(|stream| stream.current.as_ref());
     match current.and_then(|id| id.parse().ok()) {
@@ -79,7 +94,7 @@ async fn give_current(site: &Site, stream: Option<&StreamReport>) -> Response {
 }
 
 fn none() -> Response {
-    let text = "there is no such stream, or it has no snapshot yet";
+    let text = "there is no such stream, or it has no snapshot to give yet";
     refuse(StatusCode::NOT_FOUND, text)
 }
 
@@ -126,6 +141,19 @@ impl std::fmt::Display for Encoded<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_snapshot_is_not_passed_on() {
+        use crate::report::testing::{NEW, OLD, report};
+
+        let mut stream = report().streams.remove(0);
+        let given = |stream: &StreamReport| to_give(stream).map(|id| id.to_string());
+        assert_eq!(given(&stream).as_deref(), Some(OLD));
+        stream.current = None;
+        assert_eq!(given(&stream).as_deref(), Some(NEW));
+        stream.refused = true;
+        assert_eq!(given(&stream), None);
+    }
 
     #[test]
     fn names_in_links() {

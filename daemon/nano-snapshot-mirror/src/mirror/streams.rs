@@ -227,12 +227,18 @@ fn log_republished(result: Result<Vec<Republished>, RecordError>) -> bool {
             for item in items {
                 match item.result {
                     Ok(stored) => {
-                        debug!(seq = %item.item.seq(), nodes = stored.nodes, "pointer put again");
+                        debug!(
+                            seq = item.item.seq().get(),
+                            nodes = stored.nodes,
+                            "pointer put again"
+                        );
                     }
                     Err(error) => {
                         all = false;
                         info!(
-                            seq = %item.item.seq(), "pointer not put again: {:#}", Error::from(error)
+                            seq = item.item.seq().get(),
+                            "pointer not put again: {:#}",
+                            Error::from(error)
                         );
                     }
                 }

@@ -10,7 +10,7 @@ use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::StoreError;
 use bittorrent_store::create::{Cut, Draft, Shape};
 use nano_ledger::LiveLedger;
-use nano_ledger::archive::{self, Layout, PackError, PackOptions};
+use nano_ledger::archive::{self, ExtractError, ExtractOptions, Layout, PackError, PackOptions};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -28,7 +28,7 @@ use crate::ledger_record::{Counts, LedgerRecord};
 use crate::progress::{Display, Meter};
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
-use crate::text::{Bytes, Count};
+use crate::text::Bytes;
 
 /// The name of every plain snapshot: what a node calls its ledger.
 const PLAIN: &str = "data.ldb";
@@ -311,6 +311,18 @@ impl Work<'_> {
             Output::AsItIs => &as_it_is,
         };
         let mut draft = self.draft(name)?;
+        if downloaded.layout != Layout::Plain {
+            // What fetchers would refuse to extract is not worth publishing, nor room for its content.
+            let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
+            if let Err(error) = archive::look(&downloaded.path, &options) {
+                let refused = matches!(error, ExtractError::Refused { .. });
+                let error = Err(error).with_context(|| format!("cannot use {original}"));
+                if refused {
+                    downloaded.forget();
+                }
+                return error;
+            }
+        }
         if self.output == Output::AsItIs {
             let content = draft.content_path(&[]);
             let failed = || format!("cannot move {}", downloaded.path.display());
@@ -325,7 +337,7 @@ impl Work<'_> {
                 }
                 return Ok(None);
             }
-            info!("published as it is: nobody has looked into it");
+            info!("the archive is published as it is: its ledger was not verified");
             let content = Content {
                 info: SnapshotInfo::of_archive(&original),
                 record: None,
@@ -398,8 +410,8 @@ impl Work<'_> {
         }
         let summary = nano_ledger::summarize(copied)?;
         info!(
-            blocks = %Count(summary.blocks), cemented = %Count(summary.cemented),
-            accounts = %Count(summary.accounts), store_version = summary.store_version,
+            blocks = summary.blocks, cemented = summary.cemented,
+            accounts = summary.accounts, store_version = summary.store_version,
             network = %summary.network, "copied"
         );
         record.counts = Some(Counts::from(&summary));
@@ -459,11 +471,11 @@ impl Work<'_> {
             nano_ledger::scrub_copy(copied)?
         };
         for (table, rows) in &report.cleared {
-            info!(table, rows = %Count(*rows), "not published");
+            info!(table, rows = *rows, "not published");
         }
         info!(
-            pages = %Count(report.pages_in_use + report.pages_stale),
-            trimmed = %Count(report.pages_trimmed),
+            pages = report.pages_in_use + report.pages_stale,
+            trimmed = report.pages_trimmed,
             "overwrote what was left of them"
         );
         Ok(())
@@ -487,8 +499,11 @@ impl Work<'_> {
             packed => packed?,
         };
         info!(
-            frames = report.frames, padding = %Bytes(report.padding_bytes),
-            "packed {} into {}", Bytes(report.ledger_bytes), Bytes(report.archive_bytes)
+            frames = report.frames,
+            padding_bytes = report.padding_bytes,
+            "packed {} into {}",
+            Bytes(report.ledger_bytes),
+            Bytes(report.archive_bytes)
         );
         Ok(true)
     }

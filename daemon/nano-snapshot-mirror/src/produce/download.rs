@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use bittorrent_session::{HttpClient, HttpError, next_chunk};
+use bittorrent_session::{HttpClient, HttpError, HttpUrl, next_chunk};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode, Uri};
+use hyper::{Response, StatusCode};
 use nano_ledger::archive::Layout;
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
@@ -76,7 +76,7 @@ pub(super) enum Fetched {
 
 /// Gets what is at `url`, unless it is still what is `known`.
 pub(super) async fn fetch(
-    url: &Uri,
+    url: &HttpUrl,
     known: Option<&Resource>,
     data: &DataDir,
     stream: &StreamName,
@@ -99,7 +99,7 @@ pub(super) async fn fetch(
 }
 
 struct Download<'a> {
-    url: &'a Uri,
+    url: &'a HttpUrl,
     known: Option<&'a Resource>,
     client: HttpClient,
     part: PathBuf,
@@ -169,8 +169,18 @@ impl Download<'_> {
         let mut part: Part = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
         let there = self.part.metadata().map_or(0, |metadata| metadata.len());
         part.synced = part.synced.min(there);
-        (part.resource.url == self.url.to_string() && validator(&part.resource).is_some())
-            .then_some(part)
+        (part.resource.is_at(self.url) && self.validator(&part.resource).is_some()).then_some(part)
+    }
+
+    fn has_query(&self) -> bool {
+        self.url.uri().query().is_some()
+    }
+
+    /// What the server can be asked by whether something is still the same: a strong entity tag, or else a
+    /// date (RFC 9110, 8.8). Not a date where the URL has a query, which may name one of several files and is
+    /// not kept, because it may be a secret.
+    fn validator<'r>(&self, resource: &'r Resource) -> Option<&'r str> {
+        validator(resource, self.has_query())
     }
 
     /// Makes what is here durable, and notes it.
@@ -199,17 +209,19 @@ impl Download<'_> {
             set(
                 &mut headers,
                 header::IF_RANGE,
-                validator(noted).unwrap_or_default(),
+                self.validator(noted).unwrap_or_default(),
             );
         } else if let Some(known) = self.known {
             if let Some(etag) = &known.etag {
                 set(&mut headers, header::IF_NONE_MATCH, etag);
             }
-            if let Some(modified) = &known.last_modified {
+            if !self.has_query()
+                && let Some(modified) = &known.last_modified
+            {
                 set(&mut headers, header::IF_MODIFIED_SINCE, modified);
             }
         }
-        let answer = match self.client.get_with(self.url, &headers).await {
+        let answer = match self.client.get_with(self.url.uri(), &headers).await {
             Ok(answer) => answer,
             Err(HttpError::Status(StatusCode::NOT_MODIFIED, _)) if self.known.is_some() => {
                 return Ok(Fetched::Unchanged);
@@ -225,13 +237,13 @@ impl Download<'_> {
                         "the server gives bytes {range:?} where others were asked for"
                     )));
                 }
-                info!(here = %Bytes(from), "going on where the last download ended");
+                info!(here_bytes = from, "going on where the last download ended");
                 self.receive(answer, noted, from).await
             }
             (StatusCode::OK, _) => {
                 let resource = self.described(&answer)?;
                 // Servers that know no conditions.
-                if validator(&resource).is_some() && self.known == Some(&resource) {
+                if self.validator(&resource).is_some() && self.known == Some(&resource) {
                     return Ok(Fetched::Unchanged);
                 }
                 self.start_over()?;
@@ -262,7 +274,8 @@ impl Download<'_> {
         let length = text(answer, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
         let Some(length) = length else {
             bail!(
-                "{} does not say how long it is, so nobody could tell whether it is whole",
+                "{} sends no Content-Length, without which a broken download could not be \
+                 recognised",
                 self.url
             );
         };
@@ -347,7 +360,11 @@ impl Download<'_> {
             )));
         }
         drop(meter);
-        info!(layout = ?layout, "downloaded {}", Bytes(resource.length));
+        info!(
+            layout = layout.map(tracing::field::debug),
+            "downloaded {}",
+            Bytes(resource.length)
+        );
         Ok(Fetched::Whole(Downloaded {
             path: self.part.clone(),
             layout: layout.context("an empty file has no layout")?,
@@ -368,12 +385,11 @@ impl Download<'_> {
     }
 }
 
-/// What a server can be asked by whether something is still the same: a strong entity tag, or else a
-/// date (RFC 9110, 8.8).
-fn validator(resource: &Resource) -> Option<&str> {
+fn validator(resource: &Resource, by_tag_only: bool) -> Option<&str> {
     let strong = |tag: &&str| !tag.starts_with("W/");
     let etag = resource.etag.as_deref().filter(strong);
-    etag.or(resource.last_modified.as_deref())
+    let date = resource.last_modified.as_deref();
+    etag.or(date.filter(|_| !by_tag_only))
 }
 
 /// Whether another attempt may end better.
@@ -389,6 +405,7 @@ fn judged(error: HttpError) -> Broken {
     }
 }
 
+/// A header's value. Visible ASCII, as `to_str` has no others.
 fn text(answer: &Response<Incoming>, name: HeaderName) -> Option<String> {
     Some(answer.headers().get(name)?.to_str().ok()?.to_owned())
 }
@@ -401,8 +418,8 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 /// The last part of a URL's path, as far as it can be a file name anywhere.
-fn name_of(url: &Uri) -> String {
-    let last = url.path().rsplit('/').next().unwrap_or_default();
+fn name_of(url: &HttpUrl) -> String {
+    let last = url.uri().path().rsplit('/').next().unwrap_or_default();
     let plain = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);
     let name: String = last.chars().filter(plain).take(100).collect();
     match name.trim_start_matches('.') {
@@ -439,12 +456,15 @@ mod tests {
             last_modified: modified.map(str::to_owned),
             length: 1,
         };
-        assert_eq!(
-            validator(&resource(Some("\"a\""), Some("m"))),
-            Some("\"a\"")
-        );
-        assert_eq!(validator(&resource(Some("W/\"a\""), Some("m"))), Some("m"));
-        assert_eq!(validator(&resource(Some("W/\"a\""), None)), None);
-        assert_eq!(validator(&resource(None, None)), None);
+        for (etag, modified, found, by_tag) in [
+            (Some("\"a\""), Some("m"), Some("\"a\""), Some("\"a\"")),
+            (Some("W/\"a\""), Some("m"), Some("m"), None),
+            (Some("W/\"a\""), None, None, None),
+            (None, None, None, None),
+        ] {
+            let resource = resource(etag, modified);
+            assert_eq!(validator(&resource, false), found);
+            assert_eq!(validator(&resource, true), by_tag);
+        }
     }
 }

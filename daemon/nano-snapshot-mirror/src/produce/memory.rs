@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_session::HttpUrl;
 use nano_ledger::LedgerFile;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::making::FRESH;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
@@ -36,11 +37,30 @@ pub(super) enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Resource {
+    /// As it is shown: without user, password and query, which may be secrets.
+    #[serde(deserialize_with = "shown")]
     pub(super) url: String,
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
     /// Bytes.
     pub(super) length: u64,
+}
+
+/// The URL of a record; earlier versions kept all of it.
+fn shown<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let text = String::deserialize(from)?;
+    Ok(match text.parse::<HttpUrl>() {
+        Ok(url) => url.to_string(),
+        // As it is shown, it need not parse again.
+        Err(_) => text,
+    })
+}
+
+impl Resource {
+    /// Whether this is at `url`, as far as the record knows.
+    pub(super) fn is_at(&self, url: &HttpUrl) -> bool {
+        self.url == url.to_string()
+    }
 }
 
 impl Origin {

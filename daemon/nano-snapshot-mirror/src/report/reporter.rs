@@ -46,6 +46,8 @@ pub(crate) struct Following<'a> {
     pub(crate) desired: Option<InfoHashV2>,
     /// The snapshot that is being fetched.
     pub(crate) active: Option<InfoHashV2>,
+    /// Whether the desired snapshot was looked into and refused.
+    pub(crate) refused: bool,
     /// The snapshot that `current/<stream>` points at.
     pub(crate) current: Option<InfoHashV2>,
     pub(crate) poll_interval: Duration,
@@ -407,6 +409,7 @@ impl Reporter {
                 .collect(),
             desired: desired.map(|id| id.to_string()),
             active: following.active.map(|id| id.to_string()),
+            refused: following.refused,
             current: following.current.map(|id| id.to_string()),
             seq: authorities
                 .iter()

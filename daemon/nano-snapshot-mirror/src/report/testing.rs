@@ -84,6 +84,7 @@ pub(crate) fn report() -> Report {
             authorities: vec![authority("c", Standing::Agrees, Some(7)), silent],
             desired: Some(NEW.to_owned()),
             active: Some(NEW.to_owned()),
+            refused: false,
             current: Some(OLD.to_owned()),
             seq: Some(7),
             since: Some(900),

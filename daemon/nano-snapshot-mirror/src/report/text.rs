@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use bittorrent_protocol::Printable;
+
 use super::{PortMapping, Report, Standing, StreamReport, TorrentReport, TorrentState};
 use crate::progress::percent;
 use crate::text::{Bytes, Time};
@@ -64,7 +66,7 @@ impl Report {
             self.version
         );
         for reason in self.reasons() {
-            let _ = writeln!(text, "  ! {reason}");
+            let _ = writeln!(text, "  ! {}", Printable(reason));
         }
         for work in self.work.iter().filter(|work| work.total > 0) {
             let _ = writeln!(text, "{}: {} %", work.name, percent(work.done, work.total));
@@ -112,7 +114,7 @@ impl Report {
             peers.reachable_because
         );
         if let Some(mapping) = &self.port_mapping {
-            let _ = writeln!(text, "port mapping: {}", mapping.text(self.now));
+            let _ = writeln!(text, "port mapping: {}", Printable(mapping.text(self.now)));
         }
         let _ = writeln!(
             text,
@@ -198,7 +200,7 @@ impl StreamReport {
                 let _ = write!(text, ", seq {seq}");
             }
             if let Some(failure) = &authority.failure {
-                let _ = write!(text, ", {failure}");
+                let _ = write!(text, ", {}", Printable(failure));
             }
             text.push('\n');
             for refused in &authority.refused {
@@ -206,7 +208,7 @@ impl StreamReport {
                 let _ = writeln!(
                     text,
                     "    refused {} ({times} times, last {at} ago)",
-                    refused.text
+                    Printable(&refused.text)
                 );
             }
         }
@@ -217,8 +219,7 @@ impl TorrentReport {
     fn write(&self, text: &mut String) {
         let _ = write!(text, "{}: {}", short(&self.snapshot), self.state.name());
         if let Some(name) = &self.name {
-            // Made by someone else: nothing in it may move the cursor.
-            let _ = write!(text, " {}", name.escape_default());
+            let _ = write!(text, " {}", Printable(name));
         }
         if self.bytes_total > 0 {
             let _ = write!(text, ", {}", Bytes(self.bytes_total));
@@ -310,7 +311,14 @@ mod tests {
     #[test]
     fn nothing_strangers_write_moves_the_cursor() {
         let mut report = report();
-        report.torrents[0].name = Some("\x1b[2J".to_owned());
-        assert!(!report.to_text().contains('\x1b'));
+        report.torrents[0].name = Some("\x1b[2J\nforged".to_owned());
+        let bad = "\x1b[2J\nforged".to_owned();
+        report.streams[0].authorities[0].failure = Some(bad.clone());
+        report.port_mapping.as_mut().unwrap().router = Some(bad);
+        let text = report.to_text();
+        assert!(
+            !text.contains('\x1b') && !text.contains("\nforged"),
+            "{text}"
+        );
     }
 }

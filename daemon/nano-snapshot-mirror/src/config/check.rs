@@ -1,0 +1,112 @@
+//! What is wrong with values that are right by themselves: ports that meet, directories that cannot be used.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::{Config, Loaded};
+use crate::cli::Place;
+
+/// Addresses that cannot both be listened on: the path of the key to change, and words.
+pub(super) fn equal_ports(config: &Config) -> Vec<(String, String)> {
+    let peers = &config.peer.listen.value;
+    let mut found = Vec::new();
+    for (index, address) in peers.iter().enumerate() {
+        if address.port() != 0 && peers.iter().take(index).any(|other| other == address) {
+            let what = format!("{address} is there twice; write it once");
+            found.push(("peer.listen".to_owned(), what));
+        }
+    }
+    if let Place::At(http) = config.http.listen.value
+        && let Some(peer) = peers.iter().find(|peer| meet(**peer, http))
+    {
+        let what = format!(
+            "{http} and peer.listen = {peer} are the same TCP port; write another port for one of them"
+        );
+        found.push(("http.listen".to_owned(), what));
+    }
+    found
+}
+
+/// Whether two TCP sockets cannot listen there at the same time.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: IpAddr, ip: IpAddr| match all {
+        IpAddr::V4(all) => all.is_unspecified() && ip.is_ipv4(),
+        // IPv6's takes IPv4 as well.
+        IpAddr::V6(all) => all.is_unspecified(),
+    };
+    let (a, b) = (one.ip(), other.ip());
+    one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
+}
+
+/// Why the data directory cannot be used by this user: where the value stands, and words. Nothing is made.
+pub(crate) fn unusable(loaded: &Loaded) -> Option<String> {
+    let dir = loaded.config.data_dir.as_deref()?;
+    let place = loaded.place("data-dir");
+    let what = if !dir.is_absolute() && !place.starts_with("flag ") {
+        "is relative, so it depends on the directory that the program is started in; write an absolute path"
+            .to_owned()
+    } else {
+        unwritable(&std::path::absolute(dir).ok()?)?
+    };
+    Some(format!("{place}: data-dir = {}: {what}", dir.display()))
+}
+
+/// Why nothing can be written to an absolute path, or it cannot be made.
+fn unwritable(dir: &Path) -> Option<String> {
+    let there = dir
+        .ancestors()
+        .find(|path| path.symlink_metadata().is_ok())?;
+    if !there.is_dir() {
+        return Some(format!("{} is not a directory", there.display()));
+    }
+    // Where a whole system is missing, as when a package is built, nothing can be known of it.
+    if there == Path::new("/") && there != dir {
+        return None;
+    }
+    let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    let error = accessat(CWD, there, wanted, AtFlags::EACCESS).err()?;
+    let user = rustix::process::geteuid().as_raw();
+    Some(format!(
+        "user {user} cannot write to {} ({}); run this as the user of the mirror, or change the owner or mode \
+         of that directory",
+        there.display(),
+        std::io::Error::from(error)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_meet() {
+        for (one, other, met) in [
+            ("[::]:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "[::1]:1", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("[::]:1", "127.0.0.1:2", false),
+            ("[::]:0", "127.0.0.1:0", false),
+        ] {
+            let (a, b) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((meet(a, b), meet(b, a)), (met, met), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn directories_that_cannot_be_used() {
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(unwritable(temp.path()), None);
+        assert_eq!(unwritable(&temp.path().join("a/b")), None);
+        let file = temp.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(
+            unwritable(&file.join("a"))
+                .unwrap()
+                .contains("not a directory")
+        );
+    }
+}
