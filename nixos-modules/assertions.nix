@@ -28,8 +28,7 @@ in
     (lib.mkIf (cfg.enable || cfg.fetch.enable) {
       warnings = lib.optional (withPassword != [ ]) ''
         services.nano-snapshot-mirror.settings has a URL with a password, which everyone on this machine can read in the Nix store. Write
-        the variable of that key, such as NANO_SNAPSHOT_MIRROR_TRACKERS__URLS=…, into a file and name it in
-        services.nano-snapshot-mirror.environmentFile.
+        that key into a file of its own and name it in services.nano-snapshot-mirror.secretSettingsFile.
       '';
     })
 

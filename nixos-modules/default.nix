@@ -53,7 +53,14 @@ let
     # Creates the directories of `systemd.tmpfiles.settings.NAME`, which may be on a file system that is mounted only after systemd-tmpfiles
     # ran at boot. Of that file alone: a mistake in another one would keep the unit from starting.
     makeDirectories = name: "+${config.systemd.package}/bin/systemd-tmpfiles --create ${name}.conf";
-    environmentFiles = lib.optional (cfg.environmentFile != null) (escape.path cfg.environmentFile);
+    # How the mirror and the fetch get secrets.
+    secrets =
+      lib.optionalAttrs (cfg.environmentFile != null) {
+        EnvironmentFile = [ (escape.path cfg.environmentFile) ];
+      }
+      // lib.optionalAttrs (cfg.secretSettingsFile != null) {
+        LoadCredential = [ "config.toml:${escape.path cfg.secretSettingsFile}" ];
+      };
   };
   inherit (shared) asDefaults unit;
 
@@ -121,7 +128,7 @@ in
               UMask = "0007";
             }
             // asDefaults (
-              lib.optionalAttrs (cfg.environmentFile != null) { EnvironmentFile = shared.environmentFiles; }
+              shared.secrets
               // lib.optionalAttrs (dataDirectory != ownDirectory) {
                 ReadWritePaths = [ (escape.word dataDirectory) ];
                 ExecStartPre = [ (shared.makeDirectories "nano-snapshot-mirror") ];

@@ -12,9 +12,10 @@
 let
   cfg = config.services.nano-snapshot-mirror;
   inherit (nanoSnapshotMirror)
+    asDefaults
     derived
-    environmentFiles
     makeDirectories
+    secrets
     unit
     units
     ;
@@ -63,7 +64,7 @@ in
               RestartMode = lib.mkDefault "direct";
               ExecStartPre = lib.mkBefore [ (makeDirectories name) ];
             }
-            // lib.optionalAttrs (environmentFiles != [ ]) { EnvironmentFile = environmentFiles; };
+            // asDefaults secrets;
           }
         ];
       }

@@ -36,7 +36,7 @@ in
       description = ''
         Settings of the mirror, written to {file}`/etc/nano-snapshot-mirror/config.toml` and checked when the system is built.
         Keys are those of the [configuration reference](https://github.com/nano-snapshot-mirror/nano-snapshot-mirror/blob/main/docs/configuration.md).
-        Everyone on this machine can read the file. URLs with a password or key belong into {option}`environmentFile`.
+        Everyone on this machine can read the file. URLs with a password or key belong into {option}`secretSettingsFile`.
         Ports are here alone: socket units and firewall follow. A change of what the mirror can take over while it runs reloads it, any
         other restarts it and its sockets.
       '';
@@ -92,15 +92,26 @@ in
       };
     };
 
+    secretSettingsFile = lib.mkOption {
+      type = types.nullOr types.externalPath;
+      default = null;
+      example = "/run/secrets/nano-snapshot-mirror.toml";
+      description = ''
+        File with further settings in TOML, which override {option}`settings`. This is the way for URLs of trackers, file servers and webhooks
+        that have a password or key in them: systemd hands the file to the mirror and the fetch as a credential, and only root need be
+        able to read it. After a change of it: {command}`systemctl restart nano-snapshot-mirror`.
+      '';
+    };
+
     environmentFile = lib.mkOption {
       type = types.nullOr types.externalPath;
       default = null;
       example = "/run/secrets/nano-snapshot-mirror.env";
       description = ''
         File with variables, read by systemd before the mirror and the fetch start, in the form of {manpage}`systemd.exec(5)`. Each key of
-        {option}`settings` has a variable, which overrides it: `NANO_SNAPSHOT_MIRROR_TRACKERS__URLS` is `trackers.urls`. This is the way for
-        URLs of trackers, file servers and webhooks that have a password or key in them. Only root need be able to read the file. After
-        a change of it: {command}`systemctl restart nano-snapshot-mirror`.
+        {option}`settings` has a variable, which overrides it: `NANO_SNAPSHOT_MIRROR_TRACKERS__URLS` is `trackers.urls`. Another way for
+        secrets, where variables are at hand. Only root need be able to read the file. After a change of it:
+        {command}`systemctl restart nano-snapshot-mirror`.
       '';
     };
 

@@ -85,6 +85,7 @@ in
     services.nano-snapshot-mirror = mirror // {
       settings.data-dir = "/srv/nano snapshots (100%)";
       environmentFile = "/etc/my secrets/mirror 100%.env";
+      secretSettingsFile = "/etc/my secrets/mirror 100%.toml";
       producer = {
         enable = true;
         ledgerPath = "/srv/my node/$ledger 100%/data.ldb";

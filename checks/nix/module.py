@@ -76,6 +76,7 @@ EXPECTED = [
     (mirror('settings.peer.listen = [ "192.0.2.1:7001" ];'), "nano-snapshot-mirror-peer.socket", "FreeBind", ["true"]),
     (mirror('settings.http.listen = "off"; settings.control.socket = "off";'), SERVICE, "Sockets", ["nano-snapshot-mirror-peer.socket"]),
     # Secrets.
+    (mirror('secretSettingsFile = "/run/secrets/mirror.toml";'), SERVICE, "LoadCredential", ["config.toml:/run/secrets/mirror.toml"]),
     (mirror('environmentFile = "/run/secrets/mirror.env";'), SERVICE, "EnvironmentFile", ["/run/secrets/mirror.env"]),
     (mirror('producer = { enable = true; signingKeyEncryptedFile = "/c"; };', NANO), "nano-snapshot-mirror-producer.service",
      "LoadCredentialEncrypted", ["signing-key:/c"]),
@@ -148,7 +149,7 @@ def expectations(lib: str) -> int:
         if changed - {"X-Reload-Triggers"} and means == "reload" or "X-Restart-Triggers" not in changed and means == "restart":
             raise Fault(f"from {{ {before} }} to {{ {after} }} changes {changed}, which is no {means}")
     secret = mirror('settings.trackers.urls = [ "https://anna:secret@tracker.example.org/announce" ];')
-    if "environmentFile" not in "".join(evaluate(lib, secret)["warnings"]):
+    if "secretSettingsFile" not in "".join(evaluate(lib, secret)["warnings"]):
         raise Fault(f"{secret}\nis no reason for a warning")
     return len(EXPECTED) + len(SWITCHES) + 1
 

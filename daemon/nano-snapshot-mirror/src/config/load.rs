@@ -98,11 +98,12 @@ impl Sources {
             None if self.default_file => sources::file(Path::new(DEFAULT_FILE), false),
             None => Layer::default(),
         };
+        let credential = sources::credential(&self.variables);
         let own = sources::own_variables(&self.variables);
         let swarm = sources::variables_of_the_swarm(&self.variables);
         let notices = notice(&swarm).into_iter().collect();
 
-        let named: BTreeSet<&String> = [&file, &own]
+        let named: BTreeSet<&String> = [&file, &credential, &own]
             .into_iter()
             .flat_map(|layer| layer.names_in("stream"))
             .collect();
@@ -116,7 +117,7 @@ impl Sources {
 
         // Each overrides those before it.
         let place_of_data = sources::place_of_data(&self.variables);
-        let layers = [place_of_data, file, swarm, own, flags];
+        let layers = [place_of_data, file, credential, swarm, own, flags];
         let table = Config::table();
         let mut mistakes = Vec::new();
         for layer in &layers {

@@ -248,6 +248,18 @@ pub(crate) fn file_of_variable(variables: &Variables) -> Option<&Path> {
     lookup(variables, "NANO_SNAPSHOT_MIRROR_CONFIG").map(Path::new)
 }
 
+/// Name of the credential that has further settings.
+const CREDENTIAL: &str = "config.toml";
+
+/// Reads the settings that the service manager passes as a credential, which only this service can read. Without one the layer is empty.
+///
+/// Credentials: systemd.exec(5), `LoadCredential=`.
+pub(crate) fn credential(variables: &Variables) -> Layer {
+    lookup(variables, "CREDENTIALS_DIRECTORY")
+        .map(|directory| file(&Path::new(directory).join(CREDENTIAL), false))
+        .unwrap_or_default()
+}
+
 /// Variables of nano-snapshot-swarm, with the keys they mean. Of two for one key the later wins,
 /// as there.
 const OF_THE_SWARM: [(&str, &str); 7] = [

@@ -388,6 +388,29 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
+fn a_credential_of_the_service_overrides_the_file_and_yields_to_variables() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let file = "poll-interval = '1m'\n[dht]\nport = 1\n[trackers]\nurls = ['udp://a:1']\n";
+    let variables = [
+        ("CREDENTIALS_DIRECTORY", path),
+        ("NANO_SNAPSHOT_MIRROR_DHT__PORT", "3"),
+    ];
+    let case = Case::new(file, &variables, &[]);
+    assert_eq!(case.loaded().config.trackers.urls.len(), 1);
+    let secret = "[dht]\nport = 2\n[trackers]\nurls = ['udp://b:1', 'udp://c:1']\n";
+    std::fs::write(directory.path().join("config.toml"), secret).unwrap();
+    let loaded = case.loaded();
+    assert_eq!(loaded.config.trackers.urls.len(), 2);
+    assert_eq!(loaded.config.dht.port.value, 3);
+    assert_eq!(loaded.config.poll_interval.get(), Duration::from_secs(60));
+    let place = format!("{path}/config.toml:4");
+    assert_eq!(loaded.place("trackers.urls"), place);
+    std::fs::write(directory.path().join("config.toml"), "unknown = 1\n").unwrap();
+    assert!(case.mistakes()[0].starts_with(path));
+}
+
+#[test]
 fn a_reload_takes_over_what_may_change_and_names_the_rest() {
     let case = Case::new("poll-interval = '1m'\n[dht]\nport = 1\n", &[], &[]);
     let live = Live::new(case.sources.clone(), &case.loaded());
