@@ -27,6 +27,7 @@ rustPlatform.buildRustPackage {
       # Tests compare these with the program.
       ../docs/configuration.md
       ../docs/grafana-dashboard.json
+      ../docs/openapi-http.json
       ../docs/openapi.json
       ../docs/operating.md
     ];
