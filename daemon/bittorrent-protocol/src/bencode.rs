@@ -10,7 +10,7 @@ mod encode;
 
 use std::ops::Deref;
 
-pub use decode::decode;
+pub use decode::{decode, decode_saturating};
 pub use encode::{DictEncoder, Encoder};
 
 /// What a decoder accepts. A value takes about 64 bytes of memory, a dictionary entry 16 more:

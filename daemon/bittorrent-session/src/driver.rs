@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::disk::{Disks, Done};
+use crate::error::Causes;
 use crate::greet::{self, Encryption, GreetError, Manners};
 use crate::http::LazyHttp;
 use crate::limits::{Buckets, Throttles};
@@ -233,7 +234,7 @@ impl Driver {
                         if let Some(line) = self.lines.get(&peer) {
                             tracing::info!(
                                 peer = %line.addr,
-                                error = &fault as &dyn std::error::Error,
+                                error = %Causes(&fault),
                                 "peer dropped"
                             );
                         }
@@ -282,12 +283,12 @@ impl Driver {
             Ok((_, Err(PeerError::WebSeed(_)))) if is_web_seed => {}
             Ok((_, Ok(()))) => {}
             Ok((_, Err(error @ (PeerError::Closed | PeerError::Socket(_))))) => {
-                tracing::debug!(?addr, error = &error as &dyn std::error::Error, "peer gone");
+                tracing::debug!(?addr, error = %Causes(&error), "peer gone");
             }
             Ok((_, Err(error))) => {
                 tracing::info!(
                     ?addr,
-                    error = &error as &dyn std::error::Error,
+                    error = %Causes(&error),
                     "peer dropped"
                 );
             }
@@ -325,7 +326,7 @@ impl Driver {
         let failure = match dialled {
             Some(Ok(greeted)) => return self.connected(torrent, greeted),
             Some(Err(error)) => {
-                tracing::debug!(%addr, error = &error as &dyn std::error::Error, "cannot dial");
+                tracing::debug!(%addr, error = %Causes(&error), "cannot dial");
                 error.dial_failure()
             }
             None => DialFailure::Refused,

@@ -1,5 +1,7 @@
 //! What can go wrong for the caller of a session.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -51,4 +53,20 @@ pub enum AddError {
     /// The session is shutting down.
     #[error("the session ends")]
     Ending,
+}
+
+/// An error and its causes in one line, for logs and people: `Display` of an error leaves its source out.
+#[derive(Debug, Clone, Copy)]
+pub struct Causes<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::content::Attached;
 use crate::driver::{Added, Ask, Prepared, Views};
-use crate::error::AddError;
+use crate::error::{AddError, Causes};
 use crate::limits::RateLimits;
 use crate::piece_map::MapCell;
 use crate::status::{Peer, TorrentStatus};
@@ -224,7 +224,7 @@ impl TorrentHandle {
         let held = match read.await {
             Ok(Ok(held)) => held,
             Ok(Err(error)) => {
-                tracing::error!(torrent = %v2, error = &error as &dyn std::error::Error, "cannot read the store");
+                tracing::error!(torrent = %v2, error = %Causes(&error), "cannot read the store");
                 return Err(AddError::Unreadable(v2));
             }
             Err(error) => {
@@ -278,7 +278,7 @@ pub(crate) async fn prepare(
     match read.await {
         Ok(Ok(prepared)) => Ok(prepared),
         Ok(Err(error)) => {
-            tracing::error!(torrent = %v2, error = &error as &dyn std::error::Error, "cannot read the store");
+            tracing::error!(torrent = %v2, error = %Causes(&error), "cannot read the store");
             Err(AddError::Unreadable(v2))
         }
         Err(error) => {

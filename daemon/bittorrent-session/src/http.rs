@@ -1,10 +1,13 @@
 //! Requests to HTTP servers: trackers and web seeds.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::BASE64;
+use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -13,8 +16,12 @@ use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder}
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::percent_decode_str;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
+use url::Url;
+
+use crate::error::Causes;
 
 /// How long a TCP connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +53,9 @@ pub enum HttpError {
     /// The answer is longer than it may be.
     #[error("an answer of more than {0} bytes")]
     TooLong(usize),
+    /// The answer claims to be gzip (RFC 1952) and is not.
+    #[error("the answer cannot be decompressed")]
+    Gzip(#[source] std::io::Error),
     /// It sends us elsewhere, and there is nothing to be had, or not safely.
     #[error("the server sends us to {0:?}, which is not followed")]
     Redirection(String),
@@ -99,7 +109,7 @@ impl HttpClient {
             Ok(tls) => tls.with_no_client_auth(),
             Err(error) => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %Causes(&error),
                     "no certificate authorities found: no https server will be trusted; \
                      set SSL_CERT_FILE to a bundle of them"
                 );
@@ -149,42 +159,59 @@ impl HttpClient {
         url: &Uri,
         headers: &HeaderMap,
     ) -> Result<Response<Incoming>, HttpError> {
-        let mut url = url.clone();
+        let answer = self.final_answer(url, headers).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            status => Err(HttpError::Status(status, retry_after(&answer))),
+        }
+    }
+
+    /// Follows redirections to the first answer that is none, whatever its status. The user name and password of `url` are sent as
+    /// basic credentials (RFC 7617) to its own server only; those in a redirection are not used.
+    async fn final_answer(
+        &self,
+        url: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let credentials = credentials(url);
+        let mut at = url.clone();
         for _ in 0..=MOST_REDIRECTIONS {
             // Libraries log where they connect to.
-            let mut request = Request::get(without_user(&url))
+            let mut request = Request::get(without_user(&at))
                 .header(header::USER_AGENT, &self.agent)
                 .body(Empty::new())
-                .map_err(|_| HttpError::Redirection(server(&url)))?;
+                .map_err(|_| HttpError::Redirection(server(&at)))?;
             request.headers_mut().extend(headers.clone());
+            if let Some(credentials) = credentials.clone().filter(|_| is_same_server(url, &at)) {
+                request
+                    .headers_mut()
+                    .insert(header::AUTHORIZATION, credentials);
+            }
             let answer = timeout(ANSWER_TIMEOUT, self.client.request(request))
                 .await
                 .map_err(|_| HttpError::Slow)?
-                .map_err(|error| HttpError::Request(server(&url), error))?;
-            let status = answer.status();
-            if status.is_success() {
-                return Ok(answer);
-            }
+                .map_err(|error| HttpError::Request(server(&at), error))?;
             let location = answer.headers().get(header::LOCATION);
-            let Some(location) = location.filter(|_| status.is_redirection()) else {
-                return Err(HttpError::Status(status, retry_after(&answer)));
+            let Some(location) = location.filter(|_| answer.status().is_redirection()) else {
+                return Ok(answer);
             };
             let location = String::from_utf8_lossy(location.as_bytes());
-            url = follow(&url, &location)
+            at = follow(&at, &location)
                 .ok_or_else(|| HttpError::Redirection(start_of(&location)))?;
         }
-        Err(HttpError::Redirection(server(&url)))
+        Err(HttpError::Redirection(server(&at)))
     }
 
-    /// Asks for a resource of at most so many bytes; says who answered, where that is known.
-    pub(crate) async fn get_whole(
-        &self,
-        url: &Uri,
-        most: usize,
-    ) -> Result<(Vec<u8>, Option<SocketAddr>), HttpError> {
-        let answer = self.get(url, None).await?;
+    /// Requests a resource of at most `most` bytes, after decompression if the server sends gzip. The body of a failure is returned
+    /// too: trackers give their reason in it.
+    pub(crate) async fn get_whole(&self, url: &Uri, most: usize) -> Result<Whole, HttpError> {
+        let answer = self.final_answer(url, &HeaderMap::new()).await?;
         let server = answer.extensions().get::<HttpInfo>();
         let server = server.map(HttpInfo::remote_addr);
+        let failure = match answer.status() {
+            status if status.is_success() => None,
+            status => Some(HttpError::Status(status, retry_after(&answer))),
+        };
         let mut body = answer.into_body();
         let mut bytes = Vec::new();
         while let Some(chunk) = next_chunk(&mut body).await? {
@@ -193,8 +220,64 @@ impl HttpClient {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok((bytes, server))
+        Ok(Whole {
+            body: decompressed(bytes, most)?,
+            server,
+            failure,
+        })
     }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) body: Vec<u8>,
+    /// The address of the server, where it is known.
+    pub(crate) server: Option<SocketAddr>,
+    /// The status if it is a failure.
+    pub(crate) failure: Option<HttpError>,
+}
+
+/// First bytes of a gzip file (RFC 1952, 2.3.1).
+const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
+
+/// Decompresses gzip. Some servers send it without being asked, and without `Content-Encoding`; nothing that is read here begins like it
+/// otherwise.
+fn decompressed(body: Vec<u8>, most: usize) -> Result<Vec<u8>, HttpError> {
+    if !body.starts_with(&GZIP) {
+        return Ok(body);
+    }
+    let mut whole = Vec::new();
+    MultiGzDecoder::new(&*body)
+        .take(most as u64 + 1)
+        .read_to_end(&mut whole)
+        .map_err(HttpError::Gzip)?;
+    if whole.len() > most {
+        return Err(HttpError::TooLong(most));
+    }
+    Ok(whole)
+}
+
+/// Basic credentials from the user name and password of a URL, which are percent-encoded there (RFC 3986, 3.2.1).
+fn credentials(url: &Uri) -> Option<HeaderValue> {
+    let (user_info, _) = url.authority()?.as_str().rsplit_once('@')?;
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let plain: Vec<u8> = percent_decode_str(user)
+        .chain([b':'])
+        .chain(percent_decode_str(password))
+        .collect();
+    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64.encode(&plain))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn is_same_server(a: &Uri, b: &Uri) -> bool {
+    let port = |url: &Uri| match (url.port_u16(), url.scheme_str()) {
+        (None, Some("https")) => 443,
+        (None, _) => 80,
+        (Some(port), _) => port,
+    };
+    (a.scheme(), a.host(), port(a)) == (b.scheme(), b.host(), port(b))
 }
 
 /// The next bytes of an answer; `None` at its end.
@@ -304,19 +387,24 @@ pub(crate) fn public(url: &Uri, plain: impl Fn(&str) -> bool) -> String {
     }
 }
 
-/// Where a redirection leads. Never away from https, and to nothing but another server or
-/// another place on the same one.
+/// The URL that a redirection leads to: a reference relative to the URL that was requested (RFC 9110, 10.2.2). `None` if it is no HTTP
+/// URL, leads from https to http, or names the same URL again.
 fn follow(from: &Uri, location: &str) -> Option<Uri> {
-    let to: Uri = if location.starts_with('/') && !location.starts_with("//") {
-        let mut parts = from.clone().into_parts();
-        parts.path_and_query = Some(location.parse().ok()?);
-        Uri::from_parts(parts).ok()?
-    } else {
-        location.parse().ok()?
+    let base = Url::parse(&from.to_string()).ok()?;
+    let mut to = base.join(location).ok()?;
+    to.set_fragment(None);
+    let is_safe = match to.scheme() {
+        "https" => true,
+        "http" => base.scheme() == "http",
+        _ => false,
     };
-    let secure = to.scheme_str() == Some("https");
-    let plain = to.scheme_str() == Some("http") && from.scheme_str() != Some("https");
-    (to.host().is_some() && (secure || plain)).then_some(to)
+    if !is_safe || to == base || !to.has_host() {
+        return None;
+    }
+    // Fail only for URLs without a host.
+    let _ = to.set_username("");
+    let _ = to.set_password(None);
+    to.as_str().parse().ok()
 }
 
 /// The seconds to wait, where the server names any.
@@ -374,6 +462,64 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_those_of_the_url_and_for_its_server_only() {
+        for (url, credentials_in_base64) in [
+            ("http://a/", None),
+            // The example of RFC 7617, 2.
+            (
+                "http://Aladdin:open%20sesame@a/",
+                Some("QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+            ),
+            ("http://me@a/", Some("bWU6")),
+            ("http://me:p%3Aw@a:1/", Some("bWU6cDp3")),
+        ] {
+            let found = credentials(&url.parse().unwrap());
+            let expected = credentials_in_base64.map(|text| format!("Basic {text}"));
+            assert_eq!(
+                found.as_ref().map(|value| value.to_str().unwrap()),
+                expected.as_deref(),
+                "{url}"
+            );
+        }
+        for (a, b, same) in [
+            ("http://me:pw@a/b", "http://a:80/c", true),
+            ("https://a", "https://a:443/", true),
+            ("http://a", "https://a", false),
+            ("http://a", "http://b", false),
+            ("http://a:1", "http://a:2", false),
+        ] {
+            assert_eq!(
+                is_same_server(&a.parse().unwrap(), &b.parse().unwrap()),
+                same,
+                "{a} {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn gzip_is_decompressed_within_the_bound() {
+        let packed = |content: &[u8]| {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            std::io::Write::write_all(&mut encoder, content).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(decompressed(b"de".to_vec(), 10).unwrap(), b"de");
+        assert_eq!(
+            decompressed(packed(b"0123456789"), 10).unwrap(),
+            b"0123456789"
+        );
+        let bomb = packed(&[0; 1 << 20]);
+        assert!(matches!(
+            decompressed(bomb, 10),
+            Err(HttpError::TooLong(10))
+        ));
+        let mut broken = packed(b"0123456789");
+        broken.truncate(15);
+        assert!(matches!(decompressed(broken, 10), Err(HttpError::Gzip(_))));
+    }
+
+    #[test]
     fn redirections_lead_to_servers_and_not_out_of_tls() {
         for (from, location, to) in [
             ("http://a/b?c", "/d?e", Some("http://a/d?e")),
@@ -381,10 +527,19 @@ mod tests {
             ("http://a/b", "https://a/b", Some("https://a/b")),
             ("https://a:1/b", "/c", Some("https://a:1/c")),
             ("https://a/b", "http://a/b", None),
-            ("http://a/b", "//c/d", None),
-            ("http://a/b", "c", None),
+            ("http://a/b", "//c/d", Some("http://c/d")),
+            ("https://a/b", "//c/d", Some("https://c/d")),
+            ("http://a/b/c?x", "d", Some("http://a/b/d")),
+            ("http://a/b/c", "./d", Some("http://a/b/d")),
+            ("http://a/b/c", "../d?e", Some("http://a/d?e")),
+            ("http://a/b/c?x", "?y", Some("http://a/b/c?y")),
+            ("http://a/b", "c#d", Some("http://a/c")),
+            ("http://me:pw@a/b", "c", Some("http://a/c")),
+            ("http://a/b", "http://me:pw@c/d", Some("http://c/d")),
             ("http://a/b", "file:///etc/passwd", None),
             ("http://a/b", "ftp://c/d", None),
+            ("http://a/b", "data:,x", None),
+            ("http://a/b", "http://", None),
             ("http://a/b", "", None),
         ] {
             let found = follow(&from.parse().unwrap(), location);

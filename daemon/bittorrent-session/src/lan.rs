@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Causes;
 use crate::greet;
 use crate::handle::TorrentHandle;
 
@@ -160,7 +161,7 @@ impl LanDiscovery {
                 for (socket, group) in &self.sockets {
                     let text = search.encode(*group);
                     if let Err(error) = socket.send_to(text.as_bytes(), group).await {
-                        tracing::debug!(%group, error = &error as &dyn std::error::Error, "not heard in the local network");
+                        tracing::debug!(%group, error = %Causes(&error), "not heard in the local network");
                     }
                 }
             }
@@ -221,7 +222,7 @@ impl LanDiscovery {
                 Ok(read) => return read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "cannot hear");
+                    tracing::debug!(error = %Causes(&error), "cannot hear");
                     tokio::time::sleep(LEAST_PAUSE).await;
                 }
             }

@@ -51,7 +51,7 @@ pub use bittorrent_engine::{
 };
 pub use config::SessionConfig;
 pub use driver::ShutdownReport;
-pub use error::{AddError, SessionError};
+pub use error::{AddError, Causes, SessionError};
 pub use greet::{Encryption, EncryptionPolicy};
 pub use handle::{SessionHandle, TorrentHandle};
 pub use http::{HttpClient, HttpError, HttpUrl, InvalidHttpUrl, next_chunk};

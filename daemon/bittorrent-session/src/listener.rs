@@ -18,6 +18,7 @@ use tracing::Instrument as _;
 
 use crate::SessionError;
 use crate::driver::Ask;
+use crate::error::Causes;
 use crate::greet::{self, GreetError, Manners, Reception, Welcome};
 
 /// How long to wait when the kernel has no socket for us: what was accepted has to close first.
@@ -134,14 +135,14 @@ pub(crate) async fn accept(
                 let handshake = async move {
                     if let Err(error) = introduce(&manners, stream, addr, &asks).await {
                         // Anybody can send anything to an open port.
-                        tracing::debug!(error = &error as &dyn std::error::Error, "not accepted");
+                        tracing::debug!(error = %Causes(&error), "not accepted");
                     }
                     drop(place);
                 };
                 handshakes.spawn(handshake.instrument(tracing::debug_span!("incoming", %addr)));
             }
             (Ok(_), Err(error)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept");
+                tracing::warn!(error = %Causes(&error), "cannot accept");
                 tokio::time::sleep(NO_SOCKET_PAUSE).await;
             }
             (Err(_), _) => break,

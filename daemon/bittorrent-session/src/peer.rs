@@ -29,6 +29,7 @@ use tokio_util::sync::{CancellationToken, PollSemaphore};
 use crate::buffers::{BufferPool, ReadBuffer};
 use crate::content::Attached;
 use crate::disk::{Answer, Answered, Read, Readers};
+use crate::error::Causes;
 use crate::greet::Encryption;
 use crate::limits::Throttles;
 use crate::mailbox;
@@ -578,7 +579,7 @@ impl Peer {
                     }
                     tracing::error!(
                         peer = %self.addr,
-                        error = &unread.error as &dyn std::error::Error,
+                        error = %Causes(&unread.error),
                         "cannot read blocks to serve them"
                     );
                     for request in unread.lost {

@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Causes;
+
 pub use status::{MappedPort, MappingProtocol, PortMappingStatus};
 
 use upnp::{Forwarding, UpnpError};
@@ -278,16 +280,15 @@ impl PortMapper {
     }
 
     fn complain(&self, error: &PortMappingError, loudly: bool) {
-        let why = causes(error);
-        let error = error as &dyn std::error::Error;
+        let why = Causes(error).to_string();
         if loudly {
             tracing::warn!(
-                error,
+                error = %why,
                 "no port of the router leads here: peers outside cannot connect to us unless it is told \
                  by hand; trying again now and then"
             );
         } else {
-            tracing::debug!(error, "still no port of the router leads here");
+            tracing::debug!(error = %why, "still no port of the router leads here");
         }
         self.status.send_replace(PortMappingStatus::Failed(why));
     }
@@ -323,18 +324,6 @@ fn upnp_port(forwarding: &Forwarding) -> MappedPort {
         asked: SystemTime::now(),
         lifetime: forwarding.lifetime(),
     }
-}
-
-/// An error with what caused it.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 /// The address under which the router knows us.

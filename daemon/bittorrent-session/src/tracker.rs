@@ -18,9 +18,10 @@ use hyper::Uri;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::error::Causes;
 use crate::greet::EncryptionPolicy;
 use crate::handle::TorrentHandle;
-use crate::http::{HttpClient, HttpError, public};
+use crate::http::{HttpClient, HttpError, Whole, public};
 use crate::status::TorrentStatus;
 
 /// However often a tracker wants us, we do not come more often than this.
@@ -216,7 +217,7 @@ impl Announcer {
                 tracing::info!(
                     tracker = %self.url,
                     %swarm,
-                    error = &error as &dyn std::error::Error,
+                    error = %Causes(&error),
                     "not announced"
                 );
                 return None;
@@ -249,13 +250,13 @@ impl Announcer {
             return Ok((announced, Some(tracker)));
         }
         let url = with_query(&self.url.0, &query(&announce));
-        let (body, tracker) = self
+        let answer = self
             .http
             .get_whole(&url, MOST_ANSWER)
             .await
             .map_err(TrackerError::Http)?;
-        let announced = decode_response(&body).map_err(TrackerError::Response)?;
-        Ok((announced, tracker))
+        let server = answer.server;
+        Ok((judge(answer)?, server))
     }
 
     fn message(&self, swarm: SwarmHash, event: AnnounceEvent, status: &TorrentStatus) -> Announce {
@@ -288,6 +289,16 @@ impl Announcer {
                 EncryptionPolicy::Require => Crypto::Required,
             },
         }
+    }
+}
+
+/// What an answer over HTTP means. A tracker may refuse with a status of success or of failure; its own reason says more than the status.
+fn judge(answer: Whole) -> Result<Announced, TrackerError> {
+    match (decode_response(&answer.body), answer.failure) {
+        (Err(ResponseError::Refused(reason)), _) => Err(TrackerError::Refused(reason)),
+        (_, Some(failure)) => Err(TrackerError::Http(failure)),
+        (Err(error), None) => Err(TrackerError::Response(error)),
+        (Ok(announced), None) => Ok(announced),
     }
 }
 
@@ -332,6 +343,35 @@ mod tests {
         ] {
             assert_eq!(text.parse::<TrackerUrl>().is_ok(), good, "{text}");
         }
+    }
+
+    #[test]
+    fn failures_name_their_cause() {
+        let answer = |body: &[u8], failure: Option<u16>| {
+            let failure = failure.map(|status| {
+                HttpError::Status(hyper::StatusCode::from_u16(status).unwrap(), None)
+            });
+            let whole = Whole {
+                body: body.to_vec(),
+                server: None,
+                failure,
+            };
+            judge(whole).map_err(|error| Causes(&error).to_string())
+        };
+        let refusal = b"d14:failure reason20:unregistered torrente";
+        let refused = "the tracker refuses: unregistered torrent";
+        assert_eq!(answer(refusal, None).unwrap_err(), refused);
+        assert_eq!(answer(refusal, Some(404)).unwrap_err(), refused);
+        assert_eq!(
+            answer(b"<html>", Some(401)).unwrap_err(),
+            "the request failed: the server answers 401 Unauthorized"
+        );
+        let nonsense = answer(b"<html>", None).unwrap_err();
+        assert!(
+            nonsense.starts_with("no usable answer: the tracker's answer cannot be read: "),
+            "{nonsense}"
+        );
+        assert!(answer(b"d8:intervali60e5:peers0:e", None).is_ok());
     }
 
     #[test]

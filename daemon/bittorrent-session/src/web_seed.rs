@@ -249,7 +249,7 @@ impl WebSeed {
         };
         let mut body = self.check(run, answer)?.into_body();
         let mut buffer = BytesMut::new();
-        for block in &run.blocks {
+        for (at, block) in run.blocks.iter().enumerate() {
             if self.asked.is_empty() {
                 break;
             }
@@ -262,7 +262,15 @@ impl WebSeed {
                     Ok(chunk) => chunk.map_err(WebSeedError::Http)?,
                     Err(stopped) => return Ok(Err(stopped)),
                 };
-                let chunk = chunk.ok_or(WebSeedError::Short)?;
+                let Some(chunk) = chunk else {
+                    // A server may send less of a range than was requested (RFC 9110, 15.3.7).
+                    return if at == 0 {
+                        Err(WebSeedError::Short)
+                    } else {
+                        self.request_again(&run.blocks[at..]);
+                        Ok(Ok(()))
+                    };
+                };
                 self.start.throttles.download.settle(chunk.len());
                 buffer.extend_from_slice(&chunk);
             }
@@ -286,6 +294,15 @@ impl WebSeed {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Puts the blocks that an answer left out in front of those still to be requested.
+    fn request_again(&mut self, blocks: &[BlockIndex]) {
+        for block in blocks.iter().rev() {
+            if self.asked.remove(block) {
+                self.wanted.push_front(*block);
+            }
+        }
     }
 
     /// Waits until more may come.

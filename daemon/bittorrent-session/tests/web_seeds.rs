@@ -71,6 +71,62 @@ async fn a_file_comes_from_a_file_server_alone() {
     }
 }
 
+/// The range that was requested, or its first `most` bytes.
+fn at_most(request: &Request, content: &[u8], most: usize) -> Response {
+    let (first, last) = request.range().unwrap();
+    let last = last.min(first + most - 1);
+    let range = format!("bytes {first}-{last}/{}", content.len());
+    Response {
+        status: 206,
+        headers: vec![("Content-Range", range)],
+        body: content[first..=last].to_vec(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_is_cut_short_is_requested_again_from_there() {
+    let sample = Sample::file("short", 1_000_001, 64 * 1024, false);
+    let content = sample.contents[0].clone();
+    // Six blocks, and a part of one that is of no use.
+    let server = Server::start(move |request| at_most(request, &content, 100_000)).await;
+    let download = download(&sample, &[server.url("/x")], impatient()).await;
+    wait_seeding(&download.torrent).await;
+    sample.assert_held_by(&download.store);
+    assert!(server.requests().len() >= 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relative_redirections_are_followed_with_the_credentials_of_their_server() {
+    let sample = Sample::file("moved", 200_000, 64 * 1024, false);
+    let content = sample.contents[0].clone();
+    let server = Server::start(move |request| {
+        let authorized = request.headers.get("authorization");
+        // "me:p@ss", as the URL below has it.
+        if authorized.is_none_or(|value| value != "Basic bWU6cEBzcw==") {
+            return Response {
+                status: 401,
+                ..Response::default()
+            };
+        }
+        let location = match &*request.path {
+            "/a/b/x" => "../c/x?y=1",
+            "/a/c/x?y=1" => "?z",
+            "/a/c/x?z" => return ranged(request, &content),
+            _ => return not_found(),
+        };
+        Response {
+            status: 302,
+            headers: vec![("Location", location.to_owned())],
+            ..Response::default()
+        }
+    })
+    .await;
+    let url = format!("http://me:p%40ss@{}/a/b/x", server.addr);
+    let download = download(&sample, &[url], impatient()).await;
+    wait_seeding(&download.torrent).await;
+    sample.assert_held_by(&download.store);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_files_of_a_directory_stand_below_the_name_of_the_torrent() {
     let sizes = [70_000, 0, 1, 16_384, 200_000];

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+pub(crate) use bittorrent_session::Causes;
+
 /// Bytes in the unit that gives three digits: `17 B`, `4.00 MiB`, `121 GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bytes(pub(crate) u64);
@@ -57,21 +59,6 @@ impl fmt::Display for Count {
                 f.write_str(",")?;
             }
             write!(f, "{digit}")?;
-        }
-        Ok(())
-    }
-}
-
-/// An error and its causes in one line.
-pub(crate) struct Causes<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
         }
         Ok(())
     }

@@ -6,8 +6,32 @@ use super::{BencodeError, Decoded, Dict, Flaw, FlawKind, Limits, Node, Value};
 /// safe on any stack.
 const DEEPEST: usize = 256;
 
+/// What to make of an integer that does not fit into an `i64`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Overflow {
+    Refuse,
+    Saturate,
+}
+
 /// Reads one value from the start of the input; bytes that follow it are not looked at.
 pub fn decode<'a>(input: &'a [u8], limits: &Limits) -> Result<Decoded<'a>, BencodeError> {
+    decode_with(input, limits, Overflow::Refuse)
+}
+
+/// Like [`decode`], but an integer outside the range of `i64` becomes the nearest one inside. For values that the reader bounds
+/// anyway, such as a tracker's interval.
+pub fn decode_saturating<'a>(
+    input: &'a [u8],
+    limits: &Limits,
+) -> Result<Decoded<'a>, BencodeError> {
+    decode_with(input, limits, Overflow::Saturate)
+}
+
+fn decode_with<'a>(
+    input: &'a [u8],
+    limits: &Limits,
+    overflow: Overflow,
+) -> Result<Decoded<'a>, BencodeError> {
     if input.len() > limits.max_len {
         return Err(BencodeError::TooLong {
             len: input.len(),
@@ -19,6 +43,7 @@ pub fn decode<'a>(input: &'a [u8], limits: &Limits) -> Result<Decoded<'a>, Benco
         at: 0,
         tokens: 0,
         max_tokens: limits.max_tokens,
+        overflow,
         flaws: Vec::new(),
     };
     let root = decoder.value(limits.max_depth.min(DEEPEST))?;
@@ -46,6 +71,7 @@ struct Decoder<'a> {
     at: usize,
     tokens: usize,
     max_tokens: usize,
+    overflow: Overflow,
     flaws: Vec<Flaw>,
 }
 
@@ -231,7 +257,7 @@ impl<'a> Decoder<'a> {
             self.flaw(FlawKind::LeadingZero, start);
         }
         // Counted downwards, since the lowest `i64` has no positive counterpart.
-        digits
+        let exact = digits
             .iter()
             .try_fold(0i64, |sum, digit| {
                 sum.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))
@@ -242,8 +268,13 @@ impl<'a> Decoder<'a> {
                 } else {
                     sum.checked_neg()
                 }
-            })
-            .ok_or(BencodeError::IntegerOverflow { offset: start })
+            });
+        match (exact, self.overflow) {
+            (Some(int), _) => Ok(int),
+            (None, Overflow::Refuse) => Err(BencodeError::IntegerOverflow { offset: start }),
+            (None, Overflow::Saturate) if negative => Ok(i64::MIN),
+            (None, Overflow::Saturate) => Ok(i64::MAX),
+        }
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], BencodeError> {
@@ -290,6 +321,13 @@ mod tests {
             "i99999999999999999999999e",
         ] {
             assert_eq!(read(bad), Err(BencodeError::IntegerOverflow { offset: 0 }));
+            let nearest = if bad.contains('-') {
+                i64::MIN
+            } else {
+                i64::MAX
+            };
+            let decoded = decode_saturating(bad.as_bytes(), &Limits::MESSAGE).unwrap();
+            assert_eq!(decoded.root.as_int(), Some(nearest), "{bad}");
         }
         for bad in [
             "ie", "i-e", "i+1e", "i 1e", "i1 e", "i--1e", "i1.0e", "i0x1e",

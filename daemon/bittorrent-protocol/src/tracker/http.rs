@@ -78,7 +78,7 @@ pub fn query(announce: &Announce) -> String {
 
 /// Reads the body of an answer.
 pub fn decode_response(body: &[u8]) -> Result<Announced, ResponseError> {
-    let decoded = bencode::decode(body, &LIMITS)?;
+    let decoded = bencode::decode_saturating(body, &LIMITS)?;
     let root = decoded
         .root
         .as_dict()
@@ -170,6 +170,8 @@ mod tests {
                 90,
                 &["[2001:db8::1]:1"],
             ),
+            // A tracker that wants no second announce.
+            (b"d8:intervali99999999999999999999ee", i64::MAX as u64, &[]),
             (
                 b"d8:intervali-1e5:peersld2:ip9:192.0.2.14:porti6881eed2:ip4:host4:porti1ee\
                   d2:ip11:2001:db8::27:peer id20:aaaaaaaaaaaaaaaaaaaa4:porti2eed2:ip3:::14:porti70000eeee",

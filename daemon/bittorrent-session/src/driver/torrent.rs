@@ -15,6 +15,7 @@ use super::web_seeds::WebSeeds;
 use super::{Policy, Views};
 use crate::content::Attached;
 use crate::disk::{Disks, Job, LookUp, Proof, Work, WriterId};
+use crate::error::Causes;
 use crate::limits::Buckets;
 use crate::peer::Arrived;
 use crate::piece_map::Origins;
@@ -157,7 +158,7 @@ impl Torrent {
         if self.error.is_none() {
             tracing::error!(
                 torrent = %self.hashes.v2,
-                error = &error as &dyn std::error::Error,
+                error = %Causes(&error),
                 "torrent stopped"
             );
             self.error = Some(Arc::new(error));

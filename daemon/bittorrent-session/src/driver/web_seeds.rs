@@ -9,6 +9,7 @@ use bittorrent_protocol::{FileIndex, PeerId};
 use tracing::Instrument as _;
 
 use super::{Driver, Line};
+use crate::error::Causes;
 use crate::greet::Encryption;
 use crate::http::HttpError;
 use crate::mailbox;
@@ -250,8 +251,7 @@ impl Driver {
             _ => None,
         };
         if let Some(error) = error {
-            let error: &dyn std::error::Error = error;
-            tracing::warn!(url = %seed.url, error, "web seed failed");
+            tracing::warn!(url = %seed.url, error = %Causes(error), "web seed failed");
         }
         seed.ended(error, files, Instant::now());
         true

@@ -10,6 +10,7 @@ use bittorrent_protocol::wire::{
 
 use super::{FULL_OUTBOX, Peer};
 use crate::disk::{DiskError, MIN_READ_CHARGE};
+use crate::error::Causes;
 
 /// Requests for metadata blocks that one peer may have waiting: as many as the longest info
 /// dictionary has and libtorrent allows.
@@ -72,7 +73,7 @@ impl Peer {
             Err(error) => {
                 tracing::error!(
                     peer = %self.addr,
-                    error = &error as &dyn std::error::Error,
+                    error = %Causes(&error),
                     "cannot read hashes to serve them"
                 );
                 self.put(&Message::HashReject(request));
