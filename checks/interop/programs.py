@@ -47,9 +47,7 @@ class Programs:
 
     @staticmethod
     def build(release: bool) -> None:
-        for package, target in (("nano-snapshot-mirror", "--bin=nano-snapshot-mirror"), ("bittorrent-session", "--example=transfer")):
-            command = ["cargo", "build", "--locked", "--quiet", "-p", package, target, *(["--release"] if release else [])]
-            subprocess.run(command, cwd=ROOT, check=True)
+        subprocess.run([ROOT / "checks/build", *(["--release"] if release else [])], check=True)
 
     @staticmethod
     def built(release: bool) -> Programs:

@@ -21,12 +21,6 @@ THEIRS = "libtorrent"
 CLIENTS = (OURS, THEIRS)
 
 # Package and target of every program that is measured.
-PROGRAMS = (
-    ("bittorrent-session", "--example=transfer"),
-    ("bittorrent-session", "--example=floor"),
-    ("snapshot-pointer", "--example=lookup"),
-    ("nano-snapshot-mirror", "--bin=nano-snapshot-mirror"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +90,8 @@ class Held:
 
 class Lab:
     def __init__(self, work: pathlib.Path, size: Size, libtorrent: str, fill: int, build: bool) -> None:
-        for package, target in PROGRAMS if build else ():
-            subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "-p", package, target], cwd=ROOT, check=True)
+        if build:
+            subprocess.run([ROOT / "checks/build", "--release"], check=True)
         self.transfer = TARGET / "release/examples/transfer"
         self.floor = TARGET / "release/examples/floor"
         self.lookup = TARGET / "release/examples/lookup"
