@@ -20,8 +20,6 @@ OURS = "ours"
 THEIRS = "libtorrent"
 CLIENTS = (OURS, THEIRS)
 
-# Package and target of every program that is measured.
-
 
 @dataclasses.dataclass(frozen=True)
 class Size:
