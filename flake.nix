@@ -22,7 +22,7 @@
         { pkgs, system, ... }:
         rec {
           default = (pkgs.callPackage ./nixos-modules/package.nix { }).overrideAttrs (previous: {
-            passthru = previous.passthru // {
+            passthru = (previous.passthru or { }) // {
               # All but the build itself, which is the package.
               tests = removeAttrs self.checks.${system} [ "package" ];
             };
