@@ -8,39 +8,8 @@
   configuration ? { },
 }:
 let
-  inherit (lib) types;
-  inherit (import ./store.nix) package hashed;
   nixos = import ./nixos.nix { inherit lib; };
-  # As much of nixpkgs as the module asks for. Files are named, not made.
-  pkgs = {
-    coreutils = package "coreutils";
-    nano-snapshot-mirror = package "nano-snapshot-mirror";
-    stdenv.buildPlatform.canExecute = _: true;
-    stdenv.hostPlatform = { };
-    runCommand =
-      name: _: script:
-      hashed script name;
-    formats.toml = _: {
-      type =
-        let
-          value =
-            types.oneOf [
-              types.bool
-              types.int
-              types.float
-              types.str
-              types.path
-              (types.attrsOf value)
-              (types.listOf value)
-            ]
-            // {
-              description = "TOML value";
-            };
-        in
-        value;
-      generate = name: value: hashed (builtins.toJSON value) name;
-    };
-  };
+  pkgs = import ./pkgs.nix { inherit lib; };
   evaluated = lib.evalModules {
     modules = [
       ../../nixos-modules
@@ -49,7 +18,7 @@ let
     ];
     specialArgs = {
       inherit pkgs;
-      utils.escapeSystemdExecArgs = lib.concatMapStringsSep " " (one: "\"${one}\"");
+      utils = import ./utils.nix { inherit lib; };
     };
   };
   inherit (evaluated) config;
