@@ -11,7 +11,7 @@ use crate::limits::RateLimits;
 pub struct SessionConfig {
     /// Addresses to bind, for TCP. Port 0 takes a free one; see
     /// [`Session::local_addrs`](crate::Session::local_addrs). `[::]` also takes IPv4, unless the
-    /// list has an IPv4 address of the same port. Default: `[::]:0`.
+    /// list or [`Self::listeners`] have an IPv4 address of the same port. Default: `[::]:0`.
     pub listen: Vec<SocketAddr>,
     /// Sockets that are bound and listening already, as a service manager hands them over.
     /// They are used in addition to [`Self::listen`]. Default: none.

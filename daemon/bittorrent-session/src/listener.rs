@@ -36,14 +36,19 @@ pub(crate) fn bind_all(
             .and_then(|()| TcpListener::from_std(socket));
         listeners.push(listener.map_err(SessionError::Inherit)?);
     }
+    let inherited: Vec<SocketAddr> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let mut seen = HashSet::new();
     for addr in addrs {
         if !seen.insert(*addr) {
             continue;
         }
-        // With its IPv4 twin in the list, an IPv6 socket must leave IPv4 to that one.
+        // With its IPv4 twin in the list or bound already, an IPv6 socket must leave IPv4 to that one.
         let twin = addrs
             .iter()
+            .chain(&inherited)
             .any(|other| other.is_ipv4() && other.port() == addr.port());
         let listener = match bind(*addr, twin) {
             // A host without IPv6: what was to serve both families serves the one there is.

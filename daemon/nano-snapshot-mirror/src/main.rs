@@ -23,6 +23,7 @@ mod key_file;
 mod ledger_policy;
 mod ledger_record;
 mod left_behind;
+mod listening;
 mod logging;
 mod looking;
 mod mirror;

@@ -25,6 +25,7 @@ use crate::cli::HostPort;
 use crate::clock::unix_seconds;
 use crate::config::{self, Config, Live};
 use crate::data_dir::{DataDir, write_atomically};
+use crate::listening;
 use crate::sources::Sources;
 use crate::text::Causes;
 
@@ -45,6 +46,10 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// How long the DHT node may take to say goodbye.
 const CONTACTS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What to do when an address for peers cannot be bound.
+const ANOTHER_ADDRESS: &str =
+    "choose another address or port with peer.listen or --listen ADDR:PORT";
 
 /// What to do when a default port is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,17 +95,21 @@ impl Network {
         let session = if given.is_empty() {
             start_session(&config, taken).await?
         } else {
-            let chosen = listen.by_user.then(|| listen.value.clone());
+            let listen = if listen.by_user {
+                listening::remaining(&listen.value, &given, "peer.listen")?
+            } else {
+                Vec::new()
+            };
             let config = SessionConfig {
                 listeners: given,
-                ..session_config(&config, chosen.unwrap_or_default())
+                ..session_config(&config, listen)
             };
-            Session::start(config).await?
+            Session::start(config).await.context(ANOTHER_ADDRESS)?
         };
         let local = session.local_addrs();
         let peer_port = session.announce_port();
         info!(addresses = ?local, "listening for peers");
-        let bind = match listen.value.first().map(SocketAddr::ip) {
+        let bind = match local.first().map(SocketAddr::ip) {
             Some(IpAddr::V4(ip)) => ip,
             _ => Ipv4Addr::UNSPECIFIED,
         };
@@ -252,7 +261,7 @@ async fn start_session(config: &Config, taken: PortTaken) -> Result<Session> {
         }
     }
     let failure = first_failure.context("no address to listen on")?;
-    Err(failure).context("choose another address or port with peer.listen or --listen ADDR:PORT")
+    Err(failure).context(ANOTHER_ADDRESS)
 }
 
 fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {

@@ -2,6 +2,7 @@
 //! and closed before it ends.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -16,39 +17,31 @@ use crate::config::{Chosen, Config};
 use crate::control::{self, Api, ControlListener, Request};
 use crate::data_dir::DataDir;
 use crate::http::{Hosts, Site};
+use crate::listening;
 use crate::network::Network;
 use crate::report::{Addresses, Watching};
 use crate::systemd::Inherited;
 
 /// Sockets that listen and are not answered yet.
 pub(crate) struct Doors {
-    control: Option<ControlListener>,
+    control: Vec<ControlListener>,
     http: Vec<TcpListener>,
 }
 
 impl Doors {
-    /// Opens what is asked for, where the service manager has not opened it already. A default that cannot be had is warned of: mirroring is worth more
-    /// than being watched.
+    /// Binds the configured addresses, except those that an inherited socket covers. If a *default* address cannot be bound, only warns: mirroring
+    /// matters more than the status page.
     pub(crate) fn open(config: &Config, data: &DataDir, inherited: &mut Inherited) -> Result<Self> {
-        let control = match inherited.control.take() {
-            Some(socket) => Some(ControlListener::inherited(socket)?),
-            None => open_control(config, data)?,
-        };
-        let http = std::mem::take(&mut inherited.http);
         Ok(Self {
-            control,
-            http: if http.is_empty() {
-                open_http(&config.http.listen)?
-            } else {
-                http
-            },
+            control: open_control(config, data, inherited.control.take())?,
+            http: open_http(&config.http.listen, std::mem::take(&mut inherited.http))?,
         })
     }
 
     /// Where the mirror listens.
     pub(crate) fn addresses(&self, network: &Network) -> Addresses {
         let peers = network.session().local_addrs().iter();
-        let control = self.control.as_ref();
+        let control = self.control.first();
         let http = self.http.first().and_then(|http| http.local_addr().ok());
         Addresses {
             peers: peers.map(ToString::to_string).collect(),
@@ -68,11 +61,11 @@ impl Doors {
     ) -> Servers {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
-        if let Some(listener) = self.control {
+        for listener in self.control {
             info!(socket = %listener.place.path.display(), "answering on the control socket");
             let api = Api {
                 watching: watching.clone(),
-                requests,
+                requests: requests.clone(),
                 data: data.clone(),
                 dht: dht.clone(),
                 stop: stop.clone(),
@@ -99,33 +92,65 @@ impl Doors {
     }
 }
 
-fn open_control(config: &Config, data: &DataDir) -> Result<Option<ControlListener>> {
-    match control::place(config, data) {
-        None => Ok(None),
-        Some(path) => match ControlListener::bind(&path) {
-            Err(error) if config.control.socket.is_none() => {
-                warn!("no control socket: {error:#}");
-                Ok(None)
-            }
-            other => other.map(Some),
-        },
+fn open_control(
+    config: &Config,
+    data: &DataDir,
+    inherited: Option<UnixListener>,
+) -> Result<Vec<ControlListener>> {
+    let mut listeners = Vec::new();
+    if let Some(socket) = inherited {
+        if config.control.socket == Some(Place::Off) {
+            warn!(
+                "control.socket is off: not answering on the control socket from the service \
+                 manager; disable its socket unit"
+            );
+            return Ok(listeners);
+        }
+        listeners.push(ControlListener::inherited(socket)?);
     }
+    // With an inherited socket only a place that the user names is another one.
+    let named = config.control.socket.is_some();
+    let place = control::place(config, data).filter(|_| named || listeners.is_empty());
+    let Some(path) = place else {
+        return Ok(listeners);
+    };
+    if listeners.iter().any(|one| one.place.is(&path)) {
+        return Ok(listeners);
+    }
+    match ControlListener::bind(&path) {
+        Err(error) if !named => warn!("no control socket: {error:#}"),
+        bound => listeners.push(bound?),
+    }
+    Ok(listeners)
 }
 
-fn open_http(listen: &Chosen<Place<SocketAddr>>) -> Result<Vec<TcpListener>> {
+fn open_http(
+    listen: &Chosen<Place<SocketAddr>>,
+    inherited: Vec<TcpListener>,
+) -> Result<Vec<TcpListener>> {
     let Place::At(address) = listen.value else {
+        if !inherited.is_empty() {
+            warn!(
+                "http.listen is off: not answering on the HTTP socket from the service manager; \
+                 disable its socket unit"
+            );
+        }
         return Ok(Vec::new());
     };
-    let bound = TcpListener::bind(address).with_context(|| {
-        format!("cannot answer HTTP on {address}: choose another with http.listen or --http")
-    });
-    match bound {
-        Err(error) if !listen.by_user => {
-            warn!("no status page: {error:#}");
-            Ok(Vec::new())
-        }
-        other => Ok(vec![other?]),
+    let mut listeners = inherited;
+    if !listeners.is_empty() && !listen.by_user {
+        return Ok(listeners);
     }
+    for address in listening::remaining(&[address], &listeners, "http.listen")? {
+        let bound = TcpListener::bind(address).with_context(|| {
+            format!("cannot answer HTTP on {address}; choose another with http.listen or --http")
+        });
+        match bound {
+            Err(error) if !listen.by_user => warn!("no status page: {error:#}"),
+            bound => listeners.push(bound?),
+        }
+    }
+    Ok(listeners)
 }
 
 /// The servers, running.

@@ -30,7 +30,7 @@ impl Sources {
         let lan = config
             .peer
             .local_discovery
-            .then(|| lan_of(&config.peer.listen.value))
+            .then(|| lan_of(session.local_addrs()))
             .flatten()
             .and_then(
                 |lan| match LanDiscovery::open(lan, session.announce_port()) {

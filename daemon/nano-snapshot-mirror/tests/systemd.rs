@@ -133,6 +133,107 @@ fn sockets_are_taken_over_and_keep_connections_while_nobody_runs() {
     }
 }
 
+/// A mirror with its control socket and HTTP where `file` says, and peers also at `listen`.
+fn configured(world: &World, file: &str, listen: &[String]) -> Command {
+    let path = world.path("config.toml");
+    fs::write(&path, file).unwrap();
+    let mut mirror = world.mirror_configured("data", &path);
+    for address in listen {
+        mirror.args(["--listen", address]);
+    }
+    mirror
+}
+
+/// Where the mirror in `data` accepts peers.
+fn peer_addresses(world: &World) -> Vec<String> {
+    let report = &world.status("data")["mirror"];
+    let addresses = report["addresses"]["peers"].as_array().unwrap();
+    let mut addresses: Vec<String> = addresses
+        .iter()
+        .map(|address| address.as_str().unwrap().to_owned())
+        .collect();
+    addresses.sort();
+    addresses
+}
+
+#[test]
+fn an_inherited_socket_that_covers_an_address_is_that_address() {
+    let world = published();
+    let manager = Manager::new();
+    let peer = TcpListener::bind("[::]:0").unwrap();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = world.path("data/control.sock");
+    let control = UnixListener::bind(&path).unwrap();
+    let (peer_address, http_address) = (peer.local_addr().unwrap(), http.local_addr().unwrap());
+    let port = peer_address.port();
+    let file = format!(
+        "[http]\nlisten = \"{http_address}\"\n[control]\nsocket = \"{}\"\n",
+        path.display()
+    );
+    let covered = ["[::]", "0.0.0.0", "127.0.0.1", "[::1]"].map(|ip| format!("{ip}:{port}"));
+    let sockets = [
+        ("peer", to_hand_over(peer)),
+        ("http", to_hand_over(http)),
+        ("control", to_hand_over(control)),
+    ];
+    let mirror = configured(&world, &file, &covered);
+    let mut service = Running::start(&mut manager.service(&mirror, &sockets));
+    manager.until(&mut service, "READY=1");
+    assert_eq!(peer_addresses(&world), [peer_address.to_string()]);
+    let page = ask(TcpStream::connect(http_address).unwrap(), "/healthz");
+    assert!(page.ends_with("ok\n"), "{page}");
+    service.stop().succeeded();
+}
+
+#[test]
+fn what_no_inherited_socket_covers_is_bound_besides() {
+    let world = published();
+    let manager = Manager::new();
+    let peer = TcpListener::bind("127.0.0.2:0").unwrap();
+    let http = TcpListener::bind("127.0.0.2:0").unwrap();
+    let by_manager = world.path("by-manager.sock");
+    let control = UnixListener::bind(&by_manager).unwrap();
+    let (peer_address, http_address) = (peer.local_addr().unwrap(), http.local_addr().unwrap());
+    let also = format!("127.0.0.1:{}", peer_address.port());
+    let also_http = format!("127.0.0.1:{}", http_address.port());
+    let file = format!(
+        "[http]\nlisten = \"{also_http}\"\n[control]\nsocket = \"{}\"\n",
+        world.path("data/control.sock").display()
+    );
+    let sockets = [
+        ("peer", to_hand_over(peer)),
+        ("http", to_hand_over(http)),
+        ("control", to_hand_over(control)),
+    ];
+    let mirror = configured(&world, &file, std::slice::from_ref(&also));
+    let mut service = Running::start(&mut manager.service(&mirror, &sockets));
+    manager.until(&mut service, "READY=1");
+    let addresses = peer_addresses(&world);
+    for address in [also, peer_address.to_string()] {
+        assert!(addresses.contains(&address), "{address} in {addresses:?}");
+    }
+    for address in [also_http, http_address.to_string()] {
+        let page = ask(TcpStream::connect(&address).unwrap(), "/healthz");
+        assert!(page.ends_with("ok\n"), "{address}: {page}");
+    }
+    let report = ask(UnixStream::connect(&by_manager).unwrap(), "/status");
+    assert!(report.contains(&peer_address.to_string()), "{report}");
+    service.stop().succeeded();
+}
+
+#[test]
+fn a_socket_that_takes_a_part_of_an_address_is_named_with_it() {
+    let world = World::new();
+    let manager = Manager::new();
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = peer.local_addr().unwrap().to_string();
+    let wanted = format!("0.0.0.0:{}", peer.local_addr().unwrap().port());
+    let mirror = configured(&world, "", std::slice::from_ref(&wanted));
+    let mut service = manager.service(&mirror, &[("peer", to_hand_over(peer))]);
+    let parts = [&*wanted, &*address, "peer.listen", "ListenStream="];
+    run_command(&mut service).failed_with(1, &parts);
+}
+
 #[test]
 fn a_socket_of_another_name_is_refused() {
     let world = World::new();

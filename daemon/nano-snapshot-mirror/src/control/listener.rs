@@ -94,6 +94,14 @@ impl ControlListener {
     }
 }
 
+impl Place {
+    /// Whether `path` is this place, also by way of a link such as `/var/run`.
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        real(&self.path) == real(path)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let there = self.path.symlink_metadata().ok();
