@@ -10,6 +10,7 @@ let
   story = lib.importTOML (./stories + "/${name}.toml");
   merge = lib.recursiveUpdate;
   ledgers = ../../daemon/nano-ledger/tests/data;
+  hosts = import ../nix/hosts.nix;
 
   machine =
     {
@@ -19,6 +20,9 @@ let
       node ? false,
       libtorrent ? false,
       open-firewall ? true,
+      host ? null,
+      switches ? [ ],
+      disk ? null,
       settings ? { },
     }:
     { pkgs, ... }:
@@ -30,7 +34,10 @@ let
       );
     in
     {
-      imports = [ self.nixosModules.default ];
+      imports = [ self.nixosModules.default ] ++ lib.optional (host != null) hosts.${host};
+      specialisation = lib.genAttrs switches (other: {
+        configuration = hosts.${other};
+      });
       environment.systemPackages = [
         # Also where no option of the module is enabled: a client runs the program by hand.
         self.packages.${pkgs.stdenv.hostPlatform.system}.default
@@ -46,6 +53,15 @@ let
         "scenario/node.py".source = ./node.py;
         "scenario/store-0.1".source = ./stories/store-0.1;
         "scenario/libtorrent_peer.py".source = ../interop/libtorrent_peer.py;
+      }
+      // lib.optionalAttrs (switches != [ ]) {
+        "scenario/switch" = {
+          mode = "0755";
+          text = ''
+            #!${pkgs.runtimeShell}
+            exec /run/booted-system/specialisation/"$1"/bin/switch-to-configuration test
+          '';
+        };
       }
       // lib.optionalAttrs (!mirror && !node) {
         "nano-snapshot-mirror/config.toml".source = (pkgs.formats.toml { }).generate "config.toml" (
@@ -102,6 +118,25 @@ let
           User = "nano";
           ExecStart = "${pkgs.runtimeShell} -c 'test -w /var/lib/nano/Nano/data.ldb'";
         };
+      };
+      # As checks/scenarios/lab/install.py has it: a disk that appears only when the boot is well under way.
+      systemd.services.slow-disk = lib.mkIf (disk != null) {
+        description = "The disk is slow to appear";
+        unitConfig.DefaultDependencies = false;
+        serviceConfig = {
+          Type = "oneshot";
+          RemainAfterExit = true;
+          ExecStart = "${pkgs.coreutils}/bin/sleep 2";
+        };
+      };
+      systemd.mounts = lib.optional (disk != null) {
+        what = "tmpfs";
+        where = disk;
+        type = "tmpfs";
+        options = "size=64m,mode=0755,_netdev";
+        requires = [ "slow-disk.service" ];
+        after = [ "slow-disk.service" ];
+        wantedBy = [ "multi-user.target" ];
       };
       systemd.services.scenario-dht = lib.mkIf dht {
         description = "A DHT of this test's own";

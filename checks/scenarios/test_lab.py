@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import dht  # noqa: E402
-from lab import install, network, story  # noqa: E402
+from lab import install, network, packaged, rendered, story  # noqa: E402
 from lab.console import Console  # noqa: E402
 from lab.machine import Failed, Machine, retry  # noqa: E402
 
@@ -123,8 +123,21 @@ class Files(unittest.TestCase):
 
     def test_the_packaged_units_that_are_named_exist(self) -> None:
         machine = story.Machine("m", 1, mirror=True, producer={})
-        for name in install.units_of(machine):
-            self.assertTrue((install.PACKAGING / "systemd" / name).exists(), name)
+        for name in packaged.units_of(machine):
+            self.assertTrue((packaged.PACKAGING / "systemd" / name).exists(), name)
+
+    def test_every_machine_with_a_service_has_a_rendering_and_a_packaged_form(self) -> None:
+        for name in story.names():
+            for machine in story.load(name).machines:
+                for host in (rendered.host(machine), *machine.switches):
+                    self.assertTrue((rendered.RENDERED / host / "etc").is_dir() or not host, f"{name}: {host}")
+                for host in (machine.host, *machine.switches):
+                    self.assertIn(host, ("", *packaged.HOSTS), name)
+
+    def test_what_a_node_needs_is_in_the_comment_of_the_fetch_unit(self) -> None:
+        texts = packaged.node_drop_ins()
+        self.assertIn("Wants=nano-snapshot-fetch.service\n", texts["nano-node.service"])
+        self.assertEqual(texts["nano-snapshot-fetch.service"], "[Unit]\nOnSuccess=nano-node.service\n")
 
 
 class Dht(unittest.TestCase):

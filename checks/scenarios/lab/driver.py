@@ -20,7 +20,7 @@ from .story import STORIES, Story, prelude
 class Driver:
     """The machines of one scenario. Lives in namespaces of its own."""
 
-    def __init__(self, story: Story, base: Path, program: Path, place: Path) -> None:
+    def __init__(self, story: Story, base: Path, program: Path, place: Path, units: install.Units) -> None:
         self.story = story
         self.console = Console()
         network.bring_up()
@@ -28,7 +28,7 @@ class Driver:
         for one in story.machines:
             machine = Container(one.name, one.number, place / one.name, base, program, self.console)
             self.machines.append(machine)
-            install.fill(machine.root, one, story)
+            install.fill(machine.root, one, story, units)
 
     def start_all(self) -> None:
         for machine in self.machines:

@@ -1,24 +1,31 @@
-"""Fills the root of one machine as an operator would: packaged units, a config.toml, the drop-ins the documents name."""
+"""Fills the root of one machine: units in one of two forms, settings, and what its scenario needs."""
 
 from __future__ import annotations
 
-import configparser
 import shutil
 import subprocess
-import tomllib
+from enum import Enum
 from pathlib import Path
 
-from . import network
-from .story import Machine, Story, merge, toml
+from . import network, packaged, rendered, switch
+from .files import give, made, write
+from .story import Machine, Story
 
 HERE = Path(__file__).resolve().parent.parent
 REPOSITORY = HERE.parent.parent
-PACKAGING = REPOSITORY / "packaging"
 LEDGERS = REPOSITORY / "daemon/nano-ledger/tests/data"
 
 # Where scenarios find ledgers written by a real node, and the tools of this directory.
 FIXTURES = "etc/scenario"
 LEDGER = "var/lib/nano/Nano"
+
+
+class Units(Enum):
+    """Which units a machine runs."""
+
+    RENDERED = "rendered"
+    PACKAGED = "packaged"
+
 
 DHT_UNIT = """\
 [Unit]
@@ -33,8 +40,6 @@ WantedBy=multi-user.target
 NODE_UNIT = """\
 [Unit]
 Description=A node
-Wants=nano-snapshot-fetch.service
-ConditionPathExists=/var/lib/nano/Nano/data.ldb
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -42,85 +47,86 @@ User=nano
 ExecStart=/bin/sh -c 'test -w /var/lib/nano/Nano/data.ldb'
 """
 
+# A disk that appears only when the boot is well under way, like one on the network: `_netdev` keeps it out of local-fs.target.
+DISK_UNIT = """\
+[Unit]
+Description=The disk is slow to appear
+DefaultDependencies=no
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sleep 2
+"""
 
-def enable(root: Path, unit: Path) -> None:
-    """What `systemctl enable` does."""
-    said = configparser.ConfigParser(strict=False, interpolation=None)
-    said.optionxform = str  # type: ignore[assignment]
-    said.read(unit)
-    for target in said.get("Install", "WantedBy", fallback="").split():
-        wants = root / f"etc/systemd/system/{target}.wants"
-        wants.mkdir(parents=True, exist_ok=True)
-        (wants / unit.name).symlink_to(f"/etc/systemd/system/{unit.name}")
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(mode)
-
-
-def units_of(machine: Machine) -> list[str]:
-    """The packaged units that run on a machine."""
-    names = []
-    if machine.mirror:
-        names += ["nano-snapshot-mirror.service"]
-        names += [f"nano-snapshot-mirror-{name}.socket" for name in ("peer", "http", "control")]
-    if machine.node:
-        names += ["nano-snapshot-fetch.service"]
-    if machine.producer is not None:
-        names += ["nano-snapshot-mirror-producer.service", "nano-snapshot-mirror-producer.timer"]
-    return names
+MOUNT_UNIT = """\
+[Unit]
+Description=A disk for snapshots
+Requires=slow-disk.service
+After=slow-disk.service
+[Mount]
+What=tmpfs
+Where={where}
+Type=tmpfs
+Options={options}
+[Install]
+WantedBy=multi-user.target
+"""
 
 
-def fill(root: Path, machine: Machine, story: Story) -> None:
-    """Everything a machine has besides Debian."""
+def fill(root: Path, machine: Machine, story: Story, units: Units) -> None:
+    """Writes everything that a machine has besides Debian."""
     etc = root / "etc"
+    system = etc / "systemd/system"
     numbers = {one.name: one.number for one in story.machines}
     write(etc / "hostname", machine.name + "\n")
     write(etc / "hosts", network.hosts(numbers, machine.name))
-    fixtures = root / FIXTURES
-    fixtures.mkdir()
-    for name in ("before.ldb", "after.ldb"):
-        shutil.copy(LEDGERS / name, fixtures / name)
-    for tool in (HERE / "dht.py", HERE / "knock.py", HERE / "node.py", REPOSITORY / "checks/interop/libtorrent_peer.py"):
-        shutil.copy(tool, fixtures / tool.name)
-    for store in (HERE / "stories").glob("store-*"):
-        shutil.copytree(store, fixtures / store.name, symlinks=True)
-    packaged = tomllib.loads((PACKAGING / "config.toml").read_text())
-    write(etc / "nano-snapshot-mirror/config.toml", toml(merge(packaged, machine.settings)))
-    system = etc / "systemd/system"
-    for name in units_of(machine):
-        shutil.copy(PACKAGING / "systemd" / name, system / name)
-        enable(root, system / name)
-    if machine.shares_store:
-        shutil.copytree(PACKAGING / "systemd/producer-host", system, dirs_exist_ok=True)
-        shutil.copy(PACKAGING / "sysusers.d/nano-snapshot-mirror.conf", made(etc / "sysusers.d"))
+    fixtures(root / FIXTURES)
+    form = rendered if units is Units.RENDERED else packaged
+    form.install(root, machine)
+    for host in machine.switches:
+        if units is Units.RENDERED:
+            switch.to_rendering(root, machine, host)
+        else:
+            switch.to_drop_ins(root, machine, host)
     if machine.producer is not None or machine.node:
-        write(etc / "sysusers.d/nano.conf", f"u nano - 'A Nano node' /{LEDGER}\n")
+        if units is Units.PACKAGED:
+            write(etc / "sysusers.d/nano.conf", f"u nano - 'A Nano node' /{LEDGER}\n")
         made(root / LEDGER)
-    if machine.node:
+    if machine.node and units is Units.PACKAGED:
         write(system / "nano-node.service", NODE_UNIT)
-        write(system / "nano-snapshot-fetch.service.d/node.conf", "[Unit]\nOnSuccess=nano-node.service\n")
+        for unit, text in packaged.node_drop_ins().items():
+            write(system / f"{unit}.d/node.conf", text)
     if machine.producer is not None:
         producer(root, machine.producer)
     if machine.dht:
         write(system / "scenario-dht.service", DHT_UNIT)
-        enable(root, system / "scenario-dht.service")
+        packaged.enable(root, system / "scenario-dht.service")
     subprocess.run(["systemd-sysusers", f"--root={root}"], check=True, stderr=subprocess.DEVNULL)
     if (root / LEDGER).exists():
         give(root / LEDGER, root, "nano")
-    tcp = [6881] if machine.mirror and machine.open_firewall else []
-    udp = ["6882"] if tcp else []
+    if machine.disk:
+        disk(root, machine.disk, units)
+    tcp, udp = form.ports(machine) if machine.open_firewall else ([], [])
     if machine.dht:
-        udp.append("7000-7007")
+        udp = [*udp, "7000-7007"]
     write(etc / "nftables.conf", network.firewall(tcp + ([6891] if machine.libtorrent else []), udp))
     wants = made(system / "sysinit.target.wants")
     (wants / "nftables.service").symlink_to("/lib/systemd/system/nftables.service")
 
 
+def fixtures(place: Path) -> None:
+    """Copies the ledgers and tools that scripts use."""
+    place.mkdir()
+    for name in ("before.ldb", "after.ldb"):
+        shutil.copy(LEDGERS / name, place / name)
+    for tool in (HERE / "dht.py", HERE / "knock.py", HERE / "node.py", REPOSITORY / "checks/interop/libtorrent_peer.py"):
+        shutil.copy(tool, place / tool.name)
+    for store in (HERE / "stories").glob("store-*"):
+        shutil.copytree(store, place / store.name, symlinks=True)
+
+
 def producer(root: Path, said: dict[str, object]) -> None:
-    """A node's ledger, the key, and what this host says of the producer."""
+    """A node's ledger, the key, and what this host sets for its producer."""
     etc = root / "etc"
     shutil.copy(LEDGERS / "before.ldb", root / LEDGER / "data.ldb")
     key = etc / "nano-snapshot-mirror/producer.key"
@@ -133,20 +139,23 @@ def producer(root: Path, said: dict[str, object]) -> None:
         write(system / "nano-snapshot-mirror-producer.timer.d/schedule.conf", text)
     arguments = said.get("arguments")
     if isinstance(arguments, list):
-        packaged = (PACKAGING / "systemd/nano-snapshot-mirror-producer.service").read_text()
-        command = next(line for line in packaged.splitlines() if line.startswith("ExecStart="))
+        unit = (system / "nano-snapshot-mirror-producer.service").read_text()
+        command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))
         text = f"[Service]\nExecStart=\n{command} {' '.join(arguments)}\n"
         write(system / "nano-snapshot-mirror-producer.service.d/arguments.conf", text)
 
 
-def made(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
-def give(path: Path, root: Path, user: str) -> None:
-    """Gives `path` and what is in it to a user of that root."""
-    lines = (line.split(":") for line in (root / "etc/passwd").read_text().splitlines())
-    uid, gid = next((int(line[2]), int(line[3])) for line in lines if line[0] == user)
-    for one in (path, *path.rglob("*")):
-        shutil.chown(one, uid, gid)
+def disk(root: Path, where: str, units: Units) -> None:
+    """A disk that is mounted late. With the packaged units its operator has given it to the mirror; the module does that itself."""
+    system = root / "etc/systemd/system"
+    write(system / "slow-disk.service", DISK_UNIT)
+    options = "size=64m,mode=0755,_netdev"
+    if units is Units.PACKAGED:
+        given = made(root / "run/given")
+        give(given, root, "nano-snapshot-mirror")
+        options = f"size=64m,_netdev,mode=2770,uid={given.stat().st_uid},gid={given.stat().st_gid}"
+        given.rmdir()
+    escaped = subprocess.run(["systemd-escape", "--path", "--suffix=mount", where], check=True, capture_output=True, text=True)
+    mount = system / escaped.stdout.strip()
+    write(mount, MOUNT_UNIT.format(where=where, options=options))
+    packaged.enable(root, mount)

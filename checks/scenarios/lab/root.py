@@ -34,9 +34,9 @@ def release() -> str:
     return os.environ.get("SCENARIO_DEBIAN", said.get("VERSION_CODENAME", "bookworm").strip('"'))
 
 
-def base(cache: Path) -> Path:
-    """The root, from `cache` when it was made before. Raises CannotMake."""
-    suite = release()
+def base(cache: Path, suite: str = "") -> Path:
+    """The root of a Debian release, by default that of this machine; from `cache` when it was made before. Raises CannotMake."""
+    suite = suite or release()
     key = hashlib.sha256(" ".join((suite, *PACKAGES, *MASKED)).encode()).hexdigest()[:12]
     place = cache / f"root-{suite}-{key}"
     if place.is_dir():

@@ -32,6 +32,12 @@ class Machine:
     node: bool = False
     libtorrent: bool = False
     open_firewall: bool = True
+    # A host of rendered/, where that does not follow from the services.
+    host: str = ""
+    # Other hosts of rendered/ whose configuration it changes to while it runs.
+    switches: tuple[str, ...] = ()
+    # Where a disk is mounted that is slow to appear.
+    disk: str = ""
     settings: Settings = field(default_factory=dict)
 
     @property
@@ -73,6 +79,7 @@ def parse(name: str, document: Settings, script: str) -> Story:
         if wrong:
             raise BadStory(f"{name}.toml: machine {who}: unknown key {sorted(wrong)[0]}")
         settings = merge(common, fields.pop("settings", {}))
+        fields["switches"] = tuple(fields.get("switches", ()))
         machines.append(Machine(name=who, number=number, settings=settings, **fields))
     if not machines:
         raise BadStory(f"{name}.toml: no machines")
