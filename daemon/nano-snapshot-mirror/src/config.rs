@@ -56,7 +56,7 @@ use schedule::Window;
 pub(crate) use sizes::{Every, Limit, Size, Speed};
 pub(crate) use sources::Loose;
 use traffic::Rate;
-pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Seconds};
+pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Origin, Seconds};
 
 /// The key of the stream that is followed unless another is named.
 pub(crate) const DEFAULT_AUTHORITY: [u8; Authority::LEN] = [
@@ -126,7 +126,8 @@ section! {
 section! {
     /// The BitTorrent side: how peers reach us, and how many.
     Peer {
-        /// Where to accept peers (TCP). `[::]` takes IPv4 as well.
+        /// Where to accept peers (TCP). `[::]` takes IPv4 as well. A command that runs once, such as `--once`,
+        /// takes any free port instead when the mirror on this machine has this one.
         restart listen: Chosen<Vec<SocketAddr>> = Chosen::by_default(vec![default_listen()]);
         /// The port at which others are told to reach us, where a router hands over another one than
         /// we listen at.
@@ -157,7 +158,8 @@ section! {
 section! {
     /// The node in the Mainline DHT, in which pointers and peers are found.
     Dht {
-        /// UDP port of the node.
+        /// UDP port of the mirror's node. Commands that run once take any free port unless `--dht-port`
+        /// gives one.
         restart port: Chosen<u16> = Chosen::by_default(6882);
         /// Nodes to start from, instead of the public ones.
         restart bootstrap: Vec<HostPort>;
@@ -375,6 +377,20 @@ fn is_stream_name(name: &str) -> bool {
 }
 
 impl Config {
+    /// Notes which addresses come from flags of this command.
+    fn note_flags(&mut self, by_flag: impl Fn(&str) -> bool) {
+        let origins = [
+            ("peer.listen", &mut self.peer.listen.origin),
+            ("dht.port", &mut self.dht.port.origin),
+            ("http.listen", &mut self.http.listen.origin),
+        ];
+        for (path, origin) in origins {
+            if by_flag(path) {
+                *origin = Origin::Flag;
+            }
+        }
+    }
+
     /// All keys.
     pub(crate) fn table() -> Table {
         let mut table = Table::default();

@@ -26,7 +26,7 @@ use crate::config::{Live, Size};
 use crate::data_dir::DataDir;
 use crate::extract::{self, Method};
 use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::network::{Network, PortTaken};
+use crate::network::{Network, Role};
 use crate::output::outln;
 use crate::progress::Display;
 use crate::signals::Signals;
@@ -73,7 +73,7 @@ pub(crate) async fn run(
         .with_reserve(config.disk.reserve.map(Size::get));
     data.clean_incoming()?;
     let stream = Stream::one(config, once.stream.as_deref(), &data)?;
-    let network = Network::start(live, &data, PortTaken::TakeAnother, Vec::new()).await?;
+    let network = Network::start(live, &data, Role::Once).await?;
     network.session().open_gate();
     let policy = LedgerPolicy::from(&config.verify);
     let fetch = Fetch {

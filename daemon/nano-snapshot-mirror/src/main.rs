@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod attest;
+mod beside;
 mod catalogue;
 mod cli;
 mod clock;

@@ -26,7 +26,7 @@ use crate::followed::Followed;
 use crate::happenings;
 use crate::hooks::Hooks;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::network::{Network, PortTaken};
+use crate::network::{Network, Role};
 use crate::pause::Paused;
 use crate::progress::Display;
 use crate::quota::Quota;
@@ -70,7 +70,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
     }
     let mut inherited = Inherited::take()?;
     let doors = Doors::open(&config, &data, &mut inherited)?;
-    let network = Network::start(live, &data, PortTaken::Fail, inherited.peer).await?;
+    let network = Network::start(live, &data, Role::Mirror(inherited.peer)).await?;
     let (requests_to, requests) = control::requests();
     let life = Life::new();
     let reporter = Reporter::start(
@@ -79,7 +79,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         doors.addresses(&network),
         life.dht.clone(),
     );
-    let servers = doors.serve(&reporter.watching(), requests_to, &data, network.dht());
+    let servers = doors.serve(&reporter.watching(), &requests_to, &data, network.dht());
     let hooks = Hooks::start(live.subscribe(), data.root().to_owned());
     let names: Vec<&str> = config.stream.iter().map(|(name, _)| name).collect();
     info!(

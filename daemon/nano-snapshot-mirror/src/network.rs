@@ -1,6 +1,7 @@
 //! The two networks a mirror or a fetch is part of: peers over TCP and the DHT over UDP.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
@@ -21,9 +22,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use crate::beside::Beside;
 use crate::cli::HostPort;
 use crate::clock::unix_seconds;
-use crate::config::{self, Config, Live};
+use crate::config::{self, Config, Live, Origin};
 use crate::data_dir::{DataDir, write_atomically};
 use crate::listening;
 use crate::sources::Sources;
@@ -51,14 +53,25 @@ const CONTACTS_TIMEOUT: Duration = Duration::from_secs(2);
 const ANOTHER_ADDRESS: &str =
     "choose another address or port with peer.listen or --listen ADDR:PORT";
 
-/// What to do when a default port is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PortTaken {
-    /// Fail: whoever runs a service wants to know.
-    Fail,
-    /// Take any other: a command that runs once stands beside a service. A port that the user
-    /// chose is never given up.
-    TakeAnother,
+/// What uses the network. Two of them on one machine must not meet at a port.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// A mirror, with the sockets on which the service manager already listens for peers. Its configured ports are fixed. A default port that is taken is
+    /// replaced by any free one, with a warning.
+    Mirror(Vec<TcpListener>),
+    /// A command that runs once. Configured ports are those of the mirror on this machine, which may start later: its DHT node takes any free
+    /// port, and a port for peers that is taken is replaced by any free one. Only a port that a flag gives is fixed.
+    Once,
+}
+
+impl Role {
+    /// Whether an address of this origin may be replaced when it is taken.
+    fn may_replace(&self, origin: Origin) -> bool {
+        match (origin, self) {
+            (Origin::Default, _) | (Origin::Configured, Self::Once) => true,
+            (Origin::Configured, Self::Mirror(_)) | (Origin::Flag, _) => false,
+        }
+    }
 }
 
 /// A session and a DHT node, running.
@@ -73,6 +86,8 @@ pub(crate) struct Network {
     public: bool,
     sources: Sources,
     presences: TaskTracker,
+    /// Where a mirror on this machine is found, for a command that runs once.
+    beside: Option<Arc<Beside>>,
     /// Those that are attended, by a running number.
     torrents: Arc<Mutex<BTreeMap<u64, TorrentHandle>>>,
     attended: AtomicU64,
@@ -82,30 +97,16 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Starts both. Where sockets that listen for peers are `given`, others are opened only when the
-    /// user names them.
-    pub(crate) async fn start(
-        live: &Live,
-        data: &DataDir,
-        taken: PortTaken,
-        given: Vec<TcpListener>,
-    ) -> Result<Self> {
+    /// Starts both.
+    ///
+    /// # Errors
+    ///
+    /// When a port that may not be replaced is taken, or there is no socket at all.
+    pub(crate) async fn start(live: &Live, data: &DataDir, role: Role) -> Result<Self> {
         let config = live.config();
-        let listen = &config.peer.listen;
-        let session = if given.is_empty() {
-            start_session(&config, taken).await?
-        } else {
-            let listen = if listen.by_user {
-                listening::remaining(&listen.value, &given, "peer.listen")?
-            } else {
-                Vec::new()
-            };
-            let config = SessionConfig {
-                listeners: given,
-                ..session_config(&config, listen)
-            };
-            Session::start(config).await.context(ANOTHER_ADDRESS)?
-        };
+        let once = matches!(role, Role::Once);
+        let dht_port = dht_port(&config.dht, &role);
+        let session = start_session(&config, role).await?;
         let local = session.local_addrs();
         let peer_port = session.announce_port();
         info!(addresses = ?local, "listening for peers");
@@ -113,7 +114,8 @@ impl Network {
             Some(IpAddr::V4(ip)) => ip,
             _ => Ipv4Addr::UNSPECIFIED,
         };
-        let dht = start_dht(&config.dht, bind, data, taken).await?;
+        let dht = start_dht(&config.dht, bind, data, dht_port).await?;
+        let beside = once.then(|| Arc::new(Beside::new(&config, data, local)));
         let (presences, stop) = (TaskTracker::new(), CancellationToken::new());
         let sources = Sources::open(&config, &session, &presences, &stop);
         let port_mapping = port_mapper(&config, &session).map(|mapper| {
@@ -143,6 +145,7 @@ impl Network {
             port_mapping,
             public: config.dht.bootstrap.is_empty(),
             presences,
+            beside,
             torrents: Arc::default(),
             attended: AtomicU64::new(0),
             may_give,
@@ -183,6 +186,7 @@ impl Network {
             swarms,
             dht: self.dht.clone(),
             config: self.config.clone(),
+            beside: self.beside.clone(),
             peer_port: self.peer_port,
         };
         let until = stop.clone();
@@ -233,26 +237,56 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn start_session(config: &Config, taken: PortTaken) -> Result<Session> {
+async fn start_session(config: &Config, role: Role) -> Result<Session> {
     let listen = &config.peer.listen;
+    let may_replace = role.may_replace(listen.origin);
+    let by_default = listen.origin == Origin::Default;
+    let once = matches!(role, Role::Once);
+    let inherited = match role {
+        Role::Mirror(inherited) => inherited,
+        Role::Once => Vec::new(),
+    };
+    if !inherited.is_empty() {
+        let listen = match by_default {
+            true => Vec::new(),
+            false => listening::remaining(&listen.value, &inherited, "peer.listen")?,
+        };
+        let config = SessionConfig {
+            listeners: inherited,
+            ..session_config(config, listen)
+        };
+        return Session::start(config).await.context(ANOTHER_ADDRESS);
+    }
     let mut attempts = vec![listen.value.clone()];
-    if !listen.by_user {
+    if by_default {
         // A machine without IPv6 has no `[::]`.
         let ipv4 = |addr: &SocketAddr| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port());
         attempts.push(listen.value.iter().map(ipv4).collect());
-        if taken == PortTaken::TakeAnother {
-            let any_port = |addr: &SocketAddr| SocketAddr::new(addr.ip(), 0);
-            let others: Vec<Vec<SocketAddr>> = attempts
-                .iter()
-                .map(|addrs| addrs.iter().map(any_port).collect())
-                .collect();
-            attempts.extend(others);
-        }
+    }
+    let wanted = attempts.len();
+    if may_replace {
+        let any_port = |addr: &SocketAddr| SocketAddr::new(addr.ip(), 0);
+        let others: Vec<Vec<SocketAddr>> = attempts
+            .iter()
+            .map(|addrs| addrs.iter().map(any_port).collect())
+            .collect();
+        attempts.extend(others);
     }
     let mut first_failure = None;
-    for listen in attempts {
-        match Session::start(session_config(config, listen)).await {
-            Ok(session) => return Ok(session),
+    for (number, addresses) in attempts.into_iter().enumerate() {
+        let replaced = number >= wanted;
+        let mut settings = session_config(config, addresses);
+        if replaced {
+            // The router forwards the configured port to the other process, if to any.
+            settings.announce_port = None;
+        }
+        match Session::start(settings).await {
+            Ok(session) => {
+                if replaced {
+                    say_replaced("TCP", &listen.value, &session.local_addrs(), once);
+                }
+                return Ok(session);
+            }
             Err(error @ SessionError::Bind { .. }) => {
                 // The first says what was asked for; `0.0.0.0` after it fails the same way.
                 first_failure.get_or_insert(error);
@@ -262,6 +296,20 @@ async fn start_session(config: &Config, taken: PortTaken) -> Result<Session> {
     }
     let failure = first_failure.context("no address to listen on")?;
     Err(failure).context(ANOTHER_ADDRESS)
+}
+
+/// Logs that another port is used. For a mirror that matters: others, and its firewall, may expect it at the default one.
+fn say_replaced(protocol: &str, wanted: &impl Debug, using: &impl Debug, once: bool) {
+    if once {
+        info!(protocol, ?wanted, ?using, "port in use: using another");
+    } else {
+        warn!(
+            protocol,
+            ?wanted,
+            ?using,
+            "default port in use by another program: using another; choose one with peer.listen or dht.port"
+        );
+    }
 }
 
 fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
@@ -353,12 +401,36 @@ impl Limits {
     }
 }
 
-/// Starts a DHT node on `bind` and the configured port.
+/// The UDP port of a DHT node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DhtPort {
+    /// This one or none; 0 for any free one.
+    Fixed(u16),
+    /// This one, or any free one with a warning.
+    Preferred(u16),
+}
+
+/// Returns the port for the DHT node of a mirror or of a command that runs once.
+pub(crate) fn dht_port(config: &config::Dht, role: &Role) -> DhtPort {
+    let port = config.port.value;
+    match (config.port.origin, role) {
+        (Origin::Default, Role::Mirror(_)) => DhtPort::Preferred(port),
+        (Origin::Configured, Role::Mirror(_)) | (Origin::Flag, _) => DhtPort::Fixed(port),
+        // The mirror's, even while it does not run.
+        (Origin::Default | Origin::Configured, Role::Once) => DhtPort::Fixed(0),
+    }
+}
+
+/// Starts a DHT node on `bind` and `port`.
+///
+/// # Errors
+///
+/// When there is no socket for it; the text names the key for another port.
 pub(crate) async fn start_dht(
     config: &config::Dht,
     bind: Ipv4Addr,
     data: &DataDir,
-    taken: PortTaken,
+    port: DhtPort,
 ) -> Result<MainlineDht> {
     // The contacts of the last run are of the public network, or of the one named then.
     let contacts = if config.bootstrap.is_empty() {
@@ -366,8 +438,9 @@ pub(crate) async fn start_dht(
     } else {
         Vec::new()
     };
+    let (DhtPort::Fixed(number) | DhtPort::Preferred(number)) = port;
     let settings = NodeSettings {
-        port: config.port.value,
+        port: number,
         bind_address: bind,
         bootstrap: config.bootstrap.iter().map(HostPort::to_string).collect(),
         contacts,
@@ -375,13 +448,15 @@ pub(crate) async fn start_dht(
     };
     let in_use = |error: &StartError| matches!(error, StartError::Bind { source, .. } if source.kind() == ErrorKind::AddrInUse);
     match MainlineDht::start(settings.clone()).await {
-        Err(error) if in_use(&error) && !config.port.by_user && taken == PortTaken::TakeAnother => {
-            debug!(%error, "taking another port");
-            Ok(MainlineDht::start(NodeSettings {
+        Err(error) if in_use(&error) && matches!(port, DhtPort::Preferred(_)) => {
+            let any = NodeSettings {
                 port: 0,
                 ..settings
-            })
-            .await?)
+            };
+            let dht = MainlineDht::start(any).await?;
+            let using = dht.status().await.map(|status| status.local_addr.port());
+            say_replaced("UDP", &number, &using, false);
+            Ok(dht)
         }
         Err(error) => Err(error).context("choose another port with dht.port or --dht-port"),
         Ok(dht) => Ok(dht),
@@ -413,6 +488,7 @@ struct Presence {
     swarms: Vec<SwarmHash>,
     dht: Arc<MainlineDht>,
     config: watch::Receiver<Arc<Config>>,
+    beside: Option<Arc<Beside>>,
     peer_port: u16,
 }
 
@@ -422,6 +498,9 @@ impl Presence {
         let mut config = self.config.clone();
         loop {
             let seed_peers = config.borrow_and_update().seed_peers.clone();
+            if let Some(beside) = &self.beside {
+                self.torrent.add_peers(&beside.peers().await).await;
+            }
             self.ask_seed_peers(&seed_peers).await;
             for swarm in &self.swarms {
                 self.ask_dht(*swarm).await;

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::control;
 use crate::data_dir::DataDir;
 use crate::key_file;
-use crate::network::{self, PortTaken};
+use crate::network::{self, Role};
 pub(crate) use by_mirror::Mirror;
 
 /// Look-ups made before the number in use counts as unknown: a node that has just started may
@@ -126,8 +126,8 @@ impl Publishing<'_> {
             }
             None => {
                 let any = Ipv4Addr::UNSPECIFIED;
-                let taken = PortTaken::TakeAnother;
-                Box::new(network::start_dht(&self.config.dht, any, self.data, taken).await?)
+                let port = network::dht_port(&self.config.dht, &Role::Once);
+                Box::new(network::start_dht(&self.config.dht, any, self.data, port).await?)
             }
         };
         let lookup = self.look_up(&*dht).await;

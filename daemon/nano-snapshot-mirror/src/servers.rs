@@ -1,6 +1,7 @@
 //! The doors of the running mirror: what listens is opened before the mirror says that it is ready,
 //! and closed before it ends.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ impl Doors {
     pub(crate) fn serve(
         self,
         watching: &Watching,
-        requests: mpsc::Sender<Request>,
+        requests: &mpsc::Sender<Request>,
         data: &DataDir,
         dht: &Arc<MainlineDht>,
     ) -> Servers {
@@ -138,15 +139,25 @@ fn open_http(
         return Ok(Vec::new());
     };
     let mut listeners = inherited;
-    if !listeners.is_empty() && !listen.by_user {
+    if !listeners.is_empty() && !listen.by_user() {
         return Ok(listeners);
     }
     for address in listening::remaining(&[address], &listeners, "http.listen")? {
-        let bound = TcpListener::bind(address).with_context(|| {
+        let bound = match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && !listen.by_user() => {
+                warn!(
+                    "cannot answer HTTP on {address}: {error}; taking any free port instead, \
+                     choose one with http.listen or --http"
+                );
+                TcpListener::bind((address.ip(), 0))
+            }
+            bound => bound,
+        };
+        let bound = bound.with_context(|| {
             format!("cannot answer HTTP on {address}; choose another with http.listen or --http")
         });
         match bound {
-            Err(error) if !listen.by_user => warn!("no status page: {error:#}"),
+            Err(error) if !listen.by_user() => warn!("no status page: {error:#}"),
             bound => listeners.push(bound?),
         }
     }

@@ -229,7 +229,8 @@ fn a_socket_that_takes_a_part_of_an_address_is_named_with_it() {
     let address = peer.local_addr().unwrap().to_string();
     let wanted = format!("0.0.0.0:{}", peer.local_addr().unwrap().port());
     let mirror = configured(&world, "", std::slice::from_ref(&wanted));
-    let mut service = manager.service(&mirror, &[("peer", to_hand_over(peer))]);
+    let sockets = [("peer", to_hand_over(peer))];
+    let mut service = manager.service(&mirror, &sockets);
     let parts = [&*wanted, &*address, "peer.listen", "ListenStream="];
     run_command(&mut service).failed_with(1, &parts);
 }

@@ -138,6 +138,7 @@ impl Sources {
         let merged = Merged::of(layers);
         let mut config = Config::read(&merged.said);
         config.stream.arrange(&order);
+        config.note_flags(|path| self.flags.iter().any(|flag| flag.path == path));
         for (path, what) in contradictions(&config) {
             let section = path.rsplit_once('.').map_or("", |(section, _)| section);
             // With a key that reads as its default, what it contradicts may be right.

@@ -71,7 +71,7 @@ fn without_anything_it_is_the_default() {
     assert_eq!(config, Config::default());
     assert_eq!(config.poll_interval.get(), Duration::from_secs(600));
     assert_eq!(config.peer.listen.value, ["[::]:6881".parse().unwrap()]);
-    assert!(!config.peer.listen.by_user);
+    assert_eq!(config.peer.listen.origin, Origin::Default);
     let (name, stream) = config.stream.iter().next().unwrap();
     assert_eq!((name, stream.salt.as_bytes()), ("daily", &b"daily"[..]));
     assert_eq!(
@@ -99,8 +99,11 @@ fn what_is_closer_to_the_command_wins() {
         );
         // And what nobody overrides stays.
         assert_eq!(config.dht.port.value, 1);
-        assert!(config.dht.port.by_user);
+        assert_eq!(config.dht.port.origin, Origin::Configured);
     }
+    let config = Case::new(file, &[], &[("dht.port", "2")]).loaded().config;
+    assert_eq!(config.dht.port.origin, Origin::Flag);
+    assert_eq!(config.peer.listen.origin, Origin::Configured);
 }
 
 #[test]
@@ -454,8 +457,8 @@ fn what_is_shown_is_read_again_as_the_same() {
         }
     }
     let mut config = Case::new(&said, &[], &[]).loaded().config;
-    config.peer.listen.by_user = false;
-    config.dht.port.by_user = false;
-    config.http.listen.by_user = false;
+    config.peer.listen.origin = Origin::Default;
+    config.dht.port.origin = Origin::Default;
+    config.http.listen.origin = Origin::Default;
     assert_eq!(config, Config::default());
 }

@@ -17,22 +17,37 @@ use super::section::KeyType;
 use crate::cli::values::{duration, versions};
 use crate::cli::{HostPort, Place};
 
-/// A value that a user gave or that is our default. A command that runs once gives way when
-/// somebody else, such as the mirror on the same machine, has the default port.
+/// A value with where it comes from. An address that is taken may be replaced, depending on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chosen<T> {
     /// The value.
     pub(crate) value: T,
-    /// Whether a user gave it.
-    pub(crate) by_user: bool,
+    /// Where it comes from.
+    pub(crate) origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Our default.
+    Default,
+    /// A file or the environment, which several commands on a machine share.
+    Configured,
+    /// A flag of this command.
+    Flag,
 }
 
 impl<T> Chosen<T> {
     pub(crate) fn by_default(value: T) -> Self {
         Self {
             value,
-            by_user: false,
+            origin: Origin::Default,
         }
+    }
+
+    /// Whether a user gave it.
+    pub(crate) fn by_user(&self) -> bool {
+        self.origin != Origin::Default
     }
 }
 
@@ -41,10 +56,11 @@ impl<T: KeyType> KeyType for Chosen<T> {
         T::form()
     }
 
+    /// Reading a value does not show whether a flag gave it: loading the sources does.
     fn parse(value: &Value) -> Result<Self, String> {
         T::parse(value).map(|value| Self {
             value,
-            by_user: true,
+            origin: Origin::Configured,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Talking to a running mirror over its control socket.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -52,6 +53,25 @@ pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Opti
     ask(socket, &Ask::get(path.to_owned()), PATIENCE)
 }
 
+/// Asks a mirror over its HTTP address. `None` when nothing listens there.
+pub(crate) fn get_over_tcp<T: DeserializeOwned>(
+    address: SocketAddr,
+    path: &str,
+) -> Result<Option<T>> {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, PATIENCE) else {
+        return Ok(None);
+    };
+    let asked = || format!("cannot ask the mirror at {address}");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .with_context(asked)?;
+    stream
+        .set_write_timeout(Some(PATIENCE))
+        .with_context(asked)?;
+    let answer = exchange(&mut stream, &Ask::get(path.to_owned())).with_context(asked)?;
+    parse(&answer).map(Some)
+}
+
 /// Asks, and waits so long for the answer. `None` when no mirror listens there.
 pub(crate) fn ask<T: DeserializeOwned>(
     socket: &Path,
@@ -73,17 +93,23 @@ pub(crate) fn ask<T: DeserializeOwned>(
             return Err(error).with_context(asked);
         }
     };
-    let answer = exchange(&mut stream, ask, patience)
-        .with_context(|| format!("no answer from the mirror at {}", socket.display()))?;
-    let body = body(&answer)?;
-    serde_json::from_slice(body)
-        .map(Some)
+    let silent = || format!("no answer from the mirror at {}", socket.display());
+    stream
+        .set_read_timeout(Some(patience))
+        .with_context(silent)?;
+    stream
+        .set_write_timeout(Some(PATIENCE))
+        .with_context(silent)?;
+    let answer = exchange(&mut stream, ask).with_context(silent)?;
+    parse(&answer).map(Some)
+}
+
+fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T> {
+    serde_json::from_slice(body(answer)?)
         .context("the mirror's answer is of another version of this program")
 }
 
-fn exchange(stream: &mut UnixStream, ask: &Ask, patience: Duration) -> std::io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(stream: &mut (impl Read + Write), ask: &Ask) -> std::io::Result<Vec<u8>> {
     // HTTP/1.0: the answer comes in one piece and ends with the connection.
     let request = format!(
         "{} {} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\

@@ -1,0 +1,131 @@
+//! The mirror that runs on this machine, as a peer of a command that runs once.
+//!
+//! It is found by asking, in this order: the control socket of this command's configuration, the HTTP address of it, and the port at which that
+//! configuration has a mirror accept peers. Nothing that is found is trusted: content from it is verified as from any peer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
+use tracing::debug;
+
+use crate::cli::Place;
+use crate::config::Config;
+use crate::control::{self, client};
+use crate::data_dir::DataDir;
+
+/// Addresses that are taken from an answer, at most.
+const MOST: usize = 8;
+
+/// Where to ask for a mirror on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    control: Option<PathBuf>,
+    http: Option<SocketAddr>,
+    listen: Vec<SocketAddr>,
+    /// Ports at which this command itself accepts peers.
+    own: Vec<u16>,
+}
+
+/// The part of a mirror's report that says where it is reached.
+#[derive(Debug, Deserialize)]
+struct Report {
+    addresses: Addresses,
+}
+
+#[derive(Debug, Deserialize)]
+struct Addresses {
+    peers: Vec<SocketAddr>,
+}
+
+impl Beside {
+    /// Takes the places to ask from the configuration of a command that accepts peers at `own`.
+    pub(crate) fn new(config: &Config, data: &DataDir, own: &[SocketAddr]) -> Self {
+        Self {
+            control: control::place(config, data),
+            http: match config.http.listen.value {
+                Place::At(address) => on_this_machine(address),
+                Place::Off => None,
+            },
+            listen: config.peer.listen.value.clone(),
+            own: own.iter().map(SocketAddr::port).collect(),
+        }
+    }
+
+    /// Returns where a mirror on this machine may accept peers. Asks each time: a mirror may start later.
+    pub(crate) async fn peers(&self) -> Vec<SocketAddr> {
+        let asked = self.clone();
+        // A panic there was printed; then there is no mirror to name.
+        let listen = spawn_blocking(move || asked.listen()).await;
+        let addresses = listen.unwrap_or_default().into_iter();
+        let mut peers: Vec<SocketAddr> = addresses
+            .filter_map(on_this_machine)
+            .filter(|address| !self.own.contains(&address.port()))
+            .take(MOST)
+            .collect();
+        peers.dedup();
+        peers
+    }
+
+    fn listen(&self) -> Vec<SocketAddr> {
+        let control = self.control.as_ref();
+        let by_control = || client::get::<Report>(control?, "/status").ok().flatten();
+        let by_http = || client::get_over_tcp::<Report>(self.http?, "/status.json").ok()?;
+        match by_control().or_else(by_http) {
+            Some(report) => {
+                debug!(addresses = ?report.addresses.peers, "found the mirror on this machine");
+                report.addresses.peers
+            }
+            // It may run all the same: under another user who alone may use the control socket, and without HTTP.
+            None => self.listen.clone(),
+        }
+    }
+}
+
+/// Returns how this machine itself reaches a listening address; `None` without a port.
+fn on_this_machine(address: SocketAddr) -> Option<SocketAddr> {
+    let ip = match address.ip() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) | IpAddr::V4(Ipv4Addr::UNSPECIFIED) => {
+            Ipv4Addr::LOCALHOST.into()
+        }
+        ip => ip,
+    };
+    (address.port() != 0).then_some(SocketAddr::new(ip, address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unspecified_addresses_are_reached_over_loopback() {
+        for (listen, reached) in [
+            ("[::]:1", Some("127.0.0.1:1")),
+            ("0.0.0.0:2", Some("127.0.0.1:2")),
+            ("192.0.2.1:3", Some("192.0.2.1:3")),
+            ("[::1]:4", Some("[::1]:4")),
+            ("[::]:0", None),
+        ] {
+            let reached = reached.map(|text| text.parse().unwrap());
+            assert_eq!(
+                on_this_machine(listen.parse().unwrap()),
+                reached,
+                "{listen}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_the_configured_port_is_tried_unless_it_is_ours() {
+        let beside = |own: &[u16]| Beside {
+            control: Some("/nonexistent/control.sock".into()),
+            http: None,
+            listen: vec!["[::]:6881".parse().unwrap()],
+            own: own.to_vec(),
+        };
+        let peers = beside(&[7]).peers().await;
+        assert_eq!(peers, ["127.0.0.1:6881".parse().unwrap()]);
+        assert!(beside(&[6881]).peers().await.is_empty());
+    }
+}
