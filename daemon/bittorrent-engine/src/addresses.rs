@@ -1,4 +1,4 @@
-//! How far away an address is, and what counts as one host.
+//! How far an address reaches, and which addresses are one host.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -37,11 +37,25 @@ impl Scope {
     }
 }
 
-/// What one customer has to himself: an IPv4 address, or an IPv6 network of 64 bits.
-pub(crate) fn host(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
+/// The unit in which bans, limits and counts apply to strangers: an IPv4 address, or the /64 network
+/// of an IPv6 address, since one customer gets at least that much. IPv4 in IPv6 counts as IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Host(IpAddr);
+
+impl Host {
+    /// Returns the host of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) if ip.is_loopback() => ip.into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
+        })
+    }
+
+    /// Whether limits for one host apply. They do not on this machine, where proxies and tunnels hand
+    /// over the connections of many.
+    pub fn is_bounded(self) -> bool {
+        Scope::of(self.0) != Scope::Machine
     }
 }
 
@@ -73,16 +87,31 @@ mod tests {
     }
 
     #[test]
-    fn a_customer_has_one_ipv4_address_and_64_bits_of_ipv6() {
+    fn a_host_is_one_ipv4_address_or_64_bits_of_ipv6() {
         for (ip, other, same) in [
             ("192.0.2.1", "192.0.2.1", true),
             ("192.0.2.1", "192.0.2.2", false),
             ("::ffff:192.0.2.1", "192.0.2.1", true),
             ("2001:db8::1", "2001:db8::ffff:2", true),
             ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("::1", "::2", false),
         ] {
             let (ip, other) = (ip.parse().unwrap(), other.parse().unwrap());
-            assert_eq!(host(ip) == host(other), same, "{ip} {other}");
+            assert_eq!(Host::of(ip) == Host::of(other), same, "{ip} {other}");
+        }
+    }
+
+    #[test]
+    fn limits_of_one_host_do_not_apply_to_this_machine() {
+        for (ip, bounded) in [
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("::2", true),
+            ("10.0.0.1", true),
+            ("2001:db8::1", true),
+        ] {
+            assert_eq!(Host::of(ip.parse().unwrap()).is_bounded(), bounded, "{ip}");
         }
     }
 }

@@ -53,6 +53,17 @@ impl Candidates {
         self.dialling
     }
 
+    /// The addresses that are being dialled.
+    pub(crate) fn being_dialled(&self) -> impl Iterator<Item = &SocketAddr> {
+        let dialled = |(_, known): &(&SocketAddr, &Candidate)| known.state == State::Dialling;
+        let most = self.dialling;
+        self.by_addr
+            .iter()
+            .filter(dialled)
+            .map(|(addr, _)| addr)
+            .take(most)
+    }
+
     /// Learns an address. One that is known already keeps its history; `Static` sticks.
     pub(crate) fn add(&mut self, addr: SocketAddr, source: Source, most: usize, now: Instant) {
         if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {

@@ -1,8 +1,9 @@
 //! Who may download from us: upload slots over all torrents.
 //!
 //! Peers that give us data come first, the fastest first; then those that hold a slot for less than
-//! a minute, so that it is worth having one; then whoever waited longest; then those whose minute
-//! is over. A few slots go to random waiting peers, who could not show what they give otherwise.
+//! a minute, so that it is worth having one; then whoever waited longest, one peer of each host before
+//! two of any; then those whose minute is over; last those of hosts that hold slots and ask for nothing. A few slots go to random waiting
+//! peers, who could not show what they give otherwise.
 //! Peers on this machine or network need no slot.
 
 use std::time::{Duration, Instant};
@@ -24,14 +25,21 @@ pub(crate) struct Applicant {
     pub(crate) gives: u64,
     /// Bytes per second it gets from us.
     pub(crate) takes: u64,
+    /// How many peers of its host hold a slot or wait for longer.
+    pub(crate) turn: usize,
+    /// It asks for nothing although it may, or another peer of its host does not.
+    pub(crate) idle: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Gives(std::cmp::Reverse<u64>),
     Served(std::cmp::Reverse<u64>),
-    Waits(Instant),
+    /// One of each host before two of any.
+    Waits(usize, Instant),
     HadItsTurn(std::cmp::Reverse<u64>),
+    /// Those that wait first, so that such slots change hands as well.
+    Idle(bool, Instant),
 }
 
 impl Applicant {
@@ -40,8 +48,10 @@ impl Applicant {
         // A trickle is no contribution.
         if self.gives >= 1_024 {
             Rank::Gives(Reverse(self.gives))
+        } else if self.idle {
+            Rank::Idle(!self.choked, self.since)
         } else if self.choked {
-            Rank::Waits(self.since)
+            Rank::Waits(self.turn, self.since)
         } else if self.since + QUANTUM > now {
             Rank::Served(Reverse(self.takes))
         } else {
@@ -83,7 +93,7 @@ impl Choker {
             self.optimistic.clear();
         }
         self.optimistic
-            .retain(|key| applicants.iter().any(|applicant| applicant.key == *key));
+            .retain(|key| applicants.iter().any(|one| one.key == *key && !one.idle));
         let mut winners: Vec<PeerKey> = applicants
             .iter()
             .map(|applicant| applicant.key)
@@ -95,8 +105,13 @@ impl Choker {
             .map(|applicant| applicant.key)
             .filter(|key| !winners.contains(key) && !self.optimistic.contains(key))
             .collect();
+        // They come last.
+        let is_idle = |one: &Applicant| matches!(one.rank(now), Rank::Idle(..));
+        let idle = |key: &PeerKey| applicants.iter().any(|one| one.key == *key && is_idle(one));
         while self.optimistic.len() < optimistic_slots && !rest.is_empty() {
-            let chosen = rest.remove(rng.below(rest.len()));
+            let active = rest.iter().position(idle).unwrap_or(rest.len());
+            let among = if active > 0 { active } else { rest.len() };
+            let chosen = rest.remove(rng.below(among));
             self.optimistic.push(chosen);
         }
         winners.extend(&self.optimistic);
@@ -142,6 +157,8 @@ mod tests {
                 since: now,
                 gives: 0,
                 takes: 0,
+                turn: 0,
+                idle: false,
             })
             .collect()
     }

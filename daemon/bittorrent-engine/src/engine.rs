@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 
+use crate::addresses::Host;
 use crate::choker::{Applicant, Choker};
 use crate::config::{Config, ConnectionLimits};
 use crate::input::{
@@ -14,6 +15,7 @@ use crate::input::{
 };
 use crate::keys::{PeerKey, TorrentKey};
 use crate::output::{Command, Discard, Output, Verdict};
+use crate::peer::Peer;
 use crate::shared::Shared;
 use crate::status::{PeerStatus, TorrentStatus};
 use crate::torrent::Torrent;
@@ -180,7 +182,8 @@ impl Engine {
         self.torrents
             .get(&torrent)
             .ok_or(Refusal::NoTorrent)?
-            .may_accept(addr, &self.shared, now)
+            .may_accept(addr, &self.shared, now)?;
+        self.place_for(torrent, Host::of(addr.ip()), now).map(drop)
     }
 
     /// A connection's handshakes are done. When it is refused, the caller closes it; a dial that
@@ -192,11 +195,20 @@ impl Engine {
         now: Instant,
     ) -> Result<PeerKey, Refusal> {
         let now = self.shared.advance(now);
+        let known = self.torrents.get(&torrent).ok_or(Refusal::NoTorrent)?;
+        let mut accepted = known.accept(&connected, &self.shared, now);
+        if let Ok(None) = accepted {
+            match self.place_for(torrent, Host::of(connected.addr.ip()), now) {
+                Ok(Some(displaced)) => self.displace(displaced, now),
+                Ok(None) => {}
+                Err(refusal) => accepted = Err(refusal),
+            }
+        }
         let key = self
             .torrents
             .get_mut(&torrent)
             .ok_or(Refusal::NoTorrent)?
-            .handle_connected(&connected, &mut self.shared, now)?;
+            .handle_connected(&connected, accepted, &mut self.shared, now)?;
         // Peers that need no slot save a round trip.
         if connected.local
             && let Some(torrent) = self.torrents.get_mut(&torrent)
@@ -322,9 +334,18 @@ impl Engine {
 
     /// So many payload bytes were sent to a peer.
     pub fn handle_uploaded(&mut self, peer: PeerKey, bytes: u64, now: Instant) {
-        self.shared.advance(now);
+        let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
-            torrent.handle_uploaded(peer, bytes);
+            torrent.handle_uploaded(peer, bytes, &mut self.shared, now);
+        }
+    }
+
+    /// A peer has requests that are being served. To be reported when the first comes, and about once a
+    /// second while there are any: whoever asks for nothing gives way to others.
+    pub fn handle_asked(&mut self, peer: PeerKey, now: Instant) {
+        let now = self.shared.advance(now);
+        if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
+            torrent.handle_asked(peer, &mut self.shared, now);
         }
     }
 
@@ -336,6 +357,8 @@ impl Engine {
             for torrent in self.torrents.values_mut() {
                 torrent.tick(&mut self.shared, now);
             }
+            self.look_beyond(now);
+            self.take_idle_slots(now);
         }
         if self.choker.due().is_none_or(|due| due <= now) {
             self.rechoke(now);
@@ -390,32 +413,132 @@ impl Engine {
             .unwrap_or_default()
     }
 
+    /// Whether there is a place for a newcomer from this host, or the peer that makes room for it.
+    fn place_for(
+        &self,
+        torrent: TorrentKey,
+        newcomer: Host,
+        now: Instant,
+    ) -> Result<Option<PeerKey>, Refusal> {
+        let known = self.torrents.get(&torrent).ok_or(Refusal::NoTorrent)?;
+        if !known.is_full(&self.shared) {
+            return Ok(None);
+        }
+        // What would ask for nothing again takes no other peer's place.
+        if self.shared.idle_hosts.contains(newcomer, now) {
+            return Err(Refusal::Full);
+        }
+        let displaced = self.displaceable(known, Some(newcomer), now);
+        displaced.map(Some).ok_or(Refusal::Full)
+    }
+
+    /// The peer that makes room in a torrent that is full: one of its own, or of any where there are as
+    /// many connections as allowed over all torrents.
+    fn displaceable(
+        &self,
+        torrent: &Torrent,
+        newcomer: Option<Host>,
+        now: Instant,
+    ) -> Option<PeerKey> {
+        let shared = &self.shared;
+        if torrent.has_its_share(shared) {
+            return Some(torrent.displaceable(newcomer, shared, now)?.1);
+        }
+        let all = self.torrents.values();
+        let displaceable = all.filter_map(|other| other.displaceable(newcomer, shared, now));
+        Some(displaceable.max()?.1)
+    }
+
+    fn displace(&mut self, peer: PeerKey, now: Instant) {
+        if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
+            torrent.displace(peer, &mut self.shared, now);
+        }
+    }
+
+    /// Makes room for addresses that were not tried, in torrents where nobody gives anything.
+    fn look_beyond(&mut self, now: Instant) {
+        let looking = |torrent: &&Torrent| torrent.looks_beyond(&self.shared, now);
+        let displaced: Vec<PeerKey> = self
+            .torrents
+            .values()
+            .filter(looking)
+            .filter_map(|torrent| self.displaceable(torrent, None, now))
+            .collect();
+        for peer in displaced {
+            self.displace(peer, now);
+        }
+    }
+
+    /// Takes upload slots from peers that ask for nothing, as many as others wait for that may.
+    fn take_idle_slots(&mut self, now: Instant) {
+        let shared = &mut self.shared;
+        let mut idle = Vec::new();
+        for torrent in self.torrents.values() {
+            for peer in torrent.peers() {
+                if !peer.local && peer.wastes_slot(now) {
+                    shared.idle_hosts.add(peer.host(), now);
+                    idle.push((peer.last_asked.max(peer.choked_since), peer.key));
+                }
+            }
+        }
+        if idle.is_empty() {
+            return;
+        }
+        let serving = self.torrents.values().filter(|torrent| torrent.can_serve());
+        let waits = |peer: &&Peer| {
+            let may_ask = !shared.idle_hosts.contains(peer.host(), now);
+            peer.interested && peer.choked && !peer.local && may_ask
+        };
+        let waiting = serving.flat_map(Torrent::peers).filter(waits).count();
+        idle.sort_unstable();
+        for (_, key) in idle.into_iter().take(waiting) {
+            if let Some(torrent) = self.torrents.get_mut(&key.torrent()) {
+                choke(torrent, key, &mut self.shared, now);
+                self.shared.slots_changed = true;
+            }
+        }
+    }
+
     /// Those who want an upload slot or hold one.
-    fn applicants(&self) -> Vec<Applicant> {
-        self.torrents
+    fn applicants(&self, now: Instant) -> Vec<Applicant> {
+        let mut applicants: Vec<(Host, Applicant)> = self
+            .torrents
             .values()
             .filter(|torrent| torrent.can_serve())
             .flat_map(|torrent| {
                 let complete = torrent.wants_nothing();
-                torrent
-                    .peers()
-                    .filter(|peer| peer.interested && !peer.local)
-                    .map(move |peer| Applicant {
+                let applies = |peer: &&Peer| peer.interested && !peer.local;
+                torrent.peers().filter(applies).map(move |peer| {
+                    let applicant = Applicant {
                         key: peer.key,
                         choked: peer.choked,
                         since: peer.choked_since,
                         gives: if complete { 0 } else { peer.down.per_second() },
                         takes: peer.up.per_second(),
-                    })
+                        turn: 0,
+                        idle: peer.wastes_slot(now)
+                            || self.shared.idle_hosts.contains(peer.host(), now),
+                    };
+                    (peer.host(), applicant)
+                })
             })
-            .collect()
+            .collect();
+        applicants.sort_by_key(|(host, one)| (*host, one.choked, one.since, one.key));
+        let mut last = None;
+        let mut turn = 0;
+        for (host, applicant) in &mut applicants {
+            turn = if last == Some(*host) { turn + 1 } else { 0 };
+            last = Some(*host);
+            applicant.turn = turn;
+        }
+        applicants.into_iter().map(|(_, one)| one).collect()
     }
 
     fn rechoke(&mut self, now: Instant) {
         let config = &self.shared.config;
         let times = (config.rechoke_interval, config.optimistic_interval);
         let (slots, optimistic) = (config.unchoke_slots, config.optimistic_slots);
-        let applicants = self.applicants();
+        let applicants = self.applicants(now);
         let rng = &mut self.shared.rng;
         let winners = self
             .choker
@@ -453,7 +576,7 @@ impl Engine {
         if !waits || used >= slots {
             return;
         }
-        for key in self.choker.fill(self.applicants(), slots, now) {
+        for key in self.choker.fill(self.applicants(now), slots, now) {
             if let Some(torrent) = self.torrents.get_mut(&key.torrent()) {
                 unchoke(torrent, key, &mut self.shared, now);
             }

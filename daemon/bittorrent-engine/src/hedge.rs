@@ -39,10 +39,15 @@ impl AnswerTime {
         });
     }
 
+    /// How long it takes until a question is overdue, at least this long.
+    pub(crate) fn overdue_after(&self, least: Duration) -> Duration {
+        let usual = self.smoothed.unwrap_or_default().saturating_mul(TIMES);
+        usual.max(least)
+    }
+
     /// Whether a question asked then is overdue, which it never is sooner than this.
     pub(crate) fn is_overdue(&self, asked: Instant, least: Duration, now: Instant) -> bool {
-        let usual = self.smoothed.unwrap_or_default().saturating_mul(TIMES);
-        now.saturating_duration_since(asked) >= usual.max(least)
+        now.saturating_duration_since(asked) >= self.overdue_after(least)
     }
 }
 

@@ -48,7 +48,9 @@ mod descent;
 mod download;
 mod engine;
 mod exchange;
+mod handshakes;
 mod hedge;
+mod idle;
 mod input;
 mod keys;
 mod layers;
@@ -67,9 +69,10 @@ mod shared;
 mod status;
 mod torrent;
 
-pub use addresses::Scope;
+pub use addresses::{Host, Scope};
 pub use config::{Config, ConnectionLimits};
 pub use engine::Engine;
+pub use handshakes::{HandshakeKey, Handshakes};
 pub use input::{
     Connected, Content, ContentError, DialFailure, Direction, HeldLeaves, Link, PeerEvent,
     PeerFault, Refusal, Source, WriteFailed,

@@ -1,57 +1,74 @@
 //! The info dictionary from peers (BEP 9).
 //!
-//! Peers may disagree about its size, and any of them may lie. So there is one attempt for each
-//! size that is claimed, all at the same time; an attempt takes blocks from all its peers first,
-//! and when the whole has the wrong hash, from one peer at a time, which is then to blame.
+//! Peers may disagree about its size, and any of them may lie, answer late or not at all. There is one
+//! attempt for each size that is claimed. Attempts that are asked for are bounded by memory: those come
+//! first whose hosts left nothing unanswered, and each host has one before any has two. An attempt takes
+//! blocks from all its peers. When the whole has the wrong hash, it takes them from each host apart, at
+//! the same time: a false whole then came from one peer, which is to blame, and delays nobody else.
 //!
-//! A block that is overdue is asked of another host as well, see [`crate::hedge`].
+//! A block that is overdue is asked of other hosts as well, of twice as many each time.
 
-use std::net::IpAddr;
+mod standing;
+
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::wire::METADATA_PIECE_LEN;
 
-use crate::hedge::{AnswerTime, Hedge, MOST_HEDGES};
+use crate::addresses::Host;
+use crate::hedge::AnswerTime;
 use crate::keys::PeerKey;
+use standing::Standings;
 
 /// Requests under way to one peer.
 const PER_PEER: usize = 2;
-/// How many different sizes are followed.
-const MOST_SIZES: usize = 6;
-/// How long a peer that rejects a request is left alone.
-const AFTER_REJECT: Duration = Duration::from_secs(60);
-/// How long a peer that lets a request time out is left alone, times its time-outs.
-const AFTER_TIMEOUT: Duration = Duration::from_secs(4);
+/// Bytes of metadata that all attempts together may collect at a time; at least one attempt is followed.
+const MOST_BYTES: u64 = 24 << 20;
+/// Bytes that one attempt may collect from hosts apart.
+const MOST_BYTES_APART: u64 = 16 << 20;
+/// Hosts from which one attempt collects apart, at least and at most.
+const HOSTS_APART: (u64, u64) = (4, 64);
+/// How many hosts are asked for one block at a time, at most, when none answers.
+const MOST_ASKED: u32 = 32;
 
 /// What a peer does for the metadata.
 #[derive(Debug)]
 struct Helper {
     key: PeerKey,
-    host: IpAddr,
+    host: Host,
     size: u32,
     requests: Vec<Request>,
-    not_before: Instant,
-    timeouts: u32,
 }
 
 /// A request that is not answered.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Request {
     piece: u32,
     asked: Instant,
-    hedge: Hedge,
 }
 
+/// Blocks of one whole.
+#[derive(Debug)]
+struct Collection {
+    blocks: Vec<Option<(PeerKey, Vec<u8>)>>,
+    left: usize,
+}
+
+/// From whom an attempt takes blocks.
+#[derive(Debug)]
+enum Mode {
+    /// From all its peers, for one whole. So many requests timed out.
+    Together(Collection, u32),
+    /// A false whole was seen: from each of these peers for a whole of its own, one peer a host.
+    Apart(Vec<(PeerKey, Collection)>),
+}
+
+/// What is done about one size.
 #[derive(Debug)]
 struct Attempt {
     size: u32,
-    blocks: Vec<Option<(PeerKey, Vec<u8>)>>,
-    left: usize,
-    /// After a false whole: the only peer whose blocks are taken.
-    only: Option<PeerKey>,
-    /// A false whole was seen.
-    distrustful: bool,
+    mode: Mode,
 }
 
 /// The download of the info dictionary.
@@ -62,7 +79,9 @@ pub(crate) struct Metadata {
     timeout: Duration,
     hedge_after: Duration,
     answer_time: AnswerTime,
+    /// Peers that offered a size; one offer each.
     helpers: Vec<Helper>,
+    standings: Standings,
     attempts: Vec<Attempt>,
 }
 
@@ -91,35 +110,24 @@ impl Metadata {
             hedge_after,
             answer_time: AnswerTime::default(),
             helpers: Vec::new(),
+            standings: Standings::default(),
             attempts: Vec::new(),
         }
     }
 
     /// A peer of this host says it has the metadata, and how long it is.
-    pub(crate) fn offer(&mut self, key: PeerKey, host: IpAddr, size: u32, now: Instant) {
+    pub(crate) fn offer(&mut self, key: PeerKey, host: Host, size: u32) {
         if size == 0 || size > self.most || self.helpers.iter().any(|h| h.key == key) {
             return;
         }
         if !self.attempts.iter().any(|attempt| attempt.size == size) {
-            if self.attempts.len() >= MOST_SIZES {
-                return;
-            }
-            let blocks = size.div_ceil(METADATA_PIECE_LEN) as usize;
-            self.attempts.push(Attempt {
-                size,
-                blocks: vec![None; blocks],
-                left: blocks,
-                only: None,
-                distrustful: false,
-            });
+            self.attempts.push(Attempt::new(size));
         }
         self.helpers.push(Helper {
             key,
             host,
             size,
             requests: Vec::new(),
-            not_before: now,
-            timeouts: 0,
         });
     }
 
@@ -131,110 +139,208 @@ impl Metadata {
     /// A peer is gone.
     pub(crate) fn forget(&mut self, key: PeerKey) {
         self.helpers.retain(|helper| helper.key != key);
-        for attempt in &mut self.attempts {
-            if attempt.only == Some(key) {
-                attempt.start_over();
-            }
-        }
         let helpers = &self.helpers;
         self.attempts
             .retain(|attempt| helpers.iter().any(|helper| helper.size == attempt.size));
+        for attempt in &mut self.attempts {
+            attempt.drop_apart(key);
+        }
     }
 
     /// The next request to send.
     pub(crate) fn ask(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
-        let next = self.next_block(now).map(|next| (next, Hedge::None));
-        let ((key, piece), hedge) = next.or_else(|| Some((self.next_hedge(now)?, Hedge::Is)))?;
+        let (key, piece) = self
+            .followed()
+            .into_iter()
+            .find_map(|place| self.next_request(place, now))?;
         let helper = self.helpers.iter_mut().find(|helper| helper.key == key)?;
-        helper.requests.push(Request {
-            piece,
-            asked: now,
-            hedge,
-        });
+        helper.requests.push(Request { piece, asked: now });
         Some((key, piece))
     }
 
-    /// A block that nobody is asked for, and whom to ask.
-    fn next_block(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
-        let helpers = &self.helpers;
-        self.attempts.iter_mut().find_map(|attempt| {
-            let size = attempt.size;
-            // The least busy first, so that all of them work.
-            let helper = helpers
-                .iter()
-                .filter(|helper| helper.size == size && helper.is_free(now))
-                .filter(|helper| attempt.only.is_none_or(|only| only == helper.key))
-                .min_by_key(|helper| (helper.timeouts, helper.requests.len()))?;
-            if attempt.distrustful {
-                attempt.only = Some(helper.key);
-            }
-            let only = attempt.only;
-            let is_asked = |piece: u32| {
-                helpers
-                    .iter()
-                    .filter(|helper| helper.size == size)
-                    .filter(|helper| only.is_none_or(|only| only == helper.key))
-                    .any(|helper| helper.is_asked(piece))
+    /// The attempts that are asked for, the most promising first.
+    fn followed(&self) -> Vec<usize> {
+        let mut order: Vec<_> = self
+            .attempts
+            .iter()
+            .enumerate()
+            .map(|(place, attempt)| {
+                let of_size = self.helpers.iter().filter(|one| one.size == attempt.size);
+                let failures = of_size.map(|one| self.standings.failures(one.host)).min();
+                let failures = failures.unwrap_or(u32::MAX);
+                (failures, !attempt.has_blocks(), attempt.size, place)
+            })
+            .collect();
+        order.sort_unstable();
+        let order = order.into_iter().map(|(.., place)| place);
+        // Each host has one size before any has two.
+        let mut hosts = BTreeSet::new();
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        for place in order {
+            let Some(attempt) = self.attempts.get(place) else {
+                continue;
             };
-            let piece = (0..)
-                .zip(&attempt.blocks)
-                .find(|(piece, block)| block.is_none() && !is_asked(*piece))
-                .map(|(piece, _)| piece)?;
+            let of_size = self.helpers.iter().filter(|one| one.size == attempt.size);
+            let mut news = false;
+            for helper in of_size {
+                news |= hosts.insert(helper.host);
+            }
+            if news {
+                first.push((place, attempt.cost()));
+            } else {
+                rest.push((place, attempt.cost()));
+            }
+        }
+        let mut bytes = 0;
+        let mut followed: Vec<usize> = Vec::new();
+        for (place, cost) in first.into_iter().chain(rest) {
+            if followed.is_empty() || bytes + cost <= MOST_BYTES {
+                bytes += cost;
+                followed.push(place);
+            }
+        }
+        followed
+    }
+
+    /// What to ask next for an attempt.
+    fn next_request(&mut self, place: usize, now: Instant) -> Option<(PeerKey, u32)> {
+        if let Mode::Apart(_) = self.attempts.get(place)?.mode {
+            self.choose_apart(place, now);
+        }
+        let attempt = self.attempts.get(place)?;
+        match &attempt.mode {
+            Mode::Together(whole, timeouts) => self.next_together(attempt, whole, *timeouts, now),
+            Mode::Apart(wholes) => wholes.iter().find_map(|(key, whole)| {
+                let helper = self.helpers.iter().find(|helper| helper.key == *key)?;
+                if !self.is_free(helper, now) {
+                    return None;
+                }
+                let piece = whole.missing().find(|piece| !helper.is_asked(*piece))?;
+                Some((*key, piece))
+            }),
+        }
+    }
+
+    /// A block that too few hosts are asked for, and another one to ask.
+    fn next_together(
+        &self,
+        attempt: &Attempt,
+        whole: &Collection,
+        timeouts: u32,
+        now: Instant,
+    ) -> Option<(PeerKey, u32)> {
+        let mut asked: Vec<(u32, Option<Instant>)> = vec![(0, None); whole.blocks.len()];
+        let helpers = || self.helpers.iter().filter(|one| one.size == attempt.size);
+        for request in helpers().flat_map(|helper| &helper.requests) {
+            if let Some((count, first)) = asked.get_mut(request.piece as usize) {
+                *count += 1;
+                *first = Some(first.map_or(request.asked, |at| at.min(request.asked)));
+            }
+        }
+        let overdue = self.overdue_after();
+        whole.missing().find_map(|piece| {
+            let (count, first) = asked.get(piece as usize)?;
+            let waited = first.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            let rounds = waited.as_millis() / overdue.as_millis().max(1);
+            let doubled = 1_u32 << rounds.min(8);
+            // Whoever let a request time out is asked no more for a while: others make up for it.
+            let wanted = doubled.max(1 + timeouts).min(MOST_ASKED);
+            if *count >= wanted {
+                return None;
+            }
+            let is_asked =
+                |host: Host| helpers().any(|other| other.host == host && other.is_asked(piece));
+            let helper = helpers()
+                .filter(|helper| self.is_free(helper, now) && !is_asked(helper.host))
+                .filter(|helper| *count == 0 || !self.is_late(helper, now))
+                .min_by_key(|helper| {
+                    let failures = self.standings.failures(helper.host);
+                    (self.is_late(helper, now), failures, helper.requests.len())
+                })?;
             Some((helper.key, piece))
         })
     }
 
-    /// A block that somebody is asked for in vain, and a host that leaves nothing unanswered.
-    fn next_hedge(&mut self, now: Instant) -> Option<(PeerKey, u32)> {
-        let requests = || self.helpers.iter().flat_map(|helper| &helper.requests);
-        if requests()
-            .filter(|request| request.hedge == Hedge::Is)
-            .count()
-            >= MOST_HEDGES
-        {
-            return None;
-        }
-        let overdue = |request: &Request| self.is_overdue(request, now);
-        let (first, piece, key) = self.helpers.iter().find_map(|first| {
-            let attempt = self
-                .attempts
-                .iter()
-                .find(|attempt| attempt.size == first.size)?;
-            // Whoever is alone to be believed is alone to be asked.
-            if attempt.only.is_some() {
-                return None;
+    /// Chooses from whom an attempt takes wholes apart: of each host one peer, those that left least
+    /// unanswered first. Whoever is late makes room for one that was not asked.
+    fn choose_apart(&mut self, place: usize, now: Instant) {
+        let Some(size) = self.attempts.get(place).map(|attempt| attempt.size) else {
+            return;
+        };
+        let mut waiting: Vec<(u32, PeerKey, Host)> = self
+            .helpers
+            .iter()
+            .filter(|helper| helper.size == size && self.is_free(helper, now))
+            .filter(|helper| !self.is_late(helper, now))
+            .map(|helper| {
+                (
+                    self.standings.failures(helper.host),
+                    helper.key,
+                    helper.host,
+                )
+            })
+            .collect();
+        waiting.sort_unstable();
+        let late: Vec<PeerKey> = self
+            .helpers
+            .iter()
+            .filter(|helper| self.is_late(helper, now))
+            .map(|helper| helper.key)
+            .collect();
+        let host_of = |key: PeerKey| {
+            let helper = self.helpers.iter().find(|helper| helper.key == key);
+            helper.map(|helper| helper.host)
+        };
+        let Some(Mode::Apart(wholes)) = self.attempts.get_mut(place).map(|one| &mut one.mode)
+        else {
+            return;
+        };
+        let (least, most) = HOSTS_APART;
+        let most = (MOST_BYTES_APART / u64::from(size)).clamp(least, most) as usize;
+        let mut hosts: BTreeSet<Host> =
+            wholes.iter().filter_map(|(key, _)| host_of(*key)).collect();
+        let mut given_up = Vec::new();
+        for (_, key, host) in waiting {
+            if hosts.contains(&host) {
+                continue;
             }
-            let missing = |piece: u32| matches!(attempt.blocks.get(piece as usize), Some(None));
-            let request = first.requests.iter().find(|request| {
-                request.hedge == Hedge::None && missing(request.piece) && overdue(request)
-            })?;
-            let other = self
-                .helpers
-                .iter()
-                .filter(|helper| helper.size == first.size && helper.host != first.host)
-                .filter(|helper| helper.is_free(now) && !helper.requests.iter().any(overdue))
-                .min_by_key(|helper| (helper.timeouts, helper.requests.len()))?;
-            Some((first.key, request.piece, other.key))
-        })?;
-        let first = self.helpers.iter_mut().find(|helper| helper.key == first)?;
-        let request = first
-            .requests
-            .iter_mut()
-            .find(|request| request.piece == piece)?;
-        request.hedge = Hedge::Has;
-        Some((key, piece))
+            if wholes.len() >= most {
+                let Some(slow) = wholes.iter().position(|(key, _)| late.contains(key)) else {
+                    break;
+                };
+                given_up.extend(host_of(wholes.swap_remove(slow).0));
+            }
+            hosts.insert(host);
+            wholes.push((key, Collection::new(size)));
+        }
+        for host in given_up {
+            self.standings.late(host, now);
+        }
     }
 
-    fn is_overdue(&self, request: &Request, now: Instant) -> bool {
-        self.answer_time
-            .is_overdue(request.asked, self.hedge_after, now)
+    /// A peer may be asked for one more block.
+    fn is_free(&self, helper: &Helper, now: Instant) -> bool {
+        helper.requests.len() < PER_PEER && self.standings.may_be_asked(helper.host, now)
+    }
+
+    /// A peer leaves a request unanswered for longer than answers take.
+    fn is_late(&self, helper: &Helper, now: Instant) -> bool {
+        let after = self.overdue_after();
+        let overdue = |request: &Request| now.saturating_duration_since(request.asked) >= after;
+        helper.requests.iter().any(overdue)
+    }
+
+    /// How long answers take at most, in general. Slow liars cannot stretch it beyond half a time-out.
+    fn overdue_after(&self) -> Duration {
+        let usual = self.answer_time.overdue_after(self.hedge_after);
+        usual.min((self.timeout / 2).max(self.hedge_after))
     }
 
     /// Who leaves requests unanswered, as far as is known.
     pub(crate) fn silent(&self, now: Instant) -> impl Iterator<Item = PeerKey> {
-        let overdue = move |request: &Request| self.is_overdue(request, now);
-        let silent =
-            move |helper: &&Helper| helper.timeouts > 0 || helper.requests.iter().any(overdue);
+        let silent = move |helper: &&Helper| {
+            self.standings.failures(helper.host) > 0 || self.is_late(helper, now)
+        };
         self.helpers.iter().filter(silent).map(|helper| helper.key)
     }
 
@@ -244,43 +350,52 @@ impl Metadata {
             let before = helper.requests.len();
             helper.requests.retain(|request| request.piece != piece);
             if helper.requests.len() < before {
-                helper.not_before = now + AFTER_REJECT;
-                self.trust_another(key);
+                self.standings.rejected(helper.host, now);
+                for attempt in &mut self.attempts {
+                    attempt.drop_apart(key);
+                }
             }
         }
     }
 
-    /// Gives up requests that took too long.
+    /// Gives up requests that took too long, and what attempts have that are not followed any more.
     pub(crate) fn tick(&mut self, now: Instant) {
-        let mut slow = Vec::new();
         let timeout = self.timeout;
+        let mut silent = Vec::new();
         for helper in &mut self.helpers {
             let before = helper.requests.len();
             helper
                 .requests
                 .retain(|request| request.asked + timeout > now);
-            if helper.requests.len() < before {
-                helper.timeouts += 1;
-                helper.not_before = now + AFTER_TIMEOUT * helper.timeouts.min(15);
-                slow.push(helper.key);
+            let expired = before - helper.requests.len();
+            if expired > 0 {
+                silent.push((helper.key, helper.host, helper.size, expired as u32));
             }
         }
-        for key in slow {
-            self.trust_another(key);
+        // Several connections of one host that are silent at once are one failure.
+        let hosts: BTreeSet<Host> = silent.iter().map(|(_, host, ..)| *host).collect();
+        for host in hosts {
+            self.standings.timed_out(host, now);
+        }
+        for (key, _, size, expired) in silent {
+            let of_size = |attempt: &&mut Attempt| attempt.size == size;
+            if let Some(attempt) = self.attempts.iter_mut().find(of_size) {
+                attempt.drop_apart(key);
+                if let Mode::Together(_, timeouts) = &mut attempt.mode {
+                    *timeouts = timeouts.saturating_add(expired);
+                }
+            }
+        }
+        let followed = self.followed();
+        for (place, attempt) in self.attempts.iter_mut().enumerate() {
+            if attempt.has_blocks() && !followed.contains(&place) {
+                *attempt = Attempt::new(attempt.size);
+            }
         }
     }
 
-    /// A peer that was alone to be believed does not answer: believe another one.
-    fn trust_another(&mut self, key: PeerKey) {
-        for attempt in &mut self.attempts {
-            if attempt.only == Some(key) {
-                attempt.start_over();
-            }
-        }
-    }
-
-    /// A block. One that was not asked for, or does not fit the size its sender claimed, is
-    /// dropped.
+    /// A block. One that was not asked for is dropped; one that does not fit the size its sender
+    /// claimed counts as no answer.
     pub(crate) fn data(
         &mut self,
         key: PeerKey,
@@ -292,50 +407,37 @@ impl Metadata {
         let Some(helper) = self.helpers.iter_mut().find(|helper| helper.key == key) else {
             return Progress::Going;
         };
-        let asked = helper.requests.iter().position(|r| r.piece == piece);
-        let asked = asked.map(|place| helper.requests.remove(place).asked);
-        if let Some(asked) = asked {
-            self.answer_time.add(now.saturating_duration_since(asked));
-        }
-        let Some(attempt) = self
-            .attempts
-            .iter_mut()
-            .find(|attempt| attempt.size == helper.size)
-        else {
+        let Some(place) = helper.requests.iter().position(|r| r.piece == piece) else {
             return Progress::Going;
         };
-        if asked.is_none()
-            || total_size != attempt.size
-            || payload.len() != block_len(attempt.size, piece)
-            || attempt.only.is_some_and(|only| only != key)
-        {
+        let took = now.saturating_duration_since(helper.requests.remove(place).asked);
+        let (host, size) = (helper.host, helper.size);
+        if total_size != size || payload.len() != block_len(size, piece) {
+            self.standings.timed_out(host, now);
             return Progress::Going;
         }
-        match attempt.blocks.get_mut(piece as usize) {
-            Some(block) if block.is_none() => *block = Some((key, payload)),
-            _ => return Progress::Going,
+        if took < self.overdue_after() {
+            self.standings.answered(host);
         }
-        attempt.left -= 1;
-        if attempt.left > 0 {
+        self.answer_time.add(took);
+        let of_size = |attempt: &&mut Attempt| attempt.size == size;
+        let Some(attempt) = self.attempts.iter_mut().find(of_size) else {
             return Progress::Going;
+        };
+        let Some(whole) = attempt.whole_for(key) else {
+            return Progress::Going;
+        };
+        let Some(whole) = whole.put(key, piece, payload) else {
+            return Progress::Going;
+        };
+        if InfoHashV2::of_info(&whole.bytes) == self.hash {
+            return Progress::Complete(whole.bytes);
         }
-        let whole: Vec<u8> = attempt
-            .blocks
-            .iter()
-            .flatten()
-            .flat_map(|(_, bytes)| bytes.iter().copied())
-            .collect();
-        if InfoHashV2::of_info(&whole) == self.hash {
-            return Progress::Complete(whole);
+        if let Mode::Together(..) = attempt.mode {
+            attempt.mode = Mode::Apart(Vec::new());
         }
-        let one_sender = attempt
-            .blocks
-            .iter()
-            .flatten()
-            .all(|(sender, _)| *sender == key);
-        attempt.start_over();
-        attempt.distrustful = true;
-        if one_sender {
+        if whole.one_sender {
+            self.standings.timed_out(host, now);
             self.forget(key);
             return Progress::Liar(key);
         }
@@ -344,21 +446,92 @@ impl Metadata {
 }
 
 impl Helper {
-    /// It may be asked for one more block.
-    fn is_free(&self, now: Instant) -> bool {
-        self.not_before <= now && self.requests.len() < PER_PEER
-    }
-
     fn is_asked(&self, piece: u32) -> bool {
         self.requests.iter().any(|request| request.piece == piece)
     }
 }
 
 impl Attempt {
-    fn start_over(&mut self) {
-        self.blocks.fill(None);
-        self.left = self.blocks.len();
-        self.only = None;
+    fn new(size: u32) -> Self {
+        Self {
+            size,
+            mode: Mode::Together(Collection::new(size), 0),
+        }
+    }
+
+    /// Bytes it may collect.
+    fn cost(&self) -> u64 {
+        let wholes = match &self.mode {
+            Mode::Together(..) => 1,
+            Mode::Apart(wholes) => wholes.len().max(1) as u64,
+        };
+        u64::from(self.size) * wholes
+    }
+
+    fn has_blocks(&self) -> bool {
+        match &self.mode {
+            Mode::Together(whole, _) => whole.left < whole.blocks.len(),
+            Mode::Apart(wholes) => !wholes.is_empty(),
+        }
+    }
+
+    /// Where blocks of a peer belong.
+    fn whole_for(&mut self, key: PeerKey) -> Option<&mut Collection> {
+        match &mut self.mode {
+            Mode::Together(whole, _) => Some(whole),
+            Mode::Apart(wholes) => {
+                let whole = wholes.iter_mut().find(|(sender, _)| *sender == key);
+                whole.map(|(_, whole)| whole)
+            }
+        }
+    }
+
+    /// Takes no whole from this peer any more.
+    fn drop_apart(&mut self, key: PeerKey) {
+        if let Mode::Apart(wholes) = &mut self.mode {
+            wholes.retain(|(sender, _)| *sender != key);
+        }
+    }
+}
+
+/// All blocks of a collection.
+struct Whole {
+    bytes: Vec<u8>,
+    one_sender: bool,
+}
+
+impl Collection {
+    fn new(size: u32) -> Self {
+        let blocks = size.div_ceil(METADATA_PIECE_LEN) as usize;
+        Self {
+            blocks: vec![None; blocks],
+            left: blocks,
+        }
+    }
+
+    fn missing(&self) -> impl Iterator<Item = u32> {
+        let missing = (0..).zip(&self.blocks).filter(|(_, block)| block.is_none());
+        missing.map(|(piece, _)| piece)
+    }
+
+    /// Keeps a block; returns the whole when it was the last one.
+    fn put(&mut self, sender: PeerKey, piece: u32, payload: Vec<u8>) -> Option<Whole> {
+        let block = self.blocks.get_mut(piece as usize)?;
+        if block.is_some() {
+            return None;
+        }
+        *block = Some((sender, payload));
+        self.left -= 1;
+        if self.left > 0 {
+            return None;
+        }
+        let blocks = || self.blocks.iter().flatten();
+        Some(Whole {
+            bytes: blocks()
+                .flat_map(|(_, bytes)| bytes.iter().copied())
+                .collect(),
+            one_sender: blocks().all(|(other, _)| *other == sender),
+        })
     }
 }
 
@@ -375,207 +548,4 @@ fn block_len(size: u32, piece: u32) -> usize {
     clippy::disallowed_methods,
     reason = "a test needs some instant to start from"
 )]
-mod tests {
-    use super::*;
-    use crate::keys::Keys;
-
-    const LEN: usize = METADATA_PIECE_LEN as usize;
-
-    struct Fixture {
-        metadata: Metadata,
-        truth: Vec<u8>,
-        peers: Vec<PeerKey>,
-        now: Instant,
-    }
-
-    impl Fixture {
-        /// Metadata of three blocks, the last one short, and peers that claim these sizes.
-        fn new(sizes: &[usize]) -> Self {
-            let truth: Vec<u8> = (0..2 * LEN + 100).map(|n| (n % 251) as u8).collect();
-            let hash = InfoHashV2::of_info(&truth);
-            let mut metadata = Metadata::new(
-                hash,
-                4 << 20,
-                Duration::from_secs(4),
-                Duration::from_secs(1),
-            );
-            let mut keys = Keys::default();
-            let torrent = keys.torrent();
-            let now = Instant::now();
-            let peers: Vec<_> = sizes.iter().map(|_| keys.peer(torrent)).collect();
-            for (n, (peer, size)) in (1..).zip(peers.iter().zip(sizes)) {
-                metadata.offer(*peer, IpAddr::from([192, 0, 2, n]), *size as u32, now);
-            }
-            Self {
-                metadata,
-                truth,
-                peers,
-                now,
-            }
-        }
-
-        fn ask_all(&mut self) -> Vec<(PeerKey, u32)> {
-            std::iter::from_fn(|| self.metadata.ask(self.now)).collect()
-        }
-
-        fn answer(&mut self, peer: PeerKey, piece: u32, lie: bool) -> Progress {
-            let first = piece as usize * LEN;
-            let end = (first + LEN).min(self.truth.len());
-            let mut payload = self.truth[first..end].to_vec();
-            payload[0] ^= u8::from(lie);
-            let total = self.truth.len() as u32;
-            self.metadata.data(peer, piece, total, payload, self.now)
-        }
-    }
-
-    const SIZE: usize = 2 * LEN + 100;
-
-    #[test]
-    fn each_peer_is_asked_for_two_blocks_and_each_block_once() {
-        let mut f = Fixture::new(&[SIZE, SIZE]);
-        let asked = f.ask_all();
-        let mut pieces: Vec<_> = asked.iter().map(|(_, piece)| *piece).collect();
-        pieces.sort_unstable();
-        assert_eq!(pieces, [0, 1, 2]);
-        assert!(f.peers.iter().all(|peer| {
-            (1..=2).contains(&asked.iter().filter(|(asked, _)| asked == peer).count())
-        }));
-        let mut last = Progress::Going;
-        for (peer, piece) in asked {
-            assert_eq!(last, Progress::Going);
-            last = f.answer(peer, piece, false);
-        }
-        assert_eq!(last, Progress::Complete(f.truth));
-    }
-
-    #[test]
-    fn sizes_beyond_the_limit_are_ignored_and_false_ones_do_not_hinder() {
-        for size in [0, (4 << 20) + 1, u32::MAX as usize] {
-            assert!(Fixture::new(&[size]).ask_all().is_empty(), "{size}");
-        }
-        let mut f = Fixture::new(&[4 << 20, 1, SIZE]);
-        let asked = f.ask_all();
-        let honest = f.peers[2];
-        let pieces = |asked: &[(PeerKey, u32)]| {
-            asked
-                .iter()
-                .filter(|(peer, _)| *peer == honest)
-                .map(|(_, piece)| *piece)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(pieces(&asked), [0, 1]);
-        f.answer(honest, 0, false);
-        f.answer(honest, 1, false);
-        let asked = f.ask_all();
-        assert_eq!(pieces(&asked), [2]);
-        assert!(matches!(f.answer(honest, 2, false), Progress::Complete(_)));
-        // A liar that had sent its one block is found alone.
-        let liar = f.peers[1];
-        assert_eq!(
-            f.metadata.data(liar, 0, 1, vec![0], f.now),
-            Progress::Liar(liar)
-        );
-    }
-
-    #[test]
-    fn after_a_false_whole_one_peer_at_a_time_is_believed() {
-        let mut f = Fixture::new(&[SIZE, SIZE, SIZE]);
-        let liar = f.peers[1];
-        let mut liars = Vec::new();
-        for _ in 0..100 {
-            for (peer, piece) in f.ask_all() {
-                match f.answer(peer, piece, peer == liar) {
-                    Progress::Going => {}
-                    Progress::Liar(peer) => liars.push(peer),
-                    Progress::Complete(info) => {
-                        assert_eq!(info, f.truth);
-                        assert!(liars.iter().all(|found| *found == liar));
-                        return;
-                    }
-                }
-            }
-        }
-        panic!("never complete");
-    }
-
-    #[test]
-    fn answers_nobody_asked_for_or_of_the_wrong_length_are_dropped() {
-        let mut f = Fixture::new(&[SIZE]);
-        let peer = f.peers[0];
-        assert_eq!(f.answer(peer, 0, true), Progress::Going);
-        f.ask_all();
-        let short = f
-            .metadata
-            .data(peer, 0, SIZE as u32, vec![0; LEN - 1], f.now);
-        assert_eq!(short, Progress::Going);
-        let resized = f
-            .metadata
-            .data(peer, 1, SIZE as u32 + 1, vec![0; LEN], f.now);
-        assert_eq!(resized, Progress::Going);
-        // Both are asked again.
-        assert_eq!(f.ask_all(), [(peer, 0), (peer, 1)]);
-    }
-
-    #[test]
-    fn what_is_overdue_is_asked_of_one_other_host_and_the_first_answer_counts() {
-        let mut f = Fixture::new(&[100]);
-        f.truth.truncate(100);
-        f.metadata.hash = InfoHashV2::of_info(&f.truth);
-        let silent = f.peers[0];
-        assert_eq!(f.ask_all(), [(silent, 0)]);
-        let mut keys = Keys::default();
-        let torrent = keys.torrent();
-        let more: Vec<_> = (0..4).map(|_| keys.peer(torrent)).collect();
-        // Another connection of the same host, and two more hosts.
-        for (key, n) in more[1..].iter().zip([1, 2, 3]) {
-            let host = IpAddr::from([192, 0, 2, n]);
-            f.metadata.offer(*key, host, 100, f.now);
-        }
-        f.now += Duration::from_millis(900);
-        assert!(f.ask_all().is_empty());
-        f.now += Duration::from_millis(100);
-        assert_eq!(f.ask_all(), [(more[2], 0)]);
-        assert_eq!(f.metadata.silent(f.now).collect::<Vec<_>>(), [silent]);
-        f.now += Duration::from_secs(2);
-        assert!(f.ask_all().is_empty(), "asked a third time");
-        // The silent one's time is over, the other one's is not.
-        f.now += Duration::from_secs(1);
-        f.metadata.tick(f.now);
-        assert!(f.ask_all().is_empty());
-        let answer = f.answer(more[2], 0, false);
-        assert_eq!(answer, Progress::Complete(f.truth.clone()));
-    }
-
-    #[test]
-    fn a_late_answer_to_a_request_asked_twice_does_no_harm() {
-        let mut f = Fixture::new(&[SIZE, SIZE]);
-        let (slow, quick) = (f.peers[0], f.peers[1]);
-        assert_eq!(f.ask_all(), [(slow, 0), (quick, 1), (slow, 2)]);
-        f.answer(quick, 1, false);
-        f.now += Duration::from_secs(1);
-        assert_eq!(f.ask_all(), [(quick, 0), (quick, 2)]);
-        f.answer(quick, 0, false);
-        assert_eq!(f.answer(slow, 0, true), Progress::Going);
-        let answer = f.answer(slow, 2, false);
-        assert_eq!(answer, Progress::Complete(f.truth.clone()));
-        assert_eq!(f.answer(quick, 2, false), Progress::Going);
-    }
-
-    #[test]
-    fn silent_and_unwilling_peers_are_left_alone_for_a_while() {
-        let mut f = Fixture::new(&[SIZE]);
-        let peer = f.peers[0];
-        f.ask_all();
-        f.now += Duration::from_secs(4);
-        f.metadata.tick(f.now);
-        assert!(f.ask_all().is_empty());
-        f.now += Duration::from_secs(4);
-        assert_eq!(f.ask_all().len(), 2);
-        f.metadata.reject(peer, 0, f.now);
-        assert!(f.ask_all().is_empty());
-        f.now += Duration::from_secs(61);
-        assert_eq!(f.ask_all().len(), 1);
-        f.metadata.forget(peer);
-        assert!(f.metadata.attempts.is_empty());
-    }
-}
+mod tests;

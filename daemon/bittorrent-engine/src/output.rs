@@ -158,6 +158,8 @@ pub enum Blame {
     Piece(PieceIndex),
     /// The whole metadata came from it and is false.
     Metadata,
+    /// Hashes it sent do not prove themselves.
+    Hashes,
 }
 
 /// Why the engine closes a connection.
@@ -165,7 +167,7 @@ pub enum Blame {
 pub enum DisconnectReason {
     /// Neither side has anything the other lacks.
     Redundant,
-    /// It wanted nothing and had nothing for long, and another peer needs its place.
+    /// It was of no use lately, and another peer needs its place.
     Idle,
     /// It sent false data.
     Banned,
@@ -245,6 +247,7 @@ impl fmt::Display for Blame {
             Self::Block(block) => write!(f, "block {block} is false"),
             Self::Piece(piece) => write!(f, "piece {piece} is false"),
             Self::Metadata => f.write_str("the metadata is false"),
+            Self::Hashes => f.write_str("hashes do not prove themselves"),
         }
     }
 }

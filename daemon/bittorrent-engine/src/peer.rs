@@ -1,16 +1,18 @@
 //! One connection.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bittorrent_protocol::merkle::{CheckedRequest, HashRequest};
 use bittorrent_protocol::{Layout, MAX_PIECES, PeerId, PieceIndex};
 
+use crate::addresses::Host;
 use crate::bits::PieceSet;
 use crate::config::Config;
 use crate::descent::Stretch;
 use crate::exchange::Exchange;
 use crate::hedge::Hedge;
+use crate::idle::SLOT_IDLE;
 use crate::input::{Connected, Direction, Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::ChunkId;
@@ -29,6 +31,13 @@ const MOST_LATE_HASHES: usize = 64;
 
 /// Requests for few leaves under way to one peer: they are short, and pieces need several of them.
 const MOST_SHORT_REQUESTS: usize = 24;
+
+/// A peer that rejects so many requests in a row is asked for nothing for a while.
+const MOST_REJECTS: u32 = 32;
+/// For how long, the first time; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// It is doubled at most this often.
+const MOST_DOUBLINGS: u32 = 6;
 
 /// A peer that fails so often in a row to give leaves is asked no more.
 const MOST_LEAF_FAILURES: u32 = 3;
@@ -101,6 +110,10 @@ pub(crate) struct Peer {
     pub(crate) local: bool,
     pub(crate) client: Option<String>,
     pub(crate) since: Instant,
+    /// When it last asked for a block, or sent one that was needed; else when it connected.
+    pub(crate) last_use: Instant,
+    /// When it last asked for a block; else when it connected.
+    pub(crate) last_asked: Instant,
     /// Its name among those who sent blocks, once it did.
     pub(crate) sender: Option<Sender>,
 
@@ -110,6 +123,12 @@ pub(crate) struct Peer {
     pub(crate) upload_only: bool,
     pub(crate) allowed_fast: Vec<PieceIndex>,
     refused: Vec<(PieceIndex, Instant)>,
+    /// Requests it rejected since the last block it sent, while it did not choke.
+    rejects: u32,
+    /// How often it was asked for nothing because of that, in a row.
+    pauses: u32,
+    /// It is asked for no block before this time.
+    pub(crate) paused_until: Option<Instant>,
 
     /// It does not serve us.
     pub(crate) chokes: bool,
@@ -167,6 +186,8 @@ impl Peer {
             local: connected.local,
             client: None,
             since: now,
+            last_use: now,
+            last_asked: now,
             sender: None,
             has: match layout {
                 Some(layout) => Has::Pieces(PieceSet::new(layout.piece_count())),
@@ -176,6 +197,9 @@ impl Peer {
             upload_only: false,
             allowed_fast: Vec::new(),
             refused: Vec::new(),
+            rejects: 0,
+            pauses: 0,
+            paused_until: None,
             chokes: true,
             interested: false,
             choked: true,
@@ -204,6 +228,11 @@ impl Peer {
         }
     }
 
+    /// The host it connects from.
+    pub(crate) fn host(&self) -> Host {
+        Host::of(self.addr.ip())
+    }
+
     /// Its pieces, once the torrent's size is known.
     pub(crate) fn pieces(&self) -> Option<&PieceSet> {
         match &self.has {
@@ -229,6 +258,12 @@ impl Peer {
         let wants = self.interested || self.offers > 0;
         let rate = self.down.per_second() + self.up.per_second();
         (wants, rate, self.down.total() + self.up.total())
+    }
+
+    /// Whether it holds an upload slot and asks for nothing.
+    pub(crate) fn wastes_slot(&self, now: Instant) -> bool {
+        let since = self.choked_since.max(self.last_asked);
+        self.interested && !self.choked && since + SLOT_IDLE <= now
     }
 
     /// Whether it may be asked for hashes now.
@@ -352,6 +387,28 @@ impl Peer {
             self.refused.remove(0);
         }
         self.refused.push((piece, until));
+    }
+
+    /// It rejected a request although it does not choke. After many in a row it is asked for nothing for a
+    /// while, for longer each time: asking it for other pieces at once would go on for ever.
+    pub(crate) fn rejected(&mut self, now: Instant) {
+        self.rejects += 1;
+        let paused = self.paused_until.is_some_and(|until| until > now);
+        if self.rejects < MOST_REJECTS || paused {
+            return;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(MOST_DOUBLINGS));
+        self.pauses += 1;
+        self.paused_until = Some(now + pause);
+        // A single request shows whether it has changed its mind.
+        self.pipeline.snub();
+    }
+
+    /// It sent a block it was asked for.
+    pub(crate) fn delivered(&mut self) {
+        self.rejects = 0;
+        self.pauses = 0;
+        self.paused_until = None;
     }
 
     /// Forgets rejections that are over.

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::bans::Bans;
 use crate::config::Config;
+use crate::idle::IdleHosts;
 use crate::keys::{Keys, PeerKey};
 use crate::output::{Command, Output};
 use crate::rng::Rng;
@@ -16,6 +17,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) rng: Rng,
     pub(crate) bans: Bans,
+    pub(crate) idle_hosts: IdleHosts,
     /// Our own listening addresses.
     pub(crate) own: Vec<std::net::SocketAddr>,
     /// Connections over all torrents.
@@ -38,6 +40,7 @@ impl Shared {
             keys: Keys::default(),
             rng: Rng::new(seed),
             bans: Bans::default(),
+            idle_hosts: IdleHosts::default(),
             own: Vec::new(),
             connected: 0,
             dialling: 0,

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{InfoHashes, PieceIndex};
 
+use crate::addresses::Host;
 use crate::bits::PieceSet;
 use crate::candidates::Candidates;
 use crate::download::Download;
@@ -193,6 +194,7 @@ impl Torrent {
         Ok(())
     }
 
+    /// Whether an incoming connection is welcome, if there is a place for it.
     pub(crate) fn may_accept(
         &self,
         addr: SocketAddr,
@@ -211,25 +213,27 @@ impl Torrent {
         if self.is_crowded(addr, shared) {
             return Err(Refusal::Crowded);
         }
-        if self.is_full(shared) && self.idle_peer(now).is_none() {
-            return Err(Refusal::Full);
-        }
         Ok(())
     }
 
+    /// Takes a connection that is `accepted`; it takes the place of another one, if one is named.
     pub(crate) fn handle_connected(
         &mut self,
         connected: &Connected,
+        accepted: Result<Option<PeerKey>, Refusal>,
         shared: &mut Shared,
         now: Instant,
     ) -> Result<PeerKey, Refusal> {
-        let accepted = self.accept(connected, shared, now);
         self.dial_changed = true;
-        if let Err(refusal) = accepted {
-            if connected.direction == Direction::Outgoing {
-                self.refused_dial(connected.addr, refusal, shared, now);
+        match accepted {
+            Ok(None) => {}
+            Ok(Some(twin)) => self.disconnect(twin, DisconnectReason::Duplicate, shared, now),
+            Err(refusal) => {
+                if connected.direction == Direction::Outgoing {
+                    self.refused_dial(connected.addr, refusal, shared, now);
+                }
+                return Err(refusal);
             }
-            return Err(refusal);
         }
         let key = shared.keys.peer(self.key);
         let layout = self.download.as_ref().map(|download| &*download.layout);
@@ -244,28 +248,26 @@ impl Torrent {
         Ok(key)
     }
 
-    /// Whether a connection is welcome; one that exists already may have to go for it.
-    fn accept(
-        &mut self,
+    /// Whether a connection is welcome, if there is a place for it; or one to the same peer that has to go
+    /// for it.
+    pub(crate) fn accept(
+        &self,
         connected: &Connected,
-        shared: &mut Shared,
+        shared: &Shared,
         now: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<PeerKey>, Refusal> {
         if shared.config.peer_id == Some(connected.peer_id) {
             return Err(Refusal::Ourselves);
         }
         self.may_accept(connected.addr, shared, now)?;
-        if self.is_full(shared)
-            && let Some(idle) = self.idle_peer(now)
-        {
-            self.disconnect(idle, DisconnectReason::Idle, shared, now);
-        }
+        // Anyone can read a peer's id and connect under it, so an id counts for one host only.
+        let host = Host::of(connected.addr.ip());
         let Some(twin) = self
             .peers
             .values()
-            .find(|peer| peer.peer_id == connected.peer_id)
+            .find(|peer| peer.peer_id == connected.peer_id && peer.host() == host)
         else {
-            return Ok(());
+            return Ok(None);
         };
         // Two peers that dial each other at once must both keep the same connection: the one
         // that the greater id opened.
@@ -277,9 +279,7 @@ impl Torrent {
         if twin.direction == connected.direction || new_is_ours != ours_wins {
             return Err(Refusal::Duplicate);
         }
-        let twin = twin.key;
-        self.disconnect(twin, DisconnectReason::Duplicate, shared, now);
-        Ok(())
+        Ok(Some(twin.key))
     }
 
     /// Forgets a peer and tells the caller to close its connection.
@@ -420,15 +420,30 @@ impl Torrent {
         self.tick_reuse(shared, now);
         self.tick_requests(shared, now);
         self.exchange_peers(shared, now);
-        self.look_beyond(shared, now);
     }
 
-    pub(crate) fn handle_uploaded(&mut self, key: PeerKey, bytes: u64) {
+    /// A peer asks for blocks.
+    pub(crate) fn handle_asked(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.last_asked = now;
+            peer.last_use = now;
+            shared.idle_hosts.remove(peer.host());
+        }
+    }
+
+    pub(crate) fn handle_uploaded(
+        &mut self,
+        key: PeerKey,
+        bytes: u64,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
         // What a peer got that has left meanwhile was uploaded all the same.
         self.up.add(bytes);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.up.add(bytes);
         }
+        self.handle_asked(key, shared, now);
     }
 
     pub(crate) fn status(&self) -> TorrentStatus {

@@ -54,8 +54,8 @@ pub struct SessionConfig {
     /// Lets nobody in before [`Session::open_gate`](crate::Session::open_gate): who connects waits in the
     /// kernel until the torrents are there. Default: false.
     pub gate_closed: bool,
-    /// Incoming connections that may be shaking hands at a time; more wait in the kernel.
-    /// Default 64.
+    /// Incoming connections that may be shaking hands at a time, of one host at most 8. When all
+    /// are taken, the oldest one that has not named a torrent is closed for a newcomer. Default 128.
     pub max_incoming_handshakes: usize,
     /// How long a TCP connect may take. Default 10 s.
     pub connect_timeout: Duration,
@@ -94,7 +94,7 @@ impl Default for SessionConfig {
             read_buffer_bytes: 8 << 20,
             request_queue: 2_000,
             gate_closed: false,
-            max_incoming_handshakes: 64,
+            max_incoming_handshakes: 128,
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),

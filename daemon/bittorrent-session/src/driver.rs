@@ -229,6 +229,7 @@ impl Driver {
             match item {
                 News::Block(arrived) => self.take_block(peer, arrived, now),
                 News::Uploaded(bytes) => self.engine.handle_uploaded(peer, bytes, now),
+                News::Asked => self.engine.handle_asked(peer, now),
                 News::Event(event) => {
                     if let Err(fault) = self.engine.handle_event(peer, event, now) {
                         if let Some(line) = self.lines.get(&peer) {

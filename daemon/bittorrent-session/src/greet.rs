@@ -52,6 +52,8 @@ pub(crate) enum GreetError {
     Plain,
     #[error("the peer names a swarm that is not one of ours in its encrypted handshake")]
     HiddenSwarm,
+    #[error("the host began too many encrypted handshakes lately")]
+    TooManyEncrypted,
     #[error("no random bytes for an encrypted handshake")]
     Random(#[source] getrandom::Error),
     #[error("the peer answers for swarm {0}, which was not asked for")]
@@ -71,6 +73,7 @@ impl GreetError {
             | Self::Encryption(_)
             | Self::Plain
             | Self::HiddenSwarm
+            | Self::TooManyEncrypted
             | Self::Random(_)
             | Self::OtherSwarm(_)
             | Self::NotWelcome(_) => DialFailure::Refused,
@@ -174,6 +177,9 @@ async fn dial_under(
 
 /// Finds our torrents for peers that connected.
 pub(crate) trait Reception {
+    /// Whether the peer may begin an encrypted handshake; each costs a key exchange.
+    fn may_encrypt(&self) -> bool;
+
     /// The swarm of ours that has this name.
     async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash>;
 
@@ -197,6 +203,9 @@ pub(crate) async fn answer(
         if let (read, Err(GreetError::Handshake(_))) = opening
             && manners.encryption != EncryptionPolicy::Off
         {
+            if !reception.may_encrypt() {
+                return Err(GreetError::TooManyEncrypted);
+            }
             let (first, _) = bytes.split_at(read);
             wire.respond(first, manners.encryption, reception).await?;
             opening = read_opening(&mut wire, &mut bytes).await;

@@ -1,5 +1,7 @@
 //! Listening sockets, and the tasks that accept from them.
 
+mod slots;
+
 use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +13,7 @@ use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::wire::Opening;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -20,6 +22,8 @@ use crate::SessionError;
 use crate::driver::Ask;
 use crate::error::Causes;
 use crate::greet::{self, GreetError, Manners, Reception, Welcome};
+use slots::Slot;
+pub(crate) use slots::Slots;
 
 /// How long to wait when the kernel has no socket for us: what was accepted has to close first.
 const NO_SOCKET_PAUSE: Duration = Duration::from_millis(200);
@@ -104,11 +108,11 @@ pub(crate) enum Gate {
 }
 
 /// Accepts while the gate is open. Handshakes run in tasks of their own, at most as many as there
-/// are places; those that have begun when it is shut go on. Cancelling ends them too.
+/// are slots; those that have begun when it is shut go on. Cancelling ends them too.
 pub(crate) async fn accept(
     listener: TcpListener,
     manners: Arc<Manners>,
-    places: Arc<Semaphore>,
+    slots: Arc<Slots>,
     asks: mpsc::Sender<Ask>,
     mut gate: watch::Receiver<Gate>,
     cancel: CancellationToken,
@@ -128,29 +132,27 @@ pub(crate) async fn accept(
                 report_panic(ended);
                 continue;
             }
-            accepted = async {
-                let place = places.clone().acquire_owned().await;
-                (place, listener.accept().await)
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            (Ok(place), Ok((stream, addr))) => {
+            Ok((stream, addr)) => {
                 let (manners, asks) = (manners.clone(), asks.clone());
                 let addr = greet::canonical(addr);
+                let slot = slots.begin(addr.ip());
+                let key = slot.key();
                 let handshake = async move {
-                    if let Err(error) = introduce(&manners, stream, addr, &asks).await {
+                    if let Err(error) = introduce(&manners, stream, addr, &asks, &slot).await {
                         // Anybody can send anything to an open port.
                         tracing::debug!(error = %Causes(&error), "not accepted");
                     }
-                    drop(place);
                 };
-                handshakes.spawn(handshake.instrument(tracing::debug_span!("incoming", %addr)));
+                let span = tracing::debug_span!("incoming", %addr);
+                slots.started(key, handshakes.spawn(handshake.instrument(span)));
             }
-            (Ok(_), Err(error)) => {
+            Err(error) => {
                 tracing::warn!(error = %Causes(&error), "cannot accept");
                 tokio::time::sleep(NO_SOCKET_PAUSE).await;
             }
-            (Err(_), _) => break,
         }
     }
     loop {
@@ -186,8 +188,9 @@ async fn introduce(
     stream: tokio::net::TcpStream,
     addr: SocketAddr,
     asks: &mpsc::Sender<Ask>,
+    slot: &Slot,
 ) -> Result<(), GreetError> {
-    let door = Door { addr, asks };
+    let door = Door { addr, asks, slot };
     let (torrent, greeted) = greet::answer(manners, stream, addr, &door).await?;
     // Fails only when the session ends.
     let _ = asks.send(Ask::Incoming(torrent, Box::new(greeted))).await;
@@ -198,13 +201,20 @@ async fn introduce(
 struct Door<'a> {
     addr: SocketAddr,
     asks: &'a mpsc::Sender<Ask>,
+    slot: &'a Slot,
 }
 
 impl Reception for Door<'_> {
+    fn may_encrypt(&self) -> bool {
+        self.slot.may_encrypt(self.addr.ip())
+    }
+
     async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(Ask::Find { name, reply }).await.ok()?;
-        answer.await.ok().flatten()
+        let found = answer.await.ok().flatten()?;
+        self.slot.named();
+        Some(found)
     }
 
     async fn welcome(&self, opening: Opening) -> Option<Welcome> {
@@ -216,6 +226,8 @@ impl Reception for Door<'_> {
             reply,
         };
         self.asks.send(ask).await.ok()?;
-        answer.await.ok().flatten()
+        let welcome = answer.await.ok().flatten()?;
+        self.slot.named();
+        Some(welcome)
     }
 }

@@ -83,6 +83,8 @@ pub(crate) enum News {
     Block(Arrived),
     /// Payload bytes were sent.
     Uploaded(u64),
+    /// The peer has requests that are being served.
+    Asked,
 }
 
 /// A block that arrived.
@@ -161,6 +163,8 @@ struct Peer {
     choking: bool,
     /// Requests turned down since the last one that was not.
     turned_down: usize,
+    /// The driver knows that the peer has requests.
+    asked: bool,
     talk: Talk,
 
     input: ReadBuffer,
@@ -218,6 +222,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         peer_ut_pex: None,
         choking: true,
         turned_down: 0,
+        asked: false,
         talk: Talk::new(),
         input: ReadBuffer::new(surroundings.buffers.clone()),
         wanted: 0,
@@ -422,6 +427,7 @@ impl Peer {
                 let Some(content) = self.content.clone() else {
                     return;
                 };
+                self.talk.requested(blocks.len());
                 for block in blocks {
                     let request = Request::for_block(content.layout(), block);
                     self.put(&Message::Request(request));
@@ -436,7 +442,10 @@ impl Peer {
                     self.put(&Message::Cancel(request));
                 }
             }
-            Command::HashRequest(request) => self.put(&Message::HashRequest(request)),
+            Command::HashRequest(request) => {
+                self.talk.requested_hashes();
+                self.put(&Message::HashRequest(request));
+            }
             Command::Metadata(message) => self.put_metadata(&message),
             Command::Exchange(message) => self.put_exchange(&message),
         }
@@ -596,6 +605,10 @@ impl Peer {
     fn tick(&mut self) -> Result<(), PeerError> {
         let now = Instant::now();
         self.report_upload();
+        self.asked &= !self.uploads.is_empty();
+        if self.asked {
+            self.news.push(News::Asked);
+        }
         if !self.uploads.is_sendable() && self.outbox.is_empty() {
             // A turn that was waited for in vain is another's.
             self.throttles.upload.settle(0);

@@ -20,7 +20,7 @@ use crate::greet::{EncryptionPolicy, Manners};
 use crate::handle::{SessionHandle, TorrentHandle, prepare};
 use crate::http::LazyHttp;
 use crate::limits::Buckets;
-use crate::listener::{self, Gate};
+use crate::listener::{self, Gate, Slots};
 use crate::peer::Surroundings;
 use crate::tracker::{Announcer, TrackerUrl};
 use crate::vitals::Vitals;
@@ -117,7 +117,7 @@ impl Session {
             web_seed_patience: config.web_seed_patience,
         };
         let cancel = CancellationToken::new();
-        let places = Arc::new(Semaphore::new(config.max_incoming_handshakes.max(1)));
+        let slots = Arc::new(Slots::new(config.max_incoming_handshakes));
         let gate = watch::Sender::new(if config.gate_closed {
             Gate::NotYet
         } else {
@@ -128,7 +128,7 @@ impl Session {
             let acceptor = listener::accept(
                 listener,
                 manners.clone(),
-                places.clone(),
+                slots.clone(),
                 asks_to.clone(),
                 gate.subscribe(),
                 cancel.child_token(),

@@ -197,6 +197,30 @@ async fn without_encryption_who_does_not_speak_plainly_is_closed_at_once_and_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_make_room_for_new_ones_at_once() {
+    let patient = SessionConfig {
+        handshake_timeout: std::time::Duration::from_secs(600),
+        max_incoming_handshakes: 3,
+        ..config()
+    };
+    let (_dir, sample, seed) = seeding(patient).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(addr(&seed)).await.unwrap());
+    }
+    let swarm = sample.meta.info().hashes().v2.truncated();
+    let (_peer, answer) = RawPeer::connect(addr(&seed), swarm, MODERN).await;
+    assert_eq!(answer.swarm, swarm);
+    // The newcomer's slot is free again, so at most all three slots are silent connections'.
+    for mut stream in silent.drain(..37) {
+        let mut byte = [0];
+        let read = tokio::time::timeout(common::wire::PATIENCE, stream.read(&mut byte)).await;
+        assert!(!matches!(read.expect("closed at once"), Ok(1..)));
+    }
+    seed.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_says_nothing_is_closed_in_time_and_makes_room() {
     let hasty = SessionConfig {
         handshake_timeout: std::time::Duration::from_millis(200),

@@ -223,6 +223,8 @@ impl Swarm {
         let answer = self.truth.answer(&request);
         let mut hashes = answer.expect("the engine asks for hashes there are");
         if how >= 220 {
+            let liar = self.by_key(key)?.addr.ip();
+            self.liars.insert(liar);
             hashes[usize::from(how) % 2] = leaf(b"a lie");
         }
         Some((key, PeerEvent::Hashes { request, hashes }))

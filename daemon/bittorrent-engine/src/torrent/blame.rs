@@ -24,7 +24,7 @@ use crate::shared::Shared;
 const MOST_FALSE_FILES: u32 = 3;
 
 impl Torrent {
-    /// Bans an address and closes its connections.
+    /// Bans an address, and its host when others of it are banned as well. Closes their connections.
     pub(super) fn ban(
         &mut self,
         addr: SocketAddr,
@@ -53,7 +53,7 @@ impl Torrent {
         let keys: Vec<_> = self
             .peers
             .values()
-            .filter(|peer| peer.addr == addr)
+            .filter(|peer| shared.bans.contains(peer.addr, now))
             .map(|peer| peer.key)
             .collect();
         for key in keys {

@@ -55,6 +55,7 @@ impl Torrent {
         let Some(waited) = asked else {
             return Verdict::Discard(Discard::Unrequested);
         };
+        peer.delivered();
         if download.have.contains(piece) {
             return Verdict::Discard(Discard::Duplicate);
         }
@@ -106,6 +107,7 @@ impl Torrent {
         let sender = *peer
             .sender
             .get_or_insert_with(|| download.senders.name(addr));
+        peer.last_use = now;
         let requests = partial.arrive(block.in_piece(), leaf, sender);
         let collected = partial.is_collected();
         if partial.missing() == 0 {

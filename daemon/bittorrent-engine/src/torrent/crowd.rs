@@ -1,58 +1,100 @@
 //! How many connections there may be.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Torrent;
-use crate::addresses::{Scope, host};
+use crate::addresses::Host;
 use crate::keys::PeerKey;
 use crate::output::DisconnectReason;
 use crate::peer::Peer;
 use crate::shared::Shared;
 
-/// How long a peer may want nothing and have nothing before it makes room for others.
-const MAY_BE_IDLE: Duration = Duration::from_secs(120);
+/// How long a peer of a host that has two connections more than the newcomer's may be of no use before it
+/// makes room for it.
+const CROWDED: Duration = Duration::from_secs(2);
+/// The same for a peer that could ask for blocks and did not, or whose host is known for that.
+const WASTES_SLOT: Duration = Duration::from_secs(10);
+/// The same for a peer that wants nothing and has nothing.
+const MAY_BE_IDLE: Duration = Duration::from_secs(30);
+/// The same for a peer that waits for a slot, or has what we lack and does not send it.
+const MAY_WAIT: Duration = Duration::from_secs(120);
+
+/// How much sooner a peer makes room than others: the connections of its host, and how long it was of no
+/// use.
+pub(crate) type Displaced = (usize, Duration);
 
 impl Torrent {
-    pub(super) fn is_full(&self, shared: &Shared) -> bool {
+    /// Whether there is no place for one more connection.
+    pub(crate) fn is_full(&self, shared: &Shared) -> bool {
+        self.has_its_share(shared) || shared.connected >= shared.config.max_peers
+    }
+
+    /// Whether there are as many connections as one torrent may have.
+    pub(crate) fn has_its_share(&self, shared: &Shared) -> bool {
         self.peers.len() >= shared.config.max_peers_per_torrent
-            || shared.connected >= shared.config.max_peers
     }
 
     /// Whether there are as many connections with the host of this address as allowed.
     pub(super) fn is_crowded(&self, addr: SocketAddr, shared: &Shared) -> bool {
         let most = shared.config.max_peers_per_host;
-        if most == usize::MAX || Scope::of(addr.ip()) == Scope::Machine {
+        let host = Host::of(addr.ip());
+        if most == usize::MAX || !host.is_bounded() {
             return false;
         }
-        let host_of_addr = host(addr.ip());
-        let there = |peer: &&Peer| host(peer.addr.ip()) == host_of_addr;
+        let there = |peer: &&Peer| peer.host() == host;
         self.peers.values().filter(there).count() >= most
     }
 
-    /// When every place is taken and nobody has anything for us, one peer makes room for an address that
-    /// was not tried: else a group of peers that lack the same would keep to itself for ever.
-    pub(super) fn look_beyond(&mut self, shared: &mut Shared, now: Instant) {
-        let lacks = !self.is_complete() && self.stopped.is_none();
-        if lacks
+    /// Whether every place is taken, nobody gives us anything, and there is an address that may do better:
+    /// else a group of peers that lack the same would keep to itself for ever.
+    pub(crate) fn looks_beyond(&self, shared: &Shared, now: Instant) -> bool {
+        let helps = |peer: &Peer| self.may_help(peer) && peer.last_use + MAY_WAIT > now;
+        !self.is_complete()
+            && self.stopped.is_none()
             && self.is_full(shared)
-            && !self.peers.values().any(|peer| self.may_help(peer))
+            && !self.peers.values().any(helps)
             && self.candidates.next_dial(false).is_some_and(|at| at <= now)
-            && let Some(idle) = self.idle_peer(now)
-        {
-            self.disconnect(idle, DisconnectReason::Idle, shared, now);
-        }
     }
 
-    /// A peer that could make room for another one: neither side wanted anything for long.
-    pub(super) fn idle_peer(&self, now: Instant) -> Option<PeerKey> {
+    /// The peer that makes room for a newcomer from this host (`None`: from one without connections), when
+    /// every place is taken: one of the host with most connections, and of those the one that was of use
+    /// least recently. How long a peer may be of no use depends on why.
+    pub(crate) fn displaceable(
+        &self,
+        newcomer: Option<Host>,
+        shared: &Shared,
+        now: Instant,
+    ) -> Option<(Displaced, PeerKey)> {
+        let crowds = self.crowds();
+        let crowd = |host: Host| match host.is_bounded() {
+            true => crowds.get(&host).copied().unwrap_or(0),
+            false => 1,
+        };
+        let newcomers = newcomer.map_or(0, |host| crowds.get(&host).copied().unwrap_or(0));
         self.peers
             .values()
-            .filter(|peer| !peer.interested && !self.may_help(peer))
-            .filter(|peer| peer.since + MAY_BE_IDLE <= now)
-            .min_by_key(|peer| peer.down.total() + peer.up.total())
-            .map(|peer| peer.key)
+            .filter_map(|peer| {
+                let host = peer.host();
+                let most = if crowd(host) >= newcomers + 2 {
+                    CROWDED
+                } else if peer.wastes_slot(now) || shared.idle_hosts.contains(host, now) {
+                    WASTES_SLOT
+                } else if !peer.interested && !self.may_help(peer) {
+                    MAY_BE_IDLE
+                } else {
+                    MAY_WAIT
+                };
+                let quiet = now.saturating_duration_since(peer.last_use);
+                (quiet >= most).then_some(((crowd(host), quiet), peer.key))
+            })
+            .max()
+    }
+
+    /// Closes a connection for a newcomer.
+    pub(crate) fn displace(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        self.disconnect(key, DisconnectReason::Idle, shared, now);
     }
 
     /// Whether a peer has something that we lack.
@@ -64,10 +106,10 @@ impl Torrent {
     }
 
     /// Connections with each host.
-    pub(super) fn crowds(&self) -> BTreeMap<IpAddr, usize> {
+    pub(super) fn crowds(&self) -> BTreeMap<Host, usize> {
         let mut crowds = BTreeMap::new();
         for peer in self.peers.values() {
-            *crowds.entry(host(peer.addr.ip())).or_insert(0) += 1;
+            *crowds.entry(peer.host()).or_insert(0) += 1;
         }
         crowds
     }
@@ -82,8 +124,8 @@ impl Torrent {
         let mut crowds = self.crowds();
         let mut surplus = Vec::new();
         for peer in worst_first {
-            let bounded = Scope::of(peer.addr.ip()) != Scope::Machine;
-            let Some(crowd) = crowds.get_mut(&host(peer.addr.ip())) else {
+            let bounded = peer.host().is_bounded();
+            let Some(crowd) = crowds.get_mut(&peer.host()) else {
                 continue;
             };
             if left > most || (bounded && *crowd > most_of_host) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Torrent;
-use crate::addresses::{Scope, host};
+use crate::addresses::Host;
 use crate::input::{DialFailure, Refusal, Source};
 use crate::output::Output;
 use crate::shared::Shared;
@@ -97,13 +97,19 @@ impl Torrent {
         let complete = self.wants_nothing();
         let most = shared.config.max_peers_per_host;
         // Only counted where it is bounded.
-        let mut crowds = (most < usize::MAX).then(|| self.crowds());
+        let mut crowds = (most < usize::MAX).then(|| {
+            let mut crowds = self.crowds();
+            for addr in self.candidates.being_dialled() {
+                *crowds.entry(Host::of(addr.ip())).or_insert(0) += 1;
+            }
+            crowds
+        });
         while self.may_dial(shared) {
             let bans = &shared.bans;
             let wait = |addr: SocketAddr| {
                 let crowded = crowds.as_ref().is_some_and(|crowds| {
-                    Scope::of(addr.ip()) != Scope::Machine
-                        && crowds.get(&host(addr.ip())).is_some_and(|n| *n >= most)
+                    let host = Host::of(addr.ip());
+                    host.is_bounded() && crowds.get(&host).is_some_and(|n| *n >= most)
                 });
                 let until = crowded.then(|| now + CROWDED_RETRY);
                 bans.until(addr, now).or(until)
@@ -112,7 +118,7 @@ impl Torrent {
                 break;
             };
             if let Some(crowds) = &mut crowds {
-                *crowds.entry(host(addr.ip())).or_insert(0) += 1;
+                *crowds.entry(Host::of(addr.ip())).or_insert(0) += 1;
             }
             self.count_dials(shared);
             shared.emit(Output::Dial {

@@ -7,11 +7,10 @@ use bittorrent_protocol::PieceIndex;
 use bittorrent_protocol::wire::{ExtendedHandshake, Request};
 
 use super::Torrent;
-use crate::addresses::host;
 use crate::bits::PieceSet;
 use crate::input::{PeerEvent, PeerFault, Source};
 use crate::keys::PeerKey;
-use crate::output::DisconnectReason;
+use crate::output::{Blame, DisconnectReason};
 use crate::peer::Has;
 use crate::shared::Shared;
 
@@ -77,7 +76,13 @@ impl Torrent {
                 Ok(())
             }
         };
-        result.map_err(|fault| self.fault(key, fault, shared, now))
+        result.map_err(|fault| {
+            if let (PeerFault::FalseHashes(_), Some(peer)) = (&fault, self.peers.get(&key)) {
+                // Else it would come back and be asked again.
+                self.ban(peer.addr, Blame::Hashes, shared, now);
+            }
+            self.fault(key, fault, shared, now)
+        })
     }
 
     /// A piece that a peer named. `None` while the torrent's size is unknown.
@@ -232,6 +237,7 @@ impl Torrent {
                 peer.leaves_failed();
             }
             peer.refuse(block.piece(), now + REFUSAL_TIME);
+            peer.rejected(now);
             if peer.current == Some(block.piece()) {
                 self.leave_piece(key);
             }
@@ -283,7 +289,7 @@ impl Torrent {
             handshake.metadata_size,
             &mut self.metadata,
         ) {
-            metadata.offer(key, host(peer.addr.ip()), size, now);
+            metadata.offer(key, peer.host(), size);
         }
         if let Some(port) = handshake.port
             && peer.listens.is_none()

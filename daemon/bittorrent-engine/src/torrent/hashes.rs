@@ -6,7 +6,6 @@ use bittorrent_protocol::MerkleHash;
 use bittorrent_protocol::merkle::HashRequest;
 
 use super::Torrent;
-use crate::addresses::host;
 use crate::input::{Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::{Layers, Progress};
@@ -44,7 +43,7 @@ impl Torrent {
         // A host that left requests unanswered is asked when nobody else has anything to do: it may have
         // several connections, and each would cost a time-out.
         let unanswered = self.unanswered(shared, now);
-        let of_host = |peer: &Peer| unanswered.get(&host(peer.addr.ip())).copied();
+        let of_host = |peer: &Peer| unanswered.get(&peer.host()).copied();
         let mut order: Vec<_> = self
             .peers
             .values()

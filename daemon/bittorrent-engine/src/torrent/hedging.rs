@@ -1,7 +1,6 @@
 //! Hash requests that are asked a second time. See [`crate::hedge`].
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use bittorrent_protocol::PieceIndex;
@@ -9,7 +8,7 @@ use bittorrent_protocol::PieceIndex;
 use super::Torrent;
 use super::hashes::PER_PEER;
 use super::reuse::piece_run;
-use crate::addresses::host;
+use crate::addresses::Host;
 use crate::download::Download;
 use crate::hedge::{Hedge, MOST_HEDGES};
 use crate::input::Link;
@@ -26,12 +25,12 @@ impl Torrent {
     }
 
     /// How many hash requests each host left unanswered, as far as is known.
-    pub(super) fn unanswered(&self, shared: &Shared, now: Instant) -> BTreeMap<IpAddr, u32> {
-        let mut unanswered: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    pub(super) fn unanswered(&self, shared: &Shared, now: Instant) -> BTreeMap<Host, u32> {
+        let mut unanswered: BTreeMap<Host, u32> = BTreeMap::new();
         for peer in self.peers.values() {
             let overdue = peer.hash_waits.iter();
             let overdue = overdue.filter(|wait| self.is_overdue(wait, shared, now));
-            *unanswered.entry(host(peer.addr.ip())).or_default() +=
+            *unanswered.entry(peer.host()).or_default() +=
                 peer.hash_failures + overdue.count() as u32;
         }
         unanswered
@@ -85,12 +84,12 @@ impl Torrent {
         &self,
         asked: PeerKey,
         purpose: HashPurpose,
-        unanswered: &BTreeMap<IpAddr, u32>,
+        unanswered: &BTreeMap<Host, u32>,
         now: Instant,
     ) -> Option<PeerKey> {
         let download = self.download.as_ref()?;
         // The host that was asked is among those that leave something unanswered.
-        let answers = |peer: &&Peer| unanswered.get(&host(peer.addr.ip())) == Some(&0);
+        let answers = |peer: &&Peer| unanswered.get(&peer.host()) == Some(&0);
         self.peers
             .values()
             .filter(answers)

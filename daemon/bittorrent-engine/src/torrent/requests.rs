@@ -79,6 +79,11 @@ impl Torrent {
         if at_rest || !peer.wanted || (peer.chokes && peer.allowed_fast.is_empty()) {
             return;
         }
+        if peer.paused_until.is_some_and(|until| until > now) {
+            // Time wakes it up again.
+            peer.starved.get_or_insert(now);
+            return;
+        }
         let mut room = peer.pipeline.room();
         let mut batch = Vec::new();
         let was_end_game = download.is_end_game();

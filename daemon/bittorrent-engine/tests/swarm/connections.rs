@@ -440,8 +440,8 @@ fn a_group_that_lacks_the_same_does_not_keep_to_itself() {
         }
         let took = world.run_until_complete(&leeches, Duration::from_secs(600));
         assert!(
-            took > Duration::from_secs(60),
-            "nobody was in the way: {took:?}"
+            took > Duration::from_secs(20),
+            "no peer was in the way: {took:?}"
         );
     }
 }

@@ -183,7 +183,7 @@ fn a_lie_in_a_piece_whose_leaves_are_known_is_refused_on_arrival() {
 }
 
 #[test]
-fn false_proofs_cost_the_connection_and_nothing_else() {
+fn false_proofs_cost_the_connection_and_ban_their_sender() {
     let torrent = Torrent::new(4, &[6_000 * BLOCK]).unwrap();
     let mut world = world(4);
     world.strict = true;
@@ -195,7 +195,7 @@ fn false_proofs_cost_the_connection_and_nothing_else() {
         hashes: Answers::Falsely,
         ..fast.clone()
     };
-    world.add_seed(&torrent, false_hashes);
+    let liar = world.add_seed(&torrent, false_hashes);
     world.add_seed(&torrent, fast);
     let config = bittorrent_engine::Config::default();
     let leech = world.add(&torrent, Habits::default(), config);
@@ -208,7 +208,8 @@ fn false_proofs_cost_the_connection_and_nothing_else() {
         "{:?}",
         node.faults
     );
-    assert!(!node.faults.is_empty());
+    assert_eq!(node.faults.len(), 1, "{:?}", node.faults);
+    assert_eq!(node.banned, [(world.nodes[liar].addr, Blame::Hashes)]);
     assert_eq!(node.layers.len(), 1);
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "a node owns its habits")]
 
 mod connections;
+mod crowds;
 mod direct;
 mod download;
 mod exchange;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bittorrent_engine::Config;
+use bittorrent_engine::{Blame, Config};
 use bittorrent_protocol::BlockIndex;
 use proptest::prelude::*;
 
@@ -242,8 +242,11 @@ fn false_leaves_cost_the_connection_and_prove_nothing() {
     assert!(!world.nodes[leech].faults.is_empty());
     let seed = world.add_seed(&torrent, Habits::default());
     world.introduce(leech, seed);
-    let status = update(&mut world, leech);
+    world.run_until_complete(&[leech], 6 * MINUTES);
+    let node = &world.nodes[leech];
+    let status = node.engine.status(node.torrent).unwrap();
     assert_eq!(status.bytes_fetched, bytes(&torrent, changed));
+    assert_eq!(node.banned, [(world.nodes[liar].addr, Blame::Hashes)]);
 }
 
 #[test]

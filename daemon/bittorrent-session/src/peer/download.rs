@@ -212,6 +212,9 @@ impl Peer {
                 .is_some_and(|content| self.uploads.accept(request, content));
         if accepted {
             self.turned_down = 0;
+            if !std::mem::replace(&mut self.asked, true) {
+                self.news.push(News::Asked);
+            }
             return Ok(());
         }
         self.turned_down += 1;

@@ -1,6 +1,6 @@
 //! How much a peer may say that nothing else bounds. Requests are bounded by the queue we announce,
-//! answers by what we asked for; for the rest there is a number of messages to spend, which comes
-//! back with time. Who has spent all is not read any further, and TCP holds the rest back.
+//! answers and rejects by what we asked for; for the rest there is a number of messages to spend, which
+//! comes back with time. Who has spent all is not read any further, and TCP holds the rest back.
 
 use bittorrent_protocol::wire::Message;
 
@@ -16,6 +16,10 @@ pub(super) struct Talk {
     left: u32,
     /// `have` messages so far: a peer has something to tell of each piece once.
     haves: u32,
+    /// Requests we sent that were not rejected.
+    requests: u64,
+    /// The same for hash requests.
+    hash_requests: u64,
 }
 
 impl Talk {
@@ -23,6 +27,8 @@ impl Talk {
         Self {
             left: MOST,
             haves: 0,
+            requests: 0,
+            hash_requests: 0,
         }
     }
 
@@ -37,10 +43,10 @@ impl Talk {
             Message::KeepAlive
             | Message::Piece { .. }
             | Message::Request(_)
-            | Message::Reject(_)
             | Message::HashRequest(_)
-            | Message::Hashes(..)
-            | Message::HashReject(_) => {}
+            | Message::Hashes(..) => {}
+            Message::Reject(_) if self.requests > 0 => self.requests -= 1,
+            Message::HashReject(_) if self.hash_requests > 0 => self.hash_requests -= 1,
             Message::Have(_) if self.haves < pieces => self.haves += 1,
             _ => self.spend(),
         }
@@ -48,6 +54,16 @@ impl Talk {
 
     fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);
+    }
+
+    /// So many requests are sent; each may be rejected once.
+    pub(super) fn requested(&mut self, count: usize) {
+        self.requests += count as u64;
+    }
+
+    /// A hash request is sent; it may be rejected once.
+    pub(super) fn requested_hashes(&mut self) {
+        self.hash_requests += 1;
     }
 
     /// A cancel that met its request took back what was allowed for.
@@ -63,9 +79,25 @@ impl Talk {
 
 #[cfg(test)]
 mod tests {
+    use bittorrent_protocol::MerkleHash;
+    use bittorrent_protocol::merkle::HashRequest;
     use bittorrent_protocol::wire::Request;
 
     use super::*;
+
+    const REQUEST: Request = Request {
+        index: 0,
+        begin: 0,
+        length: 16_384,
+    };
+
+    const HASH_REQUEST: HashRequest = HashRequest {
+        root: MerkleHash::from_bytes([0; 32]),
+        base: 0,
+        index: 0,
+        count: 2,
+        proof_layers: 0,
+    };
 
     fn spent_by(message: &Message<'_>, pieces: u32) -> Option<u32> {
         let mut talk = Talk::new();
@@ -89,6 +121,8 @@ mod tests {
                 payload: &[],
             },
             Message::Suggest(1),
+            Message::Reject(REQUEST),
+            Message::HashReject(HASH_REQUEST),
         ] {
             assert_eq!(spent_by(&message, 1_000_000), Some(MOST), "{message:?}");
         }
@@ -103,17 +137,29 @@ mod tests {
 
     #[test]
     fn requests_and_answers_are_bounded_elsewhere() {
-        let request = Request {
-            index: 0,
-            begin: 0,
-            length: 16_384,
-        };
         for message in [
             Message::KeepAlive,
-            Message::Request(request),
-            Message::Reject(request),
+            Message::Request(REQUEST),
+            Message::HashRequest(HASH_REQUEST),
         ] {
             assert_eq!(spent_by(&message, 0), None, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn what_we_ask_for_may_be_rejected_once() {
+        let mut talk = Talk::new();
+        talk.requested(3);
+        talk.requested_hashes();
+        for (message, free) in [
+            (Message::Reject(REQUEST), 3),
+            (Message::HashReject(HASH_REQUEST), 1),
+        ] {
+            for n in 1..=5 {
+                let before = talk.left;
+                talk.hear(&message, 0);
+                assert_eq!(before - talk.left, u32::from(n > free), "{message:?} {n}");
+            }
         }
     }
 

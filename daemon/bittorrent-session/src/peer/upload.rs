@@ -180,6 +180,11 @@ impl Uploads {
         true
     }
 
+    /// Whether no request waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Forgets a request, if it still waits.
     pub(super) fn cancel(&mut self, request: Request) -> bool {
         let from = usize::from(self.is_mid_block());
