@@ -1,5 +1,7 @@
 //! The two networks a mirror or a fetch is part of: peers over TCP and the DHT over UDP.
 
+mod pace;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::ErrorKind;
@@ -17,7 +19,7 @@ use bittorrent_session::{
 };
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -30,21 +32,7 @@ use crate::data_dir::{DataDir, write_atomically};
 use crate::listening;
 use crate::sources::Sources;
 use crate::text::Causes;
-
-/// Nodes forget an announced peer after half an hour or so (BEP 5 leaves the time open).
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(15 * 60);
-
-/// How long to wait for more peers while there are few.
-const FEW_PEERS_RETRY: Duration = Duration::from_secs(2 * 60);
-
-/// With fewer peers than this a download looks for more.
-const FEW_PEERS: usize = 5;
-
-/// How long to wait after the first search that brought nobody; doubled each time.
-const FIRST_RETRY: Duration = Duration::from_secs(2);
-
-/// And at most so long.
-const LAST_RETRY: Duration = Duration::from_secs(60);
+use pace::Pace;
 
 /// How long the DHT node may take to say goodbye.
 const CONTACTS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -494,7 +482,7 @@ struct Presence {
 
 impl Presence {
     async fn keep(&self) {
-        let mut retry = FIRST_RETRY;
+        let mut pace = Pace::default();
         let mut config = self.config.clone();
         loop {
             let seed_peers = config.borrow_and_update().seed_peers.clone();
@@ -505,21 +493,24 @@ impl Presence {
             for swarm in &self.swarms {
                 self.ask_dht(*swarm).await;
             }
-            let status = self.torrent.status();
-            let pause = if status.phase.is_seeding() {
-                ANNOUNCE_EVERY
-            } else if status.peers == 0 {
-                retry = (retry * 2).min(LAST_RETRY);
-                retry / 2
-            } else if status.peers < FEW_PEERS {
-                FEW_PEERS_RETRY
-            } else {
-                ANNOUNCE_EVERY
-            };
+            pace.searched(&self.torrent.status());
             tokio::select! {
-                () = sleep(pause) => {}
+                () = self.until_due(&mut pace) => {}
                 // A reload: there are others to ask.
                 Ok(_) = config.wait_for(|config| config.seed_peers != seed_peers) => {}
+            }
+        }
+    }
+
+    /// Waits until it is time to search again.
+    async fn until_due(&self, pace: &mut Pace) {
+        let mut clock = tokio::time::interval(pace::TICK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        clock.tick().await;
+        loop {
+            clock.tick().await;
+            if pace.is_due(&self.torrent.status()) {
+                return;
             }
         }
     }
