@@ -70,7 +70,7 @@ let
   checked = pkgs.runCommand "nano-snapshot-mirror-config.toml" { } ''
     cp ${written} "$out"
     ${lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
-      HOME=$PWD ${program} check-config --config "$out"
+      HOME=$PWD ${program} check-config --elsewhere --config "$out"
     ''}
   '';
   socketUnits = lib.attrNames units.sockets;

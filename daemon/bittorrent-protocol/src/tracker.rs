@@ -7,7 +7,7 @@ mod udp;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::{PeerId, SwarmHash};
+use crate::{PeerId, Printable, SwarmHash};
 
 pub use http::{ResponseError, decode_response, query};
 pub use udp::{
@@ -17,6 +17,11 @@ pub use udp::{
 
 /// Addresses taken from one answer; what is behind them is left out.
 pub const MAX_PEERS: usize = 1_000;
+
+/// A tracker's words, safe to print.
+fn printable(reason: &[u8]) -> String {
+    Printable(String::from_utf8_lossy(reason)).to_string()
+}
 
 /// Why we announce ourselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

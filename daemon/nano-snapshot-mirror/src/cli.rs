@@ -295,7 +295,7 @@ impl Cli {
             }
             Some(
                 Command::Config(ConfigArgs { mirror, log, .. })
-                | Command::CheckConfig(CheckConfigArgs { mirror, log }),
+                | Command::CheckConfig(CheckConfigArgs { mirror, log, .. }),
             ) => {
                 flags.mirror(mirror);
                 flags.log(log);
@@ -415,6 +415,9 @@ pub(crate) struct ConfigArgs {
 /// `check-config`, with the flags of the mirror, which are part of its configuration.
 #[derive(Debug, Args)]
 pub(crate) struct CheckConfigArgs {
+    /// The configuration is for another machine or user: do not look at directories of this one
+    #[arg(long)]
+    pub(crate) elsewhere: bool,
     #[command(flatten)]
     pub(crate) mirror: MirrorArgs,
     #[command(flatten)]

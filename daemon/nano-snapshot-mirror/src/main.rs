@@ -166,7 +166,7 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
         Some(Command::Config(args)) if args.keys => out!("{}", config::keys()),
         Some(Command::Config(_)) => out!("{}", config::effective(loaded)),
         // All mistakes of single values end the program before this.
-        Some(Command::CheckConfig(_)) => match config::unusable(loaded) {
+        Some(Command::CheckConfig(args)) => match config::unusable(loaded, args.elsewhere) {
             None => outln!("nothing is wrong with the configuration"),
             Some(mistake) => {
                 errln!("error: {}", Printable(mistake));

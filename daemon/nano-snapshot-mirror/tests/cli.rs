@@ -155,6 +155,12 @@ fn values_that_do_not_fit_together_or_this_machine_are_found() {
     }
     check(&format!("data-dir = \"{}/new/one\"", temp.path().display())).succeeded();
 
+    // Of another machine, the path alone is looked at.
+    fs::write(&file, "data-dir = \"/proc/nothing\"\n").unwrap();
+    let mut elsewhere = command();
+    elsewhere.args(["check-config", "--elsewhere", "--config"]);
+    run_command(elsewhere.arg(&file)).succeeded();
+
     // Root may write everywhere: another user checks then.
     let sealed = temp.path().join("sealed");
     fs::create_dir(&sealed).unwrap();
@@ -259,6 +265,12 @@ fn what_may_be_secret_is_not_shown() {
             !said.contains(secret) && !wrong.stderr.contains(secret),
             "{secret}"
         );
+    }
+    // Nor where a section has the value of its key.
+    for section in ["trackers", "web-seeds", "hooks"] {
+        fs::write(&file, format!("{section} = \"https://user:PASSWORD@h/\"\n")).unwrap();
+        let wrong = about("check-config").failed_with(2, &[section, "this is a section"]);
+        assert!(!wrong.stderr.contains("PASSWORD"), "{}", wrong.stderr);
     }
 }
 

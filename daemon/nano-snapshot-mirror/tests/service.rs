@@ -289,7 +289,7 @@ fn a_stopped_fetch_ends_soon_and_goes_on_later() {
     );
     // It may have been done by then.
     if said.status.code() != Some(0) {
-        said.failed_with(130, &["run the same again"]);
+        said.failed_with(130, &["run the same command again"]);
         assert_eq!(world.current("node"), None);
     }
     run_command(world.mirror("node").arg("--once")).succeeded();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Announce, AnnounceEvent, Announced, Crypto, MAX_PEERS};
+use super::{Announce, AnnounceEvent, Announced, Crypto, MAX_PEERS, printable};
 use crate::bencode::{self, BencodeError, Dict, Limits, Node};
 use crate::compact;
 
@@ -85,7 +85,7 @@ pub fn decode_response(body: &[u8]) -> Result<Announced, ResponseError> {
         .ok_or(ResponseError::NotADictionary)?;
     if let Some(reason) = root.bytes("failure reason") {
         let reason = reason.get(..MAX_REASON).unwrap_or(reason);
-        return Err(ResponseError::Refused(reason.escape_ascii().to_string()));
+        return Err(ResponseError::Refused(printable(reason)));
     }
     let seconds = |key| root.int(key).and_then(|secs| u64::try_from(secs).ok());
     let interval = seconds("interval").max(seconds("min interval"));
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn refusals_and_nonsense_are_told_apart() {
         assert_eq!(
-            decode_response(b"d14:failure reason6:no\x1b[2Je"),
-            Err(ResponseError::Refused("no\\x1b[2J".to_owned()))
+            decode_response(b"d14:failure reason7:n\xc3\xb6\x1b[2Je"),
+            Err(ResponseError::Refused("n\u{f6}\u{fffd}[2J".to_owned()))
         );
         assert_eq!(decode_response(b"le"), Err(ResponseError::NotADictionary));
         for body in [&b""[..], b"<html>", b"d8:interval"] {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Announce, AnnounceEvent, Announced, MAX_PEERS};
+use super::{Announce, AnnounceEvent, Announced, MAX_PEERS, printable};
 use crate::compact;
 
 /// What every connect request begins with.
@@ -134,7 +134,7 @@ impl Reply {
             }
             ERROR => {
                 let reason = rest.get(..MAX_REASON).unwrap_or(rest);
-                Ok(Self::Refused(reason.escape_ascii().to_string()))
+                Ok(Self::Refused(printable(reason)))
             }
             kind => Err(ReplyError::Unknown(kind)),
         }

@@ -1,9 +1,12 @@
 //! What is wrong with values that are right by themselves: ports that meet, directories that cannot be used.
 
+use std::fs::File;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 
 use super::{Config, Loaded};
 use crate::cli::Place;
@@ -40,13 +43,16 @@ fn meet(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
 
-/// Why the data directory cannot be used by this user: where the value stands, and words. Nothing is made.
-pub(crate) fn unusable(loaded: &Loaded) -> Option<String> {
+/// Why the data directory cannot be used: where the value stands, and words. Looks at this machine, as this user,
+/// unless `elsewhere`: then at the path alone.
+pub(crate) fn unusable(loaded: &Loaded, elsewhere: bool) -> Option<String> {
     let dir = loaded.config.data_dir.as_deref()?;
     let place = loaded.place("data-dir");
     let what = if !dir.is_absolute() && !place.starts_with("flag ") {
         "is relative, so it depends on the directory that the program is started in; write an absolute path"
             .to_owned()
+    } else if elsewhere {
+        return None;
     } else {
         unwritable(&std::path::absolute(dir).ok()?)?
     };
@@ -61,19 +67,28 @@ fn unwritable(dir: &Path) -> Option<String> {
     if !there.is_dir() {
         return Some(format!("{} is not a directory", there.display()));
     }
-    // Where a whole system is missing, as when a package is built, nothing can be known of it.
-    if there == Path::new("/") && there != dir {
-        return None;
-    }
-    let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    let error = accessat(CWD, there, wanted, AtFlags::EACCESS).err()?;
+    let error = write_to(there).err()?;
     let user = rustix::process::geteuid().as_raw();
     Some(format!(
-        "user {user} cannot write to {} ({}); run this as the user of the mirror, or change the owner or mode \
-         of that directory",
+        "user {user} cannot write to {} ({error}); run this as the user of the mirror, or change the owner or \
+         mode of that directory",
         there.display(),
-        std::io::Error::from(error)
     ))
+}
+
+/// Writes a file without a name to a directory, or where the file system has none such, one that is removed at once:
+/// permissions alone do not tell what root may do.
+fn write_to(dir: &Path) -> io::Result<()> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let path = dir.join(format!(".check-config.{}", std::process::id()));
+            File::create_new(&path)?;
+            std::fs::remove_file(&path)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +115,8 @@ mod tests {
     fn directories_that_cannot_be_used() {
         let temp = tempfile::tempdir().unwrap();
         assert_eq!(unwritable(temp.path()), None);
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+        assert!(unwritable(Path::new("/proc/nothing")).is_some_and(|why| why.contains("to /proc")));
         assert_eq!(unwritable(&temp.path().join("a/b")), None);
         let file = temp.path().join("file");
         std::fs::write(&file, "").unwrap();

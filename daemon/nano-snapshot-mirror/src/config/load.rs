@@ -264,10 +264,16 @@ fn check(said: &Dict, at: &str, layer: &Layer, table: &Table, mistakes: &mut Vec
                     check(inner, &path, layer, table, mistakes);
                     continue;
                 }
-                value => format!(
-                    "{path} = {}: this is a section; write [{path}], and its keys below it",
-                    as_toml(value)
-                ),
+                value => {
+                    // Perhaps one of its keys was meant.
+                    let said = match table.has_secret_below(&path) {
+                        true => String::new(),
+                        false => format!(" = {}", as_toml(value)),
+                    };
+                    format!(
+                        "{path}{said}: this is a section; write [{path}], and its keys below it"
+                    )
+                }
             }
         } else {
             unknown(&path, table)

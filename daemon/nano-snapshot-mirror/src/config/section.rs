@@ -104,6 +104,15 @@ impl Table {
             .iter()
             .any(|(section, _)| matches(section, path))
     }
+
+    /// Whether a key in the section at a path may be a secret.
+    pub(crate) fn has_secret_below(&self, path: &str) -> bool {
+        let below = |key: &str| {
+            key.strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.keys.iter().any(|key| key.secret && below(&key.path))
+    }
 }
 
 /// Whether a path is meant by a pattern with [`ANY_NAME`] in it.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use bittorrent_protocol::Printable;
 use serde::de::DeserializeOwned;
 
 /// How long an answer may take.
@@ -125,6 +126,13 @@ fn exchange(stream: &mut (impl Read + Write), ask: &Ask) -> std::io::Result<Vec<
     Ok(answer)
 }
 
+/// Why the mirror refused: the text of its JSON, or else the whole body.
+fn reason(body: &[u8]) -> String {
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = json.get("error").and_then(serde_json::Value::as_str);
+    text.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned)
+}
+
 /// The body of an answer that says 200.
 fn body(answer: &[u8]) -> Result<&[u8]> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
@@ -132,10 +140,7 @@ fn body(answer: &[u8]) -> Result<&[u8]> {
     let (head, body) = answer.split_at(end);
     let status = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     if status != b"200" {
-        bail!(
-            "the mirror refused: {}",
-            String::from_utf8_lossy(&body[4..]).escape_debug()
-        );
+        bail!("the mirror refused: {}", Printable(reason(&body[4..])));
     }
     Ok(&body[4..])
 }
@@ -150,6 +155,8 @@ mod tests {
         assert_eq!(body(good).unwrap(), b"{}");
         let bad = body(b"HTTP/1.1 403 Forbidden\r\n\r\nno").unwrap_err();
         assert!(bad.to_string().contains("refused: no"));
+        let bad = body(b"HTTP/1.1 403 Forbidden\r\n\r\n{\"error\":\"n\\u001b\"}").unwrap_err();
+        assert!(bad.to_string().contains("refused: n\u{fffd}"), "{bad}");
         for cut in 0..good.len() - 2 {
             // Whatever comes, it is an answer or an error.
             let _ = body(&good[..cut]);

@@ -64,7 +64,7 @@ impl TermLike for Tolerant {
     }
 }
 
-/// There is no place to report that nobody sees the bars.
+/// There is no place to report that the bars are not drawn.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the trait's methods return what this returns"
