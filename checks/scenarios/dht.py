@@ -5,6 +5,7 @@
     dht.py tell PORT rewind SEQ     every node goes back to the item it took with this number
     dht.py tell PORT forge          every node gives out its item with another value and the old signature
     dht.py tell PORT forget         every node forgets all it was told
+    dht.py tell PORT forget-peers   every node forgets the peers that were announced, and keeps its items
 
 BEP 5 and BEP 44, as far as clients ask. The nodes check no signature and keep every item they were ever given, so that a test
 can have them lie; transaction ids of any length are answered. Standard library only, as it runs inside test machines.
@@ -166,6 +167,8 @@ class Network:
                     node.forge()
                 case [b"forget"]:
                     node.forget()
+                case [b"forget-peers"]:
+                    node.peers.clear()
                 case _:
                     raise Refused(204, "command unknown")
 

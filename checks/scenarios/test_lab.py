@@ -186,6 +186,8 @@ class Dht(unittest.TestCase):
         token = self.ask(b"get_peers", info_hash=b"h" * 20)[b"r"][b"token"]
         self.ask(b"announce_peer", info_hash=b"h" * 20, port=6881, token=token)
         self.assertEqual(self.ask(b"get_peers", info_hash=b"h" * 20)[b"r"][b"values"], [b"\x7f\0\0\x01\x1a\xe1"])
+        self.network.told([b"forget-peers"])
+        self.assertNotIn(b"values", self.ask(b"get_peers", info_hash=b"h" * 20)[b"r"])
 
     def test_what_is_no_query_is_not_answered(self) -> None:
         for data in (b"", b"i1e", b"d1:t2:xye", b"d1:y1:r1:t1:ae", b"l", b"d1:t99:x"):

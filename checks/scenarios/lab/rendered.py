@@ -15,7 +15,7 @@ RENDERED = Path(__file__).resolve().parent.parent / "rendered"
 
 STORE = "nix/store/00000000000000000000000000000000-"
 
-# Debian packages that have the programs of nixpkgs' packages of these names.
+# Debian packages that have the programs of nixpkgs' packages of these names. nixpkgs' coreutils has `kill`, which procps has in Debian.
 PROGRAMS = {"coreutils": "coreutils", "findutils": "findutils", "gnugrep": "grep", "gnused": "sed", "systemd": "systemd"}
 
 
@@ -44,6 +44,7 @@ def install(root: Path, machine: Machine) -> None:
         directory = made(root / f"{STORE}{name}/bin")
         for path in programs(root, package):
             (directory / Path(path).name).symlink_to(path)
+    (root / f"{STORE}coreutils/bin/kill").symlink_to("/bin/kill")
 
 
 def configure(etc: Path, rendering: Path, own: Settings) -> None:

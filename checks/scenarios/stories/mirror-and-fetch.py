@@ -5,6 +5,8 @@ FETCH = "nano-snapshot-fetch.service"
 # A configuration of its own, without ports.
 BY_HAND = "--config /dev/null --dht-bootstrap dht:7000 --authority 0cfae097db7f533f0f1326fe6966ef1f278fc68c7d9551c44e27f4239dc9724b"
 
+ALONE = "NANO_SNAPSHOT_MIRROR_PEER__LOCAL_DISCOVERY=false"
+
 
 def has_port(port, unit, kind):
     """Waits until a process of `unit` has the port; TCP ports that systemd listens on belong to the mirror as well."""
@@ -34,18 +36,19 @@ with subtest("the mirror has the snapshot, and no other host has"):
     producer.execute("systemctl poweroff --no-block")
     producer.wait_for_shutdown()
 
-with subtest("the unit fetches it from the mirror beside it"):
+with subtest("the unit fetches it from the mirror beside it, of which no DHT node knows"):
+    dht.succeed("python3 /etc/scenario/dht.py tell 7000 forget-peers")
     both.succeed("systemctl start nano-node.service")
     both.wait_until_succeeds("systemctl is-active nano-node.service")
     t.assertEqual(digest(both, LEDGER), published)
 
 with subtest("so does a command by hand, with the host's configuration and with its own"):
     for number, own in enumerate(["", BY_HAND]):
-        both.succeed(f"nano-snapshot-mirror --once --extract --data-dir /srv/ledger{number} {own}")
+        both.succeed(f"{ALONE} nano-snapshot-mirror --once --extract --data-dir /srv/ledger{number} {own}")
         t.assertEqual(digest(both, f"/srv/ledger{number}/data.ldb"), published)
 
 with subtest("a second mirror with default ports takes others"):
-    both.succeed(f"systemd-run --unit=second --property=Type=notify $(command -v nano-snapshot-mirror) --data-dir /srv/second {BY_HAND}")
+    both.succeed(f"systemd-run --unit=second --property=Type=notify $(command -v nano-snapshot-mirror) --data-dir /srv/second --seed-peer 127.0.0.1:6881 {BY_HAND}")
     both.succeed("nano-snapshot-mirror status --alive --data-dir /srv/second --config /dev/null")
     both.wait_until_succeeds("readlink /srv/second/current/daily | grep " + newest)
     for protocol in ["TCP", "UDP"]:

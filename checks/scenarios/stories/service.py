@@ -34,7 +34,7 @@ with subtest("a mirror holds a snapshot and is in the middle of the next"):
     producer.succeed("tc qdisc add dev eth1 root tbf rate 4mbit burst 32k latency 400ms")
     producer.succeed(f"cp --no-preserve=all /etc/scenario/after.ldb {LEDGER}")
     newest = publish(producer)
-    mirror.wait_for_file(f"{DATA}/snapshots/{newest}")
+    mirror.wait_for_file(f"{DATA}/snapshots/{newest}/content/data.ldb")
 
 with subtest("no connection is refused while it restarts"):
     client.succeed(
