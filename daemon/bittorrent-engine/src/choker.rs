@@ -1,7 +1,7 @@
 //! Who may download from us: upload slots over all torrents.
 //!
 //! Peers that give us data come first, the fastest first; then those that hold a slot for less than
-//! a minute, so that it is worth having one; then whoever waited longest, one peer of each host before
+//! a minute, so that it is worth having one; then those that waited longest, one peer of each host before
 //! two of any; then those whose minute is over; last those of hosts that hold slots and ask for nothing. A few slots go to random waiting
 //! peers, who could not show what they give otherwise.
 //! Peers on this machine or network need no slot.

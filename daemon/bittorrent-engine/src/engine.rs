@@ -341,7 +341,7 @@ impl Engine {
     }
 
     /// A peer has requests that are being served. To be reported when the first comes, and about once a
-    /// second while there are any: whoever asks for nothing gives way to others.
+    /// second while there are any: a peer that asks for nothing gives way to others.
     pub fn handle_asked(&mut self, peer: PeerKey, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
@@ -455,7 +455,7 @@ impl Engine {
         }
     }
 
-    /// Makes room for addresses that were not tried, in torrents where nobody gives anything.
+    /// Makes room for addresses that were not tried, in torrents where no peer gives anything.
     fn look_beyond(&mut self, now: Instant) {
         let looking = |torrent: &&Torrent| torrent.looks_beyond(&self.shared, now);
         let displaced: Vec<PeerKey> = self

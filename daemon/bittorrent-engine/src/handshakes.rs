@@ -1,6 +1,6 @@
 //! Which incoming connections may shake hands.
 //!
-//! Whoever connects takes a slot until its handshake ends, and may send nothing for as long as that may
+//! A peer that connects takes a slot until its handshake ends, and may send nothing for as long as that may
 //! take. So slots are never waited for: when a host has all of its slots, or all slots are taken, one
 //! handshake is closed for the newcomer. Honest peers send their handshake at once and leave their
 //! slot within a round trip or two.
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(
             rate.order.len(),
             1,
-            "whoever has its whole allowance is forgotten"
+            "a host with its whole allowance is forgotten"
         );
     }
 }

@@ -4,7 +4,7 @@
 //! attempt for each size that is claimed. Attempts that are asked for are bounded by memory: those come
 //! first whose hosts left nothing unanswered, and each host has one before any has two. An attempt takes
 //! blocks from all its peers. When the whole has the wrong hash, it takes them from each host apart, at
-//! the same time: a false whole then came from one peer, which is to blame, and delays nobody else.
+//! the same time: a false whole then came from one peer, which is to blame, and delays no other.
 //!
 //! A block that is overdue is asked of other hosts as well, of twice as many each time.
 
@@ -243,7 +243,7 @@ impl Metadata {
             let waited = first.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
             let rounds = waited.as_millis() / overdue.as_millis().max(1);
             let doubled = 1_u32 << rounds.min(8);
-            // Whoever let a request time out is asked no more for a while: others make up for it.
+            // Hosts that let a request time out are asked no more for a while: others make up for them.
             let wanted = doubled.max(1 + timeouts).min(MOST_ASKED);
             if *count >= wanted {
                 return None;

@@ -138,7 +138,7 @@ pub(crate) async fn accept(
             Ok((stream, addr)) => {
                 let (manners, asks) = (manners.clone(), asks.clone());
                 let addr = greet::canonical(addr);
-                let slot = slots.begin(addr.ip());
+                let (slot, displaced) = slots.begin(addr.ip());
                 let key = slot.key();
                 let handshake = async move {
                     if let Err(error) = introduce(&manners, stream, addr, &asks, &slot).await {
@@ -148,6 +148,10 @@ pub(crate) async fn accept(
                 };
                 let span = tracing::debug_span!("incoming", %addr);
                 slots.started(key, handshakes.spawn(handshake.instrument(span)));
+                if displaced {
+                    // The closed one has its descriptor until its task is dropped.
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) => {
                 tracing::warn!(error = %Causes(&error), "cannot accept");

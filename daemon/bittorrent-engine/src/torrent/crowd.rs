@@ -47,7 +47,7 @@ impl Torrent {
         self.peers.values().filter(there).count() >= most
     }
 
-    /// Whether every place is taken, nobody gives us anything, and there is an address that may do better:
+    /// Whether every place is taken, no peer gives us anything, and there is an address that may do better:
     /// else a group of peers that lack the same would keep to itself for ever.
     pub(crate) fn looks_beyond(&self, shared: &Shared, now: Instant) -> bool {
         let helps = |peer: &Peer| self.may_help(peer) && peer.last_use + MAY_WAIT > now;

@@ -27,22 +27,27 @@ impl Slots {
         }))
     }
 
-    /// Gives a slot to a peer that connected, and closes another connection where it is needed.
-    pub(super) fn begin(self: &Arc<Self>, ip: IpAddr) -> Slot {
+    /// Gives a slot to a peer that connected, and closes another connection where it is needed. Says
+    /// whether it did.
+    pub(super) fn begin(self: &Arc<Self>, ip: IpAddr) -> (Slot, bool) {
         let (key, closed) = {
             let mut state = self.lock();
             let (key, closed) = state.handshakes.begin(ip);
             (key, closed.and_then(|closed| state.tasks.remove(&closed)))
         };
+        let displaced = closed.is_some();
         // Not under the lock: the task takes it when it is dropped.
         if let Some(task) = closed {
             tracing::trace!("closing the oldest handshake for a new connection");
             task.abort();
         }
-        Slot {
-            slots: self.clone(),
-            key,
-        }
+        (
+            Slot {
+                slots: self.clone(),
+                key,
+            },
+            displaced,
+        )
     }
 
     /// Remembers the task of a handshake, to be able to close its connection.
