@@ -275,6 +275,18 @@ pub fn look(path: &Path, options: &ExtractOptions) -> Result<Layout, ExtractErro
     Ok(layout)
 }
 
+/// Removes the partial file and the journal that an interrupted extraction to `target` left, if there are any.
+///
+/// # Errors
+///
+/// [`ExtractError`]: [`ExtractError::Busy`] while another process extracts to `target`.
+pub fn remove_leftovers(target: &Path) -> Result<(), ExtractError> {
+    if target::Target::is_begun(target) {
+        target::Target::open(target)?.abandon()?;
+    }
+    Ok(())
+}
+
 /// Most bytes on disk that extracting takes, archive and ledger together. The archive's are there already.
 ///
 /// With `discard` (for [`Layout::TarZst`] only), an archive made by [`pack`] stays below this. One that

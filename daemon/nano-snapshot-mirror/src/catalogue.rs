@@ -237,13 +237,9 @@ pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
 /// decides where these say nothing: what calls itself a ledger has to be one. `None` for
 /// everything that is mirrored without being understood.
 pub(crate) fn content(dir: &Path, info: &Info) -> Option<(Layout, PathBuf)> {
-    let file = ledger_file(info)?;
-    let mut path = dir.join("content");
-    if !info.is_single_file() {
-        path.push(info.name());
-    }
-    path.extend(file);
-    let layout = if file.last().is_some_and(|name| name.ends_with(".ldb")) {
+    let path = ledger_path(dir, info)?;
+    let name = ledger_file(info)?.last();
+    let layout = if name.is_some_and(|name| name.ends_with(".ldb")) {
         Layout::Plain
     } else {
         Layout::of_start(&start_of(&path)?)?
@@ -251,10 +247,20 @@ pub(crate) fn content(dir: &Path, info: &Info) -> Option<(Layout, PathBuf)> {
     Some((layout, path))
 }
 
+/// Where the file of a snapshot that has the ledger, or its archive, is or would be.
+pub(crate) fn ledger_path(dir: &Path, info: &Info) -> Option<PathBuf> {
+    let mut path = dir.join("content");
+    if !info.is_single_file() {
+        path.push(info.name());
+    }
+    path.extend(ledger_file(info)?);
+    Some(path)
+}
+
 /// Which file of a torrent has the ledger: the only one, or in a directory the only one called `data.ldb`, or
 /// else the only one with the suffix of a ledger or an archive; others, such as a README, stand beside it.
 /// Its path has safe components by construction.
-fn ledger_file(info: &Info) -> Option<&[String]> {
+pub(crate) fn ledger_file(info: &Info) -> Option<&[String]> {
     if info.is_single_file() {
         return Some(info.files().first()?.path());
     }

@@ -15,6 +15,11 @@ use bittorrent_protocol::InfoHashV2;
 use rustix::fs::FlockOperation;
 use snapshot_pointer::Salt;
 
+use crate::temporary::Temporary;
+
+/// The mode of small files; the user's mask applies.
+const PUBLIC: u32 = 0o666;
+
 /// How long an interrupted snapshot waits for the producer to come back.
 const KEEP_INTERRUPTED: Duration = Duration::from_secs(24 * 3600);
 
@@ -390,19 +395,15 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let dir = path.parent().with_context(failed)?;
-    let fresh = path.with_extension(format!("new.{}", std::process::id()));
+    let fresh = Temporary::beside(path, PUBLIC)?;
     let write = || {
         use std::io::Write as _;
-        let mut file = File::create(&fresh)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
+        fresh.file().write_all(content)?;
+        fresh.file().sync_all()
     };
-    if let Err(error) = write() {
-        // What a full disk took of it is room for the next attempt.
-        let _ = fs::remove_file(&fresh);
-        return Err(error).with_context(failed);
-    }
+    // What a full disk took of it is room for the next attempt.
+    write().with_context(failed)?;
+    fresh.put(path)?;
     sync_dir(dir)
 }
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use along::Along;
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
-use extracted::Extracted;
-use last::Last;
-use nano_ledger::archive::{Extracted as Archived, Layout};
+use extracted::{Extracted, New};
+use last::{Last, note_damage};
+use nano_ledger::archive::Layout;
 use snapshot_pointer::{Decision, Tally};
 use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
@@ -25,15 +25,17 @@ use crate::cli::{OnceArgs, SeedFor};
 use crate::config::{Live, Size};
 use crate::data_dir::DataDir;
 use crate::extract::{self, Method};
+use crate::install::place::LedgerPlace;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, Role};
 use crate::output::outln;
 use crate::progress::Display;
+use crate::published::Published;
 use crate::signals::Signals;
 use crate::stream::{self, Stream};
 use crate::text::{Bytes, Time};
 use crate::torrent::{self, Fetched, Reader, Torrent, Wanted};
-use crate::unpack::{self, Unpack, Unpacked};
+use crate::unpack::{Unpack, Unpacked};
 
 /// How long to try to reach the DHT before giving up.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
@@ -69,6 +71,11 @@ pub(crate) async fn run(
 ) -> Result<Ended> {
     let started = Instant::now();
     let config = &live.config();
+    if once.extract
+        && let Some(root) = &config.data_dir
+    {
+        LedgerPlace::check_unused(root)?;
+    }
     let data = DataDir::create(config.data_dir.as_deref())?
         .with_reserve(config.disk.reserve.map(Size::get));
     data.clean_incoming()?;
@@ -100,9 +107,10 @@ pub(crate) async fn run(
         stop: &signals.stop,
     };
     let ended = match left.to_do {
-        ToDo::Nothing => Ended::Done,
-        ToDo::Extract => block_in_place(|| last.extract())?,
-        ToDo::Discard => block_in_place(|| last.extract_discarding())?,
+        Remaining::Nothing => Ended::Done,
+        Remaining::Complete => block_in_place(|| last.complete())?,
+        Remaining::Extract => block_in_place(|| last.extract())?,
+        Remaining::Discard => block_in_place(|| last.extract_discarding())?,
     };
     if ended == Ended::Interrupted {
         return Ok(ended);
@@ -124,12 +132,14 @@ pub(crate) async fn run(
 /// What the network part leaves to do.
 struct Left {
     id: InfoHashV2,
-    to_do: ToDo,
+    to_do: Remaining,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ToDo {
+enum Remaining {
     Nothing,
+    /// The ledger is there; an interrupted run may have left the rest undone.
+    Complete,
     /// A plain ledger is to be moved or copied.
     Extract,
     /// An archive is to be extracted and given up.
@@ -156,12 +166,12 @@ impl Fetch<'_> {
         let left = |to_do| Ok(Some(Left { id, to_do }));
         if self.once.extract && Extracted::is_current(self.data, id) {
             info!(snapshot = %id, "data.ldb is this snapshot already");
-            return left(ToDo::Nothing);
+            return left(Remaining::Complete);
         }
         if catalogue::is_discarded(&self.data.snapshot(id)) {
             if self.once.extract {
                 info!(snapshot = %id, "going on to extract and discard");
-                return left(ToDo::Discard);
+                return left(Remaining::Discard);
             }
             bail!(
                 "the archive of snapshot {id} is partly discarded: finish with --extract \
@@ -200,7 +210,7 @@ impl Fetch<'_> {
         &self,
         torrent: &Torrent,
         unpacked: Result<Option<Unpacked>>,
-    ) -> Result<Option<ToDo>> {
+    ) -> Result<Option<Remaining>> {
         let layout = catalogue::content(&torrent.dir, &torrent.store.info());
         let layout = layout.map(|(layout, _)| layout);
         if layout == Some(Layout::Plain) || !self.once.extract {
@@ -208,15 +218,17 @@ impl Fetch<'_> {
                 return Ok(None);
             }
             self.switch(torrent.id)?;
-            let to_extract = self.once.extract && !self.reflink(torrent).await?;
-            return Ok(Some(if to_extract {
-                ToDo::Extract
-            } else {
-                ToDo::Nothing
-            }));
+            if !self.once.extract {
+                return Ok(Some(Remaining::Nothing));
+            }
+            return Ok(match self.reflink(torrent).await? {
+                Some(Ended::Interrupted) => None,
+                Some(_) => Some(Remaining::Nothing),
+                None => Some(Remaining::Extract),
+            });
         }
         if self.once.discard_archive {
-            return Ok(Some(ToDo::Discard));
+            return Ok(Some(Remaining::Discard));
         }
         let unpacked = match unpacked? {
             None | Some(Unpacked::NeedsWhole) => {
@@ -229,8 +241,11 @@ impl Fetch<'_> {
         match unpacked {
             Unpacked::Ready(archived) => {
                 self.switch(torrent.id)?;
-                install(self.data, torrent.id, *archived)?;
-                Ok(Some(ToDo::Nothing))
+                block_in_place(|| {
+                    let place = LedgerPlace::of_data_dir(self.data.root())?;
+                    Extracted::put(self.data, &place, torrent.id, New::Archived(archived))
+                })?;
+                Ok(Some(Remaining::Nothing))
             }
             Unpacked::Stopped | Unpacked::NeedsWhole => Ok(None),
         }
@@ -360,15 +375,32 @@ impl Fetch<'_> {
         }
     }
 
-    async fn reflink(&self, torrent: &Torrent) -> Result<bool> {
+    /// Puts a reflink of the content in its place. `None` where the file system has none.
+    async fn reflink(&self, torrent: &Torrent) -> Result<Option<Ended>> {
         let content = plain_ledger(torrent)?;
-        let target = self.data.root().join("data.ldb");
-        let place = target.clone();
-        let done = spawn_blocking(move || extract::by_reflink(&content, &place)).await??;
-        if done {
-            Extracted::note(self.data, torrent.id, Method::Reflink)?;
-        }
-        Ok(done)
+        let (data, id) = (self.data.clone(), torrent.id);
+        let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
+        let (display, stop) = (self.display.clone(), self.signals.stop.clone());
+        let work = move || {
+            let place = LedgerPlace::of_data_dir(data.root())?;
+            let Some(copy) = extract::by_reflink(&content, place.ledger())? else {
+                return Ok(None);
+            };
+            let length = store.layout().content_length();
+            let mut meter = display.phase("Verifying the ledger", length);
+            let published = Published::read(&dir, id)?;
+            let compared = published.compare(copy.file(), &content, &mut |done| {
+                meter.set(done, None);
+                !stop.is_cancelled()
+            });
+            drop(meter);
+            if !compared.map_err(|error| note_damage(error, || Ok(store), &dir, &stop))? {
+                return Ok(Some(Ended::Interrupted));
+            }
+            Extracted::put(&data, &place, id, New::Copy(copy, Method::Reflink))?;
+            Ok(Some(Ended::Done))
+        };
+        spawn_blocking(work).await?
     }
 
     /// Gives back, for a time or up to a ratio, or until a signal.
@@ -415,11 +447,4 @@ fn unsound(id: InfoHashV2, faults: &[String]) -> anyhow::Error {
 fn plain_ledger(torrent: &Torrent) -> Result<PathBuf> {
     catalogue::plain_ledger(&torrent.dir, &torrent.store.info())
         .context("the snapshot is no plain ledger")
-}
-
-/// Gives an extracted ledger its name.
-fn install(data: &DataDir, id: InfoHashV2, archived: Archived) -> Result<()> {
-    let report = block_in_place(|| archived.install())?;
-    unpack::tell(id, &report);
-    Extracted::note(data, id, Method::Unpacked)
 }

@@ -1,41 +1,35 @@
 //! `install`: a verified ledger into the data directory of a node that does not run.
 //!
-//! At every moment, and after a power cut, `data.ldb` there is either the old ledger or the new one,
-//! whole:
-//!
-//! 1. The lock of LMDB is taken, so that no node runs, and none can start before the end.
-//! 2. The new ledger grows as `data.ldb.new`, is looked into, and synced.
-//! 3. The old one gets `data.ldb.backup` as its second name, in place of an older backup.
-//! 4. `data.ldb.new` is renamed to `data.ldb`.
-//!
-//! Rolling back exchanges `data.ldb` and `data.ldb.backup` by the same means, so doing it twice changes
-//! nothing.
+//! The lock of LMDB is taken first, so that no node runs, and none can start before the end. The new ledger
+//! is made under a temporary name, compared with what was published, verified and synced. Then it takes
+//! the place of the old one, which becomes the backup; [`place`] has the order.
 
 pub(crate) mod node_lock;
+pub(crate) mod place;
 
-use std::fs::{self, File, Metadata, Permissions};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use nano_ledger::archive::{self, Layout};
-use tracing::info;
+use anyhow::{Context as _, Result, anyhow, bail};
+use nano_ledger::archive::{self, Extracted, Layout};
+use tracing::{info, warn};
 
 use crate::catalogue;
 use crate::cli::InstallArgs;
 use crate::config::Config;
-use crate::data_dir::{DataDir, DirLock, StreamName, sync_dir};
+use crate::data_dir::{DataDir, DirLock, StreamName};
 use crate::extract::{self, Method};
 use crate::fetch::Ended;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::output::outln;
 use crate::progress::Display;
+use crate::published::{CHUNK, Damaged, Published, read_chunk};
 use crate::signals::Signals;
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
+use crate::temporary::Temporary;
 use crate::unpack::{self, Unpack, Unpacked};
-use node_lock::{NodeLock, who_has_open};
+use node_lock::who_has_open;
+use place::{LEDGER, LedgerPlace, Old, is_same_file, open_alone};
 
 /// Installs or rolls back.
 pub(crate) fn run(
@@ -44,14 +38,14 @@ pub(crate) fn run(
     display: &Display,
     signals: &Signals,
 ) -> Result<Ended> {
-    let node = Node::open(&args.to)?;
+    let place = LedgerPlace::of_node(&args.to)?;
     if args.rollback {
-        node.roll_back(config)?;
+        roll_back(&place, config)?;
         return Ok(Ended::Done);
     }
     let origin = Origin::find(args, config)?;
     let installation = Installation {
-        node,
+        place,
         policy: LedgerPolicy::from(&config.verify),
         display,
         signals,
@@ -69,7 +63,9 @@ struct Origin {
 struct Snapshot {
     id: bittorrent_protocol::InfoHashV2,
     dir: PathBuf,
+    data: DataDir,
     info: bittorrent_protocol::metainfo::Info,
+    published: Published,
     layout: Layout,
     /// Keeps it from being removed.
     _in_use: DirLock,
@@ -101,7 +97,9 @@ impl Origin {
                 path,
                 snapshot: Some(Snapshot {
                     id,
+                    published: Published::read(&dir, id)?,
                     dir,
+                    data,
                     info,
                     layout,
                     _in_use: in_use,
@@ -122,178 +120,103 @@ impl Origin {
             stream.as_str()
         )
     }
-}
 
-/// What a node calls its ledger.
-const LEDGER: &str = "data.ldb";
-
-/// The data directory of a node that does not run, and will not before this is dropped.
-struct Node {
-    /// The ledger: in the directory itself, or where a link in it leads.
-    ledger: PathBuf,
-    dir: Metadata,
-    _lock: NodeLock,
-}
-
-impl Node {
-    fn open(to: &Path) -> Result<Self> {
-        let dir = to
-            .metadata()
-            .with_context(|| format!("cannot look at the node's directory {}", to.display()))?;
-        if !dir.is_dir() {
-            bail!(
-                "{} is no directory: name the one that holds the node's {LEDGER}",
-                to.display()
-            );
-        }
-        // The node finds its lock by the name it opens, wherever a link there leads.
-        let name = to.join(LEDGER);
-        let ledger = match name.symlink_metadata() {
-            Ok(metadata) if metadata.is_symlink() => fs::canonicalize(&name)
-                .with_context(|| format!("the link {} leads nowhere", name.display()))?,
-            Ok(metadata) if !metadata.is_file() => bail!("{} is no file", name.display()),
-            _ => name.clone(),
-        };
-        let user = rustix::process::geteuid();
-        if !user.is_root() && user.as_raw() != dir.uid() {
-            bail!(
-                "{} belongs to user {}, and this is user {}: run install as that user or as root, \
-                 or the node could not open its ledger",
-                to.display(),
-                dir.uid(),
-                user.as_raw()
-            );
-        }
-        let lock = NodeLock::take(&name, &dir)?;
-        Ok(Self {
-            ledger,
-            dir,
-            _lock: lock,
-        })
-    }
-
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut path = self.ledger.clone().into_os_string();
-        path.push(suffix);
-        path.into()
-    }
-
-    fn new_ledger(&self) -> PathBuf {
-        self.beside(".new")
-    }
-
-    fn backup(&self) -> PathBuf {
-        self.beside(".backup")
-    }
-
-    fn parent(&self) -> &Path {
-        self.ledger.parent().unwrap_or(Path::new("/"))
-    }
-
-    /// Gives the file at `new` the owner and mode of the ledger it replaces, or those a node would
-    /// have given it, and makes it durable.
-    fn hand_over(&self, new: &Path) -> Result<()> {
-        let failed = || format!("cannot hand {} over to the node", new.display());
-        let file = open_alone(new).with_context(failed)?;
-        let old = self.ledger.metadata();
-        let mode = old
+    fn archive(&self) -> Option<&Snapshot> {
+        self.snapshot
             .as_ref()
-            .map_or(0o600, |old| old.permissions().mode() & 0o777);
-        let owner = match &old {
-            Ok(old) if !self.is_left_by_root(old) => old,
-            _ => &self.dir,
-        };
-        let own = file.metadata().with_context(failed)?;
-        if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
-            fchown(&file, Some(owner.uid()), Some(owner.gid())).with_context(failed)?;
-        }
-        file.set_permissions(Permissions::from_mode(mode))
-            .with_context(failed)?;
-        file.sync_all().with_context(failed)
+            .filter(|snapshot| snapshot.layout != Layout::Plain)
     }
 
-    /// Whether root left a file in the directory of somebody else: a mistake not to be repeated.
-    fn is_left_by_root(&self, file: &Metadata) -> bool {
-        file.uid() == 0 && self.dir.uid() != 0
+    fn published(&self) -> Option<&Published> {
+        self.snapshot.as_ref().map(|snapshot| &snapshot.published)
     }
 
-    /// Puts the ledger at `new` in place of the node's, which becomes the backup.
-    fn replace(&self, new: &Path) -> Result<()> {
-        let backup = self.backup();
-        if self.ledger.exists() {
-            let second = self.beside(".old");
-            remove_if_there(&second)?;
-            fs::hard_link(&self.ledger, &second)
-                .with_context(|| format!("cannot give {} a second name", self.ledger.display()))?;
-            rename(&second, &backup)?;
+    /// Adds to an error what to do about damaged content of a snapshot.
+    fn with_remedy(&self, error: anyhow::Error) -> anyhow::Error {
+        match (&self.snapshot, Damaged::of(&error)) {
+            (Some(snapshot), Some(damaged)) => anyhow!(
+                "snapshot {} is not installed, and the node's ledger is as it was: {damaged}; run \
+                 `nano-snapshot-mirror verify --data-dir {}` to find all damage, then fetch the \
+                 damaged blocks again with --once or a mirror",
+                snapshot.id,
+                snapshot.data.root().display()
+            ),
+            _ => error,
         }
-        rename(new, &self.ledger)?;
-        sync_dir(self.parent())
     }
+}
 
-    fn roll_back(&self, config: &Config) -> Result<()> {
-        let backup = self.backup();
-        if !backup.exists() {
-            bail!(
-                "there is no backup at {}: install makes one when it replaces a ledger",
-                backup.display()
-            );
-        }
-        // Milliseconds: that it is a ledger at all. It was in use before.
-        let policy = LedgerPolicy {
-            level: nano_ledger::Level::L0,
-            store_versions: config.verify.store_versions.clone(),
-        };
-        let stop = tokio_util::sync::CancellationToken::new();
-        let record = policy.verify(&backup, None, &Display::new(), &stop)?;
-        if let Verdict::Refused(reasons) = policy.judge_record(record.as_ref()) {
-            bail!("the backup is no sound ledger: {}", reasons.join("; "));
-        }
-        let failed = || format!("cannot hand {} over to the node", backup.display());
-        let file = open_alone(&backup).with_context(failed)?;
-        if self.is_left_by_root(&file.metadata().with_context(failed)?) {
-            fchown(&file, Some(self.dir.uid()), Some(self.dir.gid())).with_context(failed)?;
-        }
-        drop(file);
-        let new = self.new_ledger();
-        remove_if_there(&new)?;
-        fs::hard_link(&backup, &new)
-            .with_context(|| format!("cannot give {} a second name", backup.display()))?;
-        self.replace(&new)?;
-        outln!("{}", self.ledger.display());
-        info!(
-            "rolled back: {} is the backup now; the same again undoes this",
+fn roll_back(place: &LedgerPlace, config: &Config) -> Result<()> {
+    let backup = place.backup();
+    if !backup.exists() {
+        bail!(
+            "there is no backup at {}: install makes one when it replaces a ledger",
             backup.display()
         );
-        Ok(())
     }
+    // Milliseconds: that it is a ledger at all. It was in use before.
+    let policy = LedgerPolicy {
+        level: nano_ledger::Level::L0,
+        store_versions: config.verify.store_versions.clone(),
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let record = policy.verify(&backup, None, &Display::new(), &stop)?;
+    if let Verdict::Refused(reasons) = policy.judge_record(record.as_ref()) {
+        bail!("the backup is no sound ledger: {}", reasons.join("; "));
+    }
+    place.hand_over_backup()?;
+    place.exchange()?;
+    outln!("{}", place.ledger().display());
+    info!(
+        "rolled back: {} is the backup now; the same again undoes this",
+        backup.display()
+    );
+    Ok(())
 }
 
 struct Installation<'a> {
-    node: Node,
+    place: LedgerPlace,
     policy: LedgerPolicy,
     display: &'a Display,
     signals: &'a Signals,
 }
 
+/// What a comparison of two ledgers came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    Same,
+    Different,
+    Interrupted,
+}
+
 impl Installation<'_> {
     fn run(&self, origin: &Origin) -> Result<Ended> {
-        let new = self.node.new_ledger();
-        let archive = origin
-            .snapshot
-            .as_ref()
-            .filter(|snapshot| snapshot.layout != Layout::Plain);
-        let ready = match archive {
-            Some(snapshot) => self.unpack(snapshot, &new)?,
-            None => self.copy(origin, &new)?,
+        let made = match origin.archive() {
+            Some(snapshot) => self.from_archive(snapshot),
+            None => self.from_ledger(origin),
         };
-        if !ready {
-            return Ok(Ended::Interrupted);
+        match made.map_err(|error| origin.with_remedy(error))? {
+            Made::Put => self.installed(origin),
+            Made::There => {
+                info!("this ledger is installed already: nothing was changed");
+            }
+            Made::Interrupted => return Ok(Ended::Interrupted),
         }
-        self.node.hand_over(&new)?;
-        self.node.replace(&new)?;
-        outln!("{}", self.node.ledger.display());
-        let backup = self.node.backup();
+        self.place.clear_extraction();
+        outln!("{}", self.place.ledger().display());
+        Ok(Ended::Done)
+    }
+
+    fn installed(&self, origin: &Origin) {
+        if origin.snapshot.is_none() {
+            warn!(
+                "{} is not a snapshot of the data directory, so there were no hashes to compare it \
+                 with: damage where --verify-level does not look stays unnoticed (l3 reads every \
+                 block)",
+                origin.path.display()
+            );
+        }
+        let backup = self.place.backup();
         if backup.exists() {
             info!(
                 "installed; the old ledger is {}: remove it when the node is well, or go back with \
@@ -303,21 +226,11 @@ impl Installation<'_> {
         } else {
             info!("installed; there was no ledger before");
         }
-        Ok(Ended::Done)
     }
 
-    /// Makes `new` from a plain ledger and looks into it. `false` when interrupted.
-    fn copy(&self, origin: &Origin, new: &Path) -> Result<bool> {
-        let path = &origin.path;
-        let size = path
-            .metadata()
-            .with_context(|| format!("cannot look at {}", path.display()))?
-            .len();
-        let same = |one: &Path, other: &Path| match (one.metadata(), other.metadata()) {
-            (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-            _ => false,
-        };
-        if same(path, &self.node.ledger) {
+    fn from_ledger(&self, origin: &Origin) -> Result<Made> {
+        let (path, ledger) = (&origin.path, self.place.ledger());
+        if is_same_file(path, ledger) {
             bail!("{} is the node's ledger already", path.display());
         }
         if let Some(writer) = who_has_open(path) {
@@ -338,103 +251,191 @@ impl Installation<'_> {
                 });
             }
             Ok(Layout::SevenZ | Layout::TarZst) => bail!(
-                "{} is not installed, the node's ledger is as it was: it is an archive, and install takes an archive only as a snapshot: extract it first, \
-                 and name the data.ldb in it",
+                "{} is not installed, the node's ledger is as it was: it is an archive, and install \
+                 takes an archive only as a snapshot: extract it first, and name the data.ldb in it",
                 path.display()
             ),
         }
-        // What an interrupted run left cannot be gone on with.
-        remove_if_there(new)?;
-        let method = if extract::by_reflink(path, new)? {
-            Method::Reflink
-        } else {
-            space::ensure(self.node.parent(), size, "the node's new ledger")?;
-            let mut meter = self.display.phase("Copying the ledger", size);
-            let whole = extract::by_copy(path, new, &mut |done| {
-                meter.set(done, None);
-                !self.signals.stop.is_cancelled()
-            })?;
-            if !whole {
-                return Ok(false);
+        match self.compare_with_installed(path, origin.published())? {
+            Compared::Same => return Ok(Made::There),
+            Compared::Interrupted => return Ok(Made::Interrupted),
+            Compared::Different => {}
+        }
+        let Some(made) = self.copy(origin)? else {
+            return Ok(Made::Interrupted);
+        };
+        self.place.hand_over(made.file(), made.path())?;
+        self.place.replace(Old::Backup, |ledger| made.put(ledger))?;
+        Ok(Made::Put)
+    }
+
+    /// Makes a new file from a plain ledger and verifies it. `None` when interrupted.
+    fn copy(&self, origin: &Origin) -> Result<Option<Temporary>> {
+        let path = &origin.path;
+        let size = length(path)?;
+        let proceed = || !self.signals.stop.is_cancelled();
+        let reflink = extract::by_reflink(path, self.place.ledger())?;
+        let (made, method) = if let Some(made) = reflink {
+            if let Some(published) = origin.published() {
+                let mut meter = self.display.phase("Verifying the copy", size);
+                // The copy, not the original: what the node will open.
+                let whole = published.compare(made.file(), path, &mut |done| {
+                    meter.set(done, None);
+                    proceed()
+                })?;
+                if !whole {
+                    return Ok(None);
+                }
             }
-            Method::Copy
+            (made, Method::Reflink)
+        } else {
+            space::ensure(self.place.parent(), size, "the node's new ledger")?;
+            let mut meter = self.display.phase("Copying the ledger", size);
+            let made =
+                extract::by_copy(path, self.place.ledger(), origin.published(), &mut |done| {
+                    meter.set(done, None);
+                    proceed()
+                })?;
+            match made {
+                Some(made) => (made, Method::Copy),
+                None => return Ok(None),
+            }
         };
         info!(
             size_bytes = size,
             ?method,
-            "the ledger is beside the node's"
+            "the new ledger is beside the node's"
         );
         let claimed = origin
             .snapshot
             .as_ref()
             .and_then(|snapshot| SnapshotInfo::parse(snapshot.info.snapshot()?));
-        // The copy, not the original: what the node will open.
-        let found = self
-            .policy
-            .verify(new, claimed.as_ref(), self.display, &self.signals.stop);
-        let refused = match found {
-            Ok(Some(record)) => match self.policy.judge_record(Some(&record)) {
-                Verdict::Refused(reasons) => anyhow::anyhow!(
-                    "{} is not installed, the node's ledger is as it was: {}",
-                    path.display(),
-                    reasons.join("; ")
-                ),
-                _ => return Ok(true),
-            },
-            Ok(None) => {
-                remove_if_there(new)?;
-                return Ok(false);
-            }
-            Err(error) => error,
+        let found = self.policy.verify(
+            made.path(),
+            claimed.as_ref(),
+            self.display,
+            &self.signals.stop,
+        )?;
+        let Some(record) = found else {
+            return Ok(None);
         };
-        remove_if_there(new)?;
-        Err(refused)
+        if let Verdict::Refused(reasons) = self.policy.judge_record(Some(&record)) {
+            bail!(
+                "{} is not installed, the node's ledger is as it was: {}",
+                path.display(),
+                reasons.join("; ")
+            );
+        }
+        Ok(Some(made))
     }
 
-    /// Extracts the archive of a snapshot to `new` and looks into what came out. `false` when
+    fn from_archive(&self, snapshot: &Snapshot) -> Result<Made> {
+        let Some(archived) = self.unpack(snapshot)? else {
+            return Ok(Made::Interrupted);
+        };
+        let path = archived.path();
+        match self.compare_with_installed(&path, None)? {
+            Compared::Same => {
+                archived.remove()?;
+                return Ok(Made::There);
+            }
+            Compared::Interrupted => return Ok(Made::Interrupted),
+            Compared::Different => {}
+        }
+        self.place.hand_over(&open_alone(&path)?, &path)?;
+        self.place.replace(Old::Backup, |_| {
+            unpack::tell(snapshot.id, &archived.install()?);
+            Ok(())
+        })?;
+        Ok(Made::Put)
+    }
+
+    /// Extracts the archive of a snapshot beside the node's ledger and verifies what came out. `None` when
     /// interrupted.
-    fn unpack(&self, snapshot: &Snapshot, new: &Path) -> Result<bool> {
+    fn unpack(&self, snapshot: &Snapshot) -> Result<Option<Extracted>> {
         let unpack = Unpack {
             id: snapshot.id,
             dir: snapshot.dir.clone(),
-            target: new.to_owned(),
+            target: self.place.ledger().to_owned(),
             policy: self.policy.clone(),
             display: self.display.clone(),
             stop: self.signals.stop.clone(),
         };
         match unpack.whole(&snapshot.info, false)? {
-            Unpacked::Ready(archived) => {
-                unpack::tell(snapshot.id, &archived.install()?);
-                Ok(true)
-            }
-            Unpacked::Stopped | Unpacked::NeedsWhole => Ok(false),
+            Unpacked::Ready(archived) => Ok(Some(*archived)),
+            Unpacked::Stopped | Unpacked::NeedsWhole => Ok(None),
+        }
+    }
+
+    /// Whether the installed ledger is the new one at `path`, or what was `published` where that is known:
+    /// the new one may have been damaged since the installed one was made of it. Ledgers that differ do
+    /// so in their first page, so nothing more is read of them.
+    fn compare_with_installed(
+        &self,
+        path: &Path,
+        published: Option<&Published>,
+    ) -> Result<Compared> {
+        let ledger = self.place.ledger();
+        if is_same_file(path, ledger) {
+            return Ok(Compared::Same);
+        }
+        if !ledger.exists() || length(path)? != length(ledger)? {
+            return Ok(Compared::Different);
+        }
+        let mut meter = self
+            .display
+            .phase("Comparing with the installed ledger", length(ledger)?);
+        let mut proceed = |done| {
+            meter.set(done, None);
+            !self.signals.stop.is_cancelled()
+        };
+        let installed = extract::open(ledger)?;
+        let Some(published) = published else {
+            return compare(path, ledger, &mut proceed);
+        };
+        match published.compare(&installed, ledger, &mut proceed) {
+            Ok(true) => Ok(Compared::Same),
+            Ok(false) => Ok(Compared::Interrupted),
+            Err(error) if Damaged::of(&error).is_some() => Ok(Compared::Different),
+            Err(error) => Err(error),
         }
     }
 }
 
-/// Opens a file that is to be given to the node. Root shall not give away what the directory's owner has
-/// put in its place: nothing that leads elsewhere, or has another name.
-fn open_alone(path: &Path) -> io::Result<File> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)?;
-    if file.metadata()?.nlink() > 1 {
-        return Err(io::Error::other("it has another name"));
-    }
-    Ok(file)
+/// What came of making the new ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// It is in its place.
+    Put,
+    /// It was there before.
+    There,
+    Interrupted,
 }
 
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to)
-        .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+fn length(path: &Path) -> Result<u64> {
+    let metadata = path
+        .metadata()
+        .with_context(|| format!("cannot look at {}", path.display()))?;
+    Ok(metadata.len())
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+/// Compares two files of the same length.
+fn compare(one: &Path, other: &Path, proceed: &mut dyn FnMut(u64) -> bool) -> Result<Compared> {
+    let (mut left, mut right) = (extract::open(one)?, extract::open(other)?);
+    let mut buffers = [vec![0; CHUNK], vec![0; CHUNK]];
+    let mut done = 0;
+    loop {
+        let [left_bytes, right_bytes] = &mut buffers;
+        let left_bytes = read_chunk(&mut left, one, left_bytes)?;
+        if left_bytes != read_chunk(&mut right, other, right_bytes)? {
+            return Ok(Compared::Different);
         }
-        _ => Ok(()),
+        if left_bytes.is_empty() {
+            return Ok(Compared::Same);
+        }
+        done += left_bytes.len() as u64;
+        if !proceed(done) {
+            return Ok(Compared::Interrupted);
+        }
     }
 }

@@ -26,6 +26,7 @@ use crate::data_dir::DataDir;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::ledger_record::{ARCHIVE, LedgerRecord};
 use crate::progress::{Display, Meter};
+use crate::published::{Compared, Hashes, Published};
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
 use crate::text::Bytes;
@@ -85,8 +86,10 @@ impl Unpack {
     /// for all that time.
     pub(crate) fn follow(&self, store: Arc<TorrentStore>) -> Result<Unpacked> {
         let info = store.info();
-        let source = Arriving::of(store)?;
+        let source = Arriving::of(store.clone())?;
         let len = source.len;
+        let path = source.path.clone();
+        let source = Compared::new(source, path, Hashes::Arriving(store));
         let first = len.min(Layout::START as u64);
         while source.available() < first {
             if self.stop.is_cancelled() {
@@ -110,8 +113,13 @@ impl Unpack {
     /// system as it is extracted, where its layout allows; the caller has made sure that nobody reads
     /// it.
     pub(crate) fn whole(&self, info: &Info, discard: bool) -> Result<Unpacked> {
-        let (layout, path) =
-            catalogue::content(&self.dir, info).ok_or_else(|| not_extractable(self.id, info))?;
+        let (layout, path) = catalogue::content(&self.dir, info)
+            .or_else(|| {
+                // Its start was given back to the file system by an interrupted run; only a tar.zst is.
+                let path = catalogue::ledger_path(&self.dir, info)?;
+                discard.then_some((Layout::TarZst, path))
+            })
+            .ok_or_else(|| not_extractable(self.id, info))?;
         let discard = discard && layout == Layout::TarZst;
         let opening = || format!("cannot open {}", path.display());
         let file = if discard {
@@ -123,6 +131,8 @@ impl Unpack {
         };
         let source = FileSource::whole(file.with_context(opening)?).with_context(opening)?;
         let len = source.available();
+        let hashes = Hashes::Published(Published::read(&self.dir, self.id)?);
+        let source = Compared::new(source, path, hashes);
         match layout {
             Layout::Plain => Err(not_extractable(self.id, info)),
             Layout::TarZst => self.tar_zst(&source, len, info, discard),
@@ -332,6 +342,7 @@ impl<'a> Watch<'a> {
 struct Arriving {
     store: Arc<TorrentStore>,
     file: File,
+    path: PathBuf,
     len: u64,
     /// The first block that is not known to be verified, and the bytes before it.
     place: Mutex<Place>,
@@ -356,6 +367,7 @@ impl Arriving {
         Ok(Self {
             store,
             file,
+            path,
             len,
             place: Mutex::new(Place {
                 piece: 0,

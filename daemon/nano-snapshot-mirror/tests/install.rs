@@ -9,7 +9,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use common::{AFTER, BEFORE, Said, World, assert_same, command, copy_ledger, names, run_command};
+use common::{
+    AFTER, BEFORE, Running, Said, World, assert_same, command, copy_ledger, names, rot, run_command,
+};
 use nano_ledger::LiveLedger;
 use tempfile::TempDir;
 
@@ -223,6 +225,138 @@ fn a_ledger_on_another_disk_stays_there() {
     assert_eq!(names(disk.path()), ["data.ldb", "data.ldb.backup"]);
     // The lock lies where the node looks for it.
     assert_eq!(names(dir.path()), ["data.ldb", "data.ldb-lock"]);
+}
+
+#[test]
+fn the_same_ledger_again_changes_nothing() {
+    let (dir, place) = node(BEFORE);
+    let backup = dir.path().join("data.ldb.backup");
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(AFTER, &ledger);
+    for layout in ["plain", "tar.zst"] {
+        let mut produce = world.produce(layout, &ledger);
+        run_command(produce.args(["--layout", layout])).succeeded();
+    }
+    install(dir.path(), &[AFTER]).succeeded();
+    let inode = place.metadata().unwrap().ino();
+    let plain = world.path("plain");
+    let archive = world.path("tar.zst");
+    let origins = [
+        vec![AFTER],
+        vec!["--data-dir", plain.to_str().unwrap()],
+        vec!["--data-dir", archive.to_str().unwrap()],
+    ];
+    for args in &origins {
+        let said = install(dir.path(), args).succeeded();
+        assert_eq!(said.stdout.trim(), place.to_str().unwrap());
+        assert!(said.stderr.contains("installed already"), "{}", said.stderr);
+        assert_eq!(place.metadata().unwrap().ino(), inode, "{args:?}");
+        assert_same(&backup, Path::new(BEFORE));
+        let all = ["data.ldb", "data.ldb-lock", "data.ldb.backup"];
+        assert_eq!(names(dir.path()), all);
+    }
+    // What an interrupted run of an earlier version left: second names of the ledger.
+    for name in ["data.ldb.old", "data.ldb.backup"] {
+        let _ = fs::remove_file(&backup);
+        fs::hard_link(&place, dir.path().join(name)).unwrap();
+        install(dir.path(), &[AFTER]).succeeded();
+        assert_eq!(names(dir.path()), ["data.ldb", "data.ldb-lock"]);
+        assert_eq!(place.metadata().unwrap().nlink(), 1);
+    }
+}
+
+#[test]
+fn damaged_snapshots_are_not_installed() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    for (layout, file) in [("plain", "data.ldb"), ("tar.zst", "data.ldb.tar.zst")] {
+        copy_ledger(AFTER, &ledger);
+        let mut produce = world.produce(layout, &ledger);
+        run_command(produce.args(["--layout", layout])).succeeded();
+        let snapshot = world.current(layout).unwrap();
+        let content = world.content(layout, &snapshot).with_file_name(file);
+        let data = world.path(layout);
+        let args = ["--data-dir", data.to_str().unwrap()];
+        // The default level looks at none of this.
+        rot(&content, content.metadata().unwrap().len() - 100_000);
+        let (dir, place) = node(BEFORE);
+        let refused = || {
+            let said = install(dir.path(), &args);
+            let parts = [&*snapshot, "is not installed", "not as published", "verify"];
+            said.failed_with(1, &parts);
+            assert_same(&place, Path::new(BEFORE));
+        };
+        refused();
+        run_command(command().arg("verify").args(args)).failed_with(1, &[]);
+        refused();
+        assert!(!dir.path().join("data.ldb.backup").exists());
+    }
+    // A ledger without a snapshot has no hashes.
+    let (dir, _) = node(BEFORE);
+    let said = install(dir.path(), &[AFTER]).succeeded();
+    assert!(said.stderr.contains("no hashes"), "{}", said.stderr);
+}
+
+/// A world with a published ledger, and a fetch of it into `node`.
+fn extract(world: &World) -> Command {
+    let mut fetch = world.mirror("node");
+    fetch.args(["--once", "--extract"]);
+    fetch
+}
+
+#[test]
+fn extracting_does_not_replace_the_ledger_of_a_running_node() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(AFTER, &ledger);
+    run_command(&mut world.produce("producer", &ledger)).succeeded();
+    let seeder = Running::start(&mut world.mirror("producer"));
+    let place = world.path("node/data.ldb");
+    let backup = world.path("node/data.ldb.backup");
+    copy_ledger(BEFORE, &place);
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o640)).unwrap();
+
+    let holder = Holder::of(&place);
+    let pid = holder.0.id().to_string();
+    let said = run_command(&mut extract(&world));
+    said.failed_with(1, &["stop the node first", "install --to", &pid]);
+    assert_same(&place, Path::new(BEFORE));
+    assert!(!backup.exists());
+    holder.let_go();
+
+    let said = run_command(&mut extract(&world)).succeeded();
+    assert!(said.stderr.contains("--rollback"), "{}", said.stderr);
+    assert_same(&place, Path::new(AFTER));
+    assert_same(&backup, Path::new(BEFORE));
+    assert_eq!(place.metadata().unwrap().mode() & 0o777, 0o640);
+
+    // The next snapshot replaces one that can be fetched again, and the backup stays.
+    copy_ledger(BEFORE, &ledger);
+    run_command(&mut world.produce("producer", &ledger)).succeeded();
+    fs::write(&backup, "the ledger of the node").unwrap();
+    run_command(&mut extract(&world)).succeeded();
+    assert_same(&place, Path::new(BEFORE));
+    assert_eq!(fs::read(&backup).unwrap(), b"the ledger of the node");
+    seeder.stop().succeeded();
+}
+
+#[test]
+fn damaged_content_is_not_extracted_and_fetched_again() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(AFTER, &ledger);
+    run_command(&mut world.produce("producer", &ledger)).succeeded();
+    let seeder = Running::start(&mut world.mirror("producer"));
+    run_command(world.mirror("node").arg("--once")).succeeded();
+    let snapshot = world.current("node").unwrap();
+    rot(&world.content("node", &snapshot), 4_000_000);
+    let said = run_command(&mut extract(&world));
+    said.failed_with(1, &["is not extracted", "1 blocks", "run the same again"]);
+    assert!(!world.path("node/data.ldb").exists());
+    run_command(&mut extract(&world)).succeeded();
+    assert_same(&world.path("node/data.ldb"), Path::new(AFTER));
+    seeder.stop().succeeded();
 }
 
 #[test]

@@ -4,7 +4,6 @@
 mod common;
 
 use std::fs;
-use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +14,7 @@ use bittorrent_protocol::PieceLength;
 use bittorrent_store::create::{Cut, copy_path};
 use bittorrent_store::{RealIo, TorrentStore};
 use common::{
-    AFTER, BEFORE, Running, World, assert_same, copy_ledger, names, numbers, run_command,
+    AFTER, BEFORE, Running, World, assert_same, copy_ledger, names, numbers, rot, run_command,
 };
 use nano_ledger::synthetic;
 use rustix::process::Signal;
@@ -353,18 +352,6 @@ fn extracting_beside_a_mirror_leaves_the_mirror_its_own() {
     assert!(said.stderr.contains("already"), "{}", said.stderr);
     assert_eq!(ledger.metadata().unwrap().ino(), metadata.ino());
     seeder.stop().succeeded();
-}
-
-/// Changes content behind the file system's back, as a disk does it: size and times stay.
-fn rot(content: &Path, offset: u64) {
-    let times = content.metadata().unwrap();
-    fs::set_permissions(content, fs::Permissions::from_mode(0o644)).unwrap();
-    let mut file = fs::File::options().write(true).open(content).unwrap();
-    file.seek(std::io::SeekFrom::Start(offset)).unwrap();
-    file.write_all(b"rot").unwrap();
-    file.set_modified(times.modified().unwrap()).unwrap();
-    drop(file);
-    fs::set_permissions(content, fs::Permissions::from_mode(0o444)).unwrap();
 }
 
 #[test]

@@ -15,6 +15,10 @@ use rustix::io::Errno;
 
 use super::error::ExtractError;
 
+/// What the name of the partial file has after the target's.
+const PARTIAL: &str = ".partial";
+/// And that of the journal.
+const JOURNAL: &str = ".journal";
 /// Bytes `st_blocks` counts in.
 const STAT_BLOCK: u64 = 512;
 /// Rounds of opening the partial file while others rename it away.
@@ -63,16 +67,25 @@ impl Target {
                 });
             }
         }
-        let partial_name = with_suffix(&name, ".partial");
+        let partial_name = with_suffix(&name, PARTIAL);
         let (partial, inode) = open_locked(&dir, &parent, &partial_name, target)?;
         Ok(Self {
-            journal_name: with_suffix(&name, ".journal"),
+            journal_name: with_suffix(&name, JOURNAL),
             dir,
             parent,
             name,
             partial_name,
             partial,
             inode,
+        })
+    }
+
+    /// Whether there is a partial file or a journal of `target`.
+    pub(super) fn is_begun(target: &Path) -> bool {
+        [PARTIAL, JOURNAL].iter().any(|suffix| {
+            Path::new(&with_suffix(target.as_os_str(), suffix))
+                .symlink_metadata()
+                .is_ok()
         })
     }
 

@@ -1,19 +1,27 @@
-//! Extracting what is given up by that.
+//! Extracting what leaves the store by that.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_store::TorrentStore;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::extracted::Extracted;
-use super::{Ended, install};
+use super::Ended;
+use super::extracted::{Extracted, New};
 use crate::catalogue::{self, Entry};
 use crate::data_dir::{DataDir, StoreLock};
 use crate::extract::{self, Method};
+use crate::install::place::LedgerPlace;
 use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::ledger_record::LedgerRecord;
 use crate::pins;
 use crate::progress::Display;
+use crate::published::{Damaged, Published};
+use crate::scrub;
 use crate::space;
 use crate::stream::Stream;
 use crate::unpack::{Unpack, Unpacked};
@@ -29,9 +37,10 @@ pub(super) struct Last<'a> {
 }
 
 impl Last<'_> {
-    /// Extracts an archive that nobody else uses and gives it up on the way.
+    /// Extracts an archive that no other process uses and gives it up on the way.
     pub(super) fn extract_discarding(&self) -> Result<Ended> {
         let (data, id) = (self.data, self.id);
+        let place = LedgerPlace::of_data_dir(data.root())?;
         let Some(owned) = data.own_snapshot(id)? else {
             bail!(
                 "another process uses snapshot {id}: its archive cannot be discarded; run without \
@@ -49,15 +58,20 @@ impl Last<'_> {
             Err(error) => {
                 let found = LedgerRecord::load(&dir);
                 let verdict = self.policy.judge_record(found.as_ref());
-                if matches!(verdict, Verdict::Refused(_)) {
+                let is_lost = Damaged::of(&error).is_some();
+                if is_lost || matches!(verdict, Verdict::Refused(_)) {
                     // Nothing of it is left that could be used or looked at again.
                     drop(owned);
                     self.remove(&data.lock()?)?;
                 }
-                return Err(error);
+                return Err(if is_lost {
+                    error.context("the snapshot was removed; run the same again to fetch it again")
+                } else {
+                    error
+                });
             }
         };
-        install(data, id, *archived)?;
+        Extracted::put(data, &place, id, New::Archived(archived))?;
         drop(owned);
         self.remove(&data.lock()?)?;
         info!(snapshot = %id, "discarded: it is not seeded any longer");
@@ -75,11 +89,30 @@ impl Last<'_> {
         Ok(())
     }
 
+    /// The ledger is in its place already: completes what an interrupted run left to do there and in
+    /// the store.
+    pub(super) fn complete(&self) -> Result<Ended> {
+        let place = LedgerPlace::of_data_dir(self.data.root())?;
+        Extracted::complete(&place)?;
+        let lock = self.data.lock()?;
+        let dir = self.data.snapshot(self.id);
+        let has_left = catalogue::is_discarded(&dir)
+            || catalogue::read_info(&dir).is_ok_and(|info| {
+                catalogue::ledger_path(&dir, &info)
+                    .is_some_and(|content| content.symlink_metadata().is_err())
+            });
+        if has_left {
+            self.remove(&lock)?;
+            info!(snapshot = %self.id, "removed what was left of it: its ledger was moved out");
+        }
+        Ok(Ended::Done)
+    }
+
     /// Puts a plain ledger into its place on file systems without reflinks: by moving it out of the
-    /// store, or by copying when another process uses the snapshot.
+    /// store, or by copying when it has to stay there too.
     pub(super) fn extract(&self) -> Result<Ended> {
         let (data, id) = (self.data, self.id);
-        let target = data.root().join("data.ldb");
+        let place = LedgerPlace::of_data_dir(data.root())?;
         let lock = data.lock()?;
         let Some(Entry::Whole(generation)) = catalogue::look(data, id) else {
             bail!("snapshot {id} went away before it could be extracted");
@@ -87,15 +120,30 @@ impl Last<'_> {
         let content = catalogue::plain_ledger(&generation.dir, &generation.store.info())
             .context("the snapshot is no plain ledger")?;
         let size = generation.store.layout().content_length();
+        let dir = generation.dir;
         let dir_lock = generation.lock;
         drop(generation.store);
         drop(dir_lock);
-        let pinned = pins::is_pinned(&data.snapshot(id));
-        if let Some(owned) = data.own_snapshot(id)?.filter(|_| !pinned) {
-            extract::by_move(&content, &target)?;
+        let pinned = pins::is_pinned(&dir);
+        let owned = data
+            .own_snapshot(id)?
+            .filter(|_| !pinned && may_move(&content, place.parent()));
+        if let Some(owned) = owned {
+            drop(lock);
+            let published = Published::read(&dir, id)?;
+            let mut meter = self.display.phase("Verifying the ledger", size);
+            let compared = published.compare(&extract::open(&content)?, &content, &mut |done| {
+                meter.set(done, None);
+                !self.stop.is_cancelled()
+            });
+            drop(meter);
+            let store = || catalogue::take_up(&dir).map(Arc::new);
+            if !compared.map_err(|error| note_damage(error, store, &dir, self.stop))? {
+                return Ok(Ended::Interrupted);
+            }
+            Extracted::put(data, &place, id, New::Content(content))?;
             drop(owned);
-            self.remove(&lock)?;
-            Extracted::note(data, id, Method::Move)?;
+            self.remove(&data.lock()?)?;
             info!(
                 stream = self.stream.name.as_str(),
                 "moved out of the store: it is not seeded any longer"
@@ -108,16 +156,63 @@ impl Last<'_> {
             .context("another process is writing the snapshot")?;
         drop(lock);
         space::ensure(data, size, "the copy of the ledger")?;
+        let published = Published::read(&dir, id)?;
         let mut meter = self.display.phase("Copying the ledger", size);
-        let done = extract::by_copy(&content, &target, &mut |done| {
+        let copy = extract::by_copy(&content, place.ledger(), Some(&published), &mut |done| {
             meter.set(done, None);
             !self.stop.is_cancelled()
-        })?;
-        if !done {
-            // The snapshot itself is whole.
+        });
+        drop(meter);
+        // Another process may have the snapshot open: finding all damage is left to it, or to `verify`.
+        let copy = copy.map_err(|error| match Damaged::of(&error) {
+            Some(_) => error.context(
+                "the ledger is not extracted; run `nano-snapshot-mirror verify` to find all damage, \
+                 restart a mirror that runs here, and run the same again",
+            ),
+            None => error,
+        });
+        let Some(copy) = copy? else {
             return Ok(Ended::Interrupted);
-        }
-        Extracted::note(data, id, Method::Copy)?;
+        };
+        Extracted::put(data, &place, id, New::Copy(copy, Method::Copy))?;
         Ok(Ended::Done)
+    }
+}
+
+/// Where damaged content of the snapshot in `dir` is why something failed: finds all damage, so that the
+/// next run fetches it again, and says so.
+pub(super) fn note_damage(
+    error: anyhow::Error,
+    store: impl FnOnce() -> Result<Arc<TorrentStore>>,
+    dir: &Path,
+    stop: &CancellationToken,
+) -> anyhow::Error {
+    if Damaged::of(&error).is_none() {
+        return error;
+    }
+    let find = || -> Result<usize> {
+        let verification = store()?.verify_all(&|_| !stop.is_cancelled())?;
+        let found = verification.damaged.len();
+        scrub::note_damage(dir, found)?;
+        Ok(found)
+    };
+    match find() {
+        Ok(found) => error.context(format!(
+            "the ledger is not extracted, as {found} blocks of its snapshot are damaged on this disk; \
+             run the same again to fetch them again"
+        )),
+        Err(failed) => error.context(format!(
+            "the ledger is not extracted, and not all damage of its snapshot was found ({failed:#}); \
+             run `nano-snapshot-mirror verify` and then the same again"
+        )),
+    }
+}
+
+/// Whether a rename makes the content a file that only a node uses.
+fn may_move(content: &Path, to: &Path) -> bool {
+    let alone_on = |path: &Path| path.metadata().map(|found| (found.dev(), found.nlink()));
+    match (alone_on(content), alone_on(to)) {
+        (Ok((device, links)), Ok((other, _))) => links == 1 && device == other,
+        _ => false,
     }
 }

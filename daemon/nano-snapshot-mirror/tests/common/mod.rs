@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod kills;
 pub(crate) mod small_disk;
 
 use std::fs::{self, File};
+use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -404,6 +408,18 @@ pub(crate) fn copy_ledger(from: &str, to: &Path) {
     let mut permissions = to.metadata().unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
     fs::set_permissions(to, permissions).unwrap();
+}
+
+/// Changes content behind the file system's back, as a disk does it: size and times stay.
+pub(crate) fn rot(content: &Path, offset: u64) {
+    let times = content.metadata().unwrap();
+    fs::set_permissions(content, PermissionsExt::from_mode(0o644)).unwrap();
+    let mut file = fs::File::options().write(true).open(content).unwrap();
+    file.seek(std::io::SeekFrom::Start(offset)).unwrap();
+    file.write_all(b"rot").unwrap();
+    file.set_modified(times.modified().unwrap()).unwrap();
+    drop(file);
+    fs::set_permissions(content, PermissionsExt::from_mode(0o444)).unwrap();
 }
 
 #[track_caller]
