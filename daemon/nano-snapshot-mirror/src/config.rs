@@ -44,6 +44,7 @@ use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
 use crate::cli::{HostPort, Place};
 use crate::hooks::Webhook;
+use crate::http::HostName;
 use section::{ANY_NAME, Part, Shown, Table, section};
 
 pub(crate) use check::unusable;
@@ -170,9 +171,14 @@ section! {
     /// The status page, metrics and health, over HTTP. Nothing can be changed there, and there is no
     /// password: to show it elsewhere, put a server with one before it.
     Http {
-        /// Where to answer. Requests must name the machine by an address, by its host name or as
-        /// `localhost`.
+        /// Where to answer. Requests must name the machine by an address, as `localhost`, by its host
+        /// name (with or without a domain), or by one of `hosts`.
         restart listen: Chosen<Place<SocketAddr>> = Chosen::by_default(Place::At(default_http()));
+        /// Further host names under which requests may ask: the name of a service in a compose file or in
+        /// Kubernetes, or the name that a reverse proxy passes on. Requests for any other name are
+        /// answered with 421, so that a web page elsewhere cannot read the answers through a browser
+        /// here (DNS rebinding).
+        restart hosts: Vec<HostName>;
     }
 }
 

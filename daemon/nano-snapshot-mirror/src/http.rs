@@ -6,29 +6,30 @@ mod metrics;
 mod page;
 mod torrents;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::Response;
 use axum::response::sse::Event;
 use axum::routing::{MethodRouter, get};
+use axum::{Extension, Router};
 use bittorrent_session::MapCell;
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub(crate) use guard::Hosts;
+pub(crate) use guard::{HostName, Hosts};
 
 use crate::clock::unix_seconds;
 use crate::data_dir::DataDir;
 use crate::report::{Report, TorrentState, Watching};
-use crate::serve::{Bounded, LAST_WORDS, bytes_as, events, json, refuse};
+use crate::serve::{Host, Streams, bytes_as, events, json, refuse, serve};
 use page::Scene;
 
 /// A mirror that has not reported for so long hangs.
@@ -64,6 +65,7 @@ pub(crate) struct Site {
     pub(crate) watching: Watching,
     pub(crate) data: DataDir,
     pub(crate) stop: CancellationToken,
+    pub(crate) streams: Streams,
 }
 
 impl Site {
@@ -75,12 +77,8 @@ impl Site {
             .context("cannot use the HTTP socket")?;
         let listener =
             tokio::net::TcpListener::from_std(listener).context("cannot use the HTTP socket")?;
-        let serving = axum::serve(Bounded::new(listener), self.router(hosts))
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
-        tokio::select! {
-            ended = serving => ended.context("HTTP is not answered any longer")?,
-            () = async { stop.cancelled().await; sleep(LAST_WORDS).await } => {}
-        }
+        let describe = |_: &TcpStream, addr: &SocketAddr| (Host::of(addr.ip()), ());
+        serve(listener, self.router(hosts), describe, stop).await;
         Ok(())
     }
 
@@ -155,9 +153,10 @@ async fn get_page(State(site): State<Arc<Site>>) -> Response {
     response
 }
 
-async fn get_events(State(site): State<Arc<Site>>) -> Response {
+async fn get_events(State(site): State<Arc<Site>>, Extension(host): Extension<Host>) -> Response {
     let (watching, stop) = (site.watching.clone(), site.stop.clone());
-    events(watching, stop, REDRAW, move |_| {
+    let streams = site.streams.clone();
+    events(&streams, host, watching, stop, REDRAW, move |_| {
         let site = site.clone();
         async move { Event::default().event("page").data(site.draw(None).await) }
     })

@@ -1,159 +1,79 @@
-//! What both servers share: connections that are bounded in number and in idleness, streams of
-//! events, answers in JSON, and an end.
+//! What both servers share: bounded connections, bounded streams of events, answers in JSON, and an
+//! end.
 
+mod connections;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::serve::Listener;
 use futures_util::stream::{self, Stream};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use connections::{Host, serve};
 
 use crate::report::{Report, Watching};
 
-/// Connections to one server at a time; more wait in the kernel.
-const CONNECTIONS: usize = 64;
+/// Event streams of one server. The other connections stay free for short answers.
+const STREAMS: usize = 32;
 
-/// A connection on which nothing moves for so long is closed. Streams of events move every second.
-const IDLE: Duration = Duration::from_secs(60);
+/// Event streams of one host. This machine is not bounded.
+const STREAMS_PER_HOST: usize = 8;
 
-/// How long answers that are under way at the end may take.
-pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// When a client that was refused an event stream may try again, in seconds.
+const RETRY_AFTER: &str = "30";
 
-/// A listener with a bounded number of connections.
-pub(crate) struct Bounded<L> {
-    inner: L,
-    places: Arc<Semaphore>,
+/// Counts the event streams of one server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Streams(Arc<Mutex<BTreeMap<Host, usize>>>);
+
+/// One event stream, counted until it is dropped.
+struct Counted {
+    streams: Streams,
+    host: Host,
 }
 
-impl<L> Bounded<L> {
-    pub(crate) fn new(inner: L) -> Self {
-        Self {
-            inner,
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
+impl Streams {
+    /// Counts one more, unless there are too many.
+    fn enter(&self, host: Host) -> Option<Counted> {
+        let mut by_host = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = by_host.values().sum();
+        let of_host = by_host.get(&host).copied().unwrap_or(0);
+        if all >= STREAMS || (host != Host::LOCAL && of_host >= STREAMS_PER_HOST) {
+            return None;
         }
+        by_host.insert(host, of_host + 1);
+        let streams = self.clone();
+        Some(Counted { streams, host })
     }
 }
 
-impl<L: Listener> Listener for Bounded<L> {
-    type Io = Patient<L::Io>;
-    type Addr = L::Addr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed; without a place a connection would only be counted less.
-        let place = self.places.clone().acquire_owned().await.ok();
-        let (inner, addr) = self.inner.accept().await;
-        let io = Patient {
-            inner,
-            idle: Box::pin(sleep(IDLE)),
-            alike: Some(0),
-            _place: place,
-        };
-        (io, addr)
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.inner.local_addr()
-    }
-}
-
-/// How connections of HTTP/2 begin, and none of HTTP/1 does (RFC 9113, 3.4).
-const HTTP2: &[u8] = b"PRI ";
-
-/// A connection that ends when nothing moves on it, or when it is to be one of HTTP/2: `axum` would
-/// speak that as soon as anything in the program is built with it, and nothing here is meant for
-/// many requests at once.
-pub(crate) struct Patient<T> {
-    inner: T,
-    idle: Pin<Box<Sleep>>,
-    /// Of the bytes that came, so many are as HTTP/2 begins; `None` once one is not.
-    alike: Option<usize>,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl<T> Patient<T> {
-    pub(crate) const fn get_ref(&self) -> &T {
-        &self.inner
-    }
-
-    /// Whether what came with these bytes is HTTP/2.
-    fn is_http2(&mut self, came: &[u8]) -> bool {
-        for byte in came {
-            let Some(alike) = self.alike else {
-                return false;
-            };
-            self.alike = (HTTP2.get(alike) == Some(byte)).then_some(alike + 1);
-            if self.alike == Some(HTTP2.len()) {
-                return true;
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let by_host = self.streams.0.lock();
+        let mut by_host = by_host.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_host.get_mut(&self.host) {
+            *count -= 1;
+            if *count == 0 {
+                by_host.remove(&self.host);
             }
         }
-        false
-    }
-
-    fn moved(&mut self) {
-        self.idle.as_mut().reset(Instant::now() + IDLE);
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if read.is_ready() {
-            self.moved();
-            if self.is_http2(buf.filled().get(before..).unwrap_or_default()) {
-                return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
-            }
-            return read;
-        }
-        // Somebody always reads, to hear of the end.
-        match self.idle.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
-        if written.is_ready() {
-            self.moved();
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
 /// A stream of reports, as `make` writes them: one at once, then every new one, but not more often than
-/// every `pause`, until the client goes or the mirror ends.
+/// every `pause`, until the client goes or the mirror ends. Answers 503 when there are too many
+/// streams.
 pub(crate) fn events<F>(
+    streams: &Streams,
+    host: Host,
     watching: Watching,
     stop: CancellationToken,
     pause: Duration,
@@ -162,19 +82,28 @@ pub(crate) fn events<F>(
 where
     F: Future<Output = Event> + Send + 'static,
 {
-    Sse::new(reports(watching, stop, pause, make))
+    let Some(counted) = streams.enter(host) else {
+        let text = "too many event streams are open; try again later, or ask for single reports";
+        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, text);
+        let later = HeaderValue::from_static(RETRY_AFTER);
+        response.headers_mut().insert(header::RETRY_AFTER, later);
+        return response;
+    };
+    Sse::new(reports(counted, watching, stop, pause, make))
         .keep_alive(KeepAlive::default())
         .into_response()
 }
 
 fn reports<F: Future<Output = Event> + Send>(
+    counted: Counted,
     watching: Watching,
     stop: CancellationToken,
     pause: Duration,
     make: impl Fn(Arc<Report>) -> F + Send + 'static,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
-    let begin = (watching, stop, make, true);
-    stream::unfold(begin, move |(mut watching, stop, make, first)| async move {
+    let begin = (counted, watching, stop, make, true);
+    stream::unfold(begin, move |state| async move {
+        let (counted, mut watching, stop, make, first) = state;
         let report = if first {
             watching.report()
         } else {
@@ -188,7 +117,7 @@ fn reports<F: Future<Output = Event> + Send>(
             }
         };
         let event = make(report).await;
-        Some((Ok(event), (watching, stop, make, false)))
+        Some((Ok(event), (counted, watching, stop, make, false)))
     })
 }
 
@@ -215,4 +144,27 @@ pub(crate) fn bytes_as(kind: &'static str, status: StatusCode, bytes: Vec<u8>) -
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_streams_are_bounded_over_all_hosts_and_for_one() {
+        let streams = Streams::default();
+        let host = |n: u8| Host::of([192, 0, 2, n].into());
+        let enter = |host, times: usize| -> Vec<Counted> {
+            (0..times).filter_map(|_| streams.enter(host)).collect()
+        };
+        let first = enter(host(1), 20);
+        assert_eq!(first.len(), STREAMS_PER_HOST);
+        let local = enter(Host::LOCAL, 100);
+        assert_eq!(local.len(), STREAMS - STREAMS_PER_HOST);
+        assert!(streams.enter(host(2)).is_none());
+        drop(first);
+        assert!(streams.enter(host(2)).is_some());
+        drop(local);
+        assert!(streams.0.lock().unwrap().is_empty());
+    }
 }

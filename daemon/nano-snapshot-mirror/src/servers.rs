@@ -21,12 +21,14 @@ use crate::http::{Hosts, Site};
 use crate::listening;
 use crate::network::Network;
 use crate::report::{Addresses, Watching};
+use crate::serve::Streams;
 use crate::systemd::Inherited;
 
 /// Sockets that listen and are not answered yet.
 pub(crate) struct Doors {
     control: Vec<ControlListener>,
     http: Vec<TcpListener>,
+    hosts: Hosts,
 }
 
 impl Doors {
@@ -36,6 +38,7 @@ impl Doors {
         Ok(Self {
             control: open_control(config, data, inherited.control.take())?,
             http: open_http(&config.http.listen, std::mem::take(&mut inherited.http))?,
+            hosts: Hosts::of_this_machine(&config.http.hosts),
         })
     }
 
@@ -70,6 +73,7 @@ impl Doors {
                 data: data.clone(),
                 dht: dht.clone(),
                 stop: stop.clone(),
+                streams: Streams::default(),
             };
             tasks.push(tokio::spawn(api.serve(listener)));
         }
@@ -82,9 +86,11 @@ impl Doors {
                 watching: watching.clone(),
                 data: data.clone(),
                 stop: stop.clone(),
+                streams: Streams::default(),
             };
+            let hosts = self.hosts.clone();
             tasks.push(tokio::spawn(async move {
-                if let Err(error) = site.serve(listener, Hosts::of_this_machine()).await {
+                if let Err(error) = site.serve(listener, hosts).await {
                     warn!("{error:#}");
                 }
             }));

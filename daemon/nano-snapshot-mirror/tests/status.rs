@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -431,6 +431,57 @@ fn http_2_is_not_spoken() {
             .unwrap();
         assert_eq!(said_to_http2(unix, pieces), b"");
     }
+    mirror.stop();
+}
+
+/// Connects and sends something that is not a whole request, or one that has no end.
+fn held(mirror: &Mirror, count: usize, text: &str) -> Vec<TcpStream> {
+    let hold = |_| {
+        let mut stream = TcpStream::connect(mirror.http()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    (0..count).map(hold).collect()
+}
+
+#[test]
+fn connections_that_are_held_open_keep_nobody_out() {
+    let mirror = Mirror::ready();
+    let answers = || {
+        for path in ["/healthz", "/metrics", "/"] {
+            assert_eq!(mirror.get(path).status, 200, "{path}");
+        }
+    };
+    for text in ["", "GET / HTTP/1.1\r\nX"] {
+        let mut held = held(&mirror, 100, text);
+        answers();
+        // The oldest made room.
+        let mut rest = Vec::new();
+        let ended = held[0].read_to_end(&mut rest);
+        assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
+    }
+    // Streams without end are refused before they take every place.
+    let mut statuses = Vec::new();
+    let streams = held(
+        &mirror,
+        60,
+        "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    );
+    for stream in &streams {
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        statuses.push(line);
+    }
+    let refused = statuses
+        .iter()
+        .filter(|line| line.contains(" 503 "))
+        .count();
+    assert_eq!(refused, 60 - 32, "{statuses:?}");
+    answers();
+    drop(streams);
     mirror.stop();
 }
 

@@ -13,6 +13,8 @@ use figment::{Metadata, Profile, Provider};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Config;
+
 /// Before the name of each variable of ours.
 pub(crate) const PREFIX: &str = "NANO_SNAPSHOT_MIRROR_";
 
@@ -220,8 +222,12 @@ pub(crate) fn place_of_data(variables: &Variables) -> Layer {
 
 /// Our own variables: `NANO_SNAPSHOT_MIRROR_PEER__LISTEN` is `peer.listen`. Empty ones say
 /// nothing, as compose files pass on what is not set as empty.
+///
+/// A Kubernetes Service or a linked Docker container whose name begins with `nano-snapshot-mirror`
+/// makes variables with the same prefix. They are not settings and are skipped.
 pub(crate) fn own_variables(variables: &Variables) -> Layer {
     let mut layer = Layer::named("environment");
+    let table = Config::table();
     for (variable, text) in variables {
         let Some(name) = variable.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
             continue;
@@ -238,9 +244,47 @@ pub(crate) fn own_variables(variables: &Variables) -> Layer {
             .to_ascii_lowercase()
             .replace("__", ".")
             .replace('_', "-");
+        if table.find(&path).is_none() && is_service_variable(name, text) {
+            continue;
+        }
         layer.put(&path, of_variable(text), place);
     }
     layer
+}
+
+/// Whether a variable is one that Kubernetes or `docker --link` derives from the name of a service.
+/// `name` is what follows our prefix: the service's name may be longer than the prefix.
+/// (Kubernetes, "Environment variables" of Services; Docker, "Legacy container links".)
+fn is_service_variable(name: &str, text: &str) -> bool {
+    let after = |word: &str| {
+        let at = name.rfind(word)?;
+        let begins = at == 0 || name[..at].ends_with('_');
+        begins.then(|| &name[at + word.len()..])
+    };
+    if after("SERVICE_HOST") == Some("") {
+        return true;
+    }
+    if after("SERVICE_PORT").is_some_and(|rest| rest.is_empty() || rest.starts_with('_')) {
+        return true;
+    }
+    if (name == "PORT" || name.ends_with("_PORT")) && is_service_url(text) {
+        return true;
+    }
+    // PORT_9109_TCP and PORT_9109_TCP_ADDR, _PORT, _PROTO.
+    let words: Vec<&str> = name.split('_').collect();
+    let words = match words[..] {
+        [ref before @ .., "ADDR" | "PORT" | "PROTO"] => before,
+        ref all => all,
+    };
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(words, [.., "PORT", port, "TCP" | "UDP" | "SCTP"] if is_number(port))
+}
+
+/// Whether a value is the address of a service, such as `tcp://10.0.0.1:9109`.
+fn is_service_url(text: &str) -> bool {
+    ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
 }
 
 /// The file that the environment names.
@@ -298,8 +342,12 @@ pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<Loose> {
 /// Where nano-snapshot-swarm has its metrics, which it says in up to three variables.
 fn metrics_of_the_swarm(variables: &Variables) -> Option<Loose> {
     let names = ["METRICS_ENABLED", "METRICS_BIND", "METRICS_PORT"];
-    let [enabled, bind, port] =
-        names.map(|name| lookup(variables, name).map(|text| text.to_string_lossy()));
+    // A Kubernetes Service called `metrics` sets METRICS_PORT=tcp://… for everyone in its namespace.
+    let said = |name| {
+        let text = lookup(variables, name)?.to_string_lossy();
+        (!is_service_url(&text)).then_some(text)
+    };
+    let [enabled, bind, port] = names.map(said);
     let is_off = |text: &str| ["false", "0", "no", "off"].contains(&text);
     let listen = match enabled.map(|text| text.to_ascii_lowercase()) {
         Some(enabled) if is_off(&enabled) => "off".to_owned(),
@@ -313,9 +361,7 @@ fn metrics_of_the_swarm(variables: &Variables) -> Option<Loose> {
             }
         }
     };
-    let said = names
-        .into_iter()
-        .filter(|name| lookup(variables, name).is_some());
+    let said = names.into_iter().filter(|name| said(name).is_some());
     Some(Loose {
         path: "http.listen",
         value: Value::from(listen),

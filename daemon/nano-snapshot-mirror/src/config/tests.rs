@@ -156,6 +156,55 @@ fn variables_say_lists_and_numbers_as_text() {
 }
 
 #[test]
+fn variables_that_name_a_service_are_not_settings() {
+    // What Kubernetes and `docker --link` set for a service `nano-snapshot-mirror`, for
+    // `nano-snapshot-mirror-peers`, and for one that is called `metrics`.
+    let variables = [
+        ("NANO_SNAPSHOT_MIRROR_SERVICE_HOST", "10.0.0.1"),
+        ("NANO_SNAPSHOT_MIRROR_SERVICE_PORT", "9109"),
+        ("NANO_SNAPSHOT_MIRROR_SERVICE_PORT_HTTP", "9109"),
+        ("NANO_SNAPSHOT_MIRROR_PORT", "tcp://10.0.0.1:9109"),
+        ("NANO_SNAPSHOT_MIRROR_PORT_9109_TCP", "tcp://10.0.0.1:9109"),
+        ("NANO_SNAPSHOT_MIRROR_PORT_9109_TCP_PROTO", "tcp"),
+        ("NANO_SNAPSHOT_MIRROR_PORT_9109_TCP_PORT", "9109"),
+        ("NANO_SNAPSHOT_MIRROR_PORT_9109_TCP_ADDR", "10.0.0.1"),
+        ("NANO_SNAPSHOT_MIRROR_PEERS_SERVICE_HOST", "10.0.0.2"),
+        ("NANO_SNAPSHOT_MIRROR_PEERS_SERVICE_PORT", "6882"),
+        ("NANO_SNAPSHOT_MIRROR_PEERS_PORT", "udp://10.0.0.2:6882"),
+        ("NANO_SNAPSHOT_MIRROR_PEERS_PORT_6882_UDP_ADDR", "10.0.0.2"),
+        ("METRICS_PORT", "tcp://10.0.0.3:80"),
+    ];
+    let loaded = Case::new("", &variables, &[]).loaded();
+    assert_eq!(loaded.config, Config::default());
+    assert!(loaded.notices.is_empty(), "{:?}", loaded.notices);
+
+    // Settings of ours that look alike count, and mistakes in them are reported.
+    let config = Case::new("", &[("NANO_SNAPSHOT_MIRROR_DHT__PORT", "7")], &[]).loaded();
+    assert_eq!(config.config.dht.port.value, 7);
+    for mistaken in [
+        ("NANO_SNAPSHOT_MIRROR_DHT__PORT", "tcp://10.0.0.1:9109"),
+        ("NANO_SNAPSHOT_MIRROR_PORT", "9109"),
+        ("NANO_SNAPSHOT_MIRROR_SERVICES", "x"),
+        ("NANO_SNAPSHOT_MIRROR_PORT_TCP", "x"),
+    ] {
+        let mistakes = Case::new("", &[mistaken], &[]).mistakes();
+        assert_eq!(mistakes.len(), 1, "{mistaken:?}");
+    }
+}
+
+#[test]
+fn host_names_are_configured_without_ports() {
+    let hosts = |text| Case::new("", &[("NANO_SNAPSHOT_MIRROR_HTTP__HOSTS", text)], &[]);
+    let config = hosts("mirror, Status.Example.org.").loaded().config;
+    let shown: Vec<_> = config.http.hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["mirror", "status.example.org"]);
+    let [mistake] = &hosts("mirror:9109").mistakes()[..] else {
+        panic!("not one mistake")
+    };
+    assert!(mistake.contains("without a scheme, a port"), "{mistake}");
+}
+
+#[test]
 fn an_environment_of_the_swarm_is_understood_and_noticed() {
     let variables = [
         ("PRODUCER_SIGNING_PUBKEY", KEY),

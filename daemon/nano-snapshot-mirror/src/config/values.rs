@@ -16,6 +16,7 @@ use snapshot_pointer::{Authority, Salt};
 use super::section::KeyType;
 use crate::cli::values::{duration, versions};
 use crate::cli::{HostPort, Place};
+use crate::http::HostName;
 
 /// A value with where it comes from. An address that is taken may be replaced, depending on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,6 +340,7 @@ macro_rules! text_types {
 }
 
 text_types! {
+    HostName: "a host name without a port, such as mirror.example.org";
     HostPort: "HOST:PORT, such as seed.example.org:6881 or [2001:db8::1]:6881";
     InfoHashV2: "a v2 info-hash, 64 hexadecimal digits";
     Authority: "an Ed25519 public key, 64 hexadecimal digits";

@@ -4,22 +4,20 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request as HttpRequest, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::response::sse::Event;
 use axum::routing::{MethodFilter, MethodRouter, on};
-use axum::serve::IncomingStream;
+use axum::{Extension, Router};
 use bittorrent_protocol::InfoHashV2;
 use serde::Deserialize;
 use snapshot_pointer::MainlineDht;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio::net::unix::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -27,7 +25,7 @@ use super::{ControlListener, Denied, Reply, Request, dht};
 use crate::data_dir::DataDir;
 use crate::pins;
 use crate::report::Watching;
-use crate::serve::{Bounded, LAST_WORDS, events, json, refuse};
+use crate::serve::{Host, Streams, events, json, refuse, serve};
 use crate::status;
 
 /// The longest body of a request, in bytes.
@@ -44,6 +42,7 @@ pub(crate) struct Api {
     pub(crate) data: DataDir,
     pub(crate) dht: Arc<MainlineDht>,
     pub(crate) stop: CancellationToken,
+    pub(crate) streams: Streams,
 }
 
 /// One thing that can be asked.
@@ -97,19 +96,9 @@ impl Api {
     pub(crate) async fn serve(self, listener: ControlListener) {
         let ControlListener { socket, place } = listener;
         let stop = self.stop.clone();
-        let service = self
-            .router(Gate::of(&place.path))
-            .into_make_service_with_connect_info::<Caller>();
-        let serving = axum::serve(Bounded::new(socket), service)
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
-        tokio::select! {
-            ended = serving => {
-                if let Err(error) = ended {
-                    warn!(%error, "the control socket is not answered any longer");
-                }
-            }
-            () = async { stop.cancelled().await; sleep(LAST_WORDS).await } => {}
-        }
+        let router = self.router(Gate::of(&place.path));
+        let describe = |stream: &UnixStream, _: &SocketAddr| (Host::LOCAL, Caller::of(stream));
+        serve(socket, router, describe, stop).await;
     }
 
     fn router(self, gate: Gate) -> Router {
@@ -152,8 +141,9 @@ async fn get_status(State(api): State<Arc<Api>>) -> Response {
     json(StatusCode::OK, &*api.watching.report())
 }
 
-async fn get_events(State(api): State<Arc<Api>>) -> Response {
-    events(api.watching.clone(), api.stop.clone(), PAUSE, |report| {
+async fn get_events(State(api): State<Arc<Api>>, Extension(host): Extension<Host>) -> Response {
+    let (watching, stop) = (api.watching.clone(), api.stop.clone());
+    events(&api.streams, host, watching, stop, PAUSE, |report| {
         // Our types have text keys only, so this does not fail.
         let json = serde_json::to_string(&*report).unwrap_or_default();
         std::future::ready(Event::default().event("report").data(json))
@@ -265,9 +255,9 @@ struct Caller {
     gid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
-        let credentials = stream.io().get_ref().peer_cred().ok();
+impl Caller {
+    fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
         Self {
             uid: credentials.map(|of| of.uid()),
             gid: credentials.map(|of| of.gid()),

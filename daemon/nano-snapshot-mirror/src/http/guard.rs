@@ -3,7 +3,9 @@
 //! A page elsewhere can make a browser on this machine resolve a name of its own to our address and
 //! then read our answers (DNS rebinding). Such requests name a host that we do not know.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -13,23 +15,78 @@ use axum::response::Response;
 
 use crate::serve::refuse;
 
-/// The names under which we are asked.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Hosts(Vec<String>);
+/// A host name as it is compared: in lower case, without the final dot of a complete name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostName(String);
+
+impl FromStr for HostName {
+    /// What is wrong and what to write.
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
+        // RFC 1035, 2.3.4.
+        if name.len() > 253 || !name.split('.').all(is_label) {
+            return Err(
+                "is no host name: write it without a scheme, a port or a path, with labels of at \
+                 most 63 letters, digits, `-` and `_`, such as mirror.example.org",
+            );
+        }
+        Ok(Self(name))
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The names under which requests are answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Hosts {
+    /// The first label of this machine's name. It is accepted with any domain.
+    machine: Option<HostName>,
+    /// The names of `http.hosts`.
+    configured: Vec<HostName>,
+}
 
 impl Hosts {
-    /// Addresses, `localhost`, and this machine's name.
-    pub(crate) fn of_this_machine() -> Self {
+    /// Addresses, `localhost`, this machine's name, and the configured names.
+    pub(crate) fn of_this_machine(configured: &[HostName]) -> Self {
         let name = rustix::system::uname();
-        let name = name.nodename().to_string_lossy().to_ascii_lowercase();
-        Self(vec!["localhost".to_owned(), name])
+        let name = name.nodename().to_string_lossy();
+        Self::new(&name, configured.to_vec())
+    }
+
+    fn new(machine: &str, configured: Vec<HostName>) -> Self {
+        let label = machine.split('.').next().unwrap_or_default();
+        Self {
+            // `localhost` with a domain is a name that any page may have.
+            machine: label
+                .parse()
+                .ok()
+                .filter(|name: &HostName| name.0 != "localhost"),
+            configured,
+        }
     }
 
     /// Whether a `Host` header names us.
     fn know(&self, host: &str) -> bool {
-        let name = without_port(host).to_ascii_lowercase();
+        let name = without_port(host);
         let bare = name.trim_start_matches('[').trim_end_matches(']');
-        bare.parse::<IpAddr>().is_ok() || self.0.contains(&name)
+        if bare.parse::<IpAddr>().is_ok() {
+            return true;
+        }
+        let Ok(name) = name.parse::<HostName>() else {
+            return false;
+        };
+        let first = name.0.split('.').next();
+        name.0 == "localhost"
+            || self.machine.as_ref().map(|machine| machine.0.as_str()) == first
+            || self.configured.contains(&name)
     }
 }
 
@@ -64,7 +121,8 @@ pub(super) async fn pass(
         .all(|host| host.to_str().is_ok_and(|host| hosts.know(host)));
     // HTTP/1.0 may come without the header, and no browser speaks it.
     if !known || headers.iter().count() > 1 {
-        let text = "this mirror is asked by its address, by localhost or by the machine's name";
+        let text = "the Host header of this request names another host; ask by an address, by localhost \
+                    or by this machine's name, or add the name to `http.hosts` in the configuration";
         return refuse(StatusCode::MISDIRECTED_REQUEST, text);
     }
     let mut response = next.run(request).await;
@@ -86,28 +144,61 @@ mod tests {
 
     #[test]
     fn our_names_and_no_others() {
-        let hosts = Hosts(vec!["localhost".to_owned(), "box".to_owned()]);
+        let configured = vec![
+            "Mirror".parse().unwrap(),
+            "status.example.org.".parse().unwrap(),
+        ];
+        let hosts = Hosts::new("box", configured);
         for ours in [
             "localhost",
+            "localhost.",
             "LOCALHOST:9109",
             "127.0.0.1:9109",
             "192.0.2.7",
             "[::1]:9109",
             "[::1]",
             "box:1",
+            "BOX.",
+            "box.example.org:9109",
+            "mirror:9109",
+            "status.example.org",
+            "STATUS.example.org.:443",
+            // A bracket too few still is an address and harms nobody.
+            "[::1",
         ] {
             assert!(hosts.know(ours), "{ours}");
         }
         for other in [
             "",
+            ".",
             "evil.example",
             "localhost.evil.example:9109",
+            "mirror.evil.example",
+            "example.org",
+            "boxes",
             "box:x",
-            "[::1",
+            "box..",
             "a]",
+            "localhost@evil.example",
+            "0x7f.1",
         ] {
-            // A bracket too few still is an address and harms nobody.
-            assert_eq!(hosts.know(other), other == "[::1", "{other}");
+            assert!(!hosts.know(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_machine_name_may_have_a_domain_unless_it_is_localhost() {
+        let hosts = |machine| Hosts::new(machine, Vec::new());
+        assert!(hosts("vm.example.org").know("vm"));
+        assert!(hosts("vm.example.org").know("vm.example.org"));
+        assert!(!hosts("localhost").know("localhost.evil.example"));
+        assert!(!hosts("").know(""));
+    }
+
+    #[test]
+    fn a_host_name_has_no_port_and_no_scheme() {
+        for bad in ["", "a:9109", "http://a", "a/b", "a b", "*", &"a".repeat(64)] {
+            assert!(bad.parse::<HostName>().is_err(), "{bad}");
         }
     }
 }

@@ -1,7 +1,9 @@
 const main = document.querySelector("main");
 const live = document.querySelector("#live");
 let source;
+let retry;
 function open() {
+  clearTimeout(retry);
   source = new EventSource("events");
   source.addEventListener("page", (event) => {
     main.innerHTML = event.data;
@@ -17,10 +19,13 @@ function open() {
       badge.className = "badge";
       badge.textContent = "no answer";
     }
+    // After an answer such as 503 the browser does not connect again by itself.
+    if (source.readyState === EventSource.CLOSED) retry = setTimeout(open, 30000);
   };
 }
 document.addEventListener("visibilitychange", () => {
   source.close();
+  clearTimeout(retry);
   if (!document.hidden) open();
 });
 open();
