@@ -99,6 +99,9 @@ impl LedgerPolicy {
 
     /// Why a snapshot is not even worth fetching, by what its producer says of it.
     pub(crate) fn refuses_claim(&self, info: &Info) -> Option<String> {
+        if let Some(reason) = refuses_files(info) {
+            return Some(reason);
+        }
         let claimed = SnapshotInfo::parse(info.snapshot()?)?;
         self.refuses(claimed.store_version?)
     }
@@ -174,6 +177,18 @@ impl LedgerPolicy {
         record.save(dir)?;
         Ok(Some(self.judge_record(Some(&record))))
     }
+}
+
+/// Files in one snapshot. A ledger is one file, perhaps with a few beside it; each costs a
+/// descriptor and several writes that wait for the disk.
+const MAX_FILES: usize = 1_000;
+
+/// Why a snapshot has too many files to be fetched or taken up.
+pub(crate) fn refuses_files(info: &Info) -> Option<String> {
+    let files = info.files().len();
+    (files > MAX_FILES).then(|| {
+        format!("it has {files} files, and no snapshot of a ledger has more than {MAX_FILES}")
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! it is. Where it is not, as after another day, nothing is lost but the time to read it.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use crate::catalogue;
 use crate::data_dir::DataDir;
 use crate::progress::Display;
 use crate::text::Causes;
+
+/// Bytes that are copied before the next look whether to stop.
+const COPY_STEP: u64 = 64 << 20;
 
 /// The ledger that `--extract` puts there, which is ours.
 const EXTRACTED: &str = "data.ldb";
@@ -72,8 +76,8 @@ pub(crate) fn recognise(
 }
 
 /// Copies the file into the store, whose blocks are to be read and verified afterwards. A crash on the
-/// way leaves a mark that this is to be done.
-pub(crate) fn copy(path: &Path, store: &TorrentStore) -> Result<()> {
+/// way leaves a mark that this is to be done. Returns `false` when asked to stop before the end.
+pub(crate) fn copy(path: &Path, store: &TorrentStore, stop: &CancellationToken) -> Result<bool> {
     catalogue::note_unread(store.directory())?;
     let info = store.info();
     let to = catalogue::only_file(store.directory(), &info).context("no file to copy to")?;
@@ -81,6 +85,12 @@ pub(crate) fn copy(path: &Path, store: &TorrentStore) -> Result<()> {
     let mut from = File::open(path).with_context(failed)?;
     let mut to_file = File::options().write(true).open(&to).with_context(failed)?;
     // Shares the blocks where the file system can.
-    std::io::copy(&mut from, &mut to_file).with_context(failed)?;
-    to_file.sync_all().with_context(failed)
+    while !stop.is_cancelled() {
+        let mut step = (&mut from).take(COPY_STEP);
+        if std::io::copy(&mut step, &mut to_file).with_context(failed)? == 0 {
+            to_file.sync_all().with_context(failed)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -5,6 +5,7 @@ mod held;
 mod ledgers;
 mod room;
 mod streams;
+mod unfinished;
 
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, pending};
@@ -450,6 +451,7 @@ impl<'a> Service<'a> {
                     info!(stream, %snapshot, "giving up: the pointer names another one now");
                     self.set_active(index, None);
                     self.let_go(snapshot).await;
+                    self.remove_unfinished().await?;
                 }
                 // Its reasons were told when it was looked at.
                 Decision::Refuse(_) => return Ok(false),

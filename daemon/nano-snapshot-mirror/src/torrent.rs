@@ -18,7 +18,7 @@ use tracing::{debug, info};
 
 use crate::catalogue::{self, Entry, Generation};
 use crate::data_dir::{DataDir, DirLock};
-use crate::ledger_policy::LedgerPolicy;
+use crate::ledger_policy::{LedgerPolicy, refuses_files};
 use crate::left_behind;
 use crate::network::Network;
 use crate::pause::{Paused, Pauses};
@@ -324,6 +324,9 @@ impl Fetch<'_> {
 
     /// Takes up what an earlier run left.
     async fn resume(&self, dir: &Path, reuse: &Reuse) -> Result<Option<Joined>> {
+        if let Some(reason) = refuses_files(&catalogue::read_info(dir)?) {
+            bail!("snapshot {} is not resumed: {reason}", self.id);
+        }
         let place = dir.to_owned();
         let store = Arc::new(spawn_blocking(move || catalogue::take_up(&place)).await??);
         if catalogue::must_be_read(dir) && !self.find_good(&store, dir).await? {
@@ -472,9 +475,9 @@ impl Fetch<'_> {
         }
         let store = Arc::new(store);
         if let Some(path) = left {
-            let into = store.clone();
-            spawn_blocking(move || left_behind::copy(&path, &into)).await??;
-            if !self.find_good(&store, dir).await? {
+            let (into, stop) = (store.clone(), self.stop.clone());
+            let copied = spawn_blocking(move || left_behind::copy(&path, &into, &stop)).await??;
+            if !copied || !self.find_good(&store, dir).await? {
                 return Ok(None);
             }
         }

@@ -41,7 +41,7 @@ impl Service<'_> {
             }
             self.holding(id).await;
         }
-        Ok(())
+        self.remove_unfinished().await
     }
 
     /// Takes out of the session what stopped there, mostly for a failing disk, so that it is looked
