@@ -1,6 +1,6 @@
 //! How far an address reaches, and which addresses are one host.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// How far an address reaches. An address means something only to those who are at least as near,
 /// and one that is nearer than who names it may be a trap.
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub enum Scope {
     /// This machine.
     Machine,
-    /// This network: private and link-local addresses.
+    /// This network: private, shared and link-local addresses.
     Network,
     /// Everybody.
     World,
@@ -17,8 +17,11 @@ pub enum Scope {
 impl Scope {
     /// How far an address reaches. IPv4 in IPv6 counts as IPv4.
     pub fn of(ip: IpAddr) -> Self {
-        let (machine, network) = match ip.to_canonical() {
-            IpAddr::V4(ip) => (ip.is_loopback(), ip.is_private() || ip.is_link_local()),
+        let (machine, network) = match carried(ip) {
+            IpAddr::V4(ip) => (
+                ip.is_loopback(),
+                ip.is_private() || ip.is_link_local() || is_shared(ip),
+            ),
             IpAddr::V6(ip) => (
                 ip.is_loopback(),
                 ip.is_unique_local() || ip.is_unicast_link_local(),
@@ -29,6 +32,13 @@ impl Scope {
             (false, true) => Self::Network,
             (false, false) => Self::World,
         }
+    }
+
+    /// Whether a source at this scope may name `addr`: a peer can listen there, and the address
+    /// reaches at least as far as the source. Without this rule an answer from the world would lead
+    /// our connections into the network behind our firewall.
+    pub fn may_name(self, addr: SocketAddr) -> bool {
+        is_dialable(addr) && Self::of(addr.ip()) >= self
     }
 
     /// Whether no router lies in between.
@@ -52,6 +62,11 @@ impl Host {
         })
     }
 
+    /// Its lowest address.
+    pub(crate) const fn first(self) -> IpAddr {
+        self.0
+    }
+
     /// Whether limits for one host apply. They do not on this machine, where proxies and tunnels hand
     /// over the connections of many.
     pub fn is_bounded(self) -> bool {
@@ -59,13 +74,57 @@ impl Host {
     }
 }
 
+/// An address as it is compared and dialled: IPv4 mapped into IPv6 as IPv4.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
+        // With its link, which a link-local address needs.
+        IpAddr::V6(_) => addr,
+    }
+}
+
+/// Whether a peer can listen at an address.
+pub(crate) fn is_dialable(addr: SocketAddr) -> bool {
+    let ip = addr.ip().to_canonical();
+    let reserved = match ip {
+        // "This network" (RFC 1122, 3.2.1.3), and the addresses from 240.0.0.0 on, broadcast
+        // included (RFC 1112, 4).
+        IpAddr::V4(ip) => ip.octets()[0] == 0 || ip.octets()[0] >= 240,
+        IpAddr::V6(_) => false,
+    };
+    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !reserved
+}
+
+/// The IPv4 address that an IPv6 address carries, if it is one that leads there: mapped, behind
+/// NAT64 (RFC 6052) or in 6to4 (RFC 3056).
+fn carried(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else {
+        return ip.to_canonical();
+    };
+    let pair = |high: u16, low: u16| {
+        IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => pair(high, low),
+        [0x2002, high, low, ..] => pair(high, low),
+        _ => v6.into(),
+    }
+}
+
+/// 100.64.0.0/10, which providers share out behind their own address translation (RFC 6598).
+fn is_shared(ip: Ipv4Addr) -> bool {
+    let [first, second, ..] = ip.octets();
+    first == 100 && second & 0xc0 == 64
+}
+
 #[cfg(test)]
 mod tests {
+    use Scope::{Machine, Network, World};
+
     use super::*;
 
     #[test]
     fn scopes_are_those_of_the_address_blocks() {
-        use Scope::{Machine, Network, World};
         for (ip, scope) in [
             ("127.0.0.1", Machine),
             ("10.1.2.3", Network),
@@ -80,6 +139,14 @@ mod tests {
             ("fd00::1", Network),
             ("fe80::1", Network),
             ("2001:db8::1", World),
+            ("100.64.0.1", Network),
+            ("100.128.0.1", World),
+            ("169.254.169.254", Network),
+            ("64:ff9b::7f00:1", Machine),
+            ("64:ff9b::a00:1", Network),
+            ("64:ff9b::808:808", World),
+            ("2002:a00:1::1", Network),
+            ("2002:808:808::1", World),
         ] {
             assert_eq!(Scope::of(ip.parse().unwrap()), scope, "{ip}");
         }
@@ -112,6 +179,36 @@ mod tests {
             ("2001:db8::1", true),
         ] {
             assert_eq!(Host::of(ip.parse().unwrap()).is_bounded(), bounded, "{ip}");
+        }
+    }
+
+    #[test]
+    fn sources_name_what_reaches_as_far_as_they_do() {
+        let named = |scope: Scope, addr: &str| scope.may_name(addr.parse().unwrap());
+        for (addr, nearest) in [
+            ("8.8.8.8:1", Some(World)),
+            ("[2001:db8::1]:1", Some(World)),
+            ("10.0.0.1:1", Some(Network)),
+            ("169.254.169.254:80", Some(Network)),
+            ("[fd00::1]:1", Some(Network)),
+            ("127.0.0.1:1", Some(Machine)),
+            ("[::ffff:127.0.0.1]:1", Some(Machine)),
+            ("[::1]:1", Some(Machine)),
+            ("8.8.8.8:0", None),
+            ("0.0.0.0:1", None),
+            ("0.1.2.3:1", None),
+            ("[::ffff:0.0.0.0]:1", None),
+            ("[::]:1", None),
+            ("224.0.0.1:1", None),
+            ("[::ffff:224.0.0.1]:1", None),
+            ("[ff02::1]:1", None),
+            ("240.0.0.1:1", None),
+            ("255.255.255.255:1", None),
+        ] {
+            for scope in [Machine, Network, World] {
+                let may = nearest.is_some_and(|nearest| scope <= nearest);
+                assert_eq!(named(scope, addr), may, "{addr} {scope:?}");
+            }
         }
     }
 }

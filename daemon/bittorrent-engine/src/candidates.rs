@@ -1,9 +1,10 @@
 //! Addresses where peers may be, and when to dial them.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::addresses::{Host, is_dialable};
 use crate::config::Config;
 use crate::input::{DialFailure, Source};
 use crate::rng::Rng;
@@ -12,6 +13,15 @@ use crate::rng::Rng;
 const EARLY_RETRY: Duration = Duration::from_secs(1);
 /// How often in a row such a close is met with a quick retry.
 const EARLY_RETRIES: u32 = 5;
+/// The same at addresses where no peer was ever met and that the operator did not name. They may be
+/// those of a third party, at which somebody aims us.
+const EARLY_RETRIES_UNPROVEN: u32 = 1;
+/// When an address where no peer was ever met is thought of again while another address of its host
+/// is being dialled.
+const ONE_AT_A_TIME: Duration = Duration::from_secs(5);
+/// The shortest wait, as a multiple of [`Config::redial_min`], after a failure at an address that only
+/// another peer named.
+const HEARSAY_FACTOR: u32 = 4;
 /// How long a peer that left after a good connection is left alone.
 const AFTER_CONNECTION: Duration = Duration::from_secs(10);
 
@@ -35,6 +45,29 @@ struct Candidate {
     early: u32,
     /// It had everything when we last saw it.
     seed: bool,
+    /// A peer was met there, or the operator named it.
+    proven: bool,
+}
+
+impl Candidate {
+    fn new(source: Source, now: Instant) -> Self {
+        Self {
+            source,
+            state: State::Idle(now),
+            fails: 0,
+            early: 0,
+            seed: false,
+            proven: source == Source::Static,
+        }
+    }
+
+    /// The shortest wait after a failure.
+    fn least_wait(&self, config: &Config) -> Duration {
+        match self.source {
+            Source::Exchange if !self.proven => config.redial_min * HEARSAY_FACTOR,
+            _ => config.redial_min,
+        }
+    }
 }
 
 /// The addresses of one torrent.
@@ -64,28 +97,52 @@ impl Candidates {
             .take(most)
     }
 
-    /// Learns an address. One that is known already keeps its history; `Static` sticks.
-    pub(crate) fn add(&mut self, addr: SocketAddr, source: Source, most: usize, now: Instant) {
-        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+    /// Learns an address in its canonical form. One that is known already keeps its history; `Static`
+    /// sticks. A host has at most as many addresses as it may have connections: more are no use, and
+    /// whoever names a third party's ports one after the other could aim us at it.
+    pub(crate) fn add(&mut self, addr: SocketAddr, source: Source, config: &Config, now: Instant) {
+        if !is_dialable(addr) {
             return;
         }
         if let Some(known) = self.by_addr.get_mut(&addr) {
             known.source = known.source.min(source);
+            known.proven |= source == Source::Static;
             return;
         }
-        if self.by_addr.len() >= most && !self.evict(source) {
+        let mut added = Candidate::new(source, now);
+        if source != Source::Static && is_bounded(addr, config) {
+            let others = || self.of_host(addr.ip());
+            if others().count() >= config.max_peers_per_host {
+                // A better source takes the place of a worse one.
+                let worst = others()
+                    .filter(|(_, known)| matches!(known.state, State::Idle(_)) && !known.proven)
+                    .max_by_key(|(_, known)| known.source)
+                    .filter(|(_, known)| known.source > source)
+                    .map(|(addr, _)| *addr);
+                let Some(worst) = worst else { return };
+                self.by_addr.remove(&worst);
+            }
+            // It shares what the host's other addresses came to.
+            let unproven = self.of_host(addr.ip()).filter(|(_, known)| !known.proven);
+            for (_, other) in unproven {
+                added.fails = added.fails.max(other.fails);
+                if let (State::Idle(from), State::Idle(others)) = (&mut added.state, other.state) {
+                    *from = others.max(*from);
+                }
+            }
+        }
+        if self.by_addr.len() >= config.max_candidates && !self.evict(source) {
             return;
         }
-        self.by_addr.insert(
-            addr,
-            Candidate {
-                source,
-                state: State::Idle(now),
-                fails: 0,
-                early: 0,
-                seed: false,
-            },
-        );
+        self.by_addr.insert(addr, added);
+    }
+
+    /// The addresses of the host that `ip` belongs to.
+    fn of_host(&self, ip: IpAddr) -> impl Iterator<Item = (&SocketAddr, &Candidate)> {
+        let host = Host::of(ip);
+        self.by_addr
+            .range(SocketAddr::new(host.first(), 0)..)
+            .take_while(move |(addr, _)| Host::of(addr.ip()) == host)
     }
 
     /// Makes room: forgets the address that failed most often. Static ones stay, and one that
@@ -112,12 +169,20 @@ impl Candidates {
     pub(crate) fn dial(
         &mut self,
         complete: bool,
+        config: &Config,
         now: Instant,
         banned_until: impl Fn(SocketAddr) -> Option<Instant>,
     ) -> Option<SocketAddr> {
+        let dialled: BTreeSet<Host> = self
+            .being_dialled()
+            .map(|addr| Host::of(addr.ip()))
+            .collect();
         for (addr, known) in &mut self.by_addr {
             if matches!(known.state, State::Idle(from) if from <= now)
-                && let Some(until) = banned_until(*addr)
+                && let Some(until) = banned_until(*addr).or_else(|| {
+                    let waits = !known.proven && is_bounded(*addr, config);
+                    (waits && dialled.contains(&Host::of(addr.ip()))).then(|| now + ONE_AT_A_TIME)
+                })
             {
                 known.state = State::Idle(until);
             }
@@ -160,6 +225,7 @@ impl Candidates {
         rng: &mut Rng,
         now: Instant,
     ) {
+        let bounded = is_bounded(addr, config);
         let Some(known) = self.by_addr.get_mut(&addr) else {
             return;
         };
@@ -172,14 +238,38 @@ impl Candidates {
             known.state = State::Own;
             return;
         }
-        if failure == DialFailure::ClosedEarly && known.early < EARLY_RETRIES {
+        let early_retries = match known.proven || !bounded {
+            true => EARLY_RETRIES,
+            false => EARLY_RETRIES_UNPROVEN,
+        };
+        if failure == DialFailure::ClosedEarly && known.early < early_retries {
             let wait = EARLY_RETRY.saturating_mul(1 << known.early);
             known.early += 1;
             known.state = State::Idle(now + wait);
             return;
         }
         known.fails = known.fails.saturating_add(1);
-        known.state = State::Idle(now + backoff(known.fails, config, rng));
+        let least = known.least_wait(config);
+        let from = now + backoff(known.fails, least, config, rng);
+        known.state = State::Idle(from);
+        let (fails, proven) = (known.fails, known.proven);
+        if bounded && !proven {
+            self.hold_back(addr, fails, from);
+        }
+    }
+
+    /// Has the other addresses of the same host wait as well where no peer was met yet.
+    fn hold_back(&mut self, addr: SocketAddr, fails: u32, from: Instant) {
+        let others: Vec<SocketAddr> = self.of_host(addr.ip()).map(|(addr, _)| *addr).collect();
+        for other in others {
+            if let Some(known) = self.by_addr.get_mut(&other)
+                && let State::Idle(since) = &mut known.state
+                && !known.proven
+            {
+                *since = from.max(*since);
+                known.fails = fails.max(known.fails);
+            }
+        }
     }
 
     /// A connection was made, by us or by the peer.
@@ -189,6 +279,7 @@ impl Candidates {
                 self.dialling -= 1;
             }
             known.state = State::Connected;
+            known.proven = true;
         }
     }
 
@@ -215,7 +306,7 @@ impl Candidates {
             AFTER_CONNECTION
         } else {
             known.fails = known.fails.saturating_add(1);
-            backoff(known.fails, config, rng)
+            backoff(known.fails, config.redial_min, config, rng)
         };
         known.state = State::Idle(now + wait);
     }
@@ -238,14 +329,16 @@ impl Candidates {
     }
 }
 
-/// Doubles with each failure; up to a quarter more, so that peers that failed together are not
-/// dialled together.
-fn backoff(fails: u32, config: &Config, rng: &mut Rng) -> Duration {
+/// Whether the number of connections with the host of an address is bounded.
+fn is_bounded(addr: SocketAddr, config: &Config) -> bool {
+    config.max_peers_per_host < usize::MAX && Host::of(addr.ip()).is_bounded()
+}
+
+/// Doubles with each failure, from `least`; up to a quarter more, so that peers that failed together
+/// are not dialled together.
+fn backoff(fails: u32, least: Duration, config: &Config, rng: &mut Rng) -> Duration {
     let doublings = fails.saturating_sub(1).min(16);
-    let wait = config
-        .redial_min
-        .saturating_mul(1 << doublings)
-        .min(config.redial_max);
+    let wait = least.saturating_mul(1 << doublings).min(config.redial_max);
     wait + (wait / 4).mul_f64(rng.below(1_000) as f64 / 1_000.0)
 }
 
@@ -272,19 +365,22 @@ mod tests {
         fn new() -> Self {
             Self {
                 candidates: Candidates::default(),
-                config: Config::default(),
+                config: Config {
+                    max_candidates: 4,
+                    ..Config::default()
+                },
                 rng: Rng::new([3; 32]),
                 now: Instant::now(),
             }
         }
 
         fn add(&mut self, n: u16, source: Source) {
-            self.candidates.add(addr(n), source, 4, self.now);
+            self.candidates.add(addr(n), source, &self.config, self.now);
         }
 
         fn dial(&mut self) -> Option<u16> {
             self.candidates
-                .dial(false, self.now, |_| None)
+                .dial(false, &self.config, self.now, |_| None)
                 .map(|addr| addr.port())
         }
 
@@ -340,10 +436,13 @@ mod tests {
         f.candidates
             .disconnected(addr(1), true, true, &f.config, &mut f.rng, f.now);
         f.now += Duration::from_secs(3600);
-        assert_eq!(f.candidates.dial(true, f.now, |_| None), None);
+        assert_eq!(f.candidates.dial(true, &f.config, f.now, |_| None), None);
         assert_eq!(f.candidates.next_dial(true), None);
         let until = f.now + Duration::from_secs(60);
-        assert_eq!(f.candidates.dial(false, f.now, |_| Some(until)), None);
+        assert_eq!(
+            f.candidates.dial(false, &f.config, f.now, |_| Some(until)),
+            None
+        );
         assert_eq!(f.candidates.next_dial(false), Some(until));
         assert_eq!(f.dial(), None);
         f.now = until;
@@ -408,6 +507,7 @@ mod tests {
     #[test]
     fn addresses_nobody_can_listen_at_are_not_kept() {
         let mut candidates = Candidates::default();
+        let config = Config::default();
         for bad in [
             "0.0.0.0:1",
             "192.0.2.1:0",
@@ -415,8 +515,124 @@ mod tests {
             "[::]:1",
             "[ff02::1]:1",
         ] {
-            candidates.add(bad.parse().unwrap(), Source::Static, 10, Instant::now());
+            candidates.add(
+                bad.parse().unwrap(),
+                Source::Static,
+                &config,
+                Instant::now(),
+            );
         }
         assert_eq!(candidates.len(), 0);
+    }
+
+    /// A swarm in which a host may have two connections.
+    fn bounded() -> Fixture {
+        let mut f = Fixture::new();
+        f.config.max_peers_per_host = 2;
+        f.config.max_candidates = 100;
+        f
+    }
+
+    /// Dials whatever may be dialled for so long, and has each dial fail at once.
+    fn knocks(f: &mut Fixture, seconds: u64, failure: DialFailure) -> Vec<u16> {
+        let mut knocked = Vec::new();
+        let end = f.now + Duration::from_secs(seconds);
+        while f.now < end {
+            while let Some(port) = f.dial() {
+                knocked.push(port);
+                f.fail(port, failure);
+            }
+            f.now += Duration::from_secs(1);
+        }
+        knocked
+    }
+
+    #[test]
+    fn a_third_party_that_a_peer_names_is_hardly_bothered() {
+        for failure in [
+            DialFailure::Refused,
+            DialFailure::Unreachable,
+            DialFailure::ClosedEarly,
+        ] {
+            let mut f = bounded();
+            // One message with many ports, and another one later.
+            for n in 1..50 {
+                f.add(n, Source::Exchange);
+            }
+            assert_eq!(f.candidates.len(), 2);
+            let first = knocks(&mut f, 30, failure);
+            for n in 50..100 {
+                f.add(n, Source::Exchange);
+            }
+            let rest = knocks(&mut f, 25, failure);
+            let count = first.len() + rest.len();
+            assert!((1..=3).contains(&count), "{failure:?}: {first:?} {rest:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_known_by_as_many_addresses_as_it_may_have_connections() {
+        let mut f = bounded();
+        for n in 1..=5 {
+            f.add(n, Source::Exchange);
+        }
+        f.add(6, Source::Static);
+        f.add(7, Source::Dht);
+        let kept: Vec<u16> = f.candidates.by_addr.keys().map(SocketAddr::port).collect();
+        assert!(kept.contains(&6), "what the operator names stays: {kept:?}");
+        assert_eq!(kept.len(), 3);
+        let of = |ip: &str| ip.parse::<SocketAddr>().unwrap();
+        let count = |f: &Fixture| f.candidates.len();
+        // A network of IPv6 is one host; this machine is not bounded.
+        for (addrs, more) in [
+            (
+                ["[2001:db8::1]:1", "[2001:db8::ffff:1]:1", "[2001:db8::2]:2"],
+                2,
+            ),
+            (
+                [
+                    "[2001:db8:0:1::1]:1",
+                    "[2001:db8:0:2::1]:1",
+                    "[2001:db8:0:3::1]:1",
+                ],
+                3,
+            ),
+            (["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], 3),
+        ] {
+            let before = count(&f);
+            for addr in addrs {
+                f.candidates.add(of(addr), Source::Dht, &f.config, f.now);
+            }
+            assert_eq!(count(&f) - before, more, "{addrs:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_holds_back_the_other_addresses_of_a_host_where_no_peer_was_met() {
+        let mut f = bounded();
+        f.config.max_peers_per_host = 3;
+        for n in 1..=3 {
+            f.add(n, Source::Dht);
+        }
+        assert_eq!(f.dial(), Some(1));
+        f.candidates.connected(addr(1));
+        f.candidates
+            .disconnected(addr(1), true, false, &f.config, &mut f.rng, f.now);
+        assert_eq!(f.dial(), Some(2));
+        assert_eq!(f.dial(), None, "one at a time");
+        let wait = f.fail(2, DialFailure::Unreachable);
+        // The one where a peer was met is dialled again first, and the other one later.
+        assert_eq!(wait, AFTER_CONNECTION);
+        assert_eq!(
+            f.dial(),
+            None,
+            "another address of the host has just failed"
+        );
+        f.now += AFTER_CONNECTION;
+        assert_eq!(f.dial(), Some(1));
+        assert_eq!(f.dial(), None);
+        f.candidates.connected(addr(1));
+        f.now += Duration::from_secs(10);
+        assert!(matches!(f.dial(), Some(2 | 3)));
     }
 }

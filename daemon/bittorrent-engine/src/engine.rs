@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 
-use crate::addresses::Host;
+use crate::addresses::{Host, Scope};
 use crate::choker::{Applicant, Choker};
 use crate::config::{Config, ConnectionLimits};
 use crate::input::{
@@ -143,17 +143,20 @@ impl Engine {
         }
     }
 
-    /// Names addresses where peers of a torrent may be. Those known already keep their history.
+    /// Names addresses where peers of a torrent may be. Those known already keep their history. The
+    /// source may name what [`Scope::may_name`] lets a source at `scope` name; an operator may name
+    /// everything ([`Scope::Machine`]).
     pub fn add_candidates(
         &mut self,
         torrent: TorrentKey,
         addrs: &[SocketAddr],
         source: Source,
+        scope: Scope,
         now: Instant,
     ) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.add_candidates(addrs, source, &mut self.shared, now);
+            torrent.add_candidates(addrs, source, scope, &mut self.shared, now);
         }
     }
 

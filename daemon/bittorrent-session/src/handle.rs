@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, Source, TorrentKey};
+use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, Scope, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, SwarmHash, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
@@ -112,15 +112,18 @@ impl TorrentHandle {
 
     /// Names peers: dialled first and never forgotten.
     pub async fn add_peers(&self, addrs: &[SocketAddr]) {
-        self.add_peers_from(addrs, Source::Static).await;
+        self.add_peers_from(addrs, Source::Static, Scope::Machine)
+            .await;
     }
 
-    /// Names peers that were learnt in some way.
-    pub async fn add_peers_from(&self, addrs: &[SocketAddr], source: Source) {
+    /// Names peers that a source at the given scope named. Addresses that are nearer than the source
+    /// are left out ([`Scope::may_name`]).
+    pub async fn add_peers_from(&self, addrs: &[SocketAddr], source: Source, scope: Scope) {
         let ask = Ask::AddPeers {
             torrent: self.key,
             addrs: addrs.to_vec(),
             source,
+            scope,
         };
         // Fails only when the session ends, and then there is no use for peers.
         let _ = self.asks.send(ask).await;

@@ -202,7 +202,8 @@ impl LanDiscovery {
             peer.set_port(search.port);
             for torrent in torrents {
                 tracing::debug!(%peer, "heard in the local network");
-                torrent.add_peers_from(&[peer], Source::Lan).await;
+                let scope = Scope::of(peer.ip());
+                torrent.add_peers_from(&[peer], Source::Lan, scope).await;
             }
         }
     }

@@ -47,7 +47,8 @@ mod vitals;
 mod web_seed;
 
 pub use bittorrent_engine::{
-    Config as EngineConfig, ConnectionLimits, Direction, Link, PeerStatus, Source, StopReason,
+    Config as EngineConfig, ConnectionLimits, Direction, Link, PeerStatus, Scope, Source,
+    StopReason,
 };
 pub use config::SessionConfig;
 pub use driver::ShutdownReport;

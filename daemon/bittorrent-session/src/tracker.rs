@@ -229,13 +229,11 @@ impl Announcer {
         };
         // Addresses nearer than the tracker mean something else here than there.
         let scope = tracker.map_or(Scope::World, |tracker| Scope::of(tracker.ip()));
-        let peers: Vec<SocketAddr> = announced
-            .peers
-            .into_iter()
-            .filter(|peer| Scope::of(peer.ip()) >= scope)
-            .collect();
+        let peers = announced.peers;
         tracing::debug!(tracker = %self.url, %swarm, peers = peers.len(), "announced");
-        self.torrent.add_peers_from(&peers, Source::Tracker).await;
+        self.torrent
+            .add_peers_from(&peers, Source::Tracker, scope)
+            .await;
         Some(interval(announced.interval))
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{
-    ConnectionLimits, EngineConfig, PortMapper, PortMappingStatus, RateLimits, Session,
+    ConnectionLimits, EngineConfig, PortMapper, PortMappingStatus, RateLimits, Scope, Session,
     SessionConfig, SessionError, SessionHandle, Source, TorrentHandle,
 };
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
@@ -535,6 +535,12 @@ impl Presence {
             }
         };
         debug!(%swarm, peers = peers.len(), "asked the DHT for peers");
-        self.torrent.add_peers_from(&peers, Source::Dht).await;
+        // The public network names no private addresses; one that was joined by them may.
+        let joined = self.dht.joined_by().into_iter();
+        let scope = joined.map(|ip| Scope::of(ip.into())).min();
+        let scope = scope.unwrap_or(Scope::World);
+        self.torrent
+            .add_peers_from(&peers, Source::Dht, scope)
+            .await;
     }
 }

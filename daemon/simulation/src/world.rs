@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Connected, DialFailure, Direction, Engine, Link, PeerEvent, Refusal, Source, Verdict,
+    Connected, DialFailure, Direction, Engine, Link, PeerEvent, Refusal, Scope, Source, Verdict,
 };
 use bittorrent_protocol::wire::Request;
 use bittorrent_protocol::{BlockIndex, BlockSet, MerkleHash, merkle};
@@ -434,8 +434,13 @@ impl World {
         }
         let addresses: Vec<_> = addresses.into_iter().map(address).collect();
         let node = &mut self.nodes[number];
-        node.engine
-            .add_candidates(node.torrent, &addresses, Source::Tracker, now);
+        node.engine.add_candidates(
+            node.torrent,
+            &addresses,
+            Source::Tracker,
+            Scope::Machine,
+            now,
+        );
         if let (Some(churn), Role::Mirror) = (self.plan.churn, node.role) {
             let of = node.life();
             let stays = self.random.wait(churn.stays);

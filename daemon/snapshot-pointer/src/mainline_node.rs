@@ -117,6 +117,8 @@ pub struct NodeStatus {
 pub struct MainlineDht {
     settings: NodeSettings,
     node: tokio::sync::Mutex<Option<AsyncDht>>,
+    /// Addresses of the configured bootstrap nodes, as they were when the node started.
+    joined: Mutex<Vec<Ipv4Addr>>,
     targets: Mutex<HashMap<SwarmHash, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -133,6 +135,7 @@ impl MainlineDht {
         let dht = Self {
             settings,
             node: tokio::sync::Mutex::new(None),
+            joined: Mutex::default(),
             targets: Mutex::new(HashMap::new()),
         };
         match dht.node().await {
@@ -144,6 +147,14 @@ impl MainlineDht {
             Err(error) => return Err(error),
         }
         Ok(dht)
+    }
+
+    /// Addresses of the configured bootstrap nodes, by which the node joined its network. Empty for
+    /// the public network and while no name has an address. A network that is joined by a private
+    /// address may name private addresses; the public one may not.
+    pub fn joined_by(&self) -> Vec<Ipv4Addr> {
+        let joined = self.joined.lock();
+        joined.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the node knows of itself and the network; `None` while it is not running.
@@ -200,7 +211,7 @@ impl MainlineDht {
         let deadline = Instant::now() + RESOLVE_TIMEOUT;
         let resolved = futures_util::future::join_all(names.iter().map(async |name| {
             match timeout_at(deadline, tokio::net::lookup_host(*name)).await {
-                Ok(Ok(addresses)) => addresses.collect(),
+                Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
                 Ok(Err(error)) => {
                     tracing::debug!(name, %error, "DHT bootstrap name not resolved");
                     Vec::new()
@@ -209,6 +220,15 @@ impl MainlineDht {
             }
         }))
         .await;
+        if !self.settings.bootstrap.is_empty() {
+            let addresses = resolved.iter().flatten();
+            let joined = addresses.filter_map(|address| match address {
+                SocketAddr::V4(address) => Some(*address.ip()),
+                SocketAddr::V6(_) => None,
+            });
+            let joined = joined.collect();
+            *self.joined.lock().unwrap_or_else(PoisonError::into_inner) = joined;
+        }
         let mut start = Vec::new();
         let contacts = self.settings.contacts.iter().copied();
         for address in resolved.into_iter().flatten().chain(contacts) {

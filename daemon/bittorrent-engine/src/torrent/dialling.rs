@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Torrent;
-use crate::addresses::Host;
+use crate::addresses::{Host, Scope, canonical};
 use crate::input::{DialFailure, Refusal, Source};
 use crate::output::Output;
 use crate::shared::Shared;
@@ -18,18 +18,19 @@ impl Torrent {
         &mut self,
         addrs: &[SocketAddr],
         source: Source,
+        scope: Scope,
         shared: &mut Shared,
         now: Instant,
     ) {
         let connected: BTreeSet<SocketAddr> = self.peers.values().map(|peer| peer.addr).collect();
-        for addr in addrs {
-            self.candidates
-                .add(*addr, source, shared.config.max_candidates, now);
-            if connected.contains(addr) {
-                self.candidates.connected(*addr);
+        for addr in addrs.iter().filter(|addr| scope.may_name(**addr)) {
+            let addr = canonical(*addr);
+            self.candidates.add(addr, source, &shared.config, now);
+            if connected.contains(&addr) {
+                self.candidates.connected(addr);
             }
-            if shared.own.contains(addr) {
-                self.candidates.mark_own(*addr);
+            if shared.own.contains(&addr) {
+                self.candidates.mark_own(addr);
             }
         }
         self.count_dials(shared);
@@ -114,7 +115,7 @@ impl Torrent {
                 let until = crowded.then(|| now + CROWDED_RETRY);
                 bans.until(addr, now).or(until)
             };
-            let Some(addr) = self.candidates.dial(complete, now, wait) else {
+            let Some(addr) = self.candidates.dial(complete, &shared.config, now, wait) else {
                 break;
             };
             if let Some(crowds) = &mut crowds {

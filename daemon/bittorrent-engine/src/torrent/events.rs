@@ -296,8 +296,8 @@ impl Torrent {
         {
             let listens = SocketAddr::new(peer.addr.ip(), port);
             peer.listens = Some(listens);
-            let most = shared.config.max_candidates;
-            self.candidates.add(listens, Source::Incoming, most, now);
+            self.candidates
+                .add(listens, Source::Incoming, &shared.config, now);
             self.dialled(listens, shared);
             if shared.bans.contains(listens, now) {
                 // It came back from another port.

@@ -59,9 +59,9 @@ impl Torrent {
         let scope = Scope::of(peer.addr.ip());
         let addrs = peer.exchange.hear(
             message,
-            |named| Scope::of(named.addr.ip()) >= scope && !(complete && named.flags.seed),
+            |named| scope.may_name(named.addr) && !(complete && named.flags.seed),
             now,
         );
-        self.add_candidates(&addrs, Source::Exchange, shared, now);
+        self.add_candidates(&addrs, Source::Exchange, scope, shared, now);
     }
 }

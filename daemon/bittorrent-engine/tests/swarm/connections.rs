@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
     Command, Config, Connected, ConnectionLimits, DialFailure, Direction, DisconnectReason, Engine,
-    Link, Output, PeerEvent, PeerKey, Refusal, Source, TorrentKey,
+    Link, Output, PeerEvent, PeerKey, Refusal, Scope, Source, TorrentKey,
 };
 use bittorrent_protocol::PeerId;
 use bittorrent_protocol::wire::ExtendedHandshake;
@@ -47,8 +47,13 @@ impl Fixture {
 
     fn add(&mut self, ports: impl IntoIterator<Item = u16>) {
         let addrs: Vec<_> = ports.into_iter().map(addr).collect();
-        self.engine
-            .add_candidates(self.torrent, &addrs, Source::Tracker, self.now);
+        self.engine.add_candidates(
+            self.torrent,
+            &addrs,
+            Source::Tracker,
+            Scope::Machine,
+            self.now,
+        );
     }
 
     fn outputs(&mut self) -> Vec<Output> {
@@ -142,7 +147,7 @@ fn a_removed_torrent_gives_back_its_dials() {
     let truth = Torrent::new(1, &[BLOCK]).unwrap();
     let other = f.engine.add_torrent(truth.hashes(), f.now);
     f.engine
-        .add_candidates(other, &[addr(9)], Source::Static, f.now);
+        .add_candidates(other, &[addr(9)], Source::Static, Scope::Machine, f.now);
     assert!(f.dials().is_empty());
     f.engine.remove_torrent(f.torrent, f.now);
     assert_eq!(f.dials(), [9]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
     Command, Config, Connected, DialFailure, Direction, Engine, Link, Output, PeerEvent, PeerKey,
-    Source, TorrentKey, Verdict, WriteFailed,
+    Scope, Source, TorrentKey, Verdict, WriteFailed,
 };
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::wire::{ExtendedHandshake, OwnedMetadataMessage, Request};
@@ -345,8 +345,13 @@ impl Fixture {
             }
             Op::Candidate(n) => {
                 let addr = SocketAddr::from(([198, 51, 100, *n], 6_881));
-                self.engine
-                    .add_candidates(self.torrent, &[addr], Source::Dht, self.now);
+                self.engine.add_candidates(
+                    self.torrent,
+                    &[addr],
+                    Source::Dht,
+                    Scope::Machine,
+                    self.now,
+                );
             }
             Op::DialFailed(n) => {
                 if !self.dialled.is_empty() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
     Config, Connected, Content, DialFailure, Direction, Link as LinkKind, PeerEvent, PeerKey,
-    Source, WriteFailed,
+    Scope, Source, WriteFailed,
 };
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
@@ -179,8 +179,13 @@ impl World {
     pub(crate) fn introduce(&mut self, node: usize, to: usize) {
         let addr = self.nodes[to].addr;
         let node = &mut self.nodes[node];
-        node.engine
-            .add_candidates(node.torrent, &[addr], Source::Static, self.now);
+        node.engine.add_candidates(
+            node.torrent,
+            &[addr],
+            Source::Static,
+            Scope::Machine,
+            self.now,
+        );
     }
 
     /// Runs until all of these are complete; panics when that takes longer than this.

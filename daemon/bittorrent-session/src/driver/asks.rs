@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, Link, PeerKey, Source, TorrentKey};
+use bittorrent_engine::{
+    ConnectionLimits, Content, HeldLeaves, Link, PeerKey, Scope, Source, TorrentKey,
+};
 use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::{BlockIndex, InfoHashes, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
@@ -55,6 +57,7 @@ pub(crate) enum Ask {
         torrent: TorrentKey,
         addrs: Vec<SocketAddr>,
         source: Source,
+        scope: Scope,
     },
     TakeInOrder(TorrentKey),
     AnswerTo {
@@ -123,9 +126,10 @@ impl Driver {
                 torrent,
                 addrs,
                 source,
+                scope,
             } => self
                 .engine
-                .add_candidates(torrent, &addrs, source, Instant::now()),
+                .add_candidates(torrent, &addrs, source, scope, Instant::now()),
             Ask::TakeInOrder(torrent) => self.engine.take_in_order(torrent),
             Ask::AnswerTo {
                 torrent,
