@@ -1,0 +1,174 @@
+"""What every row of the check needs: addresses, the real program in several roles, and measurements of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path += [str(HERE.parent), str(HERE.parents[1] / "bench")]
+
+from programs import PATIENCE, PORT, Failure, Programs, Snapshot, is_whole, process, until  # noqa: E402
+from suite.processes import resident  # noqa: E402
+
+__all__ = ["PATIENCE", "PORT", "Failure", "Programs", "Snapshot", "is_whole", "process", "until"]
+
+# Strangers' addresses (TEST-NET-2, RFC 5737); attackers with many hosts have TEST-NET-3.
+MIRROR, SEEDER, NEWCOMER, DHT, ATTACKER = "198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.9", "198.51.100.66"
+HTTP = 9109
+# Seconds that a health check may take.
+HEALTHY = 1.0
+
+
+def network() -> None:
+    """Gives the loopback interface of this namespace all addresses."""
+    addresses = [f"{address}/32" for address in (MIRROR, SEEDER, NEWCOMER, DHT, ATTACKER)]
+    # A network on the loopback interface is local as a whole.
+    addresses += [f"{address}/32" for address in ("169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1")]
+    addresses += ["203.0.113.1/24"] + [f"198.{second}.{number}.1/32" for second in (18, 19) for number in range(8)]
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for address in addresses:
+        subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+
+
+@dataclasses.dataclass
+class Settings:
+    """A configuration of the program. What follows an authority has no pinned snapshot."""
+
+    address: str
+    data: pathlib.Path
+    peers: list[str] = dataclasses.field(default_factory=list)
+    pinned: str = ""
+    authority: str = ""
+    bootstrap: list[str] = dataclasses.field(default_factory=lambda: ["127.0.0.1:1"])
+    # Bytes a second.
+    upload: int = 0
+
+    def write(self, file: pathlib.Path) -> pathlib.Path:
+        peers = [f"{peer}:{PORT}" for peer in self.peers]
+        stream = f'pinned = "{self.pinned}"\npinned-after = "0s"' if self.pinned else f'authorities = ["{self.authority}"]'
+        limits = f'[limits]\nupload = "{self.upload} B/s"' if self.upload else ""
+        file.write_text(
+            f"""
+data-dir = "{self.data}"
+poll-interval = "1s"
+seed-peers = {json.dumps(peers)}
+http.listen = "{self.address}:{HTTP}"
+[peer]
+listen = ["{self.address}:{PORT}"]
+local-discovery = false
+[dht]
+bootstrap = {json.dumps(self.bootstrap)}
+port = 0
+{limits}
+[stream.daily]
+{stream}
+"""
+        )
+        return file
+
+
+@dataclasses.dataclass
+class Sample:
+    """The most that a process took: MiB beyond page cache, and descriptors."""
+
+    memory: float = 0.0
+    descriptors: int = 0
+
+    def take(self, pid: int) -> None:
+        self.memory = max(self.memory, resident(pid)["anon"])
+        with contextlib.suppress(OSError):
+            self.descriptors = max(self.descriptors, len(os.listdir(f"/proc/{pid}/fd")))
+
+
+@dataclasses.dataclass
+class Mirror:
+    """A running mirror."""
+
+    process: subprocess.Popen[str]
+    settings: Settings
+    log: pathlib.Path
+    sample: Sample = dataclasses.field(default_factory=Sample)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def running(name: str, settings: Settings, work: pathlib.Path, programs: Programs) -> Iterator[Mirror]:
+        log = work / f"{name}.log"
+        config = settings.write(work / f"{name}.toml")
+        with process([programs.mirror, "--config", config], log) as started:
+            yield Mirror(started, settings, log)
+        if "panicked" in log.read_text(errors="replace"):
+            raise Failure(f"{name}: a panic\n{log.read_text(errors='replace')[-3000:]}")
+
+    def until_whole(self, patience: float = PATIENCE) -> float:
+        """Seconds from now until the snapshot is whole."""
+        begin = time.monotonic()
+        while not is_whole(self.settings.data):
+            taken = time.monotonic() - begin
+            if taken > patience or self.process.poll() is not None:
+                raise Failure(f"not whole after {taken:.0f} s\n{self.log.read_text(errors='replace')[-2000:]}")
+            self.sample.take(self.process.pid)
+            time.sleep(0.01)
+        return time.monotonic() - begin
+
+    def get(self, path: str, patience: float = 10.0) -> tuple[int, float]:
+        """The status of an answer over HTTP, 0 without one, and the seconds that it took."""
+        begin = time.monotonic()
+        try:
+            with urllib.request.urlopen(f"http://{self.settings.address}:{HTTP}{path}", timeout=patience) as answer:
+                answer.read()
+                status = int(answer.status)
+        except urllib.error.HTTPError as error:
+            status = error.code
+        except OSError:
+            status = 0
+        return status, time.monotonic() - begin
+
+    def stop(self, patience: float = 60.0) -> float:
+        """Sends SIGTERM. Returns the seconds until the end."""
+        begin = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired as error:
+            raise Failure(f"still running {patience:.0f} s after SIGTERM\n{self.log.read_text(errors='replace')[-2000:]}") from error
+        return time.monotonic() - begin
+
+
+@contextlib.contextmanager
+def attacking(name: str, snapshot: Snapshot, pieces: int, piece_length: int, work: pathlib.Path) -> Iterator[None]:
+    """An attacker at work on the mirror; `did` in its log says what it did."""
+    log = work / f"{name}.log"
+    command: list[object] = [sys.executable, HERE / "attackers" / f"{name}.py", "--hash", snapshot.hash, "--root", snapshot.root]
+    command += ["--pieces", pieces, "--piece-length", piece_length, "--metadata", snapshot.metadata]
+    command += ["--own", ATTACKER, "--target", f"{MIRROR}:{PORT}"]
+    with process(command, log) as attacker:
+        until(f"{name} is ready", lambda: "ready" in log.read_text(), log)
+        yield
+        assert attacker.stdin
+        attacker.stdin.close()
+        until(f"{name} says what it did", lambda: '"did"' in log.read_text(), log)
+
+
+def did(name: str, work: pathlib.Path) -> str:
+    """What an attacker did, in words."""
+    for line in (work / f"{name}.log").read_text().splitlines():
+        if line.startswith('{"did"'):
+            return ", ".join(f"{count:,} {what}" for what, count in json.loads(line)["did"].items())
+    return "nothing"
+
+
+def fresh(data: pathlib.Path) -> pathlib.Path:
+    shutil.rmtree(data, ignore_errors=True)
+    return data
