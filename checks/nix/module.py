@@ -97,7 +97,9 @@ EXPECTED = [
      "nano-snapshot-mirror-producer.timer", "OnCalendar", ["weekly"]),
 ]  # fmt: skip
 
-# Two settings, and whether a switch from one to the other restarts the mirror or reloads it.
+BACKLOG = "systemd.sockets.nano-snapshot-mirror-peer.socketConfig.Backlog = 10;"
+
+# Two configurations, and whether a switch from one to the other restarts the mirror or reloads it.
 SWITCHES = [
     ("", "poll-interval = \"5m\";", "reload"),
     ("", "limits.upload = \"1MiB/s\"; peer.max-connections = 10; scrub.interval = \"off\"; log.level = \"debug\";", "reload"),
@@ -107,7 +109,13 @@ SWITCHES = [
     ("", "peer.listen = [ \"[::]:7001\" ];", "restart"),
     ("", "dht.port = 7002;", "restart"),
     ("verify.level = \"l2\";", "verify.level = \"l2\"; retention.generations = 3;", "reload"),
+    ("", BACKLOG, "restart"),
 ]  # fmt: skip
+
+
+def switched(to: str) -> str:
+    """A mirror with these settings, or this of a unit."""
+    return mirror("", to) if to.startswith("systemd.") else mirror(f"settings = {{ {to} }};")
 
 
 def refusals(lib: str) -> int:
@@ -144,7 +152,7 @@ def expectations(lib: str) -> int:
         if found != expected:
             raise Fault(f"{configuration}\nrenders {key}={found} in {name} instead of {expected}")
     for before, after, means in SWITCHES:
-        old, new = (unit(lib, mirror(f"settings = {{ {one} }};"), SERVICE)["Unit"] for one in (before, after))
+        old, new = (unit(lib, switched(one), SERVICE)["Unit"] for one in (before, after))
         changed = {key for key in old if old[key] != new[key]}
         if changed - {"X-Reload-Triggers"} and means == "reload" or "X-Restart-Triggers" not in changed and means == "restart":
             raise Fault(f"from {{ {before} }} to {{ {after} }} changes {changed}, which is no {means}")
