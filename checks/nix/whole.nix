@@ -37,29 +37,30 @@ let
         utils = import ./utils.nix { inherit lib; };
       };
     };
+  report =
+    modules:
+    let
+      inherit (nixosSystem { inherit modules; }) config;
+    in
+    {
+      failed = map (one: one.message) (lib.filter (one: !one.assertion) config.assertions);
+      inherit (config) warnings;
+      units = lib.mapAttrs (_: unit: unit.text) config.systemd.units;
+      programs = map (program: program.name) config.environment.systemPackages;
+    };
   machine =
     module:
-    let
-      evaluate =
-        modules:
-        let
-          inherit (nixosSystem { inherit modules; }) config;
-        in
-        {
-          failed = map (one: one.message) (lib.filter (one: !one.assertion) config.assertions);
-          inherit (config) warnings;
-          units = lib.mapAttrs (_: unit: unit.text) config.systemd.units;
-          programs = map (program: program.name) config.environment.systemPackages;
-          specialisation = lib.mapAttrs (
-            _: one:
-            evaluate [
-              module
-              one.configuration
-            ]
-          ) config.specialisation;
-        };
-    in
-    evaluate [ module ];
+    report [ module ]
+    // {
+      # As NixOS does, without the specialisations of the specialisation.
+      specialisation = lib.mapAttrs (
+        _: one:
+        report [
+          module
+          one.configuration
+        ]
+      ) (nixosSystem { modules = [ module ]; }).config.specialisation;
+    };
   outputs = (import ../../flake.nix).outputs {
     inherit self;
     nixpkgs = {
