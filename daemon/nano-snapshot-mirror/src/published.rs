@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn only_what_was_published_passes() {
         for blocks in [1, 4] {
-            let piece_length = PieceLength::new(blocks * BLOCK_LEN).unwrap();
+            let piece_length = PieceLength::new(u64::from(blocks * BLOCK_LEN)).unwrap();
             let piece = piece_length.bytes() as usize;
             for length in [
                 1,
@@ -473,7 +473,7 @@ mod tests {
 
     #[test]
     fn an_archive_is_read_by_compared_pieces() {
-        let piece_length = PieceLength::new(2 * BLOCK_LEN).unwrap();
+        let piece_length = PieceLength::new(u64::from(2 * BLOCK_LEN)).unwrap();
         let piece = u64::from(piece_length.bytes());
         let right = content(5 * BLOCK + 100);
         let temp = tempfile::NamedTempFile::new().unwrap();
