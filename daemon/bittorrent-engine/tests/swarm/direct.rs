@@ -1,6 +1,7 @@
 //! One engine, step by step: what exactly is asked of whom, and who is blamed for what.
 
 mod hedges;
+mod rejects;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
