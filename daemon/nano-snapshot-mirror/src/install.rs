@@ -192,8 +192,8 @@ enum Compared {
 impl Installation<'_> {
     fn run(&self, origin: &Origin) -> Result<Ended> {
         let made = match origin.archive() {
-            Some(snapshot) => self.from_archive(snapshot),
-            None => self.from_ledger(origin),
+            Some(snapshot) => self.install_archive(snapshot),
+            None => self.install_ledger(origin),
         };
         match made.map_err(|error| origin.with_remedy(error))? {
             Made::Put => self.installed(origin),
@@ -228,7 +228,7 @@ impl Installation<'_> {
         }
     }
 
-    fn from_ledger(&self, origin: &Origin) -> Result<Made> {
+    fn install_ledger(&self, origin: &Origin) -> Result<Made> {
         let (path, ledger) = (&origin.path, self.place.ledger());
         if is_same_file(path, ledger) {
             bail!("{} is the node's ledger already", path.display());
@@ -329,7 +329,7 @@ impl Installation<'_> {
         Ok(Some(made))
     }
 
-    fn from_archive(&self, snapshot: &Snapshot) -> Result<Made> {
+    fn install_archive(&self, snapshot: &Snapshot) -> Result<Made> {
         let Some(archived) = self.unpack(snapshot)? else {
             return Ok(Made::Interrupted);
         };
