@@ -107,6 +107,8 @@ in
       // {
         Type = "oneshot";
         ExecStart = "${program} produce --ledger ${escape.argument ledger} --key %d/signing-key --data-dir ${escape.argument dataDirectory}";
+        # A copy that was killed leaves its reader in the node's lock file, and the node's ledger grows until that is cleared.
+        ExecStopPost = "${program} clear-readers --ledger ${escape.argument ledger}";
         # What it writes into the store, the mirror must be able to seed and to remove.
         SupplementaryGroups = [ "nano-snapshot-mirror" ];
         UMask = "0007";

@@ -114,7 +114,7 @@ impl Default for Config {
             hash_timeout: Duration::from_secs(4),
             metadata_timeout: Duration::from_secs(4),
             hedge_after: Duration::from_secs(1),
-            max_metadata_len: 4 << 20,
+            max_metadata_len: bittorrent_protocol::MAX_INFO_LEN,
             ban_time: Duration::from_secs(4 * 3600),
             max_open_blocks: 1 << 18,
             max_lookup_blocks: 1 << 12,

@@ -24,6 +24,9 @@ pub enum Phase {
 pub struct TorrentStatus {
     /// What it is doing.
     pub phase: Phase,
+    /// The greatest length of an info dictionary that a peer offered and that was refused, as it is more than
+    /// [`Config::max_metadata_len`](crate::Config::max_metadata_len). Bytes.
+    pub refused_metadata: Option<u32>,
     /// Bytes of content; 0 while the metadata is unknown.
     pub bytes_total: u64,
     /// Bytes of content that are written and proven.

@@ -50,6 +50,8 @@ pub(crate) struct Torrent {
     /// Dials under way that are counted in [`Shared::dialling`].
     dials_counted: usize,
     metadata: Option<Metadata>,
+    /// The greatest length that was offered and is more than is fetched.
+    refused_metadata: Option<u32>,
     download: Option<Download>,
     stopped: Option<StopReason>,
     /// Nothing is asked for: what is there is served.
@@ -82,6 +84,7 @@ impl Torrent {
             dial_due: None,
             dial_changed: false,
             dials_counted: 0,
+            refused_metadata: None,
             metadata: Some(Metadata::new(
                 hashes.v2,
                 shared.config.max_metadata_len,
@@ -456,6 +459,7 @@ impl Torrent {
         };
         TorrentStatus {
             phase,
+            refused_metadata: self.refused_metadata,
             bytes_total: download.map_or(0, |dl| dl.layout.content_length()),
             bytes_verified: download.map_or(0, |dl| dl.bytes_verified),
             bytes_reused: download.map_or(0, |dl| dl.bytes_reused),

@@ -22,4 +22,6 @@ pub use hash::{InfoHashV1, InfoHashV2, InfoHashes, MerkleHash, PeerId, PieceSha1
 pub use layout::{FileSpan, Layout, LayoutError};
 pub use metainfo::PieceLayer;
 pub use printable::{Printable, is_printable};
-pub use units::{BLOCK_LEN, BlockIndex, FileIndex, MAX_PIECES, PieceIndex, PieceLength};
+pub use units::{
+    BLOCK_LEN, BlockIndex, FileIndex, MAX_INFO_LEN, MAX_PIECES, PieceIndex, PieceLength,
+};

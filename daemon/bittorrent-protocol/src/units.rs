@@ -8,6 +8,9 @@ pub const BLOCK_LEN: u32 = 16 * 1024;
 /// The most pieces a torrent may have here; the same bound libtorrent uses.
 pub const MAX_PIECES: u32 = 0x20_0000;
 
+/// The longest info dictionary that is fetched from peers, and so the longest a producer may make, in bytes.
+pub const MAX_INFO_LEN: u32 = 4 << 20;
+
 /// A piece length that is no power of two between 16 KiB and 256 MiB.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("piece length {0} is not a power of two from 16384 to 268435456")]

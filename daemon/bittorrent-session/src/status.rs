@@ -72,6 +72,8 @@ impl Phase {
 pub struct TorrentStatus {
     /// What it is doing.
     pub phase: Phase,
+    /// The greatest length of an info dictionary that a peer offered and that was refused as too long, bytes.
+    pub refused_metadata: Option<u32>,
     /// Bytes of content; 0 while the metadata is unknown.
     pub bytes_total: u64,
     /// Bytes of content that are written and proven; durable from the next checkpoint on.

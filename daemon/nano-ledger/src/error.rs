@@ -206,6 +206,24 @@ pub enum CopyError {
     /// All reader slots of the lock file are taken.
     #[error("all reader slots of the ledger are taken")]
     ReadersFull,
+    /// Another process reads the ledger under the number this process has. Only processes of different PID
+    /// namespaces have the same number.
+    #[error(
+        "cannot read the ledger beside the node: {} has a reader with process number {number} already, \
+         which is this process's number too; they are in different PID namespaces (containers): run this \
+         program in the PID namespace of the node (Podman, Docker: --pid container:NODE; Kubernetes: \
+         shareProcessNamespace)",
+        lock.display()
+    )]
+    ProcessNumberTaken {
+        /// The lock file.
+        lock: PathBuf,
+        /// The number both processes have, each in its PID namespace.
+        number: u32,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
     /// LMDB failed otherwise.
     #[error("LMDB cannot copy the ledger")]
     Lmdb {

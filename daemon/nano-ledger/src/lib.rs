@@ -25,6 +25,7 @@ mod schema;
 mod scrub;
 mod sort;
 mod state;
+mod succession;
 mod summary;
 pub mod synthetic;
 mod verify;
@@ -32,13 +33,16 @@ mod walk;
 
 pub use error::{CopyError, LedgerError, OpenError};
 pub use file::{LedgerFile, Table};
-pub use live::{LiveLedger, copy_exact};
+pub use live::{LiveLedger, clear_dead_readers, copy_exact};
 pub use meta::{Meta, MetaFault, Tree};
 pub use page::PageFault;
 pub use schema::minimum_node_version;
 pub use scrub::{ScrubError, ScrubReport, scrub_copy};
 pub use state::LedgerState;
-pub use summary::{LedgerSummary, Network, TableSummary, summarize};
+pub use succession::{Regression, Standing, regression};
+pub use summary::{
+    LedgerSummary, Network, Outline, TableSummary, UnknownNetwork, outline, summarize,
+};
 pub use verify::{
     Check, Level, Outcome, Policy, Progress, Report, Sample, VerifyError, VerifyOptions, verify,
 };

@@ -20,6 +20,11 @@
 //! be built on the same one (glibc). LMDB holds the lock with POSIX record locks, which a process
 //! loses when it closes *any* descriptor of the file: nothing else in the process may open the
 //! lock file while a [`LiveLedger`] exists.
+//!
+//! LMDB identifies a reader by its process number. Its entry has to be cleared when the process dies in
+//! mid-copy: a node never looks for such entries, and while one is there it re-uses no page that was freed
+//! since ([`LiveLedger::clear_dead_readers`]). Two processes with one number, which only two PID namespaces
+//! can have, cannot both read ([`CopyError::ProcessNumberTaken`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -27,7 +32,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use heed::{CompactionOption, Env, MdbError, WithoutTls};
+use heed::{CompactionOption, Env, MdbError, RoTxn, WithoutTls};
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
@@ -97,12 +102,57 @@ impl LiveLedger {
         })
     }
 
-    pub(crate) fn env(&self) -> &Env<WithoutTls> {
-        &self.env
+    /// The ledger's path, as given to [`open`](Self::open).
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Removes the entries of dead processes from the table of readers in the lock file, and returns how
+    /// many there were. Entries with this process's own number are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Lmdb`] when the table cannot be locked.
+    pub fn clear_dead_readers(&self) -> Result<usize, OpenError> {
+        self.env
+            .clear_stale_readers()
+            .map_err(|source| OpenError::Lmdb {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Begins a read transaction, which takes a slot in the table of readers.
+    pub(crate) fn reader(&self) -> Result<RoTxn<'_, WithoutTls>, CopyError> {
+        self.env.read_txn().map_err(|error| match error {
+            heed::Error::Mdb(MdbError::MapResized) => CopyError::Grown,
+            heed::Error::Mdb(MdbError::ReadersFull) => CopyError::ReadersFull,
+            // LMDB locks the byte of the lock file whose offset is the process number.
+            heed::Error::Io(source)
+                if [Errno::AGAIN, Errno::ACCESS]
+                    .map(|errno| Some(errno.raw_os_error()))
+                    .contains(&source.raw_os_error()) =>
+            {
+                CopyError::ProcessNumberTaken {
+                    lock: lock_path(&self.path),
+                    number: std::process::id(),
+                    source,
+                }
+            }
+            source => CopyError::Lmdb { source },
+        })
+    }
+
+    /// Enters this process in the lock file as one that reads, before anything is copied. Copies do so
+    /// too; this is for who wants to know beforehand.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::ProcessNumberTaken`] beside a process with the same number in another PID namespace,
+    /// [`CopyError::ReadersFull`], [`CopyError::Grown`] and [`CopyError::Lmdb`].
+    pub fn register(&self) -> Result<(), CopyError> {
+        self.reader().map(drop)
     }
 
     /// Bytes a copy taken now would have; one taken later may have more.
@@ -127,6 +177,8 @@ impl LiveLedger {
     ///
     /// [`CopyError`]; what was written until then is no ledger.
     pub fn copy_to(&self, out: &mut File) -> Result<(), CopyError> {
+        // Its failures are not to be taken for those of writing.
+        self.register()?;
         self.env
             .copy_to_file(out, CompactionOption::Disabled)
             .map_err(|error| match error {
@@ -136,6 +188,19 @@ impl LiveLedger {
                 source => CopyError::Lmdb { source },
             })
     }
+}
+
+/// Removes the entries of dead processes from the lock file of the ledger at `path`, and returns how many
+/// there were. A ledger without a lock file has none, and none is created.
+///
+/// # Errors
+///
+/// [`OpenError`], as [`LiveLedger::open`] and [`LiveLedger::clear_dead_readers`].
+pub fn clear_dead_readers(path: &Path) -> Result<usize, OpenError> {
+    if path.exists() && !lock_path(path).exists() {
+        return Ok(0);
+    }
+    LiveLedger::open(path)?.clear_dead_readers()
 }
 
 /// Copies a ledger that nobody writes to, byte for byte with everything behind the last page in use.

@@ -17,8 +17,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-use heed::MdbError;
-
 use crate::error::CopyError;
 use crate::file::LedgerFile;
 use crate::live::LiveLedger;
@@ -128,11 +126,7 @@ impl LiveLedger {
             path: self.path().to_owned(),
         };
         // First the reader slot, then the look: from here on no page of this state is written to.
-        let reader = self.env().read_txn().map_err(|error| match error {
-            heed::Error::Mdb(MdbError::MapResized) => CopyError::Grown,
-            heed::Error::Mdb(MdbError::ReadersFull) => CopyError::ReadersFull,
-            source => CopyError::Lmdb { source },
-        })?;
+        let reader = self.reader()?;
         let now = self.state()?;
         if now.to_string() != state || reader.id() as u64 != now.transaction {
             return Err(moved_on());

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::block::{Id, Kind};
 use crate::error::LedgerError;
 use crate::file::{LedgerFile, Table};
 use crate::scan;
-use crate::schema::{self, TELLTALE_TABLES};
+use crate::schema::{self, ID_LEN, TELLTALE_TABLES};
 
 /// The network a ledger belongs to, told by its genesis block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +34,22 @@ const GENESIS: [(Network, [u8; 32]); 2] = [
 /// Whether this is the genesis block of the network, which receives what nobody sent.
 pub(crate) fn is_genesis(network: Network, hash: &[u8; 32]) -> bool {
     GENESIS.contains(&(network, *hash))
+}
+
+/// The text of a [`Network`] is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("networks are live, dev and unknown")]
+pub struct UnknownNetwork;
+
+impl std::str::FromStr for Network {
+    type Err = UnknownNetwork;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Live, Self::Dev, Self::Unknown]
+            .into_iter()
+            .find(|network| network.to_string() == text)
+            .ok_or(UnknownNetwork)
+    }
 }
 
 impl fmt::Display for Network {
@@ -131,6 +148,63 @@ pub(crate) fn network(file: &LedgerFile, tables: &[Table]) -> Result<Network, Le
         }
     }
     Ok(Network::Unknown)
+}
+
+/// Most accounts of a network not known here whose first blocks are read to find the genesis block. No test
+/// network has as many.
+const MOST_ACCOUNTS_WITHOUT_KNOWN_GENESIS: u64 = 1 << 20;
+
+/// The genesis block of a network that is not known here: the one that opens an account by a receive of the
+/// account itself. `None` when there is none, or there are too many accounts for a test network.
+pub(crate) fn unknown_genesis(
+    file: &LedgerFile,
+    tables: &[Table],
+) -> Result<Option<Id>, LedgerError> {
+    let (Some(accounts), Some(blocks)) = (find(tables, "accounts"), find(tables, "blocks")) else {
+        return Ok(None);
+    };
+    if accounts.tree.entries() > MOST_ACCOUNTS_WITHOUT_KNOWN_GENESIS {
+        return Ok(None);
+    }
+    let mut rows = file.entries(accounts);
+    while let Some((key, account)) = scan::next_account(file, &mut rows)? {
+        let opens_itself = |row: &[u8]| {
+            let field = |at: usize| row.get(at..at + ID_LEN);
+            // Type 1, source 32, representative 32, account 32, whatever the store version.
+            row.first() == Some(&Kind::Open.byte())
+                && field(1) == Some(&key)
+                && field(1 + 2 * ID_LEN) == Some(&key)
+        };
+        let row = file.get(blocks, &account.open)?;
+        if row.is_some_and(|row| opens_itself(&row)) {
+            return Ok(Some(account.open));
+        }
+    }
+    Ok(None)
+}
+
+/// What the roots of the tables say of a ledger; reading it takes milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// The network.
+    pub network: Network,
+    /// Blocks, with those that were pruned.
+    pub blocks: u64,
+}
+
+/// Reads the outline of the ledger at `path`.
+///
+/// # Errors
+///
+/// [`LedgerError`] when the file is something else, is damaged or cannot be read.
+pub fn outline(path: &Path) -> Result<Outline, LedgerError> {
+    let file = LedgerFile::open(path)?;
+    let tables = ledger_tables(&file)?;
+    let entries = |name| find(&tables, name).map_or(0, |table| table.tree.entries());
+    Ok(Outline {
+        network: network(&file, &tables)?,
+        blocks: entries("blocks").saturating_add(entries("pruned")),
+    })
 }
 
 /// Reads what the ledger at `path` holds: roots of all tables, and a scan of the `accounts` and

@@ -15,7 +15,7 @@ use snapshot_pointer::Salt;
 use crate::config::{Loose, Sources};
 pub(crate) use authority::{AttestArgs, RotateArgs};
 pub(crate) use install::InstallArgs;
-pub(crate) use produce::{LayoutArg, ProduceArgs, Publish};
+pub(crate) use produce::{ClearReadersArgs, CopyLedgerArgs, LayoutArg, ProduceArgs, Publish};
 pub(crate) use values::{HostPort, Place, SeedFor};
 pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
 
@@ -64,6 +64,11 @@ pub(crate) enum Command {
     Pin(PinArgs),
     /// Let a pinned snapshot go when its time comes
     Unpin(PinArgs),
+    /// Remove readers of dead processes from the lock file of a node's ledger, which else grows
+    ClearReaders(ClearReadersArgs),
+    /// Copy a ledger to stdout: how `produce` starts itself for that
+    #[command(hide = true)]
+    CopyLedger(CopyLedgerArgs),
     /// Show what a .torrent file or a magnet link says
     Inspect(InspectArgs),
     /// Show the configuration in effect, and where each value comes from
@@ -324,6 +329,8 @@ impl Cli {
                 flags.common(&args.common)
             }
             Some(Command::Keygen(KeygenArgs { log, .. }))
+            | Some(Command::ClearReaders(ClearReadersArgs { log, .. }))
+            | Some(Command::CopyLedger(CopyLedgerArgs { log, .. }))
             | Some(Command::Inspect(InspectArgs { log, .. }))
             | Some(Command::Demo(DemoArgs { log, .. })) => {
                 flags.log(log);

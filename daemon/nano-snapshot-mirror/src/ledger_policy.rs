@@ -4,12 +4,15 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::Info;
 use nano_ledger::{
-    LedgerError, Level, Outcome, Policy, VerifyError, VerifyOptions, minimum_node_version,
+    LedgerError, Level, Network, Outcome, Policy, Regression, Standing, VerifyError, VerifyOptions,
+    minimum_node_version,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use crate::catalogue;
 use crate::config;
@@ -17,6 +20,7 @@ use crate::ledger_record::{Counts, LedgerRecord};
 use crate::looking::Looking;
 use crate::progress::Display;
 use crate::snapshot_info::SnapshotInfo;
+use crate::text::Count;
 
 /// How deep to look, and which ledgers are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,14 @@ impl LedgerPolicy {
             return Verdict::Refused(record.faults.clone());
         }
         if record.level() < Some(self.level) {
-            return Verdict::Unverified;
+            return match &record.limit {
+                None => Verdict::Unverified,
+                Some(limit) => Verdict::Refused(vec![format!(
+                    "level: it has to be looked into at {:?} (--verify-level, --level), and can be only at {}: \
+                     {limit}",
+                    self.level, record.level
+                )]),
+            };
         }
         match (&self.store_versions, record.store_version) {
             (None, _) => Verdict::Sound,
@@ -133,6 +144,8 @@ impl LedgerPolicy {
         let mut record = LedgerRecord::begin(self.level);
         match nano_ledger::verify(ledger, self.level, &options) {
             Ok(report) => {
+                let (reached, limit) = report.reached();
+                record.reached(reached, limit);
                 let faults = report.failures().map(|check| match &check.outcome {
                     Outcome::Failed { expected, found } => {
                         format!("{}: expected {expected}, found {found}", check.name)
@@ -191,6 +204,91 @@ pub(crate) fn refuses_files(info: &Info) -> Option<String> {
     })
 }
 
+/// Refuses to put the ledger at `new` in place of the one that is `installed`: one of another network, or an
+/// older one unless that is allowed. Where there is none before, says which network it is of unless it is the
+/// live one.
+pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool) -> Result<()> {
+    if !installed.exists() {
+        let network = nano_ledger::outline(new)?.network;
+        if network != Network::Live {
+            warn!(%network, "{} is no ledger of the live network", new.display());
+        }
+        return Ok(());
+    }
+    let found = match nano_ledger::regression(installed, new) {
+        Ok(found) => found,
+        Err(error) => {
+            warn!(
+                "cannot compare the new ledger with {}: {:#}",
+                installed.display(),
+                anyhow::Error::from(error)
+            );
+            return Ok(());
+        }
+    };
+    let Some(found) = found else { return Ok(()) };
+    let place = installed.display();
+    match found {
+        Regression::OtherNetwork { before, after } => bail!(
+            "the new ledger is of the {} and {place} is of the {}; move {place} away to install it all the same",
+            named(after),
+            named(before)
+        ),
+        Regression::Older { before, after } if allow_older => {
+            info!("{}, as --allow-older allows", compared(&before, &after));
+            Ok(())
+        }
+        Regression::Older { before, after } => bail!(
+            "{} of {place}: it is older; give --allow-older to install it all the same",
+            compared(&before, &after)
+        ),
+    }
+}
+
+/// Refuses to publish a ledger after another: `before` is what the `last` snapshot published has.
+pub(crate) fn refuse_publication(
+    last: InfoHashV2,
+    before: &Standing,
+    after: &Standing,
+    allow_older: bool,
+) -> Result<()> {
+    match after.regression_from(before) {
+        None => Ok(()),
+        Some(Regression::OtherNetwork { before, after }) => bail!(
+            "the copy is not published: it is of the {} and the snapshot published last, {last}, is of the {}; \
+             publish it under another --salt",
+            named(after),
+            named(before)
+        ),
+        Some(Regression::Older { before, after }) if allow_older => {
+            info!("{}, as --allow-older allows", compared(&before, &after));
+            Ok(())
+        }
+        Some(Regression::Older { before, after }) => bail!(
+            "the copy is not published: {} of the snapshot published last, {last}: this ledger is older; check \
+             --ledger, or give --allow-older to publish it all the same",
+            compared(&before, &after)
+        ),
+    }
+}
+
+fn named(network: Network) -> String {
+    match network {
+        Network::Unknown => "network that is not known here".to_owned(),
+        network => format!("{network} network"),
+    }
+}
+
+fn compared(before: &Standing, after: &Standing) -> String {
+    format!(
+        "the ledger has {} cemented of {} blocks, fewer than the {} of {}",
+        Count(after.cemented),
+        Count(after.blocks),
+        Count(before.cemented),
+        Count(before.blocks)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +298,7 @@ mod tests {
             checked_at: 0,
             by: String::new(),
             level: level.into(),
+            limit: None,
             faults: Vec::new(),
             store_version: version,
             minimum_node_version: None,
@@ -229,6 +328,20 @@ mod tests {
                 verdict,
                 "{level}"
             );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_into_deep_enough_is_refused() {
+        let mut pruned = record("L2", None);
+        pruned.limit = Some("blocks were pruned from this ledger".into());
+        let judge = |level| policy(level, None).judge_record(Some(&pruned));
+        assert_eq!(judge(Level::L2), Verdict::Sound);
+        let Verdict::Refused(reasons) = judge(Level::L3) else {
+            panic!("not refused");
+        };
+        for part in ["L3", "L2", "pruned"] {
+            assert!(reasons[0].contains(part), "{reasons:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
-use nano_ledger::{LedgerSummary, Level};
+use nano_ledger::{LedgerSummary, Level, Standing};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_seconds;
@@ -27,6 +27,9 @@ pub(crate) struct LedgerRecord {
     /// The version of the program that looked; empty in records of earlier versions.
     #[serde(default)]
     pub(crate) by: String,
+    /// Why it was not looked into as deep as it should have been, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<String>,
     /// What is wrong, one line each; empty for a sound ledger.
     pub(crate) faults: Vec<String>,
     /// Version of the tables, where it was read.
@@ -70,6 +73,17 @@ impl From<&LedgerSummary> for Counts {
     }
 }
 
+impl Counts {
+    /// What the ledger is compared by with others; `None` for a record of a program that knew other networks.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        Some(Standing {
+            network: self.network.parse().ok()?,
+            blocks: self.blocks,
+            cemented: self.cemented,
+        })
+    }
+}
+
 impl LedgerRecord {
     /// A record of nothing but the reason why something is refused, found just now.
     pub(crate) fn refusal(fault: String) -> Self {
@@ -91,11 +105,18 @@ impl LedgerRecord {
             checked_at: unix_seconds(SystemTime::now()),
             level: format!("{level:?}"),
             by: VERSION.to_owned(),
+            limit: None,
             faults: Vec::new(),
             store_version: None,
             minimum_node_version: None,
             counts: None,
         }
+    }
+
+    /// Notes how deep it was looked into, and why not deeper.
+    pub(crate) fn reached(&mut self, level: Level, limit: Option<&str>) {
+        self.level = format!("{level:?}");
+        self.limit = limit.map(str::to_owned);
     }
 
     /// Whether nothing is wrong.

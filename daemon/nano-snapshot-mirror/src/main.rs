@@ -191,6 +191,8 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
         Some(Command::Produce(args)) => {
             return block_on(async |signals| produce::run(args, config, display, &signals).await);
         }
+        Some(Command::ClearReaders(args)) => return produce::readers::run(args),
+        Some(Command::CopyLedger(args)) => return produce::copying::run(args),
         Some(Command::Attest(args)) => {
             return block_on(async |signals| attest::run(args, config, display, &signals).await);
         }

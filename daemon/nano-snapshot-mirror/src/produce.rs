@@ -7,10 +7,13 @@
 
 mod build;
 mod copy;
+pub(crate) mod copying;
 mod download;
 mod making;
 mod memory;
+mod pieces;
 mod plan;
+pub(crate) mod readers;
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -26,6 +26,24 @@ pub(crate) struct Signals {
     pub(crate) rescan: Arc<Notify>,
 }
 
+/// Ignores SIGINT, SIGTERM and SIGHUP from now on, as long as the result is kept.
+pub(crate) fn ignore() -> Result<impl Sized> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start the runtime")?;
+    let ignored = {
+        let _inside = runtime.enter();
+        let on = |kind| signal(kind).context("cannot listen for signals");
+        [
+            on(SignalKind::interrupt())?,
+            on(SignalKind::terminate())?,
+            on(SignalKind::hangup())?,
+        ]
+    };
+    Ok((ignored, runtime))
+}
+
 impl Signals {
     /// Starts listening. Must be called inside the runtime.
     pub(crate) fn listen() -> Result<Self> {

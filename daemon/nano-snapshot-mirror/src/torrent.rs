@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::metainfo::{Info, Metainfo};
-use bittorrent_protocol::{BlockIndex, InfoHashV2, InfoHashes, SwarmHash};
+use bittorrent_protocol::{BlockIndex, InfoHashV2, InfoHashes, MAX_INFO_LEN, SwarmHash};
 use bittorrent_session::{AddError, TorrentHandle, TorrentStatus};
 use bittorrent_store::{StoreError, TorrentStore, required_space};
 use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::catalogue::{self, Entry, Generation};
 use crate::data_dir::{DataDir, DirLock};
@@ -112,6 +112,16 @@ fn swarms(hashes: &InfoHashes, store: Option<&TorrentStore>) -> Vec<SwarmHash> {
     let alias = store.and_then(|store| store.info().aria2_alias().map(SwarmHash::from));
     swarms.extend(alias.filter(|alias| !swarms.contains(alias)));
     swarms
+}
+
+/// What is said of an info dictionary that a peer offers and that is not fetched.
+pub(crate) fn too_long(length: u32) -> String {
+    format!(
+        "a peer offers an info dictionary of {}, and at most {} are fetched: its producer has to publish it with a \
+         greater --piece-length, unless the peer lies",
+        Bytes(length.into()),
+        Bytes(MAX_INFO_LEN.into())
+    )
 }
 
 /// Whoever reads a snapshot while it comes.
@@ -407,6 +417,7 @@ impl Fetch<'_> {
         let started = Instant::now();
         let mut meter = self.display.phase("Asking peers what the snapshot is", 0);
         let mut clock = tokio::time::interval(Duration::from_secs(1));
+        let mut refused = false;
         let info = handle.info();
         tokio::pin!(info);
         let info = loop {
@@ -416,6 +427,10 @@ impl Fetch<'_> {
                 _ = clock.tick() => {
                     let status = handle.status();
                     meter.say(&format!("{} peers of {} known", status.peers, status.candidates));
+                    if let (Some(length), false) = (status.refused_metadata, refused) {
+                        refused = true;
+                        warn!(snapshot = %self.id, length, "{}", too_long(length));
+                    }
                 }
             }
         };

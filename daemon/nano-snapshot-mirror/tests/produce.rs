@@ -220,3 +220,75 @@ fn a_credential_of_the_service_manager_may_have_group_bits_and_no_other_key() {
     run(Some(&world.path("other"))).failed_with(1, refused);
     run(Some(&world.path("cred"))).failed_with(1, refused);
 }
+
+#[test]
+fn an_older_ledger_is_published_only_where_that_is_allowed() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(AFTER, &ledger);
+    let first = run_command(&mut world.produce_default("p", &ledger)).succeeded();
+    let id = first.value("snapshot");
+
+    copy_ledger(BEFORE, &ledger);
+    run_command(&mut world.produce_default("p", &ledger)).failed_with(
+        1,
+        &[
+            "5,338 cemented of 5,460 blocks",
+            "5,926 of 5,966",
+            &id,
+            "older",
+            "--allow-older",
+        ],
+    );
+    assert_eq!(world.current("p"), Some(id));
+    let left = fs::read_dir(world.path("p/incoming")).unwrap().count();
+    assert_eq!(left, 0);
+    let mut allowed = world.produce_default("p", &ledger);
+    let said = run_command(allowed.arg("--allow-older")).succeeded();
+    assert_eq!(said.value("seq"), "2");
+    let older = world.current("p");
+
+    // Nor is one of another network, which no flag allows.
+    fs::remove_file(&ledger).unwrap();
+    let options = nano_ledger::synthetic::Options {
+        seed: 1,
+        target_len: 8 << 20,
+    };
+    nano_ledger::synthetic::create(&ledger, &options).unwrap();
+    let mut other = world.produce_default("p", &ledger);
+    run_command(other.arg("--allow-older")).failed_with(
+        1,
+        &["network that is not known here", "dev network", "--salt"],
+    );
+    assert_eq!(world.current("p"), older);
+}
+
+#[test]
+fn pieces_that_nobody_could_fetch_are_refused_before_the_copy() {
+    let world = World::new();
+    let ledger = world.path("node.ldb");
+    copy_ledger(BEFORE, &ledger);
+    // As of a ledger with that many pages, most of which the file system need not store: what both meta pages
+    // have behind page header 16, magic and version 8, address 8, map size 8 and two trees of 48 bytes each.
+    let length = 3_700_000_000_u64 / 4096 * 4096;
+    let file = File::options().write(true).open(&ledger).unwrap();
+    for page in [0, 4096] {
+        let last_page = length / 4096 - 1;
+        std::os::unix::fs::FileExt::write_all_at(&file, &last_page.to_le_bytes(), page + 136)
+            .unwrap();
+    }
+    file.set_len(length).unwrap();
+    let produce = |how: &[&str]| {
+        let mut produce = world.produce_default("p", &ledger);
+        run_command(produce.args(["--piece-length", "16KiB"]).args(how))
+    };
+    let parts = ["--piece-length 32KiB", "225,830 pieces", "4.00 MiB"];
+    let said = produce(&[]).failed_with(1, &parts);
+    assert!(!said.stderr.contains("Copying"), "{}", said.stderr);
+    let planned = produce(&["--dry-run"]).succeeded();
+    assert!(
+        planned.value("would").contains(parts[0]),
+        "{}",
+        planned.stdout
+    );
+}

@@ -289,6 +289,9 @@ impl Torrent {
             handshake.metadata_size,
             &mut self.metadata,
         ) {
+            if size > shared.config.max_metadata_len {
+                self.refused_metadata = self.refused_metadata.max(Some(size));
+            }
             metadata.offer(key, peer.host(), size);
         }
         if let Some(port) = handshake.port

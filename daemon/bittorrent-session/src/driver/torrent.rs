@@ -432,6 +432,7 @@ impl Torrent {
         };
         self.status.send_replace(TorrentStatus {
             phase,
+            refused_metadata: status.refused_metadata,
             bytes_total: status.bytes_total,
             bytes_verified: status.bytes_verified,
             bytes_reused: status.bytes_reused,

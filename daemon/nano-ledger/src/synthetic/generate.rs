@@ -23,6 +23,7 @@ struct Plan {
     blocks: u64,
     representative: u32,
     balance: u128,
+    is_genesis: bool,
 }
 
 impl Plan {
@@ -87,7 +88,9 @@ fn plan(blocks: u64, representatives: usize, random: &mut Random) -> (Vec<Plan>,
         } else {
             BLOCKS_PER_ACCOUNT
         };
-        let blocks = (1 + random.below(most)).min(left);
+        // The first one opens with the genesis block, which a day would have to give a successor.
+        let fewest = if plans.is_empty() { 2 } else { 1 };
+        let blocks = (fewest + random.below(most)).min(left);
         left -= blocks;
         let balance = if random.one_in(10) {
             0
@@ -104,6 +107,7 @@ fn plan(blocks: u64, representatives: usize, random: &mut Random) -> (Vec<Plan>,
             blocks,
             representative: u32::try_from(representative).unwrap_or(0),
             balance,
+            is_genesis: plans.is_empty(),
         });
     }
     let pending = (0..accounts / 3)
@@ -164,12 +168,12 @@ fn insert_blocks(
                     second: Plan::second(height),
                     is_send: height > 1 && random.one_in(2),
                 };
-                put(
-                    store.blocks,
-                    &mut txn,
-                    &plan.hash(height),
-                    &block.encode(random),
-                )?;
+                let key = plan.hash(height);
+                if plan.is_genesis && height == 1 {
+                    put(store.blocks, &mut txn, &key, &block.encode_genesis(random))?;
+                } else {
+                    put(store.blocks, &mut txn, &key, &block.encode(random))?;
+                }
             }
         }
         commit(txn)?;

@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use crate::bytes::{array_at, u64_at, u128_be_at};
-use crate::schema::Account;
+use crate::schema::{Account, SUPPLY};
 
 pub(super) type Id = [u8; 32];
 
@@ -12,6 +12,7 @@ pub(super) const BLOCK_LEN: usize = 267;
 const SUCCESSOR: usize = 217;
 
 const STATE_BLOCK: u8 = 6;
+const OPEN_BLOCK: u8 = 4;
 /// Details: bit 7 send, bit 6 receive, low bits the epoch (2 is the one before epoch 1).
 const SEND: u8 = 0x80;
 const RECEIVE: u8 = 0x40;
@@ -51,6 +52,27 @@ impl Block {
             &self.height.to_be_bytes(),
             &(FIRST_SECOND + self.second).to_be_bytes(),
             &[details, EPOCH_0],
+        ])
+    }
+}
+
+/// Bytes of an open block's row: type 1, block 168, sideband 56.
+const OPEN_LEN: usize = 225;
+
+impl Block {
+    /// As the genesis block, which opens its account by a receive of the account itself.
+    pub(super) fn encode_genesis(&self, random: &mut Random) -> [u8; OPEN_LEN] {
+        let mut signature_and_work = [0; 72];
+        random.fill(&mut signature_and_work);
+        concat(&[
+            &[OPEN_BLOCK],
+            &self.account,
+            &self.representative,
+            &self.account,
+            &signature_and_work,
+            &self.successor,
+            &SUPPLY.to_be_bytes(),
+            &(FIRST_SECOND + self.second).to_be_bytes(),
         ])
     }
 }

@@ -4,9 +4,10 @@ use crate::error::LedgerError;
 use crate::file::{LedgerFile, Table};
 use crate::free_list::{self, FreeList};
 use crate::scan::{self, WEIGHT_PASSES, WEIGHT_ROWS, Weights};
-use crate::schema::{NEWEST_VERSION, OLDEST_VERSION, SUPPLY, required_tables};
+use crate::schema::{NEWEST_VERSION, OLDEST_VERSION, SUPPLY, hex, required_tables};
 use crate::summary::{self, LedgerSummary, Network, find};
-use crate::verify::sample::{self, Picked};
+use crate::verify::representatives::Representatives;
+use crate::verify::sample::{self, Part, Picked};
 use crate::verify::{Check, Level, Outcome, Policy, Report, VerifyError, VerifyOptions, full};
 
 /// Most pages of the free list that [`Level::L0`] reads: 16 MiB at the usual page size.
@@ -138,10 +139,7 @@ pub(super) fn run(
         );
         checks.add("counts", counts(&tables));
         let network = checks
-            .run(
-                "genesis",
-                summary::network(file, &tables).map(|net| (genesis(net), net)),
-            )?
+            .run("genesis", genesis(file, &tables))?
             .unwrap_or(Network::Unknown);
         if let Some(outcome) = claims(&tables, version, options.policy) {
             checks.add("claims", outcome);
@@ -155,14 +153,11 @@ pub(super) fn run(
                 options,
             };
             let scan = sums(&ledger, level, &mut checks)?;
+            let picked = scan.as_ref().map(|(_, picked)| picked);
             if level == Level::L2 {
-                sample::run(
-                    &ledger,
-                    scan.as_ref().map(|(_, picked)| picked),
-                    &mut checks,
-                )?;
+                sample::run(&ledger, picked, Part::All, &mut checks)?;
             } else {
-                full::run(&ledger, &mut checks)?;
+                full::run(&ledger, picked, &mut checks)?;
             }
             summary = scan.zip(version).map(|((scan, _), version)| {
                 LedgerSummary::new(file, &tables, version, network, &scan)
@@ -407,11 +402,23 @@ fn counts(tables: &[Table]) -> Outcome {
     passed(found.join(", "))
 }
 
-fn genesis(network: Network) -> Outcome {
-    match network {
+/// Which network's ledger it is. Without its genesis block a ledger is none of any network.
+fn genesis(file: &LedgerFile, tables: &[Table]) -> Result<(Outcome, Network), LedgerError> {
+    let network = summary::network(file, tables)?;
+    let outcome = match network {
         Network::Live | Network::Dev => passed(format!("the {network} network")),
-        Network::Unknown => passed("a network not known here"),
-    }
+        Network::Unknown => match summary::unknown_genesis(file, tables)? {
+            Some(block) => passed(format!(
+                "a network not known here, with the genesis block {}",
+                hex(&block)
+            )),
+            None => failed(
+                "the genesis block of the ledger's network",
+                "no genesis block",
+            ),
+        },
+    };
+    Ok((outcome, network))
 }
 
 /// The scans of the small tables. Gives the sums, and the accounts to look into.
@@ -451,7 +458,11 @@ fn sums(
     };
     let mut picked = Picked::new(&options.sample);
     let mut pace = options.pace("accounts", accounts.tree.entries());
+    let mut representatives = Representatives::new(file, tables);
     let scan = scan::scan_accounts(file, accounts, heights, |key, account| {
+        if picked.is_wanted() && representatives.is_block(&account.representative)? {
+            picked.add_suspect(*key);
+        }
         if let Some(weights) = &mut weights {
             weights.take(key, account);
         }

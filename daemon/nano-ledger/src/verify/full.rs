@@ -24,7 +24,8 @@ use crate::verify::VerifyError;
 use crate::verify::checks::{Checks, Ledger, skipped, unless};
 use crate::verify::options::Pace;
 use crate::verify::proofs::{Links, Proofs, skip_all};
-use crate::verify::sample::threads;
+use crate::verify::representatives::Representatives;
+use crate::verify::sample::{self, Part, Picked, threads};
 
 /// Rows handed to another thread at a time.
 const BATCH: usize = 256;
@@ -40,8 +41,13 @@ const RECEIVABLE: u8 = 2;
 type Blocks = Sorter<{ Block::SORTED_LEN }>;
 type Moves = Sorter<MOVE_LEN>;
 
-/// Runs the three passes.
-pub(super) fn run(ledger: &Ledger<'_>, checks: &mut Checks) -> Result<(), VerifyError> {
+/// Runs the three passes. Of a pruned ledger the last two cannot be run; instead the accounts `picked` are
+/// looked into.
+pub(super) fn run(
+    ledger: &Ledger<'_>,
+    picked: Option<&Picked>,
+    checks: &mut Checks,
+) -> Result<(), VerifyError> {
     let table = |name| find(ledger.tables, name);
     let (Some(blocks), Some(accounts), Some(heights), Some(pending)) = (
         table("blocks"),
@@ -74,15 +80,8 @@ pub(super) fn run(ledger: &Ledger<'_>, checks: &mut Checks) -> Result<(), Verify
     }
     proofs.report("", checks);
     if table("pruned").is_some_and(|pruned| pruned.tree.entries() > 0) {
-        for name in [
-            "chains",
-            "account-heads",
-            "confirmed-blocks",
-            "receivables",
-            "cementing",
-        ] {
-            checks.add(name, skipped("blocks were pruned from this ledger"));
-        }
+        sample::run(ledger, picked, Part::Links, checks)?;
+        checks.add("cementing", skipped("blocks were pruned from this ledger"));
         return Ok(());
     }
 
@@ -148,14 +147,14 @@ fn prove(
 ) -> Result<(), VerifyError> {
     let workers = threads();
     let (rows_in, rows_out) = sync_channel::<(u64, Batch)>(2 * workers);
-    let (proven_in, proven_out) = sync_channel::<Proven>(2 * workers);
+    let (proven_in, proven_out) = sync_channel::<Result<Proven, VerifyError>>(2 * workers);
     // Gone with the last worker, which ends the reader too.
     let rows_out = Arc::new(Mutex::new(rows_out));
     thread::scope(|scope| {
         let reading = scope.spawn(move || read_blocks(ledger, blocks, &rows_in));
         for _ in 0..workers {
             let (rows_out, proven_in) = (Arc::clone(&rows_out), proven_in.clone());
-            scope.spawn(move || prove_batches(ledger.network, &rows_out, &proven_in));
+            scope.spawn(move || prove_batches(ledger, &rows_out, &proven_in));
         }
         drop((rows_out, proven_in));
         let mut pace = ledger.options.pace("blocks", blocks.tree.entries());
@@ -192,35 +191,46 @@ fn read_blocks(
 }
 
 fn prove_batches(
-    network: Network,
+    ledger: &Ledger<'_>,
     rows: &Mutex<Receiver<(u64, Batch)>>,
-    proven: &SyncSender<Proven>,
+    proven: &SyncSender<Result<Proven, VerifyError>>,
 ) {
+    let mut representatives = Representatives::new(ledger.file, ledger.tables);
     loop {
         let received = rows.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((number, batch)) = received else {
             return;
         };
-        let mut proofs = Proofs::default();
-        let mut sorted = Vec::with_capacity(batch.ends.len());
-        let mut start = 0;
-        for (key_end, end) in batch.ends {
-            let key = batch.bytes.get(start..key_end).unwrap_or_default();
-            let value = batch.bytes.get(key_end..end).unwrap_or_default();
-            start = end;
-            if let Some(signed) = proofs.check(key, value, network) {
-                sorted.push(signed.block.to_sorted(&signed.hash));
-            }
-        }
-        let result = Proven {
-            number,
-            proofs,
-            sorted,
-        };
+        let result = prove_batch(ledger.network, number, &batch, &mut representatives);
         if proven.send(result).is_err() {
             return;
         }
     }
+}
+
+fn prove_batch(
+    network: Network,
+    number: u64,
+    batch: &Batch,
+    representatives: &mut Representatives<'_>,
+) -> Result<Proven, VerifyError> {
+    let mut proofs = Proofs::default();
+    let mut sorted = Vec::with_capacity(batch.ends.len());
+    let mut start = 0;
+    for &(key_end, end) in &batch.ends {
+        let key = batch.bytes.get(start..key_end).unwrap_or_default();
+        let value = batch.bytes.get(key_end..end).unwrap_or_default();
+        start = end;
+        if let Some(signed) = proofs.check(key, value, network) {
+            proofs.representative(&signed, representatives)?;
+            sorted.push(signed.block.to_sorted(&signed.hash));
+        }
+    }
+    Ok(Proven {
+        number,
+        proofs,
+        sorted,
+    })
 }
 
 #[expect(
@@ -228,7 +238,7 @@ fn prove_batches(
     reason = "dropping the receiver ends the workers"
 )]
 fn collect(
-    proven: Receiver<Proven>,
+    proven: Receiver<Result<Proven, VerifyError>>,
     sorter: &mut Blocks,
     proofs: &mut Proofs,
     pace: &mut Pace<'_>,
@@ -237,6 +247,7 @@ fn collect(
     let mut early = BTreeMap::new();
     let mut next = 0;
     while let Ok(batch) = proven.recv() {
+        let batch = batch?;
         pace.advance(batch.proofs.blocks)?;
         for record in batch.sorted {
             sorter.push(record)?;

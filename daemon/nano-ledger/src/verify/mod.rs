@@ -9,7 +9,7 @@
 //! The names of checks are stable: `meta-pages`, `free-list`, `file-length`, `table-list`,
 //! `store-version`, `tables`, `table-flags`, `policy` (L0); `page-accounting`, `counts`, `genesis`,
 //! `claims` (L1); `accounts`, `block-count`, `confirmation-heights`, `rep-weights`, `supply`,
-//! `block-hashes`, `signatures`, `work`, `chains`, `account-heads`, `confirmed-blocks`, `receivables`
+//! `block-hashes`, `signatures`, `work`, `representatives`, `chains`, `account-heads`, `confirmed-blocks`, `receivables`
 //! (L2 of a sample, L3 of all); `cementing` (L3).
 
 mod checks;
@@ -20,6 +20,7 @@ mod options;
 mod proofs;
 #[cfg(test)]
 mod refusals;
+mod representatives;
 #[cfg(test)]
 mod roots;
 mod sample;
@@ -115,6 +116,20 @@ pub struct Report {
     pub summary: Option<LedgerSummary>,
 }
 
+/// The checks that make out [`Level::L2`]. (How much work a network asks for need not be known.)
+const OF_BLOCKS: [&str; 7] = [
+    "block-hashes",
+    "signatures",
+    "representatives",
+    "chains",
+    "account-heads",
+    "confirmed-blocks",
+    "receivables",
+];
+
+/// What [`Level::L3`] has beyond them.
+const OF_ALL_BLOCKS: [&str; 1] = ["cementing"];
+
 impl Report {
     /// Whether no check failed.
     pub fn passed(&self) -> bool {
@@ -122,6 +137,27 @@ impl Report {
             .checks
             .iter()
             .any(|check| matches!(check.outcome, Outcome::Failed { .. }))
+    }
+
+    /// The deepest level up to which everything was looked at, and why not deeper. Blocks of an unknown
+    /// store version are looked at by no level above [`Level::L1`], and a ledger without the blocks that
+    /// were pruned cannot be looked at as [`Level::L3`] does.
+    pub fn reached(&self) -> (Level, Option<&str>) {
+        let skipped = |name: &str| {
+            self.checks.iter().find_map(|check| match &check.outcome {
+                Outcome::Skipped { reason } if check.name == name => Some(reason.as_str()),
+                _ => None,
+            })
+        };
+        let limits = [(Level::L1, &OF_BLOCKS[..]), (Level::L2, &OF_ALL_BLOCKS[..])];
+        limits
+            .into_iter()
+            .filter(|(level, _)| *level < self.level)
+            .find_map(|(level, names)| {
+                let reason = names.iter().find_map(|name| skipped(name))?;
+                Some((level, Some(reason)))
+            })
+            .unwrap_or((self.level, None))
     }
 
     /// The checks that failed.

@@ -2,12 +2,13 @@
 
 use crate::block::{self, Block, Id, Signed};
 use crate::chain::{Chain, Effect};
+use crate::error::LedgerError;
 use crate::proof;
 use crate::scan::Findings;
 use crate::schema::{Account, hex};
 use crate::summary::Network;
-use crate::verify::Outcome;
 use crate::verify::checks::{Checks, skipped, unless};
+use crate::verify::representatives::Representatives;
 
 /// Findings on blocks by themselves.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub(super) struct Proofs {
     pub(super) hashes: Findings,
     signatures: Findings,
     work: Findings,
+    /// Receives presented as changes.
+    disguised: Findings,
     /// Blocks whose signer is not known.
     unsigned: u64,
     /// Blocks whose threshold is not known.
@@ -58,8 +61,27 @@ impl Proofs {
         Some(signed)
     }
 
+    /// Looks for a receive that is presented as a change.
+    pub(super) fn representative(
+        &mut self,
+        signed: &Signed,
+        representatives: &mut Representatives<'_>,
+    ) -> Result<(), LedgerError> {
+        if representatives.is_receive_in_disguise(signed)? {
+            self.disguised.add(|| {
+                format!(
+                    "change {} names block {}, as the receive of it would",
+                    hex(&signed.hash),
+                    hex(&signed.block.representative)
+                )
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn append(&mut self, later: Self) {
         self.blocks += later.blocks;
+        self.disguised.append(later.disguised);
         self.hashes.append(later.hashes);
         self.signatures.append(later.signatures);
         self.work.append(later.work);
@@ -98,6 +120,14 @@ impl Proofs {
             })
         };
         checks.add("work", work);
+        checks.add(
+            "representatives",
+            unless(
+                self.disguised.describe(),
+                "legacy changes to representatives that are no blocks",
+                || format!("the legacy changes among {blocks} blocks{what}"),
+            ),
+        );
     }
 }
 
@@ -204,22 +234,17 @@ impl Links {
     }
 }
 
-/// The names that [`Proofs`] and [`Links`] report under, for when there is nothing to report.
+/// Skips what [`Proofs`] and [`Links`] report, when there is nothing to report.
 pub(super) fn skip_all(reason: &str, checks: &mut Checks) {
-    for name in [
-        "block-hashes",
-        "signatures",
-        "work",
-        "chains",
-        "account-heads",
-        "confirmed-blocks",
-        "receivables",
-    ] {
-        checks.add(
-            name,
-            Outcome::Skipped {
-                reason: reason.into(),
-            },
-        );
+    for name in ["block-hashes", "signatures", "work", "representatives"] {
+        checks.add(name, skipped(reason));
+    }
+    skip_links(reason, checks);
+}
+
+/// Skips what [`Links`] reports.
+pub(super) fn skip_links(reason: &str, checks: &mut Checks) {
+    for name in ["chains", "account-heads", "confirmed-blocks", "receivables"] {
+        checks.add(name, skipped(reason));
     }
 }

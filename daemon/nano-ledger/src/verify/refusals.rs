@@ -9,23 +9,25 @@ use heed::{CommitOrAbort, Database, RwTxn};
 use tempfile::TempDir;
 
 use super::*;
+use crate::block::Signed;
 use crate::schema::VERSION_KEY;
 
 type Table = Database<'static, Bytes, Bytes>;
 
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 7] = [
     "accounts",
     "blocks",
     "confirmation_height",
     "meta",
     "pending",
+    "pruned",
     "rep_weights",
 ];
 
 /// A ledger under edit.
 struct Edit<'e> {
     txn: RwTxn<'e>,
-    tables: [Table; 6],
+    tables: [Table; 7],
 }
 
 impl Edit<'_> {
@@ -77,8 +79,8 @@ fn apply(path: &Path, edit: impl FnOnce(&mut Edit<'_>)) {
     let tables = env
         .create_databases_and_commit(txn, |opener, txn| {
             let table = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
-            let [a, b, c, d, e, f] = TABLES.map(table);
-            let tables = [a?, b?, c?, d?, e?, f?];
+            let [a, b, c, d, e, f, g] = TABLES.map(table);
+            let tables = [a?, b?, c?, d?, e?, f?, g?];
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(tables))
         })
         .unwrap()
@@ -507,4 +509,159 @@ fn the_same_seed_takes_the_same_sample() {
     assert_eq!(report(Some(1)), report(Some(1)));
     assert_ne!(report(Some(1)), report(Some(2)));
     assert_ne!(report(None), report(None));
+}
+
+/// The last block of an account is a legacy receive, and is stored as the change that has the same bytes and
+/// hash: what was sent stays receivable, and everything else fits.
+fn disguise_a_receive(edit: &mut Edit<'_>) {
+    const RECEIVE: u8 = 3;
+    const CHANGE: u8 = 5;
+    let blocks: std::collections::HashMap<_, _> = edit.rows("blocks").into_iter().collect();
+    let block = |hash: &[u8]| {
+        blocks
+            .get(hash)
+            .map(|row| Signed::parse(row).unwrap().block)
+    };
+    let (account, mut row) = edit
+        .rows("accounts")
+        .into_iter()
+        .find(|(_, row)| blocks[&row[..32]][0] == RECEIVE)
+        .unwrap();
+    let head = row[..32].to_vec();
+    let receive = block(&head).unwrap();
+    let before = block(&receive.previous).unwrap();
+    let send = block(&receive.link).unwrap();
+
+    let mut stored = blocks[&head].clone();
+    stored[0] = CHANGE;
+    // type 1, hashed fields 64, signature 64, work 8; successor 32, account 32, height 8, then the balance.
+    let balance = 1 + 64 + 64 + 8 + 32 + 32 + 8;
+    stored[balance..balance + 16].copy_from_slice(&before.balance.to_be_bytes());
+    edit.put("blocks", &head, &stored);
+
+    let weights: std::collections::HashMap<_, _> = edit.rows("rep_weights").into_iter().collect();
+    let old = row[32..64].to_vec();
+    let weight = u128::from_be_bytes(weights[&old][..].try_into().unwrap()) - receive.balance;
+    match weight {
+        0 => edit.delete("rep_weights", &old),
+        weight => edit.put("rep_weights", &old, &weight.to_be_bytes()),
+    }
+    if before.balance > 0 {
+        edit.put("rep_weights", &receive.link, &before.balance.to_be_bytes());
+    }
+    row[32..64].copy_from_slice(&receive.link);
+    row[96..112].copy_from_slice(&before.balance.to_be_bytes());
+    edit.put("accounts", &account, &row);
+
+    let amount = receive.balance - before.balance;
+    let epoch = crate::block::EPOCH_0;
+    assert_eq!(send.details & 0x1F, epoch);
+    let receivable = [&send.account[..], &amount.to_be_bytes(), &[epoch]].concat();
+    let key = [&account[..], &receive.link].concat();
+    edit.put("pending", &key, &receivable);
+}
+
+#[test]
+fn a_receive_presented_as_a_change_is_named() {
+    expect(
+        disguise_a_receive,
+        &["representatives"],
+        &["representatives"],
+    );
+    // The sample has the account although it would not be picked by chance.
+    let (_dir, path) = edited(disguise_a_receive);
+    let options = VerifyOptions {
+        sample: Sample {
+            seed: Some(1),
+            accounts: 1,
+            depth: 1,
+        },
+        ..VerifyOptions::default()
+    };
+    let report = verify(&path, Level::L2, &options).unwrap();
+    let names: Vec<_> = report.failures().map(|check| check.name).collect();
+    assert_eq!(names, ["representatives"]);
+    // Nor does it help that the send was pruned.
+    apply(&path, |edit| {
+        let sends: Vec<_> = edit
+            .rows("blocks")
+            .into_iter()
+            .filter(|(_, row)| row[0] == 5)
+            .map(|(_, row)| row[33..65].to_vec())
+            .collect();
+        for send in sends {
+            if edit.table("blocks").delete(&mut edit.txn, &send).unwrap() {
+                edit.put("pruned", &send, &[]);
+            }
+        }
+    });
+    assert!(failures(&path, Level::L3).contains(&"representatives"));
+}
+
+#[test]
+fn a_ledger_without_its_genesis_block_is_none() {
+    let genesis =
+        crate::schema::hash("04270D7F11C4B2B472F2854C5A59F2A7E84226CE9ED799DE75744BD7D85FC9D9");
+    let (_dir, path) = edited(|edit| edit.delete("blocks", &genesis));
+    assert_eq!(failures(&path, Level::L0), Vec::<&str>::new());
+    assert_eq!(failures(&path, Level::L1), ["genesis"]);
+}
+
+#[test]
+fn of_a_pruned_ledger_less_is_claimed_than_was_asked_for() {
+    let genuine = verify(&edited(|_| ()).1, Level::L1, &VerifyOptions::default());
+    assert_eq!(genuine.unwrap().reached(), (Level::L1, None));
+    let (_whole, path) = edited(|_| ());
+    for level in [Level::L0, Level::L2, Level::L3] {
+        let report = verify(&path, level, &VerifyOptions::default()).unwrap();
+        assert_eq!(report.reached(), (level, None));
+    }
+
+    // The second block of the longest chain goes, as a node prunes it.
+    apply(&path, |edit| {
+        let rows = edit.rows("blocks");
+        let parsed = rows
+            .iter()
+            .map(|(key, row)| (key, Signed::parse(row).unwrap().block));
+        let (longest, _) = edit
+            .rows("accounts")
+            .into_iter()
+            .max_by_key(|(_, row)| row[120..128].iter().rev().copied().collect::<Vec<_>>())
+            .unwrap();
+        let mut in_chain = parsed.filter(|(_, block)| block.account[..] == longest[..]);
+        let pruned = in_chain
+            .find(|(_, block)| block.height == 2)
+            .unwrap()
+            .0
+            .clone();
+        edit.delete("blocks", &pruned);
+        edit.put("pruned", &pruned, &[]);
+    });
+    let options = |accounts| VerifyOptions {
+        sample: Sample {
+            accounts,
+            ..Sample::default()
+        },
+        ..VerifyOptions::default()
+    };
+    let report = verify(&path, Level::L3, &options(10_000)).unwrap();
+    assert!(report.passed(), "{report:#?}");
+    let (level, why) = report.reached();
+    assert_eq!(level, Level::L2);
+    assert!(why.unwrap().contains("pruned"), "{why:?}");
+    // What is said of chains is of a sample.
+    let chains = report.checks.iter().find(|check| check.name == "chains");
+    let said = format!("{:?}", chains.unwrap().outcome);
+    assert!(said.contains("in a sample"), "{said}");
+    let nothing_sampled = verify(&path, Level::L3, &options(0)).unwrap();
+    assert_eq!(nothing_sampled.reached().0, Level::L1);
+
+    // Nor are blocks looked into whose store version is not known.
+    let (_dir, path) = edited(|edit| {
+        let mut value = [0; 32];
+        value[31] = 27;
+        edit.put("meta", &VERSION_KEY, &value);
+    });
+    let report = verify(&path, Level::L3, &VerifyOptions::default()).unwrap();
+    assert_eq!(report.reached().0, Level::L1);
 }

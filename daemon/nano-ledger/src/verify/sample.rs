@@ -12,11 +12,15 @@ use crate::schema::{self, Account, hex};
 use crate::summary::{Network, find, is_genesis};
 use crate::synthetic::random::Random;
 use crate::verify::checks::{Checks, Ledger, unless};
-use crate::verify::proofs::{Links, Proofs, skip_all};
+use crate::verify::proofs::{Links, Proofs, skip_all, skip_links};
+use crate::verify::representatives::Representatives;
 use crate::verify::{Sample, VerifyError};
 
 /// Most threads that look into blocks.
 const MAX_THREADS: usize = 16;
+
+/// Most accounts picked for their representative, which anybody can choose in a state block.
+const MAX_SUSPECTS: u32 = 10_000;
 
 /// How many threads to look into blocks with.
 pub(super) fn threads() -> usize {
@@ -35,6 +39,7 @@ pub(super) struct Picked {
     random_ones: Vec<Id>,
     richest: Greatest,
     others: Vec<Id>,
+    suspects: u32,
 }
 
 impl Picked {
@@ -51,6 +56,7 @@ impl Picked {
             random_ones: Vec::new(),
             richest: Greatest::default(),
             others: Vec::new(),
+            suspects: 0,
         }
     }
 
@@ -73,6 +79,19 @@ impl Picked {
         self.others.extend(keys);
     }
 
+    /// Whether anything is to be picked.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted > 0
+    }
+
+    /// Adds an account whose representative is a block: a receive may be presented as a change in its chain.
+    pub(super) fn add_suspect(&mut self, key: Id) {
+        if self.suspects < MAX_SUSPECTS {
+            self.suspects += 1;
+            self.others.push(key);
+        }
+    }
+
     fn keys(&self) -> Vec<Id> {
         let mut keys = self.random_ones.clone();
         keys.extend(self.richest.ids());
@@ -83,30 +102,44 @@ impl Picked {
     }
 }
 
+/// What to look into of the accounts picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Their blocks, and how they follow one another.
+    All,
+    /// How their blocks follow one another; all blocks by themselves have been looked into.
+    Links,
+}
+
 /// Looks into the accounts picked.
 pub(super) fn run(
     ledger: &Ledger<'_>,
     picked: Option<&Picked>,
+    part: Part,
     checks: &mut Checks,
 ) -> Result<(), VerifyError> {
     let sample = ledger.options.sample;
+    let skip: fn(&str, &mut Checks) = match part {
+        Part::All => skip_all,
+        Part::Links => skip_links,
+    };
     let picked = match (picked, ledger.unreadable_blocks()) {
         (_, Some(reason)) => {
-            skip_all(&reason, checks);
+            skip(&reason, checks);
             return Ok(());
         }
         (None, _) => {
-            skip_all("the accounts cannot be read", checks);
+            skip("the accounts cannot be read", checks);
             return Ok(());
         }
         (Some(_), _) if sample.accounts == 0 => {
-            skip_all("no sample was asked for", checks);
+            skip("no sample was asked for", checks);
             return Ok(());
         }
         (Some(picked), None) => picked,
     };
     let Some(look) = Look::new(ledger) else {
-        skip_all("a table is missing", checks);
+        skip("a table is missing", checks);
         return Ok(());
     };
     let keys = picked.keys();
@@ -119,12 +152,13 @@ pub(super) fn run(
                 let (look, pace) = (&look, &pace);
                 scope.spawn(move || {
                     let (mut proofs, mut links) = (Proofs::default(), Links::default());
+                    let mut representatives = Representatives::new(ledger.file, ledger.tables);
                     for key in keys {
                         pace.lock()
                             .unwrap_or_else(std::sync::PoisonError::into_inner)
                             .step()?;
                         ledger.options.go_on()?;
-                        look.account(key, &mut proofs, &mut links)?;
+                        look.account(key, &mut proofs, &mut links, &mut representatives)?;
                     }
                     Ok((proofs, links))
                 })
@@ -153,14 +187,18 @@ pub(super) fn run(
             }
         }
     }
-    proofs.report(
-        &format!(
-            " in a sample of {} accounts, seed {}",
-            links.accounts, picked.seed
-        ),
-        checks,
+    let of_sample = format!(
+        " in a sample of {} accounts, seed {}",
+        links.accounts, picked.seed
     );
-    links.report(&format!(", their newest {} blocks", sample.depth), checks);
+    let newest = format!(", their newest {} blocks", sample.depth);
+    match part {
+        Part::All => {
+            proofs.report(&of_sample, checks);
+            links.report(&newest, checks);
+        }
+        Part::Links => links.report(&format!("{of_sample}{newest}"), checks),
+    }
     checks.add(
         "receivables",
         unless(
@@ -211,14 +249,20 @@ impl<'a> Look<'a> {
         Ok(self.get(self.pruned, hash)?.is_some())
     }
 
-    fn account(&self, key: &Id, proofs: &mut Proofs, links: &mut Links) -> Result<(), VerifyError> {
+    fn account(
+        &self,
+        key: &Id,
+        proofs: &mut Proofs,
+        links: &mut Links,
+        representatives: &mut Representatives<'_>,
+    ) -> Result<(), VerifyError> {
         let row = self.get(self.accounts, key)?;
         // Representatives need not have an account.
         let Some(row) = row.and_then(|row| Account::parse(&row)) else {
             return Ok(());
         };
         links.accounts += 1;
-        let newest = self.newest(key, &row.head, proofs, links)?;
+        let newest = self.newest(key, &row.head, proofs, links, representatives)?;
         let mut chain = None;
         let mut newest = newest.iter().rev();
         if let Some(oldest) = newest.clone().next()
@@ -267,6 +311,7 @@ impl<'a> Look<'a> {
         head: &Id,
         proofs: &mut Proofs,
         links: &mut Links,
+        representatives: &mut Representatives<'_>,
     ) -> Result<Vec<Signed>, VerifyError> {
         let mut found = Vec::new();
         let mut hash = *head;
@@ -282,6 +327,7 @@ impl<'a> Look<'a> {
             let Some(signed) = proofs.check(&hash, &row, self.ledger.network) else {
                 break;
             };
+            proofs.representative(&signed, representatives)?;
             if signed.block.account != *key {
                 links.chains.add(|| {
                     format!(

@@ -15,6 +15,9 @@ pub(crate) struct InstallArgs {
     /// Exchange the node's ledger with the backup that the last install made
     #[arg(long, conflicts_with = "ledger")]
     pub(crate) rollback: bool,
+    /// Install although the node's ledger is newer: it has more cemented blocks, or as many and more blocks
+    #[arg(long)]
+    pub(crate) allow_older: bool,
     /// The ledger to install [default: the current snapshot, or else data.ldb in the data directory]
     #[arg(value_name = "LEDGER")]
     pub(crate) ledger: Option<PathBuf>,

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, ValueEnum};
 use snapshot_pointer::Salt;
 
-use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, values};
+use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, LogArgs, values};
 use crate::config::default_salt;
 
 /// `produce`.
@@ -44,6 +44,10 @@ pub(crate) struct ProduceArgs {
     /// Publish although no pointer of this key was found on the network or on disk
     #[arg(long)]
     pub(crate) first: bool,
+    /// Publish although the ledger has fewer cemented blocks than that of the last snapshot, or as many and fewer
+    /// blocks
+    #[arg(long)]
+    pub(crate) allow_older: bool,
     /// A run to see whether everything works: publishes under the salt `validation` unless another is
     /// given, and never under one that mirrors follow
     #[arg(long)]
@@ -57,6 +61,32 @@ pub(crate) struct ProduceArgs {
     pub(crate) policy: LedgerPolicyArgs,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+}
+
+/// `clear-readers`.
+#[derive(Debug, Args)]
+pub(crate) struct ClearReadersArgs {
+    /// The node's ledger, usually data.ldb; the node may run
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ledger: PathBuf,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// `copy-ledger`, the process that copies for `produce`.
+#[derive(Debug, Args)]
+pub(crate) struct CopyLedgerArgs {
+    /// The node's ledger
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ledger: PathBuf,
+    /// The state of the ledger that a copy to be continued is of
+    #[arg(long, value_name = "TEXT", requires = "from")]
+    pub(crate) state: Option<String>,
+    /// Where in the copy to continue, in bytes
+    #[arg(long, value_name = "BYTES", requires = "state")]
+    pub(crate) from: Option<u64>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// The salt of runs that only try everything.

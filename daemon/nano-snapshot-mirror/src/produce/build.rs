@@ -9,21 +9,23 @@ use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::StoreError;
 use bittorrent_store::create::{Cut, Draft, Shape};
-use nano_ledger::LiveLedger;
 use nano_ledger::archive::{self, ExtractError, ExtractOptions, Layout, PackError, PackOptions};
+use nano_ledger::{LiveLedger, Standing};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::copy;
+use super::copying::{self, ClearAtEnd, Killed};
 use super::download::Downloaded;
 use super::making::{Making, Stage};
 use super::memory::{Memory, Origin, Recipe};
+use super::pieces;
 use crate::catalogue;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
 use crate::clock::unix_seconds;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DirLock, StreamName};
-use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::ledger_policy::{LedgerPolicy, Verdict, refuse_publication};
 use crate::ledger_record::{Counts, LedgerRecord};
 use crate::progress::{Display, Meter};
 use crate::snapshot_info::SnapshotInfo;
@@ -79,6 +81,7 @@ pub(super) fn snapshot(
     let stream = StreamName::of_salt(&args.salt());
     let memory = Memory::of(data, &stream);
     let recipe = Recipe::of(args);
+    let published = published_last(data, &stream)?;
     let work = |output, size, build| Work {
         args,
         output,
@@ -89,16 +92,23 @@ pub(super) fn snapshot(
         stop,
         memory: &memory,
         recipe: &recipe,
+        published,
     };
     match source {
         Source::Ledger(path) => {
+            let _at_end = ClearAtEnd(path.clone());
             let ledger = LiveLedger::open(&path)?;
+            copying::clear(&ledger);
             Making::tidy(data, &stream);
             if let Some(built) = made_already(args, data, &memory, &recipe, &path)? {
                 return Ok(Some(built));
             }
             let size = ledger.size_hint()?;
             let layout = args.layout.unwrap_or(LayoutArg::Plain);
+            if layout == LayoutArg::Plain {
+                // How long an archive becomes is known when it is packed.
+                pieces::refuse_too_short(args.piece_length, size)?;
+            }
             let found = Making::find(data, &stream, &recipe, &path, &ledger)?;
             let there = found
                 .as_ref()
@@ -127,9 +137,25 @@ pub(super) fn snapshot(
                 (None, Layout::TarZst | Layout::SevenZ) => Output::AsItIs,
             };
             let size = downloaded.resource.length;
+            if downloaded.layout == Layout::Plain && output == Output::Plain
+                || output == Output::AsItIs
+            {
+                pieces::refuse_too_short(args.piece_length, size)?;
+            }
             work(output, size, Build::begin(data)?).of_download(downloaded, data)
         }
     }
+}
+
+/// The snapshot published last for this stream, and what its ledger has.
+fn published_last(data: &DataDir, stream: &StreamName) -> Result<Option<(InfoHashV2, Standing)>> {
+    let Some(id) = data.current_of(stream)? else {
+        return Ok(None);
+    };
+    let counts = LedgerRecord::load(&data.snapshot(id)).and_then(|record| record.counts);
+    Ok(counts
+        .and_then(|counts| counts.standing())
+        .map(|standing| (id, standing)))
 }
 
 /// The snapshot in the store that needs no more than to be published.
@@ -211,6 +237,8 @@ struct Work<'a> {
     stop: &'a CancellationToken,
     memory: &'a Memory,
     recipe: &'a Recipe,
+    /// The snapshot published last and what its ledger has, where that is known.
+    published: Option<(InfoHashV2, Standing)>,
 }
 
 /// What a torrent is made of: hashed, and with what is to be said of it.
@@ -239,12 +267,16 @@ impl Work<'_> {
         let is_begun = making.is_some();
         let mut making = making.unwrap_or_else(begin);
         let made = self.of_copy(path, ledger, &mut draft, &copied, &mut making, is_begun);
-        // What was refused or failed would be refused or fail again; what was stopped goes on.
+        // What was refused or failed would be refused or fail again; what was stopped or killed is continued.
         let content = match made {
             Ok(Some(content)) => content,
             Ok(None) => {
                 self.build.keep = making.can_go_on();
                 return Ok(None);
+            }
+            Err(error) if error.is::<Killed>() => {
+                self.build.keep = making.can_go_on();
+                return Err(error);
             }
             Err(error) => {
                 making.forget();
@@ -415,6 +447,10 @@ impl Work<'_> {
             network = %summary.network, "copied"
         );
         record.counts = Some(Counts::from(&summary));
+        if let Some((last, before)) = &self.published {
+            let after = Standing::from(&summary);
+            refuse_publication(*last, before, &after, self.args.allow_older)?;
+        }
         let content = draft.content_path(&[]);
         if self.output == Output::TarZst && !self.pack(copied, &content)? {
             return Ok(None);
@@ -511,6 +547,7 @@ impl Work<'_> {
     /// Hashes what lies where the draft wants it. `false` when asked to stop.
     fn hash(&self, draft: &mut Draft, content: &Path) -> Result<bool> {
         let size = content.metadata().map_or(0, |metadata| metadata.len());
+        pieces::refuse_too_short(self.args.piece_length, size)?;
         let mut meter = self.display.phase("Hashing the snapshot", size);
         let added = draft.add_present(&[], &mut |done| {
             meter.set(done, None);

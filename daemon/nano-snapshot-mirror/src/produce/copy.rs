@@ -4,22 +4,18 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::thread;
 
 use anyhow::{Context as _, Result};
 use bittorrent_store::StoreError;
 use bittorrent_store::create::Draft;
+use nano_ledger::LiveLedger;
 use nano_ledger::archive::{self, ExtractError, ExtractOptions};
-use nano_ledger::{CopyError, LiveLedger};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio_util::sync::CancellationToken;
 
+use super::copying::{Copying, PIPE, Rest};
 use super::making::{Checkpoints, Making, Stage};
 use crate::progress::Display;
 use crate::space;
-
-/// Bytes on the way from the copy to whoever takes it; the most an ordinary user may ask for.
-const PIPE: usize = 1 << 20;
 
 /// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
 pub(super) fn into_draft(
@@ -44,10 +40,9 @@ pub(super) fn into_draft(
             written(done);
             !stop.is_cancelled()
         };
-        piped(
-            |into| ledger.copy_to(into),
-            |from| draft.add_file(&[], from, &mut progress),
-        )
+        copied(ledger, None, |from| {
+            draft.add_file(&[], from, &mut progress)
+        })
     })
 }
 
@@ -86,12 +81,9 @@ pub(super) fn into_file(
         copy: place,
         from,
     };
-    let copy = |into: &mut File| match &state {
-        Some(state) => ledger.copy_rest_to(state, from, into),
-        None => ledger.copy_to(into),
-    };
+    let rest = state.as_deref().map(|state| Rest { state, from });
     checkpoints.beside(|written| {
-        piped(copy, |source| {
+        copied(ledger, rest, |source| {
             let mut done = from;
             let mut buffer = vec![0; PIPE];
             loop {
@@ -158,30 +150,17 @@ pub(super) fn out_of_archive(
     }
 }
 
-/// Copies through a pipe to whoever reads it. Gives what that gives, or `None` when asked to stop.
-fn piped(
-    copy: impl FnOnce(&mut File) -> Result<(), CopyError> + Send,
+/// Copies in another process and gives the bytes to `read`. Returns what that returns, or `None` when asked
+/// to stop.
+fn copied(
+    ledger: &LiveLedger,
+    rest: Option<Rest<'_>>,
     read: impl FnOnce(&mut File) -> Result<u64, StoreError>,
 ) -> Result<Option<u64>> {
-    let (from, into) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
-    // A smaller pipe only costs more changes between threads.
-    let _ = fcntl_setpipe_size(&into, PIPE);
-    let (mut from, mut into) = (File::from(from), File::from(into));
-    let (copied, added) = thread::scope(|scope| {
-        let copying = scope.spawn(move || copy(&mut into));
-        let added = read(&mut from);
-        // Ends a copy that nobody reads any longer.
-        drop(from);
-        let copied = copying
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (copied, added)
-    });
-    match (copied, added) {
-        (_, Err(StoreError::Cancelled)) => Ok(None),
-        // The reader's failure made the copy fail.
-        (Err(CopyError::ReaderGone) | Ok(()), Err(error)) => Err(error.into()),
-        (Err(error), _) => Err(error.into()),
-        (Ok(()), Ok(length)) => Ok(Some(length)),
+    let mut copying = Copying::start(ledger, rest)?;
+    match read(copying.bytes()?) {
+        Err(StoreError::Cancelled) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(length) => copying.finish().map(|()| Some(length)),
     }
 }

@@ -8,6 +8,7 @@ use nano_ledger::{LiveLedger, minimum_node_version, summarize};
 
 use super::build::{self, Built};
 use super::memory::{Memory, Origin, Recipe};
+use super::pieces;
 use crate::cli::{LayoutArg, ProduceArgs};
 use crate::data_dir::{DataDir, StreamName};
 use crate::space;
@@ -61,8 +62,12 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
             data.root().display()
         ),
     );
-    let enough = space::ensure(data, needed, "the snapshot");
-    match &enough {
+    let layout = args.layout.unwrap_or(LayoutArg::Plain);
+    let fits = match layout {
+        LayoutArg::Plain => pieces::refuse_too_short(args.piece_length, size),
+        LayoutArg::TarZst => Ok(()),
+    };
+    match &fits.and_then(|()| space::ensure(data, needed, "the snapshot")) {
         Ok(()) => line("would", &"copy the ledger, hash it, sign and publish"),
         Err(error) => line("would", &format_args!("fail: {error}")),
     }

@@ -28,6 +28,7 @@ use crate::snapshot_info::SnapshotInfo;
 use crate::space;
 use crate::stream::Stream;
 use crate::text::Causes;
+use crate::torrent::too_long;
 use crate::watchdog::Pulse;
 
 /// How often a report is made without anything having happened.
@@ -477,6 +478,14 @@ impl Reporter {
             if let Some(failure) = &torrent.failure {
                 let text = format!("snapshot {}: {failure}", torrent.snapshot);
                 problems.push(problem("torrent-stopped", text));
+            }
+        }
+        for handle in self.torrents.borrow().iter() {
+            let status = handle.status();
+            if let (SessionPhase::Metadata, Some(length)) = (&status.phase, status.refused_metadata)
+            {
+                let text = format!("snapshot {}: {}", handle.id().v2, too_long(length));
+                problems.push(problem("metadata-too-long", text));
             }
         }
         problems

@@ -1,0 +1,59 @@
+//! Whether a representative is a block of the ledger.
+//!
+//! A legacy receive and a legacy change are hashed alike: Blake2b of the previous block and one more id, which
+//! is the received send or the new representative. So a receive can be stored as a change whose
+//! representative is the hash of the send. Its hash, signature and work hold, and everything derived from the
+//! blocks fits: only the account never gets what was sent to it. No key is known whose bytes are the hash of
+//! a block, so such a change is refused. State blocks say what they are, and may name any representative.
+
+use std::collections::HashSet;
+
+use crate::block::{Id, Kind, Signed};
+use crate::error::LedgerError;
+use crate::file::{LedgerFile, Table};
+use crate::summary::find;
+
+/// Most representatives that are remembered to be no blocks: 2 MiB.
+const MOST_KNOWN: usize = 1 << 16;
+
+/// Looks representatives up among the blocks, each but once as long as there are not too many.
+pub(super) struct Representatives<'a> {
+    file: &'a LedgerFile,
+    tables: [Option<&'a Table>; 2],
+    known: HashSet<Id>,
+}
+
+impl<'a> Representatives<'a> {
+    pub(super) fn new(file: &'a LedgerFile, tables: &'a [Table]) -> Self {
+        Self {
+            file,
+            tables: ["blocks", "pruned"].map(|name| find(tables, name)),
+            known: HashSet::new(),
+        }
+    }
+
+    /// Whether the ledger has, or had before it was pruned, a block with this hash.
+    pub(super) fn is_block(&mut self, id: &Id) -> Result<bool, LedgerError> {
+        if self.known.contains(id) {
+            return Ok(false);
+        }
+        for table in self.tables.into_iter().flatten() {
+            if self.file.get(table, id)?.is_some() {
+                return Ok(true);
+            }
+        }
+        if self.known.len() == MOST_KNOWN {
+            self.known.clear();
+        }
+        self.known.insert(*id);
+        Ok(false)
+    }
+
+    /// Whether the block is a receive that is presented as a change.
+    pub(super) fn is_receive_in_disguise(&mut self, signed: &Signed) -> Result<bool, LedgerError> {
+        match signed.block.kind {
+            Kind::Change => self.is_block(&signed.block.representative),
+            Kind::Send | Kind::Receive | Kind::Open | Kind::State => Ok(false),
+        }
+    }
+}
