@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::data_dir::{DataDir, DirLock, StreamName};
 use crate::extract::{self, Method};
 use crate::fetch::Ended;
-use crate::ledger_policy::{LedgerPolicy, Verdict};
+use crate::ledger_policy::{LedgerPolicy, Verdict, refuse_replacement};
 use crate::output::outln;
 use crate::progress::Display;
 use crate::published::{CHUNK, Damaged, Published, read_chunk};
@@ -47,6 +47,7 @@ pub(crate) fn run(
     let installation = Installation {
         place,
         policy: LedgerPolicy::from(&config.verify),
+        allow_older: args.allow_older,
         display,
         signals,
     };
@@ -177,6 +178,7 @@ fn roll_back(place: &LedgerPlace, config: &Config) -> Result<()> {
 struct Installation<'a> {
     place: LedgerPlace,
     policy: LedgerPolicy,
+    allow_older: bool,
     display: &'a Display,
     signals: &'a Signals,
 }
@@ -264,6 +266,7 @@ impl Installation<'_> {
         let Some(made) = self.copy(origin)? else {
             return Ok(Made::Interrupted);
         };
+        refuse_replacement(ledger, made.path(), self.allow_older)?;
         self.place.hand_over(made.file(), made.path())?;
         self.place.replace(Old::Backup, |ledger| made.put(ledger))?;
         Ok(Made::Put)
@@ -341,6 +344,10 @@ impl Installation<'_> {
             }
             Compared::Interrupted => return Ok(Made::Interrupted),
             Compared::Different => {}
+        }
+        if let Err(error) = refuse_replacement(self.place.ledger(), &path, self.allow_older) {
+            archived.remove()?;
+            return Err(error);
         }
         self.place.hand_over(&open_alone(&path)?, &path)?;
         self.place.replace(Old::Backup, |_| {
