@@ -25,7 +25,7 @@ use crate::pause::{Paused, Pauses};
 use crate::progress::Display;
 use crate::reuse::{Open, Reuse};
 use crate::space::{self, Shortage};
-use crate::text::Bytes;
+use crate::text::{Bytes, Count};
 
 /// How often a waiting fetch looks whether another process has let go of a snapshot.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
@@ -117,10 +117,10 @@ fn swarms(hashes: &InfoHashes, store: Option<&TorrentStore>) -> Vec<SwarmHash> {
 /// What is said of an info dictionary that a peer offers and that is not fetched.
 pub(crate) fn too_long(length: u32) -> String {
     format!(
-        "a peer offers an info dictionary of {}, and at most {} are fetched: its producer has to publish it with a \
+        "a peer offers an info dictionary of {} bytes, and at most {} are fetched: its producer has to publish it with a \
          greater --piece-length, unless the peer lies",
-        Bytes(length.into()),
-        Bytes(MAX_INFO_LEN.into())
+        Count(length.into()),
+        Count(MAX_INFO_LEN.into())
     )
 }
 

@@ -369,7 +369,7 @@ fn the_current_snapshot_is_installed_whatever_its_layout() {
         run_command(produce.args(["--layout", layout])).succeeded();
         let (dir, place) = node(if layout == "plain" { BEFORE } else { AFTER });
         let data = world.path(layout);
-        let args = ["--data-dir", data.to_str().unwrap()];
+        let args = ["--data-dir", data.to_str().unwrap(), "--allow-older"];
         let said = install(dir.path(), &args).succeeded();
         assert!(said.stderr.contains("--rollback"), "{}", said.stderr);
         assert_same(&place, Path::new(ledger_file));
