@@ -333,7 +333,7 @@ fn extracting_does_not_replace_the_ledger_of_a_running_node() {
 
     // The next snapshot replaces one that can be fetched again, and the backup stays.
     copy_ledger(BEFORE, &ledger);
-    run_command(&mut world.produce("producer", &ledger)).succeeded();
+    run_command(world.produce("producer", &ledger).arg("--allow-older")).succeeded();
     fs::write(&backup, "the ledger of the node").unwrap();
     run_command(&mut extract(&world)).succeeded();
     assert_same(&place, Path::new(BEFORE));
