@@ -50,7 +50,7 @@ class Nodes:
         self.addresses = addresses
         self.authority = authority
         self.items: list[Item | None] = [None] * len(addresses)
-        # What is named to whoever looks for peers, of any torrent.
+        # Addresses given as peers of every torrent.
         self.peers: list[bytes] = []
         self._ids = [hashlib.sha1(address.encode()).digest() for address in addresses]
         self._contacts = b"".join(

@@ -122,7 +122,7 @@ class Scenarios:
         return Row("sybils", "download", bounds, sample.memory, sample.descriptors, f"7 of 8 nodes give {', '.join(rest)}")
 
     def web(self, snapshot: Snapshot) -> Row:
-        """Connections to the status page that are held with nothing sent, half a request, or a stream of events that nobody reads."""
+        """Connections to the status page that are held with nothing sent, half a request, or a stream of events that is not read."""
         slowest, refused = 0.0, 0
         openings = (b"", b"GET / HTTP/1.1\r\nX", b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         settings = Settings(MIRROR, snapshot.data, [], snapshot.hash)

@@ -68,8 +68,8 @@ def exchange(snapshot: Snapshot) -> socket.socket:
     number = decode(payload[2:])[b"m"][b"ut_pex"]
     named = [compact(address, port) for port in PORTS for address in (THIRD_PARTY, *NEAR)]
     tricks = [mapped(address, port) for port in PORTS for address in ("0.0.0.0", "127.0.0.1", "10.0.0.1")]
-    told = encode({b"added": b"".join(named[:150]), b"added6": b"".join(tricks[:50])})
-    connection.sendall(message(EXTENDED, bytes([number]) + told))
+    lists = encode({b"added": b"".join(named[:150]), b"added6": b"".join(tricks[:50])})
+    connection.sendall(message(EXTENDED, bytes([number]) + lists))
     return connection
 
 

@@ -14,7 +14,7 @@ from rows import Bound, Row
 
 CONTENT = 12 << 20
 PIECE = 256 << 10
-# Bytes a second that whoever is honest sends: the line is what a transfer waits for, not the processor that all share.
+# Bytes a second that honest peers send: the line is what a transfer waits for, not the processor that all share.
 RATE = 4_000_000
 # A transfer beside an attacker may take this many times as long as one without.
 SLOWER = 1.3

@@ -1,4 +1,4 @@
-"""One connection for each kind of wrong message: lengths that do not fit, indices and sums that overflow, nested and huge dictionaries, messages nobody asked for."""
+"""One connection for each kind of wrong message: lengths that do not fit, indices and sums that overflow, nested and huge dictionaries, messages that were not asked for."""
 
 import socket
 import struct
