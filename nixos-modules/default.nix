@@ -43,13 +43,7 @@ let
     asDefaults = lib.mapAttrs (
       _: value: if lib.isList value then lib.mkBefore value else lib.mkDefault value
     );
-    unit =
-      part: said:
-      said
-      // {
-        ${part} = shared.asDefaults said.${part};
-      }
-      // lib.optionalAttrs (said ? environment) { environment = shared.asDefaults said.environment; };
+    unit = part: said: said // { ${part} = shared.asDefaults said.${part}; };
     # Creates the directories of `systemd.tmpfiles.settings.NAME`, which may be on a file system that is mounted only after systemd-tmpfiles
     # ran at boot. Of that file alone: a mistake in another one would keep the unit from starting.
     makeDirectories = name: "+${config.systemd.package}/bin/systemd-tmpfiles --create ${name}.conf";

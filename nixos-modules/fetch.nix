@@ -13,7 +13,6 @@ let
   cfg = config.services.nano-snapshot-mirror;
   inherit (nanoSnapshotMirror)
     asDefaults
-    derived
     makeDirectories
     secrets
     unit
@@ -23,8 +22,6 @@ let
   name = "nano-snapshot-fetch";
   directory = builtins.dirOf cfg.fetch.installTo;
   ledgers = [ cfg.fetch.installTo ] ++ cfg.fetch.unless;
-  # A mirror of this host has the snapshot, or gets it at the same time.
-  mirror = lib.optional cfg.enable derived.peerAddress;
   node = {
     wants = [ "${name}.service" ];
     # `|`: one of them suffices.
@@ -53,9 +50,6 @@ in
           {
             onSuccess = cfg.fetch.before;
             unitConfig.ConditionPathExists = map (path: "!${escape.path path}") cfg.fetch.unless;
-            environment.NANO_SNAPSHOT_MIRROR_SEED_PEERS = lib.mkIf (mirror != [ ]) (
-              lib.mkDefault (lib.concatStringsSep "," (mirror ++ cfg.settings.seed-peers or [ ]))
-            );
             # It is done once, and a download of hours is not thrown away for a new configuration.
             restartIfChanged = false;
             serviceConfig = {

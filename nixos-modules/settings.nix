@@ -65,13 +65,6 @@ in
   httpSocket = if http == [ ] then null else removeAttrs (socketOf http) [ "BindIPv6Only" ];
   controlSocket = if settings.control.socket == "off" then null else settings.control.socket;
 
-  # Where a program on this machine reaches the peer port.
-  peerAddress =
-    let
-      first = lib.head peers;
-    in
-    if isAny first then "127.0.0.1:${toString (portOf first)}" else first;
-
   # Ports that others reach.
   peerPorts = map portOf (lib.filter (address: !isLocal address) peers);
   httpPorts = map portOf (lib.filter (address: !isLocal address) http);

@@ -146,11 +146,6 @@ in
         RequiresMountsFor = [ (escape.word fetchDirectory) ];
         ConditionPathExists = [ "!${escape.path fetchTo}" ];
       };
-      # Any free port, also where the configuration of this host fixes those of a mirror.
-      environment = {
-        NANO_SNAPSHOT_MIRROR_DHT__PORT = "0";
-        NANO_SNAPSHOT_MIRROR_PEER__LISTEN = "[::]:0";
-      };
       serviceConfig = hardening // {
         Type = "oneshot";
         ExecStart = "${program} --once --extract --discard-archive --data-dir ${escape.argument work}";

@@ -102,8 +102,6 @@ def from_nix(said: dict[str, Any], section: str) -> Unit:
         },
         section: {key: words(value) for key, value in said[f"{section.lower()}Config"].items()},
     }
-    if said.get("environment"):
-        unit[section]["Environment"] = [f"{key}={value}" for key, value in said["environment"].items()]
     for key, name in (("wants", "Wants"), ("after", "After")):
         if said.get(key):
             unit["Unit"][name] = words(said[key])
@@ -181,8 +179,8 @@ def without_store(unit: Unit) -> Unit:
     for section, keys in unit.items():
         plain[section] = {}
         for key, value in keys.items():
-            # NixOS gives every service the first three; the module knows whether there is a mirror to fetch from.
-            value = [word for word in value if not re.match('"?(PATH|LOCALE_ARCHIVE|TZDIR|NANO_SNAPSHOT_MIRROR_SEED_PEERS)=', word)]
+            # NixOS gives every service these.
+            value = [word for word in value if not re.match('"?(PATH|LOCALE_ARCHIVE|TZDIR)=', word)]
             if key == "Environment" and not value:
                 continue
             plain[section][key] = [re.sub(r"^(/nix/store/[^/]+|/usr|/[a-z-]+)?/bin/", "", word.strip('"')) for word in value]
