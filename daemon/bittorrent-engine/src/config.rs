@@ -39,8 +39,8 @@ pub struct Config {
     pub max_requests: usize,
     /// The limit assumed for peers that announce none. Default 250 (BEP 10, "reqq").
     pub assumed_request_limit: usize,
-    /// How long a peer may leave all its requests unanswered before they are asked elsewhere.
-    /// Default 20 s.
+    /// How long a peer may leave all its requests unanswered before they are asked elsewhere; a
+    /// quarter of that for one that has sent no block yet. Default 20 s.
     pub request_timeout: Duration,
     /// How long a hash request may take before another peer is asked. Default 4 s.
     pub hash_timeout: Duration,

@@ -26,6 +26,8 @@ const MOST_PEERS_PER_BLOCK: u8 = 3;
 /// The last of these places is kept for a peer that has sent something: others, who may be as slow as
 /// those that have the block already, could fill them all.
 const MOST_UNTRIED_PER_BLOCK: u8 = MOST_PEERS_PER_BLOCK - 1;
+/// A peer that has not sent a block yet has this part of the time for its first answer.
+const UNTRIED: u32 = 4;
 /// How long an interested peer may have nothing to do before we say we want nothing: seeds close
 /// connections that stay idle for 60 s.
 const IDLE: Duration = Duration::from_secs(40);
@@ -257,6 +259,12 @@ impl Torrent {
             if peer.forgive(now) {
                 self.wake_starved = true;
             }
+            // Whether it answers at all shows sooner: many that do not must not hold everything.
+            let timeout = if peer.down.total() == 0 {
+                timeout / UNTRIED
+            } else {
+                timeout
+            };
             let deadline = peer.pipeline.deadline(timeout);
             if deadline.is_some_and(|deadline| deadline <= now) {
                 peer.pipeline.snub();

@@ -2,6 +2,7 @@
 
 mod hedges;
 mod rejects;
+mod silent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -377,6 +378,8 @@ fn a_rejected_block_is_not_asked_of_the_same_peer_at_once() {
     let peer = d.seed(1, Link::V2, true, 10);
     d.event(peer, PeerEvent::Unchoke);
     assert_eq!(d.asked(peer).len(), 3);
+    // It has answered once: an untried peer would be given up sooner.
+    d.deliver(peer, d.asked(peer)[2], false);
     let block = d.asked(peer)[0];
     d.asked.get_mut(&peer).unwrap().remove(&block);
     let request = bittorrent_protocol::wire::Request::for_block(&d.truth.layout, block);
