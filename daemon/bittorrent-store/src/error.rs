@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bittorrent_protocol::metainfo::{BuildError, LayerError, MetainfoError};
-use bittorrent_protocol::{BlockIndex, PieceIndex};
+use bittorrent_protocol::{BlockIndex, InfoHashV2, PieceIndex};
 
 /// Something on our disk went wrong; no peer is to blame.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,21 @@ pub enum StoreError {
         #[source]
         source: Box<MetainfoError>,
     },
+    /// `snapshot.torrent` is a torrent, and not the one that was asked for: it rotted in a place that
+    /// still parses, or it was exchanged.
+    #[error(
+        "{} is damaged: its info-hash is {found}, not {expected}; remove the directory to fetch it \
+         again",
+        path.display()
+    )]
+    OtherTorrent {
+        /// The file.
+        path: PathBuf,
+        /// The info-hash that the caller asked for.
+        expected: InfoHashV2,
+        /// The info-hash of what the file holds.
+        found: InfoHashV2,
+    },
     /// A generation was to be made where there is one.
     #[error("{} holds a generation already", path.display())]
     Exists {
@@ -40,6 +55,12 @@ pub enum StoreError {
     /// what is good.
     #[error("{} was replaced by another file meanwhile", path.display())]
     Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A content file is missing, or another program changed it since it was complete.
+    #[error("{} is missing or was changed by another program", path.display())]
+    Changed {
         /// The file.
         path: PathBuf,
     },

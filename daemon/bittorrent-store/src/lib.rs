@@ -26,6 +26,6 @@ pub use progress::claimed_blocks;
 pub use reuse::ReuseSources;
 pub use space::{free_space, required_space};
 pub use store::{
-    Checkpoint, Clones, Damage, Extent, Recovery, Room, Scrub, ScrubCursor, SharedFile,
-    TorrentStore, Verification,
+    Checkpoint, Clones, Condition, Damage, Extent, Inspection, Recovery, Room, Scrub, ScrubCursor,
+    SharedFile, TorrentStore, Verification,
 };

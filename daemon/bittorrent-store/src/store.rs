@@ -9,6 +9,7 @@
 mod adopt;
 mod begin;
 mod claim;
+mod inspect;
 mod open;
 mod read;
 mod room;
@@ -38,6 +39,7 @@ use crate::progress::Progress;
 
 pub use begin::Clones;
 pub use claim::Checkpoint;
+pub use inspect::{Condition, Inspection};
 pub use open::Recovery;
 pub use read::{Extent, SharedFile};
 pub use room::Room;
@@ -74,6 +76,8 @@ pub struct TorrentStore {
     /// Held while `snapshot.torrent` is replaced.
     torrent_file: Mutex<()>,
     progress: Mutex<Pending>,
+    /// Pieces that could not be read since [`TorrentStore::recheck_unreadable`] looked last.
+    unreadable: Mutex<BTreeSet<PieceIndex>>,
     /// Held during a checkpoint, so that they follow each other.
     checkpoint: Mutex<Claims>,
 }
@@ -212,6 +216,13 @@ impl TorrentStore {
     /// Since when there has been something to claim.
     pub fn dirty_since(&self) -> Option<Instant> {
         self.pending().since
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<PieceIndex>> {
+        // Every state of a set is a good one.
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {

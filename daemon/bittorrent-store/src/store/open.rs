@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Metainfo;
-use bittorrent_protocol::{BLOCK_LEN, FileSpan, merkle};
+use bittorrent_protocol::{BLOCK_LEN, FileSpan, InfoHashV2, merkle};
 
+use super::inspect::is_same;
 use super::{Claims, Pending, TorrentStore};
 use crate::bitmap::AtomicBitmap;
 use crate::error::StoreError;
@@ -44,8 +45,22 @@ impl TorrentStore {
     /// progress is no error: it claims nothing. [`StoreError::SyncFailed`] when the disk lost what was
     /// not claimed: a second attempt does without.
     pub fn open(dir: &Path, io: Arc<dyn Io>) -> Result<(Self, Recovery), StoreError> {
+        Self::open_expecting(dir, None, io)
+    }
+
+    /// [`Self::open`], but only if `snapshot.torrent` has the info-hash `expected`; `None` accepts any.
+    /// Nothing is written to the directory of another torrent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], and [`StoreError::OtherTorrent`].
+    pub fn open_expecting(
+        dir: &Path,
+        expected: Option<InfoHashV2>,
+        io: Arc<dyn Io>,
+    ) -> Result<(Self, Recovery), StoreError> {
         let paths = Paths::new(dir);
-        let (metainfo, progress) = read_notes(&paths, &*io)?;
+        let (metainfo, progress) = read_notes(&paths, expected, &*io)?;
         let mut claims = Claims::none(metainfo.info().layout());
         let mut recovery = Recovery {
             claims_lost: progress.is_none(),
@@ -78,8 +93,22 @@ impl TorrentStore {
     ///
     /// When `snapshot.torrent`, the record of progress or a content file is missing or unreadable.
     pub fn open_sealed(dir: &Path, io: Arc<dyn Io>) -> Result<Option<Self>, StoreError> {
+        Self::open_sealed_expecting(dir, None, io)
+    }
+
+    /// [`Self::open_sealed`], but only if `snapshot.torrent` has the info-hash `expected`; `None`
+    /// accepts any.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open_sealed`], and [`StoreError::OtherTorrent`].
+    pub fn open_sealed_expecting(
+        dir: &Path,
+        expected: Option<InfoHashV2>,
+        io: Arc<dyn Io>,
+    ) -> Result<Option<Self>, StoreError> {
         let paths = Paths::new(dir);
-        let (metainfo, progress) = read_notes(&paths, &*io)?;
+        let (metainfo, progress) = read_notes(&paths, expected, &*io)?;
         let Some(progress) = progress.filter(|progress| progress.sealed) else {
             return Ok(None);
         };
@@ -176,6 +205,7 @@ impl TorrentStore {
             torrent_file: Mutex::new(()),
             metainfo: RwLock::new(Arc::new(metainfo)),
             progress: Mutex::new(Pending::default()),
+            unreadable: Mutex::default(),
             checkpoint: Mutex::new(claims),
             contents,
             leaves,
@@ -224,10 +254,7 @@ impl TorrentStore {
             let Some((is, was)) = self.contents.identity(index).zip(was) else {
                 continue;
             };
-            // The time of a partial file changes with every block; that of a sealed one never.
-            let same = is.length == layout.file(index).length()
-                && is.inode == was.inode
-                && (!progress.sealed || is.modified == was.modified);
+            let same = is_same(is, *was, layout.file(index).length(), progress.sealed);
             all_same &= same;
             for number in self.numbers(index) {
                 match (progress.claims(number), same) {
@@ -284,26 +311,60 @@ impl TorrentStore {
     }
 }
 
-/// What a directory says of its torrent, and of what is there of it: `None` where that is missing,
-/// damaged or about something else.
-fn read_notes(paths: &Paths, io: &dyn Io) -> Result<(Metainfo, Option<Progress>), StoreError> {
-    let torrent = paths.torrent();
+/// Reads the torrent of a directory. What has another info-hash than `expected` is an error.
+pub(super) fn read_torrent(
+    paths: &Paths,
+    expected: Option<InfoHashV2>,
+    io: &dyn Io,
+) -> Result<Metainfo, StoreError> {
+    let path = paths.torrent();
     // One byte more than may be, so that what is too long is told from what is cut.
     let most = Limits::TORRENT.max_len as u64 + 1;
-    let bytes = read_whole(io, &torrent, most)?
-        .ok_or_else(|| StoreError::io("open", &torrent)(ErrorKind::NotFound.into()))?;
-    let metainfo =
-        Metainfo::parse(&bytes, &Limits::TORRENT).map_err(|source| StoreError::Torrent {
-            path: torrent,
-            source: Box::new(source),
-        })?;
+    let bytes = read_whole(io, &path, most)?
+        .ok_or_else(|| StoreError::io("open", &path)(ErrorKind::NotFound.into()))?;
+    let metainfo = match Metainfo::parse(&bytes, &Limits::TORRENT) {
+        Ok(metainfo) => metainfo,
+        Err(source) => {
+            return Err(StoreError::Torrent {
+                path,
+                source: Box::new(source),
+            });
+        }
+    };
+    let found = metainfo.info().hashes().v2;
+    match expected.filter(|expected| *expected != found) {
+        Some(expected) => Err(StoreError::OtherTorrent {
+            path,
+            expected,
+            found,
+        }),
+        None => Ok(metainfo),
+    }
+}
+
+/// Reads the record of progress of a torrent; `None` where it is missing, damaged or about something
+/// else.
+pub(super) fn read_progress(
+    paths: &Paths,
+    metainfo: &Metainfo,
+    io: &dyn Io,
+) -> Result<Option<Progress>, StoreError> {
     let layout = metainfo.info().layout();
     let words = layout.block_numbers().div_ceil(64);
-    let progress = Progress::read(paths, io)?.filter(|progress| {
+    Ok(Progress::read(paths, io)?.filter(|progress| {
         progress.torrent == metainfo.info().hashes().v2
             && progress.identities.len() == layout.files().len()
             && (progress.sealed || progress.words.len() as u64 == words)
-    });
+    }))
+}
+
+fn read_notes(
+    paths: &Paths,
+    expected: Option<InfoHashV2>,
+    io: &dyn Io,
+) -> Result<(Metainfo, Option<Progress>), StoreError> {
+    let metainfo = read_torrent(paths, expected, io)?;
+    let progress = read_progress(paths, &metainfo, io)?;
     Ok((metainfo, progress))
 }
 

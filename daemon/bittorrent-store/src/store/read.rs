@@ -41,12 +41,23 @@ pub struct Extent {
 
 impl TorrentStore {
     /// Reads from a position of a piece; bytes past the content are zeros. Verified or not, the
-    /// bytes are those on disk.
+    /// bytes are those on disk. A failure is noted for [`Self::recheck_unreadable`].
     ///
     /// # Errors
     ///
     /// When the disk fails or the file is too short.
     pub fn read(&self, piece: PieceIndex, begin: u32, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.read_content(piece, begin, buffer).inspect_err(|_| {
+            self.unreadable().insert(piece);
+        })
+    }
+
+    fn read_content(
+        &self,
+        piece: PieceIndex,
+        begin: u32,
+        buffer: &mut [u8],
+    ) -> Result<(), StoreError> {
         let there = self.layout().piece_size(piece).saturating_sub(begin) as usize;
         let (content, zeros) = buffer.split_at_mut(there.min(buffer.len()));
         zeros.fill(0);

@@ -114,6 +114,33 @@ impl TorrentStore {
         })
     }
 
+    /// Reads again what could not be read since the last call, and takes back the verified blocks that
+    /// still cannot be read or are not what they were. Returns these; nothing while no read failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::scrub_slice`].
+    pub fn recheck_unreadable(&self) -> Result<Vec<BlockIndex>, StoreError> {
+        let pieces = std::mem::take(&mut *self.unreadable());
+        let sum = Mutex::new(Sum::default());
+        let mut buffer = Vec::new();
+        let mut ended = Ok(());
+        for piece in pieces {
+            ended = self.scrub_piece(piece, &mut buffer, &sum).map(drop);
+            if ended.is_err() {
+                break;
+            }
+        }
+        // Reading these again failed in the same way.
+        self.unreadable().clear();
+        let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !sum.found.damaged.is_empty() {
+            self.unverify(&sum.found.damaged)?;
+        }
+        self.leaves.sync(&sum.mended)?;
+        ended.map(|()| sum.found.damaged)
+    }
+
     /// Reads the verified blocks of a piece; says how many bytes that were.
     fn scrub_piece(
         &self,
@@ -141,9 +168,23 @@ impl TorrentStore {
                 other => return other.map(|()| size),
             }
         }
+        Ok(self.check_blocks(piece, &held, buffer, sum))
+    }
+
+    /// Reads blocks of a piece one by one, where the piece cannot be read as a whole. Returns how many
+    /// bytes that were.
+    pub(super) fn check_blocks(
+        &self,
+        piece: PieceIndex,
+        held: &[BlockIndex],
+        buffer: &mut Vec<u8>,
+        sum: &Mutex<Sum>,
+    ) -> u64 {
+        let layout = self.layout();
+        let file = layout.file_of(piece);
         let mut bad = Vec::new();
         let mut read = 0;
-        for block in held {
+        for block in held.iter().copied() {
             let length = layout.block_size(block);
             read += u64::from(length);
             buffer.resize(length as usize, 0);
@@ -160,6 +201,6 @@ impl TorrentStore {
         }
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.found.damaged.append(&mut bad);
-        Ok(read)
+        read
     }
 }

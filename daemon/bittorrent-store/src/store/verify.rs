@@ -63,7 +63,18 @@ impl TorrentStore {
                 let Some(piece) = self.layout().piece(next.fetch_add(1, Ordering::Relaxed)) else {
                     break;
                 };
-                self.verify_piece(piece, &mut buffer, &sum)?;
+                match self.verify_piece(piece, &mut buffer, &sum) {
+                    // A place that cannot be read: the blocks around it may be good.
+                    Err(StoreError::Io { action: "read", .. }) => {
+                        let held: Vec<BlockIndex> = self
+                            .layout()
+                            .blocks(piece)
+                            .filter(|block| self.is_block_verified(*block))
+                            .collect();
+                        self.check_blocks(piece, &held, &mut buffer, &sum);
+                    }
+                    other => other?,
+                }
                 if self.dirty_bytes() >= WINDOW {
                     self.checkpoint()?;
                 }
