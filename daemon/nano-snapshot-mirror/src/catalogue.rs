@@ -1,5 +1,7 @@
 //! What a data directory holds, and which of it may go.
 
+mod heal;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,14 +11,16 @@ use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::{File, Info, Metainfo};
 use bittorrent_protocol::{BLOCK_LEN, InfoHashV2};
-use bittorrent_store::{Io, RealIo, TorrentStore};
+use bittorrent_store::{Condition, Inspection, Io, RealIo, TorrentStore};
 use nano_ledger::archive::Layout;
 use tracing::{info, warn};
 
 use crate::config::{self, Limit};
 use crate::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
 use crate::ledger_record::LedgerRecord;
-use crate::{pins, scrub, space};
+use crate::{clock, pins, scrub, space};
+
+pub(crate) use heal::{clear_place, give_up, heal, is_passing, unlock};
 
 /// A whole snapshot, open and held against removal.
 pub(crate) struct Generation {
@@ -38,8 +42,10 @@ pub(crate) enum Entry {
     Partial,
     /// Some process writes to it.
     Busy,
-    /// It cannot be opened; the error says why.
+    /// It cannot be opened; the error says why. [`heal`] repairs it.
     Damaged(anyhow::Error),
+    /// It cannot be opened at this moment, for a reason that is not in the snapshot: see [`is_passing`].
+    Unavailable(anyhow::Error),
 }
 
 /// The disk as it is.
@@ -47,13 +53,46 @@ pub(crate) fn io() -> Arc<dyn Io> {
     Arc::new(RealIo)
 }
 
-/// Opens the snapshot `id`. `None` when there is nothing.
+/// Opens the snapshot `id`. `None` when there is nothing. Nothing is repaired.
 pub(crate) fn look(data: &DataDir, id: InfoHashV2) -> Option<Entry> {
     let dir = data.snapshot(id);
-    if !dir.exists() {
+    if dir.symlink_metadata().is_err() {
         return None;
     }
-    Some(open(data, id, dir).unwrap_or_else(Entry::Damaged))
+    Some(open(data, id, dir).unwrap_or_else(|error| {
+        if is_passing(&error) {
+            Entry::Unavailable(error)
+        } else {
+            Entry::Damaged(error)
+        }
+    }))
+}
+
+/// [`look`], but a snapshot that is damaged is repaired first, unless another process uses it.
+pub(crate) fn look_and_heal(data: &DataDir, id: InfoHashV2) -> Option<Entry> {
+    let found = look(data, id)?;
+    let Entry::Damaged(why) = found else {
+        return Some(found);
+    };
+    match repair(data, id, &why) {
+        Ok(true) => look(data, id),
+        Ok(false) => Some(Entry::Damaged(why)),
+        Err(error) => Some(Entry::Damaged(error.context(why))),
+    }
+}
+
+/// Returns `false` when another process uses the snapshot.
+fn repair(data: &DataDir, id: InfoHashV2, why: &anyhow::Error) -> Result<bool> {
+    let _lock = data.lock()?;
+    if clear_place(data, id)? {
+        return Ok(true);
+    }
+    unlock(&data.snapshot(id));
+    let Some(own) = data.own_snapshot(id)? else {
+        return Ok(false);
+    };
+    heal(data, id, why, &own)?;
+    Ok(true)
 }
 
 fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
@@ -73,7 +112,11 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
         return Ok(Entry::Partial);
     }
     let was_whole = scrub::found_damage(&dir);
-    if !was_whole && !is_sealed(&dir, &read_info(&dir)?) {
+    let looks_whole = match inspect(&dir)?.condition {
+        Condition::Sealed | Condition::Changed { .. } => true,
+        Condition::Partial { .. } | Condition::NoRecord => false,
+    };
+    if !was_whole && !looks_whole {
         return Ok(Entry::Partial);
     }
     let store = if alone {
@@ -104,9 +147,9 @@ fn open(data: &DataDir, id: InfoHashV2, dir: PathBuf) -> Result<Entry> {
 }
 
 /// Whether a snapshot's directory got as far as having its metadata: before that there is nothing
-/// to lose in it.
+/// to lose in it. What stands there may be damaged.
 pub(crate) fn is_created(dir: &Path) -> bool {
-    dir.join(METADATA).exists()
+    dir.join(METADATA).symlink_metadata().is_ok()
 }
 
 const METADATA: &str = "snapshot.torrent";
@@ -119,24 +162,55 @@ pub(crate) fn claimed(dir: &Path, length: u64) -> Option<u64> {
 }
 
 /// Opens the store in `dir` if it is whole and sealed, without writing anything.
-fn open_sealed(dir: &Path) -> Result<Option<TorrentStore>> {
-    TorrentStore::open_sealed(dir, io()).with_context(|| cannot_open(dir))
+pub(crate) fn open_sealed(dir: &Path) -> Result<Option<TorrentStore>> {
+    heal::check_kinds(dir)?;
+    TorrentStore::open_sealed_expecting(dir, named(dir), io()).with_context(|| cannot_open(dir))
+}
+
+/// What the directory of a snapshot claims to hold. Nothing is written, and no content is read.
+pub(crate) fn inspect(dir: &Path) -> Result<Inspection> {
+    heal::check_kinds(dir)?;
+    TorrentStore::inspect(dir, named(dir), &*io()).with_context(|| cannot_open(dir))
+}
+
+/// Whether the snapshot in `dir` is whole, or was before blocks of it were found damaged, a file was
+/// changed, or the record of progress was lost.
+pub(crate) fn was_whole(dir: &Path) -> Result<bool> {
+    let Inspection {
+        metainfo,
+        condition,
+    } = inspect(dir)?;
+    Ok(match condition {
+        Condition::Sealed | Condition::Changed { .. } => true,
+        Condition::Partial { .. } => scrub::found_damage(dir),
+        Condition::NoRecord => scrub::found_damage(dir) || is_sealed(dir, metainfo.info()),
+    })
+}
+
+/// The snapshot that a directory is named for. What is read there must be that one: a `snapshot.torrent`
+/// with one wrong bit may still be a torrent. `None` for directories under construction, and for copies
+/// that a person named.
+fn named(dir: &Path) -> Option<InfoHashV2> {
+    dir.file_name()?.to_str()?.parse().ok()
 }
 
 fn cannot_open(dir: &Path) -> String {
-    format!(
-        "cannot open the snapshot in {}; move that directory away to fetch it anew",
-        dir.display()
-    )
+    format!("cannot open the snapshot in {}", dir.display())
 }
 
 /// Opens the store in `dir`. Where the record of what is good was lost, a mark is left that
 /// everything has to be read again; [`was_read`] takes it away.
 pub(crate) fn take_up(dir: &Path) -> Result<TorrentStore> {
     refuse_discarded(dir)?;
-    let (store, recovery) = TorrentStore::open(dir, io()).with_context(|| cannot_open(dir))?;
+    heal::check_kinds(dir)?;
+    let (store, recovery) =
+        TorrentStore::open_expecting(dir, named(dir), io()).with_context(|| cannot_open(dir))?;
     if recovery.claims_lost {
-        warn!(dir = %dir.display(), "the record of what is good is lost: all has to be read again");
+        warn!(
+            dir = %dir.display(),
+            "the record of verified blocks is lost, or a file was changed: all content has to be \
+             read again"
+        );
         note_unread(dir)?;
     } else if recovery.blocks_rehashed > 0 || recovery.blocks_dropped > 0 {
         info!(
@@ -202,10 +276,30 @@ fn refuse_discarded(dir: &Path) -> Result<()> {
 
 /// The torrent of the snapshot in `dir`.
 pub(crate) fn read_metainfo(dir: &Path) -> Result<Metainfo> {
+    Ok(read_torrent(dir)?.1)
+}
+
+/// The bytes of the .torrent file of the snapshot in `dir`, and what they say. A torrent with another
+/// info-hash than the directory is named for is an error.
+pub(crate) fn read_torrent(dir: &Path) -> Result<(Vec<u8>, Metainfo)> {
+    use std::io::Read as _;
     let path = metadata(dir);
-    let raw = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Metainfo::parse(&raw, &Limits::TORRENT)
-        .with_context(|| format!("{} is damaged", path.display()))
+    let failed = || format!("cannot read {}", path.display());
+    // Whatever stands there, no more than a torrent may have comes into memory.
+    let most = Limits::TORRENT.max_len as u64 + 1;
+    let mut raw = Vec::new();
+    let file = std::fs::File::open(&path).with_context(failed)?;
+    file.take(most).read_to_end(&mut raw).with_context(failed)?;
+    let metainfo = Metainfo::parse(&raw, &Limits::TORRENT)
+        .with_context(|| format!("{} is damaged", path.display()))?;
+    let found = metainfo.info().hashes().v2;
+    if let Some(expected) = named(dir).filter(|expected| *expected != found) {
+        bail!(
+            "{} is damaged: its info-hash is {found}, not {expected}",
+            path.display()
+        );
+    }
+    Ok((raw, metainfo))
 }
 
 /// What the snapshot in `dir` is.
@@ -213,7 +307,8 @@ pub(crate) fn read_info(dir: &Path) -> Result<Info> {
     Ok(read_metainfo(dir)?.info().as_ref().clone())
 }
 
-/// Whether the content may no longer be written, which is the last thing done to whole content.
+/// Whether the content may no longer be written, which is the last thing done to whole content. Only a
+/// hint: there are file systems without permissions; see [`inspect`].
 pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
     let mut content = dir.join("content");
     if !info.is_single_file() {
@@ -367,7 +462,7 @@ pub(crate) enum State {
     Whole,
     /// Part of one, or one that is no sound ledger.
     Remnant,
-    /// In use by another process, or damaged: for a person to look at.
+    /// In use by another process, or not to be read at this moment.
     Untouchable,
 }
 
@@ -375,14 +470,14 @@ impl From<&Entry> for State {
     fn from(entry: &Entry) -> Self {
         match entry {
             Entry::Whole(_) | Entry::Mending(_) => Self::Whole,
-            Entry::Refused(_) | Entry::Partial => Self::Remnant,
-            Entry::Busy | Entry::Damaged(_) => Self::Untouchable,
+            Entry::Refused(_) | Entry::Partial | Entry::Damaged(_) => Self::Remnant,
+            Entry::Busy | Entry::Unavailable(_) => Self::Untouchable,
         }
     }
 }
 
 /// What may go. Kept are the `current` snapshot of each stream, those that are `wanted` or pinned, those
-/// for a person to look at, and of the other whole ones the newest, as many and as large as `keep`
+/// that cannot be touched, and of the other whole ones the newest, as many and as large as `keep`
 /// allows. Nothing goes while no stream has a current snapshot.
 pub(crate) fn superseded(
     held: &[Held],
@@ -437,11 +532,14 @@ pub(crate) fn current(data: &DataDir) -> Result<Vec<InfoHashV2>> {
     Ok(streams.into_iter().map(|(_, id)| id).collect())
 }
 
-/// When the snapshot in `dir` came: its metadata is written once, at the beginning.
+/// When the snapshot in `dir` came: its metadata is written once, at the beginning. A time in the future,
+/// from a clock that was wrong, is not known: it counts as the oldest.
 pub(crate) fn came(dir: &Path) -> SystemTime {
     let metadata = dir.join(METADATA).metadata();
     metadata
         .and_then(|metadata| metadata.modified())
+        .ok()
+        .filter(|came| clock::is_past(*came, SystemTime::now()))
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 

@@ -1,9 +1,38 @@
 //! Times as files, reports and programs elsewhere take them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How far ahead of the clock a recorded time may be without being wrong: clocks are set back a little
+/// all the time.
+const TOLERANCE: Duration = Duration::from_secs(3600);
 
 /// Whole seconds since 1970; 0 for a clock that stands before.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
+}
+
+/// Whether a recorded time may be true, at `now`. One that lies in the future comes from a clock that was
+/// wrong once.
+pub(crate) fn is_past(recorded: SystemTime, now: SystemTime) -> bool {
+    recorded <= now + TOLERANCE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_times_well_in_the_future_are_wrong() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for (recorded, is_right) in [
+            (UNIX_EPOCH, true),
+            (now, true),
+            (now + TOLERANCE, true),
+            (now + TOLERANCE + Duration::from_secs(1), false),
+            (now + Duration::from_secs(10 * 365 * 86_400), false),
+        ] {
+            assert_eq!(is_past(recorded, now), is_right, "{recorded:?}");
+        }
+    }
 }

@@ -6,14 +6,18 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
 use rustix::fs::FlockOperation;
 use snapshot_pointer::Salt;
+use tracing::warn;
+
+use crate::clock;
+use crate::set_aside::set_aside;
 
 use crate::temporary::Temporary;
 
@@ -61,7 +65,13 @@ impl StreamName {
 
 /// Holds `lock` of a data directory; released when dropped.
 #[derive(Debug)]
-pub(crate) struct StoreLock(#[expect(dead_code, reason = "closing the file is the release")] File);
+pub(crate) struct StoreLock(
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "closing the file is the release")
+    )]
+    File,
+);
 
 /// Holds a directory of `snapshots/` or `incoming/`: shared by those who read it, exclusive for
 /// the one who writes or removes it.
@@ -141,6 +151,11 @@ impl DataDir {
         self.root.join("incoming")
     }
 
+    /// Where damaged parts of snapshots are moved to.
+    pub(crate) fn set_aside(&self) -> PathBuf {
+        self.root.join("set-aside")
+    }
+
     pub(crate) fn streams(&self) -> PathBuf {
         self.root.join("streams")
     }
@@ -161,15 +176,37 @@ impl DataDir {
     /// Waits for `lock` and takes it. Hold it for moments, never across a transfer.
     pub(crate) fn lock(&self) -> Result<StoreLock> {
         let path = self.root.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)
-            .with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(StoreLock(file))
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .with_context(|| format!("cannot open {}", path.display()))?;
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)
+                .with_context(|| format!("cannot lock {}", path.display()))?;
+            // Removed meanwhile, its lock would exclude no process that comes later.
+            if is_at(&file, &path)? {
+                return Ok(StoreLock(file));
+            }
+        }
+    }
+
+    /// Makes this process the only mirror of the data directory, until it ends. The lock is on the
+    /// directory itself, so that removing files in it does not let a second mirror in. Fetches and
+    /// producers do not take it.
+    ///
+    /// # Errors
+    ///
+    /// When another mirror runs.
+    pub(crate) fn lock_for_mirror(&self) -> Result<DirLock> {
+        try_lock_dir(&self.root, FlockOperation::NonBlockingLockExclusive)?.ok_or_else(|| {
+            anyhow!(
+                "a mirror is running already in {}: stop it first, or name another directory with \
+                 --data-dir",
+                self.root.display()
+            )
+        })
     }
 
     /// The snapshots that have a directory here, in no order.
@@ -178,29 +215,20 @@ impl DataDir {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The current snapshot of a stream, if it has one.
+    /// The current snapshot of a stream, if it has one. Something else in the place of the link counts as
+    /// none: [`Self::switch`] moves it away.
     pub(crate) fn current_of(&self, stream: &StreamName) -> Result<Option<InfoHashV2>> {
-        let link = self.current().join(stream.as_str());
-        match fs::read_link(&link) {
-            Ok(target) => {
-                let name = target.file_name().and_then(|name| name.to_str());
-                let id = name.and_then(|name| name.parse().ok()).ok_or_else(|| {
-                    anyhow!("{} points at no snapshot: remove it", link.display())
-                })?;
-                Ok(Some(id))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", link.display())),
+        let place = self.current().join(stream.as_str());
+        match read_current(&place).with_context(|| format!("cannot read {}", place.display()))? {
+            Current::Snapshot(id) => Ok(Some(id)),
+            Current::Nothing | Current::Foreign => Ok(None),
         }
     }
 
-    /// All streams that have a current snapshot, by name.
+    /// All streams that have a current snapshot, by name. Other files in `current/` are left out.
     pub(crate) fn streams_with_current(&self) -> Result<Vec<(StreamName, InfoHashV2)>> {
         let mut found = Vec::new();
-        for name in list(&self.current())? {
-            if name.starts_with('.') {
-                continue;
-            }
+        for name in self.names_in_current()? {
             let stream = StreamName(name);
             if let Some(id) = self.current_of(&stream)? {
                 found.push((stream, id));
@@ -210,8 +238,24 @@ impl DataDir {
         Ok(found)
     }
 
+    /// What lies in `current/` and names no snapshot: other programs, or people, put it there.
+    pub(crate) fn foreign_in_current(&self) -> Result<Vec<PathBuf>> {
+        let names = self.names_in_current()?.into_iter();
+        let places = names.map(|name| self.current().join(name));
+        Ok(places
+            .filter(|place| matches!(read_current(place), Ok(Current::Foreign)))
+            .collect())
+    }
+
+    fn names_in_current(&self) -> Result<Vec<String>> {
+        let mut names = list(&self.current())?;
+        names.retain(|name| !name.starts_with('.'));
+        Ok(names)
+    }
+
     /// Makes `id` the current snapshot of a stream: at every moment, and after a power cut, the
-    /// link points at the old or the new one.
+    /// link points at the old or the new one. Where the file system has no symbolic links, a small
+    /// file with the same text stands in its place.
     pub(crate) fn switch(&self, stream: &StreamName, id: InfoHashV2, _: &StoreLock) -> Result<()> {
         let link = self.current().join(stream.as_str());
         // The lock makes us the only user of this name; a leftover is from a crash.
@@ -222,7 +266,16 @@ impl DataDir {
             }
             _ => {}
         }
-        symlink(Path::new("../snapshots").join(id.to_string()), &fresh)
+        if matches!(read_current(&link), Ok(Current::Foreign)) {
+            let to = set_aside(self, &link, &format!("current.{}", stream.as_str()))?;
+            warn!(
+                moved_to = %to.display(),
+                "{} names no snapshot: moved it away", link.display()
+            );
+        }
+        let target = Path::new("../snapshots").join(id.to_string());
+        symlink(&target, &fresh)
+            .or_else(|error| write_link(&target, &fresh).map_err(|_| error))
             .with_context(|| format!("cannot make {}", fresh.display()))?;
         fs::rename(&fresh, &link).with_context(|| format!("cannot switch {}", link.display()))?;
         sync_dir(&self.current())
@@ -270,9 +323,7 @@ impl DataDir {
         };
         let build_of = |name: &String| {
             let path = self.produced().join(name);
-            let age = path.metadata().ok()?.modified().ok()?.elapsed();
-            // A time in the future is no reason to take a copy away.
-            let is_old = age.is_ok_and(|age| age > KEEP_INTERRUPTED);
+            let is_old = is_older(&path, KEEP_INTERRUPTED).ok()?;
             if is_old || !name.ends_with(".making.json") {
                 return None;
             }
@@ -320,11 +371,17 @@ impl DataDir {
     /// one step, so that nobody ever sees half of it.
     pub(crate) fn remove_snapshot(&self, id: InfoHashV2, _: &StoreLock) -> Result<bool> {
         let path = self.snapshot(id);
-        let Some(_in_use) = try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)? else {
-            return Ok(false);
+        // Anything but a directory is used by no process.
+        let _in_use = if path.is_dir() {
+            match try_lock_dir(&path, FlockOperation::NonBlockingLockExclusive)? {
+                Some(lock) => Some(lock),
+                None => return Ok(false),
+            }
+        } else {
+            None
         };
         let leaving = self.incoming().join(format!("removed-{id}"));
-        if leaving.exists() {
+        if leaving.symlink_metadata().is_ok() {
             remove_tree(&leaving)?;
         }
         fs::rename(&path, &leaving)
@@ -363,6 +420,64 @@ fn try_lock_dir(path: &Path, operation: FlockOperation) -> Result<Option<DirLock
     }
 }
 
+/// What stands at a name in `current/`.
+enum Current {
+    Nothing,
+    Snapshot(InfoHashV2),
+    /// Something that names no snapshot.
+    Foreign,
+}
+
+/// The longest text of a file that stands for a link, in bytes: `../snapshots/`, a hash, a line's end.
+const LONGEST_LINK: u64 = 128;
+
+fn read_current(place: &Path) -> io::Result<Current> {
+    let target = match fs::read_link(place) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Current::Nothing),
+        // Not a link, or a file system that knows none.
+        Err(error) => match place.symlink_metadata() {
+            Ok(found) if found.is_file() && found.len() <= LONGEST_LINK => {
+                PathBuf::from(fs::read_to_string(place).unwrap_or_default().trim_end())
+            }
+            Ok(found) if !found.is_symlink() => return Ok(Current::Foreign),
+            _ => return Err(error),
+        },
+    };
+    let id = target.file_name().and_then(|name| name.to_str());
+    let id = id.and_then(|name| name.parse().ok());
+    Ok(id.map_or(Current::Foreign, Current::Snapshot))
+}
+
+/// Writes a file that stands for a link.
+fn write_link(target: &Path, place: &Path) -> io::Result<()> {
+    use std::io::Write as _;
+    let mut file = File::create_new(place)?;
+    writeln!(file, "{}", target.display())?;
+    file.sync_all()
+}
+
+/// Whether an open file is what its path names.
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let open = file.metadata().context("cannot inspect a lock file")?;
+    Ok(
+        fs::metadata(path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (open.dev(), open.ino())),
+    )
+}
+
+/// Whether a file was written more than `age` ago. A time in the future, from a clock that was wrong,
+/// becomes the present time, so that the file grows old from now on.
+fn is_older(path: &Path, age: Duration) -> io::Result<bool> {
+    let modified = path.metadata()?.modified()?;
+    let now = SystemTime::now();
+    if !clock::is_past(modified, now) {
+        File::open(path)?.set_modified(now)?;
+        return Ok(false);
+    }
+    Ok(now.duration_since(modified).is_ok_and(|found| found > age))
+}
+
 /// The names in a directory that are UTF-8; everything we make is.
 fn list(dir: &Path) -> Result<Vec<String>> {
     let failed = || format!("cannot list {}", dir.display());
@@ -375,8 +490,10 @@ fn list(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() {
+/// Removes a file, a link, or a directory with everything in it.
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
+    let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let removed = if is_dir {
         fs::remove_dir_all(path)
     } else {
         fs::remove_file(path)
@@ -445,6 +562,97 @@ mod tests {
         assert_eq!(dir.streams_with_current().unwrap(), [(stream(), id(2))]);
         let target = fs::read_link(dir.root().join("current/daily")).unwrap();
         assert_eq!(target, Path::new("../snapshots").join(id(2).to_string()));
+    }
+
+    #[test]
+    fn a_small_file_stands_for_a_link_where_there_are_none() {
+        let (_temp, dir) = data_dir();
+        let place = dir.current().join("daily");
+        write_link(&Path::new("../snapshots").join(id(1).to_string()), &place).unwrap();
+        assert_eq!(dir.current_of(&stream()).unwrap(), Some(id(1)));
+        assert_eq!(dir.streams_with_current().unwrap(), [(stream(), id(1))]);
+        dir.switch(&stream(), id(2), &dir.lock().unwrap()).unwrap();
+        assert_eq!(dir.current_of(&stream()).unwrap(), Some(id(2)));
+        assert!(!dir.set_aside().exists());
+    }
+
+    #[test]
+    fn foreign_files_in_current_are_left_alone_until_they_stand_in_the_way() {
+        let (_temp, dir) = data_dir();
+        dir.switch(&stream(), id(1), &dir.lock().unwrap()).unwrap();
+        let foreign = |name: &str| dir.current().join(name);
+        fs::write(foreign("README"), "hello").unwrap();
+        fs::write(foreign("long"), "x".repeat(10_000)).unwrap();
+        fs::create_dir(foreign("lost+found")).unwrap();
+        symlink("/nowhere", foreign("link")).unwrap();
+        assert_eq!(dir.streams_with_current().unwrap(), [(stream(), id(1))]);
+        let mut found = dir.foreign_in_current().unwrap();
+        found.sort();
+        assert_eq!(found, ["README", "link", "long", "lost+found"].map(foreign));
+        // In the place of the link.
+        for number in 2..6 {
+            let place = foreign("daily");
+            fs::remove_file(&place).unwrap();
+            match number {
+                2 => fs::write(&place, "mine").unwrap(),
+                3 => fs::create_dir_all(place.join("below")).unwrap(),
+                4 => symlink("/nowhere", &place).unwrap(),
+                _ => symlink("daily", &place).unwrap(),
+            }
+            assert_eq!(dir.current_of(&stream()).unwrap(), None);
+            dir.switch(&stream(), id(number), &dir.lock().unwrap())
+                .unwrap();
+            assert_eq!(dir.current_of(&stream()).unwrap(), Some(id(number)));
+        }
+    }
+
+    #[test]
+    fn one_mirror_works_with_a_directory_whatever_is_removed_from_it() {
+        let (_temp, dir) = data_dir();
+        let first = dir.lock_for_mirror().unwrap();
+        for name in ["lock", "dht-nodes"] {
+            let _ = fs::remove_file(dir.root().join(name));
+        }
+        let refused = dir.lock_for_mirror().unwrap_err();
+        assert!(refused.to_string().contains("running already"), "{refused}");
+        // A fetch and a producer go on beside it.
+        drop(dir.lock().unwrap());
+        drop(dir.new_build().unwrap());
+        drop(first);
+        dir.lock_for_mirror().unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_while_it_was_waited_for_is_not_believed() {
+        let (_temp, dir) = data_dir();
+        let path = dir.root().join("lock");
+        let held = dir.lock().unwrap();
+        let waiting = std::thread::spawn({
+            let dir = dir.clone();
+            move || {
+                let lock = dir.lock().unwrap();
+                assert!(is_at(&lock.0, &dir.root().join("lock")).unwrap());
+            }
+        });
+        fs::remove_file(&path).unwrap();
+        drop(held);
+        waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_file_from_the_future_grows_old_from_now_on() {
+        let (_temp, dir) = data_dir();
+        let path = dir.root().join("file");
+        let day = Duration::from_secs(86_400);
+        fs::write(&path, "x").unwrap();
+        let set = |time| File::open(&path).unwrap().set_modified(time).unwrap();
+        assert!(!is_older(&path, day).unwrap());
+        set(SystemTime::now() - 2 * day);
+        assert!(is_older(&path, day).unwrap());
+        set(SystemTime::now() + 3_650 * day);
+        assert!(!is_older(&path, day).unwrap());
+        let modified = path.metadata().unwrap().modified().unwrap();
+        assert!(modified <= SystemTime::now());
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::space;
 use crate::stream::{self, Stream};
 use crate::text::Time;
 
+/// The problem of records that cannot be read or written, for programs.
+const POINTER_MEMORY: &str = "pointer-memory";
+
 /// A stream with what is known of it.
 pub(crate) struct Followed {
     pub(crate) stream: Stream,
@@ -48,8 +51,19 @@ impl Followed {
         })
     }
 
-    /// Begins with what was known when the last run ended.
-    pub(crate) fn recall(&mut self, reporter: &mut Reporter) -> Result<()> {
+    /// Begins with what was known when the last run ended. A record that cannot be read keeps this
+    /// stream from being followed, since a mirror without its memory could be rolled back; each look-up
+    /// tries again. What is held is seeded all the same.
+    pub(crate) fn recall(&mut self, reporter: &mut Reporter) {
+        if let Err(error) = self.try_recall(reporter) {
+            let name = self.stream.name.as_str();
+            // Logged as a problem.
+            let text = format!("stream {name}: not followed: {error:#}");
+            reporter.problem(POINTER_MEMORY, name, Some(text));
+        }
+    }
+
+    fn try_recall(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (decision, records) = self.stream.follower.recall()?;
         self.desired = stream::choice(&decision);
         self.believed = self.desired.is_some();
@@ -94,12 +108,12 @@ impl Followed {
                 };
                 // Logged as a problem.
                 let text = format!("stream {name}: {pause}the pointer is not followed: {error:#}");
-                reporter.problem("pointer-memory", name, Some(text));
+                reporter.problem(POINTER_MEMORY, name, Some(text));
                 return lacks_room;
             }
         };
         stream::log(&poll);
-        reporter.problem("pointer-memory", name, None);
+        reporter.problem(POINTER_MEMORY, name, None);
         reporter.heard(&self.stream, &poll, SystemTime::now());
         let failed = poll
             .authorities

@@ -44,6 +44,7 @@ mod rotate;
 mod scrub;
 mod serve;
 mod servers;
+mod set_aside;
 mod signals;
 mod snapshot_info;
 mod sources;

@@ -1,6 +1,7 @@
 //! Without a sub-command: follow the pointer, fetch what it names, seed it, for years.
 
 mod downloads;
+mod health;
 mod held;
 mod ledgers;
 mod room;
@@ -30,7 +31,7 @@ use crate::ledger_policy::{LedgerPolicy, Verdict};
 use crate::network::{Network, Role};
 use crate::pause::Paused;
 use crate::progress::Display;
-use crate::quota::Quota;
+use crate::quota::{Allowance, Quota};
 use crate::reconcile::{Decision, Holding, Situation, decide};
 use crate::report::{Following, Phase, Reporter};
 use crate::scrub::{self, Scrubs};
@@ -43,6 +44,7 @@ use crate::torrent::{Fetched, Torrent};
 use crate::watchdog::Life;
 
 use downloads::{Fetching, first_fetched};
+use health::{CHECK_EVERY, Checked, Health};
 use ledgers::{Verifying, verified};
 use room::DISK_FULL;
 use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
@@ -57,6 +59,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
     let config = live.config();
     let data = DataDir::create(config.data_dir.as_deref())?
         .with_reserve(config.disk.reserve.map(Size::get));
+    let _only_mirror = data.lock_for_mirror()?;
     let streams = config
         .stream
         .iter()
@@ -108,6 +111,8 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         paused: watch::Sender::default(),
         room: None,
         told_room: None,
+        store_retry: None,
+        health: Health::default(),
         scrubs: Scrubs::new(scrub::Settings::from(&config.scrub)),
         quota: Quota::open(&data, unix_seconds(SystemTime::now())),
     };
@@ -140,6 +145,11 @@ enum Event {
     Paused,
     /// Time to try again what lacked room on the disk.
     RoomDue,
+    /// Time to try again what the data directory did not allow.
+    StoreDue,
+    /// Time to look whether the files of what is seeded are still there.
+    CheckDue,
+    Checked(Checked),
     /// A scrub found something or ended, or it is time to look whether one is due.
     Scrub(scrub::Event),
 }
@@ -170,6 +180,9 @@ struct Service<'a> {
     room: Option<Instant>,
     /// What was said of that, and when.
     told_room: Option<(String, Instant)>,
+    /// When to try again what the data directory did not allow.
+    store_retry: Option<Instant>,
+    health: Health,
     scrubs: Scrubs,
     quota: Quota,
 }
@@ -182,11 +195,11 @@ impl<'a> Service<'a> {
 
     async fn serve(&mut self, signals: &Signals) -> Result<()> {
         for followed in &mut self.streams {
-            followed.recall(&mut self.reporter)?;
+            followed.recall(&mut self.reporter);
         }
         self.tell_left_behind();
-        self.rescan().await?;
-        self.act().await?;
+        self.rescan().await;
+        self.act().await;
         // Who connected since the last run ended is served now.
         self.network.session().open_gate();
         let mut poll: Option<Running<'a, _>> = None;
@@ -195,6 +208,8 @@ impl<'a> Service<'a> {
         let mut next_round = None;
         let mut round = Round::All;
         let mut next_poll = Instant::now();
+        let mut checking: Option<Running<'a, _>> = None;
+        let mut next_check = Instant::now() + CHECK_EVERY;
         let mut paused = self.paused.subscribe();
         self.reporter.enter(None);
         self.manager.ready();
@@ -216,6 +231,9 @@ impl<'a> Service<'a> {
                 // We hold the other end.
                 Ok(()) = paused.changed() => Event::Paused,
                 () = due(self.room) => Event::RoomDue,
+                () = due(self.store_retry) => Event::StoreDue,
+                () = sleep_until(next_check), if checking.is_none() => Event::CheckDue,
+                checked = running(&mut checking) => Event::Checked(checked),
                 event = self.scrubs.next() => Event::Scrub(event),
             };
             match event {
@@ -225,7 +243,7 @@ impl<'a> Service<'a> {
                     // Mistakes were logged, and what was in effect stays.
                     let _ = self.reload().await;
                     self.failed.clear();
-                    self.rescan().await?;
+                    self.rescan().await;
                     self.manager.ready();
                     next_poll = Instant::now();
                 }
@@ -254,12 +272,12 @@ impl<'a> Service<'a> {
                 }
                 Event::Asked(Request::Refresh(reply)) => {
                     self.failed.clear();
-                    self.rescan().await?;
+                    self.rescan().await;
                     next_poll = Instant::now();
                     let _ = reply.send(Ok(()));
                 }
                 Event::PollDue => {
-                    self.rescan().await?;
+                    self.rescan().await;
                     poll = Some(self.poll());
                     self.life.discovery.renew(POLL_LIMIT);
                     continue;
@@ -296,7 +314,7 @@ impl<'a> Service<'a> {
                 }
                 Event::Paused => {
                     let paused = paused.borrow_and_update().clone();
-                    self.make_room(&paused).await?;
+                    self.make_room(&paused).await;
                     continue;
                 }
                 Event::Scrub(event) => {
@@ -304,14 +322,30 @@ impl<'a> Service<'a> {
                     self.scrubs.take(event, settings, &self.seeding).await;
                     continue;
                 }
+                Event::CheckDue => {
+                    checking = Some(self.check_files());
+                    continue;
+                }
+                Event::Checked(checked) => {
+                    checking = None;
+                    next_check = Instant::now() + CHECK_EVERY;
+                    if !self.take_checked(checked).await {
+                        continue;
+                    }
+                }
+                Event::StoreDue => {
+                    self.store_retry = None;
+                    self.failed.clear();
+                    self.rescan().await;
+                }
                 Event::RoomDue => {
                     self.room = None;
                     self.reporter.problem(DISK_FULL, "", None);
                     self.failed.clear();
-                    self.rescan().await?;
+                    self.rescan().await;
                 }
             }
-            self.act().await?;
+            self.act().await;
         }
         drop(watchdog);
         // Who connects from now on is the next run's.
@@ -332,8 +366,8 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    /// Counts what was given against what may be given in a month; says whether to give more.
-    fn count_given(&mut self) -> bool {
+    /// Counts uploads against the limit of a month. Returns how much more may be uploaded.
+    fn count_given(&mut self) -> Allowance {
         let limit = match self.live.config().limits.monthly_upload {
             Limit::Unlimited => None,
             Limit::AtMost(size) => Some(size.get()),
@@ -344,8 +378,8 @@ impl<'a> Service<'a> {
 
     /// Tells those who watch how it stands.
     fn report(&mut self, next_poll: Option<Instant>) {
-        let may_give = self.count_given();
-        self.network.let_give(may_give);
+        let allowance = self.count_given();
+        self.network.allow(allowance);
         let config = self.live.config();
         let poll_interval = config.poll_interval.get();
         let following: Vec<Following<'_>> = self
@@ -356,7 +390,7 @@ impl<'a> Service<'a> {
                 desired: followed.desired,
                 active: followed.active,
                 refused: followed.refused,
-                // A link that cannot be read ends the mirror when it acts on it.
+                // A link that cannot be read is a problem that acting on it reports.
                 current: self.data.current_of(&followed.stream.name).unwrap_or(None),
                 poll_interval,
                 next_lookup: next_poll.map(|at| at.saturating_duration_since(Instant::now())),
@@ -378,15 +412,21 @@ impl<'a> Service<'a> {
     }
 
     /// Carries out decisions for every stream until there is nothing to do but wait.
-    async fn act(&mut self) -> Result<()> {
+    async fn act(&mut self) {
         let mut settled = false;
         for index in 0..self.streams.len() {
-            settled |= self.act_for(index).await?;
+            let acted = self.act_for(index).await;
+            let Some(followed) = self.streams.get(index) else {
+                continue;
+            };
+            let name = followed.stream.name.clone();
+            // One stream that cannot go on does not keep the others.
+            let acted = self.unless_store_fails(name.as_str(), acted);
+            settled |= acted.unwrap_or(false);
         }
         if settled {
-            self.retire().await?;
+            self.retire().await;
         }
-        Ok(())
     }
 
     /// The same for one stream. Returns whether it has what it wants.

@@ -30,6 +30,7 @@ use crate::clock::unix_seconds;
 use crate::config::{self, Config, Live, Origin};
 use crate::data_dir::{DataDir, write_atomically};
 use crate::listening;
+use crate::quota::Allowance;
 use crate::sources::Sources;
 use crate::text::Causes;
 use pace::Pace;
@@ -79,8 +80,8 @@ pub(crate) struct Network {
     /// Those that are attended, by a running number.
     torrents: Arc<Mutex<BTreeMap<u64, TorrentHandle>>>,
     attended: AtomicU64,
-    /// Whether content may be given at all.
-    may_give: watch::Sender<bool>,
+    /// How much content may be uploaded now.
+    allowance: watch::Sender<Allowance>,
     stop: CancellationToken,
 }
 
@@ -111,11 +112,11 @@ impl Network {
             presences.spawn(mapper.run(stop.clone()));
             status
         });
-        let may_give = watch::Sender::new(true);
+        let allowance = watch::Sender::new(Allowance::Unlimited);
         let limits = Limits {
             session: session.handle(),
             config: live.subscribe(),
-            may_give: may_give.subscribe(),
+            allowance: allowance.subscribe(),
         };
         let until = stop.clone();
         presences.spawn(async move {
@@ -136,7 +137,7 @@ impl Network {
             beside,
             torrents: Arc::default(),
             attended: AtomicU64::new(0),
-            may_give,
+            allowance,
             stop,
         })
     }
@@ -154,10 +155,10 @@ impl Network {
         Some(self.port_mapping.as_ref()?.borrow().clone())
     }
 
-    /// Lets content be given, or none.
-    pub(crate) fn let_give(&self, may_give: bool) {
-        self.may_give
-            .send_if_modified(|now| std::mem::replace(now, may_give) != may_give);
+    /// Sets how much content may be uploaded from now on.
+    pub(crate) fn allow(&self, allowance: Allowance) {
+        self.allowance
+            .send_if_modified(|now| std::mem::replace(now, allowance) != allowance);
     }
 
     /// Makes us known in `swarms` and brings their peers to the torrent, until the guard is
@@ -314,7 +315,7 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
             max_peers_per_host: connections.max_peers_per_host,
             ..EngineConfig::default()
         },
-        rates: rates(config, true),
+        rates: rates(config, Allowance::Unlimited),
         encryption: peer.encryption,
         peer_exchange: peer.pex,
         client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -332,16 +333,13 @@ fn port_mapper(config: &Config, session: &Session) -> Option<PortMapper> {
 }
 
 /// The limits that hold at this moment.
-fn rates(config: &Config, may_give: bool) -> RateLimits {
+fn rates(config: &Config, allowance: Allowance) -> RateLimits {
     let limits = &config.limits;
     let now = unix_seconds(SystemTime::now());
     let window = limits.schedule.iter().find(|window| window.is_open(now));
     let (upload, download) = window.map_or((None, None), |w| (w.upload, w.download));
     RateLimits {
-        upload: match may_give {
-            true => upload.unwrap_or(limits.upload).get(),
-            false => Some(0),
-        },
+        upload: allowance.bound(upload.unwrap_or(limits.upload).get()),
         download: download.unwrap_or(limits.download).get(),
     }
 }
@@ -363,7 +361,7 @@ const SCHEDULE_TICK: Duration = Duration::from_secs(15);
 struct Limits {
     session: SessionHandle,
     config: watch::Receiver<Arc<Config>>,
-    may_give: watch::Receiver<bool>,
+    allowance: watch::Receiver<Allowance>,
 }
 
 impl Limits {
@@ -374,11 +372,11 @@ impl Limits {
             tokio::select! {
                 _ = clock.tick() => {}
                 Ok(()) = self.config.changed() => {}
-                Ok(()) = self.may_give.changed() => {}
+                Ok(()) = self.allowance.changed() => {}
             }
             let config = self.config.borrow_and_update().clone();
-            let may_give = *self.may_give.borrow_and_update();
-            let (rates, connections) = (rates(&config, may_give), connections(&config));
+            let allowance = *self.allowance.borrow_and_update();
+            let (rates, connections) = (rates(&config, allowance), connections(&config));
             if rates_now.replace(rates) != Some(rates) {
                 self.session.set_rate_limits(rates).await;
             }

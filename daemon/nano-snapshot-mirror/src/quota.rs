@@ -1,9 +1,17 @@
-//! What is given in a calendar month (`limits.monthly-upload`), counted over all runs of a mirror.
+//! What is uploaded in a calendar month (`limits.monthly-upload`), counted over all runs of a mirror.
 //!
 //! The count is content as the session counts it, kept in `given-this-month.json` in the data directory:
 //! written every minute in which it grows, and at the end. A crash forgets a minute at most. Months are
-//! those of UTC. A clock that is set back to an earlier month goes on with the count of the later one.
+//! those of UTC.
+//!
+//! A clock may be wrong for a while. So a few months are remembered, and each has its own count: a jump to
+//! another month and back neither gives a month twice nor silences the mirror. A month that lies in the
+//! future has no effect on the present one.
+//!
+//! Uploads are counted now and then, and go on in between. So that the limit is not exceeded meanwhile,
+//! the rate falls with what is left of it: see [`Allowance`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -18,6 +26,54 @@ use crate::text::Bytes;
 
 /// How often the count is written at most, in seconds.
 const KEEP_EVERY: u64 = 60;
+
+/// Months whose counts are remembered, at most.
+const MOST_MONTHS: usize = 6;
+
+/// A clock before this time is not set: 2024-01-01. The month that was counted last goes on then.
+const CLOCK_IS_SET: u64 = 1_704_067_200;
+
+/// In how many seconds what is left of a month may be uploaded at the earliest. Counting lags a few
+/// seconds behind.
+const LEAST_SECONDS: u64 = 10;
+
+/// The lowest rate near the limit, bytes a second: otherwise it would never be reached.
+const LEAST_RATE: u64 = 64 << 10;
+
+/// With at least so many bytes a second there is no limit on the rate.
+const NO_LIMIT: u64 = 1 << 32;
+
+/// How much content may be uploaded until the next count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// As much as other limits allow.
+    Unlimited,
+    /// At most so many bytes a second, as the limit of the month is near.
+    AtMost(u64),
+    /// Nothing before the next month.
+    Nothing,
+}
+
+impl Allowance {
+    /// For so many bytes that are left of the month. The rate is a power of two, so that it changes
+    /// rarely.
+    fn of(left: u64) -> Self {
+        match left / LEAST_SECONDS {
+            _ if left == 0 => Self::Nothing,
+            rate if rate >= NO_LIMIT => Self::Unlimited,
+            rate => Self::AtMost((1 << rate.checked_ilog2().unwrap_or(0)).max(LEAST_RATE)),
+        }
+    }
+
+    /// The lower of this and another limit on the rate; `None` is no limit.
+    pub(crate) fn bound(self, rate: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Unlimited => rate,
+            Self::AtMost(most) => Some(rate.map_or(most, |rate| rate.min(most))),
+            Self::Nothing => Some(0),
+        }
+    }
+}
 
 /// A calendar month in UTC: 12 times the year, and the month from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,22 +129,24 @@ impl FromStr for CalendarMonth {
     }
 }
 
-/// The file.
+/// The file. The field `others` is left out when it is empty, as before it existed.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     month: String,
     given: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    others: BTreeMap<String, u64>,
 }
 
-/// The count of the present month.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Count {
-    month: CalendarMonth,
-    given: u64,
+/// Bytes uploaded in each month that is remembered, and the month that is counted now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Counts {
+    present: CalendarMonth,
+    months: BTreeMap<CalendarMonth, u64>,
 }
 
-impl Count {
+impl Counts {
     fn load(path: &Path) -> Result<Option<Self>> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
@@ -96,55 +154,104 @@ impl Count {
             Err(error) => return Err(error.into()),
         };
         let file: File = serde_json::from_slice(&text)?;
-        Ok(Some(Self {
-            month: file.month.parse()?,
-            given: file.given,
-        }))
+        let present = file.month.parse()?;
+        let mut months = BTreeMap::from([(present, file.given)]);
+        for (month, given) in file.others {
+            months.entry(month.parse()?).or_insert(given);
+        }
+        Ok(Some(Self { present, months }))
     }
 
-    fn save(self, path: &Path) -> Result<()> {
+    fn save(&self, path: &Path) -> Result<()> {
+        let others = self
+            .months
+            .iter()
+            .filter(|(month, _)| **month != self.present);
         let file = File {
-            month: self.month.to_string(),
-            given: self.given,
+            month: self.present.to_string(),
+            given: self.given(),
+            others: others
+                .map(|(month, given)| (month.to_string(), *given))
+                .collect(),
         };
         let text = serde_json::to_vec(&file).context("cannot write JSON")?;
         write_atomically(path, &text)
     }
+
+    /// Bytes uploaded in the present month.
+    fn given(&self) -> u64 {
+        self.months.get(&self.present).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, bytes: u64) {
+        let given = self.months.entry(self.present).or_default();
+        *given = given.saturating_add(bytes);
+    }
+
+    /// Goes to the month of the clock, at `now` in seconds since 1970. A month that was counted already
+    /// goes on with its count.
+    fn turn_to(&mut self, now: u64) {
+        if now < CLOCK_IS_SET {
+            return;
+        }
+        let month = CalendarMonth::of(now);
+        if month == self.present {
+            return;
+        }
+        if month < self.present {
+            warn!(
+                counted = %self.present, now = %month,
+                "the clock was ahead: uploads count for {month} again"
+            );
+        }
+        self.present = month;
+        self.months.entry(month).or_default();
+        while self.months.len() > MOST_MONTHS {
+            // The farthest from now is the least likely to come back.
+            let farthest = self.months.keys().max_by_key(|one| one.0.abs_diff(month.0));
+            let Some(farthest) = farthest.copied() else {
+                break;
+            };
+            self.months.remove(&farthest);
+        }
+    }
 }
 
-/// Counts, and says when it is enough.
+/// Counts, and says how much more may be uploaded.
 pub(crate) struct Quota {
     path: PathBuf,
-    count: Count,
+    counts: Counts,
     /// What is in the file, and since when.
-    kept: Option<(Count, u64)>,
-    /// What this process had given when it was last looked at.
+    kept: Option<(Counts, u64)>,
+    /// What this process had uploaded when it was last counted.
     total: u64,
     limit: Option<u64>,
     paused: bool,
-    /// It was told that the count cannot be written.
+    /// It was logged that the count cannot be written.
     told: bool,
 }
 
 impl Quota {
-    /// Goes on with what earlier runs gave, at `now` in seconds since 1970.
+    /// Goes on with the counts of earlier runs, at `now` in seconds since 1970.
     pub(crate) fn open(data: &DataDir, now: u64) -> Self {
         let path = data.root().join("given-this-month.json");
-        let loaded = Count::load(&path).unwrap_or_else(|error| {
+        let loaded = Counts::load(&path).unwrap_or_else(|error| {
             warn!(
-                "what was given this month is not known, counting from 0: {}: {error:#}",
+                "cannot read how much was uploaded this month, counting from 0: {}: {error:#}",
                 path.display()
             );
             None
         });
-        let fresh = Count {
-            month: CalendarMonth::of(now),
-            given: 0,
-        };
+        let present = CalendarMonth::of(now);
+        let mut counts = loaded.clone().unwrap_or(Counts {
+            present,
+            months: BTreeMap::new(),
+        });
+        counts.turn_to(now);
         Self {
             path,
-            count: loaded.unwrap_or(fresh),
-            kept: loaded.map(|count| (count, now)),
+            counts,
+            kept: loaded.map(|counts| (counts, now)),
             total: 0,
             limit: None,
             paused: false,
@@ -152,54 +259,55 @@ impl Quota {
         }
     }
 
-    /// Takes what this process has given in all, and says whether to give more, at `now` in seconds
-    /// since 1970. Writes the count now and then.
-    pub(crate) fn take(&mut self, total: u64, limit: Option<u64>, now: u64) -> bool {
-        let month = CalendarMonth::of(now);
-        if month > self.count.month {
-            self.count = Count { month, given: 0 };
-        }
+    /// Takes what this process has uploaded in all, and returns how much more may be uploaded, at `now`
+    /// in seconds since 1970. Writes the count now and then.
+    pub(crate) fn take(&mut self, total: u64, limit: Option<u64>, now: u64) -> Allowance {
+        self.counts.turn_to(now);
         let more = total.saturating_sub(self.total);
         self.total = total;
-        self.count.given = self.count.given.saturating_add(more);
+        self.counts.add(more);
         self.limit = limit;
-        let paused = limit.is_some_and(|limit| self.count.given >= limit);
+        let left = limit.map(|limit| limit.saturating_sub(self.counts.given()));
+        let paused = left == Some(0);
         let turned = std::mem::replace(&mut self.paused, paused) != paused;
         if turned {
             self.tell();
         }
-        let old = |at: u64| now >= at.saturating_add(KEEP_EVERY);
-        if turned || self.kept.is_none_or(|(_, at)| old(at)) {
+        let is_old = |at: u64| now.abs_diff(at) >= KEEP_EVERY;
+        if turned || self.kept.as_ref().is_none_or(|(_, at)| is_old(*at)) {
             self.keep(now);
         }
-        !paused
+        left.map_or(Allowance::Unlimited, Allowance::of)
     }
 
     fn tell(&self) {
-        let (given, month) = (Bytes(self.count.given), self.count.month);
+        let (given, month) = (self.counts.given(), self.counts.present);
         if self.paused {
             info!(
-                %month, given = self.count.given,
-                "limits.monthly-upload is reached, {given} were given: nothing more before {}-01, \
-                 or with a greater limit", month.next()
+                %month, given,
+                "limits.monthly-upload is reached, uploaded {}: uploading nothing more before \
+                 {}-01, or with a greater limit", Bytes(given), month.next()
             );
         } else {
-            info!(%month, "giving again, as limits.monthly-upload allows");
+            info!(%month, "uploading again, as limits.monthly-upload allows");
         }
     }
 
     /// Makes the count durable, if it changed.
     pub(crate) fn keep(&mut self, now: u64) {
-        if self.kept.is_some_and(|(kept, _)| kept == self.count) {
+        if let Some((kept, at)) = &mut self.kept
+            && *kept == self.counts
+        {
+            *at = now;
             return;
         }
-        match self.count.save(&self.path) {
+        match self.counts.save(&self.path) {
             Ok(()) => {
-                self.kept = Some((self.count, now));
+                self.kept = Some((self.counts.clone(), now));
                 self.told = false;
             }
             Err(error) if !self.told => {
-                warn!("what was given this month is not kept: {error:#}");
+                warn!("cannot save the monthly upload count: {error:#}");
                 self.told = true;
             }
             Err(_) => {}
@@ -209,11 +317,11 @@ impl Quota {
     /// For the report.
     pub(crate) fn report(&self) -> report::Month {
         report::Month {
-            month: self.count.month.to_string(),
-            uploaded: self.count.given,
+            month: self.counts.present.to_string(),
+            uploaded: self.counts.given(),
             limit: self.limit,
             paused: self.paused,
-            ends: self.count.month.next().begins(),
+            ends: self.counts.present.next().begins(),
         }
     }
 }
@@ -265,25 +373,25 @@ mod tests {
         let (_dir, data) = data();
         let mut quota = Quota::open(&data, NOVEMBER);
         let limit = Some(1_000);
-        assert!(quota.take(999, limit, NOVEMBER));
-        assert!(!quota.take(1_000, limit, NOVEMBER + 1));
-        assert!(!quota.take(1_000, limit, NOVEMBER + 9 * DAY));
+        assert!(gives(quota.take(999, limit, NOVEMBER)));
+        assert!(!gives(quota.take(1_000, limit, NOVEMBER + 1)));
+        assert!(!gives(quota.take(1_000, limit, NOVEMBER + 9 * DAY)));
         let report = quota.report();
         assert_eq!((report.uploaded, report.paused), (1_000, true));
         assert_eq!(report.ends, NOVEMBER + 10 * DAY - 20 * 3_600);
         // More may be given, and again not.
-        assert!(quota.take(1_000, Some(2_000), NOVEMBER + 2));
-        assert!(quota.take(1_000, None, NOVEMBER + 2));
-        assert!(!quota.take(1_000, Some(0), NOVEMBER + 2));
+        assert!(gives(quota.take(1_000, Some(2_000), NOVEMBER + 2)));
+        assert!(gives(quota.take(1_000, None, NOVEMBER + 2)));
+        assert!(!gives(quota.take(1_000, Some(0), NOVEMBER + 2)));
         // The 1st of December.
-        assert!(quota.take(1_000, limit, report.ends));
+        assert!(gives(quota.take(1_000, limit, report.ends)));
         assert_eq!(quota.report().uploaded, 0);
-        assert!(quota.take(1_500, limit, report.ends));
+        assert!(gives(quota.take(1_500, limit, report.ends)));
         assert_eq!(quota.report().uploaded, 500);
     }
 
     #[test]
-    fn runs_add_up_and_a_clock_set_back_gives_nothing_anew() {
+    fn runs_add_up_and_a_clock_that_is_not_set_gives_nothing_more() {
         let (_dir, data) = data();
         let mut first = Quota::open(&data, NOVEMBER);
         first.take(600, Some(1_000), NOVEMBER);
@@ -293,12 +401,78 @@ mod tests {
         assert_eq!(killed.report().uploaded, 600);
         first.keep(NOVEMBER + 2);
         let mut second = Quota::open(&data, NOVEMBER + 3);
-        assert!(second.take(299, Some(1_000), NOVEMBER + 3));
-        assert!(!second.take(300, Some(1_000), NOVEMBER + 3));
-        // Kept at once, for it is reached.
+        assert!(gives(second.take(299, Some(1_000), NOVEMBER + 3)));
+        assert!(!gives(second.take(300, Some(1_000), NOVEMBER + 3)));
+        // Kept at once, for it is reached. The machine started without a battery for its clock.
         let mut third = Quota::open(&data, 0);
-        assert!(!third.take(0, Some(1_000), 0));
+        assert!(!gives(third.take(0, Some(1_000), 0)));
         assert_eq!(third.report().month, "2026-11");
+    }
+
+    #[test]
+    fn a_month_in_the_future_says_nothing_about_the_present_one() {
+        let (dir, data) = data();
+        let file = dir.path().join("given-this-month.json");
+        std::fs::write(&file, "{\"month\":\"2107-01\",\"given\":2000000}").unwrap();
+        let mut quota = Quota::open(&data, NOVEMBER);
+        let limit = Some(1 << 20);
+        assert!(gives(quota.take(0, limit, NOVEMBER)));
+        assert_eq!(quota.report().month, "2026-11");
+        assert!(!gives(quota.take(1 << 20, limit, NOVEMBER + 1)));
+        let mut again = Quota::open(&data, NOVEMBER + 2);
+        assert!(!gives(again.take(0, limit, NOVEMBER + 2)));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_and_comes_back_gives_no_month_twice() {
+        let (_dir, data) = data();
+        let mut quota = Quota::open(&data, NOVEMBER);
+        let limit = Some(1_000);
+        assert!(!gives(quota.take(1_000, limit, NOVEMBER)));
+        for away in [NOVEMBER + 40 * DAY, NOVEMBER - 40 * DAY] {
+            assert!(gives(quota.take(1_000, limit, away)));
+            assert!(!gives(quota.take(1_000, limit, NOVEMBER + 1)));
+            // A restart in between changes nothing.
+            quota.take(1_000, limit, away);
+            quota.keep(away);
+            let mut restarted = Quota::open(&data, NOVEMBER + 2);
+            assert!(!gives(restarted.take(0, limit, NOVEMBER + 2)));
+        }
+        // However many months are seen, few are remembered.
+        for month in 0..50 {
+            quota.take(1_000, limit, NOVEMBER + month * 31 * DAY);
+        }
+        assert_eq!(quota.counts.months.len(), MOST_MONTHS);
+    }
+
+    #[test]
+    fn the_limit_is_approached_and_not_exceeded() {
+        assert_eq!(Allowance::of(0), Allowance::Nothing);
+        assert_eq!(Allowance::of(1), Allowance::AtMost(LEAST_RATE));
+        assert_eq!(Allowance::of(10 << 20), Allowance::AtMost(1 << 20));
+        assert_eq!(Allowance::of(19 << 20), Allowance::AtMost(1 << 20));
+        assert_eq!(Allowance::of(u64::MAX), Allowance::Unlimited);
+        assert_eq!(Allowance::AtMost(5).bound(None), Some(5));
+        assert_eq!(Allowance::AtMost(5).bound(Some(3)), Some(3));
+        assert_eq!(Allowance::Unlimited.bound(None), None);
+        assert_eq!(Allowance::Nothing.bound(None), Some(0));
+        // Peers take all they may, and the count is 3 s old each time.
+        let (_dir, data) = data();
+        let mut quota = Quota::open(&data, NOVEMBER);
+        let limit = 100 << 20;
+        let (mut uploaded, mut second) = ([0_u64; 4], 0);
+        loop {
+            let seen = uploaded[0];
+            uploaded.rotate_left(1);
+            let rate = match quota.take(seen, Some(limit), NOVEMBER + second) {
+                Allowance::Nothing => break,
+                allowance => allowance.bound(Some(1 << 30)).unwrap(),
+            };
+            uploaded[3] = uploaded[2] + rate;
+            second += 1;
+            assert!(second < 1_000, "the limit is never reached");
+        }
+        assert!(uploaded[2] <= limit + 4 * LEAST_RATE, "{uploaded:?}");
     }
 
     #[test]
@@ -313,7 +487,11 @@ mod tests {
         ] {
             std::fs::write(&file, text).unwrap();
             let mut quota = Quota::open(&data, NOVEMBER);
-            assert!(quota.take(0, Some(1), NOVEMBER), "{text}");
+            assert!(gives(quota.take(0, Some(1), NOVEMBER)), "{text}");
         }
+    }
+
+    fn gives(allowance: Allowance) -> bool {
+        allowance != Allowance::Nothing
     }
 }

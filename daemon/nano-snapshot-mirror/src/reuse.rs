@@ -74,7 +74,7 @@ fn hold(data: &DataDir, id: InfoHashV2, open: &[Open]) -> Option<(Arc<TorrentSto
             let store = known.then(|| catalogue::take_up(&dir).ok()).flatten()?;
             Some((Arc::new(store), lock))
         }
-        Entry::Refused(_) | Entry::Busy | Entry::Damaged(_) => None,
+        Entry::Refused(_) | Entry::Busy | Entry::Damaged(_) | Entry::Unavailable(_) => None,
     }
 }
 

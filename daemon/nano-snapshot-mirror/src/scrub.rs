@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::catalogue;
-use crate::clock::unix_seconds;
+use crate::clock::{self, unix_seconds};
 use crate::config::{self, Every};
 use crate::data_dir::write_atomically;
 use crate::happenings::message_id;
@@ -94,16 +94,17 @@ impl Standing {
         write_atomically(&place(dir), &json)
     }
 
-    /// When the next scrub is due.
-    fn due(&self, came: SystemTime, interval: Duration) -> SystemTime {
+    /// When the next scrub is due. An end that lies in the future is not believed.
+    fn due(&self, came: SystemTime, interval: Duration, now: SystemTime) -> SystemTime {
         if self.piece > 0 {
             return UNIX_EPOCH;
         }
+        let finished = self
+            .finished_at
+            .and_then(|finished| UNIX_EPOCH.checked_add(Duration::from_secs(finished)))
+            .filter(|finished| clock::is_past(*finished, now));
         // What came was hashed then.
-        let last = self.finished_at.map_or(came, |finished| {
-            UNIX_EPOCH + Duration::from_secs(finished.min(u32::MAX.into()))
-        });
-        last + interval
+        finished.unwrap_or(came) + interval
     }
 }
 
@@ -113,9 +114,9 @@ pub(crate) fn found_damage(dir: &Path) -> bool {
 }
 
 /// Notes that so many blocks of the snapshot in `dir` were found damaged.
-pub(crate) fn note_damage(dir: &Path, blocks: usize) -> Result<()> {
+pub(crate) fn note_damage(dir: &Path, blocks: u64) -> Result<()> {
     let mut standing = Standing::load(dir);
-    standing.damaged += blocks as u64;
+    standing.damaged = standing.damaged.saturating_add(blocks);
     standing.save(dir)
 }
 
@@ -131,7 +132,12 @@ pub(crate) fn due<'a>(
 ) -> Option<InfoHashV2> {
     let interval = settings.interval?;
     snapshots
-        .map(|(id, dir)| (Standing::load(dir).due(catalogue::came(dir), interval), id))
+        .map(|(id, dir)| {
+            (
+                Standing::load(dir).due(catalogue::came(dir), interval, now),
+                id,
+            )
+        })
         .filter(|(due, _)| *due <= now)
         .min()
         .map(|(_, id)| id)
@@ -355,9 +361,23 @@ mod tests {
                 UNIX_EPOCH,
             ),
         ];
+        let now = UNIX_EPOCH + 10 * HOUR;
         for (standing, due) in cases {
-            assert_eq!(standing.due(came, HOUR), due, "{standing:?}");
+            assert_eq!(standing.due(came, HOUR, now), due, "{standing:?}");
         }
+        // The clock was wrong when it ended.
+        for finished_at in [now + 10 * 365 * 24 * HOUR, now + 2 * HOUR].map(unix_seconds) {
+            let standing = Standing {
+                finished_at: Some(finished_at),
+                ..Standing::default()
+            };
+            assert_eq!(standing.due(came, HOUR, now), came + HOUR);
+        }
+        let never = Standing {
+            finished_at: Some(u64::MAX),
+            ..Standing::default()
+        };
+        assert_eq!(never.due(came, HOUR, now), came + HOUR);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::{InfoHashV2, Printable};
+use bittorrent_store::Condition;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use snapshot_pointer::{Authority, Damage, Kind, RecordError, RecordStore, Salt};
@@ -112,6 +113,9 @@ struct Current {
 pub(crate) struct Snapshot {
     snapshot: String,
     state: State,
+    /// Why it is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
     /// Some process works with it: seeds it, or fetches it.
     in_use: bool,
     /// It is kept until it is unpinned.
@@ -141,7 +145,8 @@ enum State {
     Partial,
     /// What is in it failed verification.
     Refused,
-    /// Its metadata cannot be read.
+    /// It cannot be opened, or it was whole and part of its content is damaged or missing: that is
+    /// fetched again.
     Damaged,
 }
 
@@ -241,16 +246,32 @@ impl Snapshot {
         let dir = data.snapshot(id);
         let info = catalogue::read_info(&dir).ok();
         let ledger = LedgerRecord::load(&dir);
-        let state = match &info {
-            None if catalogue::is_created(&dir) => State::Damaged,
-            None => State::Partial,
-            Some(_) if ledger.as_ref().is_some_and(|record| !record.is_sound()) => State::Refused,
-            Some(info) if !catalogue::is_sealed(&dir, info) => State::Partial,
-            Some(_) => State::Whole,
+        let is_refused = ledger.as_ref().is_some_and(|record| !record.is_sound());
+        let (state, fault) = match catalogue::inspect(&dir).map(|found| found.condition) {
+            // A fetch that has not received the metadata yet.
+            Err(_) if dir.is_dir() && !catalogue::is_created(&dir) => (State::Partial, None),
+            Err(error) => (State::Damaged, Some(format!("{error:#}"))),
+            Ok(_) if is_refused => (State::Refused, None),
+            Ok(_) if catalogue::is_discarded(&dir) => (State::Partial, None),
+            Ok(Condition::Sealed) => (State::Whole, None),
+            Ok(Condition::Changed { path }) => {
+                let fault = format!("{} is missing or was changed", path.display());
+                (State::Damaged, Some(fault))
+            }
+            Ok(Condition::Partial { .. } | Condition::NoRecord) => {
+                match catalogue::was_whole(&dir) {
+                    Ok(true) => {
+                        let fault = "blocks are damaged or missing".to_owned();
+                        (State::Damaged, Some(fault))
+                    }
+                    _ => (State::Partial, None),
+                }
+            }
         };
         Self {
             snapshot: id.to_string(),
             state,
+            fault,
             in_use: matches!(data.own_snapshot(id), Ok(None)),
             pinned: pins::is_pinned(&dir),
             name: info.as_ref().map(|info| info.name().to_owned()),
@@ -283,9 +304,13 @@ impl Snapshot {
             State::Partial if self.is_being_fetched() => "being fetched",
             State::Partial => "interrupted",
             State::Refused => "refused: no sound ledger",
+            State::Damaged if self.in_use => "damaged, in use",
             State::Damaged => "damaged",
         };
         let _ = write!(text, "\n  {state}");
+        if let Some(fault) = &self.fault {
+            let _ = write!(text, " ({})", Printable(fault));
+        }
         if self.pinned {
             text.push_str(", pinned");
         }
@@ -376,6 +401,7 @@ mod tests {
         Snapshot {
             snapshot: "ab".repeat(32),
             state: State::Whole,
+            fault: None,
             in_use: false,
             pinned: false,
             name: Some("data.ldb".to_owned()),

@@ -212,7 +212,20 @@ impl Fetch<'_> {
         !refuses && !self.read.load(Ordering::Relaxed)
     }
 
+    /// Fetches once. What is damaged in the directory is repaired first, and if that does not help, all
+    /// of the directory is moved away.
     async fn run(&self) -> Result<Fetched> {
+        let mut remedies = [catalogue::heal as Remedy, catalogue::give_up].into_iter();
+        loop {
+            match self.attempt(&mut remedies).await {
+                Err(error) if matches!(error.downcast_ref(), Some(Trouble::Repaired)) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Fails with [`Trouble::Repaired`] after a remedy was applied.
+    async fn attempt(&self, remedies: &mut impl Iterator<Item = Remedy>) -> Result<Fetched> {
         let dir = self.data.snapshot(self.id);
         let lock = match self.own(&dir).await? {
             Place::Ours(lock) => lock,
@@ -226,9 +239,22 @@ impl Fetch<'_> {
         let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         let reuse = spawn_blocking(move || Reuse::find(&data, id, &open, &stop)).await?;
         let joined = if catalogue::is_created(&dir) {
-            self.resume(&dir, &reuse).await?
+            self.resume(&dir, &reuse).await
         } else {
-            self.begin(&dir, &reuse).await?
+            self.begin(&dir, &reuse).await
+        };
+        let joined = match joined {
+            Err(error)
+                if matches!(error.downcast_ref(), Some(Trouble::Unusable))
+                    && !catalogue::is_passing(&error) =>
+            {
+                let Some(remedy) = remedies.next() else {
+                    return Err(error);
+                };
+                block_in_place(|| remedy(self.data, self.id, &error, &lock))?;
+                return Err(error.context(Trouble::Repaired));
+            }
+            other => other?,
         };
         let Some((handle, store, presence)) = joined else {
             return Ok(Fetched::Stopped);
@@ -310,8 +336,15 @@ impl Fetch<'_> {
         loop {
             {
                 let _lock = self.data.lock()?;
-                std::fs::create_dir_all(dir)
-                    .with_context(|| format!("cannot make {}", dir.display()))?;
+                catalogue::clear_place(self.data, self.id)?;
+                // Not the directories above: where they are missing, a disk was unmounted.
+                match std::fs::create_dir(dir) {
+                    Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                        return Err(error)
+                            .with_context(|| format!("cannot make {}", dir.display()));
+                    }
+                    _ => catalogue::unlock(dir),
+                }
                 if let Some(lock) = self.data.own_snapshot(self.id)? {
                     return Ok(Place::Ours(lock));
                 }
@@ -334,11 +367,13 @@ impl Fetch<'_> {
 
     /// Takes up what an earlier run left.
     async fn resume(&self, dir: &Path, reuse: &Reuse) -> Result<Option<Joined>> {
-        if let Some(reason) = refuses_files(&catalogue::read_info(dir)?) {
+        if let Some(reason) = refuses_files(&catalogue::read_info(dir).context(Trouble::Unusable)?)
+        {
             bail!("snapshot {} is not resumed: {reason}", self.id);
         }
         let place = dir.to_owned();
-        let store = Arc::new(spawn_blocking(move || catalogue::take_up(&place)).await??);
+        let store = spawn_blocking(move || catalogue::take_up(&place)).await?;
+        let store = Arc::new(store.context(Trouble::Unusable)?);
         if catalogue::must_be_read(dir) && !self.find_good(&store, dir).await? {
             return Ok(None);
         }
@@ -476,9 +511,7 @@ impl Fetch<'_> {
         let store = spawn_blocking(move || {
             TorrentStore::create_from(&place, &meta, catalogue::io(), &sources)
         });
-        let (store, clones) = store
-            .await?
-            .with_context(|| format!("cannot lay out {}", dir.display()))?;
+        let (store, clones) = store.await?.context(Trouble::Unusable)?;
         debug!(snapshot = %self.id, ?clones, "laid out");
         if !nothing_held {
             // Known only now: what is a clone of something held takes no room of its own.
@@ -579,6 +612,27 @@ enum Place {
     Whole(Box<Generation>),
     /// We were asked to stop.
     Stopped,
+}
+
+/// A way to repair the directory of a snapshot.
+type Remedy = fn(&DataDir, InfoHashV2, &anyhow::Error, &DirLock) -> Result<()>;
+
+/// The context of an error.
+#[derive(Debug)]
+enum Trouble {
+    /// What stands in the directory of the snapshot caused it.
+    Unusable,
+    /// Its cause was removed.
+    Repaired,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unusable => "cannot use the directory of the snapshot",
+            Self::Repaired => "repaired the directory of the snapshot",
+        })
+    }
 }
 
 type Joined = (TorrentHandle, Arc<TorrentStore>, Vec<DropGuard>);

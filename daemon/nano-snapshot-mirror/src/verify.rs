@@ -35,7 +35,7 @@ pub(crate) fn run(
     };
     let sound = match args.path.as_deref() {
         Some(path) if path.is_file() => ledger(path, &look),
-        Some(path) if catalogue::is_created(path) => snapshot(path, &look),
+        Some(path) if catalogue::is_created(path) => snapshot(path, Access::Alone, &look),
         Some(path) => bail!(
             "{} is neither a ledger file nor the directory of a snapshot; name a data directory \
              with --data-dir",
@@ -69,27 +69,62 @@ fn all(data: &DataDir, look: &Look<'_>) -> Result<bool> {
     Ok(sound)
 }
 
+/// Verifies a held snapshot. One that cannot be opened does not keep the others from being verified.
 fn held(data: &DataDir, id: InfoHashV2, look: &Look<'_>) -> Result<bool> {
-    // Held while it is read, so that nobody removes it; alone when nobody else reads, as what is
-    // found bad is written down.
+    let dir = data.snapshot(id);
+    match locked(data, id, &dir, look) {
+        Err(error) if !look.stop.is_cancelled() => {
+            outln!(
+                "{id}: damaged: {error:#}; a mirror or --once repairs it and fetches what is missing"
+            );
+            Ok(false)
+        }
+        other => other,
+    }
+}
+
+fn locked(data: &DataDir, id: InfoHashV2, dir: &Path, look: &Look<'_>) -> Result<bool> {
+    // Locked while it is read, so that no other process removes it; alone when no other process
+    // reads it, as what is found is written down.
     let owned = data.own_snapshot(id)?;
+    let access = match owned {
+        Some(_) => Access::Alone,
+        None => Access::Shared,
+    };
     let Some(_lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
         outln!("{id}: left out, it is being fetched");
         return Ok(true);
     };
-    let dir = data.snapshot(id);
-    if !catalogue::is_created(&dir) {
+    if !catalogue::is_created(dir) {
         outln!("{id}: nothing there yet");
         return Ok(true);
     }
-    snapshot(&dir, look)
+    snapshot(dir, access, look)
 }
 
-fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
-    let store = catalogue::take_up(dir)?;
+/// Whether other processes may use the snapshot meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Alone,
+    Shared,
+}
+
+fn snapshot(dir: &Path, access: Access, look: &Look<'_>) -> Result<bool> {
+    let was_whole = catalogue::was_whole(dir)?;
+    let store = match access {
+        Access::Alone => catalogue::take_up(dir)?,
+        // Opening what is not whole writes to it.
+        Access::Shared => match catalogue::open_sealed(dir)? {
+            Some(store) => store,
+            None if was_whole => bail!("blocks are missing, and another process is fetching them"),
+            None => {
+                outln!("{}: left out, another process uses it", dir.display());
+                return Ok(true);
+            }
+        },
+    };
     let id = store.info().hashes().v2;
     let total = store.layout().content_length();
-    let was_sealed = store.is_sealed();
     let verification = {
         let meter = Mutex::new(look.display.phase("Verifying", total));
         store.verify_all(&|done| {
@@ -101,26 +136,32 @@ fn snapshot(dir: &Path, look: &Look<'_>) -> Result<bool> {
         })?
     };
     catalogue::was_read(dir)?;
-    let mut sound = verification.damaged.is_empty();
-    if !sound && was_sealed {
-        scrub::note_damage(dir, verification.damaged.len())?;
+    let missing = store.total_blocks() - store.verified_blocks();
+    let sound = missing == 0 || !was_whole && verification.damaged.is_empty();
+    let newly_damaged = verification.damaged.len() as u64;
+    if was_whole && missing > 0 && (newly_damaged > 0 || !scrub::found_damage(dir)) {
+        // So that it is remembered that these blocks were here.
+        scrub::note_damage(dir, newly_damaged.max(1))?;
     }
-    if sound && store.is_complete() {
+    if store.is_complete() {
+        if access == Access::Alone {
+            // A file that was copied or touched is what was published all the same.
+            store.finish()?;
+        }
         outln!("{id}: all {} are as published", Bytes(total));
     } else if sound {
         outln!("{id}: what is there of {} is as published", Bytes(total));
     } else {
         outln!(
-            "{id}: {} blocks are not as published and will be fetched again; restart a mirror \
-             that runs here",
-            verification.damaged.len()
+            "{id}: {missing} of {} blocks are not as published; a mirror or --once fetches them \
+             again",
+            store.total_blocks()
         );
     }
-    if sound
-        && store.is_complete()
+    if store.is_complete()
         && let Some(path) = catalogue::plain_ledger(dir, &store.info())
     {
-        sound &= ledger(&path, look)?;
+        return ledger(&path, look);
     }
     Ok(sound)
 }

@@ -193,7 +193,7 @@ pub(super) fn note_damage(
     let find = || -> Result<usize> {
         let verification = store()?.verify_all(&|_| !stop.is_cancelled())?;
         let found = verification.damaged.len();
-        scrub::note_damage(dir, found)?;
+        scrub::note_damage(dir, found as u64)?;
         Ok(found)
     };
     match find() {

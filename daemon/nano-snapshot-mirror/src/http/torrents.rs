@@ -14,9 +14,6 @@ use crate::catalogue;
 use crate::report::StreamReport;
 use crate::serve::{bytes_as, refuse};
 
-/// The longest .torrent file that is given out, in bytes.
-const MAX_TORRENT: u64 = 256 << 20;
-
 pub(super) async fn first_magnet(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
     give_magnet(&site, report.streams.first()).await
@@ -99,16 +96,9 @@ fn none() -> Response {
 }
 
 async fn give_torrent(site: &Site, id: InfoHashV2) -> Response {
-    let path = catalogue::metadata(&site.data.snapshot(id));
-    let read = tokio::task::spawn_blocking(move || {
-        let fits = path.metadata()?.len() <= MAX_TORRENT;
-        if fits {
-            std::fs::read(path)
-        } else {
-            Err(std::io::ErrorKind::FileTooLarge.into())
-        }
-    });
-    let Ok(Ok(bytes)) = read.await else {
+    let dir = site.data.snapshot(id);
+    let read = tokio::task::spawn_blocking(move || catalogue::read_torrent(&dir));
+    let Ok(Ok((bytes, _))) = read.await else {
         return refuse(StatusCode::NOT_FOUND, "that snapshot is not held here");
     };
     let mut response = bytes_as("application/x-bittorrent", StatusCode::OK, bytes);

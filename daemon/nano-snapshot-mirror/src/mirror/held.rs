@@ -1,8 +1,11 @@
 //! What is held, seeded and taken up.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
 use tokio::task::block_in_place;
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::Service;
@@ -14,6 +17,15 @@ use crate::reconcile::Holding;
 use crate::space;
 use crate::text::Causes;
 use crate::torrent::Torrent;
+
+/// The problem of a data directory that cannot be read or changed, for programs.
+const STORE: &str = "store";
+
+/// Listing the snapshots, as an operation that may fail.
+pub(super) const SNAPSHOTS: &str = "snapshots";
+
+/// How soon to try again what the data directory did not allow.
+const STORE_RETRY: Duration = Duration::from_secs(5);
 
 impl Service<'_> {
     /// Takes up a snapshot that another process has put into the store.
@@ -32,16 +44,38 @@ impl Service<'_> {
 
     /// Seeds everything whole that is not seeded yet: at the start, and when a producer or a
     /// fetch has added to the same store.
-    pub(super) async fn rescan(&mut self) -> Result<()> {
+    pub(super) async fn rescan(&mut self) {
         self.take_out_stopped().await;
-        for id in self.data.snapshot_ids()? {
+        let ids = self.data.snapshot_ids();
+        let Some(ids) = self.unless_store_fails(SNAPSHOTS, ids) else {
+            return;
+        };
+        for id in ids {
             self.life.mirror.beat();
             if self.seeding.contains_key(&id) || self.is_fetching(id) {
                 continue;
             }
             self.holding(id).await;
         }
-        self.remove_unfinished().await
+        let removed = self.remove_unfinished().await;
+        self.unless_store_fails("unfinished", removed);
+    }
+
+    /// The result of an operation on the data directory. A failure is a problem that is reported until
+    /// the operation, named by `what`, succeeds; it is tried again soon, and seeding goes on.
+    pub(super) fn unless_store_fails<T>(&mut self, what: &str, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.reporter.problem(STORE, what, None);
+                Some(value)
+            }
+            Err(error) => {
+                let text = format!("{error:#}; trying again");
+                self.reporter.problem(STORE, what, Some(text));
+                self.store_retry = Some(Instant::now() + STORE_RETRY);
+                None
+            }
+        }
     }
 
     /// Takes out of the session what stopped there, mostly for a failing disk, so that it is looked
@@ -84,7 +118,7 @@ impl Service<'_> {
             let verdict = self.policy.judge(&torrent.dir, &torrent.store.info());
             return self.holding_by(id, verdict);
         }
-        match block_in_place(|| catalogue::look(self.data, id)) {
+        match block_in_place(|| catalogue::look_and_heal(self.data, id)) {
             Some(Entry::Whole(generation) | Entry::Mending(generation)) => {
                 let verdict = self.policy.judge(&generation.dir, &generation.store.info());
                 let holding = self.holding_by(id, verdict);
@@ -100,13 +134,13 @@ impl Service<'_> {
                 holding
             }
             Some(Entry::Refused(faults)) => self.holding_by(id, Verdict::Refused(faults)),
-            // Fetching waits for whoever is busy, and names what is damaged.
+            // A fetch waits for another process, and repairs what is damaged.
             Some(Entry::Partial | Entry::Busy) => Holding::Partial,
-            Some(Entry::Damaged(error)) => {
+            Some(Entry::Damaged(error) | Entry::Unavailable(error)) => {
                 if space::is_lacking(&error) {
                     self.lacks_room(&error, "a snapshot that is held is not taken up");
                 } else {
-                    error!(snapshot = %id, "damaged: {error:#}");
+                    error!(snapshot = %id, "cannot seed the snapshot: {error:#}");
                 }
                 Holding::Partial
             }

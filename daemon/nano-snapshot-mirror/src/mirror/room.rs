@@ -11,6 +11,7 @@ use tracing::warn;
 use super::Service;
 use crate::catalogue::{self, Held, Retention, State};
 use crate::pause::Paused;
+use crate::set_aside;
 
 /// How soon to try again what a full disk kept from being done.
 const ROOM_RETRY: Duration = Duration::from_secs(5);
@@ -37,13 +38,14 @@ impl Service<'_> {
 
     /// Removes what is superseded, whoever switched: a producer in the same store cannot remove
     /// what this process seeds.
-    pub(super) async fn retire(&mut self) -> Result<()> {
+    pub(super) async fn retire(&mut self) {
         let keep = Retention::from(&self.live.config().retention);
-        self.retire_to(keep).await
+        let retired = self.retire_to(keep).await;
+        self.unless_store_fails("retention", retired);
     }
 
     /// Makes room for the downloads that lack it: only what has to be kept is.
-    pub(super) async fn make_room(&mut self, paused: &Paused) -> Result<()> {
+    pub(super) async fn make_room(&mut self, paused: &Paused) {
         for followed in &self.streams {
             let pause = followed.active.and_then(|id| paused.get(&id));
             let name = followed.stream.name.as_str();
@@ -51,9 +53,11 @@ impl Service<'_> {
             self.reporter.problem(DISK_FULL, name, text);
         }
         if !paused.is_empty() {
-            self.retire_to(Retention::LEAST).await?;
+            let emptied = block_in_place(|| set_aside::empty(self.data));
+            self.unless_store_fails("set-aside", emptied);
+            let retired = self.retire_to(Retention::LEAST).await;
+            self.unless_store_fails("retention", retired);
         }
-        Ok(())
     }
 
     pub(super) async fn retire_to(&mut self, keep: Retention) -> Result<()> {

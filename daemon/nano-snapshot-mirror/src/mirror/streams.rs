@@ -194,8 +194,15 @@ impl<'a> Service<'a> {
     pub(super) fn tell_left_behind(&self) {
         let linked = match self.data.streams_with_current() {
             Ok(linked) => linked,
-            Err(error) => return warn!("links of former streams are not looked for: {error:#}"),
+            Err(error) => return warn!("cannot look for links of former streams: {error:#}"),
         };
+        for place in self.data.foreign_in_current().unwrap_or_default() {
+            warn!(
+                "{} names no snapshot and is left alone: move it elsewhere, current/ is for links \
+                 to snapshots",
+                place.display()
+            );
+        }
         for (name, snapshot) in linked {
             if self.streams.iter().all(|one| one.stream.name != name) {
                 let name = name.as_str();
@@ -213,7 +220,7 @@ impl<'a> Service<'a> {
     /// Begins to follow a stream that came with a reload.
     pub(super) fn begin(&mut self, name: &str, stream: &config::Stream) -> Result<Followed> {
         let mut followed = Followed::open(name, stream, self.data)?;
-        followed.recall(&mut self.reporter)?;
+        followed.recall(&mut self.reporter);
         info!(stream = name, "followed from now on");
         Ok(followed)
     }

@@ -45,7 +45,7 @@ impl Service<'_> {
     }
 }
 
-/// The unfinished snapshots that are too many, the oldest first. What is whole, in use, damaged or
+/// The unfinished and damaged snapshots that are too many, the oldest first. What is whole, in use or
 /// pinned is not counted.
 fn surplus(held: &[Held]) -> Vec<InfoHashV2> {
     let mut unfinished: Vec<&Held> = held

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
-use bittorrent_store::StoreError;
 use bittorrent_store::create::{Cut, Draft, Shape};
+use bittorrent_store::{Condition, Inspection, StoreError};
 use nano_ledger::archive::{self, ExtractError, ExtractOptions, Layout, PackError, PackOptions};
 use nano_ledger::{LiveLedger, Standing};
 use tokio_util::sync::CancellationToken;
@@ -50,11 +50,13 @@ impl Built {
     /// The snapshot `id` that is whole in the store, if it is.
     pub(super) fn held(data: &DataDir, id: InfoHashV2) -> Option<Self> {
         let dir = data.snapshot(id);
-        let metainfo = catalogue::read_metainfo(&dir).ok()?;
-        let info = metainfo.info();
-        catalogue::is_sealed(&dir, info).then(|| Self {
+        let Inspection {
+            metainfo,
+            condition,
+        } = catalogue::inspect(&dir).ok()?;
+        (condition == Condition::Sealed).then(|| Self {
             id,
-            length: info.layout().content_length(),
+            length: metainfo.info().layout().content_length(),
             magnet: metainfo.magnet().to_string(),
         })
     }
