@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::block::{Id, Kind};
+use crate::block::{Id, Kind, Signed};
 use crate::error::LedgerError;
 use crate::file::{LedgerFile, Table};
 use crate::scan;
@@ -148,6 +148,29 @@ pub(crate) fn network(file: &LedgerFile, tables: &[Table]) -> Result<Network, Le
         }
     }
     Ok(Network::Unknown)
+}
+
+/// What is wrong with the genesis block of a known network, if its hash is not that under which it is stored.
+/// Rows of an unknown form, as newer store versions have, are not looked at.
+pub(crate) fn forged_genesis(
+    file: &LedgerFile,
+    tables: &[Table],
+    network: Network,
+) -> Result<Option<String>, LedgerError> {
+    let Some(blocks) = find(tables, "blocks") else {
+        return Ok(None);
+    };
+    for (_, genesis) in GENESIS.iter().filter(|(known, _)| *known == network) {
+        let row = file.get(blocks, genesis)?;
+        let found = row.and_then(|row| Signed::parse(&row));
+        if let Some(found) = found.filter(|found| found.hash != *genesis) {
+            return Ok(Some(format!(
+                "a block with the hash {}",
+                schema::hex(&found.hash)
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// Most accounts of a network not known here whose first blocks are read to find the genesis block. No test

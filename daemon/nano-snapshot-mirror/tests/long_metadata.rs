@@ -1,4 +1,4 @@
-//! An info dictionary that is longer than what is fetched from peers: nobody waits for it without a word.
+//! An info dictionary that is longer than what is fetched from peers: the mirror says so.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;

@@ -406,7 +406,11 @@ fn counts(tables: &[Table]) -> Outcome {
 fn genesis(file: &LedgerFile, tables: &[Table]) -> Result<(Outcome, Network), LedgerError> {
     let network = summary::network(file, tables)?;
     let outcome = match network {
-        Network::Live | Network::Dev => passed(format!("the {network} network")),
+        Network::Live | Network::Dev => unless(
+            summary::forged_genesis(file, tables, network)?,
+            "the genesis block under its hash",
+            || format!("the {network} network"),
+        ),
         Network::Unknown => match summary::unknown_genesis(file, tables)? {
             Some(block) => passed(format!(
                 "a network not known here, with the genesis block {}",

@@ -605,6 +605,17 @@ fn a_ledger_without_its_genesis_block_is_none() {
     let (_dir, path) = edited(|edit| edit.delete("blocks", &genesis));
     assert_eq!(failures(&path, Level::L0), Vec::<&str>::new());
     assert_eq!(failures(&path, Level::L1), ["genesis"]);
+    // Nor one with another block in its place.
+    let (_dir, path) = edited(|edit| {
+        let (_, mut row) = edit
+            .rows("blocks")
+            .into_iter()
+            .find(|(key, _)| *key == genesis)
+            .unwrap();
+        row[40] ^= 1;
+        edit.put("blocks", &genesis, &row);
+    });
+    assert_eq!(failures(&path, Level::L1), ["genesis"]);
 }
 
 #[test]

@@ -22,8 +22,8 @@ pub(super) fn refuse_too_short(piece_length: PieceLength, length: u64) -> Result
     let pieces = length.div_ceil(piece_length.bytes().into());
     let smallest = lengths().find(|longer| fits(*longer, length));
     bail!(
-        "--piece-length {} cuts {} into {} pieces, and nobody could fetch the info dictionary with their hashes: \
-         peers are asked for {} of it at most; {}",
+        "--piece-length {} cuts {} into {} pieces, and no mirror could fetch the info dictionary with their \
+         hashes: peers are asked for {} of it at most; {}",
         Bytes(piece_length.bytes().into()),
         Bytes(length),
         Count(pieces),
