@@ -212,7 +212,7 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
         }
     }
     if let (reached, Some(limit)) = report.reached() {
-        println!("  looked into at {reached:?} only, not at {level:?}: {limit}");
+        outln!("  looked into at {reached:?} only, not at {level:?}: {limit}");
     }
     if let Some(version) = report.store_version {
         let node = minimum_node_version(version).map_or("no release known here".into(), |node| {

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::cli::CopyLedgerArgs;
 use crate::fetch::Ended;
+use crate::output::errln;
 use crate::signals;
 
 /// The command by which this program starts itself as the copying process.
@@ -237,7 +238,7 @@ pub(crate) fn run(args: &CopyLedgerArgs) -> Result<Ended> {
     match ledger.register() {
         Ok(()) => {}
         Err(error @ CopyError::ProcessNumberTaken { .. }) => {
-            eprintln!("error: {:#}", anyhow::Error::from(error));
+            errln!("error: {:#}", anyhow::Error::from(error));
             return Ok(Ended::Told(NUMBER_TAKEN));
         }
         Err(error) => return Err(error.into()),

@@ -5,11 +5,12 @@ use tracing::info;
 
 use crate::cli::ClearReadersArgs;
 use crate::fetch::Ended;
+use crate::output::outln;
 
 /// Clears, and prints how many there were.
 pub(crate) fn run(args: &ClearReadersArgs) -> Result<Ended> {
     let cleared = nano_ledger::clear_dead_readers(&args.ledger)?;
-    println!("cleared: {cleared}");
+    outln!("cleared: {cleared}");
     if cleared > 0 {
         info!(
             "readers of dead processes kept the node from re-using pages of {}; it re-uses them from its next \
