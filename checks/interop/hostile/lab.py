@@ -26,6 +26,7 @@ __all__ = ["PATIENCE", "PORT", "Failure", "Programs", "Snapshot", "is_whole", "p
 
 # Strangers' addresses (TEST-NET-2, RFC 5737); attackers with many hosts have TEST-NET-3.
 MIRROR, SEEDER, NEWCOMER, DHT, ATTACKER = "198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.9", "198.51.100.66"
+HOSTILE_SEEDER = "198.51.100.67"
 HTTP = 9109
 # Seconds that a health check may take.
 HEALTHY = 1.0
@@ -33,7 +34,7 @@ HEALTHY = 1.0
 
 def network() -> None:
     """Gives the loopback interface of this namespace all addresses."""
-    addresses = [f"{address}/32" for address in (MIRROR, SEEDER, NEWCOMER, DHT, ATTACKER)]
+    addresses = [f"{address}/32" for address in (MIRROR, SEEDER, NEWCOMER, DHT, ATTACKER, HOSTILE_SEEDER)]
     # A network on the loopback interface is local as a whole.
     addresses += [f"{address}/32" for address in ("169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1")]
     addresses += ["203.0.113.1/24"] + [f"198.{second}.{number}.1/32" for second in (18, 19) for number in range(8)]

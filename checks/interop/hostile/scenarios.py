@@ -10,7 +10,7 @@ import time
 
 from authority import Authority, HostileSeeder, Item, Nodes
 from dht import encode
-from lab import ATTACKER, DHT, HEALTHY, HTTP, MIRROR, SEEDER, Failure, Mirror, Programs, Settings, Snapshot, fresh
+from lab import DHT, HEALTHY, HOSTILE_SEEDER, HTTP, MIRROR, SEEDER, Failure, Mirror, Programs, Settings, Snapshot, fresh
 from rows import Bound, Row
 
 # Seconds from SIGTERM to the end.
@@ -30,7 +30,7 @@ class Scenarios:
         self.long = long
         self.authority = Authority()
         self.nodes = Nodes([DHT], self.authority)
-        self.seeder = HostileSeeder(ATTACKER)
+        self.seeder = HostileSeeder(HOSTILE_SEEDER)
         self.seeder.start()
         self.seq = 10
 
@@ -38,7 +38,7 @@ class Scenarios:
         """A mirror of the authority that knows the hostile seeder."""
         self.nodes.publish(None)
         data = fresh(self.work / name)
-        settings = Settings(MIRROR, data, [ATTACKER], authority=self.authority.key.public.hex(), bootstrap=self.nodes.bootstrap)
+        settings = Settings(MIRROR, data, [HOSTILE_SEEDER], authority=self.authority.key.public.hex(), bootstrap=self.nodes.bootstrap)
         return Mirror.running(name, settings, self.work, self.programs)
 
     def _name(self, info: bytes) -> None:
