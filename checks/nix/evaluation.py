@@ -17,8 +17,8 @@ class Fault(Exception):
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    # checks/containers/run uses the modules of the scenarios.
-    environment = {**os.environ, "MYPYPATH": str(ROOT / "checks/scenarios"), **variables}
+    # Tools use modules of other tools.
+    environment = {**os.environ, "MYPYPATH": ":".join(str(ROOT / "checks" / tool) for tool in ("scenarios", "interop", "interop/zoo", "bench")), **variables}
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
