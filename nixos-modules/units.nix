@@ -48,7 +48,7 @@ let
     nano-snapshot-mirror-control = socket "control" {
       FileDescriptorName = "control";
       ListenStream = escape.path controlSocket;
-      # Whoever may connect may command: root and the group of the mirror.
+      # A user who may connect may send commands: root and the group of the mirror.
       SocketMode = "0660";
       DirectoryMode = "0755";
     };

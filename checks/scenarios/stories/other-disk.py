@@ -30,7 +30,7 @@ with subtest("the snapshot is on the disk, and nothing is below it"):
 with subtest("commands of an operator find it"):
     t.assertIn(f"{snapshot}: all ", mirror.succeed("nano-snapshot-mirror verify"))
 
-with subtest("a restart goes on with what is there"):
+with subtest("a restart continues from the data there"):
     mirror.succeed(f"systemctl restart {UNIT}")
     mirror.succeed("nano-snapshot-mirror status --alive")
     t.assertEqual(mirror.succeed(f"readlink {DISK}/current/daily").count(snapshot), 1)

@@ -14,7 +14,7 @@ const EARLY_RETRY: Duration = Duration::from_secs(1);
 /// How often in a row such a close is met with a quick retry.
 const EARLY_RETRIES: u32 = 5;
 /// The same at addresses where no peer was ever met and that the operator did not name. They may be
-/// those of a third party, at which somebody aims us.
+/// those of a third party, whom a peer wants us to disturb.
 const EARLY_RETRIES_UNPROVEN: u32 = 1;
 /// When an address where no peer was ever met is thought of again while another address of its host
 /// is being dialled.
@@ -99,7 +99,7 @@ impl Candidates {
 
     /// Learns an address in its canonical form. One that is known already keeps its history; `Static`
     /// sticks. A host has at most as many addresses as it may have connections: more are no use, and
-    /// whoever names a third party's ports one after the other could aim us at it.
+    /// a peer that names a third party's ports one after the other could make us disturb it.
     pub(crate) fn add(&mut self, addr: SocketAddr, source: Source, config: &Config, now: Instant) {
         if !is_dialable(addr) {
             return;

@@ -262,7 +262,7 @@ impl Metadata {
     }
 
     /// Chooses from whom an attempt takes wholes apart: of each host one peer, those that left least
-    /// unanswered first. Whoever is late makes room for one that was not asked.
+    /// unanswered first. A peer that is late gives way to one that was not asked.
     fn choose_apart(&mut self, place: usize, now: Instant) {
         let Some(size) = self.attempts.get(place).map(|attempt| attempt.size) else {
             return;

@@ -6,6 +6,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
+use bittorrent_store::Condition;
 use nano_ledger::Level;
 use snapshot_pointer::{Kind, RecordStore};
 use tokio::task::block_in_place;
@@ -110,8 +111,17 @@ impl Look<'_> {
         let id = self.id;
         let dir = self.data.snapshot(id);
         let info = catalogue::read_info(&dir)?;
-        if !catalogue::is_sealed(&dir, &info) {
-            bail!("snapshot {id} is not whole, or is being mended: attest it when it is");
+        match catalogue::inspect(&dir)?.condition {
+            Condition::Sealed => {}
+            Condition::Changed { path } => bail!(
+                "{} was changed or copied since it was verified: run verify, then attest the snapshot",
+                path.display()
+            ),
+            Condition::Partial { .. } | Condition::NoRecord => {
+                bail!(
+                    "snapshot {id} is not whole, or is being repaired: attest it when it is whole"
+                )
+            }
         }
         let level = self.policy.level;
         match self.judge(LedgerRecord::load(&dir).as_ref())? {

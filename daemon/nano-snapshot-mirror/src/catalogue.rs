@@ -309,7 +309,7 @@ pub(crate) fn read_info(dir: &Path) -> Result<Info> {
 
 /// Whether the content may no longer be written, which is the last thing done to whole content. Only a
 /// hint: there are file systems without permissions; see [`inspect`].
-pub(crate) fn is_sealed(dir: &Path, info: &Info) -> bool {
+fn is_sealed(dir: &Path, info: &Info) -> bool {
     let mut content = dir.join("content");
     if !info.is_single_file() {
         content.push(info.name());

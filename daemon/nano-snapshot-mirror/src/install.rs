@@ -88,7 +88,8 @@ impl Origin {
                 .with_context(|| format!("another process is writing snapshot {id}"))?;
             let dir = data.snapshot(id);
             let info = catalogue::read_info(&dir)?;
-            if !catalogue::is_sealed(&dir, &info) {
+            // What was changed since is noticed while it is copied.
+            if !catalogue::was_whole(&dir)? {
                 bail!("snapshot {id} is not whole: fetch it with --once first");
             }
             let Some((layout, path)) = catalogue::content(&dir, &info) else {

@@ -189,7 +189,7 @@ impl Counts {
     }
 
     /// Goes to the month of the clock, at `now` in seconds since 1970. A month that was counted already
-    /// goes on with its count.
+    /// continues its count.
     fn turn_to(&mut self, now: u64) {
         if now < CLOCK_IS_SET {
             return;
@@ -232,7 +232,7 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// Goes on with the counts of earlier runs, at `now` in seconds since 1970.
+    /// Continues the counts of earlier runs, at `now` in seconds since 1970.
     pub(crate) fn open(data: &DataDir, now: u64) -> Self {
         let path = data.root().join("given-this-month.json");
         let loaded = Counts::load(&path).unwrap_or_else(|error| {

@@ -10,7 +10,7 @@ use std::process::Command;
 use common::{BEFORE, Running, World, assert_same, copy_ledger, run_command};
 use serde_json::Value;
 
-/// A mirror that has a snapshot, in a DHT that nobody else uses: no fetch finds it there.
+/// A mirror that has a snapshot, in a DHT of its own: no fetch finds it there.
 struct Apart {
     world: World,
     snapshot: String,

@@ -1,4 +1,4 @@
-//! Whatever is wrong in the data directory: every command survives it, the mirror goes on with what is
+//! Whatever is wrong in the data directory: every command survives it, the mirror keeps serving what is
 //! good, says what is wrong, and repairs it by itself.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

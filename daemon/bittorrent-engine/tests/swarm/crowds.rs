@@ -246,7 +246,7 @@ fn slots_of_peers_that_ask_for_nothing_are_taken_only_when_others_wait() {
     seed.wait(2 * TICK, &[third]);
     assert!(seed.unchoked.contains(&third));
     assert_eq!(seed.unchoked.len(), 2);
-    // Whoever asks again after all is as good as others.
+    // A peer that requests again is treated like the others.
     let kept = if seed.unchoked.contains(&idle[0]) {
         idle[0]
     } else {

@@ -163,7 +163,7 @@ mod tests {
             "mirror:9109",
             "status.example.org",
             "STATUS.example.org.:443",
-            // A bracket too few still is an address and harms nobody.
+            // An address with a bracket missing is accepted; it is harmless.
             "[::1",
         ] {
             assert!(hosts.know(ours), "{ours}");
