@@ -87,7 +87,7 @@ const UNREAD: u8 = 141;
 /// The exit code after mistakes in flags or elsewhere in the configuration, as clap has it.
 const MISTAKEN: u8 = 2;
 
-/// The exit code of `produce` for a snapshot that is whole, and neither signed nor published.
+/// The exit code of `produce` when it published nothing: the snapshot is whole and unsigned, or mirrors would refuse the archive.
 const UNPUBLISHED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -146,7 +146,10 @@ fn start(cli: &Cli) -> u8 {
         Ok(Ended::Unpublished) => UNPUBLISHED,
         Err(error) => {
             print_error(&error);
-            FAILED
+            match error.downcast_ref::<produce::Unpublishable>() {
+                Some(_) => UNPUBLISHED,
+                None => FAILED,
+            }
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::progress::Display;
 use crate::publishing::{Mirror, Published, Publishing, Signer};
 use crate::signals::Signals;
 use crate::text::Bytes;
+pub(crate) use build::Unpublishable;
 use build::{Built, Source};
 use download::Fetched;
 use memory::{Memory, Origin, Recipe};

@@ -270,6 +270,15 @@ fn what_is_not_what_it_should_be_is_not_published() {
     said.failed_with(1, &["neither a ledger nor a tar.zst nor a 7z"]);
     produce(&world, "p", &server, "/none", &[]).failed_with(1, &["404"]);
 
+    // An archive that mirrors would refuse is no failure of the run: the code is that of nothing published.
+    let header_of_zeros = [b"7z\xbc\xaf\x27\x1c".as_slice(), &[0; 1000]].concat();
+    server.change(|site| site.content = header_of_zeros);
+    let said = produce(&world, "p", &server, "/x.7z", &[]);
+    said.failed_with(
+        3,
+        &["nothing is published: cannot use x.7z", "wrong checksum"],
+    );
+
     let mut half = fs::read(BEFORE).unwrap();
     half.truncate(half.len() / 2);
     server.change(|site| site.content = half);

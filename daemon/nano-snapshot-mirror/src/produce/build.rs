@@ -1,5 +1,6 @@
 //! From a ledger to a whole snapshot in the store.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,17 @@ use crate::progress::{Display, Meter};
 use crate::snapshot_info::SnapshotInfo;
 use crate::space;
 use crate::text::Bytes;
+
+/// The archive of this name was downloaded, and mirrors would refuse to extract it. The context of an error, by which the exit code is
+/// chosen.
+#[derive(Debug)]
+pub(crate) struct Unpublishable(String);
+
+impl fmt::Display for Unpublishable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing is published: cannot use {}", self.0)
+    }
+}
 
 /// The name of every plain snapshot: what a node calls its ledger.
 const PLAIN: &str = "data.ldb";
@@ -350,11 +362,11 @@ impl Work<'_> {
             let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
             if let Err(error) = archive::look(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
-                let error = Err(error).with_context(|| format!("cannot use {original}"));
-                if refused {
-                    downloaded.forget();
+                if !refused {
+                    return Err(error).with_context(|| format!("cannot look into {original}"));
                 }
-                return error;
+                downloaded.forget();
+                return Err(error).context(Unpublishable(original));
             }
         }
         if self.output == Output::AsItIs {
