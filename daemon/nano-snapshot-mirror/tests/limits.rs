@@ -46,7 +46,7 @@ fn what_may_be_given_in_a_month_ends_and_begins_again() {
     fetch.end().succeeded();
     assert_eq!(world.current("node"), Some(snapshot));
     let said = seeder.stop().succeeded();
-    for part in ["monthly-upload is reached", "giving again"] {
+    for part in ["monthly-upload is reached", "uploading again"] {
         assert!(said.stderr.contains(part), "no {part} in {}", said.stderr);
     }
     let kept = fs::read_to_string(world.path("producer/given-this-month.json")).unwrap();
