@@ -54,7 +54,7 @@ fn two_generations_are_kept_and_no_more() {
         if days.len() == 3 {
             break;
         }
-        synthetic_day(&world, days.len());
+        next_day(&world, days.len());
         days.push(produce(&world));
     }
     let mut kept = days[1..].to_vec();
@@ -73,20 +73,12 @@ fn two_generations_are_kept_and_no_more() {
     }
 }
 
-/// Another day of the ledger: the real one, then one with a change in its free space.
-fn synthetic_day(world: &World, day: usize) {
+/// Another day of the node's ledger: the later of the two real ones, then days of invented blocks on top of it.
+fn next_day(world: &World, day: usize) {
     let ledger = world.path("node.ldb");
-    if day == 1 {
-        copy_ledger(AFTER, &ledger);
-    } else if day > 2 {
-        synthetic::add_day(&ledger, 20, 4).unwrap();
-    } else {
-        fs::remove_file(&ledger).unwrap();
-        let options = synthetic::Options {
-            seed: 9,
-            target_len: 4 << 20,
-        };
-        synthetic::create(&ledger, &options).unwrap();
+    match day {
+        1 => copy_ledger(AFTER, &ledger),
+        _ => synthetic::add_day(&ledger, 10 * day as u64, 4).unwrap(),
     }
 }
 
@@ -117,7 +109,7 @@ fn what_is_pinned_stays_until_it_is_unpinned() {
 
     let mut days = vec![first.clone()];
     for day in 1..4 {
-        synthetic_day(&world, day);
+        next_day(&world, day);
         days.push(produce(&world));
         mirror.until("the new day", || {
             world.current("mirror") == days.last().cloned()
