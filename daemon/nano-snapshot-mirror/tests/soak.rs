@@ -72,7 +72,7 @@ fn memory_and_descriptors_stay_what_they_were() {
     };
     synthetic::create(&ledger, &options).unwrap();
     let mut mirror = Running::start(&mut world.mirror("mirror"));
-    let mut seeder = None;
+    let mut seeder: Option<Running> = None;
     let mut days: Vec<Taken> = Vec::new();
     println!("| day | seconds | resident, MiB | descriptors | threads |");
     println!("|----:|--------:|--------------:|------------:|--------:|");
@@ -84,12 +84,13 @@ fn memory_and_descriptors_stay_what_they_were() {
         let newest = run_command(&mut world.produce("producer", &ledger))
             .succeeded()
             .value("snapshot");
-        // The other peer is another process each day, gone in one way or the other.
-        match seeder.replace(Running::start(&mut world.mirror("producer"))) {
+        // The other peer is another process each day; the one before stops or is killed.
+        match seeder.take() {
             Some(old) if day.is_multiple_of(2) => drop(old.stop().succeeded()),
             Some(old) => assert!(old.kill().is_none(), "it ended by itself"),
             None => {}
         }
+        seeder = Some(Running::start(&mut world.mirror("producer")));
         mirror.signal(Signal::HUP);
         mirror.until("the new day", || {
             world.current("mirror") == Some(newest.clone())
