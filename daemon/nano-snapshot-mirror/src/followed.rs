@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
-use snapshot_pointer::{Authority, Choice, Decision, Poll, RecordError};
+use snapshot_pointer::{Authority, Decision, Poll, RecordError};
 use tracing::{debug, error, info, warn};
 
 use crate::config;
@@ -30,8 +30,6 @@ pub(crate) struct Followed {
     since: Instant,
     /// Whether a pointer was ever believed.
     believed: bool,
-    /// Whether it was told that no new snapshot came for too long.
-    told_stale: bool,
     /// Authorities of whom it was told that nothing is known.
     told_silent: Vec<Authority>,
 }
@@ -46,7 +44,6 @@ impl Followed {
             refused: false,
             since: Instant::now(),
             believed: false,
-            told_stale: false,
             told_silent: Vec::new(),
         })
     }
@@ -124,7 +121,6 @@ impl Followed {
             Decision::Follow(choice) => {
                 self.desired = Some(choice.snapshot);
                 self.believed = true;
-                self.watch_age(choice);
             }
             // That every look-up failed was just logged.
             Decision::Undecided(tally) if failed < poll.authorities.len() => {
@@ -152,18 +148,6 @@ impl Followed {
                 self.told_silent.push(one.authority);
             }
         }
-    }
-
-    /// Notes whether no new snapshot came for longer than it should, which is logged as a problem, and logs when
-    /// one came after all.
-    fn watch_age(&mut self, choice: &Choice) {
-        let name = self.stream.name.as_str();
-        let stale = self.stream.stale_for(choice);
-        match stale {
-            None if self.told_stale => info!(stream = name, "fresh again"),
-            _ => {}
-        }
-        self.told_stale = stale.is_some();
     }
 
     /// Takes the pinned snapshot when no pointer was believed for long enough.

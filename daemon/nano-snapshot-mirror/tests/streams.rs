@@ -326,7 +326,11 @@ fn a_stream_without_news_is_called_stale() {
         world.current("producer") == Some(newer.clone())
     });
     common::eventually("the end of the alarm", || {
-        mirror.stderr().contains("fresh again").then_some(())
+        let log = mirror.stderr();
+        let mut lines = log.lines();
+        lines
+            .any(|line| line.contains("not wrong any longer") && line.contains("pointer-stale"))
+            .then_some(())
     });
     mirror.stop().succeeded();
 }
