@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Config, Connected, DialFailure, Direction, Engine, Link, Output, PeerEvent, PeerKey, Source,
-    TorrentKey, WriteFailed,
+    Config, Connected, DialFailure, Direction, Engine, Link, Output, PeerEvent, PeerKey, Scope,
+    Source, TorrentKey, WriteFailed,
 };
 use bittorrent_protocol::PeerId;
 use bittorrent_protocol::wire::{ExtendedHandshake, UT_METADATA};
@@ -289,7 +289,13 @@ impl World {
                 address(host, 0),
                 address(host ^ 1, 6881),
             ];
-            self.engine.add_candidates(key, &addrs, source, self.now);
+            let scope = match which >> 6 {
+                0 => Scope::World,
+                1 => Scope::Network,
+                _ => Scope::Machine,
+            };
+            self.engine
+                .add_candidates(key, &addrs, source, scope, self.now);
         }
     }
 

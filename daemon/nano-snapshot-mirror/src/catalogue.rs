@@ -42,7 +42,7 @@ pub(crate) enum Entry {
     Partial,
     /// Some process writes to it.
     Busy,
-    /// It cannot be opened; the error says why. [`heal`] repairs it.
+    /// It cannot be opened; the error says why. [`heal()`] repairs it.
     Damaged(anyhow::Error),
     /// It cannot be opened at this moment, for a reason that is not in the snapshot: see [`is_passing`].
     Unavailable(anyhow::Error),

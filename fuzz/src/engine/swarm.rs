@@ -187,17 +187,20 @@ impl Swarm {
                 count: 2,
                 proof_layers: 0,
             })),
-            // Hashes nobody asked this peer for, or not so.
-            57..59 => PeerEvent::Hashes {
-                request: hash_request.unwrap_or(HashRequest {
+            // False hashes, requested from this peer or not.
+            57..59 => {
+                let (key, ip) = (peer.key, peer.addr.ip());
+                self.liars.insert(ip);
+                let request = hash_request.unwrap_or(HashRequest {
                     root,
                     base: input.u8().into(),
                     index: number,
                     count: input.u8().into(),
                     proof_layers: input.u8().into(),
-                }),
-                hashes: vec![MerkleHash::ZERO; usize::from(input.u8())],
-            },
+                });
+                let hashes = vec![MerkleHash::ZERO; usize::from(input.u8())];
+                return Some((key, PeerEvent::Hashes { request, hashes }));
+            }
             59..61 => PeerEvent::Metadata(OwnedMetadataMessage::Reject { piece: number }),
             _ => {
                 let (key, ip) = (peer.key, peer.addr.ip());
