@@ -10,9 +10,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::small_disk::MIB;
-use common::{Running, Said, World, command, numbers, run_command};
+use common::{Running, Said, World, children, command, numbers, run_command};
 use nano_ledger::synthetic;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How often to kill in each way of making; another number in this variable for a longer or a shorter run.
 const KILLS: &str = "KILLS";
@@ -99,7 +99,15 @@ fn left_over(world: &World, data: &str) -> usize {
 fn interrupted(world: &World, mut produce: Command, so_far: &str, signal: Signal) {
     let mut running = Running::start(&mut produce);
     running.until(so_far, || stage(world, "p").contains(so_far));
+    // The process that copies would outlive a killed producer until it reports next, and might complete the copy by then.
+    let copying = children(running.pid());
     running.signal(signal);
+    if signal == Signal::KILL {
+        for pid in copying {
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+        }
+    }
     let said = running.end();
     assert!(!said.stdout.contains("snapshot:"), "{}", said.stdout);
     assert_eq!(left_over(world, "p"), 1, "{}", said.stderr);

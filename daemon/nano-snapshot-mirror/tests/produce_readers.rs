@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use common::small_disk::MIB;
-use common::{Running, Said, World, command, eventually, run_command};
+use common::{Running, Said, World, children, command, eventually, run_command};
 use nano_ledger::synthetic;
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
@@ -128,19 +128,6 @@ fn clear_readers(world: &World) -> String {
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
-
-/// The processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<i32> {
-    let dir = std::fs::read_dir("/proc").unwrap();
-    let pids = dir.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        // A process that has ended meanwhile has no parent.
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit(") ").next().unwrap_or_default();
-        after_name.split(' ').nth(1) == Some(&parent.to_string())
-    })
-    .collect()
 }
 
 /// The state of a process as ps shows it.

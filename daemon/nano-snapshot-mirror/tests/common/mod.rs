@@ -450,3 +450,16 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// The processes whose parent is `parent`.
+pub(crate) fn children(parent: u32) -> Vec<i32> {
+    let dir = std::fs::read_dir("/proc").unwrap();
+    let pids = dir.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        // A process that has ended meanwhile has no parent.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        after_name.split(' ').nth(1) == Some(&parent.to_string())
+    })
+    .collect()
+}
