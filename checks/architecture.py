@@ -25,6 +25,7 @@ ROOMS = [
     "simulation",
     "bittorrent-store",
     "bittorrent-session",
+    "port-mapping",
     "nano-ledger",
     "snapshot-pointer",
     "nano-snapshot-mirror",

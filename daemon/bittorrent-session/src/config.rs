@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::greet::EncryptionPolicy;
+use crate::handshake::EncryptionPolicy;
 use crate::limits::RateLimits;
 
 /// How a [`Session`](crate::Session) listens, how much memory it takes and how long it waits.
@@ -51,9 +51,9 @@ pub struct SessionConfig {
     /// Requests one peer may have waiting with us; we announce this as `reqq` and reject what is
     /// beyond (BEP 6, BEP 10). 24 bytes each. Default 2000.
     pub request_queue: usize,
-    /// Lets nobody in before [`Session::open_gate`](crate::Session::open_gate): who connects waits in the
+    /// Lets nobody in before [`Session::start_accepting`](crate::Session::start_accepting): who connects waits in the
     /// kernel until the torrents are there. Default: false.
-    pub gate_closed: bool,
+    pub accept_paused: bool,
     /// Incoming connections that may be shaking hands at a time, of one host at most 8. When all
     /// are taken, the oldest one that has not named a torrent is closed for a newcomer. Default 128.
     pub max_incoming_handshakes: usize,
@@ -93,7 +93,7 @@ impl Default for SessionConfig {
             write_buffer_bytes: 16 << 20,
             read_buffer_bytes: 8 << 20,
             request_queue: 2_000,
-            gate_closed: false,
+            accept_paused: false,
             max_incoming_handshakes: 128,
             connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),

@@ -7,12 +7,12 @@ use bittorrent_store::TorrentStore;
 
 /// A store and the piece space of its torrent.
 #[derive(Debug)]
-pub(crate) struct Attached {
+pub(crate) struct StoredContent {
     store: Arc<TorrentStore>,
     layout: Arc<Layout>,
 }
 
-impl Attached {
+impl StoredContent {
     pub(crate) fn new(store: Arc<TorrentStore>) -> Self {
         let layout = store.layout().clone();
         Self { store, layout }

@@ -22,13 +22,13 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::vitals::Vitals;
+use crate::heartbeat::Heartbeat;
 
 /// Places in the queue of one writer and of the syncer.
 const QUEUE: usize = 256;
 
 /// How often a writer without work says that it lives.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The least a read may be charged for, so that their number is bounded too.
 pub(crate) const MIN_READ_CHARGE: u32 = 16 * 1024;
@@ -52,14 +52,14 @@ pub(crate) struct Proof {
 
 /// What to look for in held generations.
 #[derive(Debug)]
-pub(crate) struct LookUp {
+pub(crate) struct ReuseLookup {
     pub(crate) piece: PieceIndex,
-    pub(crate) sought: Sought,
+    pub(crate) by: LookupBy,
 }
 
 /// By what something is looked for.
 #[derive(Debug)]
-pub(crate) enum Sought {
+pub(crate) enum LookupBy {
     /// The whole piece, by its hash.
     Piece,
     /// Its blocks, by the proven leaf hashes of all of them.
@@ -69,7 +69,7 @@ pub(crate) enum Sought {
 }
 
 #[derive(Debug)]
-pub(crate) enum Work {
+pub(crate) enum DiskWork {
     /// Write blocks; the permit stands for their memory.
     Write(Vec<(BlockIndex, Bytes)>, Option<OwnedSemaphorePermit>),
     /// Keep leaf hashes of written blocks and count the blocks as verified.
@@ -77,7 +77,7 @@ pub(crate) enum Work {
     /// Count blocks as missing again.
     Revoke(Vec<BlockIndex>),
     /// Take what is held of a piece to its place.
-    LookUp(Arc<ReuseSources>, LookUp),
+    ReuseLookup(Arc<ReuseSources>, ReuseLookup),
     /// Keep a file's piece layer.
     Layer(FileIndex, Arc<PieceLayer>),
     /// Make everything durable.
@@ -87,21 +87,21 @@ pub(crate) enum Work {
 }
 
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct DiskJob {
     pub(crate) torrent: TorrentKey,
     pub(crate) store: Arc<TorrentStore>,
-    pub(crate) work: Work,
+    pub(crate) work: DiskWork,
 }
 
-/// What came of a [`Job`].
+/// What came of a [`DiskJob`].
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct FinishedJob {
     pub(crate) torrent: TorrentKey,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: JobOutcome,
 }
 
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum JobOutcome {
     /// These blocks were written, or not all of them were.
     Written(Vec<BlockIndex>, Result<(), DiskError>),
     /// The proofs of these pieces were kept.
@@ -116,9 +116,9 @@ pub(crate) enum Outcome {
     Finish(Result<(), DiskError>),
 }
 
-/// A stretch of a piece that a peer asked for; known to be inside the piece.
+/// A range of a piece that a peer asked for; known to be inside the piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stretch {
+pub(crate) struct BlockRange {
     pub(crate) piece: PieceIndex,
     pub(crate) begin: u32,
     pub(crate) length: u32,
@@ -126,27 +126,27 @@ pub(crate) struct Stretch {
 
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// Read stretches of pieces, zeros past the end of the file. The numbers are the asker's.
-    Stretches(Vec<(u64, Stretch)>),
+    /// Read ranges of pieces, zeros past the end of the file. The numbers are the asker's.
+    Ranges(Vec<(u64, BlockRange)>),
     /// Answer a hash request.
     Hashes(HashRequest),
 }
 
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum ReadAnswer {
     /// In the order asked.
-    Stretches(Stretches),
+    Ranges(RangesRead),
     /// `None`: the request is to be rejected.
     Hashes(HashRequest, Result<Option<Vec<MerkleHash>>, DiskError>),
 }
 
-/// The bytes of stretches by their numbers, or the numbers of all of them and what went wrong.
-pub(crate) type Stretches = Result<Vec<(u64, Bytes)>, (Vec<u64>, DiskError)>;
+/// The bytes of ranges by their numbers, or the numbers of all of them and what went wrong.
+pub(crate) type RangesRead = Result<Vec<(u64, Bytes)>, (Vec<u64>, DiskError)>;
 
 /// An answer, with the permit for the memory it takes.
 #[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) answer: Answer,
+pub(crate) struct ReadReply {
+    pub(crate) answer: ReadAnswer,
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
@@ -155,7 +155,7 @@ struct ReadJob {
     store: Arc<TorrentStore>,
     read: Read,
     permit: OwnedSemaphorePermit,
-    reply: mpsc::Sender<Answered>,
+    reply: mpsc::Sender<ReadReply>,
 }
 
 /// The way to the readers.
@@ -177,7 +177,7 @@ impl Readers {
         store: Arc<TorrentStore>,
         read: Read,
         permit: OwnedSemaphorePermit,
-        reply: mpsc::Sender<Answered>,
+        reply: mpsc::Sender<ReadReply>,
     ) {
         let job = ReadJob {
             store,
@@ -192,13 +192,13 @@ impl Readers {
 
 /// The driver's hold on the threads: dropping it lets them finish their queues and end.
 #[derive(Debug)]
-pub(crate) struct Disks {
-    writers: Vec<Sender<Job>>,
-    syncer: Sender<Job>,
+pub(crate) struct DiskQueues {
+    writers: Vec<Sender<DiskJob>>,
+    syncer: Sender<DiskJob>,
     next_writer: usize,
 }
 
-/// The threads, to be joined after [`Disks`] and all [`Readers`] are gone.
+/// The threads, to be joined after [`DiskQueues`] and all [`Readers`] are gone.
 #[derive(Debug)]
 pub(crate) struct DiskThreads(Vec<thread::JoinHandle<()>>);
 
@@ -220,13 +220,13 @@ pub(crate) struct WriterId(usize);
 
 /// Starts `threads` writers, `threads` readers and the syncer. `read_buffer` bounds the bytes of
 /// answers to reads; `done` tells the driver what came of its jobs and is always emptied. The writers
-/// are those of `vitals`.
+/// are those of `heartbeat`.
 pub(crate) fn start(
     threads: usize,
     read_buffer: usize,
-    done: &mpsc::Sender<Done>,
-    vitals: &Vitals,
-) -> std::io::Result<(Disks, Readers, DiskThreads)> {
+    done: &mpsc::Sender<FinishedJob>,
+    heartbeat: &Heartbeat,
+) -> std::io::Result<(DiskQueues, Readers, DiskThreads)> {
     let threads = threads.max(1);
     let mut handles = Vec::new();
     let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
@@ -237,10 +237,10 @@ pub(crate) fn start(
     for n in 0..threads {
         let (queue, jobs) = bounded(QUEUE);
         writers.push(queue);
-        let (done, vitals) = (done.clone(), vitals.clone());
+        let (done, heartbeat) = (done.clone(), heartbeat.clone());
         spawn(
             format!("bt-write-{n}"),
-            Box::new(move || write_loop(&jobs, &done, || vitals.writer_lives(n))),
+            Box::new(move || write_loop(&jobs, &done, || heartbeat.beat_writer(n))),
         )?;
     }
     let (syncer, jobs) = bounded(QUEUE);
@@ -256,7 +256,7 @@ pub(crate) fn start(
         let jobs = jobs.clone();
         spawn(format!("bt-read-{n}"), Box::new(move || read_loop(&jobs)))?;
     }
-    let disks = Disks {
+    let disks = DiskQueues {
         writers,
         syncer,
         next_writer: 0,
@@ -268,7 +268,7 @@ pub(crate) fn start(
     Ok((disks, readers, DiskThreads(handles)))
 }
 
-impl Disks {
+impl DiskQueues {
     /// Chooses a writer for a new torrent.
     pub(crate) fn assign(&mut self) -> WriterId {
         self.next_writer = (self.next_writer + 1) % self.writers.len();
@@ -277,24 +277,24 @@ impl Disks {
 
     /// Whether the writer takes another job. Only the driver submits, so the answer stays true
     /// until it does.
-    pub(crate) fn has_place(&self, writer: WriterId) -> bool {
+    pub(crate) fn writer_has_capacity(&self, writer: WriterId) -> bool {
         !self.writers[writer.0].is_full()
     }
 
     /// The same of the syncer.
-    pub(crate) fn has_sync_place(&self) -> bool {
+    pub(crate) fn syncer_has_capacity(&self) -> bool {
         !self.syncer.is_full()
     }
 
     /// Submits a job for which there is a place.
-    pub(crate) fn submit(&self, writer: WriterId, job: Job) {
+    pub(crate) fn submit(&self, writer: WriterId, job: DiskJob) {
         let queue = match job.work {
-            Work::Checkpoint | Work::Finish => &self.syncer,
-            Work::Write(..)
-            | Work::Prove(_)
-            | Work::Revoke(_)
-            | Work::LookUp(..)
-            | Work::Layer(..) => &self.writers[writer.0],
+            DiskWork::Checkpoint | DiskWork::Finish => &self.syncer,
+            DiskWork::Write(..)
+            | DiskWork::Prove(_)
+            | DiskWork::Revoke(_)
+            | DiskWork::ReuseLookup(..)
+            | DiskWork::Layer(..) => &self.writers[writer.0],
         };
         // The threads end only after this end of the queue is dropped.
         let sent = queue.try_send(job);
@@ -310,56 +310,59 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, DiskErr
     }
 }
 
-fn write_loop(jobs: &Receiver<Job>, done: &mpsc::Sender<Done>, lives: impl Fn()) {
+fn write_loop(jobs: &Receiver<DiskJob>, done: &mpsc::Sender<FinishedJob>, lives: impl Fn()) {
     loop {
         lives();
-        let Job {
+        let DiskJob {
             torrent,
             store,
             work,
-        } = match jobs.recv_timeout(SIGN_OF_LIFE) {
+        } = match jobs.recv_timeout(HEARTBEAT_INTERVAL) {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let outcome = match work {
-            Work::Write(blocks, permit) => {
+            DiskWork::Write(blocks, permit) => {
                 let result = guarded(|| store.write_blocks(&blocks));
                 let written = blocks.into_iter().map(|(block, _)| block).collect();
                 drop(permit);
-                Outcome::Written(written, result)
+                JobOutcome::Written(written, result)
             }
-            Work::Prove(proofs) => {
+            DiskWork::Prove(proofs) => {
                 let result = guarded(|| {
                     proofs.iter().try_for_each(|proof| {
                         store.mark_verified(proof.piece, proof.first_block, &proof.leaves)
                     })
                 });
                 let pieces = proofs.iter().map(|proof| proof.piece).collect();
-                Outcome::Proven(pieces, result)
+                JobOutcome::Proven(pieces, result)
             }
-            Work::Revoke(blocks) => Outcome::Revoked(guarded(|| store.unverify(&blocks))),
-            Work::LookUp(sources, LookUp { piece, sought }) => match sought {
-                Sought::Piece => {
-                    Outcome::LookedUp(piece, guarded(|| store.adopt(&sources, piece, None)))
+            DiskWork::Revoke(blocks) => JobOutcome::Revoked(guarded(|| store.unverify(&blocks))),
+            DiskWork::ReuseLookup(sources, ReuseLookup { piece, by }) => match by {
+                LookupBy::Piece => {
+                    JobOutcome::LookedUp(piece, guarded(|| store.adopt(&sources, piece, None)))
                 }
-                Sought::Blocks(leaves) => {
+                LookupBy::Blocks(leaves) => {
                     let found = guarded(|| store.adopt(&sources, piece, Some(&leaves)));
-                    Outcome::LookedUp(piece, found)
+                    JobOutcome::LookedUp(piece, found)
                 }
-                Sought::Leaves(nodes) => {
-                    Outcome::Recalled(piece, guarded(|| Ok(store.recall(&sources, piece, &nodes))))
-                }
+                LookupBy::Leaves(nodes) => JobOutcome::Recalled(
+                    piece,
+                    guarded(|| Ok(store.recall(&sources, piece, &nodes))),
+                ),
             },
-            Work::Layer(file, layer) => {
-                Outcome::Layer(file, guarded(|| store.set_layer(file, layer)))
+            DiskWork::Layer(file, layer) => {
+                JobOutcome::Layer(file, guarded(|| store.set_layer(file, layer)))
             }
-            Work::Checkpoint => Outcome::Checkpoint(guarded(|| store.checkpoint().map(|_| ()))),
-            Work::Finish => Outcome::Finish(guarded(|| store.finish())),
+            DiskWork::Checkpoint => {
+                JobOutcome::Checkpoint(guarded(|| store.checkpoint().map(|_| ())))
+            }
+            DiskWork::Finish => JobOutcome::Finish(guarded(|| store.finish())),
         };
         // The driver may be gone only when the session was dropped; what is queued is then
         // still done, and nobody wants to know.
-        let _ = done.blocking_send(Done { torrent, outcome });
+        let _ = done.blocking_send(FinishedJob { torrent, outcome });
     }
 }
 
@@ -375,31 +378,31 @@ fn read_loop(jobs: &Receiver<ReadJob>) {
             continue;
         }
         let answer = match read {
-            Read::Stretches(stretches) => {
+            Read::Ranges(ranges) => {
                 let read = guarded(|| {
-                    stretches
+                    ranges
                         .iter()
-                        .map(|(number, stretch)| Ok((*number, read_stretch(&store, *stretch)?)))
+                        .map(|(number, range)| Ok((*number, read_range(&store, *range)?)))
                         .collect()
                 });
-                Answer::Stretches(read.map_err(|error| {
+                ReadAnswer::Ranges(read.map_err(|error| {
                     (
-                        stretches.into_iter().map(|(number, _)| number).collect(),
+                        ranges.into_iter().map(|(number, _)| number).collect(),
                         error,
                     )
                 }))
             }
             Read::Hashes(request) => {
                 let result = guarded(|| store.hashes(&request));
-                Answer::Hashes(request, result)
+                ReadAnswer::Hashes(request, result)
             }
         };
-        let _ = reply.try_send(Answered { answer, permit });
+        let _ = reply.try_send(ReadReply { answer, permit });
     }
 }
 
-fn read_stretch(store: &TorrentStore, stretch: Stretch) -> Result<Bytes, StoreError> {
-    let mut bytes = vec![0; stretch.length as usize];
-    store.read(stretch.piece, stretch.begin, &mut bytes)?;
+fn read_range(store: &TorrentStore, range: BlockRange) -> Result<Bytes, StoreError> {
+    let mut bytes = vec![0; range.length as usize];
+    store.read(range.piece, range.begin, &mut bytes)?;
     Ok(bytes.into())
 }

@@ -2,9 +2,9 @@
 //! calls of the engine and the engine's outputs into work for them, and never waits for any one
 //! of them.
 
-mod asks;
-mod ending;
+mod commands;
 mod outputs;
+mod shutdown;
 mod swarms;
 mod torrent;
 mod web_seeds;
@@ -24,23 +24,24 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::disk::{Disks, Done};
+use crate::disk::{DiskQueues, FinishedJob};
 use crate::error::Causes;
-use crate::greet::{self, Encryption, GreetError, Manners};
-use crate::http::LazyHttp;
+use crate::handshake::{self, Encryption, HandshakeConfig, HandshakeError};
+use crate::heartbeat::Heartbeat;
+use crate::http::LazyHttpClient;
 use crate::limits::{Buckets, Throttles};
 use crate::mailbox;
 use crate::peer::{
-    self, Arrived, Greeted, Instruction, News, PeerError, Report, Start, Surroundings,
+    self, Established, Instruction, PeerBatch, PeerContext, PeerError, PeerMessage, ReceivedBlock,
+    Start,
 };
-use crate::vitals::Vitals;
-pub(crate) use asks::{Added, Ask, Prepared};
-pub use ending::ShutdownReport;
-use swarms::Swarms;
+pub(crate) use commands::{AddedTorrent, PreparedStore, SessionCommand};
+pub use shutdown::ShutdownReport;
+use swarms::SwarmRegistry;
 use torrent::Torrent;
 
 /// Reports taken up in one go.
-const REPORTS_AT_ONCE: usize = 32;
+const BATCHES_AT_ONCE: usize = 32;
 
 /// How often statuses are published and checkpoints considered.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -48,22 +49,22 @@ const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 /// The channels a driver listens to.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    pub(crate) asks: mpsc::Receiver<Ask>,
-    pub(crate) reports: mpsc::Receiver<Report>,
-    pub(crate) done: mpsc::Receiver<Done>,
+    pub(crate) commands: mpsc::Receiver<SessionCommand>,
+    pub(crate) batches: mpsc::Receiver<PeerBatch>,
+    pub(crate) done: mpsc::Receiver<FinishedJob>,
 }
 
 /// What a driver is told once.
 #[derive(Debug)]
 pub(crate) struct Policy {
-    pub(crate) manners: Arc<Manners>,
-    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) handshake_config: Arc<HandshakeConfig>,
+    pub(crate) context: Arc<PeerContext>,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) checkpoint_pause: std::time::Duration,
     pub(crate) checkpoint_interval: std::time::Duration,
     /// Over all torrents.
     pub(crate) limits: Buckets,
-    pub(crate) http: Arc<LazyHttp>,
+    pub(crate) http: Arc<LazyHttpClient>,
     /// Web seeds are used when peers give fewer bytes a second.
     pub(crate) web_seeds_below: u64,
     pub(crate) web_seed_patience: std::time::Duration,
@@ -71,7 +72,7 @@ pub(crate) struct Policy {
 
 /// The driver's side of a connection.
 #[derive(Debug)]
-struct Line {
+struct PeerHandle {
     mailbox: mailbox::Sender<Instruction>,
     /// Instructions of this turn.
     pending: Vec<Instruction>,
@@ -80,16 +81,16 @@ struct Line {
     encryption: Encryption,
 }
 
-type Dialled = Result<Greeted, GreetError>;
+type Dialled = Result<Established, HandshakeError>;
 
 pub(crate) struct Driver {
     engine: Engine,
     policy: Policy,
-    disks: Disks,
+    disks: DiskQueues,
     torrents: HashMap<TorrentKey, Torrent>,
     /// All names of all torrents.
-    swarms: Swarms,
-    lines: HashMap<PeerKey, Line>,
+    swarms: SwarmRegistry,
+    peers: HashMap<PeerKey, PeerHandle>,
     /// Connections with instructions of this turn.
     addressed: Vec<PeerKey>,
     connections: JoinSet<Result<(), PeerError>>,
@@ -101,24 +102,24 @@ pub(crate) struct Driver {
     busy: bool,
     /// Web seeds that were ever named.
     web_seeds_named: u32,
-    vitals: Vitals,
+    heartbeat: Heartbeat,
 }
 
 impl Driver {
     pub(crate) fn new(
         engine: Engine,
         policy: Policy,
-        disks: Disks,
+        disks: DiskQueues,
         cancel: CancellationToken,
-        vitals: Vitals,
+        heartbeat: Heartbeat,
     ) -> Self {
         Self {
             engine,
             policy,
             disks,
             torrents: HashMap::new(),
-            swarms: Swarms::default(),
-            lines: HashMap::new(),
+            swarms: SwarmRegistry::default(),
+            peers: HashMap::new(),
             addressed: Vec::new(),
             connections: JoinSet::new(),
             connection_keys: HashMap::new(),
@@ -127,7 +128,7 @@ impl Driver {
             cancel,
             busy: false,
             web_seeds_named: 0,
-            vitals,
+            heartbeat,
         }
     }
 
@@ -136,35 +137,35 @@ impl Driver {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.cancel.clone();
-        let mut reports = Vec::with_capacity(REPORTS_AT_ONCE);
+        let mut batches = Vec::with_capacity(BATCHES_AT_ONCE);
         loop {
             let timeout = self.engine.poll_timeout();
             // No fixed order: under full load one source would starve the others.
             tokio::select! {
                 () = cancel.cancelled() => break,
-                _ = inputs.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
-                    for report in reports.drain(..) {
-                        self.take_report(report);
+                _ = inputs.batches.recv_many(&mut batches, BATCHES_AT_ONCE) => {
+                    for report in batches.drain(..) {
+                        self.on_peer_batch(report);
                     }
                 }
                 Some(done) = inputs.done.recv() => {
-                    self.take_done(done);
+                    self.on_job_done(done);
                     while let Ok(done) = inputs.done.try_recv() {
-                        self.take_done(done);
+                        self.on_job_done(done);
                     }
                 }
-                Some(ask) = inputs.asks.recv() => self.take_ask(ask),
+                Some(command) = inputs.commands.recv() => self.on_command(command),
                 Some(ended) = self.connections.join_next_with_id(),
                     if !self.connections.is_empty() =>
                 {
                     // What it said last is still to be heard.
-                    while let Ok(report) = inputs.reports.try_recv() {
-                        self.take_report(report);
+                    while let Ok(report) = inputs.batches.try_recv() {
+                        self.on_peer_batch(report);
                     }
-                    self.take_ended(ended);
+                    self.on_connection_ended(ended);
                 }
                 Some(dialled) = self.dials.join_next_with_id(), if !self.dials.is_empty() => {
-                    self.take_dialled(dialled);
+                    self.on_dial_ended(dialled);
                 }
                 () = sleep_until(timeout) => self.engine.handle_timeout(Instant::now()),
                 _ = clock.tick() => self.tick(),
@@ -177,69 +178,69 @@ impl Driver {
     /// Does what the engine wants after something happened.
     fn turn(&mut self) {
         while let Some(output) = self.engine.poll_output() {
-            self.take_output(output);
+            self.apply_output(output);
         }
         self.deliver();
-        self.pump();
+        self.submit_jobs();
     }
 
     /// Gives the disks what there is to do.
-    fn pump(&mut self) {
+    fn submit_jobs(&mut self) {
         for torrent in self.torrents.values_mut() {
-            torrent.pump(&self.disks);
+            torrent.submit_jobs(&self.disks);
         }
         for (_, torrent) in self.torrents.extract_if(|_, torrent| torrent.is_gone()) {
-            torrent.bid_farewell();
+            torrent.notify_removed();
         }
     }
 
     fn instruct(&mut self, peer: PeerKey, instruction: Instruction) {
-        if let Some(line) = self.lines.get_mut(&peer) {
-            if line.pending.is_empty() {
+        if let Some(handle) = self.peers.get_mut(&peer) {
+            if handle.pending.is_empty() {
                 self.addressed.push(peer);
             }
-            line.pending.push(instruction);
+            handle.pending.push(instruction);
         }
     }
 
     /// Hands over the instructions of this turn, one batch for each connection.
     fn deliver(&mut self) {
         while let Some(peer) = self.addressed.pop() {
-            let Some(line) = self.lines.get_mut(&peer) else {
+            let Some(handle) = self.peers.get_mut(&peer) else {
                 continue;
             };
-            if line.mailbox.send_all(&mut line.pending).is_err() {
-                tracing::error!(peer = %line.addr, "the connection does not take instructions");
-                self.hang_up(peer);
+            if handle.mailbox.send_all(&mut handle.pending).is_err() {
+                tracing::error!(peer = %handle.addr, "the connection does not take instructions");
+                self.disconnect(peer);
                 self.engine.handle_disconnected(peer, Instant::now());
             }
         }
     }
 
     /// Ends a connection from our side. The engine is not told.
-    fn hang_up(&mut self, peer: PeerKey) {
-        if let Some(line) = self.lines.remove(&peer) {
-            line.cancel.cancel();
+    fn disconnect(&mut self, peer: PeerKey) {
+        if let Some(handle) = self.peers.remove(&peer) {
+            handle.cancel.cancel();
         }
     }
 
-    fn take_report(&mut self, Report { peer, news }: Report) {
+    fn on_peer_batch(&mut self, PeerBatch { peer, news }: PeerBatch) {
         let now = Instant::now();
         for item in news {
             match item {
-                News::Block(arrived) => self.take_block(peer, arrived, now),
-                News::Uploaded(bytes) => self.engine.handle_uploaded(peer, bytes, now),
-                News::Asked => self.engine.handle_asked(peer, now),
-                News::Event(event) => {
+                PeerMessage::Block(arrived) => self.on_block(peer, arrived, now),
+                PeerMessage::Uploaded(bytes) => self.engine.handle_uploaded(peer, bytes, now),
+                PeerMessage::Asked => self.engine.handle_asked(peer, now),
+                PeerMessage::Event(event) => {
                     if let Err(fault) = self.engine.handle_event(peer, event, now) {
-                        if let Some(line) = self.lines.get(&peer) {
+                        if let Some(handle) = self.peers.get(&peer) {
                             tracing::info!(
-                                peer = %line.addr,
+                                peer = %handle.addr,
                                 error = %Causes(&fault),
                                 "peer dropped"
                             );
                         }
-                        self.hang_up(peer);
+                        self.disconnect(peer);
                         return;
                     }
                 }
@@ -247,7 +248,7 @@ impl Driver {
         }
     }
 
-    fn take_block(&mut self, peer: PeerKey, arrived: Arrived, now: Instant) {
+    fn on_block(&mut self, peer: PeerKey, arrived: ReceivedBlock, now: Instant) {
         self.busy = true;
         match self
             .engine
@@ -265,7 +266,7 @@ impl Driver {
         }
     }
 
-    fn take_ended(&mut self, ended: Result<(Id, Result<(), PeerError>), JoinError>) {
+    fn on_connection_ended(&mut self, ended: Result<(Id, Result<(), PeerError>), JoinError>) {
         let id = match &ended {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
@@ -273,8 +274,8 @@ impl Driver {
         let Some(peer) = self.connection_keys.remove(&id) else {
             return;
         };
-        let line = self.lines.remove(&peer);
-        let addr = line.as_ref().map(|line| line.addr);
+        let handle = self.peers.remove(&peer);
+        let addr = handle.as_ref().map(|handle| handle.addr);
         let error = match &ended {
             Ok((_, result)) => result.as_ref().err(),
             Err(_) => None,
@@ -297,7 +298,7 @@ impl Driver {
                 tracing::error!(?addr, %error, "a connection panicked; the peer is dropped");
             }
         }
-        if line.is_some() {
+        if handle.is_some() {
             self.engine.handle_disconnected(peer, Instant::now());
         }
     }
@@ -306,14 +307,14 @@ impl Driver {
         let Some(hashes) = self.torrents.get(&torrent).map(|torrent| torrent.hashes) else {
             return;
         };
-        let manners = self.policy.manners.clone();
-        let task = async move { greet::dial(&manners, addr, &hashes).await };
+        let handshake_config = self.policy.handshake_config.clone();
+        let task = async move { handshake::dial(&handshake_config, addr, &hashes).await };
         let span = tracing::debug_span!("dial", %addr);
         let task = self.dials.spawn(task.instrument(span));
         self.dial_keys.insert(task.id(), (torrent, addr));
     }
 
-    fn take_dialled(&mut self, dialled: Result<(Id, Dialled), JoinError>) {
+    fn on_dial_ended(&mut self, dialled: Result<(Id, Dialled), JoinError>) {
         let (id, dialled) = match dialled {
             Ok((id, dialled)) => (id, Some(dialled)),
             Err(error) => {
@@ -325,7 +326,7 @@ impl Driver {
             return;
         };
         let failure = match dialled {
-            Some(Ok(greeted)) => return self.connected(torrent, greeted),
+            Some(Ok(established)) => return self.connected(torrent, established),
             Some(Err(error)) => {
                 tracing::debug!(%addr, error = %Causes(&error), "cannot dial");
                 error.dial_failure()
@@ -337,15 +338,15 @@ impl Driver {
     }
 
     /// Takes a connection whose handshakes are done into service, if the engine wants it.
-    fn connected(&mut self, torrent: TorrentKey, greeted: Greeted) {
-        let (addr, encryption) = (greeted.addr, greeted.encryption);
+    fn connected(&mut self, torrent: TorrentKey, established: Established) {
+        let (addr, encryption) = (established.addr, established.encryption);
         let connected = Connected {
             addr,
-            direction: greeted.direction,
-            peer_id: greeted.peer_id,
-            fast: greeted.fast,
-            extended: greeted.extended,
-            link: greeted.link,
+            direction: established.direction,
+            peer_id: established.peer_id,
+            fast: established.fast,
+            extended: established.extended,
+            link: established.link,
             local: Scope::of(addr.ip()).is_local(),
         };
         let key = match self
@@ -365,26 +366,26 @@ impl Driver {
             key,
             info: known.and_then(|torrent| torrent.info.clone()),
             content: known.and_then(|torrent| torrent.content.clone()),
-            greeted,
+            established,
             instructions,
             throttles: known
                 .map(|torrent| self.throttles(torrent))
                 .unwrap_or_default(),
             cancel: cancel.clone(),
-            surroundings: self.policy.surroundings.clone(),
+            context: self.policy.context.clone(),
         };
         tracing::debug!(%addr, peer = %key, ?encryption, "connected");
         let span = tracing::debug_span!("peer", %addr);
         let task = self.connections.spawn(peer::run(start).instrument(span));
         self.connection_keys.insert(task.id(), key);
-        let line = Line {
+        let handle = PeerHandle {
             mailbox,
             pending: Vec::new(),
             cancel,
             addr,
             encryption,
         };
-        self.lines.insert(key, line);
+        self.peers.insert(key, handle);
     }
 
     /// The limits of a connection of a torrent.
@@ -393,14 +394,14 @@ impl Driver {
     }
 
     fn tick(&mut self) {
-        self.vitals.driver_lives();
+        self.heartbeat.beat_driver();
         for (key, torrent) in &mut self.torrents {
             torrent.publish(self.engine.status(*key));
             torrent.consider_checkpoint(&self.policy);
         }
         self.consider_web_seeds();
         if !std::mem::take(&mut self.busy) {
-            self.policy.surroundings.buffers.clear();
+            self.policy.context.buffers.clear();
         }
     }
 
@@ -421,7 +422,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 /// The ends of a torrent's news that its handles hold.
 #[derive(Debug, Clone)]
-pub(crate) struct Views {
+pub(crate) struct TorrentWatch {
     pub(crate) status: watch::Receiver<crate::TorrentStatus>,
     pub(crate) info: watch::Receiver<Option<Arc<bittorrent_protocol::metainfo::Info>>>,
 }

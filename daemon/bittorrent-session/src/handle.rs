@@ -10,8 +10,8 @@ use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, SwarmHash, merkle}
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::content::Attached;
-use crate::driver::{Added, Ask, Prepared, Views};
+use crate::content::StoredContent;
+use crate::driver::{AddedTorrent, PreparedStore, SessionCommand, TorrentWatch};
 use crate::error::{AddError, Causes};
 use crate::limits::RateLimits;
 use crate::piece_map::MapCell;
@@ -20,24 +20,24 @@ use crate::web_seed::WebSeedUrl;
 
 /// What changes a [`Session`](crate::Session) while it runs. Clones mean the same session.
 #[derive(Debug, Clone)]
-pub struct SessionHandle(mpsc::Sender<Ask>);
+pub struct SessionHandle(mpsc::Sender<SessionCommand>);
 
 impl SessionHandle {
-    pub(crate) const fn new(asks: mpsc::Sender<Ask>) -> Self {
-        Self(asks)
+    pub(crate) const fn new(commands: mpsc::Sender<SessionCommand>) -> Self {
+        Self(commands)
     }
 
     /// Limits how fast content comes and goes, over all torrents, from now on.
     pub async fn set_rate_limits(&self, rates: RateLimits) {
         // Fails only when the session ends, and nothing goes then.
-        let _ = self.0.send(Ask::LimitRates(None, rates)).await;
+        let _ = self.0.send(SessionCommand::LimitRates(None, rates)).await;
     }
 
     /// Changes how many connections there may be, from now on. What is above the limits is closed,
     /// the connections that carry least first.
     pub async fn limit_connections(&self, limits: ConnectionLimits) {
         // Fails only when the session ends, and its connections with it.
-        let _ = self.0.send(Ask::LimitConnections(limits)).await;
+        let _ = self.0.send(SessionCommand::LimitConnections(limits)).await;
     }
 }
 
@@ -47,17 +47,21 @@ impl SessionHandle {
 pub struct TorrentHandle {
     key: TorrentKey,
     hashes: InfoHashes,
-    views: Views,
-    asks: mpsc::Sender<Ask>,
+    views: TorrentWatch,
+    commands: mpsc::Sender<SessionCommand>,
 }
 
 impl TorrentHandle {
-    pub(crate) fn new(hashes: InfoHashes, added: Added, asks: mpsc::Sender<Ask>) -> Self {
+    pub(crate) fn new(
+        hashes: InfoHashes,
+        added: AddedTorrent,
+        commands: mpsc::Sender<SessionCommand>,
+    ) -> Self {
         Self {
             key: added.key,
             hashes,
             views: added.views,
-            asks,
+            commands,
         }
     }
 
@@ -98,15 +102,18 @@ impl TorrentHandle {
             .await
     }
 
-    async fn attach_prepared(&self, prepared: Prepared) -> Result<(), AddError> {
+    async fn attach_prepared(&self, prepared: PreparedStore) -> Result<(), AddError> {
         let store = Box::new(prepared);
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Attach {
+        let command = SessionCommand::Attach {
             torrent: self.key,
             store,
             reply,
         };
-        self.asks.send(ask).await.map_err(|_| AddError::Ending)?;
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| AddError::Ending)?;
         answer.await.map_err(|_| AddError::Ending)?
     }
 
@@ -119,21 +126,24 @@ impl TorrentHandle {
     /// Names peers that a source at the given scope named. Addresses that are nearer than the source
     /// are left out ([`Scope::may_name`]).
     pub async fn add_peers_from(&self, addrs: &[SocketAddr], source: Source, scope: Scope) {
-        let ask = Ask::AddPeers {
+        let command = SessionCommand::AddPeers {
             torrent: self.key,
             addrs: addrs.to_vec(),
             source,
             scope,
         };
         // Fails only when the session ends, and then there is no use for peers.
-        let _ = self.asks.send(ask).await;
+        let _ = self.commands.send(command).await;
     }
 
     /// Asks for the content in its order from now on, for whoever reads along while it comes, once the
     /// torrent has a store. It costs the swarm: all who do so want the same pieces.
-    pub async fn take_in_order(&self) {
+    pub async fn download_in_order(&self) {
         // Fails only when the session ends, and then nothing more comes in any order.
-        let _ = self.asks.send(Ask::TakeInOrder(self.key)).await;
+        let _ = self
+            .commands
+            .send(SessionCommand::DownloadInOrder(self.key))
+            .await;
     }
 
     /// Names file servers that have the torrent's files. They are used, at most a few at a time,
@@ -141,9 +151,9 @@ impl TorrentHandle {
     /// [`SessionConfig::web_seeds_below`](crate::SessionConfig::web_seeds_below). What they send is
     /// verified like what peers send. At most 16 are kept.
     pub async fn add_web_seeds(&self, urls: &[WebSeedUrl]) {
-        let ask = Ask::AddWebSeeds(self.key, urls.to_vec());
+        let command = SessionCommand::AddWebSeeds(self.key, urls.to_vec());
         // Fails only when the session ends, and then there is no use for them.
-        let _ = self.asks.send(ask).await;
+        let _ = self.commands.send(command).await;
     }
 
     /// Answers peers that name the torrent by one more hash, besides its own and the one aria2
@@ -151,19 +161,22 @@ impl TorrentHandle {
     /// torrent of the session has that name, or the session ends.
     pub async fn answer_to(&self, swarm: SwarmHash) -> bool {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::AnswerTo {
+        let command = SessionCommand::AnswerTo {
             torrent: self.key,
             swarm,
             reply,
         };
-        self.asks.send(ask).await.is_ok() && answer.await.unwrap_or(false)
+        self.commands.send(command).await.is_ok() && answer.await.unwrap_or(false)
     }
 
     /// Limits how fast content of this torrent comes and goes, from now on, besides the limits of
     /// the session.
     pub async fn set_rate_limits(&self, rates: RateLimits) {
         // Fails only when the session ends, and nothing goes then.
-        let _ = self.asks.send(Ask::LimitRates(Some(self.key), rates)).await;
+        let _ = self
+            .commands
+            .send(SessionCommand::LimitRates(Some(self.key), rates))
+            .await;
     }
 
     /// What the torrent is doing; at most about a second old.
@@ -180,11 +193,11 @@ impl TorrentHandle {
     /// The connections of this torrent; none when the session ends.
     pub async fn peers(&self) -> Vec<Peer> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Peers {
+        let command = SessionCommand::Peers {
             torrent: self.key,
             reply,
         };
-        if self.asks.send(ask).await.is_err() {
+        if self.commands.send(command).await.is_err() {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
@@ -195,11 +208,11 @@ impl TorrentHandle {
     /// the session ends.
     pub async fn piece_map(&self) -> Option<Vec<MapCell>> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Origins {
+        let command = SessionCommand::BlockOrigins {
             torrent: self.key,
             reply,
         };
-        self.asks.send(ask).await.ok()?;
+        self.commands.send(command).await.ok()?;
         let (store, origins) = answer.await.ok()??;
         Some(origins.map(&store.verified()))
     }
@@ -210,7 +223,7 @@ impl TorrentHandle {
     /// # Errors
     ///
     /// When what is good beside them cannot be read.
-    pub async fn mend(
+    pub async fn repair(
         &self,
         store: Arc<TorrentStore>,
         damaged: Vec<BlockIndex>,
@@ -235,23 +248,26 @@ impl TorrentHandle {
                 return Err(AddError::Unreadable(v2));
             }
         };
-        let ask = Ask::Mend {
+        let command = SessionCommand::Repair {
             torrent: self.key,
             damaged,
             held,
         };
-        self.asks.send(ask).await.map_err(|_| AddError::Ending)
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| AddError::Ending)
     }
 
     /// Parts with all peers, makes what is there durable and forgets the torrent. Its store stays
     /// as it is.
     pub async fn remove(&self) {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Remove {
+        let command = SessionCommand::Remove {
             torrent: self.key,
             reply,
         };
-        if self.asks.send(ask).await.is_ok() {
+        if self.commands.send(command).await.is_ok() {
             // An error says that the session ended, which did the same.
             let _ = answer.await;
         }
@@ -262,7 +278,7 @@ impl TorrentHandle {
 pub(crate) async fn prepare(
     store: Arc<TorrentStore>,
     sources: Option<Arc<ReuseSources>>,
-) -> Result<Prepared, AddError> {
+) -> Result<PreparedStore, AddError> {
     let v2 = store.info().hashes().v2;
     // Where nothing is held, asking for leaf hashes would be in vain.
     let sources = sources.filter(|sources| !sources.generations().is_empty());
@@ -271,8 +287,8 @@ pub(crate) async fn prepare(
             reuse: sources.is_some() && !store.is_complete(),
             ..content_of(&store)?
         };
-        Ok::<_, StoreError>(Prepared {
-            attached: Arc::new(Attached::new(store)),
+        Ok::<_, StoreError>(PreparedStore {
+            attached: Arc::new(StoredContent::new(store)),
             sources,
             content,
             only_serve: false,

@@ -64,12 +64,12 @@ pub enum HttpError {
 /// A client that is made when it is used first: reading the certificate authorities of the system
 /// takes a while.
 #[derive(Debug)]
-pub(crate) struct LazyHttp {
+pub(crate) struct LazyHttpClient {
     agent: String,
     client: OnceLock<HttpClient>,
 }
 
-impl LazyHttp {
+impl LazyHttpClient {
     /// Is going to call itself `agent`.
     pub(crate) const fn new(agent: String) -> Self {
         Self {
@@ -204,7 +204,7 @@ impl HttpClient {
 
     /// Requests a resource of at most `most` bytes, after decompression if the server sends gzip. The body of a failure is returned
     /// too: trackers give their reason in it.
-    pub(crate) async fn get_whole(&self, url: &Uri, most: usize) -> Result<Whole, HttpError> {
+    pub(crate) async fn get_full(&self, url: &Uri, most: usize) -> Result<Whole, HttpError> {
         let answer = self.final_answer(url, &HeaderMap::new()).await?;
         let server = answer.extensions().get::<HttpInfo>();
         let server = server.map(HttpInfo::remote_addr);

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::SessionError;
-use crate::driver::Ask;
+use crate::driver::SessionCommand;
 use crate::error::Causes;
-use crate::greet::{self, GreetError, Manners, Reception, Welcome};
+use crate::handshake::{self, Acceptance, HandshakeConfig, HandshakeError, SwarmDirectory};
 use slots::Slot;
 pub(crate) use slots::Slots;
 
@@ -101,33 +101,33 @@ fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
 /// Whether who connects is let in, or waits in the kernel: for us, or for who listens after us on the
 /// same socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gate {
-    NotYet,
-    Open,
-    Shut,
+pub(crate) enum AcceptState {
+    Paused,
+    Accepting,
+    Stopped,
 }
 
-/// Accepts while the gate is open. Handshakes run in tasks of their own, at most as many as there
+/// Accepts while the accept_state is open. Handshakes run in tasks of their own, at most as many as there
 /// are slots; those that have begun when it is shut go on. Cancelling ends them too.
 pub(crate) async fn accept(
     listener: TcpListener,
-    manners: Arc<Manners>,
+    handshake_config: Arc<HandshakeConfig>,
     slots: Arc<Slots>,
-    asks: mpsc::Sender<Ask>,
-    mut gate: watch::Receiver<Gate>,
+    commands: mpsc::Sender<SessionCommand>,
+    mut accept_state: watch::Receiver<AcceptState>,
     cancel: CancellationToken,
 ) {
     let mut handshakes = JoinSet::new();
     tokio::select! {
         biased;
         () = cancel.cancelled() => return,
-        () = until(&mut gate, |gate| gate != Gate::NotYet) => {}
+        () = until(&mut accept_state, |accept_state| accept_state != AcceptState::Paused) => {}
     }
     loop {
         let accepted = tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            () = until(&mut gate, |gate| gate == Gate::Shut) => break,
+            () = until(&mut accept_state, |accept_state| accept_state == AcceptState::Stopped) => break,
             Some(ended) = handshakes.join_next(), if !handshakes.is_empty() => {
                 report_panic(ended);
                 continue;
@@ -136,12 +136,14 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, addr)) => {
-                let (manners, asks) = (manners.clone(), asks.clone());
-                let addr = greet::canonical(addr);
+                let (handshake_config, commands) = (handshake_config.clone(), commands.clone());
+                let addr = handshake::canonical(addr);
                 let (slot, displaced) = slots.begin(addr.ip());
                 let key = slot.key();
                 let handshake = async move {
-                    if let Err(error) = introduce(&manners, stream, addr, &asks, &slot).await {
+                    if let Err(error) =
+                        introduce(&handshake_config, stream, addr, &commands, &slot).await
+                    {
                         // Anybody can send anything to an open port.
                         tracing::debug!(error = %Causes(&error), "not accepted");
                     }
@@ -174,9 +176,14 @@ pub(crate) async fn accept(
     }
 }
 
-/// Waits until the gate is as wanted, or the session is gone.
-async fn until(gate: &mut watch::Receiver<Gate>, wanted: impl Fn(Gate) -> bool) {
-    let _ = gate.wait_for(|gate| wanted(*gate)).await;
+/// Waits until the accept_state is as wanted, or the session is gone.
+async fn until(
+    accept_state: &mut watch::Receiver<AcceptState>,
+    wanted: impl Fn(AcceptState) -> bool,
+) {
+    let _ = accept_state
+        .wait_for(|accept_state| wanted(*accept_state))
+        .await;
 }
 
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {
@@ -188,50 +195,59 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn introduce(
-    manners: &Manners,
+    handshake_config: &HandshakeConfig,
     stream: tokio::net::TcpStream,
     addr: SocketAddr,
-    asks: &mpsc::Sender<Ask>,
+    commands: &mpsc::Sender<SessionCommand>,
     slot: &Slot,
-) -> Result<(), GreetError> {
-    let door = Door { addr, asks, slot };
-    let (torrent, greeted) = greet::answer(manners, stream, addr, &door).await?;
+) -> Result<(), HandshakeError> {
+    let door = DriverDirectory {
+        addr,
+        commands,
+        slot,
+    };
+    let (torrent, established) = handshake::answer(handshake_config, stream, addr, &door).await?;
     // Fails only when the session ends.
-    let _ = asks.send(Ask::Incoming(torrent, Box::new(greeted))).await;
+    let _ = commands
+        .send(SessionCommand::Incoming(torrent, Box::new(established)))
+        .await;
     Ok(())
 }
 
 /// Asks the driver about a peer that connected.
-struct Door<'a> {
+struct DriverDirectory<'a> {
     addr: SocketAddr,
-    asks: &'a mpsc::Sender<Ask>,
+    commands: &'a mpsc::Sender<SessionCommand>,
     slot: &'a Slot,
 }
 
-impl Reception for Door<'_> {
+impl SwarmDirectory for DriverDirectory<'_> {
     fn may_encrypt(&self) -> bool {
         self.slot.may_encrypt(self.addr.ip())
     }
 
     async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask::Find { name, reply }).await.ok()?;
+        self.commands
+            .send(SessionCommand::FindSwarm { name, reply })
+            .await
+            .ok()?;
         let found = answer.await.ok().flatten()?;
         self.slot.named();
         Some(found)
     }
 
-    async fn welcome(&self, opening: Opening) -> Option<Welcome> {
+    async fn accept(&self, opening: Opening) -> Option<Acceptance> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Welcome {
+        let command = SessionCommand::AcceptPeer {
             swarm: opening.swarm,
             v2_offered: opening.reserved.v2,
             addr: self.addr,
             reply,
         };
-        self.asks.send(ask).await.ok()?;
-        let welcome = answer.await.ok().flatten()?;
+        self.commands.send(command).await.ok()?;
+        let acceptance = answer.await.ok().flatten()?;
         self.slot.named();
-        Some(welcome)
+        Some(acceptance)
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
 /// The receiver does not empty its mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Overfull;
+pub(crate) struct MailboxFull;
 
 pub(crate) fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
@@ -46,10 +46,10 @@ impl<T> Shared<T> {
 
 impl<T> Sender<T> {
     /// Puts everything from `items` in, in order.
-    pub(crate) fn send_all(&self, items: &mut Vec<T>) -> Result<(), Overfull> {
+    pub(crate) fn send_all(&self, items: &mut Vec<T>) -> Result<(), MailboxFull> {
         let mut waiting = self.0.waiting();
         if waiting.len() + items.len() > MAX_WAITING {
-            return Err(Overfull);
+            return Err(MailboxFull);
         }
         if waiting.is_empty() {
             std::mem::swap(&mut *waiting, items);
@@ -99,7 +99,7 @@ mod tests {
     fn a_full_mailbox_says_so() {
         let (sender, receiver) = mailbox();
         sender.send_all(&mut vec![(); MAX_WAITING]).unwrap();
-        assert_eq!(sender.send_all(&mut vec![()]), Err(Overfull));
+        assert_eq!(sender.send_all(&mut vec![()]), Err(MailboxFull));
         receiver.take_all(&mut Vec::new());
         assert_eq!(sender.send_all(&mut vec![()]), Ok(()));
     }

@@ -3,9 +3,9 @@
 
 mod download;
 mod error;
+mod message_budget;
 mod resident;
 mod services;
-mod talk;
 mod upload;
 
 use std::future::poll_fn;
@@ -27,16 +27,16 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 
 use crate::buffers::{BufferPool, ReadBuffer};
-use crate::content::Attached;
-use crate::disk::{Answer, Answered, Read, Readers};
+use crate::content::StoredContent;
+use crate::disk::{Read, ReadAnswer, ReadReply, Readers};
 use crate::error::Causes;
-use crate::greet::Encryption;
+use crate::handshake::Encryption;
 use crate::limits::Throttles;
 use crate::mailbox;
 use crate::stream::PeerStream;
 pub(crate) use error::PeerError;
+use message_budget::MessageBudget;
 use services::Services;
-use talk::Talk;
 use upload::{Progress, Uploads};
 
 /// Bytes of messages, blocks apart, that may wait for the socket before we ask the peer to read.
@@ -63,24 +63,24 @@ pub(crate) enum Instruction {
     /// The info dictionary is known.
     Info(Arc<Info>),
     /// The content has a place on disk.
-    Attach(Arc<Attached>),
+    Attach(Arc<StoredContent>),
     /// These limits hold from now on.
     Limit(Box<Throttles>),
 }
 
 /// From a connection to the driver.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct PeerBatch {
     pub(crate) peer: PeerKey,
-    pub(crate) news: Vec<News>,
+    pub(crate) news: Vec<PeerMessage>,
 }
 
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum PeerMessage {
     /// A message for the engine.
     Event(PeerEvent),
     /// A block; it has the length it must have.
-    Block(Arrived),
+    Block(ReceivedBlock),
     /// Payload bytes were sent.
     Uploaded(u64),
     /// The peer has requests that are being served.
@@ -89,7 +89,7 @@ pub(crate) enum News {
 
 /// A block that arrived.
 #[derive(Debug)]
-pub(crate) struct Arrived {
+pub(crate) struct ReceivedBlock {
     pub(crate) block: BlockIndex,
     pub(crate) leaf: MerkleHash,
     pub(crate) data: Bytes,
@@ -99,7 +99,7 @@ pub(crate) struct Arrived {
 
 /// What all connections share.
 #[derive(Debug)]
-pub(crate) struct Surroundings {
+pub(crate) struct PeerContext {
     pub(crate) client: String,
     /// Where we listen, if anywhere: told to peers that we dialled.
     pub(crate) port: Option<u16>,
@@ -111,12 +111,12 @@ pub(crate) struct Surroundings {
     pub(crate) readers: Readers,
     /// One permit for each byte of received blocks.
     pub(crate) write_permits: Arc<Semaphore>,
-    pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) batches: mpsc::Sender<PeerBatch>,
 }
 
 /// A connection whose handshakes are done.
 #[derive(Debug)]
-pub(crate) struct Greeted {
+pub(crate) struct Established {
     pub(crate) stream: PeerStream,
     /// What the peer said already after its handshake.
     pub(crate) early: Vec<u8>,
@@ -133,13 +133,13 @@ pub(crate) struct Greeted {
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) key: PeerKey,
-    pub(crate) greeted: Greeted,
+    pub(crate) established: Established,
     pub(crate) info: Option<Arc<Info>>,
-    pub(crate) content: Option<Arc<Attached>>,
+    pub(crate) content: Option<Arc<StoredContent>>,
     pub(crate) instructions: mailbox::Receiver<Instruction>,
     pub(crate) throttles: Throttles,
     pub(crate) cancel: CancellationToken,
-    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) context: Arc<PeerContext>,
 }
 
 /// The state of a connection.
@@ -151,10 +151,10 @@ struct Peer {
     link: Link,
     fast: bool,
     extended: bool,
-    surroundings: Arc<Surroundings>,
+    context: Arc<PeerContext>,
 
     info: Option<Arc<Info>>,
-    content: Option<Arc<Attached>>,
+    content: Option<Arc<StoredContent>>,
     /// The id under which the peer takes metadata messages, once it told one.
     peer_ut_metadata: Option<u8>,
     /// The same for peer exchange.
@@ -165,7 +165,7 @@ struct Peer {
     turned_down: usize,
     /// The driver knows that the peer has requests.
     asked: bool,
-    talk: Talk,
+    budget: MessageBudget,
 
     input: ReadBuffer,
     /// Bytes the message at the start of the input takes, as far as known.
@@ -175,7 +175,7 @@ struct Peer {
     write_permits: PollSemaphore,
     permit: Option<OwnedSemaphorePermit>,
 
-    news: Vec<News>,
+    news: Vec<PeerMessage>,
     /// Blocks of the present read.
     unhashed: Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>,
     outbox: BytesMut,
@@ -184,8 +184,8 @@ struct Peer {
     /// Memory that the next read needs and could not get at once.
     read_wish: Option<u32>,
     read_permits: PollSemaphore,
-    answers: mpsc::Receiver<Answered>,
-    answer_to: mpsc::Sender<Answered>,
+    answers: mpsc::Receiver<ReadReply>,
+    answer_to: mpsc::Sender<ReadReply>,
     throttles: Throttles,
 
     last_received: Instant,
@@ -197,25 +197,25 @@ struct Peer {
 pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
     let Start {
         key,
-        greeted,
+        established,
         info,
         content,
         instructions,
         throttles,
         cancel,
-        surroundings,
+        context,
     } = start;
     // As many answers as reads can be under way: uploads and one hash list.
     let (answer_to, answers) = mpsc::channel(8);
     let now = Instant::now();
     let mut peer = Peer {
         key,
-        stream: greeted.stream,
-        addr: greeted.addr,
-        direction: greeted.direction,
-        link: greeted.link,
-        fast: greeted.fast,
-        extended: greeted.extended,
+        stream: established.stream,
+        addr: established.addr,
+        direction: established.direction,
+        link: established.link,
+        fast: established.fast,
+        extended: established.extended,
         info,
         content,
         peer_ut_metadata: None,
@@ -223,35 +223,35 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         choking: true,
         turned_down: 0,
         asked: false,
-        talk: Talk::new(),
-        input: ReadBuffer::new(surroundings.buffers.clone()),
+        budget: MessageBudget::new(),
+        input: ReadBuffer::new(context.buffers.clone()),
         wanted: 0,
         starved: None,
-        write_permits: PollSemaphore::new(surroundings.write_permits.clone()),
+        write_permits: PollSemaphore::new(context.write_permits.clone()),
         permit: None,
         news: Vec::new(),
         unhashed: Vec::new(),
         outbox: BytesMut::new(),
-        uploads: Uploads::new(surroundings.request_queue),
+        uploads: Uploads::new(context.request_queue),
         services: Services::default(),
         read_wish: None,
-        read_permits: PollSemaphore::new(surroundings.readers.permits().clone()),
+        read_permits: PollSemaphore::new(context.readers.permits().clone()),
         answers,
         answer_to,
         throttles,
         last_received: now,
         last_sent: now,
         read_since_tick: false,
-        surroundings,
+        context,
     };
-    peer.input.prefill(&greeted.early);
+    peer.input.prefill(&established.early);
     peer.introduce();
     let ended = peer.work(&instructions, &cancel).await;
     peer.report_upload();
-    let reports = peer.surroundings.reports.clone();
+    let batches = peer.context.batches.clone();
     // Fails when the session ends, and then nobody counts any more.
     if !peer.news.is_empty()
-        && let Ok(place) = reports.reserve().await
+        && let Ok(place) = batches.reserve().await
     {
         place.send(peer.report());
     }
@@ -264,14 +264,14 @@ impl Peer {
         instructions: &mailbox::Receiver<Instruction>,
         cancel: &CancellationToken,
     ) -> Result<(), PeerError> {
-        let reports = self.surroundings.reports.clone();
+        let batches = self.context.batches.clone();
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut inbox = Vec::new();
         loop {
             self.parse()?;
             if !self.news.is_empty()
-                && let Ok(place) = reports.try_reserve()
+                && let Ok(place) = batches.try_reserve()
             {
                 place.send(self.report());
             }
@@ -286,7 +286,7 @@ impl Peer {
                         self.follow(instruction)?;
                     }
                 }
-                place = reports.reserve(), if !self.news.is_empty() => match place {
+                place = batches.reserve(), if !self.news.is_empty() => match place {
                     Ok(place) => place.send(self.report()),
                     Err(_) => return Ok(()),
                 },
@@ -326,7 +326,7 @@ impl Peer {
     /// What to wait for at the socket: nothing that could not be used now.
     fn interest(&self) -> Option<Interest> {
         let read = self.starved.is_none()
-            && !self.talk.is_spent()
+            && !self.budget.is_spent()
             && self.news.len() < download::MAX_NEWS
             && !self.throttles.download.is_waiting();
         let turn = !self.throttles.upload.is_waiting();
@@ -342,8 +342,8 @@ impl Peer {
         }
     }
 
-    fn report(&mut self) -> Report {
-        Report {
+    fn report(&mut self) -> PeerBatch {
+        PeerBatch {
             peer: self.key,
             news: std::mem::take(&mut self.news),
         }
@@ -368,9 +368,9 @@ impl Peer {
             ut_metadata: Some(UT_METADATA),
             ut_pex: self.exchanges_peers().then_some(UT_PEX),
             metadata_size,
-            reqq: u32::try_from(self.surroundings.request_queue).ok(),
-            port: self.surroundings.port.filter(|_| outgoing),
-            client: Some(self.surroundings.client.clone()),
+            reqq: u32::try_from(self.context.request_queue).ok(),
+            port: self.context.port.filter(|_| outgoing),
+            client: Some(self.context.client.clone()),
             yourip: Some(self.addr.ip()),
             upload_only: self
                 .content
@@ -427,7 +427,7 @@ impl Peer {
                 let Some(content) = self.content.clone() else {
                     return;
                 };
-                self.talk.requested(blocks.len());
+                self.budget.requested(blocks.len());
                 for block in blocks {
                     let request = Request::for_block(content.layout(), block);
                     self.put(&Message::Request(request));
@@ -443,7 +443,7 @@ impl Peer {
                 }
             }
             Command::HashRequest(request) => {
-                self.talk.requested_hashes();
+                self.budget.requested_hashes();
                 self.put(&Message::HashRequest(request));
             }
             Command::Metadata(message) => self.put_metadata(&message),
@@ -547,7 +547,7 @@ impl Peer {
     fn report_upload(&mut self) {
         let bytes = self.uploads.take_unreported();
         if bytes > 0 {
-            self.news.push(News::Uploaded(bytes));
+            self.news.push(PeerMessage::Uploaded(bytes));
         }
     }
 
@@ -569,19 +569,19 @@ impl Peer {
         };
         let read = match self.services.start_hash_read() {
             Some(request) => Read::Hashes(request),
-            None => Read::Stretches(self.uploads.start_read(&permit)),
+            None => Read::Ranges(self.uploads.start_read(&permit)),
         };
-        if matches!(&read, Read::Stretches(stretches) if stretches.is_empty()) {
+        if matches!(&read, Read::Ranges(ranges) if ranges.is_empty()) {
             return;
         }
         let (store, reply) = (content.store().clone(), self.answer_to.clone());
-        self.surroundings.readers.submit(store, read, permit, reply);
+        self.context.readers.submit(store, read, permit, reply);
         self.wish_to_read();
     }
 
-    fn take_answer(&mut self, Answered { answer, permit }: Answered) -> Result<(), PeerError> {
+    fn take_answer(&mut self, ReadReply { answer, permit }: ReadReply) -> Result<(), PeerError> {
         match answer {
-            Answer::Stretches(result) => {
+            ReadAnswer::Ranges(result) => {
                 if let Err(unread) = self.uploads.finish_read(result, permit) {
                     if unread.torn {
                         return Err(PeerError::Torn(unread.error));
@@ -596,7 +596,7 @@ impl Peer {
                     }
                 }
             }
-            Answer::Hashes(request, result) => self.send_hashes(request, result),
+            ReadAnswer::Hashes(request, result) => self.send_hashes(request, result),
         }
         self.wish_to_read();
         Ok(())
@@ -607,7 +607,7 @@ impl Peer {
         self.report_upload();
         self.asked &= !self.uploads.is_empty();
         if self.asked {
-            self.news.push(News::Asked);
+            self.news.push(PeerMessage::Asked);
         }
         if !self.uploads.is_sendable() && self.outbox.is_empty() {
             // A turn that was waited for in vain is another's.
@@ -616,15 +616,15 @@ impl Peer {
         if !std::mem::take(&mut self.read_since_tick) {
             self.input.rest();
         }
-        let hears = !self.talk.is_spent();
-        self.talk.tick();
+        let hears = !self.budget.is_spent();
+        self.budget.tick();
         let silent = now.saturating_duration_since(self.last_received);
         // A peer that we do not read from is not silent.
         let reads = hears && self.starved.is_none() && !self.throttles.download.is_waiting();
-        if reads && silent > self.surroundings.idle_timeout {
+        if reads && silent > self.context.idle_timeout {
             return Err(PeerError::Silent(silent));
         }
-        let quiet = now.saturating_duration_since(self.last_sent) > self.surroundings.keep_alive;
+        let quiet = now.saturating_duration_since(self.last_sent) > self.context.keep_alive;
         if quiet && self.outbox.is_empty() && !self.uploads.is_mid_block() {
             self.put(&Message::KeepAlive);
         }

@@ -20,13 +20,13 @@ pub struct MapCell {
 
 /// What is remembered while a torrent is in the session, in bounded memory.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Origins {
+pub(crate) struct BlockOrigins {
     /// Of each cell.
     before: Vec<u64>,
     reused: Vec<u64>,
 }
 
-impl Origins {
+impl BlockOrigins {
     /// At the beginning, with what is verified already.
     pub(crate) fn new(verified: &BlockSet) -> Self {
         let before = counts(verified);
@@ -120,7 +120,7 @@ mod tests {
         for (blocks, per_piece) in [(1, 1), (7, 2), (512, 1), (513, 1), (5000, 4), (99_999, 64)] {
             let layout = layout(blocks, per_piece);
             let full = BlockSet::full(&layout);
-            let map = Origins::new(&BlockSet::new(&layout)).map(&full);
+            let map = BlockOrigins::new(&BlockSet::new(&layout)).map(&full);
             assert!(map.len() <= MAX_MAP_CELLS as usize);
             assert_eq!(map.iter().map(|cell| cell.blocks).sum::<u64>(), blocks);
             for cell in map {
@@ -140,7 +140,7 @@ mod tests {
         for number in 0..8 {
             set.insert(layout.block(piece(number), 0).unwrap());
         }
-        let mut origins = Origins::new(&set);
+        let mut origins = BlockOrigins::new(&set);
         for number in [8, 15, 4095] {
             set.insert(layout.block(piece(number), 0).unwrap());
             origins.reuse(&layout, piece(number), 1);
@@ -162,7 +162,7 @@ mod tests {
     fn a_piece_is_in_the_cell_that_begins_before_it() {
         for pieces in [1, 3, 511, 512, 513, 700, 1024, 1500, 100_003] {
             let layout = layout(pieces, 1);
-            let mut origins = Origins::new(&BlockSet::new(&layout));
+            let mut origins = BlockOrigins::new(&BlockSet::new(&layout));
             for piece in layout.piece_indices() {
                 origins.reuse(&layout, piece, 1);
             }

@@ -14,25 +14,25 @@ use tracing::Instrument as _;
 use crate::buffers::BufferPool;
 use crate::config::SessionConfig;
 use crate::disk::{self, DiskThreads};
-use crate::driver::{Ask, Driver, Inputs, Policy, ShutdownReport};
+use crate::driver::{Driver, Inputs, Policy, SessionCommand, ShutdownReport};
 use crate::error::{AddError, SessionError};
-use crate::greet::{EncryptionPolicy, Manners};
 use crate::handle::{SessionHandle, TorrentHandle, prepare};
-use crate::http::LazyHttp;
+use crate::handshake::{EncryptionPolicy, HandshakeConfig};
+use crate::heartbeat::Heartbeat;
+use crate::http::LazyHttpClient;
 use crate::limits::Buckets;
-use crate::listener::{self, Gate, Slots};
-use crate::peer::Surroundings;
+use crate::listener::{self, AcceptState, Slots};
+use crate::peer::PeerContext;
 use crate::tracker::{Announcer, TrackerUrl};
-use crate::vitals::Vitals;
 
 /// Questions that may wait for the driver.
-const ASKS: usize = 256;
+const COMMAND_QUEUE: usize = 256;
 
 /// Batches of news that may wait for the driver; the blocks in them are bounded apart.
-const REPORTS: usize = 256;
+const BATCH_QUEUE: usize = 256;
 
 /// Finished disk jobs that may wait for the driver.
-const DONE: usize = 256;
+const FINISHED_JOB_QUEUE: usize = 256;
 
 /// Runs torrents. Dropping it stops everything without waiting; see [`Self::shutdown`].
 #[derive(Debug)]
@@ -41,14 +41,14 @@ pub struct Session {
     peer_id: PeerId,
     announce_port: u16,
     encryption: EncryptionPolicy,
-    http: Arc<LazyHttp>,
-    asks: mpsc::Sender<Ask>,
+    http: Arc<LazyHttpClient>,
+    commands: mpsc::Sender<SessionCommand>,
     cancel: DropGuard,
-    gate: watch::Sender<Gate>,
+    accept_state: watch::Sender<AcceptState>,
     acceptors: JoinSet<()>,
     driver: JoinHandle<ShutdownReport>,
     threads: DiskThreads,
-    vitals: Vitals,
+    heartbeat: Heartbeat,
 }
 
 impl Session {
@@ -73,19 +73,19 @@ impl Session {
         {
             engine.add_own_address(*addr);
         }
-        let (done_to, done) = mpsc::channel(DONE);
+        let (done_to, done) = mpsc::channel(FINISHED_JOB_QUEUE);
         let writers = config.disk_threads.max(1);
-        let vitals = Vitals::new(writers);
+        let heartbeat = Heartbeat::new(writers);
         let (disks, readers, threads) =
-            disk::start(writers, config.read_buffer_bytes, &done_to, &vitals)
+            disk::start(writers, config.read_buffer_bytes, &done_to, &heartbeat)
                 .map_err(SessionError::Threads)?;
-        let (asks_to, asks) = mpsc::channel(ASKS);
-        let (reports_to, reports) = mpsc::channel(REPORTS);
+        let (commands_to, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (batches_to, batches) = mpsc::channel(BATCH_QUEUE);
         let announce_port = config
             .announce_port
             .or_else(|| local_addrs.first().map(SocketAddr::port));
-        let http = Arc::new(LazyHttp::new(config.client.clone()));
-        let manners = Arc::new(Manners {
+        let http = Arc::new(LazyHttpClient::new(config.client.clone()));
+        let handshake_config = Arc::new(HandshakeConfig {
             peer_id,
             connect_timeout: config.connect_timeout,
             handshake_timeout: config.handshake_timeout,
@@ -95,8 +95,8 @@ impl Session {
             .write_buffer_bytes
             .clamp(disk::MIN_READ_CHARGE as usize, Semaphore::MAX_PERMITS);
         let policy = Policy {
-            manners: manners.clone(),
-            surroundings: Arc::new(Surroundings {
+            handshake_config: handshake_config.clone(),
+            context: Arc::new(PeerContext {
                 client: config.client,
                 port: announce_port,
                 peer_exchange: config.peer_exchange,
@@ -106,7 +106,7 @@ impl Session {
                 buffers: Arc::new(BufferPool::new(write_buffer)),
                 readers,
                 write_permits: Arc::new(Semaphore::new(write_buffer)),
-                reports: reports_to,
+                batches: batches_to,
             }),
             checkpoint_bytes: config.checkpoint_bytes,
             checkpoint_pause: config.checkpoint_pause,
@@ -118,27 +118,33 @@ impl Session {
         };
         let cancel = CancellationToken::new();
         let slots = Arc::new(Slots::new(config.max_incoming_handshakes));
-        let gate = watch::Sender::new(if config.gate_closed {
-            Gate::NotYet
+        let accept_state = watch::Sender::new(if config.accept_paused {
+            AcceptState::Paused
         } else {
-            Gate::Open
+            AcceptState::Accepting
         });
         let mut acceptors = JoinSet::new();
         for (listener, addr) in listeners.into_iter().zip(&local_addrs) {
             let acceptor = listener::accept(
                 listener,
-                manners.clone(),
+                handshake_config.clone(),
                 slots.clone(),
-                asks_to.clone(),
-                gate.subscribe(),
+                commands_to.clone(),
+                accept_state.subscribe(),
                 cancel.child_token(),
             );
             acceptors.spawn(acceptor.instrument(tracing::debug_span!("listener", %addr)));
         }
-        let driver = Driver::new(engine, policy, disks, cancel.child_token(), vitals.clone());
+        let driver = Driver::new(
+            engine,
+            policy,
+            disks,
+            cancel.child_token(),
+            heartbeat.clone(),
+        );
         let inputs = Inputs {
-            asks,
-            reports,
+            commands,
+            batches,
             done,
         };
         let driver = tokio::spawn(
@@ -152,13 +158,13 @@ impl Session {
             announce_port: announce_port.unwrap_or_default(),
             encryption: config.encryption,
             http,
-            asks: asks_to,
+            commands: commands_to,
             cancel: cancel.drop_guard(),
-            gate,
+            accept_state,
             acceptors,
             driver,
             threads,
-            vitals,
+            heartbeat,
         })
     }
 
@@ -172,21 +178,21 @@ impl Session {
         self.peer_id
     }
 
-    /// Lets peers in, where [`SessionConfig::gate_closed`] has kept them waiting. Before the torrents
+    /// Lets peers in, where [`SessionConfig::accept_paused`] has kept them waiting. Before the torrents
     /// are added, who asks for them would be turned away.
-    pub fn open_gate(&self) {
-        self.gate.send_replace(Gate::Open);
+    pub fn start_accepting(&self) {
+        self.accept_state.send_replace(AcceptState::Accepting);
     }
 
     /// Accepts nobody any more; connections that are there go on. Where the listening socket is kept
     /// for a successor, who connects from now on waits for it.
-    pub fn shut_gate(&self) {
-        self.gate.send_replace(Gate::Shut);
+    pub fn stop_accepting(&self) {
+        self.accept_state.send_replace(AcceptState::Stopped);
     }
 
     /// Counters that show that the session's loops come round.
-    pub fn vitals(&self) -> Vitals {
-        self.vitals.clone()
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     /// Adds a torrent whose metadata is known: downloads what the store lacks, serves what it has.
@@ -207,12 +213,12 @@ impl Session {
 
     /// Adds a torrent to serve what the store has, and nothing else: what it lacks is not asked for,
     /// and nothing is written. For a disk that is full.
-    pub async fn add_store_to_serve(
+    pub async fn add_store_seed_only(
         &self,
         store: Arc<TorrentStore>,
     ) -> Result<TorrentHandle, AddError> {
         let prepared = prepare(store, None).await?;
-        self.add_prepared(crate::driver::Prepared {
+        self.add_prepared(crate::driver::PreparedStore {
             only_serve: true,
             ..prepared
         })
@@ -221,7 +227,7 @@ impl Session {
 
     async fn add_prepared(
         &self,
-        prepared: crate::driver::Prepared,
+        prepared: crate::driver::PreparedStore,
     ) -> Result<TorrentHandle, AddError> {
         let hashes = prepared.attached.store().info().hashes();
         self.add(hashes, Some(Box::new(prepared))).await
@@ -234,7 +240,7 @@ impl Session {
 
     /// What changes the session while it runs.
     pub fn handle(&self) -> SessionHandle {
-        SessionHandle::new(self.asks.clone())
+        SessionHandle::new(self.commands.clone())
     }
 
     /// What keeps a torrent known to a tracker, under all these names, once it is
@@ -264,17 +270,20 @@ impl Session {
     async fn add(
         &self,
         hashes: InfoHashes,
-        store: Option<Box<crate::driver::Prepared>>,
+        store: Option<Box<crate::driver::PreparedStore>>,
     ) -> Result<TorrentHandle, AddError> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Add {
+        let command = SessionCommand::Add {
             hashes,
             store,
             reply,
         };
-        self.asks.send(ask).await.map_err(|_| AddError::Ending)?;
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| AddError::Ending)?;
         let added = answer.await.map_err(|_| AddError::Ending)??;
-        Ok(TorrentHandle::new(hashes, added, self.asks.clone()))
+        Ok(TorrentHandle::new(hashes, added, self.commands.clone()))
     }
 
     /// Closes all connections, writes what is on its way, makes everything durable and joins

@@ -6,7 +6,7 @@ use bittorrent_engine::{PeerStatus, StopReason};
 use bittorrent_protocol::metainfo::InfoError;
 
 use crate::disk::DiskError;
-use crate::greet::Encryption;
+use crate::handshake::Encryption;
 
 /// Why a torrent stopped. It stays stopped until it is removed and added again.
 #[derive(Debug, thiserror::Error)]

@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Causes;
-use crate::greet::EncryptionPolicy;
 use crate::handle::TorrentHandle;
+use crate::handshake::EncryptionPolicy;
 use crate::http::{HttpClient, HttpError, Whole, public};
 use crate::status::TorrentStatus;
 
@@ -136,7 +136,7 @@ pub struct Announcer {
 
 /// What was told about one of the torrent's names.
 #[derive(Debug, Clone, Copy, Default)]
-struct Told {
+struct AnnounceState {
     started: bool,
     /// It was incomplete when it was announced last.
     missing: bool,
@@ -145,7 +145,7 @@ struct Told {
 impl Announcer {
     /// Announces until `stop` is cancelled, then says goodbye. Failures are logged and tried again.
     pub async fn run(self, stop: CancellationToken) {
-        let mut told = vec![Told::default(); self.swarms.len()];
+        let mut told = vec![AnnounceState::default(); self.swarms.len()];
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.keep(&mut told) => {}
@@ -161,7 +161,7 @@ impl Announcer {
         let _ = timeout(FAREWELL, farewell).await;
     }
 
-    async fn keep(&self, told: &mut [Told]) {
+    async fn keep(&self, told: &mut [AnnounceState]) {
         let mut failures: u32 = 0;
         loop {
             let mut interval = None;
@@ -204,7 +204,7 @@ impl Announcer {
     }
 
     /// Announces one of the torrent's names. Says when to do it again, unless it failed.
-    async fn announce_once(&self, swarm: SwarmHash, told: &mut Told) -> Option<Duration> {
+    async fn announce_once(&self, swarm: SwarmHash, told: &mut AnnounceState) -> Option<Duration> {
         let seeding = self.torrent.status().phase.is_seeding();
         let event = match (told.started, told.missing && seeding) {
             (false, _) => AnnounceEvent::Started,
@@ -223,7 +223,7 @@ impl Announcer {
                 return None;
             }
         };
-        *told = Told {
+        *told = AnnounceState {
             started: true,
             missing: !seeding,
         };
@@ -250,7 +250,7 @@ impl Announcer {
         let url = with_query(&self.url.0, &query(&announce));
         let answer = self
             .http
-            .get_whole(&url, MOST_ANSWER)
+            .get_full(&url, MOST_ANSWER)
             .await
             .map_err(TrackerError::Http)?;
         let server = answer.server;

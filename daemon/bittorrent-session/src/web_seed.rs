@@ -18,11 +18,11 @@ use hyper::{Response, StatusCode, header};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::content::Attached;
+use crate::content::StoredContent;
 use crate::http::{HttpClient, HttpError, next_chunk};
 use crate::limits::Throttles;
 use crate::mailbox;
-use crate::peer::{Arrived, Instruction, News, PeerError, Report, Surroundings};
+use crate::peer::{Instruction, PeerBatch, PeerContext, PeerError, PeerMessage, ReceivedBlock};
 pub use url::{InvalidWebSeedUrl, WebSeedUrl};
 
 /// Blocks in one request: 16 MiB, so that it takes a fast server a moment and a slow one is not
@@ -56,11 +56,11 @@ pub(crate) struct Start {
     pub(crate) lacks: BTreeSet<FileIndex>,
     pub(crate) http: HttpClient,
     pub(crate) info: Arc<Info>,
-    pub(crate) content: Arc<Attached>,
+    pub(crate) content: Arc<StoredContent>,
     pub(crate) instructions: mailbox::Receiver<Instruction>,
     pub(crate) throttles: Throttles,
     pub(crate) cancel: CancellationToken,
-    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) context: Arc<PeerContext>,
 }
 
 /// The work stops: it was cancelled, or the session ends.
@@ -73,7 +73,7 @@ struct WebSeed {
     wanted: VecDeque<BlockIndex>,
     /// Blocks of the present request that are still to come and still wanted.
     asked: BTreeSet<BlockIndex>,
-    news: Vec<News>,
+    news: Vec<PeerMessage>,
 }
 
 /// Serves the engine's requests until it is cancelled or the server fails.
@@ -140,7 +140,7 @@ impl WebSeed {
             PeerEvent::Bitfield(bits)
         };
         let events = [PeerEvent::Extensions(extensions), has, PeerEvent::Unchoke];
-        self.news.extend(events.map(News::Event));
+        self.news.extend(events.map(PeerMessage::Event));
     }
 
     /// Hands the news to the driver.
@@ -148,9 +148,9 @@ impl WebSeed {
         if self.news.is_empty() {
             return Ok(());
         }
-        let reports = self.start.surroundings.reports.clone();
-        let place = self.while_obeying(reports.reserve()).await?;
-        place.map_err(|_| Stopped)?.send(Report {
+        let batches = self.start.context.batches.clone();
+        let place = self.while_obeying(batches.reserve()).await?;
+        place.map_err(|_| Stopped)?.send(PeerBatch {
             peer: self.start.key,
             news: std::mem::take(&mut self.news),
         });
@@ -203,7 +203,8 @@ impl WebSeed {
             let waiting = waiting.and_then(|at| self.wanted.remove(at)).is_some();
             if waiting || self.asked.remove(block) {
                 let request = Request::for_block(self.start.content.layout(), *block);
-                self.news.push(News::Event(PeerEvent::Reject(request)));
+                self.news
+                    .push(PeerMessage::Event(PeerEvent::Reject(request)));
             }
         }
     }
@@ -235,7 +236,7 @@ impl WebSeed {
         })
     }
 
-    /// Asks for a run of blocks and reports them as they come. Ends early when none of them is
+    /// Asks for a run of blocks and reports them as they arrive. Ends early when none of them is
     /// wanted any more.
     async fn fetch(&mut self, run: &Run) -> Result<Result<(), Stopped>, WebSeedError> {
         self.asked = run.blocks.iter().copied().collect();
@@ -278,12 +279,12 @@ impl WebSeed {
             if !self.asked.remove(block) {
                 continue;
             }
-            let permits = self.start.surroundings.write_permits.clone();
+            let permits = self.start.context.write_permits.clone();
             let permit = match self.while_obeying(permits.acquire_many_owned(size)).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(_)) | Err(Stopped) => return Ok(Err(Stopped)),
             };
-            self.news.push(News::Block(Arrived {
+            self.news.push(PeerMessage::Block(ReceivedBlock {
                 block: *block,
                 leaf: merkle::leaf(&data),
                 data,

@@ -110,7 +110,7 @@ async fn what_a_full_disk_has_is_served() {
     let part = TorrentStore::create(Path::new("/part"), &sample.meta, disk.io()).unwrap();
     sample.write_to(&part, |piece| piece.get() % 3 == 0);
     disk.fill_up_after(0);
-    let serving = full.add_store_to_serve(Arc::new(part)).await.unwrap();
+    let serving = full.add_store_seed_only(Arc::new(part)).await.unwrap();
     serving.add_peers(&[addr(&seed)]).await;
     let wanted = sample.empty_store(&dir.path().join("leech"));
     let torrent = leech.add_store(wanted.clone()).await.unwrap();

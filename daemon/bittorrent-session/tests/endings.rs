@@ -122,7 +122,7 @@ async fn who_connects_before_or_between_sessions_is_answered_once_the_torrents_a
         let config = SessionConfig {
             listen: Vec::new(),
             listeners: vec![socket.try_clone().unwrap()],
-            gate_closed: true,
+            accept_paused: true,
             ..config()
         };
         Session::start(config).await.unwrap()
@@ -138,15 +138,15 @@ async fn who_connects_before_or_between_sessions_is_answered_once_the_torrents_a
     let first = start().await;
     let mut early = knock().await;
     first.add_store(full.clone()).await.unwrap();
-    first.open_gate();
+    first.start_accepting();
     assert!(early.handshake().await.is_some());
-    first.shut_gate();
+    first.stop_accepting();
     let mut late = knock().await;
     first.shutdown().await;
 
     let second = start().await;
     second.add_store(full).await.unwrap();
-    second.open_gate();
+    second.start_accepting();
     assert!(late.handshake().await.is_some());
     second.shutdown().await;
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bittorrent_protocol::wire::{
     EXTENDED_HANDSHAKE, ExtendedHandshake, Message, PexFlags, PexMessage, PexPeer, UT_PEX,
 };
-use bittorrent_session::{LanConfig, LanDiscovery, Session, SessionConfig, TorrentHandle};
+use bittorrent_session::{
+    LocalDiscovery, LocalDiscoveryConfig, Session, SessionConfig, TorrentHandle,
+};
 use common::http::{Response, Server};
 use common::wire::{MODERN, RawPeer};
 use common::{Sample, addr, config, session, wait_for, wait_seeding};
@@ -245,7 +247,7 @@ async fn two_in_one_network_find_each_other() {
     let pair = Pair::new(false).await;
     // Any port that is free here; everybody shares it.
     let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let config = LanConfig {
+    let config = LocalDiscoveryConfig {
         interface: Ipv4Addr::LOCALHOST,
         port: free.local_addr().unwrap().port(),
     };
@@ -254,8 +256,8 @@ async fn two_in_one_network_find_each_other() {
     let mut tasks = Vec::new();
     let mut entries = Vec::new();
     for (session, torrent) in [(&pair.seed, &pair.seeding), (&pair.leech, &pair.torrent)] {
-        let lan = LanDiscovery::open(config, session.announce_port()).unwrap();
-        entries.push(lan.book().enter(torrent, &pair.swarms()));
+        let lan = LocalDiscovery::open(config, session.announce_port()).unwrap();
+        entries.push(lan.registry().register(torrent, &pair.swarms()));
         tasks.push(tokio::spawn(lan.run(stop.clone())));
     }
     wait_seeding(&pair.torrent).await;

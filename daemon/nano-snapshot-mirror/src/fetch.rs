@@ -81,7 +81,7 @@ pub(crate) async fn run(
     data.clean_incoming()?;
     let stream = Stream::one(config, once.stream.as_deref(), &data)?;
     let network = Network::start(live, &data, Role::Once).await?;
-    network.session().open_gate();
+    network.session().start_accepting();
     let policy = LedgerPolicy::from(&config.verify);
     let fetch = Fetch {
         once,

@@ -201,7 +201,7 @@ impl<'a> Service<'a> {
         self.rescan().await;
         self.act().await;
         // Who connected since the last run ended is served now.
-        self.network.session().open_gate();
+        self.network.session().start_accepting();
         let mut poll: Option<Running<'a, _>> = None;
         let mut keeping: Option<Running<'a, _>> = None;
         // The first round comes with the first look-up.
@@ -349,7 +349,7 @@ impl<'a> Service<'a> {
         }
         drop(watchdog);
         // Who connects from now on is the next run's.
-        self.network.session().shut_gate();
+        self.network.session().stop_accepting();
         self.manager.stopping();
         self.reporter.enter(Some(Phase::Stopping));
         self.report(None);

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{
-    ConnectionLimits, EngineConfig, PortMapper, PortMappingStatus, RateLimits, Scope, Session,
-    SessionConfig, SessionError, SessionHandle, Source, TorrentHandle,
+    ConnectionLimits, EngineConfig, RateLimits, Scope, Session, SessionConfig, SessionError,
+    SessionHandle, Source, TorrentHandle,
 };
+use port_mapping::{PortMapper, PortMappingStatus};
 use snapshot_pointer::{Dht as _, MainlineDht, NodeSettings, StartError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -305,7 +306,7 @@ fn session_config(config: &Config, listen: Vec<SocketAddr>) -> SessionConfig {
     let (peer, connections) = (&config.peer, connections(config));
     SessionConfig {
         listen,
-        gate_closed: true,
+        accept_paused: true,
         announce_port: peer
             .announce_port
             .and_then(|port| port.get().try_into().ok()),

@@ -15,7 +15,7 @@ mod text;
 
 use std::collections::BTreeMap;
 
-use bittorrent_session::PortMappingStatus;
+use port_mapping::PortMappingStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_seconds;
@@ -350,10 +350,10 @@ pub(crate) struct PortMapping {
 }
 
 impl PortMapping {
-    /// What the session says.
+    /// Converts the status that the mapper publishes.
     pub(crate) fn of(status: &PortMappingStatus) -> Self {
         match status {
-            PortMappingStatus::Asking => Self::default(),
+            PortMappingStatus::Requesting => Self::default(),
             PortMappingStatus::Failed(why) => Self {
                 failure: Some(why.clone()),
                 ..Self::default()
@@ -363,7 +363,7 @@ impl PortMapping {
                 router: Some(mapped.router.to_string()),
                 port: Some(mapped.port.get()),
                 address: mapped.address.map(|address| address.to_string()),
-                ends: mapped.ends().map(unix_seconds),
+                ends: mapped.expires().map(unix_seconds),
                 failure: None,
             },
         }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{
-    LanBook, LanConfig, LanDiscovery, Session, TorrentHandle, TrackerUrl, WebSeedUrl,
+    LocalDiscovery, LocalDiscoveryConfig, LocalRegistry, Session, TorrentHandle, TrackerUrl,
+    WebSeedUrl,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +17,7 @@ use crate::config::Config;
 pub(crate) struct Sources {
     trackers: Vec<TrackerUrl>,
     web_seeds: Vec<WebSeedUrl>,
-    lan: Option<LanBook>,
+    lan: Option<LocalRegistry>,
 }
 
 impl Sources {
@@ -33,7 +34,7 @@ impl Sources {
             .then(|| lan_of(session.local_addrs()))
             .flatten()
             .and_then(
-                |lan| match LanDiscovery::open(lan, session.announce_port()) {
+                |lan| match LocalDiscovery::open(lan, session.announce_port()) {
                     Ok(discovery) => Some(discovery),
                     Err(error) => {
                         info!(%error, "peers in the local network are not looked for");
@@ -42,7 +43,7 @@ impl Sources {
                 },
             );
         let lan = lan.map(|discovery| {
-            let book = discovery.book();
+            let book = discovery.registry();
             tasks.spawn(discovery.run(stop.clone()));
             book
         });
@@ -66,7 +67,10 @@ impl Sources {
             let announcer = session.announcer(url.clone(), torrent, swarms.to_vec());
             tasks.spawn(announcer.run(stop.clone()));
         }
-        let entry = self.lan.as_ref().map(|book| book.enter(torrent, swarms));
+        let entry = self
+            .lan
+            .as_ref()
+            .map(|registry| registry.register(torrent, swarms));
         let (torrent, web_seeds, stop) = (torrent.clone(), self.web_seeds.clone(), stop.clone());
         tasks.spawn(async move {
             torrent.add_web_seeds(&web_seeds).await;
@@ -88,15 +92,15 @@ impl Sources {
 }
 
 /// The local network that belongs to where we listen; none where only this machine reaches us.
-fn lan_of(listen: &[SocketAddr]) -> Option<LanConfig> {
+fn lan_of(listen: &[SocketAddr]) -> Option<LocalDiscoveryConfig> {
     let reached = listen.iter().find(|addr| !addr.ip().is_loopback())?;
     let interface = match reached.ip() {
         IpAddr::V4(ip) => ip,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     };
-    Some(LanConfig {
+    Some(LocalDiscoveryConfig {
         interface,
-        ..LanConfig::default()
+        ..LocalDiscoveryConfig::default()
     })
 }
 

@@ -78,7 +78,7 @@ impl Torrent {
 
     /// Fetches blocks again that are damaged on disk, and in the store no longer count as verified.
     pub(crate) async fn mend(&self, damaged: Vec<BlockIndex>) -> Result<(), AddError> {
-        self.handle.mend(self.store.clone(), damaged).await
+        self.handle.repair(self.store.clone(), damaged).await
     }
 
     pub(crate) fn status(&self) -> TorrentStatus {
@@ -261,7 +261,7 @@ impl Fetch<'_> {
         };
         if self.reader.is_some_and(|reader| reader.begins(&store)) {
             self.read.store(true, Ordering::Relaxed);
-            handle.take_in_order().await;
+            handle.download_in_order().await;
         }
         let torrent = Torrent {
             id: self.id,
@@ -320,7 +320,7 @@ impl Fetch<'_> {
             return Ok(None);
         }
         let session = self.network.session();
-        let handle = session.add_store_to_serve(store.clone()).await?;
+        let handle = session.add_store_seed_only(store.clone()).await?;
         let generation = Generation {
             id: self.id,
             store,

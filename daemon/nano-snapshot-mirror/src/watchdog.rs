@@ -101,13 +101,13 @@ impl Life {
     /// Watches them, and those of the session.
     pub(crate) fn watch(&self, session: &Session) -> Watchdog {
         let mut loops = self.watched();
-        let vitals = session.vitals();
-        for number in 0..vitals.writers().count() {
-            let vitals = vitals.clone();
-            let count = move || vitals.writers().nth(number).unwrap_or_default();
+        let heartbeat = session.heartbeat();
+        for number in 0..heartbeat.writers().count() {
+            let heartbeat = heartbeat.clone();
+            let count = move || heartbeat.writers().nth(number).unwrap_or_default();
             loops.push(Watched::count(format!("disk writer {number}"), count));
         }
-        loops.push(Watched::count("engine", move || vitals.driver()));
+        loops.push(Watched::count("engine", move || heartbeat.driver()));
         Watchdog::start(loops)
     }
 }

@@ -9,26 +9,26 @@ use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::StoreError;
 
 use super::Driver;
-use crate::disk::{DiskError, Done, LookUp, Outcome, Proof, Sought};
+use crate::disk::{DiskError, FinishedJob, JobOutcome, LookupBy, Proof, ReuseLookup};
 use crate::peer::Instruction;
 use crate::status::TorrentError;
 
 impl Driver {
-    pub(super) fn take_output(&mut self, output: Output) {
+    pub(super) fn apply_output(&mut self, output: Output) {
         match output {
             Output::Dial { torrent, addr } => self.dial(torrent, addr),
             Output::Send {
                 peer,
                 command: Command::Have(pieces),
-            } => self.tell_pieces(peer, pieces),
+            } => self.send_have(peer, pieces),
             Output::Send { peer, command } => self.instruct(peer, Instruction::Send(command)),
             Output::Disconnect { peer, reason } => {
-                if let Some(line) = self.lines.get(&peer) {
-                    tracing::debug!(peer = %line.addr, %reason, "disconnecting");
+                if let Some(handle) = self.peers.get(&peer) {
+                    tracing::debug!(peer = %handle.addr, %reason, "disconnecting");
                 }
-                self.hang_up(peer);
+                self.disconnect(peer);
             }
-            Output::Metadata { torrent, info } => self.take_metadata(torrent, &info),
+            Output::Metadata { torrent, info } => self.on_metadata(torrent, &info),
             Output::Layer {
                 torrent,
                 file,
@@ -44,8 +44,8 @@ impl Driver {
                 leaves,
             } => {
                 if let Some(torrent) = self.torrents.get_mut(&torrent) {
-                    let sought = leaves.map_or(Sought::Piece, Sought::Blocks);
-                    torrent.look_up(LookUp { piece, sought });
+                    let by = leaves.map_or(LookupBy::Piece, LookupBy::Blocks);
+                    torrent.enqueue_lookup(ReuseLookup { piece, by });
                 }
             }
             Output::Recall {
@@ -54,8 +54,8 @@ impl Driver {
                 nodes,
             } => {
                 if let Some(torrent) = self.torrents.get_mut(&torrent) {
-                    let sought = Sought::Leaves(nodes);
-                    torrent.look_up(LookUp { piece, sought });
+                    let by = LookupBy::Leaves(nodes);
+                    torrent.enqueue_lookup(ReuseLookup { piece, by });
                 }
             }
             Output::Proven {
@@ -105,17 +105,17 @@ impl Driver {
         }
     }
 
-    fn tell_pieces(&mut self, peer: PeerKey, pieces: Vec<bittorrent_protocol::PieceIndex>) {
+    fn send_have(&mut self, peer: PeerKey, pieces: Vec<bittorrent_protocol::PieceIndex>) {
         let Some(torrent) = self.torrents.get_mut(&peer.torrent()) else {
             return;
         };
-        let now = torrent.hold_back(peer, pieces);
+        let now = torrent.defer_unserved(peer, pieces);
         if !now.is_empty() {
             self.instruct(peer, Instruction::Send(Command::Have(now)));
         }
     }
 
-    fn take_metadata(&mut self, key: TorrentKey, raw: &[u8]) {
+    fn on_metadata(&mut self, key: TorrentKey, raw: &[u8]) {
         match Info::parse(raw, &Limits::TORRENT) {
             Ok(info) => self.set_info(key, &Arc::new(info)),
             Err(error) => self.stop(key, TorrentError::Metadata(error)),
@@ -131,7 +131,7 @@ impl Driver {
         // A magnet link may have named one of two hashes only, and some clients compute their
         // own: answer to all of them.
         for name in names(info) {
-            if !torrent.names.contains(&name) && self.swarms.enter(name, key) == key {
+            if !torrent.names.contains(&name) && self.swarms.register(name, key) == key {
                 torrent.names.push(name);
             }
         }
@@ -143,7 +143,7 @@ impl Driver {
 
     pub(super) fn instruct_all(&mut self, key: TorrentKey, make: impl Fn() -> Instruction) {
         let peers: Vec<PeerKey> = self
-            .lines
+            .peers
             .keys()
             .filter(|peer| peer.torrent() == key)
             .copied()
@@ -170,19 +170,19 @@ impl Driver {
         }
     }
 
-    pub(super) fn take_done(
+    pub(super) fn on_job_done(
         &mut self,
-        Done {
+        FinishedJob {
             torrent: key,
             outcome,
-        }: Done,
+        }: FinishedJob,
     ) {
         let now = Instant::now();
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;
         };
         let (doing, result) = match outcome {
-            Outcome::Written(blocks, result) => {
+            JobOutcome::Written(blocks, result) => {
                 torrent.written();
                 let told = match &result {
                     Ok(()) => Ok(()),
@@ -193,7 +193,7 @@ impl Driver {
                 }
                 ("writing blocks", result)
             }
-            Outcome::Proven(pieces, result) => {
+            JobOutcome::Proven(pieces, result) => {
                 let news = torrent.proven(&pieces);
                 torrent.consider_checkpoint(&self.policy);
                 for (piece, peers) in news {
@@ -201,32 +201,32 @@ impl Driver {
                 }
                 ("keeping leaf hashes", result)
             }
-            Outcome::Revoked(result) => {
+            JobOutcome::Revoked(result) => {
                 torrent.was_revoked();
                 ("taking blocks back", result)
             }
-            Outcome::LookedUp(piece, result) => {
+            JobOutcome::LookedUp(piece, result) => {
                 let found = result.as_deref().unwrap_or_default();
-                torrent.looked_up(piece, found.len());
+                torrent.on_lookup_done(piece, found.len());
                 self.engine.handle_looked_up(key, piece, found, now);
                 ("taking blocks from what is held", result.map(|_| ()))
             }
-            Outcome::Recalled(piece, result) => {
-                torrent.looked_up(piece, 0);
+            JobOutcome::Recalled(piece, result) => {
+                torrent.on_lookup_done(piece, 0);
                 let held = result.as_deref().unwrap_or_default();
                 self.engine.handle_recalled(key, piece, held, now);
                 ("looking for held leaf hashes", result.map(|_| ()))
             }
-            Outcome::Layer(file, result) => {
+            JobOutcome::Layer(file, result) => {
                 tracing::debug!(%file, "piece layer kept");
                 torrent.layered();
                 ("keeping a piece layer", result)
             }
-            Outcome::Checkpoint(result) => {
+            JobOutcome::Checkpoint(result) => {
                 torrent.checkpointed();
                 ("making content durable", result)
             }
-            Outcome::Finish(result) => {
+            JobOutcome::Finish(result) => {
                 let status = self.engine.status(key);
                 let complete = status
                     .as_ref()

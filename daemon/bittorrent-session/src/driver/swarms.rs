@@ -8,14 +8,14 @@ use bittorrent_protocol::mse::HiddenSwarm;
 
 /// All names of all torrents.
 #[derive(Debug, Default)]
-pub(super) struct Swarms {
+pub(super) struct SwarmRegistry {
     torrents: HashMap<SwarmHash, TorrentKey>,
     hidden: HashMap<HiddenSwarm, SwarmHash>,
 }
 
-impl Swarms {
+impl SwarmRegistry {
     /// Gives a name to a torrent unless another has it; says who has it now.
-    pub(super) fn enter(&mut self, swarm: SwarmHash, torrent: TorrentKey) -> TorrentKey {
+    pub(super) fn register(&mut self, swarm: SwarmHash, torrent: TorrentKey) -> TorrentKey {
         self.hidden.insert(HiddenSwarm::of(swarm), swarm);
         *self.torrents.entry(swarm).or_insert(torrent)
     }

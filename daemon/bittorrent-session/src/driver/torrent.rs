@@ -12,13 +12,13 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::web_seeds::WebSeeds;
-use super::{Policy, Views};
-use crate::content::Attached;
-use crate::disk::{Disks, Job, LookUp, Proof, Work, WriterId};
+use super::{Policy, TorrentWatch};
+use crate::content::StoredContent;
+use crate::disk::{DiskJob, DiskQueues, DiskWork, Proof, ReuseLookup, WriterId};
 use crate::error::Causes;
 use crate::limits::Buckets;
-use crate::peer::Arrived;
-use crate::piece_map::Origins;
+use crate::peer::ReceivedBlock;
+use crate::piece_map::BlockOrigins;
 use crate::status::{Phase, TorrentError, TorrentStatus};
 
 /// Blocks in one write job: what arrives while the job before it runs, but not more than this.
@@ -56,7 +56,7 @@ pub(super) struct Torrent {
     /// All its names, as registered.
     pub(super) names: Vec<SwarmHash>,
     pub(super) info: Option<Arc<Info>>,
-    pub(super) content: Option<Arc<Attached>>,
+    pub(super) content: Option<Arc<StoredContent>>,
     pub(super) web_seeds: WebSeeds,
     /// Its own, besides those of the session.
     pub(super) limits: Buckets,
@@ -67,10 +67,10 @@ pub(super) struct Torrent {
     proving: bool,
     revoked: Vec<BlockIndex>,
     revoking: usize,
-    origins: Origins,
+    origins: BlockOrigins,
     /// Until it is sealed, so that older generations can go afterwards.
     sources: Option<Arc<ReuseSources>>,
-    look_ups: VecDeque<LookUp>,
+    look_ups: VecDeque<ReuseLookup>,
     looking: usize,
     layers: Vec<(FileIndex, Arc<PieceLayer>)>,
     layering: bool,
@@ -111,7 +111,7 @@ impl Torrent {
             proving: false,
             revoked: Vec::new(),
             revoking: 0,
-            origins: Origins::default(),
+            origins: BlockOrigins::default(),
             sources: None,
             look_ups: VecDeque::new(),
             looking: 0,
@@ -129,8 +129,8 @@ impl Torrent {
         }
     }
 
-    pub(super) fn views(&self) -> Views {
-        Views {
+    pub(super) fn views(&self) -> TorrentWatch {
+        TorrentWatch {
             status: self.status.subscribe(),
             info: self.info_news.subscribe(),
         }
@@ -144,9 +144,9 @@ impl Torrent {
     /// Gives it its place on disk.
     pub(super) fn attach(
         &mut self,
-        content: Arc<Attached>,
+        content: Arc<StoredContent>,
         sources: Option<Arc<ReuseSources>>,
-        origins: Origins,
+        origins: BlockOrigins,
     ) {
         self.content = Some(content);
         self.origins = origins;
@@ -178,7 +178,7 @@ impl Torrent {
         self.error.is_some()
     }
 
-    pub(super) fn write(&mut self, arrived: Arrived) {
+    pub(super) fn write(&mut self, arrived: ReceivedBlock) {
         if !self.is_failed() {
             self.unwritten
                 .push((arrived.block, arrived.data, arrived.permit));
@@ -194,14 +194,14 @@ impl Torrent {
     }
 
     /// The engine bounds how many wait.
-    pub(super) fn look_up(&mut self, look_up: LookUp) {
+    pub(super) fn enqueue_lookup(&mut self, enqueue_lookup: ReuseLookup) {
         if !self.is_failed() {
-            self.look_ups.push_back(look_up);
+            self.look_ups.push_back(enqueue_lookup);
         }
     }
 
     /// A look-up has ended, having found so many blocks.
-    pub(super) fn looked_up(&mut self, piece: PieceIndex, found: usize) {
+    pub(super) fn on_lookup_done(&mut self, piece: PieceIndex, found: usize) {
         self.looking -= 1;
         if let Some(content) = &self.content {
             self.origins.reuse(content.layout(), piece, found as u64);
@@ -209,7 +209,7 @@ impl Torrent {
     }
 
     /// What is needed to say where its content came from; `None` before it has a place on disk.
-    pub(super) fn origins(&self) -> Option<(Arc<TorrentStore>, Origins)> {
+    pub(super) fn origins(&self) -> Option<(Arc<TorrentStore>, BlockOrigins)> {
         let store = self.content.as_ref()?.store().clone();
         Some((store, self.origins.clone()))
     }
@@ -225,7 +225,11 @@ impl Torrent {
     }
 
     /// Holds back the news of pieces that are not served yet; gives back those that are.
-    pub(super) fn hold_back(&mut self, peer: PeerKey, pieces: Vec<PieceIndex>) -> Vec<PieceIndex> {
+    pub(super) fn defer_unserved(
+        &mut self,
+        peer: PeerKey,
+        pieces: Vec<PieceIndex>,
+    ) -> Vec<PieceIndex> {
         pieces
             .into_iter()
             .filter(|piece| match self.announcements.get_mut(piece) {
@@ -271,7 +275,7 @@ impl Torrent {
 
     /// The attempt to seal it has ended. `complete` tells whether the engine has everything.
     pub(super) fn sealed(&mut self, success: bool, complete: bool) {
-        let sealed = |content: &Arc<Attached>| content.store().is_sealed();
+        let sealed = |content: &Arc<StoredContent>| content.store().is_sealed();
         if success && self.content.as_ref().is_some_and(sealed) {
             self.completion = Completion::Sealed;
             self.dirty_since = None;
@@ -326,7 +330,7 @@ impl Torrent {
     }
 
     /// Tells who removed it.
-    pub(super) fn bid_farewell(self) {
+    pub(super) fn notify_removed(self) {
         if let Some(done) = self.removal {
             // Whoever does not wait any more needs no answer.
             let _ = done.send(());
@@ -351,27 +355,27 @@ impl Torrent {
     }
 
     /// Gives the disk threads as much as they have places for.
-    pub(super) fn pump(&mut self, disks: &Disks) {
+    pub(super) fn submit_jobs(&mut self, disks: &DiskQueues) {
         let Some(content) = self.content.clone() else {
             return;
         };
         let submit = |work| {
             disks.submit(
                 self.writer,
-                Job {
+                DiskJob {
                     torrent: self.key,
                     store: content.store().clone(),
                     work,
                 },
             );
         };
-        let writer_has_place = || disks.has_place(self.writer);
+        let writer_has_place = || disks.writer_has_capacity(self.writer);
         // The writer takes its jobs in order: what is written behind this finds the blocks missing.
         if !self.revoked.is_empty() {
             if !writer_has_place() {
                 return;
             }
-            submit(Work::Revoke(std::mem::take(&mut self.revoked)));
+            submit(DiskWork::Revoke(std::mem::take(&mut self.revoked)));
             self.revoking += 1;
         }
         while self.writes < WRITES_UNDER_WAY && !self.unwritten.is_empty() && writer_has_place() {
@@ -379,25 +383,25 @@ impl Torrent {
             self.writes += 1;
         }
         if !self.proving && !self.unproven.is_empty() && writer_has_place() {
-            submit(Work::Prove(std::mem::take(&mut self.unproven)));
+            submit(DiskWork::Prove(std::mem::take(&mut self.unproven)));
             self.proving = true;
         }
         while self.looking < LOOK_UPS_UNDER_WAY
             && writer_has_place()
             && let Some(sources) = &self.sources
-            && let Some(look_up) = self.look_ups.pop_front()
+            && let Some(enqueue_lookup) = self.look_ups.pop_front()
         {
-            submit(Work::LookUp(sources.clone(), look_up));
+            submit(DiskWork::ReuseLookup(sources.clone(), enqueue_lookup));
             self.looking += 1;
         }
         if !self.layering
             && writer_has_place()
             && let Some((file, layer)) = self.layers.pop()
         {
-            submit(Work::Layer(file, layer));
+            submit(DiskWork::Layer(file, layer));
             self.layering = true;
         }
-        if self.checkpointing || !disks.has_sync_place() {
+        if self.checkpointing || !disks.syncer_has_capacity() {
             return;
         }
         let all_kept = !self.proving
@@ -406,10 +410,10 @@ impl Torrent {
             && self.revoking == 0
             && self.looking == 0;
         if self.completion == Completion::Unsealed && all_kept && !self.is_failed() {
-            submit(Work::Finish);
+            submit(DiskWork::Finish);
             self.completion = Completion::Sealing;
         } else if self.checkpoint_due && self.completion != Completion::Sealing {
-            submit(Work::Checkpoint);
+            submit(DiskWork::Checkpoint);
             self.checkpoint_due = false;
             self.checkpointing = true;
             // What is proven while it runs waits for the next one.
@@ -456,7 +460,7 @@ impl Torrent {
 }
 
 /// The next write job: blocks in the order they came, one permit for them all.
-fn next_write(unwritten: &mut Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>) -> Work {
+fn next_write(unwritten: &mut Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>) -> DiskWork {
     let count = unwritten.len().min(WRITE_AT_ONCE);
     let mut permit: Option<OwnedSemaphorePermit> = None;
     let mut blocks = Vec::with_capacity(count);
@@ -467,5 +471,5 @@ fn next_write(unwritten: &mut Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>) ->
             None => permit = Some(share),
         }
     }
-    Work::Write(blocks, permit)
+    DiskWork::Write(blocks, permit)
 }

@@ -8,9 +8,9 @@ use bittorrent_engine::{Connected, Direction, Link, PeerKey, Phase, TorrentKey};
 use bittorrent_protocol::{FileIndex, PeerId};
 use tracing::Instrument as _;
 
-use super::{Driver, Line};
+use super::{Driver, PeerHandle};
 use crate::error::Causes;
-use crate::greet::Encryption;
+use crate::handshake::Encryption;
 use crate::http::HttpError;
 use crate::mailbox;
 use crate::peer::PeerError;
@@ -220,20 +220,20 @@ impl Driver {
             instructions,
             throttles,
             cancel: cancel.clone(),
-            surroundings: self.policy.surroundings.clone(),
+            context: self.policy.context.clone(),
         };
         let task = self
             .connections
             .spawn(web_seed::run(start).instrument(span));
         self.connection_keys.insert(task.id(), peer);
-        let line = Line {
+        let handle = PeerHandle {
             mailbox,
             pending: Vec::new(),
             cancel,
             addr,
             encryption: Encryption::None,
         };
-        self.lines.insert(peer, line);
+        self.peers.insert(peer, handle);
         Some(peer)
     }
 

@@ -11,9 +11,9 @@ use bittorrent_protocol::wire::{
 };
 use tokio::time::Instant;
 
-use super::{Arrived, News, Peer, PeerError};
+use super::{Peer, PeerError, PeerMessage, ReceivedBlock};
 
-/// News that may wait for the driver before we stop reading.
+/// Messages that may wait for the driver before we stop reading.
 pub(super) const MAX_NEWS: usize = 128;
 
 /// Bytes of answers that may wait for a peer which goes on asking. The longest is a list of hashes;
@@ -70,7 +70,7 @@ impl Peer {
     }
 
     fn take_messages(&mut self) -> Result<(), PeerError> {
-        while self.news.len() + self.unhashed.len() < MAX_NEWS && !self.talk.is_spent() {
+        while self.news.len() + self.unhashed.len() < MAX_NEWS && !self.budget.is_spent() {
             let input = self.input.bytes();
             let header = Header::peek(input, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
             let total = match header {
@@ -88,7 +88,7 @@ impl Peer {
                     begin,
                     payload,
                 } => {
-                    if !self.take_block(index, begin, payload)? {
+                    if !self.on_block(index, begin, payload)? {
                         return Ok(());
                     }
                 }
@@ -98,7 +98,7 @@ impl Peer {
                     if let Step::Message { message, .. } = step {
                         let content = self.content.as_ref();
                         let pieces = content.map_or(0, |content| content.layout().piece_count());
-                        self.talk.hear(&message, pieces);
+                        self.budget.hear(&message, pieces);
                         self.handle(message)?;
                     }
                     if self.outbox.len() > MOST_ANSWERS {
@@ -112,7 +112,7 @@ impl Peer {
 
     /// Takes a block that lies whole at the start of the input. `false`: there is no permit for
     /// its bytes yet.
-    fn take_block(&mut self, index: u32, begin: u32, length: u32) -> Result<bool, PeerError> {
+    fn on_block(&mut self, index: u32, begin: u32, length: u32) -> Result<bool, PeerError> {
         let layout = self.content.as_ref().map(|content| content.layout());
         let block = layout.and_then(|layout| {
             let block = layout.block_at(index, begin)?;
@@ -126,7 +126,7 @@ impl Peer {
             });
         };
         let Some(permit) = self.permit.take().or_else(|| {
-            let permits = self.surroundings.write_permits.clone();
+            let permits = self.context.write_permits.clone();
             permits.try_acquire_many_owned(length).ok()
         }) else {
             self.starved = Some(length);
@@ -148,7 +148,7 @@ impl Peer {
         let hashed = self.unhashed.drain(..).zip(leaves);
         self.news
             .extend(hashed.map(|((block, data, permit), leaf)| {
-                News::Block(Arrived {
+                PeerMessage::Block(ReceivedBlock {
                     block,
                     leaf,
                     data,
@@ -160,7 +160,7 @@ impl Peer {
     fn event(&mut self, event: PeerEvent) {
         // The driver hears everything in the order it came.
         self.hash_blocks();
-        self.news.push(News::Event(event));
+        self.news.push(PeerMessage::Event(event));
     }
 
     fn handle(&mut self, message: Message<'_>) -> Result<(), PeerError> {
@@ -184,7 +184,7 @@ impl Peer {
             Message::Cancel(request) => {
                 // The peer counts on one answer to each request: the block, or this.
                 if self.uploads.cancel(request) {
-                    self.talk.cancelled();
+                    self.budget.cancelled();
                     self.reject(request);
                 }
             }
@@ -213,12 +213,12 @@ impl Peer {
         if accepted {
             self.turned_down = 0;
             if !std::mem::replace(&mut self.asked, true) {
-                self.news.push(News::Asked);
+                self.news.push(PeerMessage::Asked);
             }
             return Ok(());
         }
         self.turned_down += 1;
-        if self.turned_down > MAX_TURNED_DOWN * self.surroundings.request_queue {
+        if self.turned_down > MAX_TURNED_DOWN * self.context.request_queue {
             return Err(PeerError::Requests(self.turned_down));
         }
         self.reject(request);

@@ -100,7 +100,7 @@ impl Peer {
     /// Whether we tell and hear of other peers: not where the torrent is private (BEP 27).
     pub(super) fn exchanges_peers(&self) -> bool {
         let private = self.info.as_ref().is_some_and(|info| info.is_private());
-        self.surroundings.peer_exchange && !private
+        self.context.peer_exchange && !private
     }
 
     /// Tells of other peers, to a peer that wants to hear.

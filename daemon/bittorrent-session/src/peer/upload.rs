@@ -16,8 +16,8 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::resident::ResidentReader;
-use crate::content::Attached;
-use crate::disk::{DiskError, MIN_READ_CHARGE, Stretch, Stretches};
+use crate::content::StoredContent;
+use crate::disk::{BlockRange, DiskError, MIN_READ_CHARGE, RangesRead};
 use crate::stream::PeerStream;
 
 /// Blocks in one order to a disk thread.
@@ -49,7 +49,7 @@ thread_local! {
 struct Entry {
     serial: u64,
     request: Request,
-    stretch: Stretch,
+    range: BlockRange,
     state: State,
 }
 
@@ -71,17 +71,17 @@ enum State {
 
 impl Entry {
     fn header(&self) -> [u8; PIECE_HEADER_LEN] {
-        let Stretch {
+        let BlockRange {
             piece,
             begin,
             length,
-        } = self.stretch;
+        } = self.range;
         piece_header(piece.get(), begin, length)
     }
 
     /// Bytes of the message that answers it.
     const fn message_len(&self) -> usize {
-        PIECE_HEADER_LEN + self.stretch.length as usize
+        PIECE_HEADER_LEN + self.range.length as usize
     }
 
     fn is_waiting(&self) -> bool {
@@ -156,7 +156,7 @@ impl Uploads {
     }
 
     /// Takes a request on, unless it is one we cannot serve or the queue is full.
-    pub(super) fn accept(&mut self, request: Request, content: &Attached) -> bool {
+    pub(super) fn accept(&mut self, request: Request, content: &StoredContent) -> bool {
         let Some(piece) = request.servable(content.layout()) else {
             return false;
         };
@@ -169,7 +169,7 @@ impl Uploads {
         self.queue.push_back(Entry {
             serial: self.next_serial,
             request,
-            stretch: Stretch {
+            range: BlockRange {
                 piece,
                 begin: request.begin,
                 length: request.length,
@@ -240,7 +240,7 @@ impl Uploads {
 
     /// The next order for a disk thread, as the memory it needs; `None` when nothing is cold or
     /// enough is under way.
-    pub(super) fn next_read(&mut self, content: &Attached) -> Option<u32> {
+    pub(super) fn next_read(&mut self, content: &StoredContent) -> Option<u32> {
         if self.reads >= READS_UNDER_WAY {
             return None;
         }
@@ -250,20 +250,20 @@ impl Uploads {
         let cold = self.cold_run();
         (!cold.is_empty()).then(|| {
             cold.iter()
-                .map(|at| self.queue[*at].stretch.length.max(MIN_READ_CHARGE))
+                .map(|at| self.queue[*at].range.length.max(MIN_READ_CHARGE))
                 .sum()
         })
     }
 
     /// Finds out whether what follows the blocks being read is cold too.
-    fn look_ahead(&mut self, content: &Attached) {
+    fn look_ahead(&mut self, content: &StoredContent) {
         let next = self
             .queue
             .iter_mut()
             .find(|entry| !matches!(entry.state, State::Read { .. } | State::Reading));
         if let Some(entry) = next
             && entry.is_waiting()
-            && !is_resident(&mut self.resident, content, entry.stretch)
+            && !is_resident(&mut self.resident, content, entry.range)
         {
             entry.state = State::Cold;
         }
@@ -291,18 +291,18 @@ impl Uploads {
     }
 
     /// Makes out the order that `permit` was got for. What does not fit it is left for later.
-    pub(super) fn start_read(&mut self, permit: &OwnedSemaphorePermit) -> Vec<(u64, Stretch)> {
+    pub(super) fn start_read(&mut self, permit: &OwnedSemaphorePermit) -> Vec<(u64, BlockRange)> {
         let mut room = permit.num_permits();
         let mut order = Vec::new();
         for at in self.cold_run() {
             let entry = &mut self.queue[at];
-            let Some(left) = room.checked_sub(entry.stretch.length.max(MIN_READ_CHARGE) as usize)
+            let Some(left) = room.checked_sub(entry.range.length.max(MIN_READ_CHARGE) as usize)
             else {
                 break;
             };
             room = left;
             entry.state = State::Reading;
-            order.push((entry.serial, entry.stretch));
+            order.push((entry.serial, entry.range));
         }
         self.reads += usize::from(!order.is_empty());
         order
@@ -312,7 +312,7 @@ impl Uploads {
     /// failure the requests of the order are forgotten and given back.
     pub(super) fn finish_read(
         &mut self,
-        answer: Stretches,
+        answer: RangesRead,
         mut permit: OwnedSemaphorePermit,
     ) -> Result<(), Unread> {
         self.reads = self.reads.saturating_sub(1);
@@ -351,7 +351,7 @@ impl Uploads {
     pub(super) fn serve(
         &mut self,
         stream: &mut PeerStream,
-        content: Option<&Arc<Attached>>,
+        content: Option<&Arc<StoredContent>>,
         most: usize,
     ) -> io::Result<Progress> {
         let Some(content) = content else {
@@ -387,7 +387,7 @@ impl Uploads {
     fn send_resident(
         &mut self,
         stream: &mut PeerStream,
-        content: &Attached,
+        content: &StoredContent,
         buffer: &mut Vec<u8>,
         most: usize,
     ) -> io::Result<Sent> {
@@ -401,18 +401,18 @@ impl Uploads {
         let mut rest = &mut *buffer;
         for entry in self.queue.iter().take(run) {
             let (header, more) = rest.split_at_mut(PIECE_HEADER_LEN);
-            let (payload, more) = more.split_at_mut(entry.stretch.length as usize);
+            let (payload, more) = more.split_at_mut(entry.range.length as usize);
             header.copy_from_slice(&entry.header());
             targets.push(IoSliceMut::new(payload));
             rest = more;
         }
         let front = self.queue.front().filter(|_| run > 0);
         let extent = front.and_then(|front| {
-            let Stretch {
+            let BlockRange {
                 piece,
                 begin,
                 length,
-            } = front.stretch;
+            } = front.range;
             content.store().extent(piece, begin, length)
         });
         let mut read = extent.map_or(0, |extent| {
@@ -421,7 +421,7 @@ impl Uploads {
         });
         let mut there = 0;
         for entry in self.queue.iter().take(run) {
-            let Some(left) = read.checked_sub(entry.stretch.length as usize) else {
+            let Some(left) = read.checked_sub(entry.range.length as usize) else {
                 break;
             };
             read = left;
@@ -462,10 +462,10 @@ impl Uploads {
             .iter()
             .take(self.batch.min(most / BLOCK_LEN as usize + 2))
             .take_while(|entry| {
-                let place = place(layout, entry.stretch).filter(|_| entry.is_waiting());
+                let place = place(layout, entry.range).filter(|_| entry.is_waiting());
                 let follows = place.is_some() && (expected.is_none() || expected == place);
                 expected =
-                    place.map(|(file, offset)| (file, offset + u64::from(entry.stretch.length)));
+                    place.map(|(file, offset)| (file, offset + u64::from(entry.range.length)));
                 follows
             })
             .count()
@@ -519,7 +519,7 @@ impl Uploads {
             };
             bytes = more;
             blocks += 1;
-            self.unreported += u64::from(front.stretch.length);
+            self.unreported += u64::from(front.range.length);
             self.begun = 0;
             self.queue.pop_front();
         }
@@ -528,22 +528,22 @@ impl Uploads {
     }
 }
 
-/// Where a stretch lies, if all of it is in a file: no padding.
-fn place(layout: &Layout, stretch: Stretch) -> Option<(FileIndex, u64)> {
-    let end = stretch.begin.checked_add(stretch.length)?;
-    (end <= layout.piece_size(stretch.piece)).then(|| {
-        let offset = layout.offset_in_file(stretch.piece) + u64::from(stretch.begin);
-        (layout.file_of(stretch.piece), offset)
+/// Where a range lies, if all of it is in a file: no padding.
+fn place(layout: &Layout, range: BlockRange) -> Option<(FileIndex, u64)> {
+    let end = range.begin.checked_add(range.length)?;
+    (end <= layout.piece_size(range.piece)).then(|| {
+        let offset = layout.offset_in_file(range.piece) + u64::from(range.begin);
+        (layout.file_of(range.piece), offset)
     })
 }
 
-/// Whether a stretch can be sent from memory.
-fn is_resident(resident: &mut ResidentReader, content: &Attached, stretch: Stretch) -> bool {
-    let Stretch {
+/// Whether a range can be sent from memory.
+fn is_resident(resident: &mut ResidentReader, content: &StoredContent, range: BlockRange) -> bool {
+    let BlockRange {
         piece,
         begin,
         length,
-    } = stretch;
+    } = range;
     let extent = content.store().extent(piece, begin, length);
     extent
         .filter(|extent| extent.zeros == 0)

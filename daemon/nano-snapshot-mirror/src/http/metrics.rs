@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use bittorrent_session::MappingProtocol;
+use port_mapping::MappingProtocol;
 
 use crate::report::{Phase, Reachable, Report, Standing, TorrentReport, TorrentState};
 

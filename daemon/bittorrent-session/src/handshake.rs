@@ -14,7 +14,7 @@ use std::time::Duration;
 use bittorrent_engine::{DialFailure, Direction, Link, TorrentKey};
 use bittorrent_protocol::mse::{HiddenSwarm, MseError};
 use bittorrent_protocol::wire::{
-    HANDSHAKE_LEN, Handshake, HandshakeError, OPENING_LEN, Opening, Reserved,
+    HANDSHAKE_LEN, Handshake, HandshakeError as MalformedHandshake, OPENING_LEN, Opening, Reserved,
 };
 use bittorrent_protocol::{InfoHashes, PeerId, SwarmHash};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 pub use encrypt::{Encryption, EncryptionPolicy};
 
-use crate::peer::Greeted;
+use crate::peer::Established;
 use encrypt::Wire;
 
 /// What we offer; v2 only where a v1 hash opens the connection.
@@ -35,7 +35,7 @@ const OFFER: Reserved = Reserved {
 
 /// No connection came about.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum GreetError {
+pub(crate) enum HandshakeError {
     #[error("cannot connect")]
     Connect(#[source] io::Error),
     #[error("the connection broke during the handshake")]
@@ -45,7 +45,7 @@ pub(crate) enum GreetError {
     #[error("no whole handshake in time")]
     Slow,
     #[error("the peer does not speak our protocol")]
-    Handshake(#[source] HandshakeError),
+    Handshake(#[source] MalformedHandshake),
     #[error("the encrypted handshake failed")]
     Encryption(#[source] MseError),
     #[error("the peer speaks plain text, and peer.encryption is \"require\"")]
@@ -59,12 +59,12 @@ pub(crate) enum GreetError {
     #[error("the peer answers for swarm {0}, which was not asked for")]
     OtherSwarm(SwarmHash),
     #[error("swarm {0} is not one of ours, or the peer is not welcome")]
-    NotWelcome(SwarmHash),
+    NotAccepted(SwarmHash),
     #[error("the connection leads to ourselves")]
     Ourselves,
 }
 
-impl GreetError {
+impl HandshakeError {
     pub(crate) const fn dial_failure(&self) -> DialFailure {
         match self {
             Self::Connect(_) | Self::Slow => DialFailure::Unreachable,
@@ -76,7 +76,7 @@ impl GreetError {
             | Self::TooManyEncrypted
             | Self::Random(_)
             | Self::OtherSwarm(_)
-            | Self::NotWelcome(_) => DialFailure::Refused,
+            | Self::NotAccepted(_) => DialFailure::Refused,
             Self::Ourselves => DialFailure::Ourselves,
         }
     }
@@ -84,7 +84,7 @@ impl GreetError {
 
 /// How to greet.
 #[derive(Debug, Clone)]
-pub(crate) struct Manners {
+pub(crate) struct HandshakeConfig {
     pub(crate) peer_id: PeerId,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
@@ -93,7 +93,7 @@ pub(crate) struct Manners {
 
 /// How to answer a peer that named one of our swarms.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Welcome {
+pub(crate) struct Acceptance {
     pub(crate) torrent: TorrentKey,
     /// The hash to answer under.
     pub(crate) swarm: SwarmHash,
@@ -102,58 +102,58 @@ pub(crate) struct Welcome {
 
 /// Connects and shakes hands.
 pub(crate) async fn dial(
-    manners: &Manners,
+    handshake_config: &HandshakeConfig,
     addr: SocketAddr,
     hashes: &InfoHashes,
-) -> Result<Greeted, GreetError> {
+) -> Result<Established, HandshakeError> {
     // It may know the torrent by its v1 hash only, as clients without v2 do.
     let links: &[Link] = match hashes.v1 {
         Some(_) => &[Link::V2, Link::V1],
         None => &[Link::V2],
     };
     let mut first = None;
-    for hide in manners.encryption.ways() {
+    for hide in handshake_config.encryption.ways() {
         for link in links {
-            match dial_under(manners, addr, hashes, *link, *hide).await {
+            match dial_under(handshake_config, addr, hashes, *link, *hide).await {
                 // The peer may have been asked in a way that it does not know.
-                Err(error @ (GreetError::Closed | GreetError::Socket(_))) => {
+                Err(error @ (HandshakeError::Closed | HandshakeError::Socket(_))) => {
                     first.get_or_insert(error);
                 }
-                Ok(greeted) => return Ok(greeted),
+                Ok(established) => return Ok(established),
                 // What a peer that closed before makes of noise says little about it.
                 Err(error) => return Err(first.unwrap_or(error)),
             }
         }
     }
-    Err(first.unwrap_or(GreetError::Closed))
+    Err(first.unwrap_or(HandshakeError::Closed))
 }
 
 async fn dial_under(
-    manners: &Manners,
+    handshake_config: &HandshakeConfig,
     addr: SocketAddr,
     hashes: &InfoHashes,
     link: Link,
     hide: bool,
-) -> Result<Greeted, GreetError> {
-    let stream = timeout(manners.connect_timeout, TcpStream::connect(addr))
+) -> Result<Established, HandshakeError> {
+    let stream = timeout(handshake_config.connect_timeout, TcpStream::connect(addr))
         .await
-        .map_err(|_| GreetError::Slow)?
-        .map_err(GreetError::Connect)?;
+        .map_err(|_| HandshakeError::Slow)?
+        .map_err(HandshakeError::Connect)?;
     prepare(&stream)?;
     let v2 = hashes.v2.truncated();
     let (swarm, reserved) = match (link, hashes.v1) {
         (Link::V1, Some(v1)) => (SwarmHash::from(v1), Reserved { v2: true, ..OFFER }),
         _ => (v2, OFFER),
     };
-    timeout(manners.handshake_timeout, async {
+    timeout(handshake_config.handshake_timeout, async {
         let mut wire = Wire::new(stream);
         let ours = Handshake {
             reserved,
             swarm,
-            peer_id: manners.peer_id,
+            peer_id: handshake_config.peer_id,
         };
         if hide {
-            wire.begin(swarm, manners.encryption, &ours.encode())
+            wire.begin(swarm, handshake_config.encryption, &ours.encode())
                 .await?;
         } else {
             wire.send(&ours.encode()).await?;
@@ -165,18 +165,18 @@ async fn dial_under(
             // Answered under v2, whichever hash we named.
             hash if hash == v2 => Link::V2,
             hash if hash == swarm => Link::V1,
-            other => return Err(GreetError::OtherSwarm(other)),
+            other => return Err(HandshakeError::OtherSwarm(other)),
         };
         let peer_id = read_peer_id(&mut wire, &mut bytes).await?;
         let whom = (addr, Direction::Outgoing);
-        greeted(manners, wire, whom, opening, peer_id, link)
+        established(handshake_config, wire, whom, opening, peer_id, link)
     })
     .await
-    .map_err(|_| GreetError::Slow)?
+    .map_err(|_| HandshakeError::Slow)?
 }
 
 /// Finds our torrents for peers that connected.
-pub(crate) trait Reception {
+pub(crate) trait SwarmDirectory {
     /// Whether the peer may begin an encrypted handshake; each costs a key exchange.
     fn may_encrypt(&self) -> bool;
 
@@ -184,68 +184,70 @@ pub(crate) trait Reception {
     async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash>;
 
     /// Whether and how to answer a peer that named its swarm.
-    async fn welcome(&self, opening: Opening) -> Option<Welcome>;
+    async fn accept(&self, opening: Opening) -> Option<Acceptance>;
 }
 
 /// Answers a peer that connected.
 pub(crate) async fn answer(
-    manners: &Manners,
+    handshake_config: &HandshakeConfig,
     stream: TcpStream,
     addr: SocketAddr,
-    reception: &impl Reception,
-) -> Result<(TorrentKey, Greeted), GreetError> {
+    directory: &impl SwarmDirectory,
+) -> Result<(TorrentKey, Established), HandshakeError> {
     prepare(&stream)?;
-    timeout(manners.handshake_timeout, async {
+    timeout(handshake_config.handshake_timeout, async {
         let mut wire = Wire::new(stream);
         let mut bytes = [0; HANDSHAKE_LEN];
         let mut opening = read_opening(&mut wire, &mut bytes).await;
         // What cannot begin a plain handshake may be the beginning of an encrypted one.
-        if let (read, Err(GreetError::Handshake(_))) = opening
-            && manners.encryption != EncryptionPolicy::Off
+        if let (read, Err(HandshakeError::Handshake(_))) = opening
+            && handshake_config.encryption != EncryptionPolicy::Off
         {
-            if !reception.may_encrypt() {
-                return Err(GreetError::TooManyEncrypted);
+            if !directory.may_encrypt() {
+                return Err(HandshakeError::TooManyEncrypted);
             }
             let (first, _) = bytes.split_at(read);
-            wire.respond(first, manners.encryption, reception).await?;
+            wire.respond(first, handshake_config.encryption, directory)
+                .await?;
             opening = read_opening(&mut wire, &mut bytes).await;
         }
         let (_, opening) = opening;
         let mut opening = opening?;
         match wire.encryption() {
-            Encryption::None if manners.encryption == EncryptionPolicy::Require => {
-                return Err(GreetError::Plain);
+            Encryption::None if handshake_config.encryption == EncryptionPolicy::Require => {
+                return Err(HandshakeError::Plain);
             }
             Encryption::None => {}
             // The swarm's hash is a key of this connection already: libtorrent does not know it as
             // a v2 one afterwards.
             Encryption::Handshake | Encryption::Rc4 => opening.reserved.v2 = false,
         }
-        let Some(Welcome {
+        let Some(Acceptance {
             torrent,
             swarm,
             link,
-        }) = reception.welcome(opening).await
+        }) = directory.accept(opening).await
         else {
-            return Err(GreetError::NotWelcome(opening.swarm));
+            return Err(HandshakeError::NotAccepted(opening.swarm));
         };
         let ours = Handshake {
             reserved: OFFER,
             swarm,
-            peer_id: manners.peer_id,
+            peer_id: handshake_config.peer_id,
         };
         wire.send(&ours.encode()).await?;
         let peer_id = read_peer_id(&mut wire, &mut bytes).await?;
         let whom = (addr, Direction::Incoming);
-        greeted(manners, wire, whom, opening, peer_id, link).map(|greeted| (torrent, greeted))
+        established(handshake_config, wire, whom, opening, peer_id, link)
+            .map(|established| (torrent, established))
     })
     .await
-    .map_err(|_| GreetError::Slow)?
+    .map_err(|_| HandshakeError::Slow)?
 }
 
-fn prepare(stream: &TcpStream) -> Result<(), GreetError> {
+fn prepare(stream: &TcpStream) -> Result<(), HandshakeError> {
     // Small messages are batched by us.
-    stream.set_nodelay(true).map_err(GreetError::Socket)
+    stream.set_nodelay(true).map_err(HandshakeError::Socket)
 }
 
 /// Reads up to the swarm's hash, and nothing of what follows; says how much was read. Bytes that
@@ -254,22 +256,22 @@ fn prepare(stream: &TcpStream) -> Result<(), GreetError> {
 async fn read_opening(
     wire: &mut Wire,
     bytes: &mut [u8; HANDSHAKE_LEN],
-) -> (usize, Result<Opening, GreetError>) {
+) -> (usize, Result<Opening, HandshakeError>) {
     let mut have = 0;
     loop {
         let Some(room) = bytes.get_mut(have..OPENING_LEN) else {
-            return (have, Err(GreetError::Closed));
+            return (have, Err(HandshakeError::Closed));
         };
         match wire.read(room).await {
-            Ok(0) => return (have, Err(GreetError::Closed)),
+            Ok(0) => return (have, Err(HandshakeError::Closed)),
             Ok(read) => have += read,
-            Err(error) => return (have, Err(GreetError::Socket(error))),
+            Err(error) => return (have, Err(HandshakeError::Socket(error))),
         }
         let (opening, _) = bytes.split_at(have);
         match Opening::decode(opening) {
             Ok(None) => {}
             Ok(Some(opening)) => return (have, Ok(opening)),
-            Err(error) => return (have, Err(GreetError::Handshake(error))),
+            Err(error) => return (have, Err(HandshakeError::Handshake(error))),
         }
     }
 }
@@ -277,34 +279,34 @@ async fn read_opening(
 async fn read_peer_id(
     wire: &mut Wire,
     bytes: &mut [u8; HANDSHAKE_LEN],
-) -> Result<PeerId, GreetError> {
+) -> Result<PeerId, HandshakeError> {
     let mut have = OPENING_LEN;
     while let Some(room) = bytes.get_mut(have..).filter(|room| !room.is_empty()) {
-        match wire.read(room).await.map_err(GreetError::Socket)? {
-            0 => return Err(GreetError::Closed),
+        match wire.read(room).await.map_err(HandshakeError::Socket)? {
+            0 => return Err(HandshakeError::Closed),
             read => have += read,
         }
     }
-    match Handshake::decode(bytes).map_err(GreetError::Handshake)? {
+    match Handshake::decode(bytes).map_err(HandshakeError::Handshake)? {
         Some(handshake) => Ok(handshake.peer_id),
-        None => Err(GreetError::Closed),
+        None => Err(HandshakeError::Closed),
     }
 }
 
-fn greeted(
-    manners: &Manners,
+fn established(
+    handshake_config: &HandshakeConfig,
     wire: Wire,
     (addr, direction): (SocketAddr, Direction),
     opening: Opening,
     peer_id: PeerId,
     link: Link,
-) -> Result<Greeted, GreetError> {
-    if peer_id == manners.peer_id {
-        return Err(GreetError::Ourselves);
+) -> Result<Established, HandshakeError> {
+    if peer_id == handshake_config.peer_id {
+        return Err(HandshakeError::Ourselves);
     }
     let encryption = wire.encryption();
     let (stream, early) = wire.into_parts();
-    Ok(Greeted {
+    Ok(Established {
         stream,
         early,
         encryption,

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use bittorrent_session::{MappingProtocol, PortMapper, PortMappingStatus};
+use port_mapping::{MappingProtocol, PortMapper, PortMappingStatus};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
@@ -104,7 +104,7 @@ async fn maps_and_gives_back(pcp: bool) {
     let running = tokio::spawn(mapper.run(stop.clone()));
     let expected = (pcp, INTERNAL.get(), WANTED.get(), 7_200);
     assert_eq!(router.next().await, expected);
-    let mapped = status.wait_for(|status| *status != PortMappingStatus::Asking);
+    let mapped = status.wait_for(|status| *status != PortMappingStatus::Requesting);
     let mapped = tokio::time::timeout(PATIENCE, mapped).await;
     let mapped = mapped.expect("no port").unwrap().clone();
     let PortMappingStatus::Mapped(mapped) = mapped else {

@@ -1,4 +1,4 @@
-//! Searches the network for devices and hears the router alone.
+//! Repeats a search for devices in the network and forwards the router's answers only.
 
 use std::convert::Infallible;
 use std::io;
@@ -9,11 +9,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::interval;
 
-/// Where devices listen for searches (UPnP Device Architecture 2.0, 1.3.2).
+/// Multicast group and port of searches (UPnP Device Architecture 2.0, 1.3.2).
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 const PORT: u16 = 1_900;
 
-/// Routers with an older service answer to its name only.
+/// Search targets. Routers with an older service answer only a search for that service.
 const TARGETS: [&str; 4] = [
     "urn:schemas-upnp-org:device:InternetGatewayDevice:1",
     "urn:schemas-upnp-org:device:InternetGatewayDevice:2",
@@ -21,53 +21,53 @@ const TARGETS: [&str; 4] = [
     "urn:schemas-upnp-org:service:WANPPPConnection:1",
 ];
 
-/// Datagrams get lost: time between two searches.
-const AGAIN: Duration = Duration::from_secs(2);
+/// Time between two searches; datagrams get lost.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Most of the router's answers that are handed on: it has one device, which answers several times.
-const MOST_ANSWERS: usize = 16;
+/// Answers that are forwarded at most. The router has one device, which answers each target.
+const MAX_ANSWERS: usize = 16;
 
-/// The longest answer; they are a few hundred bytes.
-const LONGEST: usize = 1_500;
+/// Longest answer in bytes; usual ones have a few hundred.
+const MAX_ANSWER_LEN: usize = 1_500;
 
-/// Two sockets: one in the network, and one for who has the search done.
+/// A socket in the router's network, and one on loopback for the library.
 #[derive(Debug)]
-pub(super) struct Courier {
+pub(super) struct SearchRelay {
     router: Ipv4Addr,
     network: UdpSocket,
-    here: UdpSocket,
+    loopback: UdpSocket,
 }
 
-impl Courier {
-    /// Opens both. `local` is our address in the router's network.
+impl SearchRelay {
+    /// Opens both sockets. `local` is this host's address in the router's network.
     pub(super) async fn open(router: Ipv4Addr, local: Ipv4Addr) -> io::Result<Self> {
         let network = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         network.set_nonblocking(true)?;
         network.set_multicast_if_v4(&local)?;
-        // As the architecture has it; nothing is to answer from farther away.
+        // The value that the architecture recommends; no device farther away should answer.
         network.set_multicast_ttl_v4(2)?;
         network.bind(&SocketAddr::from((local, 0)).into())?;
         Ok(Self {
             router,
             network: UdpSocket::from_std(network.into())?,
-            here: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+            loopback: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
         })
     }
 
-    /// Where to have a search done, on this machine.
+    /// Returns the address to which the library sends its search.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.here.local_addr()
+        self.loopback.local_addr()
     }
 
-    /// Searches for whoever asks first, and hands on to him what the router answers. Ends with what keeps it
-    /// from going on.
-    pub(super) async fn carry(&self) -> io::Error {
-        let mut datagram = [0; LONGEST];
-        let asked = self.here.recv_from(&mut datagram).await;
-        let done = match asked {
+    /// Waits for the library's search, then searches the network and forwards the router's answers. Returns
+    /// only when a socket fails.
+    pub(super) async fn run(&self) -> io::Error {
+        let mut datagram = [0; MAX_ANSWER_LEN];
+        let search = self.loopback.recv_from(&mut datagram).await;
+        let done = match search {
             Ok((_, client)) => tokio::select! {
                 searched = self.search() => searched,
-                handed_on = self.hand_on(client) => handed_on,
+                forwarded = self.forward(client) => forwarded,
             },
             Err(error) => Err(error),
         };
@@ -78,13 +78,13 @@ impl Courier {
     }
 
     async fn search(&self) -> io::Result<Infallible> {
-        let mut clock = interval(AGAIN);
+        let mut clock = interval(SEARCH_INTERVAL);
         loop {
             clock.tick().await;
             let mut failure = None;
             let mut sent = 0;
-            // Some routers hear the group only, and some networks do not carry what is sent to it. To a firewall
-            // of this machine an answer is one only because the router itself was asked from here.
+            // Some routers listen to the group only, and some networks do not carry multicast. A local firewall
+            // accepts the answer only because the router's own address was contacted too.
             for to in [self.router, GROUP] {
                 for target in TARGETS {
                     let text = format!(
@@ -103,19 +103,19 @@ impl Courier {
         }
     }
 
-    async fn hand_on(&self, client: SocketAddr) -> io::Result<Infallible> {
-        let mut left = MOST_ANSWERS;
-        let mut datagram = [0; LONGEST];
+    async fn forward(&self, client: SocketAddr) -> io::Result<Infallible> {
+        let mut left = MAX_ANSWERS;
+        let mut datagram = [0; MAX_ANSWER_LEN];
         loop {
             let (read, from) = self.network.recv_from(&mut datagram).await?;
             if from.ip() != IpAddr::V4(self.router) {
-                tracing::debug!(%from, "who answers a search for the router is not the router");
+                tracing::debug!(%from, "ignoring an answer to the search: the sender is not the router");
                 continue;
             }
             if left > 0 {
                 left -= 1;
                 let answer = datagram.get(..read).unwrap_or_default();
-                self.here.send_to(answer, client).await?;
+                self.loopback.send_to(answer, client).await?;
             }
         }
     }

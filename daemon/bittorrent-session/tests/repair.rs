@@ -52,7 +52,7 @@ async fn damage_is_not_served_and_mended_from_a_peer() {
     }
     let damaged = scrub(&store);
     assert_eq!(damaged.len(), 4);
-    torrent.mend(store.clone(), damaged).await.unwrap();
+    torrent.repair(store.clone(), damaged).await.unwrap();
     let good = 4_000_000 - 3 * BLOCK - 4_000_000 % BLOCK;
     wait_for(&torrent, "unsealed", |status| {
         status.bytes_verified == good && !status.phase.is_seeding()
@@ -106,7 +106,7 @@ async fn damage_that_is_found_again_and_again_is_mended_each_time() {
         // Mended or being mended: found it is either way, unless it is missing already.
         rot(&store, round * 3 * BLOCK + 77);
         let damaged = scrub(&store);
-        torrent.mend(store.clone(), damaged).await.unwrap();
+        torrent.repair(store.clone(), damaged).await.unwrap();
     }
     wait_for(&torrent, "mended", |status| {
         assert!(status.phase.error().is_none(), "{status:#?}");

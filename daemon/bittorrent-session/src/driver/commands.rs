@@ -1,4 +1,4 @@
-//! What handles and handshakes ask of the driver.
+//! Commands that handles and handshakes send to the driver.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use bittorrent_store::{ReuseSources, TorrentStore};
 use tokio::sync::oneshot;
 
 use super::torrent::Torrent;
-use super::{Driver, Views};
+use super::{Driver, TorrentWatch};
 use crate::AddError;
-use crate::content::Attached;
-use crate::greet::{Encryption, Welcome};
+use crate::content::StoredContent;
+use crate::handshake::{Acceptance, Encryption};
 use crate::limits::{Buckets, RateLimits};
-use crate::peer::{Greeted, Instruction};
-use crate::piece_map::Origins;
+use crate::peer::{Established, Instruction};
+use crate::piece_map::BlockOrigins;
 use crate::status::Peer;
 use crate::web_seed::WebSeedUrl;
 
 /// A store with what the engine needs to know of it, read before the driver hears of it.
 #[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) attached: Arc<Attached>,
+pub(crate) struct PreparedStore {
+    pub(crate) attached: Arc<StoredContent>,
     /// Where else on this disk its blocks may be.
     pub(crate) sources: Option<Arc<ReuseSources>>,
     pub(crate) content: Content,
@@ -36,21 +36,21 @@ pub(crate) struct Prepared {
 
 /// A torrent that was added.
 #[derive(Debug)]
-pub(crate) struct Added {
+pub(crate) struct AddedTorrent {
     pub(crate) key: TorrentKey,
-    pub(crate) views: Views,
+    pub(crate) views: TorrentWatch,
 }
 
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(crate) enum SessionCommand {
     Add {
         hashes: InfoHashes,
-        store: Option<Box<Prepared>>,
-        reply: oneshot::Sender<Result<Added, AddError>>,
+        store: Option<Box<PreparedStore>>,
+        reply: oneshot::Sender<Result<AddedTorrent, AddError>>,
     },
     Attach {
         torrent: TorrentKey,
-        store: Box<Prepared>,
+        store: Box<PreparedStore>,
         reply: oneshot::Sender<Result<(), AddError>>,
     },
     AddPeers {
@@ -59,7 +59,7 @@ pub(crate) enum Ask {
         source: Source,
         scope: Scope,
     },
-    TakeInOrder(TorrentKey),
+    DownloadInOrder(TorrentKey),
     AnswerTo {
         torrent: TorrentKey,
         swarm: SwarmHash,
@@ -69,12 +69,12 @@ pub(crate) enum Ask {
         torrent: TorrentKey,
         reply: oneshot::Sender<Vec<Peer>>,
     },
-    Origins {
+    BlockOrigins {
         torrent: TorrentKey,
-        reply: oneshot::Sender<Option<(Arc<TorrentStore>, Origins)>>,
+        reply: oneshot::Sender<Option<(Arc<TorrentStore>, BlockOrigins)>>,
     },
     /// Verified blocks are damaged on disk, and no longer verified in the store.
-    Mend {
+    Repair {
         torrent: TorrentKey,
         damaged: Vec<BlockIndex>,
         /// What is good in the same pieces.
@@ -89,40 +89,40 @@ pub(crate) enum Ask {
     AddWebSeeds(TorrentKey, Vec<WebSeedUrl>),
     LimitConnections(ConnectionLimits),
     /// A peer named a swarm in an encrypted handshake.
-    Find {
+    FindSwarm {
         name: HiddenSwarm,
         reply: oneshot::Sender<Option<SwarmHash>>,
     },
     /// A peer named a swarm.
-    Welcome {
+    AcceptPeer {
         swarm: SwarmHash,
         v2_offered: bool,
         addr: SocketAddr,
-        reply: oneshot::Sender<Option<Welcome>>,
+        reply: oneshot::Sender<Option<Acceptance>>,
     },
     /// A peer that was welcome shook hands.
-    Incoming(TorrentKey, Box<Greeted>),
+    Incoming(TorrentKey, Box<Established>),
 }
 
 impl Driver {
-    pub(super) fn take_ask(&mut self, ask: Ask) {
+    pub(super) fn on_command(&mut self, command: SessionCommand) {
         // Whoever does not wait for an answer any more needs none.
-        match ask {
-            Ask::Add {
+        match command {
+            SessionCommand::Add {
                 hashes,
                 store,
                 reply,
             } => {
                 let _ = reply.send(self.add(hashes, store));
             }
-            Ask::Attach {
+            SessionCommand::Attach {
                 torrent,
                 store,
                 reply,
             } => {
                 let _ = reply.send(self.attach(torrent, *store));
             }
-            Ask::AddPeers {
+            SessionCommand::AddPeers {
                 torrent,
                 addrs,
                 source,
@@ -130,48 +130,52 @@ impl Driver {
             } => self
                 .engine
                 .add_candidates(torrent, &addrs, source, scope, Instant::now()),
-            Ask::TakeInOrder(torrent) => self.engine.take_in_order(torrent),
-            Ask::AnswerTo {
+            SessionCommand::DownloadInOrder(torrent) => self.engine.take_in_order(torrent),
+            SessionCommand::AnswerTo {
                 torrent,
                 swarm,
                 reply,
             } => {
                 let _ = reply.send(self.answer_to(torrent, swarm));
             }
-            Ask::Peers { torrent, reply } => {
+            SessionCommand::Peers { torrent, reply } => {
                 let _ = reply.send(self.peers(torrent));
             }
-            Ask::Origins { torrent, reply } => {
+            SessionCommand::BlockOrigins { torrent, reply } => {
                 let torrent = self.torrents.get(&torrent);
                 let _ = reply.send(torrent.and_then(Torrent::origins));
             }
-            Ask::Mend {
+            SessionCommand::Repair {
                 torrent,
                 damaged,
                 held,
-            } => self.mend(torrent, &damaged, held),
-            Ask::Remove { torrent, reply } => self.remove(torrent, reply),
-            Ask::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
-            Ask::LimitConnections(limits) => {
+            } => self.repair(torrent, &damaged, held),
+            SessionCommand::Remove { torrent, reply } => self.remove(torrent, reply),
+            SessionCommand::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
+            SessionCommand::LimitConnections(limits) => {
                 self.engine.limit_connections(limits, Instant::now());
             }
-            Ask::LimitRates(torrent, rates) => self.limit_rates(torrent, rates),
-            Ask::Find { name, reply } => {
+            SessionCommand::LimitRates(torrent, rates) => self.limit_rates(torrent, rates),
+            SessionCommand::FindSwarm { name, reply } => {
                 let _ = reply.send(self.swarms.find(name));
             }
-            Ask::Welcome {
+            SessionCommand::AcceptPeer {
                 swarm,
                 v2_offered,
                 addr,
                 reply,
             } => {
-                let _ = reply.send(self.welcome(swarm, v2_offered, addr));
+                let _ = reply.send(self.accept(swarm, v2_offered, addr));
             }
-            Ask::Incoming(torrent, greeted) => self.connected(torrent, *greeted),
+            SessionCommand::Incoming(torrent, established) => self.connected(torrent, *established),
         }
     }
 
-    fn add(&mut self, hashes: InfoHashes, store: Option<Box<Prepared>>) -> Result<Added, AddError> {
+    fn add(
+        &mut self,
+        hashes: InfoHashes,
+        store: Option<Box<PreparedStore>>,
+    ) -> Result<AddedTorrent, AddError> {
         let writer = self.disks.assign();
         let taken = Torrent::names_of(&hashes)
             .into_iter()
@@ -183,7 +187,7 @@ impl Driver {
         let torrent = Torrent::new(key, hashes, writer);
         let views = torrent.views();
         for name in &torrent.names {
-            self.swarms.enter(*name, key);
+            self.swarms.register(*name, key);
         }
         self.torrents.insert(key, torrent);
         if let Some(store) = store {
@@ -191,7 +195,7 @@ impl Driver {
         } else if let Some(torrent) = self.torrents.get(&key) {
             torrent.publish(self.engine.status(key));
         }
-        Ok(Added { key, views })
+        Ok(AddedTorrent { key, views })
     }
 
     /// Lets peers name a torrent in one more way; false when the name is another torrent's.
@@ -199,7 +203,7 @@ impl Driver {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return false;
         };
-        if self.swarms.enter(swarm, key) != key {
+        if self.swarms.register(swarm, key) != key {
             return false;
         }
         if !torrent.names.contains(&swarm) {
@@ -208,8 +212,8 @@ impl Driver {
         true
     }
 
-    fn attach(&mut self, key: TorrentKey, prepared: Prepared) -> Result<(), AddError> {
-        let Prepared {
+    fn attach(&mut self, key: TorrentKey, prepared: PreparedStore) -> Result<(), AddError> {
+        let PreparedStore {
             attached,
             sources,
             content,
@@ -228,7 +232,7 @@ impl Driver {
         }
         // Before what the engine has to say about the content.
         self.instruct_all(key, || Instruction::Attach(attached.clone()));
-        let origins = Origins::new(&content.verified);
+        let origins = BlockOrigins::new(&content.verified);
         if only_serve {
             self.engine.only_serve(key);
         }
@@ -252,15 +256,15 @@ impl Driver {
         statuses
             .map(|status| Peer {
                 encryption: self
-                    .lines
+                    .peers
                     .get(&status.key)
-                    .map_or(Encryption::None, |line| line.encryption),
+                    .map_or(Encryption::None, |handle| handle.encryption),
                 status,
             })
             .collect()
     }
 
-    fn mend(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<HeldLeaves>) {
+    fn repair(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<HeldLeaves>) {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;
         };
@@ -294,7 +298,7 @@ impl Driver {
                 None => return,
             },
         }
-        let peers: Vec<PeerKey> = self.lines.keys().copied().collect();
+        let peers: Vec<PeerKey> = self.peers.keys().copied().collect();
         for peer in peers {
             if key.is_none_or(|key| peer.torrent() == key)
                 && let Some(torrent) = self.torrents.get(&peer.torrent())
@@ -306,7 +310,7 @@ impl Driver {
     }
 
     /// Looks the swarm up that a peer named, and decides under which hash to answer.
-    fn welcome(&self, swarm: SwarmHash, v2_offered: bool, addr: SocketAddr) -> Option<Welcome> {
+    fn accept(&self, swarm: SwarmHash, v2_offered: bool, addr: SocketAddr) -> Option<Acceptance> {
         let key = self.swarms.get(swarm)?;
         let torrent = self.torrents.get(&key)?;
         if torrent.is_failed() {
@@ -323,7 +327,7 @@ impl Driver {
         } else {
             (swarm, Link::V1)
         };
-        Some(Welcome {
+        Some(Acceptance {
             torrent: key,
             swarm,
             link,

@@ -1,84 +1,56 @@
-//! A way in through the router of this network: it is asked to hand on what comes to one of its
-//! ports, by PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP, whichever it knows.
-
-mod routes;
-mod status;
-mod upnp;
+//! The loop that requests, renews and releases a port mapping.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime};
 
-use crab_nat::{
-    InternetProtocol, MappingFailure, PortMappingOptions, PortMappingType, TimeoutConfig,
-};
+use crab_nat::{InternetProtocol, PortMappingOptions, PortMappingType, TimeoutConfig};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Causes;
+use crate::error::PortMappingError;
+use crate::routes;
+use crate::status::{MappedPort, MappingProtocol, PortMappingStatus};
+use crate::upnp::Forwarding;
 
-pub use status::{MappedPort, MappingProtocol, PortMappingStatus};
-
-use upnp::{Forwarding, UpnpError};
-
-/// For how long a mapping is asked, as RFC 6886 recommends; renewed at half of what is given.
+/// Requested lifetime of a mapping, as RFC 6886 recommends. The mapping is renewed after half of the
+/// lifetime that the router granted.
 const LIFETIME: Duration = Duration::from_secs(7_200);
 
-/// However short a lifetime the router gives, it is not asked more often than this.
-const LEAST_PAUSE: Duration = Duration::from_secs(60);
+/// Shortest time between two requests, however short the granted lifetime is.
+const MIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long to wait after the first failure; doubled with each further one.
+/// Pause after the first failure. It doubles with each further failure.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 
-/// The longest pause between two tries: the network may be another one by then.
+/// Longest pause between two attempts. By then the host may be in another network.
 const LAST_RETRY: Duration = Duration::from_secs(3_600);
 
-/// How long taking the mapping back may take.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// Time limit for releasing the mapping at the end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A router is near: it answers soon or never.
-const ASKING: TimeoutConfig = TimeoutConfig {
+/// Timeouts of PCP and NAT-PMP. The router is one hop away: it answers soon or never.
+const TIMEOUTS: TimeoutConfig = TimeoutConfig {
     initial_timeout: Duration::from_millis(500),
     max_retries: 3,
     max_retry_timeout: Some(Duration::from_secs(4)),
 };
 
-/// No mapping came about.
-#[derive(Debug, thiserror::Error)]
-enum PortMappingError {
-    #[error("cannot find out where the router is")]
-    Routes(#[source] io::Error),
-    #[error("no IPv4 route leads out of this network")]
-    NoRouter,
-    #[error("cannot send to the router {0}")]
-    Unreachable(Ipv4Addr, #[source] io::Error),
-    /// By all protocols. Two causes, so none of them is the source.
-    #[error("the router {router} gives no port: by PCP and NAT-PMP, {nat_pmp}; by UPnP, {upnp}")]
-    Refused {
-        router: Ipv4Addr,
-        nat_pmp: MappingFailure,
-        upnp: UpnpError,
-    },
-    #[error("the router {0} gives no port any longer by PCP or NAT-PMP")]
-    Lost(Ipv4Addr, #[source] MappingFailure),
-    #[error("the router {0} gives no port by UPnP")]
-    Upnp(Ipv4Addr, #[source] UpnpError),
-}
-
-/// What the router was brought to do.
+/// A mapping at the router.
 #[derive(Debug)]
 enum Mapping {
-    /// By PCP or NAT-PMP; for which address of ours.
+    /// By PCP or NAT-PMP, and the local address that it leads to.
     NatPmp(crab_nat::PortMapping, Ipv4Addr),
+    /// By UPnP; perhaps not requested yet.
     Upnp(Forwarding),
 }
 
 impl Mapping {
-    /// Whether it leads to this address of ours, through this router. It does not once we are in
-    /// another network.
+    /// Returns whether the mapping leads through this router to this local address. It does not after
+    /// the host has moved to another network.
     fn is_for(&self, router: Ipv4Addr, local: Ipv4Addr) -> bool {
         match self {
             Self::NatPmp(mapping, to) => IpAddr::from(mapping.gateway()) == router && *to == local,
@@ -88,20 +60,22 @@ impl Mapping {
         }
     }
 
-    async fn give_back(self) {
-        let given_back = async {
+    async fn release(self) {
+        let released = async {
             match self {
                 Self::NatPmp(mapping, _) => mapping.try_drop().await.is_ok(),
-                Self::Upnp(forwarding) => forwarding.give_back().await.is_ok(),
+                Self::Upnp(forwarding) => forwarding.release().await.is_ok(),
             }
         };
-        if !matches!(timeout(FAREWELL, given_back).await, Ok(true)) {
-            tracing::debug!("the router did not take its port back; most do, in time");
+        if !matches!(timeout(RELEASE_TIMEOUT, released).await, Ok(true)) {
+            tracing::debug!(
+                "the router did not confirm the release of the port; most mappings expire"
+            );
         }
     }
 }
 
-/// Keeps a TCP port of the router leading to us.
+/// Keeps a TCP port of the router forwarded to this host.
 #[derive(Debug)]
 pub struct PortMapper {
     router: Option<Ipv4Addr>,
@@ -112,59 +86,59 @@ pub struct PortMapper {
 }
 
 impl PortMapper {
-    /// For the port we listen at and the port at which peers are told to reach us. `router` is where to
-    /// ask; by default where the system sends what leaves this network.
+    /// Creates a mapper from the external port `wanted` to the local port `port`. `router` defaults to
+    /// the gateway of the IPv4 default route.
     pub fn new(router: Option<Ipv4Addr>, port: NonZeroU16, wanted: NonZeroU16) -> Self {
         Self {
             router,
             port,
             wanted,
             lifetime: LIFETIME,
-            status: watch::Sender::new(PortMappingStatus::Asking),
+            status: watch::Sender::new(PortMappingStatus::Requesting),
         }
     }
 
-    /// For how long to ask, instead of two hours; whole seconds, at least 2.
+    /// Sets the requested lifetime, in whole seconds, at least 2. Default: two hours.
     #[must_use]
-    pub fn lasting(mut self, lifetime: Duration) -> Self {
+    pub fn with_lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
     }
 
-    /// What came of asking; changes with time.
+    /// Returns a receiver of the current status.
     pub fn status(&self) -> watch::Receiver<PortMappingStatus> {
         self.status.subscribe()
     }
 
-    /// Asks, renews in time, tries again after failures, and takes the mapping back when `stop` is
-    /// cancelled, for which it takes some seconds at most.
+    /// Requests the mapping, renews it and retries after failures, until `stop` is cancelled. Then
+    /// releases the mapping, which takes a few seconds at most.
     pub async fn run(self, stop: CancellationToken) {
-        let mut held = None;
-        self.keep(&mut held, &stop).await;
-        self.status.send_replace(PortMappingStatus::Asking);
-        if let Some(mapping) = held {
-            mapping.give_back().await;
+        let mut mapping = None;
+        self.maintain(&mut mapping, &stop).await;
+        self.status.send_replace(PortMappingStatus::Requesting);
+        if let Some(mapping) = mapping {
+            mapping.release().await;
         }
     }
 
-    /// Until `stop` is cancelled.
-    async fn keep(&self, held: &mut Option<Mapping>, stop: &CancellationToken) {
+    /// Maintains the mapping until `stop` is cancelled.
+    async fn maintain(&self, mapping: &mut Option<Mapping>, stop: &CancellationToken) {
         let mut retry = FIRST_RETRY;
         loop {
-            let Some(asked) = self.ask(held, stop).await else {
+            let Some(requested) = self.request(mapping, stop).await else {
                 return;
             };
-            let pause = match asked {
+            let pause = match requested {
                 Ok(mapped) => {
                     retry = FIRST_RETRY;
-                    // One without end is looked after as well: routers forget when they restart.
+                    // A permanent mapping is renewed as well: routers forget mappings when they restart.
                     let lifetime = mapped.lifetime.unwrap_or(self.lifetime);
-                    self.tell(mapped);
-                    (lifetime / 2).max(LEAST_PAUSE.min(self.lifetime / 2))
+                    self.publish_mapped(mapped);
+                    (lifetime / 2).max(MIN_PAUSE.min(self.lifetime / 2))
                 }
                 Err(error) => {
-                    self.complain(&error, retry == FIRST_RETRY);
-                    *held = None;
+                    self.publish_failure(&error, retry == FIRST_RETRY);
+                    *mapping = None;
                     let pause = retry;
                     retry = (2 * retry).min(LAST_RETRY);
                     pause
@@ -176,21 +150,21 @@ impl PortMapper {
         }
     }
 
-    /// Asks once, for the first time or again. `None`: `stop` was cancelled, and what the router then has is
-    /// held.
-    async fn ask(
+    /// Requests or renews the mapping once. Returns `None` if `stop` was cancelled; `mapping` then has
+    /// what the router may have granted.
+    async fn request(
         &self,
-        held: &mut Option<Mapping>,
+        mapping: &mut Option<Mapping>,
         stop: &CancellationToken,
     ) -> Option<Result<MappedPort, PortMappingError>> {
-        let reached = stop.run_until_cancelled(self.reach(held)).await?;
-        if let Err(error) = reached {
+        let prepared = stop.run_until_cancelled(self.prepare(mapping)).await?;
+        if let Err(error) = prepared {
             return Some(Err(error));
         }
-        Some(match held {
+        Some(match mapping {
             Some(Mapping::NatPmp(mapping, _)) => Ok(nat_pmp_port(mapping)),
-            // Not broken off: the router may have done it before it is heard to say so.
-            Some(Mapping::Upnp(forwarding)) => match forwarding.ask(self.lifetime).await {
+            // Not cancelled: the router may have made the mapping before its answer arrives.
+            Some(Mapping::Upnp(forwarding)) => match forwarding.request(self.lifetime).await {
                 Ok(()) => Ok(upnp_port(forwarding)),
                 Err(error) => Err(PortMappingError::Upnp(forwarding.router(), error)),
             },
@@ -198,9 +172,9 @@ impl PortMapper {
         })
     }
 
-    /// Leaves behind a mapping that the router has just made or renewed or, by UPnP, one that is only
-    /// to be asked for.
-    async fn reach(&self, held: &mut Option<Mapping>) -> Result<(), PortMappingError> {
+    /// Leaves in `mapping` one that the router has just made or renewed or, with UPnP, one that is
+    /// still to be requested.
+    async fn prepare(&self, mapping: &mut Option<Mapping>) -> Result<(), PortMappingError> {
         let router = match self.router {
             Some(router) => router,
             None => routes::default_router()
@@ -210,25 +184,28 @@ impl PortMapper {
         let local = local_address(router)
             .await
             .map_err(|error| PortMappingError::Unreachable(router, error))?;
-        match held.as_mut().filter(|held| held.is_for(router, local)) {
+        match mapping
+            .as_mut()
+            .filter(|mapping| mapping.is_for(router, local))
+        {
             Some(Mapping::NatPmp(mapping, _)) => {
                 let renewed = mapping.renew().await;
-                return renewed.map_err(|error| PortMappingError::Lost(router, error));
+                return renewed.map_err(|error| PortMappingError::NotRenewed(router, error));
             }
             Some(Mapping::Upnp(_)) => return Ok(()),
-            None => *held = None,
+            None => *mapping = None,
         }
         let options = PortMappingOptions {
             external_port: Some(self.wanted),
             lifetime_seconds: u32::try_from(self.lifetime.as_secs()).ok(),
-            timeout_config: Some(ASKING),
+            timeout_config: Some(TIMEOUTS),
         };
         let tcp = InternetProtocol::Tcp;
-        let asked =
+        let requested =
             crab_nat::PortMapping::new(router.into(), local.into(), tcp, self.port, options).await;
-        let nat_pmp = match asked {
-            Ok(mapping) => {
-                *held = Some(Mapping::NatPmp(mapping, local));
+        let nat_pmp = match requested {
+            Ok(new) => {
+                *mapping = Some(Mapping::NatPmp(new, local));
                 return Ok(());
             }
             Err(error) => error,
@@ -236,7 +213,7 @@ impl PortMapper {
         let local = SocketAddrV4::new(local, self.port.get());
         match Forwarding::find(router, local, self.wanted).await {
             Ok(forwarding) => {
-                *held = Some(Mapping::Upnp(forwarding));
+                *mapping = Some(Mapping::Upnp(forwarding));
                 Ok(())
             }
             Err(upnp) => Err(PortMappingError::Refused {
@@ -247,7 +224,7 @@ impl PortMapper {
         }
     }
 
-    fn tell(&self, mapped: MappedPort) {
+    fn publish_mapped(&self, mapped: MappedPort) {
         let MappedPort {
             router,
             protocol,
@@ -262,33 +239,35 @@ impl PortMapper {
         };
         if !same(&self.status.borrow()) {
             let port = self.port;
-            tracing::info!(%router, %protocol, external, port, "a port of the router leads here");
+            tracing::info!(%router, %protocol, external, port, "the router forwards a port to this host");
             if external != self.wanted {
                 tracing::warn!(
                     external,
-                    "the router gave another port than peers are told: set peer.announce-port to it"
+                    wanted = self.wanted,
+                    "the router forwards another external port than the one that is announced to peers: set \
+                     peer.announce-port to it"
                 );
             }
-            if let Some(address) = mapped.inner_address() {
+            if let Some(address) = mapped.private_address() {
                 tracing::warn!(
                     %address,
-                    "the router is itself behind another one, which has to hand the port on to it"
+                    "the router is behind another router, which has to forward the port as well"
                 );
             }
         }
         self.status.send_replace(PortMappingStatus::Mapped(mapped));
     }
 
-    fn complain(&self, error: &PortMappingError, loudly: bool) {
-        let why = Causes(error).to_string();
-        if loudly {
+    fn publish_failure(&self, error: &PortMappingError, first: bool) {
+        let why = error.chain();
+        if first {
             tracing::warn!(
                 error = %why,
-                "no port of the router leads here: peers outside cannot connect to us unless it is told \
-                 by hand; trying again now and then"
+                "cannot get a port of the router forwarded: peers outside this network cannot connect unless \
+                 the router is set up by hand; retrying"
             );
         } else {
-            tracing::debug!(error = %why, "still no port of the router leads here");
+            tracing::debug!(error = %why, "still cannot get a port of the router forwarded");
         }
         self.status.send_replace(PortMappingStatus::Failed(why));
     }
@@ -297,7 +276,7 @@ impl PortMapper {
 fn nat_pmp_port(mapping: &crab_nat::PortMapping) -> MappedPort {
     let router = match mapping.gateway().into() {
         IpAddr::V4(router) => router,
-        // It was asked over IPv4.
+        // The request went out over IPv4.
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     };
     let (protocol, address) = match mapping.mapping_type() {
@@ -310,7 +289,7 @@ fn nat_pmp_port(mapping: &crab_nat::PortMapping) -> MappedPort {
         protocol,
         port: mapping.external_port(),
         address: address.map(|address| address.to_canonical()),
-        asked: SystemTime::now(),
+        requested: SystemTime::now(),
         lifetime: Some(lifetime),
     }
 }
@@ -321,12 +300,12 @@ fn upnp_port(forwarding: &Forwarding) -> MappedPort {
         protocol: MappingProtocol::Upnp,
         port: forwarding.external_port(),
         address: forwarding.address(),
-        asked: SystemTime::now(),
+        requested: SystemTime::now(),
         lifetime: forwarding.lifetime(),
     }
 }
 
-/// The address under which the router knows us.
+/// Returns the local address from which packets to the router are sent.
 async fn local_address(router: Ipv4Addr) -> io::Result<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     // Sends nothing.

@@ -19,21 +19,21 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Causes;
-use crate::greet;
 use crate::handle::TorrentHandle;
+use crate::handshake;
 
 /// How often everybody is told, as BEP 14 has it.
-const EVERY: Duration = Duration::from_secs(5 * 60);
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// The least time between two rounds, however many torrents come and go.
-const LEAST_PAUSE: Duration = Duration::from_secs(5);
+const MIN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Datagrams of others that are looked at in a second.
-const MOST_HEARD: u32 = 50;
+const MAX_DATAGRAMS_PER_SECOND: u32 = 50;
 
 /// Where to look for peers.
 #[derive(Debug, Clone, Copy)]
-pub struct LanConfig {
+pub struct LocalDiscoveryConfig {
     /// Our address in the network to search, where there are several. Default: the system
     /// chooses. IPv6 is searched by the default only.
     pub interface: Ipv4Addr,
@@ -41,7 +41,7 @@ pub struct LanConfig {
     pub port: u16,
 }
 
-impl Default for LanConfig {
+impl Default for LocalDiscoveryConfig {
     fn default() -> Self {
         Self {
             interface: Ipv4Addr::UNSPECIFIED,
@@ -54,36 +54,36 @@ type Swarms = Mutex<HashMap<SwarmHash, TorrentHandle>>;
 
 /// Looks for peers in the local network.
 #[derive(Debug)]
-pub struct LanDiscovery {
+pub struct LocalDiscovery {
     sockets: Vec<(UdpSocket, SocketAddr)>,
     peer_port: u16,
     cookie: String,
-    book: LanBook,
+    registry: LocalRegistry,
 }
 
-/// Which torrents are looked for. Clones are the same book.
+/// Which torrents are looked for. Clones are the same registry.
 #[derive(Debug, Clone, Default)]
-pub struct LanBook {
+pub struct LocalRegistry {
     swarms: Arc<Swarms>,
-    news: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 /// While it exists, a torrent is looked for.
 #[derive(Debug)]
-pub struct LanEntry {
-    book: LanBook,
+pub struct LocalRegistration {
+    registry: LocalRegistry,
     swarms: Vec<SwarmHash>,
 }
 
-impl LanBook {
+impl LocalRegistry {
     /// Looks for peers of a torrent under all these names, until the entry is dropped. Not to be
     /// done with private torrents (BEP 27).
-    pub fn enter(&self, torrent: &TorrentHandle, swarms: &[SwarmHash]) -> LanEntry {
+    pub fn register(&self, torrent: &TorrentHandle, swarms: &[SwarmHash]) -> LocalRegistration {
         let named = swarms.iter().map(|swarm| (*swarm, torrent.clone()));
         self.swarms().extend(named);
-        self.news.notify_one();
-        LanEntry {
-            book: self.clone(),
+        self.changed.notify_one();
+        LocalRegistration {
+            registry: self.clone(),
             swarms: swarms.to_vec(),
         }
     }
@@ -94,19 +94,19 @@ impl LanBook {
     }
 }
 
-impl Drop for LanEntry {
+impl Drop for LocalRegistration {
     fn drop(&mut self) {
-        let mut swarms = self.book.swarms();
+        let mut swarms = self.registry.swarms();
         for swarm in &self.swarms {
             swarms.remove(swarm);
         }
     }
 }
 
-impl LanDiscovery {
+impl LocalDiscovery {
     /// Opens the sockets. `peer_port` is where we listen for peers. An error says that neither
     /// family can be used.
-    pub fn open(config: LanConfig, peer_port: u16) -> io::Result<Self> {
+    pub fn open(config: LocalDiscoveryConfig, peer_port: u16) -> io::Result<Self> {
         let v4 = open_v4(config);
         let v6 = if config.interface.is_unspecified() {
             open_v6(config.port).ok()
@@ -124,33 +124,33 @@ impl LanDiscovery {
             sockets,
             peer_port,
             cookie: format!("{:016x}", u64::from_be_bytes(cookie)),
-            book: LanBook::default(),
+            registry: LocalRegistry::default(),
         })
     }
 
     /// Where torrents are entered.
-    pub fn book(&self) -> LanBook {
-        self.book.clone()
+    pub fn registry(&self) -> LocalRegistry {
+        self.registry.clone()
     }
 
     /// Tells and hears until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.tell() => {}
-            () = self.hear() => {}
+            () = self.announce() => {}
+            () = self.listen() => {}
         }
     }
 
-    async fn tell(&self) {
-        let mut clock = tokio::time::interval(EVERY);
+    async fn announce(&self) {
+        let mut clock = tokio::time::interval(ANNOUNCE_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = clock.tick() => {}
-                () = self.book.news.notified() => clock.reset(),
+                () = self.registry.changed.notified() => clock.reset(),
             }
-            let swarms: Vec<SwarmHash> = self.book.swarms().keys().copied().collect();
+            let swarms: Vec<SwarmHash> = self.registry.swarms().keys().copied().collect();
             // One in each datagram: not everybody reads more.
             for swarm in swarms {
                 let search = LocalSearch {
@@ -165,23 +165,23 @@ impl LanDiscovery {
                     }
                 }
             }
-            tokio::time::sleep(LEAST_PAUSE).await;
+            tokio::time::sleep(MIN_PAUSE).await;
         }
     }
 
-    async fn hear(&self) {
-        let (mut second, mut heard) = (Instant::now(), 0);
+    async fn listen(&self) {
+        let (mut second, mut received) = (Instant::now(), 0);
         loop {
             let mut datagram = [0; MAX_SEARCH_LEN];
             let (read, from) = self.next_datagram(&mut datagram).await;
             if second.elapsed() >= Duration::from_secs(1) {
-                (second, heard) = (Instant::now(), 0);
+                (second, received) = (Instant::now(), 0);
             }
-            heard += 1;
-            if heard > MOST_HEARD {
+            received += 1;
+            if received > MAX_DATAGRAMS_PER_SECOND {
                 continue;
             }
-            let mut peer = greet::canonical(from);
+            let mut peer = handshake::canonical(from);
             // A link-local address means something on its link only.
             if let (SocketAddr::V6(peer), SocketAddr::V6(from)) = (&mut peer, from) {
                 peer.set_scope_id(from.scope_id());
@@ -195,7 +195,7 @@ impl LanDiscovery {
                 continue;
             }
             let torrents: Vec<TorrentHandle> = {
-                let ours = self.book.swarms();
+                let ours = self.registry.swarms();
                 let common = search.swarms.iter().filter_map(|swarm| ours.get(swarm));
                 common.cloned().collect()
             };
@@ -224,7 +224,7 @@ impl LanDiscovery {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
                     tracing::debug!(error = %Causes(&error), "cannot hear");
-                    tokio::time::sleep(LEAST_PAUSE).await;
+                    tokio::time::sleep(MIN_PAUSE).await;
                 }
             }
         }
@@ -239,7 +239,7 @@ fn socket(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn open_v4(config: LanConfig) -> io::Result<(UdpSocket, SocketAddr)> {
+fn open_v4(config: LocalDiscoveryConfig) -> io::Result<(UdpSocket, SocketAddr)> {
     let socket = socket(Domain::IPV4)?;
     // Bound to the group, it hears nothing else.
     let group = SocketAddr::from((LOCAL_GROUP_V4, config.port));

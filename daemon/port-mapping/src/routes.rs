@@ -1,17 +1,16 @@
-//! Where the system sends what leaves this network.
+//! The gateway of the default route.
 
 use std::io;
 use std::net::Ipv4Addr;
 
-/// The router of the nearest default route over IPv4; `None` without such a route.
-pub(super) fn default_router() -> io::Result<Option<Ipv4Addr>> {
+/// Returns the gateway of the IPv4 default route with the lowest metric; `None` if there is no such route.
+pub(crate) fn default_router() -> io::Result<Option<Ipv4Addr>> {
     let routes = std::fs::read_to_string("/proc/self/net/route")?;
     Ok(router_in(&routes))
 }
 
-/// The router of the default route with the lowest metric, in Linux' table of routes: interface,
-/// destination, gateway, flags, two counters, metric, mask, with addresses as hexadecimal numbers in
-/// the processor's byte order.
+/// Finds that gateway in Linux' routing table. The columns are interface, destination, gateway, flags,
+/// two counters, metric and mask. Addresses are hexadecimal numbers in the processor's byte order.
 fn router_in(routes: &str) -> Option<Ipv4Addr> {
     const UP_AND_GATEWAY: u32 = 0x3;
     let route = |line: &str| {
@@ -32,7 +31,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn the_router_is_that_of_the_nearest_default_route() {
+    fn the_default_route_with_the_lowest_metric_names_the_router() {
         let head =
             "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
         for (routes, expected) in [

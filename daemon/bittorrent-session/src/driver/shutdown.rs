@@ -27,17 +27,17 @@ pub struct ShutdownReport {
 impl Driver {
     pub(super) async fn end(mut self, mut inputs: Inputs) -> ShutdownReport {
         let mut report = ShutdownReport {
-            connections: self.lines.len(),
+            connections: self.peers.len(),
             tasks: self.connections.len() + self.dials.len(),
             ..ShutdownReport::default()
         };
         self.dials.shutdown().await;
         // Their tokens are cancelled with ours. Nobody waits for a place any more.
-        inputs.reports.close();
+        inputs.batches.close();
         while let Some(ended) = self.connections.join_next_with_id().await {
-            self.take_ended(ended);
+            self.on_connection_ended(ended);
         }
-        inputs.asks.close();
+        inputs.commands.close();
         self.drain(&mut inputs).await;
         for torrent in self.torrents.values_mut() {
             torrent.demand_checkpoint();
@@ -58,15 +58,15 @@ impl Driver {
             while let Some(output) = self.engine.poll_output() {
                 // Peers are gone and stay gone.
                 if !matches!(output, Output::Dial { .. } | Output::Send { .. }) {
-                    self.take_output(output);
+                    self.apply_output(output);
                 }
             }
-            self.pump();
+            self.submit_jobs();
             if !self.torrents.values().any(|torrent| torrent.is_busy()) {
                 return;
             }
             match inputs.done.recv().await {
-                Some(done) => self.take_done(done),
+                Some(done) => self.on_job_done(done),
                 None => return,
             }
         }

@@ -12,7 +12,7 @@ const STEADY: u32 = 1_000;
 
 /// What one peer may still say.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct MessageBudget {
     left: u32,
     /// `have` messages so far: a peer has something to tell of each piece once.
     haves: u32,
@@ -22,7 +22,7 @@ pub(super) struct Talk {
     hash_requests: u64,
 }
 
-impl Talk {
+impl MessageBudget {
     pub(super) const fn new() -> Self {
         Self {
             left: MOST,
@@ -100,10 +100,10 @@ mod tests {
     };
 
     fn spent_by(message: &Message<'_>, pieces: u32) -> Option<u32> {
-        let mut talk = Talk::new();
+        let mut budget = MessageBudget::new();
         (1..=4 * MOST).find(|_| {
-            talk.hear(message, pieces);
-            talk.is_spent()
+            budget.hear(message, pieces);
+            budget.is_spent()
         })
     }
 
@@ -148,49 +148,49 @@ mod tests {
 
     #[test]
     fn what_we_ask_for_may_be_rejected_once() {
-        let mut talk = Talk::new();
-        talk.requested(3);
-        talk.requested_hashes();
+        let mut budget = MessageBudget::new();
+        budget.requested(3);
+        budget.requested_hashes();
         for (message, free) in [
             (Message::Reject(REQUEST), 3),
             (Message::HashReject(HASH_REQUEST), 1),
         ] {
             for n in 1..=5 {
-                let before = talk.left;
-                talk.hear(&message, 0);
-                assert_eq!(before - talk.left, u32::from(n > free), "{message:?} {n}");
+                let before = budget.left;
+                budget.hear(&message, 0);
+                assert_eq!(before - budget.left, u32::from(n > free), "{message:?} {n}");
             }
         }
     }
 
     #[test]
     fn a_cancel_that_meets_its_request_is_free() {
-        let mut talk = Talk::new();
+        let mut budget = MessageBudget::new();
         let cancel = Message::Cancel(Request {
             index: 0,
             begin: 0,
             length: 16_384,
         });
         for _ in 0..3 * MOST {
-            talk.hear(&cancel, 0);
-            talk.cancelled();
+            budget.hear(&cancel, 0);
+            budget.cancelled();
         }
-        assert_eq!(talk.left, MOST);
+        assert_eq!(budget.left, MOST);
         assert_eq!(spent_by(&cancel, 0), Some(MOST));
     }
 
     #[test]
     fn it_comes_back_with_time_and_does_not_pile_up() {
-        let mut talk = Talk::new();
-        talk.tick();
-        assert_eq!(talk.left, MOST);
+        let mut budget = MessageBudget::new();
+        budget.tick();
+        assert_eq!(budget.left, MOST);
         for _ in 0..MOST {
-            talk.hear(&Message::Interested, 0);
+            budget.hear(&Message::Interested, 0);
         }
-        assert!(talk.is_spent());
-        talk.tick();
-        assert_eq!(talk.left, STEADY);
-        (0..100).for_each(|_| talk.tick());
-        assert_eq!(talk.left, MOST);
+        assert!(budget.is_spent());
+        budget.tick();
+        assert_eq!(budget.left, STEADY);
+        (0..100).for_each(|_| budget.tick());
+        assert_eq!(budget.left, MOST);
     }
 }

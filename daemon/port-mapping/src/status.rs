@@ -1,13 +1,11 @@
-//! What came of asking the router for a port.
+//! The result of requesting a port mapping.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime};
 
-use bittorrent_engine::Scope;
-
-/// How the router was asked for a port.
+/// The protocol by which a port mapping was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MappingProtocol {
     /// The Port Control Protocol (RFC 6887).
@@ -19,10 +17,10 @@ pub enum MappingProtocol {
 }
 
 impl MappingProtocol {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Self; 3] = [Self::Pcp, Self::NatPmp, Self::Upnp];
 
-    /// In lower case, for programs.
+    /// Returns the name in lower case, for metrics and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pcp => "pcp",
@@ -42,46 +40,52 @@ impl fmt::Display for MappingProtocol {
     }
 }
 
-/// Whether a port of the router leads to us.
+/// Whether the router forwards a port to this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortMappingStatus {
-    /// It was not answered yet.
-    Asking,
-    /// One does.
+    /// No answer yet.
+    Requesting,
+    /// The router forwards this port.
     Mapped(MappedPort),
-    /// None does; why, for people.
+    /// The router forwards no port, for this reason.
     Failed(String),
 }
 
-/// A port of the router that leads to us.
+/// A port of the router that is forwarded to this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappedPort {
-    /// Where it was asked.
+    /// The router's address in the local network.
     pub router: Ipv4Addr,
-    /// How.
+    /// The protocol that made the mapping.
     pub protocol: MappingProtocol,
-    /// The port at the router.
+    /// The external port.
     pub port: NonZeroU16,
-    /// The router's own address to the outside, where it says so.
+    /// The router's external address, if the router reported it.
     pub address: Option<IpAddr>,
-    /// When it was last asked.
-    pub asked: SystemTime,
-    /// How long from then it holds; `None` for ever, as with routers that know nothing else.
+    /// Time of the last successful request.
+    pub requested: SystemTime,
+    /// Lifetime from then on; `None` for a permanent mapping, which is all that some routers support.
     pub lifetime: Option<Duration>,
 }
 
 impl MappedPort {
-    /// When it ends unless it is renewed, as it is long before; `None`: never.
-    pub fn ends(&self) -> Option<SystemTime> {
-        self.asked.checked_add(self.lifetime?)
+    /// Returns when the mapping expires unless it is renewed; `None` if it is permanent.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.requested.checked_add(self.lifetime?)
     }
 
-    /// The router's address to the outside, where that is inside yet another network.
-    pub(super) fn inner_address(&self) -> Option<IpAddr> {
+    /// Returns the router's external address if it is not a public one: the router is then behind another
+    /// router.
+    pub(crate) fn private_address(&self) -> Option<IpAddr> {
         self.address.filter(|address| match address {
-            // RFC 6598, 7: what providers use between their routers and those of customers.
-            IpAddr::V4(v4) if v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64 => true,
-            address => Scope::of(*address).is_local(),
+            IpAddr::V4(v4) => {
+                // RFC 6598, 7: the range that providers use between their routers and those of customers.
+                let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+                shared || v4.is_private() || v4.is_loopback() || v4.is_link_local()
+            }
+            IpAddr::V6(v6) => {
+                v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()
+            }
         })
     }
 }
@@ -105,11 +109,11 @@ mod tests {
                 protocol: MappingProtocol::Upnp,
                 port: NonZeroU16::MIN,
                 address: Some(address.parse().unwrap()),
-                asked: SystemTime::now(),
+                requested: SystemTime::now(),
                 lifetime: None,
             };
-            assert_eq!(mapped.inner_address().is_some(), inner, "{address}");
-            assert_eq!(mapped.ends(), None);
+            assert_eq!(mapped.private_address().is_some(), inner, "{address}");
+            assert_eq!(mapped.expires(), None);
         }
     }
 }

@@ -4,12 +4,12 @@ use std::io;
 
 use bittorrent_protocol::SwarmHash;
 use bittorrent_protocol::mse::{
-    Ciphers, ENTROPY_LEN, Established, Initiator, Methods, Responder, Step,
+    Ciphers, ENTROPY_LEN, Established as MseEstablished, Initiator, Methods, Responder, Step,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{GreetError, Reception};
+use super::{HandshakeError, SwarmDirectory};
 use crate::stream::PeerStream;
 
 /// Bytes of a handshake that are read at once.
@@ -102,7 +102,7 @@ impl Wire {
         Ok(read)
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), GreetError> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), HandshakeError> {
         let sent = match &mut self.ciphers {
             None => self.stream.write_all(bytes).await,
             Some(ciphers) => {
@@ -111,7 +111,7 @@ impl Wire {
                 self.stream.write_all(&bytes).await
             }
         };
-        sent.map_err(GreetError::Socket)
+        sent.map_err(HandshakeError::Socket)
     }
 
     /// Begins an encrypted handshake with a peer of a swarm; `initial` is what we say first.
@@ -120,11 +120,11 @@ impl Wire {
         swarm: SwarmHash,
         policy: EncryptionPolicy,
         initial: &[u8],
-    ) -> Result<(), GreetError> {
+    ) -> Result<(), HandshakeError> {
         let initial = initial.to_vec();
         let mut handshake = Initiator::new(swarm, policy.methods(), initial, &entropy()?);
         loop {
-            match handshake.step().map_err(GreetError::Encryption)? {
+            match handshake.step().map_err(HandshakeError::Encryption)? {
                 Step::Send(bytes) => self.send(&bytes).await?,
                 Step::Done(established) => {
                     self.establish(*established);
@@ -143,20 +143,20 @@ impl Wire {
         &mut self,
         first: &[u8],
         policy: EncryptionPolicy,
-        reception: &impl Reception,
-    ) -> Result<(), GreetError> {
+        directory: &impl SwarmDirectory,
+    ) -> Result<(), HandshakeError> {
         let mut handshake = Responder::new(policy.methods(), &entropy()?);
         handshake.receive(first);
         loop {
-            match handshake.step().map_err(GreetError::Encryption)? {
+            match handshake.step().map_err(HandshakeError::Encryption)? {
                 Step::Send(bytes) => self.send(&bytes).await?,
                 Step::Done(established) => {
                     self.establish(*established);
                     return Ok(());
                 }
                 Step::Find(name) => {
-                    let swarm = reception.find(name).await;
-                    handshake.accept(swarm.ok_or(GreetError::HiddenSwarm)?);
+                    let swarm = directory.find(name).await;
+                    handshake.accept(swarm.ok_or(HandshakeError::HiddenSwarm)?);
                 }
                 Step::Receive => {
                     let mut bytes = [0; READ_AT_ONCE];
@@ -169,14 +169,14 @@ impl Wire {
     async fn read_some<'a>(
         &mut self,
         bytes: &'a mut [u8; READ_AT_ONCE],
-    ) -> Result<&'a [u8], GreetError> {
-        match self.read(bytes).await.map_err(GreetError::Socket)? {
-            0 => Err(GreetError::Closed),
+    ) -> Result<&'a [u8], HandshakeError> {
+        match self.read(bytes).await.map_err(HandshakeError::Socket)? {
+            0 => Err(HandshakeError::Closed),
             read => Ok(bytes.split_at(read).0),
         }
     }
 
-    fn establish(&mut self, established: Established) {
+    fn establish(&mut self, established: MseEstablished) {
         self.encryption = match established.ciphers {
             None => Encryption::Handshake,
             Some(_) => Encryption::Rc4,
@@ -186,8 +186,8 @@ impl Wire {
     }
 }
 
-fn entropy() -> Result<[u8; ENTROPY_LEN], GreetError> {
+fn entropy() -> Result<[u8; ENTROPY_LEN], HandshakeError> {
     let mut entropy = [0; ENTROPY_LEN];
-    getrandom::fill(&mut entropy).map_err(GreetError::Random)?;
+    getrandom::fill(&mut entropy).map_err(HandshakeError::Random)?;
     Ok(entropy)
 }

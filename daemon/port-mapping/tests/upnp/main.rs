@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bittorrent_session::{MappedPort, MappingProtocol, PortMapper, PortMappingStatus};
+use port_mapping::{MappedPort, MappingProtocol, PortMapper, PortMappingStatus};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -33,7 +33,8 @@ impl Mapper {
     }
 
     fn lasting(router: &Router, lifetime: Duration) -> Self {
-        let mapper = PortMapper::new(Some(router.address), INTERNAL, WANTED).lasting(lifetime);
+        let mapper =
+            PortMapper::new(Some(router.address), INTERNAL, WANTED).with_lifetime(lifetime);
         let (status, stop) = (mapper.status(), CancellationToken::new());
         let running = tokio::spawn(mapper.run(stop.clone()));
         Self {
@@ -44,7 +45,7 @@ impl Mapper {
     }
 
     async fn outcome(&mut self) -> PortMappingStatus {
-        let known = |status: &PortMappingStatus| *status != PortMappingStatus::Asking;
+        let known = |status: &PortMappingStatus| *status != PortMappingStatus::Requesting;
         let outcome = within(self.status.wait_for(known), "no outcome").await;
         outcome.unwrap().clone()
     }
@@ -99,8 +100,8 @@ async fn a_port_is_asked_for_renewed_and_given_back() {
     assert_eq!(mapped.address, Some(IpAddr::from([203, 0, 113, 7])));
     assert_eq!(mapped.lifetime, Some(Duration::from_secs(2)));
     assert_eq!(
-        mapped.ends(),
-        Some(mapped.asked + Duration::from_secs(2)),
+        mapped.expires(),
+        Some(mapped.requested + Duration::from_secs(2)),
         "{mapped:?}"
     );
     let first = Instant::now();
@@ -143,7 +144,7 @@ async fn a_port_is_taken_for_ever_where_it_is_not_given_for_a_time() {
     assert_eq!(router.next().await, add(2));
     assert_eq!(router.next().await, add(0));
     let mapped = mapper.mapped().await;
-    assert_eq!((mapped.lifetime, mapped.ends()), (None, None));
+    assert_eq!((mapped.lifetime, mapped.expires()), (None, None));
     // Routers that restart forget: it is asked for again, now as it knows it.
     assert_eq!(router.next().await, add(0));
     mapper.stop().await;
@@ -161,14 +162,14 @@ async fn what_the_router_says_against_it_is_told() {
         (
             718,
             "ConflictInMappingEntry",
-            "port 16881 leads elsewhere already",
+            "port 16881 is forwarded to another host",
         ),
         (
             724,
             "SamePortValuesRequired",
             "set peer.announce-port to 6881",
         ),
-        (606, "Action not authorized", "set up not to"),
+        (606, "Action not authorized", "disabled in the router"),
         (501, "Action Failed", "\"Action Failed\" (501)"),
         (501, &long, "no no no"),
     ] {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// each of them comes round, whether or not there is work. One that stands still says which loop
 /// hangs. What the counters count means nothing.
 #[derive(Debug, Clone)]
-pub struct Vitals(Arc<Counters>);
+pub struct Heartbeat(Arc<Counters>);
 
 #[derive(Debug)]
 struct Counters {
@@ -15,7 +15,7 @@ struct Counters {
     writers: Box<[AtomicU64]>,
 }
 
-impl Vitals {
+impl Heartbeat {
     pub(crate) fn new(writers: usize) -> Self {
         Self(Arc::new(Counters {
             driver: AtomicU64::new(0),
@@ -34,11 +34,11 @@ impl Vitals {
         writers.map(|writer| writer.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn driver_lives(&self) {
+    pub(crate) fn beat_driver(&self) {
         self.0.driver.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn writer_lives(&self, number: usize) {
+    pub(crate) fn beat_writer(&self, number: usize) {
         if let Some(writer) = self.0.writers.get(number) {
             writer.fetch_add(1, Ordering::Relaxed);
         }
