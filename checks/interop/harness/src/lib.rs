@@ -12,4 +12,4 @@ mod environment;
 mod peer;
 
 pub use environment::Libtorrent;
-pub use peer::{LibtorrentPeer, TorrentKind};
+pub use peer::{Crashed, LibtorrentPeer, TorrentKind};

@@ -2,9 +2,10 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ impl TorrentKind {
         }
     }
 }
+
+/// The libtorrent process was ended by this signal, such as 11 after a memory fault of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crashed(pub i32);
 
 /// A libtorrent session listening on 127.0.0.1, TCP only. The process ends when this is dropped.
 #[derive(Debug)]
@@ -129,17 +134,23 @@ impl LibtorrentPeer {
         }));
     }
 
-    /// Waits until a torrent is whole; panics with libtorrent's own log when it is not in time.
+    /// Waits until a torrent is whole; panics with libtorrent's own log when it is not in time or crashes.
     pub fn wait_complete(&mut self, torrent: u64, timeout: Duration) -> Value {
-        let answer = self.ask_within(
+        self.completed(torrent, timeout)
+            .unwrap_or_else(|Crashed(signal)| panic!("libtorrent was ended by signal {signal}"))
+    }
+
+    /// As [`Self::wait_complete`] for transfers in which libtorrent itself may crash.
+    pub fn completed(&mut self, torrent: u64, timeout: Duration) -> Result<Value, Crashed> {
+        let answer = self.answer(
             &json!({"do": "wait", "id": torrent, "timeout": timeout.as_secs_f64()}),
             timeout + PATIENCE,
-        );
+        )?;
         assert_eq!(
             answer["reached"], true,
             "libtorrent did not complete within {timeout:?}: {answer:#}"
         );
-        answer
+        Ok(answer)
     }
 
     /// What libtorrent says of a torrent: `progress`, `peers`, `downloaded`, `failed`, ….
@@ -154,20 +165,35 @@ impl LibtorrentPeer {
 
     /// As [`Self::ask`] for commands that take longer.
     pub fn ask_within(&mut self, command: &Value, timeout: Duration) -> Value {
+        self.answer(command, timeout)
+            .unwrap_or_else(|Crashed(signal)| {
+                panic!("libtorrent was ended by signal {signal} at {command}")
+            })
+    }
+
+    fn answer(&mut self, command: &Value, timeout: Duration) -> Result<Value, Crashed> {
         let pipe = self.commands.as_mut().expect("open until dropped");
         writeln!(pipe, "{command}")
             .and_then(|()| pipe.flush())
             .unwrap_or_else(|e| panic!("the libtorrent process is gone: {e}, at {command}"));
-        let line = self.answers.recv_timeout(timeout).unwrap_or_else(|e| {
-            let ended = self.child.try_wait();
-            panic!("no answer from libtorrent ({e}; its end: {ended:?}) to {command}")
-        });
+        let line = match self.answers.recv_timeout(timeout) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("no answer from libtorrent to {command}"),
+            // Its stdout is closed, so it has ended or is about to.
+            Err(RecvTimeoutError::Disconnected) => {
+                let ended = self.child.wait().expect("a child of this process");
+                let signal = ended.signal();
+                return Err(Crashed(signal.unwrap_or_else(|| {
+                    panic!("libtorrent ended with {ended} at {command}")
+                })));
+            }
+        };
         let answer: Value = serde_json::from_str(&line).expect("answers are JSON");
         assert_eq!(
             answer["ok"], true,
             "libtorrent refused {command}: {answer:#}"
         );
-        answer
+        Ok(answer)
     }
 }
 
