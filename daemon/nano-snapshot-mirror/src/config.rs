@@ -42,9 +42,9 @@ use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
+use crate::api::http::HostName;
 use crate::cli::{HostPort, Place};
-use crate::hooks::Webhook;
-use crate::http::HostName;
+use crate::kit::hooks::Webhook;
 use section::{ANY_NAME, Part, Shown, Table, section};
 
 pub(crate) use check::unusable;

@@ -3,61 +3,19 @@
 // They panic when stdout or stderr is closed or full, see `output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
-mod attest;
-mod beside;
-mod catalogue;
+mod api;
 mod cli;
-mod clock;
+mod commands;
 mod config;
-mod control;
-mod data_dir;
-mod demo;
-mod extract;
-mod fetch;
-mod followed;
-mod happenings;
-mod hooks;
-mod http;
-mod inspect;
-mod install;
-mod key_file;
-mod ledger_policy;
-mod ledger_record;
-mod left_behind;
-mod listening;
-mod logging;
-mod looking;
-mod mirror;
-mod network;
+mod kit;
+mod ledger;
+mod observe;
 mod output;
-mod pause;
-mod pins;
-mod produce;
-mod progress;
-mod published;
-mod publishing;
-mod quota;
-mod reconcile;
-mod report;
-mod reuse;
-mod rotate;
-mod scrub;
-mod serve;
-mod servers;
-mod set_aside;
-mod signals;
-mod snapshot_info;
-mod sources;
-mod space;
-mod status;
-mod stream;
-mod systemd;
-mod temporary;
+mod pointers;
+mod service;
+mod store;
 mod text;
-mod torrent;
-mod unpack;
-mod verify;
-mod watchdog;
+mod transfer;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -69,11 +27,11 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 use crate::cli::{Cli, Command};
+use crate::commands::fetch::Ended;
 use crate::config::{Live, Loaded};
-use crate::fetch::Ended;
+use crate::kit::signals::{INTERRUPTED, Signals};
+use crate::observe::progress::Display;
 use crate::output::{errln, out, outln};
-use crate::progress::Display;
-use crate::signals::{INTERRUPTED, Signals};
 
 /// The exit code of a command that did what was asked for.
 const DONE: u8 = 0;
@@ -91,7 +49,7 @@ const MISTAKEN: u8 = 2;
 const UNPUBLISHED: u8 = 3;
 
 fn main() -> ExitCode {
-    demo::child::end_with_parent_if_asked();
+    commands::demo::child::end_with_parent_if_asked();
     let code = match Cli::try_parse() {
         Ok(cli) => start(&cli),
         Err(shown) => show(&shown),
@@ -129,7 +87,7 @@ fn start(cli: &Cli) -> u8 {
             return MISTAKEN;
         }
     };
-    logging::start(&loaded.config.log, display.bars());
+    kit::logging::start(&loaded.config.log, display.bars());
     for notice in &loaded.notices {
         info!("{notice}");
     }
@@ -146,7 +104,7 @@ fn start(cli: &Cli) -> u8 {
         Ok(Ended::Unpublished) => UNPUBLISHED,
         Err(error) => {
             print_error(&error);
-            match error.downcast_ref::<produce::Unpublishable>() {
+            match error.downcast_ref::<commands::produce::Unpublishable>() {
                 Some(_) => UNPUBLISHED,
                 None => FAILED,
             }
@@ -167,8 +125,8 @@ fn print_error(error: &anyhow::Error) {
 fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<Ended> {
     let config = &loaded.config;
     match &cli.command {
-        Some(Command::Keygen(args)) => key_file::keygen(args)?,
-        Some(Command::Inspect(args)) => inspect::run(args)?,
+        Some(Command::Keygen(args)) => commands::key_file::keygen(args)?,
+        Some(Command::Inspect(args)) => commands::inspect::run(args)?,
         Some(Command::Config(args)) if args.keys => out!("{}", config::keys()),
         Some(Command::Config(_)) => out!("{}", config::effective(loaded)),
         // All mistakes of single values end the program before this.
@@ -179,37 +137,43 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<End
                 return Ok(Ended::Told(MISTAKEN));
             }
         },
-        Some(Command::Status(args)) => return status::run(args, config).map(Ended::Told),
-        Some(Command::Pin(args)) => pins::run(args, true, config)?,
-        Some(Command::Unpin(args)) => pins::run(args, false, config)?,
+        Some(Command::Status(args)) => return commands::status::run(args, config).map(Ended::Told),
+        Some(Command::Pin(args)) => store::pins::run(args, true, config)?,
+        Some(Command::Unpin(args)) => store::pins::run(args, false, config)?,
         Some(Command::Verify(args)) => {
             return block_on(async |signals| {
-                block_in_place(|| verify::run(args, config, display, &signals.stop))
+                block_in_place(|| commands::verify::run(args, config, display, &signals.stop))
             });
         }
         Some(Command::Install(args)) => {
             return block_on(async |signals| {
-                block_in_place(|| install::run(args, config, display, &signals))
+                block_in_place(|| commands::install::run(args, config, display, &signals))
             });
         }
         Some(Command::Produce(args)) => {
-            return block_on(async |signals| produce::run(args, config, display, &signals).await);
+            return block_on(async |signals| {
+                commands::produce::run(args, config, display, &signals).await
+            });
         }
-        Some(Command::ClearReaders(args)) => return produce::readers::run(args),
-        Some(Command::CopyLedger(args)) => return produce::copying::run(args),
+        Some(Command::ClearReaders(args)) => return commands::produce::readers::run(args),
+        Some(Command::CopyLedger(args)) => return commands::produce::copying::run(args),
         Some(Command::Attest(args)) => {
-            return block_on(async |signals| attest::run(args, config, display, &signals).await);
+            return block_on(async |signals| {
+                commands::attest::run(args, config, display, &signals).await
+            });
         }
         Some(Command::Rotate(args)) => {
-            return block_on(async |signals| rotate::run(args, config, &signals).await);
+            return block_on(async |signals| commands::rotate::run(args, config, &signals).await);
         }
         Some(Command::Demo(args)) => {
-            return block_on(async |signals| demo::run(args, &signals).await);
+            return block_on(async |signals| commands::demo::run(args, &signals).await);
         }
         None if cli.once.once => {
-            return block_on(async |signals| fetch::run(&cli.once, live, display, &signals).await);
+            return block_on(async |signals| {
+                commands::fetch::run(&cli.once, live, display, &signals).await
+            });
         }
-        None => block_on(async |signals| mirror::run(live, display, &signals).await)?,
+        None => block_on(async |signals| service::run(live, display, &signals).await)?,
     }
     Ok(Ended::Done)
 }

@@ -4,7 +4,9 @@ mod downloads;
 mod health;
 mod held;
 mod ledgers;
+pub(crate) mod reconcile;
 mod room;
+pub(crate) mod scrub;
 mod streams;
 mod unfinished;
 
@@ -19,29 +21,29 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::catalogue;
-use crate::clock::unix_seconds;
+use crate::api::control::{self, Denied, Request, Requests};
+use crate::api::listeners::Doors;
 use crate::config::{Limit, Live, Size};
-use crate::control::{self, Denied, Request, Requests};
-use crate::data_dir::{DataDir, StreamName};
-use crate::followed::Followed;
-use crate::happenings;
-use crate::hooks::Hooks;
-use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::network::{Network, Role};
-use crate::pause::Paused;
-use crate::progress::Display;
-use crate::quota::{Allowance, Quota};
-use crate::reconcile::{Decision, Holding, Situation, decide};
-use crate::report::{Following, Phase, Reporter};
-use crate::scrub::{self, Scrubs};
-use crate::servers::Doors;
-use crate::signals::Signals;
-use crate::snapshot_info::SnapshotInfo;
-use crate::space;
-use crate::systemd::{Inherited, Manager};
-use crate::torrent::{Fetched, Torrent};
-use crate::watchdog::Life;
+use crate::kit::clock::unix_seconds;
+use crate::kit::hooks::Hooks;
+use crate::kit::quota::{Allowance, Quota};
+use crate::kit::signals::Signals;
+use crate::kit::systemd::{Inherited, Manager};
+use crate::kit::watchdog::Life;
+use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::observe::events;
+use crate::observe::progress::Display;
+use crate::observe::report::{Following, Phase, Reporter};
+use crate::pointers::followed::Followed;
+use crate::service::reconcile::{Decision, Holding, Situation, decide};
+use crate::service::scrub::Scrubs;
+use crate::store::catalogue;
+use crate::store::data_dir::{DataDir, StreamName};
+use crate::store::snapshot_info::SnapshotInfo;
+use crate::store::space;
+use crate::transfer::disk_pause::Paused;
+use crate::transfer::download::{Fetched, Torrent};
+use crate::transfer::session::{Network, Role};
 
 use downloads::{Fetching, first_fetched};
 use health::{CHECK_EVERY, Checked, Health};
@@ -400,7 +402,7 @@ impl<'a> Service<'a> {
             self.reporter
                 .publish(self.network, self.display, &following, self.quota.report());
         self.manager.status(&report.line());
-        for happening in happenings::between(&before, &report) {
+        for happening in events::between(&before, &report) {
             happening.log();
             self.hooks.tell(happening);
         }

@@ -17,7 +17,7 @@ pub(crate) use listener::ControlListener;
 
 use crate::cli::Place;
 use crate::config::{Config, Reloaded};
-use crate::data_dir::DataDir;
+use crate::store::data_dir::DataDir;
 
 /// Requests that may wait for the mirror's loop.
 pub(crate) const WAITING: usize = 16;

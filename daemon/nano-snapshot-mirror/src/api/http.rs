@@ -26,10 +26,10 @@ use tracing::warn;
 
 pub(crate) use guard::{HostName, Hosts};
 
-use crate::clock::unix_seconds;
-use crate::data_dir::DataDir;
-use crate::report::{Report, TorrentState, Watching};
-use crate::serve::{Host, Streams, bytes_as, events, json, refuse, serve};
+use crate::kit::clock::unix_seconds;
+use crate::kit::http_server::{Host, Streams, bytes_as, events, json, refuse, serve};
+use crate::observe::report::{Report, TorrentState, Watching};
+use crate::store::data_dir::DataDir;
 use page::Scene;
 
 /// A mirror that has not reported for so long hangs.
@@ -177,7 +177,7 @@ async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
     let silent = unix_seconds(SystemTime::now()).saturating_sub(report.now);
     // A start may take long.
-    if silent > ALIVE.as_secs() && report.phase != crate::report::Phase::Starting {
+    if silent > ALIVE.as_secs() && report.phase != crate::observe::report::Phase::Starting {
         let text = format!("the mirror's loop has not come round for {silent} s");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, &text);
     }

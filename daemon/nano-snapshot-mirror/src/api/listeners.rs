@@ -13,16 +13,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::api::control::{self, Api, ControlListener, Request};
+use crate::api::http::{Hosts, Site};
 use crate::cli::Place;
 use crate::config::{Chosen, Config};
-use crate::control::{self, Api, ControlListener, Request};
-use crate::data_dir::DataDir;
-use crate::http::{Hosts, Site};
-use crate::listening;
-use crate::network::Network;
-use crate::report::{Addresses, Watching};
-use crate::serve::Streams;
-use crate::systemd::Inherited;
+use crate::kit::http_server::Streams;
+use crate::kit::listening;
+use crate::kit::systemd::Inherited;
+use crate::observe::report::{Addresses, Watching};
+use crate::store::data_dir::DataDir;
+use crate::transfer::session::Network;
 
 /// Sockets that listen and are not answered yet.
 pub(crate) struct Doors {

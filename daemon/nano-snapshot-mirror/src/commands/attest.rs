@@ -14,17 +14,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cli::AttestArgs;
+use crate::commands::fetch::Ended;
+use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
-use crate::data_dir::DataDir;
-use crate::fetch::Ended;
-use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::ledger_record::LedgerRecord;
+use crate::kit::signals::Signals;
+use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::observe::progress::Display;
 use crate::output::outln;
-use crate::progress::Display;
-use crate::publishing::{Publishing, Signer};
-use crate::signals::Signals;
-use crate::stream::Stream;
-use crate::{catalogue, pins};
+use crate::pointers::stream::Stream;
+use crate::store::catalogue;
+use crate::store::data_dir::DataDir;
+use crate::store::ledger_record::LedgerRecord;
+use crate::store::pins;
 
 /// Looks into the ledger, where nobody has yet as deep as wanted, and signs and publishes.
 pub(crate) async fn run(

@@ -19,10 +19,10 @@ use snapshot_pointer::loopback::LoopbackDht;
 use tokio::task::block_in_place;
 
 use crate::cli::DemoArgs;
-use crate::data_dir::{DataDir, StreamName};
-use crate::fetch::Ended;
+use crate::commands::fetch::Ended;
+use crate::kit::signals::Signals;
 use crate::output::{errln, outln};
-use crate::signals::Signals;
+use crate::store::data_dir::{DataDir, StreamName};
 use crate::text::{Bytes, Count, Time};
 use child::Child;
 

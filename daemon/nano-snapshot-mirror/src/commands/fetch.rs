@@ -20,22 +20,22 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue::{self, Entry, Retention};
 use crate::cli::{OnceArgs, SeedFor};
+use crate::commands::install::place::LedgerPlace;
 use crate::config::{Live, Size};
-use crate::data_dir::DataDir;
-use crate::extract::{self, Method};
-use crate::install::place::LedgerPlace;
-use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::network::{Network, Role};
+use crate::kit::signals::Signals;
+use crate::ledger::extract::{self, Method};
+use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::ledger::published::Published;
+use crate::ledger::unpack::{Unpack, Unpacked};
+use crate::observe::progress::Display;
 use crate::output::outln;
-use crate::progress::Display;
-use crate::published::Published;
-use crate::signals::Signals;
-use crate::stream::{self, Stream};
+use crate::pointers::stream::{self, Stream};
+use crate::store::catalogue::{self, Entry, Retention};
+use crate::store::data_dir::DataDir;
 use crate::text::{Bytes, Time};
-use crate::torrent::{self, Fetched, Reader, Torrent, Wanted};
-use crate::unpack::{Unpack, Unpacked};
+use crate::transfer::download::{self, Fetched, Reader, Torrent, Wanted};
+use crate::transfer::session::{Network, Role};
 
 /// How long to try to reach the DHT before giving up.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
@@ -345,7 +345,7 @@ impl Fetch<'_> {
             paused: &watch::Sender::default(),
         };
         let stop = &along.stop_fetch;
-        let fetched = torrent::fetch(self.network, self.data, wanted, self.display, stop).await?;
+        let fetched = download::fetch(self.network, self.data, wanted, self.display, stop).await?;
         Ok(match fetched {
             Fetched::Whole(torrent) => Some(*torrent),
             Fetched::Stopped => None,

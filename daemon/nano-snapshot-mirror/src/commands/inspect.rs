@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cli::InspectArgs;
 use crate::output::{outln, to_json};
-use crate::snapshot_info::SnapshotInfo;
+use crate::store::snapshot_info::SnapshotInfo;
 use crate::text::{Bytes, Count};
 
 /// The largest `.torrent` file that is read.

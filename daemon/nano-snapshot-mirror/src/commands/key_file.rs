@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use snapshot_pointer::SigningKey;
 
 use crate::cli::KeygenArgs;
-use crate::data_dir::sync_dir;
 use crate::output::{errln, outln};
+use crate::store::data_dir::sync_dir;
 
 /// `keygen`: makes a key, writes it where nothing may be yet, and prints its public half.
 pub(crate) fn keygen(args: &KeygenArgs) -> Result<()> {

@@ -4,12 +4,12 @@ use anyhow::{Context as _, Result, bail};
 use snapshot_pointer::{Kind, RecordStore, SignedItem, Succession};
 
 use crate::cli::RotateArgs;
+use crate::commands::fetch::Ended;
+use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
-use crate::data_dir::DataDir;
-use crate::fetch::Ended;
+use crate::kit::signals::Signals;
 use crate::output::outln;
-use crate::publishing::{Publishing, Signer};
-use crate::signals::Signals;
+use crate::store::data_dir::DataDir;
 
 /// Signs and publishes that `--new` takes over from `--old`.
 pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -> Result<Ended> {

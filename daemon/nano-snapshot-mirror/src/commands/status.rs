@@ -17,18 +17,18 @@ use serde::Serialize;
 use snapshot_pointer::{Authority, Damage, Kind, RecordError, RecordStore, Salt};
 use tracing::warn;
 
-use crate::catalogue;
+use crate::api::control;
 use crate::cli::StatusArgs;
 use crate::config::Config;
-use crate::control;
-use crate::data_dir::DataDir;
-use crate::ledger_record::LedgerRecord;
+use crate::observe::progress::percent;
+use crate::observe::report::Report;
 use crate::output::{outln, raw_to_stdout, stdout_is_gone, to_json};
-use crate::pins;
-use crate::progress::percent;
-use crate::report::Report;
-use crate::snapshot_info::SnapshotInfo;
-use crate::space;
+use crate::store::catalogue;
+use crate::store::data_dir::DataDir;
+use crate::store::ledger_record::LedgerRecord;
+use crate::store::pins;
+use crate::store::snapshot_info::SnapshotInfo;
+use crate::store::space;
 use crate::text::{Bytes, Count};
 
 /// Exit code: the mirror runs, and does what it is for.

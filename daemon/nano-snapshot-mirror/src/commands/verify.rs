@@ -9,16 +9,16 @@ use bittorrent_protocol::{InfoHashV2, Printable};
 use nano_ledger::{Level, Outcome, Policy, Sample, VerifyOptions, minimum_node_version};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalogue;
 use crate::cli::VerifyArgs;
+use crate::commands::fetch::Ended;
+use crate::commands::install::node_lock::who_has_open;
 use crate::config::Config;
-use crate::data_dir::DataDir;
-use crate::fetch::Ended;
-use crate::install::node_lock::who_has_open;
-use crate::looking::Looking;
+use crate::ledger::verify_progress::Looking;
+use crate::observe::progress::Display;
 use crate::output::outln;
-use crate::progress::Display;
-use crate::scrub;
+use crate::service::scrub;
+use crate::store::catalogue;
+use crate::store::data_dir::DataDir;
 use crate::text::Bytes;
 
 /// Verifies what the arguments name; fails if anything is wrong. Ends early when asked to stop.

@@ -11,7 +11,7 @@ use super::section::{ANY_NAME, Part as _, Table};
 use super::sources::{self, DEFAULT_FILE, Layer, Loose, Variables};
 use super::values::as_toml;
 use super::{Config, DEFAULT_STREAM, contradictions, is_stream_name};
-use crate::data_dir::StreamName;
+use crate::store::data_dir::StreamName;
 
 /// Everything a configuration is made of, to make it again when it may have changed.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ use figment::value::Value;
 use super::section::KeyType;
 use super::values::{from_text, quoted, whole, write};
 use crate::cli::values::size;
-use crate::hooks::Webhook;
+use crate::kit::hooks::Webhook;
 
 /// Bytes a second, or no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 pub(crate) use webhook::Webhook;
 
 use crate::config::Config;
-use crate::happenings::Happening;
+use crate::observe::events::Happening;
 
 /// What may wait to be told; what comes beyond is logged alone.
 const WAITING: usize = 64;

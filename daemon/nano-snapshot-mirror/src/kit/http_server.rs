@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::{Host, serve};
 
-use crate::report::{Report, Watching};
+use crate::observe::report::{Report, Watching};
 
 /// Event streams of one server. The other connections stay free for short answers.
 const STREAMS: usize = 32;

@@ -20,8 +20,8 @@ use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::data_dir::{DataDir, write_atomically};
-use crate::report;
+use crate::observe::report;
+use crate::store::data_dir::{DataDir, write_atomically};
 use crate::text::Bytes;
 
 /// How often the count is written at most, in seconds.

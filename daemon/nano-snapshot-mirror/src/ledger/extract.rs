@@ -9,8 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::published::{CHUNK, Published, read_chunk};
-use crate::temporary::Temporary;
+use crate::ledger::published::{CHUNK, Published, read_chunk};
+use crate::store::temporary::Temporary;
 
 /// The mode of a ledger before it is handed over.
 const PRIVATE: u32 = 0o600;

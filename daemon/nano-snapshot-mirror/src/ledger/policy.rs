@@ -14,12 +14,12 @@ use nano_ledger::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue;
 use crate::config;
-use crate::ledger_record::{Counts, LedgerRecord};
-use crate::looking::Looking;
-use crate::progress::Display;
-use crate::snapshot_info::SnapshotInfo;
+use crate::ledger::verify_progress::Looking;
+use crate::observe::progress::Display;
+use crate::store::catalogue;
+use crate::store::ledger_record::{Counts, LedgerRecord};
+use crate::store::snapshot_info::SnapshotInfo;
 use crate::text::Count;
 
 /// How deep to look, and which ledgers are wanted.

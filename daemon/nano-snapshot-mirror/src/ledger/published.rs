@@ -19,7 +19,7 @@ use bittorrent_protocol::{
 use bittorrent_store::TorrentStore;
 use nano_ledger::archive::Source;
 
-use crate::catalogue;
+use crate::store::catalogue;
 
 /// Bytes read at once: whole blocks.
 pub(crate) const CHUNK: usize = 64 * BLOCK_LEN as usize;

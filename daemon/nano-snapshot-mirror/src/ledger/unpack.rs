@@ -21,14 +21,14 @@ use nano_ledger::archive::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue;
-use crate::data_dir::DataDir;
-use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::ledger_record::{ARCHIVE, LedgerRecord};
-use crate::progress::{Display, Meter};
-use crate::published::{Compared, Hashes, Published};
-use crate::snapshot_info::SnapshotInfo;
-use crate::space;
+use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::ledger::published::{Compared, Hashes, Published};
+use crate::observe::progress::{Display, Meter};
+use crate::store::catalogue;
+use crate::store::data_dir::DataDir;
+use crate::store::ledger_record::{ARCHIVE, LedgerRecord};
+use crate::store::snapshot_info::SnapshotInfo;
+use crate::store::space;
 use crate::text::Bytes;
 
 /// How often an extraction that is ahead of the download looks for more.

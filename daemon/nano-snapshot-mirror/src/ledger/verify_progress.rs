@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use nano_ledger::Progress;
 use tokio_util::sync::CancellationToken;
 
-use crate::progress::{Display, Meter, percent};
+use crate::observe::progress::{Display, Meter, percent};
 
 /// What a look into a ledger reports to and is stopped by.
 pub(crate) struct Looking<'a> {

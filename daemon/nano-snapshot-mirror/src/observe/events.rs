@@ -4,7 +4,7 @@
 use serde::Serialize;
 use tracing::{error, info, warn};
 
-use crate::report::{Report, StreamReport};
+use crate::observe::report::{Report, StreamReport};
 
 /// Message ids of systemd.journal-fields(7). They never change; `docs/operating.md` lists them.
 pub(crate) mod message_id {
@@ -207,8 +207,8 @@ impl Happening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{NEW, OLD, report};
-    use crate::report::{Problem, Refused};
+    use crate::observe::report::testing::{NEW, OLD, report};
+    use crate::observe::report::{Problem, Refused};
 
     #[test]
     fn the_page_for_operators_has_the_message_ids() {

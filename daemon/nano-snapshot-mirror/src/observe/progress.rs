@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::info;
 
-use crate::report::Work;
+use crate::observe::report::Work;
 use crate::text::{Bytes, Time};
 
 /// Time between two log lines about the same phase.

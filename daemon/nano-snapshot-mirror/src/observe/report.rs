@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use port_mapping::PortMappingStatus;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_seconds;
+use crate::kit::clock::unix_seconds;
 
 pub(crate) use rates::{POINTS as RATE_POINTS, Rate, Rates};
 pub(crate) use reporter::{Following, Reporter, Watching};
@@ -445,7 +445,7 @@ impl Report {
         let fetching = |torrent: &&TorrentReport| torrent.state == TorrentState::Fetching;
         let torrent = self.torrents.iter().find(fetching)?;
         let (done, total) = (torrent.bytes_verified, torrent.bytes_total);
-        Some(crate::progress::percent(done, total))
+        Some(crate::observe::progress::percent(done, total))
     }
 
     /// Why it is not ready: everything that is wrong, and what is still missing.

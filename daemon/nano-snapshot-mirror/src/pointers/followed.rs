@@ -8,10 +8,10 @@ use snapshot_pointer::{Authority, Decision, Poll, RecordError};
 use tracing::{debug, error, info, warn};
 
 use crate::config;
-use crate::data_dir::DataDir;
-use crate::report::Reporter;
-use crate::space;
-use crate::stream::{self, Stream};
+use crate::observe::report::Reporter;
+use crate::pointers::stream::{self, Stream};
+use crate::store::data_dir::DataDir;
+use crate::store::space;
 use crate::text::Time;
 
 /// The problem of records that cannot be read or written, for programs.

@@ -12,7 +12,7 @@ use snapshot_pointer::{
 use tracing::{debug, info, warn};
 
 use crate::config::{self, Config};
-use crate::data_dir::{DataDir, StreamName};
+use crate::store::data_dir::{DataDir, StreamName};
 use crate::text::Causes;
 
 /// A stream with its place in the data directory.

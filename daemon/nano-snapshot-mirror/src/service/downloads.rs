@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{Running, Service};
-use crate::torrent::{self, Fetched, Wanted};
+use crate::transfer::download::{self, Fetched, Wanted};
 
 /// A running download.
 pub(super) struct Fetching<'a> {
@@ -35,7 +35,7 @@ impl<'a> Service<'a> {
                 or_refuse: false,
                 paused: &told,
             };
-            torrent::fetch(network, data, wanted, display, &until).await
+            download::fetch(network, data, wanted, display, &until).await
         });
         self.fetching.push(Fetching { id, stop, task });
     }

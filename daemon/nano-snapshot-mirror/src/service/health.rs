@@ -16,8 +16,8 @@ use tracing::{error, info};
 
 use super::held::SNAPSHOTS;
 use super::{Running, Service};
-use crate::catalogue;
-use crate::scrub;
+use crate::service::scrub;
+use crate::store::catalogue;
 
 /// How often to look.
 pub(super) const CHECK_EVERY: Duration = Duration::from_secs(2);

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::Service;
-use crate::catalogue::{self, Entry};
-use crate::control::{Added, Denied};
-use crate::data_dir::DirLock;
-use crate::ledger_policy::Verdict;
-use crate::reconcile::Holding;
-use crate::space;
+use crate::api::control::{Added, Denied};
+use crate::ledger::policy::Verdict;
+use crate::service::reconcile::Holding;
+use crate::store::catalogue::{self, Entry};
+use crate::store::data_dir::DirLock;
+use crate::store::space;
 use crate::text::Causes;
-use crate::torrent::Torrent;
+use crate::transfer::download::Torrent;
 
 /// The problem of a data directory that cannot be read or changed, for programs.
 const STORE: &str = "store";

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Running, Service};
-use crate::ledger_policy::Verdict;
-use crate::space;
+use crate::ledger::policy::Verdict;
+use crate::store::space;
 
 /// A ledger that is being looked into.
 pub(super) struct Verifying<'a> {

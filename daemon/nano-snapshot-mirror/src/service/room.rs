@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Service;
-use crate::catalogue::{self, Held, Retention, State};
-use crate::pause::Paused;
-use crate::set_aside;
+use crate::store::catalogue::{self, Held, Retention, State};
+use crate::store::set_aside;
+use crate::transfer::disk_pause::Paused;
 
 /// How soon to try again what a full disk kept from being done.
 const ROOM_RETRY: Duration = Duration::from_secs(5);

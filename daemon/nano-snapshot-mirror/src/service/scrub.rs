@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use crate::catalogue;
-use crate::clock::{self, unix_seconds};
 use crate::config::{self, Every};
-use crate::data_dir::write_atomically;
-use crate::happenings::message_id;
+use crate::kit::clock::{self, unix_seconds};
+use crate::observe::events::message_id;
+use crate::store::catalogue;
+use crate::store::data_dir::write_atomically;
 
 pub(crate) use schedule::{Event, Scrubs};
 

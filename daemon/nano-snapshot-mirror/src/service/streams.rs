@@ -11,10 +11,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{Running, Service};
 use crate::config::{self, Mistakes, Reloaded};
-use crate::data_dir::StreamName;
-use crate::followed::Followed;
-use crate::logging;
-use crate::stream;
+use crate::kit::logging;
+use crate::pointers::followed::Followed;
+use crate::pointers::stream;
+use crate::store::data_dir::StreamName;
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
 /// time, and never above the poll interval.

@@ -10,7 +10,7 @@ use tokio::task::block_in_place;
 use tracing::{info, warn};
 
 use super::Service;
-use crate::catalogue::{self, Held, State};
+use crate::store::catalogue::{self, Held, State};
 
 /// Unfinished snapshots kept besides those that are wanted or being fetched.
 const UNFINISHED: usize = 2;

@@ -16,9 +16,12 @@ use nano_ledger::archive::Layout;
 use tracing::{info, warn};
 
 use crate::config::{self, Limit};
-use crate::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
-use crate::ledger_record::LedgerRecord;
-use crate::{clock, pins, scrub, space};
+use crate::kit::clock;
+use crate::service::scrub;
+use crate::store::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
+use crate::store::ledger_record::LedgerRecord;
+use crate::store::pins;
+use crate::store::space;
 
 pub(crate) use heal::{clear_place, give_up, heal, is_passing, unlock};
 

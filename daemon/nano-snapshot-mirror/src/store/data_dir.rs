@@ -16,10 +16,10 @@ use rustix::fs::FlockOperation;
 use snapshot_pointer::Salt;
 use tracing::warn;
 
-use crate::clock;
-use crate::set_aside::set_aside;
+use crate::kit::clock;
+use crate::store::set_aside::set_aside;
 
-use crate::temporary::Temporary;
+use crate::store::temporary::Temporary;
 
 /// The mode of small files; the user's mask applies.
 const PUBLIC: u32 = 0o666;

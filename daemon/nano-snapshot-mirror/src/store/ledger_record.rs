@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use nano_ledger::{LedgerSummary, Level, Standing};
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_seconds;
-use crate::data_dir::write_atomically;
+use crate::kit::clock::unix_seconds;
+use crate::store::data_dir::write_atomically;
 
 /// What looks.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

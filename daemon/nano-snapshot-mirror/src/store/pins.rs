@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 
-use crate::catalogue;
 use crate::cli::PinArgs;
 use crate::config::Config;
-use crate::data_dir::{DataDir, sync_dir, write_atomically};
 use crate::output::outln;
+use crate::store::catalogue;
+use crate::store::data_dir::{DataDir, sync_dir, write_atomically};
 
 /// Whether the snapshot in `dir` is to be kept whatever comes.
 pub(crate) fn is_pinned(dir: &Path) -> bool {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result};
 use tracing::warn;
 
-use crate::data_dir::{DataDir, remove_tree, sync_dir};
+use crate::store::data_dir::{DataDir, remove_tree, sync_dir};
 
 /// The most files that are kept; the oldest are removed.
 const MOST_FILES: usize = 8;

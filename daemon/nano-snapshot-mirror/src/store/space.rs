@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
-use crate::data_dir::DataDir;
+use crate::store::data_dir::DataDir;
 use crate::text::Bytes;
 
 /// Kept free, so that the file system does not end up full to the brim: logs and the node need room

@@ -14,10 +14,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue;
-use crate::data_dir::DataDir;
-use crate::progress::Display;
-use crate::space::{self, Shortage};
+use crate::observe::progress::Display;
+use crate::store::catalogue;
+use crate::store::data_dir::DataDir;
+use crate::store::space::{self, Shortage};
 use crate::text::Bytes;
 
 /// How often to look whether there is room.

@@ -16,16 +16,16 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
-use crate::catalogue::{self, Entry, Generation};
-use crate::data_dir::{DataDir, DirLock};
-use crate::ledger_policy::{LedgerPolicy, refuses_files};
-use crate::left_behind;
-use crate::network::Network;
-use crate::pause::{Paused, Pauses};
-use crate::progress::Display;
-use crate::reuse::{Open, Reuse};
-use crate::space::{self, Shortage};
+use crate::ledger::policy::{LedgerPolicy, refuses_files};
+use crate::observe::progress::Display;
+use crate::store::catalogue::{self, Entry, Generation};
+use crate::store::data_dir::{DataDir, DirLock};
+use crate::store::space::{self, Shortage};
 use crate::text::{Bytes, Count};
+use crate::transfer::disk_pause::{Paused, Pauses};
+use crate::transfer::reuse::{Open, Reuse};
+use crate::transfer::session::Network;
+use crate::transfer::swarm_leftover;
 
 /// How often a waiting fetch looks whether another process has let go of a snapshot.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
@@ -494,7 +494,7 @@ impl Fetch<'_> {
                 self.id
             );
         }
-        let left = match left_behind::find(self.data, &info) {
+        let left = match swarm_leftover::find(self.data, &info) {
             Some(path) => self.recognise(path, &info).await?,
             None => None,
         };
@@ -524,7 +524,8 @@ impl Fetch<'_> {
         let store = Arc::new(store);
         if let Some(path) = left {
             let (into, stop) = (store.clone(), self.stop.clone());
-            let copied = spawn_blocking(move || left_behind::copy(&path, &into, &stop)).await??;
+            let copied =
+                spawn_blocking(move || swarm_leftover::copy(&path, &into, &stop)).await??;
             if !copied || !self.find_good(&store, dir).await? {
                 return Ok(None);
             }
@@ -540,7 +541,7 @@ impl Fetch<'_> {
     ) -> Result<Option<(Metainfo, PathBuf)>> {
         let (info, display, stop) = (info.clone(), self.display.clone(), self.stop.clone());
         Ok(spawn_blocking(move || {
-            let meta = left_behind::recognise(&path, &info, &display, &stop)?;
+            let meta = swarm_leftover::recognise(&path, &info, &display, &stop)?;
             Some((meta, path))
         })
         .await?)

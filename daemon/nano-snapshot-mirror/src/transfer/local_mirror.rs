@@ -10,10 +10,10 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
+use crate::api::control::{self, client};
 use crate::cli::Place;
 use crate::config::Config;
-use crate::control::{self, client};
-use crate::data_dir::DataDir;
+use crate::store::data_dir::DataDir;
 
 /// Addresses that are taken from an answer, at most.
 const MOST: usize = 8;

@@ -10,8 +10,8 @@ use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::catalogue::{self, Entry};
-use crate::data_dir::{DataDir, DirLock};
+use crate::store::catalogue::{self, Entry};
+use crate::store::data_dir::{DataDir, DirLock};
 use crate::text::Causes;
 
 /// A snapshot that this process has open.

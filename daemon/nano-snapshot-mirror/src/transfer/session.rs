@@ -25,15 +25,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use crate::beside::Beside;
 use crate::cli::HostPort;
-use crate::clock::unix_seconds;
 use crate::config::{self, Config, Live, Origin};
-use crate::data_dir::{DataDir, write_atomically};
-use crate::listening;
-use crate::quota::Allowance;
-use crate::sources::Sources;
+use crate::kit::clock::unix_seconds;
+use crate::kit::listening;
+use crate::kit::quota::Allowance;
+use crate::store::data_dir::{DataDir, write_atomically};
 use crate::text::Causes;
+use crate::transfer::local_mirror::Beside;
+use crate::transfer::peer_sources::Sources;
 use pace::Pace;
 
 /// How long the DHT node may take to say goodbye.

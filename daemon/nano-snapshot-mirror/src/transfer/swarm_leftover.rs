@@ -14,9 +14,9 @@ use bittorrent_store::{StoreError, TorrentStore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::catalogue;
-use crate::data_dir::DataDir;
-use crate::progress::Display;
+use crate::observe::progress::Display;
+use crate::store::catalogue;
+use crate::store::data_dir::DataDir;
 use crate::text::Causes;
 
 /// Bytes that are copied before the next look whether to stop.

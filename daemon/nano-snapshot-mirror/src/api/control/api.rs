@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{ControlListener, Denied, Reply, Request, dht};
-use crate::data_dir::DataDir;
-use crate::pins;
-use crate::report::Watching;
-use crate::serve::{Host, Streams, events, json, refuse, serve};
-use crate::status;
+use crate::commands::status;
+use crate::kit::http_server::{Host, Streams, events, json, refuse, serve};
+use crate::observe::report::Watching;
+use crate::store::data_dir::DataDir;
+use crate::store::pins;
 
 /// The longest body of a request, in bytes.
 const MAX_BODY: usize = 16 * 1024;

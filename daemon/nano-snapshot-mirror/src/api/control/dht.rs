@@ -14,7 +14,7 @@ use snapshot_pointer::{
 };
 
 use super::api::Api;
-use crate::serve::{json, refuse};
+use crate::kit::http_server::{json, refuse};
 use crate::text::Causes;
 
 /// What a look-up found, as JSON.

@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::serve::refuse;
+use crate::kit::http_server::refuse;
 
 /// A host name as it is compared: in lower case, without the final dot of a complete name.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write as _};
 
 use port_mapping::MappingProtocol;
 
-use crate::report::{Phase, Reachable, Report, Standing, TorrentReport, TorrentState};
+use crate::observe::report::{Phase, Reachable, Report, Standing, TorrentReport, TorrentState};
 
 /// What a mirror is called where the swarm's metrics tell services apart.
 const SERVICE: &str = "mirror";
@@ -408,7 +408,7 @@ impl Family<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::report;
+    use crate::observe::report::testing::report;
 
     /// Name and labels of every series.
     fn series(text: &str) -> Vec<&str> {

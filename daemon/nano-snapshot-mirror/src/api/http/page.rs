@@ -8,8 +8,8 @@ use std::time::Duration;
 use bittorrent_protocol::is_printable;
 use bittorrent_session::MapCell;
 
-use crate::progress::percent;
-use crate::report::{
+use crate::observe::progress::percent;
+use crate::observe::report::{
     AuthorityReport, PeerReport, Rates, Report, StreamReport, TorrentReport, TorrentState,
 };
 use crate::text::{Bytes, Time};
@@ -188,7 +188,7 @@ fn draw_stream(report: &Report, stream: &StreamReport, out: &mut String) {
         .to_string();
         row(out, "get it", links);
     }
-    let agree = |one: &&AuthorityReport| one.state == crate::report::Standing::Agrees;
+    let agree = |one: &&AuthorityReport| one.state == crate::observe::report::Standing::Agrees;
     let agreeing = stream.authorities.iter().filter(agree).count();
     row(
         out,
@@ -380,12 +380,12 @@ fn chart(report: &Report, rates: &Rates, out: &mut String) {
         Bytes(top)
     );
     // The newest point is at the right edge.
-    let step = width / (crate::report::RATE_POINTS - 1) as f64;
-    let first = crate::report::RATE_POINTS - points.len();
+    let step = width / (crate::observe::report::RATE_POINTS - 1) as f64;
+    let first = crate::observe::report::RATE_POINTS - points.len();
     for (class, of) in [
         (
             "l-up",
-            (|point| point.up) as fn(&crate::report::Rate) -> u64,
+            (|point| point.up) as fn(&crate::observe::report::Rate) -> u64,
         ),
         ("l-down", |point| point.down),
     ] {
@@ -529,7 +529,7 @@ fn seconds(count: u64) -> Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{NEW, OLD, report};
+    use crate::observe::report::testing::{NEW, OLD, report};
 
     fn drawn(report: &Report, peers: &[PeerReport]) -> String {
         let cell = |verified, before, reused| MapCell {

@@ -10,9 +10,9 @@ use axum::response::Response;
 use bittorrent_protocol::InfoHashV2;
 
 use super::Site;
-use crate::catalogue;
-use crate::report::StreamReport;
-use crate::serve::{bytes_as, refuse};
+use crate::kit::http_server::{bytes_as, refuse};
+use crate::observe::report::StreamReport;
+use crate::store::catalogue;
 
 pub(super) async fn first_magnet(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_refused_snapshot_is_not_passed_on() {
-        use crate::report::testing::{NEW, OLD, report};
+        use crate::observe::report::testing::{NEW, OLD, report};
 
         let mut stream = report().streams.remove(0);
         let given = |stream: &StreamReport| to_give(stream).map(|id| id.to_string());

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Fetch;
-use crate::torrent::Reader;
-use crate::unpack::{self, Unpack, Unpacked};
+use crate::ledger::unpack::{self, Unpack, Unpacked};
+use crate::transfer::download::Reader;
 
 /// The extraction of an archive that goes along with its download.
 pub(super) struct Along {

@@ -10,11 +10,11 @@ use nano_ledger::archive::Extracted as Archived;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::data_dir::{DataDir, write_atomically};
-use crate::extract::{self, Method};
-use crate::install::place::{LedgerPlace, Old, open_alone};
-use crate::temporary::Temporary;
-use crate::unpack;
+use crate::commands::install::place::{LedgerPlace, Old, open_alone};
+use crate::ledger::extract::{self, Method};
+use crate::ledger::unpack;
+use crate::store::data_dir::{DataDir, write_atomically};
+use crate::store::temporary::Temporary;
 
 /// `extracted.json`: which snapshot `data.ldb` was when it was put there, so that the same is not
 /// fetched again, and a ledger that a node wrote to is not taken for one that can be fetched again. It is

@@ -12,19 +12,19 @@ use tracing::info;
 
 use super::Ended;
 use super::extracted::{Extracted, New};
-use crate::catalogue::{self, Entry};
-use crate::data_dir::{DataDir, StoreLock};
-use crate::extract::{self, Method};
-use crate::install::place::LedgerPlace;
-use crate::ledger_policy::{LedgerPolicy, Verdict};
-use crate::ledger_record::LedgerRecord;
-use crate::pins;
-use crate::progress::Display;
-use crate::published::{Damaged, Published};
-use crate::scrub;
-use crate::space;
-use crate::stream::Stream;
-use crate::unpack::{Unpack, Unpacked};
+use crate::commands::install::place::LedgerPlace;
+use crate::ledger::extract::{self, Method};
+use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::ledger::published::{Damaged, Published};
+use crate::ledger::unpack::{Unpack, Unpacked};
+use crate::observe::progress::Display;
+use crate::pointers::stream::Stream;
+use crate::service::scrub;
+use crate::store::catalogue::{self, Entry};
+use crate::store::data_dir::{DataDir, StoreLock};
+use crate::store::ledger_record::LedgerRecord;
+use crate::store::pins;
+use crate::store::space;
 
 /// What is done after seeding ended, with the network closed.
 pub(super) struct Last<'a> {

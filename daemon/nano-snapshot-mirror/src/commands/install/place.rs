@@ -29,8 +29,8 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::node_lock::{NodeLock, who_has_open};
-use crate::data_dir::sync_dir;
-use crate::temporary::Temporary;
+use crate::store::data_dir::sync_dir;
+use crate::store::temporary::Temporary;
 
 /// What a node calls its ledger.
 pub(crate) const LEDGER: &str = "data.ldb";

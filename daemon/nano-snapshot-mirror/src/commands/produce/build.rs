@@ -21,16 +21,16 @@ use super::download::Downloaded;
 use super::making::{Making, Stage};
 use super::memory::{Memory, Origin, Recipe};
 use super::pieces;
-use crate::catalogue;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
-use crate::clock::unix_seconds;
 use crate::config::Config;
-use crate::data_dir::{DataDir, DirLock, StreamName};
-use crate::ledger_policy::{LedgerPolicy, Verdict, refuse_publication};
-use crate::ledger_record::{Counts, LedgerRecord};
-use crate::progress::{Display, Meter};
-use crate::snapshot_info::SnapshotInfo;
-use crate::space;
+use crate::kit::clock::unix_seconds;
+use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_publication};
+use crate::observe::progress::{Display, Meter};
+use crate::store::catalogue;
+use crate::store::data_dir::{DataDir, DirLock, StreamName};
+use crate::store::ledger_record::{Counts, LedgerRecord};
+use crate::store::snapshot_info::SnapshotInfo;
+use crate::store::space;
 use crate::text::Bytes;
 
 /// The archive of this name was downloaded, and mirrors would refuse to extract it. The context of an error, by which the exit code is

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::copying::{Copying, PIPE, Rest};
 use super::making::{Checkpoints, Making, Stage};
-use crate::progress::Display;
-use crate::space;
+use crate::observe::progress::Display;
+use crate::store::space;
 
 /// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
 pub(super) fn into_draft(

@@ -21,9 +21,9 @@ use rustix::pipe::fcntl_setpipe_size;
 use tracing::{debug, info, warn};
 
 use crate::cli::CopyLedgerArgs;
-use crate::fetch::Ended;
+use crate::commands::fetch::Ended;
+use crate::kit::signals;
 use crate::output::errln;
-use crate::signals;
 
 /// The command by which this program starts itself as the copying process.
 pub(crate) const COMMAND: &str = "copy-ledger";

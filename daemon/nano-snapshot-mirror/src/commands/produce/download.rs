@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::memory::Resource;
-use crate::data_dir::{DataDir, StreamName, write_atomically};
-use crate::progress::Display;
-use crate::space;
+use crate::observe::progress::Display;
+use crate::store::data_dir::{DataDir, StreamName, write_atomically};
+use crate::store::space;
 use crate::text::Bytes;
 
 /// Attempts in a row that bring nothing before it is given up.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::memory::{Origin, Recipe};
-use crate::clock::unix_seconds;
-use crate::data_dir::{DataDir, DirLock, StreamName, sync_dir, write_atomically};
+use crate::kit::clock::unix_seconds;
+use crate::store::data_dir::{DataDir, DirLock, StreamName, sync_dir, write_atomically};
 use crate::text::Bytes;
 
 /// How old a whole copy of a ledger that changed since may be and still be published: what comes of it is

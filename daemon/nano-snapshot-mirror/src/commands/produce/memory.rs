@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::making::FRESH;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
-use crate::clock::unix_seconds;
-use crate::data_dir::{DataDir, StreamName, write_atomically};
+use crate::kit::clock::unix_seconds;
+use crate::store::data_dir::{DataDir, StreamName, write_atomically};
 
 /// The state of what a snapshot is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -87,7 +87,7 @@ mod tests {
             hybrid: true,
         };
         let name = "n".repeat(200);
-        let io = crate::catalogue::io();
+        let io = crate::store::catalogue::io();
         let mut draft = Draft::begin(temp.path(), &name, Shape::SingleFile, cut, io).unwrap();
         let pieces = 100;
         let content = vec![1; pieces * PieceLength::MIN.bytes() as usize];

@@ -10,8 +10,8 @@ use super::build::{self, Built};
 use super::memory::{Memory, Origin, Recipe};
 use super::pieces;
 use crate::cli::{LayoutArg, ProduceArgs};
-use crate::data_dir::{DataDir, StreamName};
-use crate::space;
+use crate::store::data_dir::{DataDir, StreamName};
+use crate::store::space;
 use crate::text::{Bytes, Count};
 
 /// A line for each value. Nothing is copied, signed or asked of any network.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tracing::info;
 
 use crate::cli::ClearReadersArgs;
-use crate::fetch::Ended;
+use crate::commands::fetch::Ended;
 use crate::output::outln;
 
 /// Clears, and prints how many there were.

@@ -7,8 +7,8 @@ use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{Choice, Decision, Poll, Record, Refusal};
 
 use super::{AuthorityReport, Refused, Standing};
-use crate::clock::unix_seconds;
-use crate::stream;
+use crate::kit::clock::unix_seconds;
+use crate::pointers::stream;
 use crate::text::Causes;
 
 /// Refused items that are listed of each authority.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reach::{Home, Reach, Seen};
 use super::{DhtReport, PeerReport, Peers};
-use crate::watchdog::Pulse;
+use crate::kit::watchdog::Pulse;
 
 /// Time between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(2);

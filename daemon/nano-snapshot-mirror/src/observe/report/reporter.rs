@@ -20,16 +20,16 @@ use super::{
     Addresses, Disk, Month, PeerReport, Phase, PortMapping, Problem, Rates, Report, Standing,
     StreamReport, TorrentReport, TorrentState, Transfer, Work,
 };
-use crate::clock::unix_seconds;
-use crate::data_dir::StreamName;
-use crate::network::Network;
-use crate::progress::Display;
-use crate::snapshot_info::SnapshotInfo;
-use crate::space;
-use crate::stream::Stream;
+use crate::kit::clock::unix_seconds;
+use crate::kit::watchdog::Pulse;
+use crate::observe::progress::Display;
+use crate::pointers::stream::Stream;
+use crate::store::data_dir::StreamName;
+use crate::store::snapshot_info::SnapshotInfo;
+use crate::store::space;
 use crate::text::Causes;
-use crate::torrent::too_long;
-use crate::watchdog::Pulse;
+use crate::transfer::download::too_long;
+use crate::transfer::session::Network;
 
 /// How often a report is made without anything having happened.
 const EVERY: Duration = Duration::from_secs(1);

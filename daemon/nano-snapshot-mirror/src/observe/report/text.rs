@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bittorrent_protocol::Printable;
 
 use super::{PortMapping, Report, Standing, StreamReport, TorrentReport, TorrentState};
-use crate::progress::percent;
+use crate::observe::progress::percent;
 use crate::text::{Bytes, Time};
 
 /// Digits of a hash that tell snapshots apart at a glance.
@@ -258,7 +258,7 @@ fn ago(now: u64, then: u64) -> Time {
 #[cfg(test)]
 mod tests {
     use super::PortMapping;
-    use crate::report::testing::{NEW, OLD, report};
+    use crate::observe::report::testing::{NEW, OLD, report};
 
     #[test]
     fn one_line_for_the_service_manager() {

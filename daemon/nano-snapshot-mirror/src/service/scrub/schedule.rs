@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::{News, Scrub, Settings, due, log_end};
-use crate::torrent::Torrent;
+use crate::transfer::download::Torrent;
 
 /// Something for [`Scrubs::take`].
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! What is damaged is moved to `set-aside/` in the data directory, under the name of the snapshot and
 //! of the part. What is good stays: content is read again and compared with its hashes before anything
-//! is downloaded. `set-aside/` is bounded: see [`crate::set_aside`].
+//! is downloaded. `set-aside/` is bounded: see [`crate::store::set_aside`].
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use super::{METADATA, read_info, take_up};
-use crate::data_dir::{DataDir, DirLock, sync_dir};
-use crate::set_aside::set_aside;
+use crate::store::data_dir::{DataDir, DirLock, sync_dir};
+use crate::store::set_aside::set_aside;
 
 /// The files that lie directly in the directory of a snapshot.
 const FILES: [&str; 10] = [
@@ -39,7 +39,7 @@ const DIRECTORIES: [&str; 2] = ["content", "leaves"];
 /// Whether an error says nothing about the snapshot, but about the machine at this moment: no room, no
 /// descriptors, no memory, a file system that became read-only. Trying again later is the remedy.
 pub(crate) fn is_passing(error: &Error) -> bool {
-    crate::space::is_lacking(error)
+    crate::store::space::is_lacking(error)
         || error.chain().any(|cause| {
             let of_io = cause.downcast_ref().and_then(Errno::from_io_error);
             let errno = of_io.or_else(|| cause.downcast_ref::<Errno>().copied());
