@@ -27,6 +27,7 @@ ROOMS = [
     "bittorrent-session",
     "port-mapping",
     "nano-ledger",
+    "ledger-archive",
     "snapshot-pointer",
     "nano-snapshot-mirror",
 ]

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use nano_ledger::archive::{ExtractError, ExtractOptions, extract_file};
+use ledger_archive::{ExtractError, ExtractOptions, extract_file};
 use tempfile::TempDir;
 
 /// More is refused, so that an input cannot fill the disk.

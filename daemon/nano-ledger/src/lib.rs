@@ -1,14 +1,12 @@
-//! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification, archives.
+//! The Nano node's LMDB ledger: consistent live copies, bounds-checked reading, verification. Knows neither archives nor torrents.
 //!
 //! - [`LiveLedger`] copies the ledger of a running node through LMDB, under the node's own lock.
 //!   It is for the operator's own file: LMDB maps it and trusts it.
 //! - [`LedgerFile`] reads pages with positioned reads and trusts nothing. It is for files that came
 //!   from elsewhere; [`summarize`] and [`verify`] are built on it.
-//! - [`archive`] packs ledgers and extracts them from archives nobody vouches for.
 //! - [`scrub_copy`] takes out of a copy what is the node's own business, before it is published.
 //! - [`synthetic`] invents ledgers for demonstrations and tests.
 
-pub mod archive;
 mod block;
 mod bytes;
 mod chain;

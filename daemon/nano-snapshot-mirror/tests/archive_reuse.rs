@@ -12,7 +12,7 @@ use bittorrent_protocol::{BLOCK_LEN, PieceLength};
 use bittorrent_session::{Session, SessionConfig};
 use bittorrent_store::create::{Cut, Draft, Shape};
 use bittorrent_store::{RealIo, ReuseSources, TorrentStore};
-use nano_ledger::archive::{PackOptions, pack_file};
+use ledger_archive::{PackOptions, pack_file};
 use nano_ledger::synthetic;
 
 const NAME: &str = "ledger.tar.zst";

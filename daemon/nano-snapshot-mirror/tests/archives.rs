@@ -11,7 +11,7 @@ use bittorrent_protocol::{InfoHashV2, PieceLength};
 use bittorrent_store::create::{Cut, copy_path};
 use bittorrent_store::{RealIo, TorrentStore};
 use common::{AFTER, BEFORE, Running, World, assert_same, copy_ledger, run_command};
-use nano_ledger::archive::{self, PackOptions};
+use ledger_archive::PackOptions;
 
 /// `produce --layout tar.zst` of a ledger; the snapshot.
 fn produce_packed(world: &World, ledger: &Path) -> String {
@@ -133,8 +133,8 @@ fn a_scrubbed_ledger_is_packed_without_what_is_private() {
     let archive = only_file(&world, "producer", &said.value("snapshot"));
     let target = world.path("out.ldb");
     let going = |_| std::ops::ControlFlow::Continue(());
-    let options = archive::ExtractOptions::new(1 << 40);
-    let extracted = archive::extract_file(&archive, &target, options, going).unwrap();
+    let options = ledger_archive::ExtractOptions::new(1 << 40);
+    let extracted = ledger_archive::extract_file(&archive, &target, options, going).unwrap();
     extracted.install().unwrap();
     let summary = nano_ledger::summarize(&target).unwrap();
     assert_eq!(summary.blocks, 5460);
@@ -267,7 +267,7 @@ fn a_7z_archive_as_the_live_stream_has_it_is_extracted() {
 fn packed(content: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     let len = content.len() as u64;
-    archive::pack(content, len, &mut archive, &PackOptions::default()).unwrap();
+    ledger_archive::pack(content, len, &mut archive, &PackOptions::default()).unwrap();
     archive
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use common::{AFTER, BEFORE, Said, World, assert_same, run_command};
-use nano_ledger::archive::{self, PackOptions};
+use ledger_archive::PackOptions;
 
 /// What the server has, and what it was asked.
 #[derive(Default)]
@@ -137,7 +137,7 @@ fn packed(ledger: &str) -> Vec<u8> {
     let mut archive = Vec::new();
     let ledger = fs::read(ledger).unwrap();
     let options = PackOptions::default();
-    archive::pack(&ledger[..], ledger.len() as u64, &mut archive, &options).unwrap();
+    ledger_archive::pack(&ledger[..], ledger.len() as u64, &mut archive, &options).unwrap();
     archive
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
 use extracted::{Extracted, New};
 use last::{Last, note_damage};
-use nano_ledger::archive::Layout;
+use ledger_archive::LedgerFormat;
 use snapshot_pointer::{Decision, Tally};
 use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
@@ -211,9 +211,9 @@ impl Fetch<'_> {
         torrent: &Torrent,
         unpacked: Result<Option<Unpacked>>,
     ) -> Result<Option<Remaining>> {
-        let layout = catalogue::content(&torrent.dir, &torrent.store.info());
-        let layout = layout.map(|(layout, _)| layout);
-        if layout == Some(Layout::Plain) || !self.once.extract {
+        let format = catalogue::content(&torrent.dir, &torrent.store.info());
+        let format = format.map(|(format, _)| format);
+        if format == Some(LedgerFormat::Plain) || !self.once.extract {
             if !self.check(torrent).await? {
                 return Ok(None);
             }

@@ -10,7 +10,7 @@ pub(crate) mod place;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use nano_ledger::archive::{self, Extracted, Layout};
+use ledger_archive::{Extracted, LedgerFormat};
 use tracing::{info, warn};
 
 use crate::cli::InstallArgs;
@@ -67,7 +67,7 @@ struct Snapshot {
     data: DataDir,
     info: bittorrent_protocol::metainfo::Info,
     published: Published,
-    layout: Layout,
+    format: LedgerFormat,
     /// Keeps it from being removed.
     _in_use: DirLock,
 }
@@ -92,7 +92,7 @@ impl Origin {
             if !catalogue::was_whole(&dir)? {
                 bail!("snapshot {id} is not whole: fetch it with --once first");
             }
-            let Some((layout, path)) = catalogue::content(&dir, &info) else {
+            let Some((format, path)) = catalogue::content(&dir, &info) else {
                 bail!("snapshot {id} is {}, which is no ledger", info.name());
             };
             return Ok(Self {
@@ -103,7 +103,7 @@ impl Origin {
                     dir,
                     data,
                     info,
-                    layout,
+                    format,
                     _in_use: in_use,
                 }),
             });
@@ -126,7 +126,7 @@ impl Origin {
     fn archive(&self) -> Option<&Snapshot> {
         self.snapshot
             .as_ref()
-            .filter(|snapshot| snapshot.layout != Layout::Plain)
+            .filter(|snapshot| snapshot.format != LedgerFormat::Plain)
     }
 
     fn published(&self) -> Option<&Published> {
@@ -243,8 +243,8 @@ impl Installation<'_> {
             );
         }
         // Copying first would cost hours and the room for nothing.
-        match archive::detect(path) {
-            Ok(Layout::Plain) => {}
+        match ledger_archive::detect(path) {
+            Ok(LedgerFormat::Plain) => {}
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(
@@ -253,7 +253,7 @@ impl Installation<'_> {
                     )
                 });
             }
-            Ok(Layout::SevenZ | Layout::TarZst) => bail!(
+            Ok(LedgerFormat::SevenZ | LedgerFormat::TarZst) => bail!(
                 "{} is not installed, the node's ledger is as it was: it is an archive, and install \
                  takes an archive only as a snapshot: extract it first, and name the data.ldb in it",
                 path.display()

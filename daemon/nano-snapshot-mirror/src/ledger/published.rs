@@ -17,7 +17,7 @@ use bittorrent_protocol::{
     BLOCK_LEN, FileIndex, FileSpan, InfoHashV2, MerkleHash, PieceIndex, merkle,
 };
 use bittorrent_store::TorrentStore;
-use nano_ledger::archive::Source;
+use ledger_archive::Source;
 
 use crate::store::catalogue;
 
@@ -387,7 +387,7 @@ impl<S: Source> Source for Compared<S> {
 mod tests {
     use bittorrent_protocol::PieceLength;
     use bittorrent_protocol::metainfo::{HashedContent, MetainfoBuilder};
-    use nano_ledger::archive::FileSource;
+    use ledger_archive::FileSource;
 
     use super::*;
 

@@ -14,9 +14,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::TorrentStore;
-use nano_ledger::archive::{
-    self, ArchiveId, ExtractError, ExtractOptions, ExtractReport, Extracted, Extractor, FileSource,
-    Layout, Refusal, Source, Step,
+use ledger_archive::{
+    ArchiveId, ExtractError, ExtractOptions, ExtractReport, Extracted, Extractor, FileSource,
+    LedgerFormat, Refusal, Source, Step,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -90,19 +90,19 @@ impl Unpack {
         let len = source.len;
         let path = source.path.clone();
         let source = Compared::new(source, path, Hashes::Arriving(store));
-        let first = len.min(Layout::START as u64);
+        let first = len.min(LedgerFormat::HEADER_LEN as u64);
         while source.available() < first {
             if self.stop.is_cancelled() {
                 return Ok(Unpacked::Stopped);
             }
             thread::sleep(POLL);
         }
-        let mut start = [0; Layout::START];
+        let mut start = [0; LedgerFormat::HEADER_LEN];
         let start = start.get_mut(..first as usize).unwrap_or_default();
         source
             .read_exact_at(start, 0)
             .with_context(|| format!("cannot read snapshot {}", self.id))?;
-        if Layout::of_start(start) != Some(Layout::TarZst) {
+        if LedgerFormat::from_header(start) != Some(LedgerFormat::TarZst) {
             return Ok(Unpacked::NeedsWhole);
         }
         info!(snapshot = %self.id, "a tar.zst archive: it is extracted while it arrives");
@@ -110,17 +110,17 @@ impl Unpack {
     }
 
     /// Extracts the archive of a snapshot that is whole. With `discard` it is given back to the file
-    /// system as it is extracted, where its layout allows; the caller has made sure that nobody reads
+    /// system as it is extracted, where its format allows; the caller has made sure that nobody reads
     /// it.
     pub(crate) fn whole(&self, info: &Info, discard: bool) -> Result<Unpacked> {
-        let (layout, path) = catalogue::content(&self.dir, info)
+        let (format, path) = catalogue::content(&self.dir, info)
             .or_else(|| {
                 // Its start was given back to the file system by an interrupted run; only a tar.zst is.
                 let path = catalogue::ledger_path(&self.dir, info)?;
-                discard.then_some((Layout::TarZst, path))
+                discard.then_some((LedgerFormat::TarZst, path))
             })
             .ok_or_else(|| not_extractable(self.id, info))?;
-        let discard = discard && layout == Layout::TarZst;
+        let discard = discard && format == LedgerFormat::TarZst;
         let opening = || format!("cannot open {}", path.display());
         let file = if discard {
             // Sealed content is read-only.
@@ -133,10 +133,10 @@ impl Unpack {
         let len = source.available();
         let hashes = Hashes::Published(Published::read(&self.dir, self.id)?);
         let source = Compared::new(source, path, hashes);
-        match layout {
-            Layout::Plain => Err(not_extractable(self.id, info)),
-            Layout::TarZst => self.tar_zst(&source, len, info, discard),
-            Layout::SevenZ => self.seven_z(&source, len, info),
+        match format {
+            LedgerFormat::Plain => Err(not_extractable(self.id, info)),
+            LedgerFormat::TarZst => self.tar_zst(&source, len, info, discard),
+            LedgerFormat::SevenZ => self.seven_z(&source, len, info),
         }
     }
 
@@ -152,7 +152,7 @@ impl Unpack {
             options = options.discarding_archive();
         }
         let id = ArchiveId::from_bytes(*self.id.as_bytes());
-        let mut watch = Watch::new(self, Layout::TarZst, discard);
+        let mut watch = Watch::new(self, LedgerFormat::TarZst, discard);
         let mut extractor = Extractor::open(&self.target, id, len, options)?;
         loop {
             watch.see(extractor.progress(), source)?;
@@ -179,11 +179,11 @@ impl Unpack {
             snapshot = %self.id,
             "a 7z archive: extracting it starts from zero after every interruption"
         );
-        let mut watch = Watch::new(self, Layout::SevenZ, false);
+        let mut watch = Watch::new(self, LedgerFormat::SevenZ, false);
         let id = ArchiveId::from_bytes(*self.id.as_bytes());
         let options = ExtractOptions::new(self.largest()?);
         let mut short = None;
-        let extracted = archive::extract(source, id, &self.target, options, |progress| {
+        let extracted = ledger_archive::extract(source, id, &self.target, options, |progress| {
             if let Err(error) = watch.see(progress, source) {
                 short = Some(error);
             }
@@ -285,22 +285,22 @@ fn not_extractable(id: InfoHashV2, info: &Info) -> anyhow::Error {
 /// Shows how far it is, and stops when the disk is too small.
 struct Watch<'a> {
     unpack: &'a Unpack,
-    layout: Layout,
+    format: LedgerFormat,
     discard: bool,
     meter: Option<Meter>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(unpack: &'a Unpack, layout: Layout, discard: bool) -> Self {
+    fn new(unpack: &'a Unpack, format: LedgerFormat, discard: bool) -> Self {
         Self {
             unpack,
-            layout,
+            format,
             discard,
             meter: None,
         }
     }
 
-    fn see(&mut self, progress: archive::Progress, source: &impl Source) -> Result<()> {
+    fn see(&mut self, progress: ledger_archive::Progress, source: &impl Source) -> Result<()> {
         let Some(len) = progress.ledger_len else {
             return Ok(());
         };
@@ -317,11 +317,12 @@ impl<'a> Watch<'a> {
     /// Once, when the archive has said how large its ledger is.
     fn ensure_space(
         &self,
-        progress: archive::Progress,
+        progress: ledger_archive::Progress,
         len: u64,
         source: &impl Source,
     ) -> Result<()> {
-        let at_most = archive::disk_needed(self.layout, progress.archive_len, len, self.discard);
+        let at_most =
+            ledger_archive::disk_needed(self.format, progress.archive_len, len, self.discard);
         info!(
             ledger_bytes = len,
             archive_bytes = progress.archive_len,

@@ -12,7 +12,7 @@ use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::{File, Info, Metainfo};
 use bittorrent_protocol::{BLOCK_LEN, InfoHashV2};
 use bittorrent_store::{Condition, Inspection, Io, RealIo, TorrentStore};
-use nano_ledger::archive::Layout;
+use ledger_archive::LedgerFormat;
 use tracing::{info, warn};
 
 use crate::config::{self, Limit};
@@ -334,15 +334,15 @@ fn is_sealed(dir: &Path, info: &Info) -> bool {
 /// The file of a snapshot that has the ledger, and the form it has by its first bytes. Its name
 /// decides where these say nothing: what calls itself a ledger has to be one. `None` for
 /// everything that is mirrored without being understood.
-pub(crate) fn content(dir: &Path, info: &Info) -> Option<(Layout, PathBuf)> {
+pub(crate) fn content(dir: &Path, info: &Info) -> Option<(LedgerFormat, PathBuf)> {
     let path = ledger_path(dir, info)?;
     let name = ledger_file(info)?.last();
-    let layout = if name.is_some_and(|name| name.ends_with(".ldb")) {
-        Layout::Plain
+    let format = if name.is_some_and(|name| name.ends_with(".ldb")) {
+        LedgerFormat::Plain
     } else {
-        Layout::of_start(&start_of(&path)?)?
+        ledger_archive::detect(&path).ok()?
     };
-    Some((layout, path))
+    Some((format, path))
 }
 
 /// Where the file of a snapshot that has the ledger, or its archive, is or would be.
@@ -384,21 +384,10 @@ pub(crate) fn only_file(dir: &Path, info: &Info) -> Option<PathBuf> {
     Some(dir.join("content").join(file))
 }
 
-/// The first bytes of a file, as many as tell layouts apart.
-fn start_of(path: &Path) -> Option<Vec<u8>> {
-    use std::io::Read as _;
-    let mut start = Vec::with_capacity(Layout::START);
-    let file = std::fs::File::open(path).ok()?;
-    file.take(Layout::START as u64)
-        .read_to_end(&mut start)
-        .ok()?;
-    Some(start)
-}
-
 /// Where the ledger is in the snapshot in `dir`, if it is a plain one.
 pub(crate) fn plain_ledger(dir: &Path, info: &Info) -> Option<PathBuf> {
     match content(dir, info)? {
-        (Layout::Plain, path) => Some(path),
+        (LedgerFormat::Plain, path) => Some(path),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
-use nano_ledger::archive::Extracted as Archived;
+use ledger_archive::Extracted as Archived;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 

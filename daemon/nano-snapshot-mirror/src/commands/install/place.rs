@@ -23,7 +23,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use nano_ledger::archive;
+
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
@@ -166,7 +166,7 @@ impl LedgerPlace {
     /// Removes what an interrupted extraction of an archive to this place left. What cannot be removed
     /// only takes room.
     pub(crate) fn clear_extraction(&self) {
-        if let Err(error) = archive::remove_leftovers(&self.ledger) {
+        if let Err(error) = ledger_archive::remove_leftovers(&self.ledger) {
             warn!("{:#}", anyhow::Error::from(error));
         }
     }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::create::{Cut, Draft, Shape};
 use bittorrent_store::{Condition, Inspection, StoreError};
-use nano_ledger::archive::{self, ExtractError, ExtractOptions, Layout, PackError, PackOptions};
+use ledger_archive::{ExtractError, ExtractOptions, LedgerFormat, PackError, PackOptions};
 use nano_ledger::{LiveLedger, Standing};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -145,13 +145,13 @@ pub(super) fn snapshot(
             work.of_ledger(&path, ledger, making, data, &stream)
         }
         Source::Downloaded(downloaded) => {
-            let output = match (args.layout, downloaded.layout) {
+            let output = match (args.layout, downloaded.format) {
                 (Some(layout), _) => Output::of(layout),
-                (None, Layout::Plain) => Output::Plain,
-                (None, Layout::TarZst | Layout::SevenZ) => Output::AsItIs,
+                (None, LedgerFormat::Plain) => Output::Plain,
+                (None, LedgerFormat::TarZst | LedgerFormat::SevenZ) => Output::AsItIs,
             };
             let size = downloaded.resource.length;
-            if downloaded.layout == Layout::Plain && output == Output::Plain
+            if downloaded.format == LedgerFormat::Plain && output == Output::Plain
                 || output == Output::AsItIs
             {
                 pieces::refuse_too_short(args.piece_length, size)?;
@@ -347,8 +347,8 @@ impl Work<'_> {
         let now = unix_seconds(SystemTime::now());
         let origin = Origin::Url(downloaded.resource.clone());
         let original = downloaded.name.clone();
-        let as_it_is = match downloaded.layout {
-            Layout::SevenZ => with_suffix(&original, ".7z"),
+        let as_it_is = match downloaded.format {
+            LedgerFormat::SevenZ => with_suffix(&original, ".7z"),
             _ => with_suffix(&original, ".zst"),
         };
         let name = match self.output {
@@ -357,10 +357,10 @@ impl Work<'_> {
             Output::AsItIs => &as_it_is,
         };
         let mut draft = self.draft(name)?;
-        if downloaded.layout != Layout::Plain {
+        if downloaded.format != LedgerFormat::Plain {
             // What fetchers would refuse to extract is not worth publishing, nor room for its content.
             let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
-            if let Err(error) = archive::look(&downloaded.path, &options) {
+            if let Err(error) = ledger_archive::look(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
                 if !refused {
                     return Err(error).with_context(|| format!("cannot look into {original}"));
@@ -393,11 +393,11 @@ impl Work<'_> {
             return Ok(Some(built));
         }
         let copied = self.place_of_copy(&draft);
-        let there = match downloaded.layout {
-            Layout::Plain => fs::copy(&downloaded.path, &copied)
+        let there = match downloaded.format {
+            LedgerFormat::Plain => fs::copy(&downloaded.path, &copied)
                 .with_context(|| format!("cannot copy {}", downloaded.path.display()))
                 .map(|_| true)?,
-            Layout::TarZst | Layout::SevenZ => {
+            LedgerFormat::TarZst | LedgerFormat::SevenZ => {
                 copy::out_of_archive(&downloaded.path, &copied, self.display, self.stop)?
             }
         };
@@ -544,7 +544,7 @@ impl Work<'_> {
         };
         let out = File::create(archive)
             .with_context(|| format!("cannot create {}", archive.display()))?;
-        let report = match archive::pack(counted, size, out, &PackOptions::default()) {
+        let report = match ledger_archive::pack(counted, size, out, &PackOptions::default()) {
             Err(PackError::Read { .. }) if self.stop.is_cancelled() => return Ok(false),
             packed => packed?,
         };

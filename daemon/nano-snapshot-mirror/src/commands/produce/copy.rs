@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use bittorrent_store::StoreError;
 use bittorrent_store::create::Draft;
+use ledger_archive::{ExtractError, ExtractOptions};
 use nano_ledger::LiveLedger;
-use nano_ledger::archive::{self, ExtractError, ExtractOptions};
 use tokio_util::sync::CancellationToken;
 
 use super::copying::{Copying, PIPE, Rest};
@@ -125,7 +125,7 @@ pub(super) fn out_of_archive(
     let mut meter = None;
     let mut short = None;
     let options = ExtractOptions::new(space::of_disk(dir)?);
-    let extracted = archive::extract_file(from, place, options, |progress| {
+    let extracted = ledger_archive::extract_file(from, place, options, |progress| {
         if let Some(len) = progress.ledger_len {
             if meter.is_none() {
                 let needed = len.saturating_sub(progress.ledger_bytes);

@@ -15,7 +15,7 @@ use bittorrent_session::{HttpClient, HttpError, HttpUrl, next_chunk};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use nano_ledger::archive::Layout;
+use ledger_archive::LedgerFormat;
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ struct Part {
 /// Something that was downloaded.
 pub(super) struct Downloaded {
     pub(super) path: PathBuf,
-    pub(super) layout: Layout,
+    pub(super) format: LedgerFormat,
     pub(super) resource: Resource,
     /// What the server calls it.
     pub(super) name: String,
@@ -308,7 +308,7 @@ impl Download<'_> {
         file.seek(SeekFrom::Start(from)).with_context(failed)?;
         let mut done = from;
         let mut kept = from;
-        let mut layout = None;
+        let mut format = None;
         let mut meter = self.display.phase("Downloading", resource.length);
         let mut body = answer.into_body();
         loop {
@@ -331,8 +331,8 @@ impl Download<'_> {
                 block_in_place(|| file.write_all(chunk)).with_context(failed)?;
                 meter.set(done, None);
             }
-            if layout.is_none() && (done >= Layout::START as u64 || chunk.is_none()) {
-                let Some(known) = self.layout() else {
+            if format.is_none() && (done >= LedgerFormat::HEADER_LEN as u64 || chunk.is_none()) {
+                let Ok(known) = ledger_archive::detect(&self.part) else {
                     // It would be refused for ever.
                     self.start_over()?;
                     return Err(Broken::Fatal(anyhow!(
@@ -340,7 +340,7 @@ impl Download<'_> {
                         self.url
                     )));
                 };
-                layout = Some(known);
+                format = Some(known);
             }
             if chunk.is_none() {
                 break;
@@ -361,27 +361,17 @@ impl Download<'_> {
         }
         drop(meter);
         info!(
-            layout = layout.map(tracing::field::debug),
+            format = format.map(tracing::field::debug),
             "downloaded {}",
             Bytes(resource.length)
         );
         Ok(Fetched::Whole(Downloaded {
             path: self.part.clone(),
-            layout: layout.context("an empty file has no layout")?,
+            format: format.context("an empty file has no format")?,
             resource,
             name: name_of(self.url),
             note: self.note.clone(),
         }))
-    }
-
-    fn layout(&self) -> Option<Layout> {
-        use std::io::Read as _;
-        let mut start = Vec::with_capacity(Layout::START);
-        let file = File::open(&self.part).ok()?;
-        file.take(Layout::START as u64)
-            .read_to_end(&mut start)
-            .ok()?;
-        Layout::of_start(&start)
     }
 }
 

@@ -2,8 +2,8 @@
 //! how fast packing and extracting are.
 //!
 //! ```text
-//! cargo run --release -p nano-ledger --example archive_reuse -- [MiB of ledger] [blocks of the day]
-//! cargo run --release -p nano-ledger --example archive_reuse -- OLD NEW
+//! cargo run --release -p ledger-archive --example archive_reuse -- [MiB of ledger] [blocks of the day]
+//! cargo run --release -p ledger-archive --example archive_reuse -- OLD NEW
 //! ```
 //!
 //! The ledger is invented unless two are named. A leaf is 16 KiB at a multiple of 16 KiB; one counts as found when the
@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nano_ledger::archive::{ExtractOptions, PackOptions, extract_file, pack_file};
+use ledger_archive::{ExtractOptions, PackOptions, extract_file, pack_file};
 use nano_ledger::synthetic;
 
 const MIB: f64 = 1048576.0;

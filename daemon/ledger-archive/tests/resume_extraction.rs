@@ -1,7 +1,7 @@
 //! Extractions that are interrupted, and archives that arrive bit by bit.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod archive_support;
+mod support;
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -13,11 +13,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use archive_support::{Bench, OLD, Tar, frame, frames, ledger, options};
-use nano_ledger::archive::{
+use ledger_archive::{
     self, ArchiveId, ExtractError, ExtractOptions, Extracted, Extractor, FileSource, PackOptions,
     Refusal, Source, Step, extract_file, pack,
 };
+use support::{Bench, OLD, Tar, frame, frames, ledger, options};
 
 const FRAME: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ fn drive(mut extractor: Extractor, source: &impl Source) -> ControlFlow<Extracte
     }
 }
 
-fn finish(bench: &Bench, archive: &[u8], content: &[u8]) -> archive::ExtractReport {
+fn finish(bench: &Bench, archive: &[u8], content: &[u8]) -> ledger_archive::ExtractReport {
     let whole = Prefix::new(archive, archive.len());
     let extracted = drive(open(bench, archive), &whole).break_value().unwrap();
     let report = extracted.install().unwrap();
@@ -438,7 +438,8 @@ fn the_archive_goes_as_the_ledger_comes() {
     assert_eq!(start, [0; 20]);
     let going = |_| ControlFlow::Continue(());
     let whole = source(archive_len);
-    let extracted = archive::extract(&whole, ID, &bench.target, discarding.clone(), going).unwrap();
+    let extracted =
+        ledger_archive::extract(&whole, ID, &bench.target, discarding.clone(), going).unwrap();
     assert!(extracted.report().resumed_bytes > 0);
     extracted.install().unwrap();
     assert!(fs::read(&bench.target).unwrap() == content);
@@ -450,7 +451,7 @@ fn a_source_that_cannot_discard_is_refused_at_once() {
     let bench = Bench::new(&archive);
     // Not opened for writing.
     let source = FileSource::whole(File::open(&bench.archive).unwrap()).unwrap();
-    let result = archive::extract(
+    let result = ledger_archive::extract(
         &source,
         ID,
         &bench.target,

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::{ExtractError, Refusal};
-use super::frames::FrameReader;
-use super::journal::{Claim, Journal, Subject};
-use super::source::Source;
-use super::tar_reader::{Part, TarReader};
-use super::target::Target;
-use super::{ArchiveId, Layout};
+use crate::error::{ExtractError, Refusal};
+use crate::frames::FrameReader;
+use crate::journal::{Claim, Journal, Subject};
+use crate::source::Source;
+use crate::tar_reader::{Part, TarReader};
+use crate::target::Target;
+use crate::{ArchiveId, LedgerFormat};
 
 /// Bytes of ledger between two checkpoints, and so what a crash costs and what of the archive is kept
 /// behind the extraction when it is discarded.
-pub(super) const CHECKPOINT: u64 = 64 << 20;
+pub(crate) const CHECKPOINT: u64 = 64 << 20;
 /// Bytes of archive or ledger after which [`Extractor::advance`] returns.
 const BATCH: u64 = 64 << 20;
 /// Bytes read at a time.
@@ -23,10 +23,10 @@ const MAX_DICTIONARY: u64 = 1 << 30;
 /// How to extract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtractOptions {
-    pub(super) max_ledger_bytes: u64,
-    pub(super) max_dictionary_bytes: u64,
-    pub(super) checkpoint_bytes: u64,
-    pub(super) discard: bool,
+    pub(crate) max_ledger_bytes: u64,
+    pub(crate) max_dictionary_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) discard: bool,
 }
 
 impl ExtractOptions {
@@ -83,7 +83,7 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExtractReport {
     /// What the archive was.
-    pub layout: Layout,
+    pub format: LedgerFormat,
     /// Bytes of the archive.
     pub archive_bytes: u64,
     /// Bytes of the ledger.
@@ -103,7 +103,7 @@ pub struct ExtractReport {
 /// frame ends: archives made by [`pack`] have one every 128 KiB unless told otherwise; one that is a single frame, as
 /// `zstd` makes them, starts from zero.
 ///
-/// [`pack`]: super::pack
+/// [`pack`]: crate::pack
 pub struct Extractor {
     target: Target,
     archive: ArchiveId,
@@ -376,7 +376,7 @@ impl Extractor {
         self.measure(source)?;
         Ok(Extracted {
             report: ExtractReport {
-                layout: Layout::TarZst,
+                format: LedgerFormat::TarZst,
                 archive_bytes: self.archive_len,
                 ledger_bytes: self.written,
                 resumed_bytes: self.resumed,
@@ -389,7 +389,7 @@ impl Extractor {
 }
 
 /// Reads a `tar.zst` up to the start of its ledger, and judges what comes before it.
-pub(super) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(), ExtractError> {
+pub(crate) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(), ExtractError> {
     let len = source.available();
     let mut frames = FrameReader::new(0)?;
     let mut tar = TarReader::new(options.max_ledger_bytes);
@@ -428,10 +428,10 @@ enum Reached {
 /// A ledger that is whole and on disk, but does not have its name yet: the place to verify it.
 #[derive(Debug)]
 pub struct Extracted {
-    pub(super) target: Target,
-    pub(super) report: ExtractReport,
+    pub(crate) target: Target,
+    pub(crate) report: ExtractReport,
     /// An earlier process gave it its name.
-    pub(super) installed: bool,
+    pub(crate) installed: bool,
 }
 
 impl Extracted {

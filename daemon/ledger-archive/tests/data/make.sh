@@ -7,7 +7,7 @@ cd "$work"
 mkdir Nano old
 python3 - <<'PYTHON'
 def noise(length, seed):
-    """The bytes that `ledger` of tests/archive_support makes."""
+    """The bytes that `ledger` of tests/support makes."""
     out = bytearray()
     while len(out) < length:
         seed = (seed * 6364136223846793005 + 1442695040888963407) % 2**64

@@ -1,17 +1,17 @@
 //! 7z archives that 7-Zip made, and what their headers can say.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod archive_support;
+mod support;
 
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use archive_support::{Bench, ledger, options};
-use nano_ledger::archive::{ExtractError, ExtractOptions, Layout, Refusal, detect, extract_file};
+use ledger_archive::{ExtractError, ExtractOptions, LedgerFormat, Refusal, detect, extract_file};
+use support::{Bench, ledger, options};
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/archive_data");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     fs::read(path.join(name)).unwrap()
 }
 
@@ -33,9 +33,9 @@ fn ledgers_are_extracted() {
     ] {
         println!("{name}");
         let bench = Bench::new(&fixture(name));
-        assert_eq!(detect(&bench.archive).unwrap(), Layout::SevenZ);
+        assert_eq!(detect(&bench.archive).unwrap(), LedgerFormat::SevenZ);
         let report = bench.succeeds(options(), &content);
-        assert_eq!(report.layout, Layout::SevenZ);
+        assert_eq!(report.format, LedgerFormat::SevenZ);
         // As the file system counts, in blocks.
         let least = fixture(name).len() + content.len();
         assert!((least as u64..least as u64 + (64 << 10)).contains(&report.peak_disk_bytes));

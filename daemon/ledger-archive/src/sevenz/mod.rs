@@ -5,8 +5,11 @@
 //! the decoders are those of `lzma-rust2`. One thread decodes: its many-threaded decoder buffers the
 //! compressed stream up to the next place where the dictionary is reset, which an archive need not have.
 
+mod coder;
+mod contents;
 mod header;
 mod reader;
+mod start_header;
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Read};
@@ -15,13 +18,16 @@ use std::path::Path;
 
 use lzma_rust2::{Lzma2Reader, LzmaReader};
 
-use self::header::{Coder, Headers, Ledger, MAX_HEADER, StartHeader};
-use super::Layout;
-use super::error::{ExtractError, Refusal};
-use super::extract::{ExtractOptions, ExtractReport, Extracted, Progress};
-use super::source::Source;
-use super::tar_reader::MAX_OTHERS;
-use super::target::Target;
+use self::coder::Coder;
+use self::contents::Ledger;
+use self::header::Headers;
+use self::start_header::{MAX_HEADER, StartHeader};
+use crate::LedgerFormat;
+use crate::error::{ExtractError, Refusal};
+use crate::extract::{ExtractOptions, ExtractReport, Extracted, Progress};
+use crate::source::Source;
+use crate::tar_reader::MAX_OTHERS;
+use crate::target::Target;
 
 /// Bytes decoded and written at a time.
 const CHUNK: usize = 256 << 10;
@@ -64,7 +70,7 @@ pub(super) fn extract<S: Source>(
     Ok(Extracted {
         target,
         report: ExtractReport {
-            layout: Layout::SevenZ,
+            format: LedgerFormat::SevenZ,
             archive_bytes: archive_len,
             ledger_bytes: ledger.len,
             resumed_bytes: 0,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::ExtractError;
+use crate::error::ExtractError;
 
 /// What the name of the partial file has after the target's.
 const PARTIAL: &str = ".partial";
@@ -26,7 +26,7 @@ const ROUNDS: u32 = 8;
 
 /// The files of one extraction. While it exists, no other process extracts to the same target.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     dir: OwnedFd,
     parent: PathBuf,
     name: OsString,
@@ -38,7 +38,7 @@ pub(super) struct Target {
 
 impl Target {
     /// Opens or creates the partial file of `target` and locks it.
-    pub(super) fn open(target: &Path) -> Result<Self, ExtractError> {
+    pub(crate) fn open(target: &Path) -> Result<Self, ExtractError> {
         let not_a_file = || ExtractError::NotAFile {
             path: target.to_owned(),
         };
@@ -81,7 +81,7 @@ impl Target {
     }
 
     /// Whether there is a partial file or a journal of `target`.
-    pub(super) fn is_begun(target: &Path) -> bool {
+    pub(crate) fn is_begun(target: &Path) -> bool {
         [PARTIAL, JOURNAL].iter().any(|suffix| {
             Path::new(&with_suffix(target.as_os_str(), suffix))
                 .symlink_metadata()
@@ -89,11 +89,11 @@ impl Target {
         })
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.parent.join(&self.name)
     }
 
-    pub(super) fn partial_path(&self) -> PathBuf {
+    pub(crate) fn partial_path(&self) -> PathBuf {
         self.parent.join(&self.partial_name)
     }
 
@@ -102,12 +102,12 @@ impl Target {
     }
 
     /// What identifies the partial file, also once it has the target's name.
-    pub(super) fn inode(&self) -> u64 {
+    pub(crate) fn inode(&self) -> u64 {
         self.inode
     }
 
     /// Bytes of the partial file, and those it takes on disk.
-    pub(super) fn partial_size(&self) -> Result<(u64, u64), ExtractError> {
+    pub(crate) fn partial_size(&self) -> Result<(u64, u64), ExtractError> {
         let metadata = self
             .partial
             .metadata()
@@ -116,12 +116,12 @@ impl Target {
     }
 
     /// Inode and length of the target, if there is one.
-    pub(super) fn installed(&self) -> Option<(u64, u64)> {
+    pub(crate) fn installed(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some((stat.st_ino, u64::try_from(stat.st_size).ok()?))
     }
 
-    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), ExtractError> {
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), ExtractError> {
         self.partial
             .write_all_at(bytes, offset)
             .map_err(|source| ExtractError::Write {
@@ -131,7 +131,7 @@ impl Target {
             })
     }
 
-    pub(super) fn truncate(&self, len: u64) -> Result<(), ExtractError> {
+    pub(crate) fn truncate(&self, len: u64) -> Result<(), ExtractError> {
         self.partial
             .set_len(len)
             .map_err(|source| ExtractError::Write {
@@ -142,7 +142,7 @@ impl Target {
     }
 
     /// Makes what was written durable.
-    pub(super) fn sync(&self) -> Result<(), ExtractError> {
+    pub(crate) fn sync(&self) -> Result<(), ExtractError> {
         self.partial
             .sync_data()
             .map_err(|source| ExtractError::Sync {
@@ -153,13 +153,13 @@ impl Target {
 
     /// Forgets what was extracted. The journal goes first, durably: it must not outlive what it
     /// claims.
-    pub(super) fn start_over(&self) -> Result<(), ExtractError> {
+    pub(crate) fn start_over(&self) -> Result<(), ExtractError> {
         self.end_journal()?;
         self.truncate(0)
     }
 
     /// The journal that is there.
-    pub(super) fn journal(&self) -> Result<Option<File>, ExtractError> {
+    pub(crate) fn journal(&self) -> Result<Option<File>, ExtractError> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.dir, &self.journal_name, flags, Mode::empty()) {
             Ok(fd) => {
@@ -182,7 +182,7 @@ impl Target {
     }
 
     /// A new journal. It and the partial file have their names durably.
-    pub(super) fn create_journal(&self) -> Result<File, ExtractError> {
+    pub(crate) fn create_journal(&self) -> Result<File, ExtractError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, &self.journal_name, flags, PUBLIC)
             .map_err(|errno| self.failed_journal(errno.into()))?;
@@ -190,7 +190,7 @@ impl Target {
         Ok(fd.into())
     }
 
-    pub(super) fn failed_journal(&self, source: io::Error) -> ExtractError {
+    pub(crate) fn failed_journal(&self, source: io::Error) -> ExtractError {
         ExtractError::Journal {
             path: self.journal_path(),
             source,
@@ -198,7 +198,7 @@ impl Target {
     }
 
     /// Gives the partial file the target's name, which replaces what had it, and ends the journal.
-    pub(super) fn install(&self) -> Result<(), ExtractError> {
+    pub(crate) fn install(&self) -> Result<(), ExtractError> {
         rustix::fs::renameat(&self.dir, &self.partial_name, &self.dir, &self.name).map_err(
             |errno| ExtractError::Rename {
                 from: self.partial_path(),
@@ -211,7 +211,7 @@ impl Target {
     }
 
     /// Removes the partial file and the journal.
-    pub(super) fn abandon(&self) -> Result<(), ExtractError> {
+    pub(crate) fn abandon(&self) -> Result<(), ExtractError> {
         self.end_journal()?;
         self.remove(&self.partial_name).map(drop)
     }

@@ -1,6 +1,6 @@
 //! The pieces that 7z headers are made of.
 
-use crate::archive::error::Refusal;
+use crate::error::Refusal;
 
 /// Most files, streams and folders.
 pub(super) const MAX_COUNT: u64 = 1 << 12;

@@ -1,7 +1,7 @@
 //! Packing, and what others make of it and we of theirs.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod archive_support;
+mod support;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -9,11 +9,11 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use archive_support::{Bench, LIMIT, ledger, options};
-use nano_ledger::archive::{
-    self, ExtractError, Layout, PackError, PackOptions, PackReport, Refusal, detect, pack,
+use ledger_archive::{
+    self, ExtractError, LedgerFormat, PackError, PackOptions, PackReport, Refusal, detect, pack,
 };
 use nano_ledger::synthetic;
+use support::{Bench, LIMIT, ledger, options};
 
 const LEAF: usize = 16 << 10;
 
@@ -42,9 +42,12 @@ fn what_is_packed_is_extracted() {
         assert_eq!(report.ledger_bytes, len as u64);
         assert_eq!(report.frames, len.div_ceil(64 << 10) as u64);
         let bench = Bench::new(&archive);
-        assert_eq!(detect(&bench.archive).unwrap(), Layout::TarZst);
+        assert_eq!(detect(&bench.archive).unwrap(), LedgerFormat::TarZst);
         let report = bench.succeeds(options(), &content);
-        assert_eq!((report.layout, report.resumed_bytes), (Layout::TarZst, 0));
+        assert_eq!(
+            (report.format, report.resumed_bytes),
+            (LedgerFormat::TarZst, 0)
+        );
     }
 }
 
@@ -184,12 +187,12 @@ fn failures_name_the_side_they_are_of() {
         ),
         "{result:?}"
     );
-    let result = archive::pack_file(Path::new("/nowhere"), io::sink(), &small_frames());
+    let result = ledger_archive::pack_file(Path::new("/nowhere"), io::sink(), &small_frames());
     assert!(matches!(result, Err(PackError::Open { .. })));
 }
 
 #[test]
-fn layouts_are_told_apart_by_content() {
+fn formats_are_told_apart_by_content() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("snapshot.7z");
     let options = synthetic::Options {
@@ -197,25 +200,25 @@ fn layouts_are_told_apart_by_content() {
         target_len: 200 << 10,
     };
     synthetic::create(&path, &options).unwrap();
-    assert_eq!(detect(&path).unwrap(), Layout::Plain);
-    for (start, layout) in [
-        (&b"7z\xBC\xAF\x27\x1C\0\x04"[..], Some(Layout::SevenZ)),
-        (b"\x28\xB5\x2F\xFD", Some(Layout::TarZst)),
-        (b"\x50\x2A\x4D\x18", Some(Layout::TarZst)),
-        (b"\x5F\x2A\x4D\x18", Some(Layout::TarZst)),
+    assert_eq!(detect(&path).unwrap(), LedgerFormat::Plain);
+    for (start, format) in [
+        (&b"7z\xBC\xAF\x27\x1C\0\x04"[..], Some(LedgerFormat::SevenZ)),
+        (b"\x28\xB5\x2F\xFD", Some(LedgerFormat::TarZst)),
+        (b"\x50\x2A\x4D\x18", Some(LedgerFormat::TarZst)),
+        (b"\x5F\x2A\x4D\x18", Some(LedgerFormat::TarZst)),
         (b"\x60\x2A\x4D\x18", None),
         (b"\x28\xB5\x2F", None),
         (b"7z\xBC\xAF\x27", None),
         (&[0; 20], None),
         (b"", None),
     ] {
-        assert_eq!(Layout::of_start(start), layout, "{start:?}");
+        assert_eq!(LedgerFormat::from_header(start), format, "{start:?}");
     }
     fs::write(&path, "short").unwrap();
     assert!(matches!(
         detect(&path),
         Err(ExtractError::Refused {
-            refusal: Refusal::UnknownLayout
+            refusal: Refusal::UnknownFormat
         })
     ));
     assert!(matches!(
@@ -228,7 +231,7 @@ fn layouts_are_told_apart_by_content() {
 fn the_limit_is_the_last_byte_allowed() {
     let content = ledger(100_000, 11);
     let bench = Bench::new(&packed(&content, &small_frames()).0);
-    let refusal = bench.refused(archive::ExtractOptions::new(99_999));
+    let refusal = bench.refused(ledger_archive::ExtractOptions::new(99_999));
     assert!(matches!(
         refusal,
         Refusal::TooLarge {
@@ -236,7 +239,7 @@ fn the_limit_is_the_last_byte_allowed() {
             limit: 99_999
         }
     ));
-    bench.succeeds(archive::ExtractOptions::new(100_000), &content);
+    bench.succeeds(ledger_archive::ExtractOptions::new(100_000), &content);
 }
 
 /// A stock program. Without it the test cannot tell anything, and says so.
@@ -376,15 +379,21 @@ impl Write for Limited<'_> {
 
 #[test]
 fn the_disk_needed_is_told_beforehand() {
-    use archive::disk_needed;
-    assert_eq!(disk_needed(Layout::Plain, 121, 121, false), 121);
-    assert_eq!(disk_needed(Layout::SevenZ, 57, 121, false), 178);
-    assert_eq!(disk_needed(Layout::TarZst, 78, 121, false), 199);
+    use ledger_archive::disk_needed;
+    assert_eq!(disk_needed(LedgerFormat::Plain, 121, 121, false), 121);
+    assert_eq!(disk_needed(LedgerFormat::SevenZ, 57, 121, false), 178);
+    assert_eq!(disk_needed(LedgerFormat::TarZst, 78, 121, false), 199);
     let window = 64 << 20;
-    assert_eq!(disk_needed(Layout::TarZst, 78, 121, true), 121 + window);
-    assert_eq!(disk_needed(Layout::TarZst, 130, 121, true), 130 + window);
     assert_eq!(
-        disk_needed(Layout::TarZst, u64::MAX, LIMIT, false),
+        disk_needed(LedgerFormat::TarZst, 78, 121, true),
+        121 + window
+    );
+    assert_eq!(
+        disk_needed(LedgerFormat::TarZst, 130, 121, true),
+        130 + window
+    );
+    assert_eq!(
+        disk_needed(LedgerFormat::TarZst, u64::MAX, LIMIT, false),
         u64::MAX
     );
 }
@@ -400,8 +409,8 @@ fn a_synthetic_ledger_comes_out_as_it_went_in() {
     synthetic::create(&path, &options).unwrap();
     let packed = dir.path().join("packed");
     let out = File::create(&packed).unwrap();
-    let report = archive::pack_file(&path, out, &PackOptions::default()).unwrap();
+    let report = ledger_archive::pack_file(&path, out, &PackOptions::default()).unwrap();
     assert_eq!(report.archive_bytes, fs::metadata(&packed).unwrap().len());
     let bench = Bench::new(&fs::read(&packed).unwrap());
-    bench.succeeds(archive_support::options(), &fs::read(&path).unwrap());
+    bench.succeeds(support::options(), &fs::read(&path).unwrap());
 }

@@ -3,21 +3,21 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::error::Refusal;
+use crate::error::Refusal;
 
 /// Longest name, in bytes.
 const MAX_LEN: usize = 4096;
 /// Bytes of all names together. An archive of a ledger has a handful of entries.
 const MAX_TOTAL: usize = 1 << 16;
 /// What the ledger is called.
-pub(super) const LEDGER: &[u8] = b"data.ldb";
+pub(crate) const LEDGER: &[u8] = b"data.ldb";
 
 /// The name of an archive's entry, for messages: quoted, escaped and cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryName(String);
 
 impl EntryName {
-    pub(super) fn new(name: &[u8]) -> Self {
+    pub(crate) fn new(name: &[u8]) -> Self {
         const SHOWN: usize = 120;
         let (shown, more) = match name.get(..SHOWN) {
             Some(shown) if name.len() > SHOWN => (shown, "…"),
@@ -35,14 +35,14 @@ impl fmt::Display for EntryName {
 
 /// The names seen so far, each judged when it comes.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Names {
+pub(crate) struct Names {
     seen: HashSet<Vec<u8>>,
     total: usize,
 }
 
 impl Names {
     /// Judges one more name. True if it is the ledger's (for a file).
-    pub(super) fn admit(&mut self, name: &[u8]) -> Result<bool, Refusal> {
+    pub(crate) fn admit(&mut self, name: &[u8]) -> Result<bool, Refusal> {
         let shown = || EntryName::new(name);
         if name.is_empty() || name.len() > MAX_LEN || name.contains(&0) {
             return Err(Refusal::BadName { name: shown() });
@@ -79,7 +79,7 @@ impl Names {
     }
 
     /// All names, each behind its length in two bytes, little endian: at most 64 KiB.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut names: Vec<_> = self.seen.iter().collect();
         names.sort_unstable();
         let mut out = Vec::with_capacity(self.total);
@@ -92,7 +92,7 @@ impl Names {
     }
 
     /// What [`Names::encode`] wrote. `None` if it is something else.
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let mut names = Self::default();
         while let Some((len, rest)) = bytes.split_first_chunk() {
             let (name, rest) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;

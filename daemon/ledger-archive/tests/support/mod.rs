@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use nano_ledger::archive::{self, ExtractError, ExtractOptions, ExtractReport, Refusal};
+use ledger_archive::{ExtractError, ExtractOptions, ExtractReport, Refusal};
 use tempfile::TempDir;
 
 /// Allowed for ledgers unless a test says otherwise.
@@ -160,7 +160,7 @@ impl Bench {
     /// Extracts and installs.
     pub(crate) fn extract(&self, options: ExtractOptions) -> Result<ExtractReport, ExtractError> {
         let going = |_| ControlFlow::Continue(());
-        let extracted = archive::extract_file(&self.archive, &self.target, options, going)?;
+        let extracted = ledger_archive::extract_file(&self.archive, &self.target, options, going)?;
         assert_eq!(fs::read(&self.target).unwrap(), OLD, "installed too early");
         extracted.install()
     }

@@ -1,15 +1,15 @@
 //! Archives nobody vouches for: every rule by name, and whatever damage does.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod archive_support;
+mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use archive_support::{Bench, LIMIT, OLD, Tar, frame, frames, header, ledger, options};
-use nano_ledger::archive::{
+use ledger_archive::{
     ArchiveId, ExtractError, Extractor, PackOptions, Refusal, extract_file, pack,
 };
+use support::{Bench, LIMIT, OLD, Tar, frame, frames, header, ledger, options};
 
 /// A tar file whose ledger comes after `begin`.
 fn with_ledger(begin: Tar) -> Vec<u8> {
@@ -383,15 +383,15 @@ fn every_rule_of_zstd_refuses_by_name() {
             [&archive[..], &skipped(b"abc", 4)].concat(),
         ),
         ("skippable frames only", "Truncated", skipped(b"", 0)),
-        ("nothing", "UnknownLayout", Vec::new()),
+        ("nothing", "UnknownFormat", Vec::new()),
         (
             "something else",
-            "UnknownLayout",
+            "UnknownFormat",
             b"PK\x03\x04 and so on, not ours".to_vec(),
         ),
         (
             "an older zstd",
-            "UnknownLayout",
+            "UnknownFormat",
             b"\x27\xB5\x2F\xFD and so on, not ours".to_vec(),
         ),
         (
@@ -557,7 +557,7 @@ fn mutated_archives_are_refused_or_unchanged() {
         .file("readme", b"read")
         .file("data.ldb", &ledger(3000, 4))
         .end();
-    let seven = include_bytes!("archive_data/solid.7z");
+    let seven = include_bytes!("data/solid.7z");
     let readme_ledger = ledger(3000, 4);
     let bench = Bench::in_memory(&packed);
     let mut random = Random(0x6e61_6e6f);
@@ -584,7 +584,7 @@ fn mutated_archives_are_refused_or_unchanged() {
     assert!((CASES / 50..CASES / 2).contains(&extracted), "{extracted}");
 }
 
-/// What is in `solid.7z`; see `archive_data/README.md`.
+/// What is in `solid.7z`; see `data/README.md`.
 fn solid_ledger() -> Vec<u8> {
     ledger(3000, 7).repeat(100)
 }

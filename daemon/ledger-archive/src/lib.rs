@@ -1,6 +1,6 @@
-//! Ledgers in archives.
+//! Packs ledgers into archives and extracts them; parses hostile archives, knows neither LMDB nor torrents.
 //!
-//! A snapshot is in one of three [`Layout`]s. *Plain* is the ledger itself and needs nothing from
+//! A snapshot has one of three [`LedgerFormat`]s. *Plain* is the ledger itself and needs nothing from
 //! here. *tar.zst* is written by [`pack`] and extracted by [`Extractor`] while it arrives. *7z* is only
 //! read, for streams that publish it. [`detect`] tells them apart by their first bytes; names play no
 //! part.
@@ -48,7 +48,7 @@
 //! use std::fs::{self, File};
 //! use std::ops::ControlFlow;
 //!
-//! use nano_ledger::archive::{self, ExtractOptions, PackOptions};
+//! use ledger_archive::{ExtractOptions, PackOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -56,12 +56,12 @@
 //! # fs::write(dir.join("ledger"), vec![7; 200_000])?;
 //! let packed = dir.join("snapshot.tar.zst");
 //! let out = File::create(&packed)?;
-//! let report = archive::pack_file(&dir.join("ledger"), out, &PackOptions::default())?;
+//! let report = ledger_archive::pack_file(&dir.join("ledger"), out, &PackOptions::default())?;
 //! assert_eq!(report.ledger_bytes, 200_000);
 //!
 //! let target = dir.join("data.ldb");
 //! let options = ExtractOptions::new(1 << 40);
-//! let extracted = archive::extract_file(&packed, &target, options, |progress| {
+//! let extracted = ledger_archive::extract_file(&packed, &target, options, |progress| {
 //!     println!("{} of {}", progress.archive_bytes, progress.archive_len);
 //!     ControlFlow::Continue(())
 //! })?;
@@ -74,6 +74,7 @@
 
 mod error;
 mod extract;
+mod format;
 mod frames;
 mod framing;
 mod journal;
@@ -92,62 +93,10 @@ use std::path::Path;
 
 pub use error::{ExtractError, PackError, Refusal};
 pub use extract::{ExtractOptions, ExtractReport, Extracted, Extractor, Progress, Step};
+pub use format::{LedgerFormat, detect};
 pub use name::EntryName;
 pub use pack::{PackOptions, PackReport, pack, pack_file};
 pub use source::{FileSource, Source};
-
-/// The form a snapshot has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// The ledger itself.
-    Plain,
-    /// A tar file compressed with zstd.
-    TarZst,
-    /// A 7z archive.
-    SevenZ,
-}
-
-impl Layout {
-    /// Bytes that [`Layout::of_start`] looks at.
-    pub const START: usize = 20;
-
-    /// The layout of a file that starts with `start`: [`Layout::START`] bytes, or the whole file if it
-    /// has fewer. `None` if it is none of them.
-    #[must_use]
-    pub fn of_start(start: &[u8]) -> Option<Self> {
-        const LMDB_MAGIC: [u8; 4] = 0xBEEF_C0DE_u32.to_le_bytes();
-        const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
-        match start {
-            [b'7', b'z', 0xBC, 0xAF, 0x27, 0x1C, ..] => Some(Self::SevenZ),
-            // Skippable frames have sixteen magic numbers; pzstd puts one in front.
-            [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => Some(Self::TarZst),
-            start if start.starts_with(&ZSTD_MAGIC) => Some(Self::TarZst),
-            start if start.get(16..20) == Some(&LMDB_MAGIC[..]) => Some(Self::Plain),
-            _ => None,
-        }
-    }
-}
-
-/// The layout of a file.
-///
-/// # Errors
-///
-/// [`ExtractError::OpenArchive`], [`ExtractError::ReadArchive`], or
-/// [`Refusal::UnknownLayout`] for a file that is none of them.
-pub fn detect(path: &Path) -> Result<Layout, ExtractError> {
-    let file = open(path)?;
-    detect_source(&measured(path, file)?)
-}
-
-fn detect_source(source: &impl Source) -> Result<Layout, ExtractError> {
-    let mut start = [0; Layout::START];
-    let len = source.available().min(Layout::START as u64) as usize;
-    let start = start.get_mut(..len).unwrap_or_default();
-    source
-        .read_exact_at(start, 0)
-        .map_err(|source| ExtractError::ReadArchive { offset: 0, source })?;
-    Layout::of_start(start).ok_or_else(|| Refusal::UnknownLayout.into())
-}
 
 /// What tells one archive from another for an extraction that goes on after an interruption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +134,7 @@ impl ArchiveId {
     }
 }
 
-/// Extracts the archive in the file at `path`, whatever its layout, to `<target>.partial`.
+/// Extracts the archive in the file at `path`, whatever its format, to `<target>.partial`.
 ///
 /// `progress` is called every now and then, and can stop the extraction; doing the same again goes on
 /// where it was (7z: from zero).
@@ -215,7 +164,7 @@ pub fn extract_file(
     extract(&source, id, target, options, progress)
 }
 
-/// Extracts an archive that is whole, whatever its layout: all that is available of `source` is all
+/// Extracts an archive that is whole, whatever its format: all that is available of `source` is all
 /// there is. See [`extract_file`].
 ///
 /// # Errors
@@ -229,10 +178,12 @@ pub fn extract(
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Extracted, ExtractError> {
     let len = source.available();
-    match detect_source(source) {
-        Ok(Layout::Plain) => return Err(Refusal::Plain.into()),
-        Ok(Layout::SevenZ) => return sevenz::extract(source, target, &options, &mut progress),
-        Ok(Layout::TarZst) => {}
+    match format::detect_source(source) {
+        Ok(LedgerFormat::Plain) => return Err(Refusal::Plain.into()),
+        Ok(LedgerFormat::SevenZ) => {
+            return sevenz::extract(source, target, &options, &mut progress);
+        }
+        Ok(LedgerFormat::TarZst) => {}
         // A discarded archive has lost its start; its journal knows what it is.
         Err(ExtractError::Refused { .. }) if options.discard => {}
         Err(error) => return Err(error),
@@ -264,15 +215,15 @@ pub fn extract(
 /// # Errors
 ///
 /// [`ExtractError`]; [`Refusal::Plain`] for a file that is a ledger already.
-pub fn look(path: &Path, options: &ExtractOptions) -> Result<Layout, ExtractError> {
+pub fn look(path: &Path, options: &ExtractOptions) -> Result<LedgerFormat, ExtractError> {
     let source = measured(path, open(path)?)?;
-    let layout = detect_source(&source)?;
-    match layout {
-        Layout::Plain => return Err(Refusal::Plain.into()),
-        Layout::SevenZ => sevenz::look(&source, options)?,
-        Layout::TarZst => extract::look(&source, options)?,
+    let format = format::detect_source(&source)?;
+    match format {
+        LedgerFormat::Plain => return Err(Refusal::Plain.into()),
+        LedgerFormat::SevenZ => sevenz::look(&source, options)?,
+        LedgerFormat::TarZst => extract::look(&source, options)?,
     }
-    Ok(layout)
+    Ok(format)
 }
 
 /// Removes the partial file and the journal that an interrupted extraction to `target` left, if there are any.
@@ -289,17 +240,22 @@ pub fn remove_leftovers(target: &Path) -> Result<(), ExtractError> {
 
 /// Most bytes on disk that extracting takes, archive and ledger together. The archive's are there already.
 ///
-/// With `discard` (for [`Layout::TarZst`] only), an archive made by [`pack`] stays below this. One that
+/// With `discard` (for [`LedgerFormat::TarZst`] only), an archive made by [`pack`] stays below this. One that
 /// compresses the ledger's start far better than its end may exceed it by as much as it exceeds the rest
 /// of the ledger, which zstd keeps below a hundredth.
 #[must_use]
-pub fn disk_needed(layout: Layout, archive_bytes: u64, ledger_bytes: u64, discard: bool) -> u64 {
-    match layout {
-        Layout::Plain => ledger_bytes,
-        Layout::TarZst if discard => archive_bytes
+pub fn disk_needed(
+    format: LedgerFormat,
+    archive_bytes: u64,
+    ledger_bytes: u64,
+    discard: bool,
+) -> u64 {
+    match format {
+        LedgerFormat::Plain => ledger_bytes,
+        LedgerFormat::TarZst if discard => archive_bytes
             .max(ledger_bytes)
             .saturating_add(extract::CHECKPOINT),
-        Layout::TarZst | Layout::SevenZ => archive_bytes.saturating_add(ledger_bytes),
+        LedgerFormat::TarZst | LedgerFormat::SevenZ => archive_bytes.saturating_add(ledger_bytes),
     }
 }
 

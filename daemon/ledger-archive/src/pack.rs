@@ -9,9 +9,9 @@ use std::thread;
 
 use zstd::zstd_safe::{self, CCtx, CParameter};
 
-use super::error::PackError;
-use super::framing::FrameWriter;
-use super::name::LEDGER;
+use crate::error::PackError;
+use crate::framing::FrameWriter;
+use crate::name::LEDGER;
 
 /// LMDB's largest page. Frames of multiples of it hold whole pages whatever their size is.
 const LARGEST_PAGE: u32 = 64 << 10;

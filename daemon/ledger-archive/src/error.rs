@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::name::EntryName;
+use crate::name::EntryName;
 
 /// Why a ledger could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -200,9 +200,9 @@ impl From<Refusal> for ExtractError {
 /// The rule an archive breaks. No archive that breaks one replaces a target.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The start is that of no layout.
+    /// The start is that of no format.
     #[error("this is neither a ledger nor a tar.zst nor a 7z archive")]
-    UnknownLayout,
+    UnknownFormat,
     /// The file is a ledger and no archive.
     #[error("this is a ledger already, there is nothing to extract")]
     Plain,

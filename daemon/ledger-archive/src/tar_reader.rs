@@ -5,18 +5,18 @@
 
 use tar::{Header, PaxExtensions};
 
-use super::error::Refusal;
-use super::name::{EntryName, Names};
+use crate::error::Refusal;
+use crate::name::{EntryName, Names};
 
 const BLOCK: usize = 512;
 /// Longest pax header or long name.
 const MAX_EXTENSION: u64 = 1 << 16;
 /// Bytes of everything that is not the ledger: readmes, headers, padding.
-pub(super) const MAX_OTHERS: u64 = 64 << 20;
+pub(crate) const MAX_OTHERS: u64 = 64 << 20;
 
 /// What the next bytes mean.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part<'a> {
+pub(crate) enum Part<'a> {
     /// The ledger begins, and has this many bytes.
     Begins(u64),
     /// More of it.
@@ -58,7 +58,7 @@ struct Next {
 
 /// Reads a tar file piece by piece.
 #[derive(Debug)]
-pub(super) struct TarReader {
+pub(crate) struct TarReader {
     state: State,
     block: [u8; BLOCK],
     extension: Vec<u8>,
@@ -74,7 +74,7 @@ pub(super) struct TarReader {
 
 impl TarReader {
     /// At the start of a tar file whose ledger may have `limit` bytes.
-    pub(super) fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self {
             state: State::Header { filled: 0 },
             block: [0; BLOCK],
@@ -90,7 +90,7 @@ impl TarReader {
 
     /// Behind the first `done` bytes of a ledger of `len`, with all names up to it. Positions in
     /// messages count from the ledger's first byte then.
-    pub(super) fn within_ledger(names: Names, len: u64, done: u64, limit: u64) -> Self {
+    pub(crate) fn within_ledger(names: Names, len: u64, done: u64, limit: u64) -> Self {
         let mut reader = Self::new(limit);
         reader.names = names;
         reader.at = done;
@@ -103,17 +103,17 @@ impl TarReader {
     }
 
     /// The names admitted so far.
-    pub(super) fn names(&self) -> &Names {
+    pub(crate) fn names(&self) -> &Names {
         &self.names
     }
 
     /// Whether the next byte is the ledger's, or the first behind it.
-    pub(super) fn in_ledger(&self) -> bool {
+    pub(crate) fn in_ledger(&self) -> bool {
         matches!(self.state, State::Ledger { .. })
     }
 
     /// Takes bytes from `input` until there is something to tell or none are left.
-    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Part<'a>>, Refusal> {
+    pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Part<'a>>, Refusal> {
         loop {
             // Steps that need no bytes.
             match self.state {
@@ -170,7 +170,7 @@ impl TarReader {
     }
 
     /// Says whether the tar file is whole now that there is no more of the archive's `archive_len` bytes.
-    pub(super) fn finish(&self, archive_len: u64) -> Result<(), Refusal> {
+    pub(crate) fn finish(&self, archive_len: u64) -> Result<(), Refusal> {
         match self.state {
             State::End { behind } if behind >= BLOCK as u64 => match self.ledger {
                 Some(_) => Ok(()),

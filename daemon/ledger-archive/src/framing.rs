@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 
 /// What frames are aligned to: the leaf of BitTorrent v2 (BEP 52).
-pub(super) const ALIGNMENT: u64 = 16 << 10;
+pub(crate) const ALIGNMENT: u64 = 16 << 10;
 /// Magic number and length of a skippable frame.
 const SKIPPABLE_HEADER: u64 = 8;
 /// Magic number of the padding (the first of the sixteen that mean a skippable frame).
@@ -20,7 +20,7 @@ const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
 
 /// Writes frames, each at a multiple of 16 KiB.
 #[derive(Debug)]
-pub(super) struct FrameWriter<W> {
+pub(crate) struct FrameWriter<W> {
     out: W,
     at: u64,
     /// Bytes and bytes of content of every frame, padding included.
@@ -29,7 +29,7 @@ pub(super) struct FrameWriter<W> {
 }
 
 impl<W: Write> FrameWriter<W> {
-    pub(super) fn new(out: W) -> Self {
+    pub(crate) fn new(out: W) -> Self {
         Self {
             out,
             at: 0,
@@ -39,17 +39,17 @@ impl<W: Write> FrameWriter<W> {
     }
 
     /// Bytes written so far.
-    pub(super) fn at(&self) -> u64 {
+    pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
     /// Bytes of them that are padding.
-    pub(super) fn padding(&self) -> u64 {
+    pub(crate) fn padding(&self) -> u64 {
         self.padding
     }
 
     /// Writes one frame of `content` bytes, and what fills its last leaf. Frames have less than 1 GiB.
-    pub(super) fn write(&mut self, frame: &[u8], content: u32) -> io::Result<()> {
+    pub(crate) fn write(&mut self, frame: &[u8], content: u32) -> io::Result<()> {
         self.put(frame, content)?;
         let gap = gap_after(self.at);
         if gap > 0 {
@@ -69,7 +69,7 @@ impl<W: Write> FrameWriter<W> {
     }
 
     /// Writes the seek table. Returns the length of the archive and its padding.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         let mut table = vec![0; SKIPPABLE_HEADER as usize];
         for (bytes, content) in &self.table {
             table.extend_from_slice(&bytes.to_le_bytes());
@@ -87,7 +87,7 @@ impl<W: Write> FrameWriter<W> {
     }
 
     /// Bytes of the seek table.
-    pub(super) fn seek_table_len(&self) -> u64 {
+    pub(crate) fn seek_table_len(&self) -> u64 {
         SKIPPABLE_HEADER + self.table.len() as u64 * 8 + 9
     }
 }

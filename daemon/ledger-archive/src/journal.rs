@@ -24,8 +24,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use super::ArchiveId;
-use super::name::Names;
+use crate::ArchiveId;
+use crate::name::Names;
 
 const MAGIC: &[u8; 8] = b"ldgrjnl1";
 const FIXED: usize = 8 + 32 + 8 + 8 + 8 + 4;
@@ -35,27 +35,27 @@ const MAX_LEN: u64 = 16 << 20;
 
 /// A place where an extraction can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     /// Byte of the archive where a frame starts.
-    pub(super) archive: u64,
+    pub(crate) archive: u64,
     /// Bytes of the ledger on disk.
-    pub(super) ledger: u64,
+    pub(crate) ledger: u64,
 }
 
 /// What a journal is about.
 #[derive(Debug)]
-pub(super) struct Subject {
-    pub(super) archive: ArchiveId,
-    pub(super) archive_len: u64,
-    pub(super) ledger_len: u64,
+pub(crate) struct Subject {
+    pub(crate) archive: ArchiveId,
+    pub(crate) archive_len: u64,
+    pub(crate) ledger_len: u64,
     /// The inode of the partial file, which keeps it when it is renamed.
-    pub(super) inode: u64,
-    pub(super) names: Names,
+    pub(crate) inode: u64,
+    pub(crate) names: Names,
 }
 
 /// A journal that is being written.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     file: File,
     len: u64,
     header: [u8; 4],
@@ -63,7 +63,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Begins a journal in an empty file.
-    pub(super) fn begin(file: File, subject: &Subject) -> io::Result<Self> {
+    pub(crate) fn begin(file: File, subject: &Subject) -> io::Result<Self> {
         let names = subject.names.encode();
         let mut bytes = Vec::with_capacity(FIXED + names.len() + 4);
         bytes.extend_from_slice(MAGIC);
@@ -86,7 +86,7 @@ impl Journal {
     }
 
     /// Reads a journal back. `None` if it claims nothing, or cannot be understood.
-    pub(super) fn resume(mut file: File) -> io::Result<Option<(Self, Subject, Claim)>> {
+    pub(crate) fn resume(mut file: File) -> io::Result<Option<(Self, Subject, Claim)>> {
         let mut bytes = Vec::new();
         (&mut file).take(MAX_LEN).read_to_end(&mut bytes)?;
         let Some((subject, header, records)) = parse_header(&bytes) else {
@@ -116,7 +116,7 @@ impl Journal {
     }
 
     /// Makes a claim durable. What it claims is.
-    pub(super) fn claim(&mut self, claim: Claim) -> io::Result<()> {
+    pub(crate) fn claim(&mut self, claim: Claim) -> io::Result<()> {
         let mut record = [0; RECORD];
         record[..8].copy_from_slice(&claim.archive.to_le_bytes());
         record[8..16].copy_from_slice(&claim.ledger.to_le_bytes());

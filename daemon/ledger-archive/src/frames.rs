@@ -2,7 +2,7 @@
 
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::error::{ExtractError, Refusal};
+use crate::error::{ExtractError, Refusal};
 
 /// The largest window a frame may ask for: 128 MiB, which is what `zstd -d` allows.
 const WINDOW_LOG_MAX: u32 = 27;
@@ -14,7 +14,7 @@ const CHECKSUM_WRONG: usize = 22;
 const DICTIONARY_WRONG: usize = 32;
 
 /// Decodes one frame after the other, skippable ones included.
-pub(super) struct FrameReader {
+pub(crate) struct FrameReader {
     context: DCtx<'static>,
     out: Vec<u8>,
     /// Bytes of the archive taken.
@@ -26,16 +26,16 @@ pub(super) struct FrameReader {
 }
 
 /// What one step of decoding gave.
-pub(super) struct Step<'a> {
+pub(crate) struct Step<'a> {
     /// Bytes of the input that are done with.
-    pub(super) taken: usize,
+    pub(crate) taken: usize,
     /// Content.
-    pub(super) content: &'a [u8],
+    pub(crate) content: &'a [u8],
 }
 
 impl FrameReader {
     /// Starts at byte `at` of the archive, where a frame starts.
-    pub(super) fn new(at: u64) -> Result<Self, ExtractError> {
+    pub(crate) fn new(at: u64) -> Result<Self, ExtractError> {
         let mut context = DCtx::try_create().ok_or(ExtractError::Memory)?;
         context
             .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
@@ -50,22 +50,22 @@ impl FrameReader {
     }
 
     /// Bytes of the archive taken so far, from its start.
-    pub(super) fn at(&self) -> u64 {
+    pub(crate) fn at(&self) -> u64 {
         self.at
     }
 
     /// Whether the byte at [`FrameReader::at`] starts a frame.
-    pub(super) fn between_frames(&self) -> bool {
+    pub(crate) fn between_frames(&self) -> bool {
         self.between_frames
     }
 
     /// Whether [`FrameReader::step`] has use for an empty input.
-    pub(super) fn holds_back(&self) -> bool {
+    pub(crate) fn holds_back(&self) -> bool {
         self.holds_back
     }
 
     /// Decodes some of `input`, never beyond a frame's end.
-    pub(super) fn step(&mut self, input: &[u8]) -> Result<Step<'_>, Refusal> {
+    pub(crate) fn step(&mut self, input: &[u8]) -> Result<Step<'_>, Refusal> {
         let mut input = InBuffer::around(input);
         let mut out = OutBuffer::around(self.out.as_mut_slice());
         let result = self.context.decompress_stream(&mut out, &mut input);
