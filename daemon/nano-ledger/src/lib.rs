@@ -7,41 +7,33 @@
 //! - [`scrub_copy`] takes out of a copy what is the node's own business, before it is published.
 //! - [`synthetic`] invents ledgers for demonstrations and tests.
 
-mod block;
+mod blocks;
 mod bytes;
-mod chain;
-mod env;
-mod error;
-mod file;
-mod free_list;
+mod findings;
 mod live;
-mod meta;
-mod page;
-mod proof;
-mod scan;
-mod schema;
-mod scrub;
-mod sort;
+mod lmdb;
+mod random;
+mod scrub_private;
 mod state;
-mod succession;
 mod summary;
 pub mod synthetic;
 mod verify;
-mod walk;
 
-pub use error::{CopyError, LedgerError, OpenError};
-pub use file::{LedgerFile, Table};
+pub use blocks::network::{Network, UnknownNetwork};
+pub use blocks::schema::minimum_node_version;
+pub use blocks::sort::SortError;
+pub use live::error::{CopyError, OpenError};
 pub use live::{LiveLedger, clear_dead_readers, copy_exact};
-pub use meta::{Meta, MetaFault, Tree};
-pub use page::PageFault;
-pub use schema::minimum_node_version;
-pub use scrub::{ScrubError, ScrubReport, scrub_copy};
+pub use lmdb::error::LedgerError;
+pub use lmdb::file::LedgerFile;
+pub use lmdb::meta::{Meta, MetaFault, Tree};
+pub use lmdb::page::PageFault;
+pub use lmdb::tables::Table;
+pub use lmdb::walk::{Entries, Row};
+pub use scrub_private::{ScrubError, ScrubReport, scrub_copy};
 pub use state::LedgerState;
-pub use succession::{Regression, Standing, regression};
-pub use summary::{
-    LedgerSummary, Network, Outline, TableSummary, UnknownNetwork, outline, summarize,
-};
+pub use summary::succession::{Regression, Standing, regression};
+pub use summary::{LedgerSummary, Outline, TableSummary, outline, summarize};
 pub use verify::{
     Check, Level, Outcome, Policy, Progress, Report, Sample, VerifyError, VerifyOptions, verify,
 };
-pub use walk::{Entries, Row};

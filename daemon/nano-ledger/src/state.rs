@@ -17,10 +17,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-use crate::error::CopyError;
-use crate::file::LedgerFile;
 use crate::live::LiveLedger;
-use crate::meta::META_LEN;
+use crate::live::error::CopyError;
+use crate::lmdb::file::LedgerFile;
+use crate::lmdb::meta::META_LEN;
 
 /// Bytes read and written at a time.
 const BUFFER: usize = 1 << 20;

@@ -5,11 +5,11 @@ use std::ops::Bound;
 use heed::RwTxn;
 
 use super::SyntheticError;
-use super::random::Random;
 use super::rows::{self, AccountRow, Block, Id};
 use super::store::{Db, Store, commit, failed_to, put};
+use crate::blocks::schema;
 use crate::bytes::array_at;
-use crate::schema;
+use crate::random::Random;
 
 /// Key and value.
 type OwnedRow = (Vec<u8>, Vec<u8>);

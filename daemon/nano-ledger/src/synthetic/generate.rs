@@ -1,10 +1,10 @@
 //! A whole ledger at once, with the page filling that years of random inserts leave.
 
-use super::random::Random;
 use super::rows::{self, AccountRow, Block, Id};
 use super::store::{Db, Store, commit, put};
 use super::{Options, SyntheticError};
-use crate::schema::{SUPPLY, VERSION_KEY};
+use crate::blocks::schema::{SUPPLY, VERSION_KEY};
+use crate::random::Random;
 
 /// Bytes of file per block, with everything that goes with a block; measured at 8 to 400 MB.
 const LEN_PER_BLOCK: u64 = 560;

@@ -11,7 +11,6 @@
 
 mod day;
 mod generate;
-pub(crate) mod random;
 mod rows;
 mod store;
 mod writer;

@@ -1,8 +1,8 @@
 //! Records as the node writes them; see `schema` for their byte orders.
 
-use super::random::Random;
+use crate::blocks::schema::{Account, SUPPLY};
 use crate::bytes::{array_at, u64_at, u128_be_at};
-use crate::schema::{Account, SUPPLY};
+use crate::random::Random;
 
 pub(super) type Id = [u8; 32];
 

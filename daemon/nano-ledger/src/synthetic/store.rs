@@ -6,7 +6,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, RwTxn, WithoutTls};
 
 use super::SyntheticError;
-use crate::env;
+use crate::lmdb::env;
 
 /// Map size of a node's default configuration.
 const MAP_SIZE: usize = 256 << 30;

@@ -6,40 +6,23 @@
 //! ever looked up at random, and memory does not depend on the ledger. The proofs, by far the most
 //! work, are checked on all cores.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
-use crate::block::{self, Block, Id, NONE};
-use crate::bytes::{array_at, joined, u128_be_at};
-use crate::chain::{Chain, Effect};
-use crate::file::Table;
-use crate::scan::{Findings, next_account, next_height, next_pending};
-use crate::schema::{Account, Height, ID_LEN, SUPPLY, hex};
-use crate::sort::{Sorted, Sorter};
-use crate::summary::{Network, find, is_genesis};
-use crate::verify::VerifyError;
-use crate::verify::checks::{Checks, Ledger, skipped, unless};
-use crate::verify::options::Pace;
+use crate::blocks::block::{Block, Id, NONE};
+use crate::blocks::chain::{Chain, Effect};
+use crate::blocks::network::{Network, is_genesis};
+use crate::blocks::schema::{Account, Height, SUPPLY, hex};
+use crate::blocks::sort::Sorted;
+use crate::findings::Findings;
+use crate::lmdb::tables::{Table, find};
+use crate::summary::scan::{next_account, next_height};
+use crate::verify::error::VerifyError;
+use crate::verify::ledger::Ledger;
+use crate::verify::moves::{Move, MoveKind, Moves, match_moves};
+use crate::verify::outcomes::{Checks, skipped, unless};
 use crate::verify::proofs::{Links, Proofs, skip_all};
-use crate::verify::representatives::Representatives;
-use crate::verify::sample::{self, Part, Picked, threads};
-
-/// Rows handed to another thread at a time.
-const BATCH: usize = 256;
-
-/// A send, a receive or a row of `pending`: hash of the send 32, what it is 1, receiving account 32,
-/// amount 16, epoch of the send 1, whether it is cemented 1, sending account 32.
-const MOVE_LEN: usize = ID_LEN + 1 + ID_LEN + 16 + 1 + 1 + ID_LEN;
-/// What a move is; sends sort before what takes them.
-const SENT: u8 = 0;
-const RECEIVED: u8 = 1;
-const RECEIVABLE: u8 = 2;
-
-type Blocks = Sorter<{ Block::SORTED_LEN }>;
-type Moves = Sorter<MOVE_LEN>;
+use crate::verify::sample::{self, Part, Picked};
+use crate::verify::workers::{Blocks, prove};
 
 /// Runs the three passes. Of a pruned ledger the last two cannot be run; instead the accounts `picked` are
 /// looked into.
@@ -119,144 +102,6 @@ pub(super) fn run(
             || "every cemented receive".into(),
         );
         checks.add("cementing", outcome);
-    }
-    Ok(())
-}
-
-/// Rows of `blocks`, one behind the other.
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    /// Where each key and each value ends.
-    ends: Vec<(usize, usize)>,
-}
-
-/// What became of a batch.
-struct Proven {
-    number: u64,
-    proofs: Proofs,
-    sorted: Vec<[u8; Block::SORTED_LEN]>,
-}
-
-/// Reads all blocks and checks them by themselves.
-fn prove(
-    ledger: &Ledger<'_>,
-    blocks: &Table,
-    sorter: &mut Blocks,
-    proofs: &mut Proofs,
-) -> Result<(), VerifyError> {
-    let workers = threads();
-    let (rows_in, rows_out) = sync_channel::<(u64, Batch)>(2 * workers);
-    let (proven_in, proven_out) = sync_channel::<Result<Proven, VerifyError>>(2 * workers);
-    // Gone with the last worker, which ends the reader too.
-    let rows_out = Arc::new(Mutex::new(rows_out));
-    thread::scope(|scope| {
-        let reading = scope.spawn(move || read_blocks(ledger, blocks, &rows_in));
-        for _ in 0..workers {
-            let (rows_out, proven_in) = (Arc::clone(&rows_out), proven_in.clone());
-            scope.spawn(move || prove_batches(ledger, &rows_out, &proven_in));
-        }
-        drop((rows_out, proven_in));
-        let mut pace = ledger.options.pace("blocks", blocks.tree.entries());
-        let collected = collect(proven_out, sorter, proofs, &mut pace);
-        let read = reading
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        collected.and(read)
-    })
-}
-
-fn read_blocks(
-    ledger: &Ledger<'_>,
-    blocks: &Table,
-    rows: &SyncSender<(u64, Batch)>,
-) -> Result<(), VerifyError> {
-    let mut entries = ledger.file.entries(blocks);
-    for number in 0.. {
-        let mut batch = Batch::default();
-        while batch.ends.len() < BATCH
-            && let Some((key, value)) = entries.next()?
-        {
-            batch.bytes.extend_from_slice(key);
-            let key_end = batch.bytes.len();
-            batch.bytes.extend_from_slice(value);
-            batch.ends.push((key_end, batch.bytes.len()));
-        }
-        // Nobody receives any longer when the verification ended early.
-        if batch.ends.is_empty() || rows.send((number, batch)).is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn prove_batches(
-    ledger: &Ledger<'_>,
-    rows: &Mutex<Receiver<(u64, Batch)>>,
-    proven: &SyncSender<Result<Proven, VerifyError>>,
-) {
-    let mut representatives = Representatives::new(ledger.file, ledger.tables);
-    loop {
-        let received = rows.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, batch)) = received else {
-            return;
-        };
-        let result = prove_batch(ledger.network, number, &batch, &mut representatives);
-        if proven.send(result).is_err() {
-            return;
-        }
-    }
-}
-
-fn prove_batch(
-    network: Network,
-    number: u64,
-    batch: &Batch,
-    representatives: &mut Representatives<'_>,
-) -> Result<Proven, VerifyError> {
-    let mut proofs = Proofs::default();
-    let mut sorted = Vec::with_capacity(batch.ends.len());
-    let mut start = 0;
-    for &(key_end, end) in &batch.ends {
-        let key = batch.bytes.get(start..key_end).unwrap_or_default();
-        let value = batch.bytes.get(key_end..end).unwrap_or_default();
-        start = end;
-        if let Some(signed) = proofs.check(key, value, network) {
-            proofs.representative(&signed, representatives)?;
-            sorted.push(signed.block.to_sorted(&signed.hash));
-        }
-    }
-    Ok(Proven {
-        number,
-        proofs,
-        sorted,
-    })
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "dropping the receiver ends the workers"
-)]
-fn collect(
-    proven: Receiver<Result<Proven, VerifyError>>,
-    sorter: &mut Blocks,
-    proofs: &mut Proofs,
-    pace: &mut Pace<'_>,
-) -> Result<(), VerifyError> {
-    // Findings are told in the order of the rows, whoever is first to find them.
-    let mut early = BTreeMap::new();
-    let mut next = 0;
-    while let Ok(batch) = proven.recv() {
-        let batch = batch?;
-        pace.advance(batch.proofs.blocks)?;
-        for record in batch.sorted {
-            sorter.push(record)?;
-        }
-        early.insert(batch.number, batch.proofs);
-        while let Some(batch) = early.remove(&next) {
-            proofs.append(batch);
-            next += 1;
-        }
     }
     Ok(())
 }
@@ -372,15 +217,16 @@ impl Chains<'_> {
                     destination,
                     amount,
                 } => {
-                    moves.push(one_move(
-                        &hash,
-                        SENT,
-                        &destination,
+                    let sent = Move {
+                        send: hash,
+                        kind: MoveKind::Sent,
+                        receiver: destination,
                         amount,
                         epoch,
                         is_cemented,
-                        key,
-                    ))?;
+                        sender: *key,
+                    };
+                    moves.push(sent.to_bytes())?;
                 }
                 Effect::Receive { source, amount, .. }
                     if self.is_genesis(&hash, &block, &source, amount) =>
@@ -400,15 +246,16 @@ impl Chains<'_> {
                     amount,
                     epoch,
                 } => {
-                    moves.push(one_move(
-                        &source,
-                        RECEIVED,
-                        key,
+                    let received = Move {
+                        send: source,
+                        kind: MoveKind::Received,
+                        receiver: *key,
                         amount,
                         epoch,
                         is_cemented,
-                        &NONE,
-                    ))?;
+                        sender: NONE,
+                    };
+                    moves.push(received.to_bytes())?;
                 }
             }
             steps += 1;
@@ -451,149 +298,5 @@ impl Chains<'_> {
             Network::Unknown => block.height == 1 && *source == block.account && amount == SUPPLY,
             network => is_genesis(network, hash),
         }
-    }
-}
-
-fn one_move(
-    send: &Id,
-    what: u8,
-    receiver: &Id,
-    amount: u128,
-    epoch: u8,
-    is_cemented: bool,
-    sender: &Id,
-) -> [u8; MOVE_LEN] {
-    joined(&[
-        send,
-        &[what],
-        receiver,
-        &amount.to_be_bytes(),
-        &[epoch, u8::from(is_cemented)],
-        sender,
-    ])
-}
-
-/// A move as read back.
-struct Move {
-    send: Id,
-    what: u8,
-    receiver: Id,
-    amount: u128,
-    epoch: u8,
-    is_cemented: bool,
-    sender: Id,
-}
-
-impl Move {
-    fn parse(bytes: &[u8; MOVE_LEN]) -> Option<Self> {
-        Some(Self {
-            send: array_at(bytes, 0)?,
-            what: *bytes.get(32)?,
-            receiver: array_at(bytes, 33)?,
-            amount: u128_be_at(bytes, 65)?,
-            epoch: *bytes.get(81)?,
-            is_cemented: *bytes.get(82)? != 0,
-            sender: array_at(bytes, 83)?,
-        })
-    }
-}
-
-/// The third pass: every send beside what took it. Gives what is wrong with receivables, and with
-/// the order in which blocks were cemented.
-fn match_moves(
-    ledger: &Ledger<'_>,
-    pending: &Table,
-    mut moves: Moves,
-    mut findings: Findings,
-) -> Result<(Findings, Findings), VerifyError> {
-    let file = ledger.file;
-    let mut pace = ledger.options.pace("receivables", pending.tree.entries());
-    let mut rows = file.entries(pending);
-    while let Some((key, row)) = next_pending(file, &mut rows)? {
-        pace.step()?;
-        let (receiver, send) = key.split_at(ID_LEN);
-        let (Some(receiver), Some(send)) = (array_at(receiver, 0), array_at(send, 0)) else {
-            continue;
-        };
-        let Some(epoch) = block::epoch(row.epoch) else {
-            findings.add(|| format!("the receivable of send {} is of no epoch", hex(&send)));
-            continue;
-        };
-        moves.push(one_move(
-            &send,
-            RECEIVABLE,
-            &receiver,
-            row.amount,
-            epoch,
-            false,
-            &row.source,
-        ))?;
-    }
-    let mut sorted = moves.finish()?;
-    let mut cementing = Findings::default();
-    let mut pace = ledger.options.pace("matching", 0);
-    // The last send, and whether something took it.
-    let mut last: Option<(Move, bool)> = None;
-    while let Some(bytes) = sorted.next()? {
-        pace.step()?;
-        let Some(this) = Move::parse(&bytes) else {
-            continue;
-        };
-        if this.what == SENT {
-            untaken(last.replace((this, false)), &mut findings);
-            continue;
-        }
-        let taken = match &mut last {
-            Some((sent, taken)) if sent.send == this.send => Some((&*sent, taken)),
-            _ => None,
-        };
-        let name = if this.what == RECEIVED {
-            "receive"
-        } else {
-            "receivable"
-        };
-        let fault = match taken {
-            None => Some("has no send"),
-            Some((_, true)) => Some("takes what was taken already"),
-            Some((sent, taken)) => {
-                *taken = true;
-                if this.what == RECEIVED && this.is_cemented && !sent.is_cemented {
-                    cementing.add(|| {
-                        format!(
-                            "the receive of send {} is cemented and that is not",
-                            hex(&sent.send)
-                        )
-                    });
-                }
-                if sent.receiver != this.receiver {
-                    Some("is another account's")
-                } else if sent.amount != this.amount {
-                    Some("is of another amount")
-                } else if sent.epoch != this.epoch {
-                    Some("is of another epoch")
-                } else if this.what == RECEIVABLE && sent.sender != this.sender {
-                    Some("names another sender")
-                } else {
-                    None
-                }
-            }
-        };
-        if let Some(fault) = fault {
-            findings.add(|| format!("a {name} of send {} {fault}", hex(&this.send)));
-        }
-    }
-    untaken(last, &mut findings);
-    Ok((findings, cementing))
-}
-
-/// Tells of a send that nothing took: its row in `pending` is missing.
-fn untaken(sent: Option<(Move, bool)>, findings: &mut Findings) {
-    if let Some((sent, false)) = sent {
-        findings.add(|| {
-            format!(
-                "send {} is neither received nor receivable",
-                hex(&sent.send)
-            )
-        });
     }
 }

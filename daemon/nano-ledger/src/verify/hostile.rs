@@ -16,9 +16,10 @@ use heed::types::Bytes;
 
 use super::*;
 use crate::bytes::u16_at;
-use crate::meta::PAGE_HEADER;
-use crate::page::{Kind, NodeValue, Page};
-use crate::synthetic::random::Random;
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::meta::PAGE_HEADER;
+use crate::lmdb::page::{Kind, NodeValue, Page};
+use crate::random::Random;
 
 const PAGE: usize = 4096;
 const DEFAULT_CASES: u64 = 2000;
@@ -31,7 +32,7 @@ fn make(path: &Path) {
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/after.ldb");
     let genuine = LedgerFile::open(Path::new(data)).unwrap();
     let tables = genuine.tables().unwrap();
-    let env = crate::env::open_for_generating(path, 1 << 26).unwrap();
+    let env = crate::lmdb::env::open_for_generating(path, 1 << 26).unwrap();
     for clear in [false, true] {
         let txn = env.write_txn().unwrap();
         env.create_databases_and_commit(txn, |opener, txn| {
@@ -64,12 +65,12 @@ fn make(path: &Path) {
                 }
             }
             // The genesis block and account, so that the network is known.
-            let genesis = crate::proof::DEV_GENESIS;
-            let accounts = crate::summary::find(&tables, "accounts").unwrap();
+            let genesis = crate::blocks::proof::DEV_GENESIS;
+            let accounts = crate::lmdb::tables::find(&tables, "accounts").unwrap();
             let row = genuine.get(accounts, &genesis).unwrap().unwrap();
             let into = opener.create_database::<Bytes, Bytes>(txn, Some("accounts"))?;
             into.put(txn, &genesis, &row)?;
-            let blocks = crate::summary::find(&tables, "blocks").unwrap();
+            let blocks = crate::lmdb::tables::find(&tables, "blocks").unwrap();
             let open = genuine.get(blocks, &row[64..96]).unwrap().unwrap();
             let into = opener.create_database::<Bytes, Bytes>(txn, Some("blocks"))?;
             into.put(txn, &row[64..96], &open)?;
@@ -193,7 +194,7 @@ fn run(original: &[u8], kinds: &[Vec<u64>], cases: impl Iterator<Item = u64>) ->
         let level = if case % 3 == 0 { Level::L2 } else { Level::L3 };
         match LedgerFile::open(&path) {
             Ok(file) => {
-                match checks::run(&file, level, &options) {
+                match run::run(&file, level, &options) {
                     Ok(report) => assert!(!report.checks.is_empty(), "case {case}"),
                     Err(VerifyError::Ledger(LedgerError::NotALedger { .. })) => {}
                     Err(error) => panic!("case {case}: {error:?}"),

@@ -12,161 +12,33 @@
 //! `block-hashes`, `signatures`, `work`, `representatives`, `chains`, `account-heads`, `confirmed-blocks`, `receivables`
 //! (L2 of a sample, L3 of all); `cementing` (L3).
 
-mod checks;
+mod error;
 mod full;
 #[cfg(test)]
 mod hostile;
+mod ledger;
+mod moves;
 mod options;
+mod outcomes;
 mod proofs;
 #[cfg(test)]
 mod refusals;
+mod report;
 mod representatives;
 #[cfg(test)]
 mod roots;
+mod run;
 mod sample;
+mod structure;
+mod sums;
+mod workers;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::error::LedgerError;
-use crate::file::LedgerFile;
-use crate::summary::LedgerSummary;
+use crate::lmdb::file::LedgerFile;
+pub use error::VerifyError;
 pub use options::{Policy, Progress, Sample, VerifyOptions};
-
-/// How deep to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// Milliseconds: meta pages, file length, list of free pages, tables, store version and what
-    /// [`Policy`] refuses.
-    L0,
-    /// Seconds: every page accounted for, entry counts, genesis block, what the publisher claimed.
-    L1,
-    /// Minutes: scans of `accounts`, `confirmation_height`, `pending` and `rep_weights` (block
-    /// counts, confirmation heights, the supply: balances and receivables are exactly 2^128 - 1
-    /// raw, the weights of representatives), and the newest blocks of a random [`Sample`] of
-    /// accounts: hashes, signatures, work, and how they follow one another.
-    L2,
-    /// Up to hours: all of that for every block, every receivable send against the blocks, and what
-    /// is cemented against what it depends on.
-    L3,
-}
-
-/// Why a verification came to no verdict.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The file could not be read, or is no ledger at all.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The caller asked to stop.
-    #[error("the verification was stopped")]
-    Cancelled,
-    /// Room to sort blocks in could not be used; [`Level::L3`] alone needs it, some 220 bytes a block
-    /// at most beyond the memory it may use.
-    #[error("cannot sort in {}", dir.display())]
-    Scratch {
-        /// The directory.
-        dir: PathBuf,
-        /// What the system answered.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// How a check ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it should be.
-    Passed {
-        /// What was found.
-        found: String,
-    },
-    /// Not as it should be.
-    Failed {
-        /// What a sound ledger has.
-        expected: String,
-        /// What this one has.
-        found: String,
-    },
-    /// Not looked at.
-    Skipped {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// One check and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// Stable short name, such as `supply`.
-    pub name: &'static str,
-    /// How it ended.
-    pub outcome: Outcome,
-}
-
-/// What verification found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// How deep it looked.
-    pub level: Level,
-    /// All checks of that level in order.
-    pub checks: Vec<Check>,
-    /// The store version in the `meta` table, if it could be read; see
-    /// [`minimum_node_version`](crate::minimum_node_version).
-    pub store_version: Option<u32>,
-    /// The counts, where the level reads them (from [`Level::L2`]) and they could be read.
-    pub summary: Option<LedgerSummary>,
-}
-
-/// The checks that make out [`Level::L2`]. (How much work a network asks for need not be known.)
-const OF_BLOCKS: [&str; 7] = [
-    "block-hashes",
-    "signatures",
-    "representatives",
-    "chains",
-    "account-heads",
-    "confirmed-blocks",
-    "receivables",
-];
-
-/// What [`Level::L3`] has beyond them.
-const OF_ALL_BLOCKS: [&str; 1] = ["cementing"];
-
-impl Report {
-    /// Whether no check failed.
-    pub fn passed(&self) -> bool {
-        !self
-            .checks
-            .iter()
-            .any(|check| matches!(check.outcome, Outcome::Failed { .. }))
-    }
-
-    /// The deepest level up to which everything was looked at, and why not deeper. Blocks of an unknown
-    /// store version are looked at by no level above [`Level::L1`], and a ledger without the blocks that
-    /// were pruned cannot be looked at as [`Level::L3`] does.
-    pub fn reached(&self) -> (Level, Option<&str>) {
-        let skipped = |name: &str| {
-            self.checks.iter().find_map(|check| match &check.outcome {
-                Outcome::Skipped { reason } if check.name == name => Some(reason.as_str()),
-                _ => None,
-            })
-        };
-        let limits = [(Level::L1, &OF_BLOCKS[..]), (Level::L2, &OF_ALL_BLOCKS[..])];
-        limits
-            .into_iter()
-            .filter(|(level, _)| *level < self.level)
-            .find_map(|(level, names)| {
-                let reason = names.iter().find_map(|name| skipped(name))?;
-                Some((level, Some(reason)))
-            })
-            .unwrap_or((self.level, None))
-    }
-
-    /// The checks that failed.
-    pub fn failures(&self) -> impl Iterator<Item = &Check> {
-        self.checks
-            .iter()
-            .filter(|check| matches!(check.outcome, Outcome::Failed { .. }))
-    }
-}
+pub use report::{Check, Level, Outcome, Report};
 
 /// Verifies the ledger at `path` as deep as `level` says.
 ///
@@ -185,5 +57,5 @@ pub fn verify(
     level: Level,
     options: &VerifyOptions<'_>,
 ) -> Result<Report, VerifyError> {
-    checks::run(&LedgerFile::open(path)?, level, options)
+    run::run(&LedgerFile::open(path)?, level, options)
 }

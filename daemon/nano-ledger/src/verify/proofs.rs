@@ -1,13 +1,13 @@
 //! What can be told of blocks one by one, and of how they follow one another.
 
-use crate::block::{self, Block, Id, Signed};
-use crate::chain::{Chain, Effect};
-use crate::error::LedgerError;
-use crate::proof;
-use crate::scan::Findings;
-use crate::schema::{Account, hex};
-use crate::summary::Network;
-use crate::verify::checks::{Checks, skipped, unless};
+use crate::blocks::block::{self, Block, Id, Signed};
+use crate::blocks::chain::{Chain, Effect};
+use crate::blocks::network::Network;
+use crate::blocks::proof;
+use crate::blocks::schema::{Account, hex};
+use crate::findings::Findings;
+use crate::lmdb::error::LedgerError;
+use crate::verify::outcomes::{Checks, skipped, unless};
 use crate::verify::representatives::Representatives;
 
 /// Findings on blocks by themselves.

@@ -8,10 +8,10 @@
 
 use std::collections::HashSet;
 
-use crate::block::{Id, Kind, Signed};
-use crate::error::LedgerError;
-use crate::file::{LedgerFile, Table};
-use crate::summary::find;
+use crate::blocks::block::{Id, Kind, Signed};
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::file::LedgerFile;
+use crate::lmdb::tables::{Table, find};
 
 /// Most representatives that are remembered to be no blocks: 2 MiB.
 const MOST_KNOWN: usize = 1 << 16;

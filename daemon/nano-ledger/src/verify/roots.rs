@@ -20,7 +20,7 @@ fn edited(table: &str, field: (usize, usize), value: impl Fn(u64) -> u64) -> (Te
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/after.ldb");
     let genuine = LedgerFile::open(Path::new(data)).unwrap();
     let tables = genuine.tables().unwrap();
-    let tree = &crate::summary::find(&tables, table).unwrap().tree;
+    let tree = &crate::lmdb::tables::find(&tables, table).unwrap().tree;
     let mut root = tree.entries().to_le_bytes().to_vec();
     root.extend(tree.root.unwrap_or(u64::MAX).to_le_bytes());
     let mut bytes = std::fs::read(data).unwrap();

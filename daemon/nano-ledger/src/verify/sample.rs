@@ -1,33 +1,26 @@
 //! The newest blocks of some accounts.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::num::NonZero;
 use std::thread;
 
-use crate::block::{Id, NONE, Signed};
-use crate::chain::{Chain, Effect};
-use crate::file::Table;
-use crate::scan::Greatest;
-use crate::schema::{self, Account, hex};
-use crate::summary::{Network, find, is_genesis};
-use crate::synthetic::random::Random;
-use crate::verify::checks::{Checks, Ledger, unless};
+use crate::blocks::block::{Id, NONE, Signed};
+use crate::blocks::chain::{Chain, Effect};
+use crate::blocks::network::{Network, is_genesis};
+use crate::blocks::schema::{self, Account, hex};
+use crate::lmdb::tables::Table;
+use crate::lmdb::tables::find;
+use crate::random::Random;
+use crate::summary::weights::Greatest;
+use crate::verify::error::VerifyError;
+use crate::verify::ledger::Ledger;
+use crate::verify::options::Sample;
+use crate::verify::outcomes::{Checks, unless};
 use crate::verify::proofs::{Links, Proofs, skip_all, skip_links};
 use crate::verify::representatives::Representatives;
-use crate::verify::{Sample, VerifyError};
-
-/// Most threads that look into blocks.
-const MAX_THREADS: usize = 16;
+use crate::verify::workers::threads;
 
 /// Most accounts picked for their representative, which anybody can choose in a state block.
 const MAX_SUSPECTS: u32 = 10_000;
-
-/// How many threads to look into blocks with.
-pub(super) fn threads() -> usize {
-    thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(MAX_THREADS)
-}
 
 /// The accounts to look into: some at random, and those that move most.
 pub(super) struct Picked {

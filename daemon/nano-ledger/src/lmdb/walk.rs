@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 
 use crate::bytes::u64_at;
-use crate::error::LedgerError;
-use crate::file::LedgerFile;
-use crate::meta::{PAGE_HEADER, Tree};
-use crate::page::{Kind, NodeValue, Page, PageFault, overflow_run};
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::file::LedgerFile;
+use crate::lmdb::meta::{PAGE_HEADER, Tree};
+use crate::lmdb::page::{Kind, NodeValue, Page, PageFault, overflow_run};
 
 /// Longest value that is handed out whole. Records of a ledger have at most a few hundred bytes.
 const MAX_VALUE: u32 = 64 * 1024;
@@ -452,7 +452,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.ldb");
-        let env = crate::env::open_for_generating(&path, 1 << 30).unwrap();
+        let env = crate::lmdb::env::open_for_generating(&path, 1 << 30).unwrap();
         let txn = env.write_txn().unwrap();
         let [kept, dropped] = env
             .create_databases_and_commit(txn, |opener, txn| {
@@ -498,7 +498,7 @@ mod tests {
         assert_eq!(entries.next().unwrap(), None);
 
         assert!(file.meta().free.overflow_pages > 0);
-        let free = crate::free_list::read(&file).unwrap();
+        let free = crate::lmdb::free_list::read(&file).unwrap();
         assert_eq!(free.fault, None);
         assert!(free.pages >= 1500, "{}", free.pages);
         let in_trees: u64 = tables.iter().map(|table| table.tree.pages()).sum();
@@ -506,7 +506,7 @@ mod tests {
         assert_eq!(in_trees + free.pages + 2, file.meta().last_page + 1);
 
         // One byte more than is handed out whole.
-        let env = crate::env::open_for_generating(&path, 1 << 30).unwrap();
+        let env = crate::lmdb::env::open_for_generating(&path, 1 << 30).unwrap();
         let txn = env.write_txn().unwrap();
         env.create_databases_and_commit(txn, |opener, txn| {
             let kept = opener.create_database::<Bytes, Bytes>(txn, Some("kept"))?;

@@ -4,8 +4,8 @@ use heed::{Database, RwTxn};
 use tempfile::TempDir;
 
 use super::*;
+use crate::random::Random;
 use crate::synthetic;
-use crate::synthetic::random::Random;
 use crate::verify::{Level, Outcome, VerifyOptions, verify};
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
@@ -27,7 +27,7 @@ fn in_transactions(
     count: usize,
     mut run: impl FnMut(usize, &mut RwTxn<'_>, [Table; 3]),
 ) {
-    let env = crate::env::open_for_generating(path, 1 << 30).unwrap();
+    let env = crate::lmdb::env::open_for_generating(path, 1 << 30).unwrap();
     let txn = env.write_txn().unwrap();
     let tables = env
         .create_databases_and_commit(txn, |opener, txn| {

@@ -8,9 +8,9 @@ use blake2::digest::consts::U8;
 use blake2::{Blake2b, Blake2b512, Digest as _};
 use ed25519_dalek::{Signature, VerifyingKey, hazmat};
 
-use crate::block::{Block, EPOCH, Id, Kind, RECEIVE, Signed};
-use crate::schema;
-use crate::summary::Network;
+use crate::blocks::block::{Block, EPOCH, Id, Kind, RECEIVE, Signed};
+use crate::blocks::network::Network;
+use crate::blocks::schema;
 
 /// Links of the blocks that upgrade an account to epoch 1 and 2, by anybody's request signed by
 /// one key.

@@ -26,6 +26,8 @@
 //! since ([`LiveLedger::clear_dead_readers`]). Two processes with one number, which only two PID namespaces
 //! can have, cannot both read ([`CopyError::ProcessNumberTaken`]).
 
+pub(crate) mod error;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -36,9 +38,10 @@ use heed::{CompactionOption, Env, MdbError, RoTxn, WithoutTls};
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
-use crate::env;
-use crate::error::{CopyError, LedgerError, OpenError};
-use crate::file::LedgerFile;
+use crate::live::error::{CopyError, OpenError};
+use crate::lmdb::env;
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::file::LedgerFile;
 
 /// A node's ledger, opened for reading beside the running node under its lock file.
 ///

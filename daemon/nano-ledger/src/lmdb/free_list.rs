@@ -1,9 +1,9 @@
 //! The list of free pages: by transaction, the pages that transaction stopped using.
 
 use crate::bytes::u64_at;
-use crate::error::LedgerError;
-use crate::file::LedgerFile;
-use crate::walk::Value;
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::file::LedgerFile;
+use crate::lmdb::walk::Value;
 
 /// What the list of free pages says.
 #[derive(Debug, Default)]

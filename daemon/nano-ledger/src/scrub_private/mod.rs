@@ -22,14 +22,15 @@ use heed::CommitOrAbort;
 use heed::types::Bytes;
 
 use crate::bytes::{u16_at, u64_at};
-use crate::env;
-use crate::error::LedgerError;
-use crate::file::LedgerFile;
-use crate::free_list;
-use crate::meta::{META_LEN, PAGE_HEADER};
-use crate::page::{Kind, NodeValue, Page};
-use crate::summary::{find, ledger_tables};
-use crate::walk::Value;
+use crate::lmdb::env;
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::file::LedgerFile;
+use crate::lmdb::free_list;
+use crate::lmdb::meta::{META_LEN, PAGE_HEADER};
+use crate::lmdb::page::{Kind, NodeValue, Page};
+use crate::lmdb::tables::find;
+use crate::lmdb::walk::Value;
+use crate::summary::ledger_tables;
 
 /// The tables that are emptied, and the bytes of their keys and values.
 const PRIVATE: [(&str, usize, usize); 3] = [

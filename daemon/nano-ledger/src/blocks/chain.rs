@@ -4,8 +4,8 @@
 //! ledger, and what it wrote down about it, is worked out again here. Times are not looked at: they
 //! are the node's own clock, which may be set back.
 
-use crate::block::{self, Block, EPOCH, Id, Kind, NONE, RECEIVE, SEND};
-use crate::proof::epoch_of_link;
+use crate::blocks::block::{self, Block, EPOCH, Id, Kind, NONE, RECEIVE, SEND};
+use crate::blocks::proof::epoch_of_link;
 
 /// The end of an account's chain so far.
 #[derive(Debug, Clone, Copy)]

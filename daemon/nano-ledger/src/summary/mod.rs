@@ -1,66 +1,18 @@
 //! What a ledger holds.
 
-use std::fmt;
+pub(crate) mod genesis;
+pub(crate) mod scan;
+pub(crate) mod succession;
+pub(crate) mod weights;
+
 use std::path::Path;
 
-use crate::block::{Id, Kind, Signed};
-use crate::error::LedgerError;
-use crate::file::{LedgerFile, Table};
-use crate::scan;
-use crate::schema::{self, ID_LEN, TELLTALE_TABLES};
-
-/// The network a ledger belongs to, told by its genesis block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Network {
-    /// The live network.
-    Live,
-    /// The development network that test nodes run.
-    Dev,
-    /// One whose genesis block is not known here: beta, test or private.
-    Unknown,
-}
-
-const GENESIS: [(Network, [u8; 32]); 2] = [
-    (
-        Network::Live,
-        schema::hash("991CF190094C00F0B68E2E5F75F6BEE95A2E0BD93CEAA4A6734DB9F19B728948"),
-    ),
-    (
-        Network::Dev,
-        schema::hash("04270D7F11C4B2B472F2854C5A59F2A7E84226CE9ED799DE75744BD7D85FC9D9"),
-    ),
-];
-
-/// Whether this is the genesis block of the network, which receives what nobody sent.
-pub(crate) fn is_genesis(network: Network, hash: &[u8; 32]) -> bool {
-    GENESIS.contains(&(network, *hash))
-}
-
-/// The text of a [`Network`] is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("networks are live, dev and unknown")]
-pub struct UnknownNetwork;
-
-impl std::str::FromStr for Network {
-    type Err = UnknownNetwork;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Live, Self::Dev, Self::Unknown]
-            .into_iter()
-            .find(|network| network.to_string() == text)
-            .ok_or(UnknownNetwork)
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Live => "live",
-            Self::Dev => "dev",
-            Self::Unknown => "unknown",
-        })
-    }
-}
+use crate::blocks::network::Network;
+use crate::blocks::schema::{self, TELLTALE_TABLES};
+use crate::lmdb::error::LedgerError;
+use crate::lmdb::file::LedgerFile;
+use crate::lmdb::tables::{Table, find};
+use crate::summary::genesis::network;
 
 /// One named table of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,11 +72,6 @@ pub(crate) fn ledger_tables(file: &LedgerFile) -> Result<Vec<Table>, LedgerError
     })
 }
 
-/// The table called `name`.
-pub(crate) fn find<'a>(tables: &'a [Table], name: &str) -> Option<&'a Table> {
-    tables.iter().find(|table| table.name == name)
-}
-
 /// The store version in `meta`; `None` when there is no such record.
 pub(crate) fn store_version(
     file: &LedgerFile,
@@ -135,75 +82,6 @@ pub(crate) fn store_version(
     };
     let value = file.get(meta, &schema::VERSION_KEY)?;
     Ok(value.and_then(|value| schema::parse_version(&value)))
-}
-
-/// The network whose genesis block is among the blocks.
-pub(crate) fn network(file: &LedgerFile, tables: &[Table]) -> Result<Network, LedgerError> {
-    let Some(blocks) = find(tables, "blocks") else {
-        return Ok(Network::Unknown);
-    };
-    for (network, genesis) in GENESIS {
-        if file.get(blocks, &genesis)?.is_some() {
-            return Ok(network);
-        }
-    }
-    Ok(Network::Unknown)
-}
-
-/// What is wrong with the genesis block of a known network, if its hash is not that under which it is stored.
-/// Rows of an unknown form, as newer store versions have, are not looked at.
-pub(crate) fn forged_genesis(
-    file: &LedgerFile,
-    tables: &[Table],
-    network: Network,
-) -> Result<Option<String>, LedgerError> {
-    let Some(blocks) = find(tables, "blocks") else {
-        return Ok(None);
-    };
-    for (_, genesis) in GENESIS.iter().filter(|(known, _)| *known == network) {
-        let row = file.get(blocks, genesis)?;
-        let found = row.and_then(|row| Signed::parse(&row));
-        if let Some(found) = found.filter(|found| found.hash != *genesis) {
-            return Ok(Some(format!(
-                "a block with the hash {}",
-                schema::hex(&found.hash)
-            )));
-        }
-    }
-    Ok(None)
-}
-
-/// Most accounts of a network not known here whose first blocks are read to find the genesis block. No test
-/// network has as many.
-const MOST_ACCOUNTS_WITHOUT_KNOWN_GENESIS: u64 = 1 << 20;
-
-/// The genesis block of a network that is not known here: the one that opens an account by a receive of the
-/// account itself. `None` when there is none, or there are too many accounts for a test network.
-pub(crate) fn unknown_genesis(
-    file: &LedgerFile,
-    tables: &[Table],
-) -> Result<Option<Id>, LedgerError> {
-    let (Some(accounts), Some(blocks)) = (find(tables, "accounts"), find(tables, "blocks")) else {
-        return Ok(None);
-    };
-    if accounts.tree.entries() > MOST_ACCOUNTS_WITHOUT_KNOWN_GENESIS {
-        return Ok(None);
-    }
-    let mut rows = file.entries(accounts);
-    while let Some((key, account)) = scan::next_account(file, &mut rows)? {
-        let opens_itself = |row: &[u8]| {
-            let field = |at: usize| row.get(at..at + ID_LEN);
-            // Type 1, source 32, representative 32, account 32, whatever the store version.
-            row.first() == Some(&Kind::Open.byte())
-                && field(1) == Some(&key)
-                && field(1 + 2 * ID_LEN) == Some(&key)
-        };
-        let row = file.get(blocks, &account.open)?;
-        if row.is_some_and(|row| opens_itself(&row)) {
-            return Ok(Some(account.open));
-        }
-    }
-    Ok(None)
 }
 
 /// What the roots of the tables say of a ledger; reading it takes milliseconds.

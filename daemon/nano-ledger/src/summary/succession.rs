@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::error::LedgerError;
-use crate::summary::{LedgerSummary, Network, outline, summarize};
+use crate::blocks::network::Network;
+use crate::lmdb::error::LedgerError;
+use crate::summary::{LedgerSummary, outline, summarize};
 
 /// What two ledgers are compared by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
 
+use crate::blocks::schema::ID_LEN;
 use crate::bytes::{array_at, joined, u64_at, u64_be_at, u128_be_at};
-use crate::schema::ID_LEN;
 
 /// An account, block hash, representative or link.
 pub(crate) type Id = [u8; ID_LEN];

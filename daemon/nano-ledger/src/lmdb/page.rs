@@ -1,7 +1,7 @@
 //! One page of a tree, read without trusting a single number in it.
 
 use crate::bytes::{u16_at, u32_at, u64_at};
-use crate::meta::PAGE_HEADER;
+use crate::lmdb::meta::PAGE_HEADER;
 
 const FLAG_BRANCH: u16 = 0x01;
 const FLAG_LEAF: u16 = 0x02;

@@ -1,70 +1,9 @@
-//! What can go wrong, by operation.
+//! Why a live ledger cannot be opened or copied.
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::page::PageFault;
-
-/// Why a file could not be read as a ledger.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The file could not be opened.
-    #[error("cannot open {}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system answered.
-        #[source]
-        source: io::Error,
-    },
-    /// The file could not be read.
-    #[error("cannot read {} at byte {offset}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// First byte of the failed read.
-        offset: u64,
-        /// What the system answered.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is not an LMDB file as a Nano node writes it.
-    #[error("{} is not a Nano ledger: {detail}; give the path of a node's data.ldb, unpacked", path.display())]
-    NotALedger {
-        /// The file.
-        path: PathBuf,
-        /// What was found instead.
-        detail: String,
-    },
-    /// The file starts as a ledger does, but its pages contradict each other.
-    #[error("{} is damaged in {tree}; get another copy", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// The table or list.
-        tree: String,
-        /// What was found where.
-        #[source]
-        source: PageFault,
-    },
-    /// A row has other sizes than the node writes.
-    #[error(
-        "{} is damaged or of an unknown version: row {key} of {table} has {}+{} bytes, expected {}+{}",
-        path.display(), found.0, found.1, expected.0, expected.1
-    )]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// The table.
-        table: String,
-        /// The row's key in hexadecimal, or its start.
-        key: String,
-        /// Bytes of key and value.
-        found: (usize, usize),
-        /// Bytes they must have.
-        expected: (usize, usize),
-    },
-}
+use crate::lmdb::error::LedgerError;
 
 /// Why a node's live ledger could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,16 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::verify::VerifyError;
+/// Why records could not be sorted on disk.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sort in {}", dir.display())]
+pub struct SortError {
+    /// The directory of the temporary file.
+    pub dir: PathBuf,
+    /// What the system answered.
+    #[source]
+    pub source: io::Error,
+}
 
 /// Sorts records of `N` bytes. What does not fit into memory goes into a nameless file.
 #[derive(Debug)]
@@ -39,7 +48,7 @@ impl<const N: usize> Sorter<N> {
         }
     }
 
-    pub(crate) fn push(&mut self, record: [u8; N]) -> Result<(), VerifyError> {
+    pub(crate) fn push(&mut self, record: [u8; N]) -> Result<(), SortError> {
         if self.records.len() == self.capacity {
             self.spill()?;
         }
@@ -47,9 +56,9 @@ impl<const N: usize> Sorter<N> {
         Ok(())
     }
 
-    fn spill(&mut self) -> Result<(), VerifyError> {
+    fn spill(&mut self) -> Result<(), SortError> {
         let scratch = &self.scratch;
-        let failed = |source| VerifyError::Scratch {
+        let failed = |source| SortError {
             dir: scratch.clone(),
             source,
         };
@@ -71,7 +80,7 @@ impl<const N: usize> Sorter<N> {
     }
 
     /// All records in order.
-    pub(crate) fn finish(mut self) -> Result<Sorted<N>, VerifyError> {
+    pub(crate) fn finish(mut self) -> Result<Sorted<N>, SortError> {
         if self.spilled.is_none() {
             self.records.sort_unstable();
             return Ok(Sorted::Memory(self.records.into_iter()));
@@ -127,7 +136,7 @@ struct Run<const N: usize> {
 }
 
 impl<const N: usize> Sorted<N> {
-    pub(crate) fn next(&mut self) -> Result<Option<[u8; N]>, VerifyError> {
+    pub(crate) fn next(&mut self) -> Result<Option<[u8; N]>, SortError> {
         match self {
             Self::Memory(records) => Ok(records.next()),
             Self::Merged(merge) => {
@@ -143,7 +152,7 @@ impl<const N: usize> Sorted<N> {
 
 impl<const N: usize> Merge<N> {
     /// Puts a run's next record into the heap.
-    fn refill(&mut self, index: usize) -> Result<(), VerifyError> {
+    fn refill(&mut self, index: usize) -> Result<(), SortError> {
         let Some(run) = self.runs.get_mut(index) else {
             return Ok(());
         };
@@ -154,7 +163,7 @@ impl<const N: usize> Merge<N> {
             let bytes = records.as_flattened_mut();
             self.file
                 .read_exact_at(bytes, run.next)
-                .map_err(|source| VerifyError::Scratch {
+                .map_err(|source| SortError {
                     dir: self.scratch.clone(),
                     source,
                 })?;

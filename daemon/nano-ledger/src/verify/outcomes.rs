@@ -1,0 +1,80 @@
+//! Collecting the outcomes of checks.
+
+use crate::lmdb::error::LedgerError;
+use crate::verify::error::VerifyError;
+use crate::verify::report::{Check, Outcome};
+
+/// Collects outcomes; a contradiction in the pages becomes the failure of the check that met it,
+/// a failure of the system to read ends the verification.
+#[derive(Default)]
+pub(super) struct Checks(Vec<Check>);
+
+impl Checks {
+    /// The outcomes in the order they were added.
+    pub(super) fn into_vec(self) -> Vec<Check> {
+        self.0
+    }
+
+    pub(super) fn add(&mut self, name: &'static str, outcome: Outcome) {
+        self.0.push(Check { name, outcome });
+    }
+
+    /// Records the outcome and passes the value on.
+    pub(super) fn run<T, E: Into<VerifyError>>(
+        &mut self,
+        name: &'static str,
+        result: Result<(Outcome, T), E>,
+    ) -> Result<Option<T>, VerifyError> {
+        match result.map_err(Into::into) {
+            Ok((outcome, value)) => {
+                self.add(name, outcome);
+                Ok(Some(value))
+            }
+            Err(VerifyError::Ledger(
+                error @ (LedgerError::Damaged { .. } | LedgerError::Record { .. }),
+            )) => {
+                self.add(name, failed("readable pages and rows", describe(&error)));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+pub(super) fn passed(found: impl Into<String>) -> Outcome {
+    Outcome::Passed {
+        found: found.into(),
+    }
+}
+
+pub(super) fn failed(expected: impl Into<String>, found: impl Into<String>) -> Outcome {
+    Outcome::Failed {
+        expected: expected.into(),
+        found: found.into(),
+    }
+}
+
+pub(super) fn skipped(reason: impl Into<String>) -> Outcome {
+    Outcome::Skipped {
+        reason: reason.into(),
+    }
+}
+
+/// Passed with `found` when `fault` is `None`.
+pub(super) fn unless(
+    fault: Option<String>,
+    expected: &str,
+    found: impl FnOnce() -> String,
+) -> Outcome {
+    match fault {
+        None => passed(found()),
+        Some(fault) => failed(expected, fault),
+    }
+}
+
+fn describe(error: &LedgerError) -> String {
+    match error {
+        LedgerError::Damaged { tree, source, .. } => format!("in {tree}: {source}"),
+        other => other.to_string(),
+    }
+}
