@@ -20,6 +20,7 @@ BEGIN, END = "<!-- crate graph: begin -->", "<!-- crate graph: end -->"
 # Lowest room first. A crate may use only what stands before it.
 ROOMS = [
     "sha-lanes",
+    "file-kit",
     "bittorrent-protocol",
     "bittorrent-engine",
     "simulation",

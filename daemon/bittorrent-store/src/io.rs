@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::Path;
 use std::sync::Arc;
 
+use file_kit::FileError;
+use file_kit::space::FileSystem;
 use rustix::fs::{Advice, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -162,12 +164,13 @@ impl Io for RealIo {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        file_kit::fs::sync_dir(path).map_err(FileError::into_io)
     }
 
     fn free_space(&self, directory: &Path) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(directory)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        FileSystem::of(directory)
+            .map(|found| found.free())
+            .map_err(FileError::into_io)
     }
 }
 
