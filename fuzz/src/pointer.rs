@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use std::{fs, thread_local};
 
 use snapshot_pointer::{
-    Kind, RawItem, Record, RecordStore, Salt, Seq, SignedItem, SigningKey, Standing, Verdict,
+    ItemKind, RawItem, Record, RecordStore, Salt, Seq, SignedItem, SigningKey, AuthorityState, Acceptance,
 };
 use tempfile::TempDir;
 
@@ -43,28 +43,28 @@ pub fn pointer_record(data: &[u8]) {
         let store = RecordStore::open(directory.path()).expect("a directory for records");
         let (authority, salt) = (KEY.authority(), salt());
         fs::write(store.path(&authority, &salt), data).expect("a record");
-        let load = || store.load(&authority, &salt, Kind::Pointer);
+        let load = || store.load(&authority, &salt, ItemKind::Pointer);
         let Ok(record) = load() else {
             return;
         };
         for item in record
-            .standing()
-            .held()
+            .state()
+            .accepted()
             .into_iter()
-            .chain(record.standing().evidence())
+            .chain(record.state().evidence())
         {
             assert_eq!(item.authority(), &authority);
-            assert!(record.standing().high_water() >= Some(item.seq()));
+            assert!(record.state().high_water() >= Some(item.seq()));
         }
         let later = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let (_, written) = store
-            .update(&authority, &salt, Kind::Pointer, |record: &mut Record| {
+            .update(&authority, &salt, ItemKind::Pointer, |record: &mut Record| {
                 record.take(&items()[..1], later);
                 record.note_put(later);
             })
             .expect("a record that can be read can be written");
         assert_eq!(load().expect("what was written can be read"), written);
-        assert!(written.standing().high_water() >= record.standing().high_water());
+        assert!(written.state().high_water() >= record.state().high_water());
     });
 }
 
@@ -90,37 +90,37 @@ fn items() -> &'static [SignedItem] {
 /// only above it, and double signing leaves evidence.
 pub fn pointer_standing(data: &[u8]) {
     let mut input = Input(data);
-    let mut standing = Standing::new(KEY.authority(), salt(), Kind::Pointer);
+    let mut state = AuthorityState::new(KEY.authority(), salt(), ItemKind::Pointer);
     while !input.is_empty() {
         let batch: Vec<SignedItem> = (0..1 + input.below(4))
             .map(|_| items()[input.below(items().len())].clone())
             .collect();
-        let before = standing.clone();
-        let verdicts = standing.take(&batch);
+        let before = state.clone();
+        let verdicts = state.take(&batch);
         assert_eq!(verdicts.len(), batch.len());
-        assert!(standing.high_water() >= before.high_water());
+        assert!(state.high_water() >= before.high_water());
         for (item, verdict) in batch.iter().zip(&verdicts) {
             match verdict {
-                Ok(Verdict::Newer) => {
+                Ok(Acceptance::Newer) => {
                     assert!(Some(item.seq()) > before.high_water());
-                    assert_eq!(standing.held(), Some(item));
+                    assert_eq!(state.accepted(), Some(item));
                 }
-                Ok(Verdict::Same) => assert_eq!(before.held(), Some(item)),
-                Err(_) => assert!(standing.held() != Some(item) || before.held() == Some(item)),
+                Ok(Acceptance::Same) => assert_eq!(before.accepted(), Some(item)),
+                Err(_) => assert!(state.accepted() != Some(item) || before.accepted() == Some(item)),
             }
         }
-        match (before.held(), standing.held()) {
+        match (before.accepted(), state.accepted()) {
             (Some(old), Some(new)) if old != new => assert!(new.seq() > old.seq()),
             (Some(_), None) => panic!("an accepted item is gone"),
             _ => {}
         }
-        for pair in standing.evidence().chunks(2) {
+        for pair in state.evidence().chunks(2) {
             assert_eq!(pair.len(), 2);
             assert_eq!(pair[0].seq(), pair[1].seq());
             assert_ne!(pair[0].value(), pair[1].value());
         }
         // Taken again, nothing new comes of it.
-        let again = standing.take(&batch);
-        assert!(!again.contains(&Ok(Verdict::Newer)));
+        let again = state.take(&batch);
+        assert!(!again.contains(&Ok(Acceptance::Newer)));
     }
 }

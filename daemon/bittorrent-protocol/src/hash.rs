@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
 /// A hash or identifier could not be read from hexadecimal text.
@@ -109,6 +111,21 @@ impl InfoHashV1 {
     }
 }
 
+/// Serializes as 64 hexadecimal digits.
+impl Serialize for InfoHashV2 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Deserializes from 64 hexadecimal digits of either case.
+impl<'de> Deserialize<'de> for InfoHashV2 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
 impl InfoHashV2 {
     /// Hashes the original bytes of an info dictionary.
     pub fn of_info(raw: &[u8]) -> Self {
@@ -141,6 +158,20 @@ pub struct InfoHashes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_v2_info_hash_is_a_string_of_digits_in_json() {
+        let hash = InfoHashV2::from_bytes([0xab; 32]);
+        let json = serde_json::to_string(&hash).unwrap();
+        assert_eq!(json, format!("\"{}\"", "ab".repeat(32)));
+        assert_eq!(serde_json::from_str::<InfoHashV2>(&json).unwrap(), hash);
+        for wrong in ["\"ab\"", "\"\"", "7", "null"] {
+            assert!(
+                serde_json::from_str::<InfoHashV2>(wrong).is_err(),
+                "{wrong}"
+            );
+        }
+    }
 
     #[test]
     fn hex_round_trips_and_bad_hex_is_named() {

@@ -1,110 +1,116 @@
-//! What this project asks of a DHT.
+//! The operations that this project needs from a DHT.
 
 use std::net::SocketAddr;
 
 use bittorrent_protocol::SwarmHash;
 use futures_util::future::BoxFuture;
 
-use crate::gather::{Counts, Found};
-use crate::item::{Salt, Seq, SignedItem};
-use crate::key::Authority;
+use crate::item::{Authority, Salt, Seq, SignedItem};
+use crate::lookup_result::{AnswerCounts, LookupResult};
+
+pub mod loopback;
+mod mainline_node;
+
+pub use mainline_node::{MAX_START_NODES, MainlineDht, NodeSettings, NodeStatus, Role, may_store};
 
 /// A node of a distributed hash table that keeps signed items (BEP 44) and knows peers (BEP 5).
 ///
-/// [`MainlineDht`](crate::MainlineDht) is the real one. Every operation ends after a bounded time and
-/// may be dropped at any point.
+/// [`MainlineDht`](crate::MainlineDht) is the one for the public network. Each operation ends after
+/// a bounded time, and its future may be dropped at any point.
 pub trait Dht: Send + Sync {
-    /// Looks an item up, and gives the highest that verified once all nodes have answered.
+    /// Looks an item up. Returns the valid one with the greatest `seq` once all nodes have
+    /// answered.
     ///
-    /// `better` is called with the first verified item as soon as it is there, and with every one of
-    /// greater `seq` after it: most look-ups have their result long before they settle. Such an item
-    /// is not yet final; a newer one, or one that contradicts it, may still come.
+    /// Calls `better` with the first valid item as soon as it arrives, and then with each one of
+    /// greater `seq`. Most look-ups have their result long before they settle. Such an item is not
+    /// final: a newer or contradicting one may still arrive.
     ///
     /// # Errors
     ///
-    /// When no node at all gave an answer, so that nothing is known. Finding no item is no error.
+    /// When no node answered, so that nothing is known. Finding no item is no error.
     fn get_item<'a>(
         &'a self,
         authority: &'a Authority,
         salt: &'a Salt,
         better: &'a mut (dyn FnMut(&SignedItem) + Send),
-    ) -> BoxFuture<'a, Result<Found, LookupError>>;
+    ) -> BoxFuture<'a, Result<LookupResult, LookupError>>;
 
-    /// Stores an item, after looking up what is there: never over a greater `seq`, never another
-    /// value at an equal one. An item that is there already is stored again, so that nodes keep it.
+    /// Looks up the current item, then stores `item`. Never overwrites a greater `seq`, or another
+    /// value with an equal one. An item that is stored already is stored again, so that nodes keep
+    /// it.
     ///
     /// # Errors
     ///
-    /// When the item may not be stored, nothing could be learnt of what is there, or no node took it.
+    /// When the item must not be stored, when the look-up failed, or when no node stored it.
     fn put_item<'a>(&'a self, item: &'a SignedItem) -> BoxFuture<'a, Result<Stored, PutError>>;
 
-    /// Looks for peers of a swarm. Each address is given once; at most [`MAX_PEERS`] of them.
+    /// Looks for peers of a swarm. Returns each address once, and at most [`MAX_PEERS`].
     ///
     /// # Errors
     ///
-    /// When there is no node to ask with. A search that nobody answered finds no peers.
+    /// When the node is not running. A search without any answer finds no peers, which is no error.
     fn get_peers(&self, swarm: SwarmHash) -> BoxFuture<'_, Result<Vec<SocketAddr>, LookupError>>;
 
-    /// Announces this machine as a peer of a swarm, listening on TCP `port`, and gives the peers that
-    /// were met on the way, as [`Self::get_peers`] would.
+    /// Announces this machine as a peer of a swarm, listening on TCP `port`, and returns the peers
+    /// that were found on the way, as [`Self::get_peers`] does.
     ///
     /// # Errors
     ///
-    /// When no node took the announcement; [`PutError::PortZero`] for port 0.
+    /// When no node accepted the announcement; [`PutError::PortZero`] for port 0.
     fn announce(
         &self,
         swarm: SwarmHash,
         port: u16,
     ) -> BoxFuture<'_, Result<Vec<SocketAddr>, PutError>>;
 
-    /// Nodes that answered lately, for the next start.
+    /// Returns nodes that answered lately, for the next start.
     fn contacts(&self) -> BoxFuture<'_, Vec<SocketAddr>>;
 
-    /// Asks around; true when any node answers.
+    /// Queries the network; returns whether any node answered.
     fn bootstrapped(&self) -> BoxFuture<'_, bool>;
 }
 
-/// The most peers that one look-up gives.
+/// The most peers that one look-up returns.
 pub const MAX_PEERS: usize = 2000;
 
 /// An item was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// How many nodes said so.
+    /// The number of nodes that confirmed.
     pub nodes: u32,
-    /// What was there before.
-    pub before: Found,
+    /// The result of the look-up before.
+    pub before: LookupResult,
 }
 
-/// A look-up brought no knowledge.
+/// A look-up failed, so that nothing is known of the item.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// The node itself could not be started.
     #[error("the DHT node is not running")]
     NotRunning {
-        /// Why.
+        /// The cause.
         #[source]
         source: StartError,
     },
-    /// The node stopped under the question. The next operation starts it again.
+    /// The node stopped during the operation. The next operation starts it again.
     #[error("the DHT node stopped unexpectedly")]
     Stopped,
-    /// There was nobody to ask: the node knows no others.
+    /// The node knows no other node.
     #[error("no DHT node could be reached: is UDP blocked, or no bootstrap node alive?")]
     NotConnected,
-    /// Nodes were asked, and none answered usefully.
+    /// No queried node returned a usable answer.
     #[error(
         "of {} DHT nodes asked none gave an answer ({} timed out, {} answered badly)",
         counts.queried, counts.timeouts, counts.invalid.saturating_add(counts.errors)
     )]
     NoAnswer {
-        /// Who said what.
-        counts: Counts,
+        /// The counts of answers.
+        counts: AnswerCounts,
     },
     /// A transport other than a DHT node of this process failed, such as a control socket.
     #[error("the DHT could not be asked")]
     Transport {
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -113,10 +119,10 @@ pub enum LookupError {
 /// An item or announcement was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
-    /// What is there could not be learnt, and nothing is stored blindly.
+    /// The look-up before storing failed. Nothing is stored without one.
     #[error("the look-up before storing failed")]
     Lookup {
-        /// Why.
+        /// The cause.
         #[source]
         source: LookupError,
     },
@@ -126,13 +132,13 @@ pub enum PutError {
     /// The DHT has a newer item.
     #[error("the DHT has seq {there}, which is above {ours}")]
     Superseded {
-        /// What is there.
+        /// The number in the DHT.
         there: Seq,
-        /// What was to be stored.
+        /// The number of the item to be stored.
         ours: Seq,
     },
-    /// The DHT has another value at the same `seq`. Storing would destroy the proof of it on some
-    /// nodes and split the readers.
+    /// The DHT has another value at the same `seq`. Storing would destroy the proof of the double
+    /// signing on some nodes, and readers would disagree.
     #[error("the DHT has another value signed with seq {seq}")]
     Conflict {
         /// The number.
@@ -140,13 +146,14 @@ pub enum PutError {
         /// One of the other items.
         other: Box<SignedItem>,
     },
-    /// Nodes refused because of an item this node had not found: somebody else is publishing.
+    /// Nodes refused because they have an item that the look-up had not found: another process is
+    /// publishing.
     #[error("the DHT nodes have an item that the look-up did not show: look up again")]
     Raced,
-    /// No node took it.
+    /// No node stored it.
     #[error("no DHT node stored it")]
     NotStored {
-        /// What the node said.
+        /// The error of the node.
         #[source]
         source: Option<mainline::errors::PutQueryError>,
     },
@@ -156,7 +163,7 @@ pub enum PutError {
     /// A transport other than a DHT node of this process failed, such as a control socket.
     #[error("the DHT could not be asked to store")]
     Transport {
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -171,12 +178,12 @@ impl From<LookupError> for PutError {
 /// A DHT node cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The UDP port cannot be had.
+    /// The UDP port cannot be bound.
     #[error("cannot listen on UDP {address}")]
     Bind {
-        /// Where.
+        /// The address.
         address: std::net::SocketAddrV4,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },

@@ -1,96 +1,94 @@
-//! Following a stream: look up, judge, remember, decide, and keep the items alive.
+//! Follows a stream: looks items up, accepts and records them, decides, and republishes them.
 
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 
 use crate::dht::{Dht, LookupError, PutError, Stored};
-use crate::gather::{Counts, Found};
-use crate::item::{Salt, SaltTooLong, SignedItem};
-use crate::judge::{Kind, Refusal, Verdict};
-use crate::key::Authority;
-use crate::quorum::{Decision, StreamPolicy, Vote, decide};
-use crate::record::{Record, RecordError, RecordStore};
-use crate::rotation::Succession;
+use crate::item::{Authority, Refusal, Salt, SaltTooLong, SignedItem, Succession};
+use crate::lookup_result::{AnswerCounts, LookupResult};
+use crate::trust::{
+    Acceptance, Decision, ItemKind, Record, RecordError, RecordStore, StreamPolicy, Vote, decide,
+};
 
 /// How often an item should be put again. Nodes forget items after two hours or more (BEP 44).
 pub const REPUBLISH_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// Follows one stream.
 ///
-/// Holds no state of its own: everything is in the records, so that several processes may follow
-/// the same stream and a restart changes nothing. Nothing happens by itself; the caller calls
-/// [`Self::poll`] and [`Self::republish`] when it sees fit.
+/// Has no state of its own: all state is in the records. So several processes may follow the same
+/// stream, and a restart changes nothing. It starts no task; the caller decides when to call
+/// [`Self::poll`] and [`Self::republish`].
 #[derive(Debug, Clone)]
 pub struct Follower {
     policy: StreamPolicy,
     records: RecordStore,
 }
 
-/// What one poll of a stream gave.
+/// The result of one poll of a stream.
 #[derive(Debug)]
 pub struct Poll {
-    /// What to do.
+    /// The decision.
     pub decision: Decision,
-    /// How each authority stands, in the policy's order.
+    /// The result for each authority, in the policy's order.
     pub authorities: Vec<AuthorityPoll>,
 }
 
-/// What one poll gave of one authority.
+/// The result of one poll for one authority.
 #[derive(Debug)]
 pub struct AuthorityPoll {
-    /// Who.
+    /// The authority.
     pub authority: Authority,
-    /// The look-up.
+    /// The outcome of the look-up.
     pub lookup: Result<LookupSummary, LookupError>,
-    /// What is known now, with what was known before.
+    /// The record after the look-up.
     pub record: Record,
 }
 
-/// What a look-up brought.
+/// A summary of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookupSummary {
-    /// How the nodes answered.
-    pub counts: Counts,
-    /// Whether all of them had answered or timed out.
+    /// The counts of answers.
+    pub counts: AnswerCounts,
+    /// Whether all queried nodes answered or timed out.
     pub settled: bool,
-    /// Whether the authority moved on.
+    /// Whether a newer item was accepted.
     pub newer: bool,
-    /// Items that were found and not accepted, each with the reason.
+    /// The items that were refused, with the reasons.
     pub refused: Vec<(SignedItem, Refusal)>,
 }
 
 impl Follower {
-    /// Follows what `policy` says, with its memory in `records`.
+    /// Makes a follower of `policy` that keeps its state in `records`.
     pub fn new(policy: StreamPolicy, records: RecordStore) -> Self {
         Self { policy, records }
     }
 
-    /// The policy.
+    /// Returns the policy.
     pub fn policy(&self) -> &StreamPolicy {
         &self.policy
     }
 
-    /// Decides on what is on disk alone, as before the first look-up.
+    /// Decides from the records on disk, without a look-up.
     ///
     /// # Errors
     ///
     /// When a record cannot be read.
-    pub fn recall(&self) -> Result<(Decision, Vec<Record>), RecordError> {
+    pub fn decide_from_records(&self) -> Result<(Decision, Vec<Record>), RecordError> {
         let records = self
             .policy
             .authorities()
             .iter()
             .map(|authority| {
                 self.records
-                    .load(authority, self.policy.salt(), Kind::Pointer)
+                    .load(authority, self.policy.salt(), ItemKind::Pointer)
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok((self.decide(&records), records))
     }
 
-    /// Takes items that came another way than through the DHT, and remembers what is newer. What is
-    /// known already, or older, changes nothing.
+    /// Takes items that came from elsewhere than the DHT, and records the newer ones. Known and
+    /// older items change nothing.
     ///
     /// # Errors
     ///
@@ -99,20 +97,20 @@ impl Follower {
         if items.is_empty() {
             return Ok(());
         }
-        let (_, known) = self.recall()?;
+        let (_, known) = self.decide_from_records()?;
         for item in items {
-            let of_authority = |record: &&Record| record.standing().authority() == item.authority();
+            let of_authority = |record: &&Record| record.state().authority() == item.authority();
             let verdict = match known.iter().find(of_authority) {
-                Some(record) => record.standing().judge(item),
+                Some(record) => record.state().judge(item),
                 None => Err(Refusal::Foreign),
             };
             match verdict {
-                // A copy grows old while the DHT goes on.
-                Ok(Verdict::Same) | Err(Refusal::LowerSeq { .. }) => {}
-                Ok(Verdict::Newer) | Err(Refusal::Equivocation { .. }) => {
+                // Expected: the DHT moves on after the copy was made.
+                Ok(Acceptance::Same) | Err(Refusal::LowerSeq { .. }) => {}
+                Ok(Acceptance::Newer) | Err(Refusal::Equivocation { .. }) => {
                     let (authority, salt) = (*item.authority(), self.policy.salt().clone());
                     let taken = item.clone();
-                    self.update(authority, salt, Kind::Pointer, move |record| {
+                    self.update(authority, salt, ItemKind::Pointer, move |record| {
                         record.take(&[taken], now)
                     })
                     .await?;
@@ -127,18 +125,18 @@ impl Follower {
         Ok(())
     }
 
-    /// Looks up all authorities at once, judges and remembers what they say, and decides.
+    /// Looks up the items of all authorities at once, records the accepted ones, and decides.
     ///
-    /// `early` is called with items that the records would accept, as soon as they are found, which
-    /// is seconds before the look-ups settle. They are neither remembered nor final: good for going
-    /// to look for peers, not for leaving a snapshot.
+    /// Calls `early` with each item that would be accepted as soon as it is found, seconds before
+    /// the look-ups settle. Such an item is neither recorded nor final. It is good enough for
+    /// starting a search for peers, not for leaving a snapshot.
     ///
-    /// Failed look-ups are no error; the decision is then made on what is known.
+    /// A failed look-up is no error; the decision then uses the record.
     ///
     /// # Errors
     ///
-    /// When a record cannot be read or written: then nothing may be followed, as nothing protects
-    /// against rollback.
+    /// When a record cannot be read or written. The stream must not be followed then, because
+    /// nothing protects against rollback.
     pub async fn poll(
         &self,
         dht: &dyn Dht,
@@ -146,25 +144,25 @@ impl Follower {
         early: &(dyn Fn(&SignedItem) + Sync),
     ) -> Result<Poll, RecordError> {
         let salt = self.policy.salt();
-        let (_, known) = self.recall()?;
+        let (_, known) = self.decide_from_records()?;
         let found = join_all(known.iter().map(|record| async move {
-            let standing = record.standing();
+            let state = record.state();
             let mut better = |item: &SignedItem| {
-                if standing.judge(item) == Ok(Verdict::Newer) {
+                if state.judge(item) == Ok(Acceptance::Newer) {
                     early(item);
                 }
             };
-            dht.get_item(standing.authority(), salt, &mut better).await
+            dht.get_item(state.authority(), salt, &mut better).await
         }))
         .await;
 
         let mut authorities = Vec::new();
         for (before, found) in known.into_iter().zip(found) {
-            let authority = *before.standing().authority();
+            let authority = *before.state().authority();
             let (lookup, record) = match found {
                 Ok(found) => {
                     let (summary, record) = self
-                        .remember(authority, salt, Kind::Pointer, found, now)
+                        .remember(authority, salt, ItemKind::Pointer, found, now)
                         .await?;
                     (Ok(summary), record)
                 }
@@ -183,12 +181,12 @@ impl Follower {
         })
     }
 
-    /// Puts again every held item that nobody is known to have put for `every`, whoever signed it, so
-    /// that pointers and successions outlive those who published them. Zero means all of them;
-    /// see [`REPUBLISH_INTERVAL`]. Each is looked up first, and a newer one is never written over.
+    /// Puts each accepted item that was not put for `every` again, so that pointers and successions
+    /// outlive their publishers. `Duration::ZERO` means all items; see [`REPUBLISH_INTERVAL`]. Each
+    /// item is looked up first, and a newer one is never overwritten.
     ///
-    /// An item whose authority signed another value with the same number is not put: the evidence in
-    /// the DHT shall stay as it is.
+    /// An item whose authority signed another value with the same number is not put, so that the
+    /// evidence stays in the DHT.
     ///
     /// # Errors
     ///
@@ -201,9 +199,9 @@ impl Follower {
     ) -> Result<Vec<Republished>, RecordError> {
         let mut due = Vec::new();
         for authority in self.policy.authorities() {
-            due.extend(self.due(authority, self.policy.salt(), Kind::Pointer, now, every)?);
+            due.extend(self.due(authority, self.policy.salt(), ItemKind::Pointer, now, every)?);
             if let Ok(next) = self.policy.salt().next() {
-                due.extend(self.due(authority, &next, Kind::Succession, now, every)?);
+                due.extend(self.due(authority, &next, ItemKind::Succession, now, every)?);
             }
         }
         let results = join_all(due.iter().map(|(_, item)| dht.put_item(item))).await;
@@ -222,7 +220,7 @@ impl Follower {
                     kind,
                     move |record| {
                         record.take(&news.unwrap_or_default(), now);
-                        if put && record.standing().held() == Some(&noted) {
+                        if put && record.state().accepted() == Some(&noted) {
                             record.note_put(now);
                         }
                     },
@@ -234,8 +232,8 @@ impl Follower {
         Ok(republished)
     }
 
-    /// Asks every authority for its successor (`<salt>.next`) and gives those found or remembered.
-    /// Costs a look-up per authority; every [`REPUBLISH_INTERVAL`] is plenty.
+    /// Looks up the successor of each authority (`<salt>.next`) and returns those found now or
+    /// before. Costs a look-up per authority; once per [`REPUBLISH_INTERVAL`] is enough.
     ///
     /// # Errors
     ///
@@ -257,7 +255,7 @@ impl Follower {
         for (authority, found) in authorities.iter().zip(found) {
             let found = found.unwrap_or_default();
             let (_, record) = self
-                .remember(*authority, &salt, Kind::Succession, found, now)
+                .remember(*authority, &salt, ItemKind::Succession, found, now)
                 .await
                 .map_err(SuccessionError::Record)?;
             successions.extend(succession_in(&record));
@@ -265,19 +263,19 @@ impl Follower {
         Ok(successions)
     }
 
-    /// The successors that were found before, from the disk alone.
+    /// Returns the successors in the records, without a look-up.
     ///
     /// # Errors
     ///
     /// When a record cannot be read.
-    pub fn recall_successions(&self) -> Result<Vec<Succession>, RecordError> {
+    pub fn stored_successions(&self) -> Result<Vec<Succession>, RecordError> {
         // A salt without room for `.next` has none.
         let Ok(salt) = self.policy.salt().next() else {
             return Ok(Vec::new());
         };
         let mut successions = Vec::new();
         for authority in self.policy.authorities() {
-            let record = self.records.load(authority, &salt, Kind::Succession)?;
+            let record = self.records.load(authority, &salt, ItemKind::Succession)?;
             successions.extend(succession_in(&record));
         }
         Ok(successions)
@@ -287,13 +285,13 @@ impl Follower {
         let votes: Vec<_> = records
             .iter()
             .map(|record| Vote {
-                authority: *record.standing().authority(),
+                authority: *record.state().authority(),
                 names: record
-                    .standing()
+                    .state()
                     .pointer()
                     .map(|pointer| pointer.snapshot)
                     .zip(record.first_seen()),
-                contested: record.standing().is_contested(),
+                contested: record.state().is_contested(),
             })
             .collect();
         decide(&self.policy, &votes)
@@ -303,23 +301,23 @@ impl Follower {
         &self,
         authority: &Authority,
         salt: &Salt,
-        kind: Kind,
+        kind: ItemKind,
         now: SystemTime,
         every: Duration,
-    ) -> Result<Option<(Kind, SignedItem)>, RecordError> {
+    ) -> Result<Option<(ItemKind, SignedItem)>, RecordError> {
         let record = self.records.load(authority, salt, kind)?;
-        if record.standing().is_contested() || !record.is_put_due(now, every) {
+        if record.state().is_contested() || !record.is_put_due(now, every) {
             return Ok(None);
         }
-        Ok(record.standing().held().map(|item| (kind, item.clone())))
+        Ok(record.state().accepted().map(|item| (kind, item.clone())))
     }
 
     async fn remember(
         &self,
         authority: Authority,
         salt: &Salt,
-        kind: Kind,
-        found: Found,
+        kind: ItemKind,
+        found: LookupResult,
         now: SystemTime,
     ) -> Result<(LookupSummary, Record), RecordError> {
         let (counts, settled, items) = (found.counts, found.settled, found.items());
@@ -336,9 +334,9 @@ impl Follower {
         };
         for (item, verdict) in items.into_iter().zip(verdicts) {
             match verdict {
-                Ok(verdict) => summary.newer |= verdict == Verdict::Newer,
+                Ok(verdict) => summary.newer |= verdict == Acceptance::Newer,
                 Err(refusal) => {
-                    // The caller has it in the summary.
+                    // Not logged here: the summary has it.
                     tracing::debug!(
                         authority = %authority, salt = %item.salt(), seq = item.seq().get(), %refusal,
                         "item refused"
@@ -350,12 +348,12 @@ impl Follower {
         Ok((summary, record))
     }
 
-    /// [`RecordStore::update`] on a thread that may block.
+    /// Runs [`RecordStore::update`] on a thread for blocking work.
     async fn update<T: Send + 'static>(
         &self,
         authority: Authority,
         salt: Salt,
-        kind: Kind,
+        kind: ItemKind,
         change: impl FnOnce(&mut Record) -> T + Send + 'static,
     ) -> Result<(T, Record), RecordError> {
         let records = self.records.clone();
@@ -368,29 +366,29 @@ impl Follower {
     }
 }
 
-/// The successor that an authority names, unless it named two at once.
+/// Returns the successor that an authority names, unless it named two with one number.
 fn succession_in(record: &Record) -> Option<Succession> {
-    let standing = record.standing();
-    let item = standing.held().filter(|_| !standing.is_contested())?;
+    let state = record.state();
+    let item = state.accepted().filter(|_| !state.is_contested())?;
     Succession::from_item(item).ok()
 }
 
-/// What became of one item that was due.
+/// The outcome of republishing one item.
 #[derive(Debug)]
 pub struct Republished {
     /// The item.
     pub item: SignedItem,
-    /// Whether it was stored. [`PutError::Superseded`] means that the next poll brings a newer one.
+    /// The outcome. [`PutError::Superseded`] means that the next poll finds a newer item.
     pub result: Result<Stored, PutError>,
 }
 
-/// Successors could not be asked for.
+/// Successors could not be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessionError {
-    /// The salt is too long.
+    /// The salt of the stream is too long.
     #[error("the stream's salt has no room for `.next`")]
     Salt(#[source] SaltTooLong),
-    /// A record failed.
+    /// A record could not be read or written.
     #[error("a record of successions cannot be used")]
     Record(#[source] RecordError),
 }

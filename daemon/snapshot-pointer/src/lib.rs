@@ -1,33 +1,36 @@
-//! Signed pointers to snapshots in the Mainline DHT (BEP 44) and the policy for trusting them.
+//! Decides which snapshot is current: reads and writes signed pointers in the Mainline DHT (BEP
+//! 44), and believes one only if its signature verifies and its sequence number does not fall.
 //!
-//! A producer holds a [`SigningKey`]. Its public half, the [`Authority`], is what mirrors are told to
-//! follow. The producer signs a [`Pointer`], that is the 32-byte v2 info-hash of its current snapshot
-//! with a sequence number, and stores it in the DHT as a [`SignedItem`] under its key and a [`Salt`]
-//! (`daily` by default). Mirrors look it up, judge it, remember it, and store it again every half hour,
-//! so that it stays when the producer goes.
+//! A producer has a [`SigningKey`]. Its public half, the [`Authority`], is configured in mirrors.
+//! The producer signs a [`Pointer`], that is the 32-byte v2 info-hash of its current snapshot and a
+//! sequence number. It stores the pointer in the DHT as a [`SignedItem`] under its key and a
+//! [`Salt`] (`daily` by default). Mirrors look the item up, check it, record it, and store it again
+//! every half hour. So the item outlives the producer.
 //!
 //! # Trust, from the bottom up
 //!
-//! 1. A [`SignedItem`] can only be made by signing or by verifying. What follows never sees anything
-//!    unverified.
-//! 2. [`Found`] makes one result of the answers of many nodes: the greatest `seq`, and whatever
-//!    contradicts it.
-//! 3. A [`Standing`] judges items of one authority. Its high-water mark never falls; two values of
-//!    one `seq` are kept as evidence and suspend the authority until it signs a greater one; each
-//!    [`Refusal`] has its reason.
-//! 4. A [`Record`] adds when things were first seen, and a [`RecordStore`] keeps it on disk. A
-//!    damaged record stops the mirror rather than resetting the mark.
+//! 1. A [`SignedItem`] can only be made by signing or by verifying. All other code handles verified
+//!    items only.
+//! 2. A [`LookupResult`] combines the answers of many nodes: the item with the greatest `seq`, and
+//!    the items that contradict it.
+//! 3. An [`AuthorityState`] accepts or refuses items of one authority. Its high-water mark never
+//!    falls. Two values with one `seq` are kept as evidence, and the authority has no vote until it
+//!    signs a greater `seq`. A [`Refusal`] states the reason.
+//! 4. A [`Record`] adds the times at which items were seen, and a [`RecordStore`] keeps it on disk.
+//!    A damaged record stops the mirror; it never resets the mark.
 //! 5. [`decide`] counts the votes of several authorities by a [`StreamPolicy`] (k of n).
 //! 6. A [`Follower`] does all of this for one stream over a [`Dht`].
 //!
-//! Everything up to the store is pure; only [`Follower`], [`MainlineDht`] and [`publish`] wait for
-//! the network. Nobody here loads a key on its own, sets a timer, or acts on a decision.
+//! The first three are pure. Only [`Follower`], [`MainlineDht`] and [`publish`] wait for the
+//! network. This crate sets no timer and does not act on a decision; it reads a key file only when
+//! the caller names one.
 //!
 //! # What this cannot do
 //!
 //! The DHT gives availability, not truth: a pointer is as good as the authorities behind it, and an
 //! attacker near an item's target can withhold it (see [`StreamPolicy::freshness`]) but not forge
-//! it. A mirror that never saw an authority before has no mark to protect it against a rollback.
+//! it. A mirror that sees an authority for the first time has no mark yet, so nothing protects it
+//! from a rollback.
 //!
 //! # Example
 //!
@@ -39,7 +42,7 @@
 //! use snapshot_pointer::loopback::LoopbackDht;
 //! use snapshot_pointer::publish::{Publication, Seen, keep, next_seq, put_and_read_back};
 //! use snapshot_pointer::{
-//!     Decision, Dht, Follower, Kind, MainlineDht, Pointer, RecordStore, Salt, SignedItem, SigningKey,
+//!     Decision, Dht, Follower, ItemKind, MainlineDht, Pointer, RecordStore, Salt, SignedItem, SigningKey,
 //!     StreamPolicy,
 //! };
 //!
@@ -59,7 +62,7 @@
 //! };
 //! let item = SignedItem::sign_pointer(&key, &salt, pointer)?;
 //! drop(key);
-//! keep(&records, &item, Kind::Pointer, now)?;
+//! keep(&records, &item, ItemKind::Pointer, now)?;
 //! put_and_read_back(&dht, &item).await?;
 //!
 //! // A mirror.
@@ -73,28 +76,27 @@
 
 mod dht;
 mod follower;
-mod gather;
 mod item;
-mod judge;
-mod key;
-pub mod loopback;
-mod mainline_node;
+mod lookup_result;
 pub mod publish;
-mod quorum;
-mod record;
-mod rotation;
 #[cfg(test)]
 mod testing;
+mod trust;
 
-pub use dht::{Dht, LookupError, MAX_PEERS, PutError, StartError, Stored};
+pub use dht::{
+    Dht, LookupError, MAX_PEERS, MAX_START_NODES, MainlineDht, NodeSettings, NodeStatus, PutError,
+    Role, StartError, Stored, loopback, may_store,
+};
 pub use follower::{
     AuthorityPoll, Follower, LookupSummary, Poll, REPUBLISH_INTERVAL, Republished, SuccessionError,
 };
-pub use gather::{Counts, Found};
-pub use item::{InvalidRawItem, Pointer, RawItem, Salt, SaltTooLong, Seq, SignedItem};
-pub use judge::{Kind, Refusal, Standing, Verdict};
-pub use key::{Authority, InvalidAuthority, KeyError, SigningKey};
-pub use mainline_node::{MAX_START_NODES, MainlineDht, NodeSettings, NodeStatus, Role, may_store};
-pub use quorum::{Choice, Decision, Freshness, InvalidPolicy, StreamPolicy, Tally, Vote, decide};
-pub use record::{Damage, Record, RecordError, RecordStore, UnusableCopy, carried_item};
-pub use rotation::Succession;
+pub use item::{
+    Authority, InvalidAuthority, InvalidRawItem, KeyError, Pointer, RawItem, Refusal, Salt,
+    SaltTooLong, Seq, SignedItem, SigningKey, Succession,
+};
+pub use lookup_result::{AnswerCounts, LookupResult};
+pub use trust::{
+    Acceptance, AuthorityState, Choice, Decision, Freshness, InvalidPolicy, ItemKind, Record,
+    RecordDamage, RecordError, RecordStore, StreamPolicy, Tally, UnusableCopy, Vote, carried_item,
+    decide,
+};

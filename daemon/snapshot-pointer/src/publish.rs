@@ -1,35 +1,36 @@
-//! Publishing a pointer.
+//! Publishes a pointer in steps.
 //!
-//! The order matters, and the steps are apart because they run in different places and the key is
-//! to be in memory for one of them only:
+//! The steps are separate because they run in different processes, and the key is in memory during
+//! one of them only. Their order matters:
 //!
-//! 1. [`next_seq`], from [`Seen`] (the network) and the producer's own record (the disk);
-//! 2. load the key, [`SignedItem::sign_pointer`], drop the key;
-//! 3. [`keep`] the item on disk, so that after any crash its `seq` is not used for another value;
-//! 4. [`put_and_read_back`], which anybody can do and repeat.
+//! 1. [`next_seq`] computes the number from [`Seen`] (the network) and the producer's own record
+//!    (the disk);
+//! 2. the caller loads the key, calls [`SignedItem::sign_pointer`], and drops the key;
+//! 3. [`keep`] records the item on disk, so that after a crash its `seq` is not used for another
+//!    value;
+//! 4. [`put_and_read_back`] needs no key and may be repeated.
 
 use std::time::SystemTime;
 
 use crate::dht::{Dht, LookupError, PutError};
-use crate::gather::Found;
-use crate::item::{Seq, SignedItem};
-use crate::judge::{Kind, Refusal, Verdict};
-use crate::record::{Record, RecordError, RecordStore};
+use crate::item::{Refusal, Seq, SignedItem};
+use crate::lookup_result::LookupResult;
+use crate::trust::{Acceptance, ItemKind, Record, RecordError, RecordStore};
 
-/// What a look-up says of the `seq` in use.
+/// The `seq` in use, as far as a look-up shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// Nothing: it failed, or it did not settle.
+    /// Unknown: the look-up failed or did not settle.
     Unknown,
-    /// It settled, and there is no item.
+    /// The look-up settled and found no item.
     Nothing,
-    /// It settled, and this is the greatest.
+    /// The look-up settled, and this is the greatest number.
     Highest(Seq),
 }
 
 impl Seen {
-    /// Reads the result of [`Dht::get_item`].
-    pub fn of(lookup: &Result<Found, LookupError>) -> Self {
+    /// Classifies the result of [`Dht::get_item`].
+    pub fn of(lookup: &Result<LookupResult, LookupError>) -> Self {
         match lookup {
             Ok(found) if found.settled => found.seq().map_or(Self::Nothing, Self::Highest),
             _ => Self::Unknown,
@@ -37,43 +38,43 @@ impl Seen {
     }
 }
 
-/// There is no number to publish with.
+/// There is no safe number to publish with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoSeq {
-    /// A number already in use could be taken again.
+    /// A number in use might be used again.
     #[error("the look-up failed, so the seq in use is unknown: try again when the DHT answers")]
     Unknown,
-    /// Nothing was ever published here, it seems, and that was not expected.
+    /// No earlier item is known, although one was expected.
     #[error(
         "neither the DHT nor this disk knows an earlier item: if this is the first publication of \
          this key and salt, say so"
     )]
     NeverPublished,
-    /// The first publication was asked for, and there is an earlier one.
+    /// A first publication was requested, and there is an earlier item.
     #[error("this is not the first publication: seq {seq} is in use")]
     NotFirst {
-        /// The greatest known.
+        /// The greatest known number.
         seq: Seq,
     },
-    /// See [`Seq::MAX_PLAUSIBLE`].
+    /// The next number would exceed [`Seq::MAX_PLAUSIBLE`].
     #[error("seq {seq} has no successor that mirrors would accept: publish under a new key")]
     Exhausted {
-        /// The greatest known.
+        /// The greatest known number.
         seq: Seq,
     },
 }
 
-/// Whether something was published before.
+/// Whether an item was published before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publication {
-    /// It should have been: knowing no earlier item is an error.
+    /// Yes: knowing no earlier item is an error.
     Following,
-    /// The operator says that it was not. Only this works without any other node in reach, as when
+    /// No, according to the operator. Only this works while no other DHT node is reachable, as when
     /// the publishing node is the first of its network.
     First,
 }
 
-/// The number to sign with: one more than the greatest known, 1 for the first.
+/// Returns the number to sign with: one more than the greatest known, 1 for the first.
 ///
 /// # Errors
 ///
@@ -92,7 +93,8 @@ pub fn next_seq(network: Seen, disk: Option<Seq>, publication: Publication) -> R
     }
 }
 
-/// Makes a freshly signed item durable in the producer's own record, before anybody else sees it.
+/// Makes a new item durable in the producer's own record. Must be called before the item is sent
+/// anywhere.
 ///
 /// # Errors
 ///
@@ -101,7 +103,7 @@ pub fn next_seq(network: Seen, disk: Option<Seq>, publication: Publication) -> R
 pub fn keep(
     records: &RecordStore,
     item: &SignedItem,
-    kind: Kind,
+    kind: ItemKind,
     now: SystemTime,
 ) -> Result<Record, KeepError> {
     let (verdicts, record) = records
@@ -111,7 +113,7 @@ pub fn keep(
         .map_err(KeepError::Record)?;
     match verdicts.into_iter().next() {
         Some(Err(refusal)) => Err(KeepError::Refused(refusal)),
-        Some(Ok(Verdict::Newer | Verdict::Same)) | None => Ok(record),
+        Some(Ok(Acceptance::Newer | Acceptance::Same)) | None => Ok(record),
     }
 }
 
@@ -126,12 +128,12 @@ pub enum KeepError {
     Record(#[source] RecordError),
 }
 
-/// An item is in the DHT.
+/// The confirmation that an item is in the DHT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// Nodes that said they stored it.
+    /// The number of nodes that confirmed storing it.
     pub stored: u32,
-    /// Items that a new look-up then found, from as many nodes.
+    /// The number of nodes that returned it in a new look-up.
     pub read_back: u32,
 }
 
@@ -139,7 +141,7 @@ pub struct Published {
 ///
 /// # Errors
 ///
-/// When it was not stored, or not found again.
+/// When the item was not stored, or was not found afterwards.
 pub async fn put_and_read_back(
     dht: &dyn Dht,
     item: &SignedItem,
@@ -160,7 +162,7 @@ pub async fn put_and_read_back(
     }
 }
 
-/// An item is not, or not surely, in the DHT.
+/// An item is not in the DHT, or its presence is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// It was not stored.
@@ -190,8 +192,7 @@ mod tests {
 
     use super::*;
     use crate::dht::Stored;
-    use crate::item::Salt;
-    use crate::key::Authority;
+    use crate::item::{Authority, Salt};
     use crate::testing::{authority, item, salt};
 
     fn seq(n: i64) -> Seq {
@@ -210,7 +211,7 @@ mod tests {
             (Highest(seq(7)), some(9), Following, Ok(seq(10))),
             (Highest(seq(9)), some(7), Following, Ok(seq(10))),
             (Highest(seq(0)), None, Following, Ok(seq(1))),
-            // The DHT forgot, the disk did not.
+            // The DHT has no item any more, the disk has.
             (Nothing, some(7), Following, Ok(seq(8))),
             (Nothing, None, Following, Err(NoSeq::NeverPublished)),
             (Unknown, None, Following, Err(NoSeq::Unknown)),
@@ -248,14 +249,14 @@ mod tests {
 
     #[test]
     fn a_look_up_that_did_not_settle_says_nothing() {
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         found.add(item(1, 7, 0xaa));
         assert_eq!(Seen::of(&Ok(found.clone())), Seen::Unknown);
         found.settled = true;
         assert_eq!(Seen::of(&Ok(found)), Seen::Highest(seq(7)));
-        let nothing = Found {
+        let nothing = LookupResult {
             settled: true,
-            ..Found::default()
+            ..LookupResult::default()
         };
         assert_eq!(Seen::of(&Ok(nothing)), Seen::Nothing);
         assert_eq!(Seen::of(&Err(LookupError::NotConnected)), Seen::Unknown);
@@ -266,23 +267,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = RecordStore::open(dir.path()).unwrap();
         let now = SystemTime::UNIX_EPOCH;
-        keep(&records, &item(1, 7, 0xaa), Kind::Pointer, now).unwrap();
-        keep(&records, &item(1, 7, 0xaa), Kind::Pointer, now).unwrap();
+        keep(&records, &item(1, 7, 0xaa), ItemKind::Pointer, now).unwrap();
+        keep(&records, &item(1, 7, 0xaa), ItemKind::Pointer, now).unwrap();
         assert!(matches!(
-            keep(&records, &item(1, 7, 0xbb), Kind::Pointer, now),
+            keep(&records, &item(1, 7, 0xbb), ItemKind::Pointer, now),
             Err(KeepError::Refused(Refusal::Equivocation { .. }))
         ));
         assert!(matches!(
-            keep(&records, &item(1, 6, 0xbb), Kind::Pointer, now),
+            keep(&records, &item(1, 6, 0xbb), ItemKind::Pointer, now),
             Err(KeepError::Refused(Refusal::LowerSeq { .. }))
         ));
-        let record = keep(&records, &item(1, 8, 0xbb), Kind::Pointer, now).unwrap();
+        let record = keep(&records, &item(1, 8, 0xbb), ItemKind::Pointer, now).unwrap();
         assert_eq!(record.refreshed(), None, "it is not in the DHT yet");
-        let held = records.load(&authority(1), &salt(), Kind::Pointer).unwrap();
-        assert_eq!(held.standing().held(), Some(&item(1, 8, 0xbb)));
+        let held = records
+            .load(&authority(1), &salt(), ItemKind::Pointer)
+            .unwrap();
+        assert_eq!(held.state().accepted(), Some(&item(1, 8, 0xbb)));
     }
 
-    /// Says that it stores whatever it is given, and finds what it was told to find.
+    /// Confirms storing every item, and finds the configured result.
     struct Forgetful(Vec<SignedItem>);
 
     impl Dht for Forgetful {
@@ -291,10 +294,10 @@ mod tests {
             _: &'a Authority,
             _: &'a Salt,
             _: &'a mut (dyn FnMut(&SignedItem) + Send),
-        ) -> BoxFuture<'a, Result<Found, LookupError>> {
-            let mut found = Found {
+        ) -> BoxFuture<'a, Result<LookupResult, LookupError>> {
+            let mut found = LookupResult {
                 settled: true,
-                ..Found::default()
+                ..LookupResult::default()
             };
             for item in &self.0 {
                 found.add(item.clone());
@@ -306,7 +309,7 @@ mod tests {
             Box::pin(async {
                 Ok(Stored {
                     nodes: 8,
-                    before: Found::default(),
+                    before: LookupResult::default(),
                 })
             })
         }

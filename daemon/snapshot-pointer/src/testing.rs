@@ -1,7 +1,6 @@
 //! Items for unit tests.
 
-use crate::item::{Salt, Seq, SignedItem};
-use crate::key::{Authority, SigningKey};
+use crate::item::{Authority, Salt, Seq, SignedItem, SigningKey};
 
 pub(crate) fn key(n: u8) -> SigningKey {
     SigningKey::from_seed(&[n; 32])

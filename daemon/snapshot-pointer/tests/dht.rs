@@ -14,8 +14,8 @@ use snapshot_pointer::publish::{
     NoSeq, Publication, PublishError, Seen, next_seq, put_and_read_back,
 };
 use snapshot_pointer::{
-    Dht, Found, LookupError, MainlineDht, NodeSettings, Pointer, PutError, Role, Seq, SignedItem,
-    SigningKey, StartError,
+    Dht, LookupError, LookupResult, MainlineDht, NodeSettings, Pointer, PutError, Role, Seq,
+    SignedItem, SigningKey, StartError,
 };
 
 fn key(n: u8) -> SigningKey {
@@ -47,7 +47,7 @@ async fn client(network: &LoopbackDht) -> MainlineDht {
     MainlineDht::start(network.client_settings()).await.unwrap()
 }
 
-async fn get(dht: &MainlineDht, like: &SignedItem) -> Found {
+async fn get(dht: &MainlineDht, like: &SignedItem) -> LookupResult {
     dht.get_item(like.authority(), like.salt(), &mut |_| {})
         .await
         .unwrap()
@@ -209,7 +209,7 @@ async fn ask_with_hostile(
     network: &LoopbackDht,
     like: &SignedItem,
     answer: Answer,
-) -> (Found, u32) {
+) -> (LookupResult, u32) {
     let hostile = HostileNode::start(answer);
     let mut settings = network.client_settings();
     settings.bootstrap.push(hostile.address.to_string());

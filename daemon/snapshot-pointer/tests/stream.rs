@@ -13,7 +13,7 @@ use hostile::{Answer, HostileNode};
 use snapshot_pointer::loopback::LoopbackDht;
 use snapshot_pointer::publish::{keep, put_and_read_back};
 use snapshot_pointer::{
-    Decision, Dht, Follower, Kind, MainlineDht, NodeSettings, Pointer, Poll, PutError,
+    Decision, Dht, Follower, ItemKind, MainlineDht, NodeSettings, Pointer, Poll, PutError,
     REPUBLISH_INTERVAL, Record, RecordError, RecordStore, Refusal, Salt, Seq, SignedItem,
     SigningKey, StreamPolicy, Succession, UnusableCopy, carried_item,
 };
@@ -66,8 +66,8 @@ impl Mirror {
         self.follower.poll(dht, at(now), &|_| {}).await.unwrap()
     }
 
-    fn recall(&self) -> (Decision, Vec<Record>) {
-        self.follower.recall().unwrap()
+    fn decide_from_records(&self) -> (Decision, Vec<Record>) {
+        self.follower.decide_from_records().unwrap()
     }
 }
 
@@ -128,7 +128,7 @@ async fn a_mirror_follows_what_the_producer_publishes() {
     };
     assert_eq!((choice.snapshot, choice.since), (snapshot(0xbb), at(30)));
     // And it remembers, without any network.
-    assert_eq!(mirror.recall().0, Decision::Follow(choice));
+    assert_eq!(mirror.decide_from_records().0, Decision::Follow(choice));
 }
 
 #[tokio::test]
@@ -202,7 +202,10 @@ async fn equivocation_is_kept_and_nothing_is_followed_until_it_ends() {
     let refused = &poll.authorities[0].lookup.as_ref().unwrap().refused;
     assert_eq!(refused.len(), 2);
     // The proof is on disk, and is not destroyed by putting one of the two.
-    assert_eq!(mirror.recall().1[0].standing().evidence().len(), 2);
+    assert_eq!(
+        mirror.decide_from_records().1[0].state().evidence().len(),
+        2
+    );
     assert!(
         mirror
             .follower
@@ -215,15 +218,15 @@ async fn equivocation_is_kept_and_nothing_is_followed_until_it_ends() {
     producer.put_item(&signed(1, 6, 0xcc)).await.unwrap();
     let poll = mirror.poll(&dht, 10).await;
     assert_eq!(followed(&poll.decision), Some(snapshot(0xcc)));
-    assert_eq!(poll.authorities[0].record.standing().evidence().len(), 2);
+    assert_eq!(poll.authorities[0].record.state().evidence().len(), 2);
 
     // The same against an item that is held: its vote is suspended, and it is not put, either.
     let (_hostile, dht) = beside_hostile(&network, &signed(1, 6, 0xdd)).await;
     let poll = mirror.poll(&dht, 20).await;
     assert_eq!(followed(&poll.decision), None);
-    let standing = poll.authorities[0].record.standing();
-    assert_eq!(standing.held(), Some(&signed(1, 6, 0xcc)));
-    assert_eq!(standing.evidence().len(), 4);
+    let state = poll.authorities[0].record.state();
+    assert_eq!(state.accepted(), Some(&signed(1, 6, 0xcc)));
+    assert_eq!(state.evidence().len(), 4);
     let put = mirror
         .follower
         .republish(&dht, at(7200), REPUBLISH_INTERVAL)
@@ -339,11 +342,11 @@ async fn a_copied_record_carries_an_item_and_never_an_older_one() {
         Err(UnusableCopy::Read { .. })
     ));
     let carry = async |item: SignedItem| {
-        keep(&from.records, &item, Kind::Pointer, at(0)).unwrap();
+        keep(&from.records, &item, ItemKind::Pointer, at(0)).unwrap();
         let carried = carried_item(&path).unwrap();
         assert_eq!(carried, item);
         to.follower.take(&[carried], at(1)).await.unwrap();
-        let (decision, records) = to.recall();
+        let (decision, records) = to.decide_from_records();
         (followed(&decision), records[0].clone())
     };
     let (now, record) = carry(signed(1, 2, 0xbb)).await;
@@ -358,7 +361,7 @@ async fn a_copied_record_carries_an_item_and_never_an_older_one() {
         .take(&[signed(2, 9, 0xcc)], at(2))
         .await
         .unwrap();
-    assert_eq!(to.recall().1, [record]);
+    assert_eq!(to.decide_from_records().1, [record]);
     let (now, _) = carry(signed(1, 3, 0xdd)).await;
     assert_eq!(now, Some(snapshot(0xdd)));
     // The same number for something else is what it is, wherever it came from.
@@ -366,13 +369,19 @@ async fn a_copied_record_carries_an_item_and_never_an_older_one() {
         .take(&[signed(1, 3, 0xee)], at(3))
         .await
         .unwrap();
-    assert_eq!(followed(&to.recall().0), None);
+    assert_eq!(followed(&to.decide_from_records().0), None);
 }
 
 #[test]
 fn what_is_no_copy_of_a_record_carries_nothing() {
     let mirror = Mirror::new(&[1], 1);
-    keep(&mirror.records, &signed(1, 1, 0xaa), Kind::Pointer, at(0)).unwrap();
+    keep(
+        &mirror.records,
+        &signed(1, 1, 0xaa),
+        ItemKind::Pointer,
+        at(0),
+    )
+    .unwrap();
     let path = mirror.records.path(&key(1).authority(), &salt());
     let good = std::fs::read_to_string(&path).unwrap();
     let forged = good.replace("\"seq\": 1", "\"seq\": 2");
@@ -397,7 +406,13 @@ async fn a_damaged_record_stops_the_mirror_instead_of_resetting_it() {
     let network = LoopbackDht::start(2).await.unwrap();
     let dht = client(&network).await;
     let mirror = Mirror::new(&[1], 1);
-    keep(&mirror.records, &signed(1, 9, 0xaa), Kind::Pointer, at(0)).unwrap();
+    keep(
+        &mirror.records,
+        &signed(1, 9, 0xaa),
+        ItemKind::Pointer,
+        at(0),
+    )
+    .unwrap();
     dht.put_item(&signed(1, 3, 0xbb)).await.unwrap();
     let path = mirror.records.path(&key(1).authority(), &salt());
     assert!(path.starts_with(mirror.dir.path()));
@@ -465,8 +480,11 @@ async fn a_successor_is_found_and_kept_alive() {
 fn keep_succession(mirror: &Mirror, item: &SignedItem) {
     mirror
         .records
-        .update(item.authority(), item.salt(), Kind::Succession, |record| {
-            record.take(std::slice::from_ref(item), at(0))
-        })
+        .update(
+            item.authority(),
+            item.salt(),
+            ItemKind::Succession,
+            |record| record.take(std::slice::from_ref(item), at(0)),
+        )
         .unwrap();
 }

@@ -9,7 +9,7 @@ use bittorrent_protocol::InfoHashV2;
 use interop_harness::{Libtorrent, LibtorrentPeer};
 use serde_json::{Value, json};
 use snapshot_pointer::{
-    Authority, Dht as _, Found, MainlineDht, NodeSettings, Pointer, PutError, Salt, Seq,
+    Authority, Dht as _, LookupResult, MainlineDht, NodeSettings, Pointer, PutError, Salt, Seq,
     SignedItem, SigningKey,
 };
 
@@ -48,7 +48,7 @@ fn item(salt: &Salt, pointer: Pointer) -> SignedItem {
     SignedItem::sign_pointer(&SigningKey::from_seed(&SEED), salt, pointer).unwrap()
 }
 
-async fn look_up(client: &MainlineDht, salt: &Salt) -> Found {
+async fn look_up(client: &MainlineDht, salt: &Salt) -> LookupResult {
     client
         .get_item(&authority(), salt, &mut |_| {})
         .await

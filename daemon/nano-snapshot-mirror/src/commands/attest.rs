@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::Condition;
 use nano_ledger::Level;
-use snapshot_pointer::{Kind, RecordStore};
+use snapshot_pointer::{ItemKind, RecordStore};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -77,7 +77,7 @@ pub(crate) async fn run(
         records: &records,
         authority: signer.authority,
         salt: &stream.config.salt,
-        kind: Kind::Pointer,
+        kind: ItemKind::Pointer,
         first: args.first,
     };
     let published = tokio::select! {

@@ -21,7 +21,7 @@ use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
-use snapshot_pointer::{Authority, Kind, RecordStore, Salt};
+use snapshot_pointer::{Authority, ItemKind, RecordStore, Salt};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -84,7 +84,7 @@ pub(crate) async fn run(
         records: &records,
         authority: signer.authority,
         salt: &salt,
-        kind: Kind::Pointer,
+        kind: ItemKind::Pointer,
         first: args.first,
     };
     let published = tokio::select! {

@@ -14,8 +14,8 @@ use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::publish::{self, Publication, Seen};
 use snapshot_pointer::{
-    Authority, Dht, Found, Kind, LookupError, Pointer, Record, RecordStore, Salt, Seq, SignedItem,
-    SigningKey,
+    Authority, Dht, ItemKind, LookupError, LookupResult, Pointer, Record, RecordStore, Salt, Seq,
+    SignedItem, SigningKey,
 };
 use tracing::{info, warn};
 
@@ -76,7 +76,7 @@ pub(crate) struct Publishing<'a> {
     pub(crate) authority: Authority,
     /// Of the item.
     pub(crate) salt: &'a Salt,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ItemKind,
     /// The user says that nothing was published here before.
     pub(crate) first: bool,
 }
@@ -152,7 +152,7 @@ impl Publishing<'_> {
         })
     }
 
-    async fn look_up(&self, dht: &dyn Dht) -> Result<Found, LookupError> {
+    async fn look_up(&self, dht: &dyn Dht) -> Result<LookupResult, LookupError> {
         let mut tries = 1;
         loop {
             let lookup = dht.get_item(&self.authority, self.salt, &mut |_| {}).await;
@@ -164,8 +164,8 @@ impl Publishing<'_> {
     }
 
     /// The number to sign with.
-    fn next_seq(&self, record: &Record, lookup: &Result<Found, LookupError>) -> Result<Seq> {
-        let on_disk = record.standing().high_water();
+    fn next_seq(&self, record: &Record, lookup: &Result<LookupResult, LookupError>) -> Result<Seq> {
+        let on_disk = record.state().high_water();
         let seen = Seen::of(lookup);
         // A network that answers and knows nothing, and a disk that knows nothing: so it begins.
         let first = self.first || (seen == Seen::Nothing && on_disk.is_none());
@@ -203,11 +203,11 @@ impl Publishing<'_> {
 /// here when the network knows nothing newer. It is put again as it is, without a new number.
 fn said_already(
     record: &Record,
-    lookup: &Result<Found, LookupError>,
+    lookup: &Result<LookupResult, LookupError>,
     says: impl Fn(&SignedItem) -> bool,
 ) -> Option<SignedItem> {
-    let standing = record.standing();
-    let held = standing.held().filter(|_| !standing.is_contested());
+    let state = record.state();
+    let held = state.accepted().filter(|_| !state.is_contested());
     // A failed look-up decides nothing: putting an item looks up again before it stores.
     let there = match lookup {
         Ok(found) if !found.conflicts.is_empty() => return None,

@@ -1,7 +1,7 @@
 //! `rotate`: the holder of a key names the one that takes over, with the signatures of both.
 
 use anyhow::{Context as _, Result, bail};
-use snapshot_pointer::{Kind, RecordStore, SignedItem, Succession};
+use snapshot_pointer::{ItemKind, RecordStore, SignedItem, Succession};
 
 use crate::cli::RotateArgs;
 use crate::commands::fetch::Ended;
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -
         records: &records,
         authority: old.authority,
         salt: &salt,
-        kind: Kind::Succession,
+        kind: ItemKind::Succession,
         first: false,
     };
     let says = |item: &SignedItem| Succession::from_item(item).is_ok_and(|one| one == succession);

@@ -14,7 +14,7 @@ use bittorrent_protocol::{InfoHashV2, Printable};
 use bittorrent_store::Condition;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
-use snapshot_pointer::{Authority, Damage, Kind, RecordError, RecordStore, Salt};
+use snapshot_pointer::{Authority, ItemKind, RecordDamage, RecordError, RecordStore, Salt};
 use tracing::warn;
 
 use crate::api::control;
@@ -366,17 +366,17 @@ fn pointers(data: &DataDir) -> Result<Vec<Pointer>> {
         let Some((authority, salt)) = name.to_str().and_then(parse_record_name) else {
             continue;
         };
-        match records.load(&authority, &salt, Kind::Pointer) {
-            Ok(record) => pointers.extend(record.standing().pointer().map(|pointer| Pointer {
+        match records.load(&authority, &salt, ItemKind::Pointer) {
+            Ok(record) => pointers.extend(record.state().pointer().map(|pointer| Pointer {
                 authority: authority.to_string(),
                 salt: salt.to_string(),
                 seq: pointer.seq.get(),
                 snapshot: pointer.snapshot.to_string(),
-                contested: record.standing().is_contested(),
+                contested: record.state().is_contested(),
             })),
             // Records of successors lie beside those of pointers.
             Err(RecordError::Damaged {
-                source: Damage::Other,
+                source: RecordDamage::Other,
                 ..
             }) => {}
             Err(error) => warn!("{:#}", anyhow::Error::from(error)),

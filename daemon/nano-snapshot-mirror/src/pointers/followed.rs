@@ -61,11 +61,11 @@ impl Followed {
     }
 
     fn try_recall(&mut self, reporter: &mut Reporter) -> Result<()> {
-        let (decision, records) = self.stream.follower.recall()?;
+        let (decision, records) = self.stream.follower.decide_from_records()?;
         self.desired = stream::choice(&decision);
         self.believed = self.desired.is_some();
         reporter.recalled(&self.stream, &decision, records);
-        let successions = self.stream.follower.recall_successions()?;
+        let successions = self.stream.follower.stored_successions()?;
         let handed_over = self.stream.handed_over(&successions);
         reporter.problem(stream::KEY_ROTATION, self.stream.name.as_str(), handed_over);
         Ok(())
@@ -75,7 +75,7 @@ impl Followed {
     /// before it tells of its snapshot: without it, the older one would become current again until
     /// the next look-up.
     pub(crate) fn catch_up(&mut self) {
-        match self.stream.follower.recall() {
+        match self.stream.follower.decide_from_records() {
             Ok((decision, _)) => {
                 if let Some(snapshot) = stream::choice(&decision) {
                     self.desired = Some(snapshot);
@@ -138,7 +138,7 @@ impl Followed {
     /// Says once of which authorities among several nothing was ever found.
     fn tell_silent(&mut self, poll: &Poll) {
         for one in &poll.authorities {
-            let silent = one.lookup.is_ok() && one.record.standing().high_water().is_none();
+            let silent = one.lookup.is_ok() && one.record.state().high_water().is_none();
             let told = self.told_silent.contains(&one.authority);
             if silent && !told && poll.authorities.len() > 1 {
                 info!(

@@ -141,7 +141,7 @@ pub(crate) fn log_refused(poll: &Poll) {
 pub(crate) fn log(poll: &Poll) {
     for authority in &poll.authorities {
         let key = &authority.authority;
-        let pointer = authority.record.standing().pointer();
+        let pointer = authority.record.state().pointer();
         match &authority.lookup {
             Err(error) => warn!(authority = %key, "look-up failed: {}", Causes(error)),
             Ok(summary) if summary.newer => {

@@ -1,5 +1,9 @@
 use proptest::prelude::*;
 
+use bittorrent_protocol::InfoHashV2;
+use data_encoding::HEXLOWER;
+
+use super::signed::sign_buffer;
 use super::*;
 use crate::testing::{authority, item, key, salt};
 

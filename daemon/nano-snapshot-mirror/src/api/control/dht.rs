@@ -10,7 +10,7 @@ use axum::response::Response;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use snapshot_pointer::{
-    Authority, Counts, Dht as _, Found, InvalidRawItem, RawItem, Salt, SignedItem,
+    AnswerCounts, Authority, Dht as _, InvalidRawItem, LookupResult, RawItem, Salt, SignedItem,
 };
 
 use super::api::Api;
@@ -34,7 +34,7 @@ pub(crate) struct Looked {
 }
 
 impl Looked {
-    fn of(found: &Found) -> Self {
+    fn of(found: &LookupResult) -> Self {
         let counts = found.counts;
         Self {
             items: found.items().iter().map(RawItem::from).collect(),
@@ -53,8 +53,8 @@ impl Looked {
         &self,
         authority: &Authority,
         salt: &Salt,
-    ) -> Result<Found, InvalidRawItem> {
-        let mut found = Found::default();
+    ) -> Result<LookupResult, InvalidRawItem> {
+        let mut found = LookupResult::default();
         for raw in &self.items {
             let item = SignedItem::try_from(raw)?;
             if item.authority() != authority {
@@ -66,7 +66,7 @@ impl Looked {
             found.add(item);
         }
         found.settled = self.settled;
-        found.counts = Counts {
+        found.counts = AnswerCounts {
             queried: self.queried,
             valid: self.valid,
             empty: self.empty,
@@ -156,10 +156,10 @@ mod tests {
         let daily: Salt = "daily".parse().unwrap();
         let signed = SignedItem::sign(&key, &daily, Seq::new(7).unwrap(), &[5; 32]).unwrap();
         let looked = || {
-            Looked::of(&Found {
+            Looked::of(&LookupResult {
                 best: Some(signed.clone()),
                 settled: true,
-                ..Found::default()
+                ..LookupResult::default()
             })
         };
         let found = looked().found(signed.authority(), &daily).unwrap();

@@ -9,7 +9,7 @@ use bittorrent_protocol::{InfoHashV2, SwarmHash};
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use snapshot_pointer::{
-    Authority, Dht, Found, LookupError, PutError, RawItem, Salt, SignedItem, Stored,
+    Authority, Dht, LookupError, LookupResult, PutError, RawItem, Salt, SignedItem, Stored,
 };
 use tokio::task::spawn_blocking;
 
@@ -59,7 +59,7 @@ impl Dht for Mirror {
         authority: &'a Authority,
         salt: &'a Salt,
         better: &'a mut (dyn FnMut(&SignedItem) + Send),
-    ) -> BoxFuture<'a, Result<Found, LookupError>> {
+    ) -> BoxFuture<'a, Result<LookupResult, LookupError>> {
         Box::pin(async move {
             let path = format!("/dht/item?authority={authority}&salt={}", salt.to_hex());
             let looked: Looked = self
@@ -91,7 +91,7 @@ impl Dht for Mirror {
                 })?;
             Ok(Stored {
                 nodes: taken.nodes,
-                before: Found::default(),
+                before: LookupResult::default(),
             })
         })
     }

@@ -64,7 +64,7 @@ impl Notes {
         for polled in &poll.authorities {
             let refused = before
                 .iter_mut()
-                .find(|old| old.record.standing().authority() == &polled.authority)
+                .find(|old| old.record.state().authority() == &polled.authority)
                 .map(|old| std::mem::take(&mut old.refused));
             let mut authority = AuthorityNotes::new(polled.record.clone());
             authority.refused = refused.unwrap_or_default();
@@ -119,16 +119,16 @@ impl AuthorityNotes {
     }
 
     pub(super) fn report(&self, desired: Option<InfoHashV2>) -> AuthorityReport {
-        let standing = self.record.standing();
-        let pointer = standing.pointer();
+        let known = self.record.state();
+        let pointer = known.pointer();
         let state = match pointer {
-            _ if standing.is_contested() => Standing::Contested,
+            _ if known.is_contested() => Standing::Contested,
             None => Standing::Silent,
             Some(pointer) if Some(pointer.snapshot) == desired => Standing::Agrees,
             Some(_) => Standing::Differs,
         };
         AuthorityReport {
-            authority: standing.authority().to_string(),
+            authority: known.authority().to_string(),
             state,
             seq: pointer.map(|pointer| pointer.seq.get()),
             snapshot: pointer.map(|pointer| pointer.snapshot.to_string()),

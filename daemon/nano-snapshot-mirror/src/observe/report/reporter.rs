@@ -414,7 +414,7 @@ impl Reporter {
             current: following.current.map(|id| id.to_string()),
             seq: authorities
                 .iter()
-                .filter_map(|authority| authority.record.standing().pointer())
+                .filter_map(|authority| authority.record.state().pointer())
                 .filter(|pointer| Some(pointer.snapshot) == desired)
                 .map(|pointer| pointer.seq.get())
                 .max(),

@@ -1,17 +1,18 @@
-//! The [`Dht`] of the public network, over one node of the `mainline` crate.
+//! The [`Dht`] of the public network: one node of the `mainline` crate.
 //!
 //! What this layer adds to `mainline`:
 //!
 //! - **Names are resolved when they can be.** `mainline` resolves its bootstrap names once, at the
-//!   start, and drops those that fail; started before the name service it would stay alone for ever.
-//!   Here the node starts with the first operation for which a name (or a contact of the last run)
-//!   has an address.
-//! - **One operation per target at a time.** `mainline` joins a question to any running one for the
-//!   same target, even of another type: a search for peers that meets an announcement finds none.
-//! - **A node that died is replaced.** Its thread is `mainline`'s own, and calls panic when it is
-//!   gone; that panic ends one operation with [`LookupError::Stopped`].
+//!   start, and drops those that fail; a node started before the name service would stay isolated
+//!   for ever. Here the node starts with the first operation for which a name (or a contact of the
+//!   last run) has an address.
+//! - **One operation per target at a time.** `mainline` merges a query with any running one for the
+//!   same target, even of another type. So a search for peers during an announcement would find
+//!   none.
+//! - **A node that died is replaced.** `mainline` owns its thread, and calls panic after the thread
+//!   has ended. Such a panic ends one operation with [`LookupError::Stopped`].
 //! - **Signatures are verified again**, by this crate's stricter rules.
-//! - **Everything ends.** No step of an operation takes longer than
+//! - **Every operation ends.** No step of an operation takes longer than
 //!   [`NodeSettings::operation_timeout`].
 //!
 //! Limits of `mainline` that remain: IPv4 only. As a *server* it ignores queries whose transaction
@@ -32,10 +33,9 @@ use mainline::errors::{ConcurrencyError, PutMutableError};
 use mainline::{DEFAULT_BOOTSTRAP_NODES, DhtBuilder, Id, MutableItem};
 use tokio::time::{Instant, timeout_at};
 
-use crate::dht::{Dht, LookupError, MAX_PEERS, PutError, StartError, Stored};
-use crate::gather::{Counts, Found};
-use crate::item::{Salt, Seq, SignedItem};
-use crate::key::Authority;
+use super::{Dht, LookupError, MAX_PEERS, PutError, StartError, Stored};
+use crate::item::{Authority, Salt, Seq, SignedItem};
+use crate::lookup_result::{AnswerCounts, LookupResult};
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -44,19 +44,18 @@ pub struct NodeSettings {
     pub port: u16,
     /// The local address. Default all interfaces; 127.0.0.1 for tests.
     pub bind_address: Ipv4Addr,
-    /// Where to join the network, `host:port` each. Given ones replace the public routers; none
-    /// (the default) means the public routers.
+    /// Where to join the network, `host:port` each. Empty (the default) means the public routers.
     pub bootstrap: Vec<String>,
-    /// Nodes known from the last run ([`Dht::contacts`]), asked besides the bootstrap nodes. At most
-    /// about [`MAX_START_NODES`] addresses are used in all.
+    /// Nodes known from the last run ([`Dht::contacts`]), queried besides the bootstrap nodes. At
+    /// most about [`MAX_START_NODES`] addresses are used in all.
     pub contacts: Vec<SocketAddr>,
-    /// What the node does for others.
+    /// Whether the node answers queries.
     pub role: Role,
-    /// How long one node has to answer. Default 2 s.
+    /// The time limit for one node's answer. Default 2 s.
     pub request_timeout: Duration,
-    /// How long a look-up, or storing at the nodes found, may take as a whole. Default 20 s; either
-    /// usually takes a few seconds, as some node always times out. Putting an item is at most two of
-    /// each.
+    /// The time limit of a whole look-up, and of storing at the nodes found. Default 20 s. Either
+    /// usually takes a few seconds, because some node always times out. Putting an item takes at
+    /// most two of each.
     pub operation_timeout: Duration,
 }
 
@@ -74,35 +73,34 @@ impl Default for NodeSettings {
     }
 }
 
-/// What a node does for others.
+/// Whether a node answers queries of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Role {
-    /// A client, which begins to answer queries after a quarter of an hour if it finds that it can
-    /// be reached from outside.
+    /// A client that becomes a server after a quarter of an hour, if it is reachable from outside.
     #[default]
     Adaptive,
     /// Answers queries from the start.
     Server,
 }
 
-/// Addresses a node starts from. `mainline` asks all of them in every query while its routing table
-/// gives fewer nodes than this for a target, and the table gives 20 at most.
+/// The most addresses that a node starts from. `mainline` queries all of them while its routing
+/// table returns fewer nodes than this for a target, and the table returns 20 at most.
 pub const MAX_START_NODES: usize = 20;
 
-/// Names that take longer than this are left out of a start.
+/// The time limit for resolving a name; slower names are left out of a start.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Contacts given out for the next start.
+/// The most contacts returned for the next start.
 const MAX_CONTACTS: usize = 200;
 
-/// A snapshot of a node's state, for people.
+/// The state of a node at one moment, for the status report.
 #[derive(Debug, Clone)]
 pub struct NodeStatus {
-    /// Where it listens.
+    /// The address it is bound to.
     pub local_addr: SocketAddrV4,
-    /// Its address as others see it.
+    /// Its address as other nodes see it.
     pub public_addr: Option<SocketAddrV4>,
-    /// Whether it could not confirm that others reach it.
+    /// Whether it could not confirm that it is reachable from outside.
     pub firewalled: bool,
     /// Whether it answers queries.
     pub server: bool,
@@ -125,8 +123,8 @@ pub struct MainlineDht {
 impl MainlineDht {
     /// Binds the port and starts the node.
     ///
-    /// When no bootstrap name has an address yet this succeeds nevertheless, after having made sure
-    /// that the port is free; the node then starts with a later operation.
+    /// Succeeds even when no bootstrap name has an address yet: it then only checks that the port
+    /// is free, and a later operation starts the node.
     ///
     /// # Errors
     ///
@@ -149,15 +147,15 @@ impl MainlineDht {
         Ok(dht)
     }
 
-    /// Addresses of the configured bootstrap nodes, by which the node joined its network. Empty for
-    /// the public network and while no name has an address. A network that is joined by a private
-    /// address may name private addresses; the public one may not.
+    /// Returns the addresses of the configured bootstrap nodes. Empty for the public network, and
+    /// while no name has an address. A network that was joined through a private address may name
+    /// private addresses; the public one may not.
     pub fn joined_by(&self) -> Vec<Ipv4Addr> {
         let joined = self.joined.lock();
         joined.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the node knows of itself and the network; `None` while it is not running.
+    /// Returns the state of the node; `None` while it is not running.
     pub async fn status(&self) -> Option<NodeStatus> {
         self.with_node(async |node| {
             let info = node.info().await;
@@ -178,7 +176,7 @@ impl MainlineDht {
         SocketAddrV4::new(self.settings.bind_address, self.settings.port)
     }
 
-    /// The running node, started first when there is none.
+    /// Returns the running node, and starts one if there is none.
     async fn node(&self) -> Result<AsyncDht, StartError> {
         let mut slot = self.node.lock().await;
         if let Some(node) = &*slot {
@@ -201,7 +199,7 @@ impl MainlineDht {
         Ok(slot.insert(node).clone())
     }
 
-    /// Addresses of the bootstrap names and, up to the limit, of the known contacts.
+    /// Returns the addresses of the bootstrap names and, up to the limit, of the known contacts.
     async fn start_nodes(&self) -> Vec<SocketAddrV4> {
         let names: Vec<&str> = if self.settings.bootstrap.is_empty() {
             DEFAULT_BOOTSTRAP_NODES.to_vec()
@@ -242,8 +240,8 @@ impl MainlineDht {
         start
     }
 
-    /// Runs something on the node. If its thread is gone, forgets it, so that the next operation
-    /// starts another.
+    /// Runs an operation on the node. If the node's thread has ended, drops the node, so that the
+    /// next operation starts another.
     async fn with_node<T>(&self, f: impl AsyncFnOnce(&AsyncDht) -> T) -> Result<T, LookupError> {
         let node = self
             .node()
@@ -260,7 +258,7 @@ impl MainlineDht {
         }
     }
 
-    /// Waits until no other operation has this target.
+    /// Waits until no other operation uses this target.
     async fn lock_target(&self, target: SwarmHash) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             // Poison is harmless: the map is whole after each of these statements.
@@ -278,15 +276,15 @@ impl MainlineDht {
         lock.lock_owned().await
     }
 
-    /// A look-up whose caller holds the target.
+    /// Looks an item up; the caller has reserved the target.
     async fn look_up(
         &self,
         authority: &Authority,
         salt: &Salt,
         better: &mut (dyn FnMut(&SignedItem) + Send),
-    ) -> Result<Found, LookupError> {
+    ) -> Result<LookupResult, LookupError> {
         let deadline = Instant::now() + self.settings.operation_timeout;
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         let mut malformed = 0;
         let outcome = self
             .with_node(async |node| {
@@ -312,7 +310,7 @@ impl MainlineDht {
             .await?;
         if let Some(outcome) = outcome {
             found.settled = true;
-            found.counts = Counts {
+            found.counts = AnswerCounts {
                 queried: outcome.queried,
                 valid: outcome.values.saturating_sub(malformed),
                 empty: outcome.no_values + outcome.no_more_recent,
@@ -339,9 +337,9 @@ impl MainlineDht {
             let nodes = self.put_once(item, None).await?;
             return Ok(Stored { nodes, before });
         };
-        // Against another producer that publishes at this moment: nodes that have anything but what
-        // was found refuse. Nodes that are behind refuse too, so unless all took it the item goes
-        // out once more without that condition, after another look.
+        // Guards against another producer that publishes at this moment: nodes that have another
+        // item than the one found refuse. Outdated nodes refuse too. So unless all nodes stored the
+        // item, it is sent once more without that condition, after another look-up.
         let nodes = match self.put_once(item, Some(replaced)).await {
             Ok(nodes) if nodes >= before.counts.answered() => nodes,
             Ok(_) | Err(PutError::Raced) => {
@@ -353,8 +351,8 @@ impl MainlineDht {
         Ok(Stored { nodes, before })
     }
 
-    /// Looks up what is there, and whether this item may go over it.
-    async fn check_storable(&self, item: &SignedItem) -> Result<Found, PutError> {
+    /// Looks up the current item, and checks whether this item may replace it.
+    async fn check_storable(&self, item: &SignedItem) -> Result<LookupResult, PutError> {
         let found = self
             .look_up(item.authority(), item.salt(), &mut |_| {})
             .await?;
@@ -391,14 +389,14 @@ impl MainlineDht {
         }
     }
 
-    /// A search for peers whose caller holds the target.
+    /// Searches for peers; the caller has reserved the target.
     async fn find_peers(&self, swarm: SwarmHash) -> Result<Vec<SocketAddr>, LookupError> {
         let deadline = Instant::now() + self.settings.operation_timeout;
         self.with_node(async |node| {
             let mut answers = node.get_peers(id(swarm));
             let mut seen = HashSet::new();
             let mut peers = Vec::new();
-            // A search that runs out of time or peers to keep has done its work.
+            // Reaching the time limit or the limit of peers is no failure.
             while let Ok(Some(batch)) = timeout_at(deadline, answers.next()).await {
                 for peer in batch {
                     if is_reachable(peer) && peers.len() < MAX_PEERS && seen.insert(peer) {
@@ -412,7 +410,7 @@ impl MainlineDht {
     }
 }
 
-/// Whether a port can be had now.
+/// Checks that a port can be bound.
 fn check_port(address: SocketAddrV4) -> Result<(), StartError> {
     match UdpSocket::bind(address) {
         Ok(_) => Ok(()),
@@ -420,11 +418,11 @@ fn check_port(address: SocketAddrV4) -> Result<(), StartError> {
     }
 }
 
-/// Starts a node whose builder says to bind `address`. Waits for its thread to have the socket, which
-/// needs no network.
+/// Starts a node that binds `address`. Waits until its thread has the socket, which needs no
+/// network.
 pub(crate) fn build(builder: &DhtBuilder, address: SocketAddrV4) -> Result<AsyncDht, StartError> {
-    // `mainline` reports a failed bind only if its thread is asked before it ends, and panics
-    // otherwise; so the usual failures are found here, and the panic is one more.
+    // `mainline` reports a failed bind only if its thread is asked before it ends; otherwise it
+    // panics. So the usual failures are found here first, and the panic is caught too.
     check_port(address)?;
     std::panic::catch_unwind(AssertUnwindSafe(|| builder.build()))
         .unwrap_or_else(|_| Err(io::Error::other("the node's thread ended at once")))
@@ -432,12 +430,12 @@ pub(crate) fn build(builder: &DhtBuilder, address: SocketAddrV4) -> Result<Async
         .map_err(|source| StartError::Bind { address, source })
 }
 
-/// The rule under which an item may be stored, given what a look-up found.
+/// Checks whether an item may be stored, given the result of a look-up.
 ///
 /// # Errors
 ///
-/// Every case in which it may not.
-pub fn may_store(item: &SignedItem, found: &Found) -> Result<(), PutError> {
+/// When it must not be stored.
+pub fn may_store(item: &SignedItem, found: &LookupResult) -> Result<(), PutError> {
     if !found.settled {
         return Err(PutError::Unsettled);
     }
@@ -470,7 +468,7 @@ impl Dht for MainlineDht {
         authority: &'a Authority,
         salt: &'a Salt,
         better: &'a mut (dyn FnMut(&SignedItem) + Send),
-    ) -> BoxFuture<'a, Result<Found, LookupError>> {
+    ) -> BoxFuture<'a, Result<LookupResult, LookupError>> {
         Box::pin(async move {
             let _target = self.lock_target(authority.target(salt)).await;
             self.look_up(authority, salt, better).await
@@ -498,8 +496,8 @@ impl Dht for MainlineDht {
                 return Err(PutError::PortZero);
             }
             let _target = self.lock_target(swarm).await;
-            // Before announcing, not only for the peers: left to itself `mainline` would look for
-            // nodes to announce to with `get` (BEP 44), to which not every node answers.
+            // Needed before announcing, not only for the peers: without it `mainline` would look
+            // for nodes to announce to by `get` (BEP 44), which not every node answers.
             let peers = self.find_peers(swarm).await?;
             let announced = self.with_node(async |node| {
                 tokio::time::timeout(
@@ -532,8 +530,8 @@ impl Dht for MainlineDht {
 
     fn bootstrapped(&self) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            // `mainline`'s own question of this name is answered from its routing table, long after
-            // everybody in it has gone.
+            // `mainline`'s own method of this name answers from its routing table, even long after
+            // all nodes in it have gone.
             let asked = self.with_node(async |node| {
                 tokio::time::timeout(
                     self.settings.operation_timeout,
@@ -550,8 +548,8 @@ fn id(swarm: SwarmHash) -> Id {
     Id::from(*swarm.as_bytes())
 }
 
-/// The item as this crate knows it; `None` when it has a negative `seq` or a signature that only
-/// passes laxer rules.
+/// Converts an item of `mainline`. Returns `None` for a negative `seq`, or for a signature that
+/// only passes laxer rules.
 fn verified(authority: &Authority, salt: &Salt, item: &MutableItem) -> Option<SignedItem> {
     SignedItem::verified(
         *authority,
@@ -563,7 +561,7 @@ fn verified(authority: &Authority, salt: &Salt, item: &MutableItem) -> Option<Si
     .ok()
 }
 
-/// Whether an address that a stranger names can be that of a peer at all.
+/// Returns whether an address from an untrusted node can be the address of a peer.
 fn is_reachable(peer: SocketAddrV4) -> bool {
     let ip = peer.ip();
     peer.port() != 0

@@ -1,5 +1,5 @@
 use super::*;
-use crate::loopback::LoopbackDht;
+use crate::dht::loopback::LoopbackDht;
 use crate::testing::{authority, item, salt};
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn locks_of_targets_are_forgotten() {
 #[test]
 fn table_of_what_may_be_stored() {
     let found = |items: &[SignedItem], settled| {
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         for item in items {
             found.add(item.clone());
         }

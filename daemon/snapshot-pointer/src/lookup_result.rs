@@ -1,17 +1,17 @@
-//! Making one answer out of what many nodes say.
+//! Combines the answers of many DHT nodes into one result.
 
 use crate::item::{Seq, SignedItem};
 
-/// How the nodes asked in one look-up answered.
+/// How many nodes of one look-up answered what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Nodes asked.
+pub struct AnswerCounts {
+    /// Nodes that were queried.
     pub queried: u32,
     /// Items with a good signature.
     pub valid: u32,
-    /// Nodes that have no item there.
+    /// Nodes that answered that they have no item.
     pub empty: u32,
-    /// Items with a bad signature, answers of the wrong shape.
+    /// Answers that were malformed, or whose item has an invalid signature.
     pub invalid: u32,
     /// Answers that were errors.
     pub errors: u32,
@@ -19,16 +19,16 @@ pub struct Counts {
     pub timeouts: u32,
 }
 
-impl Counts {
-    /// Nodes that gave a usable answer, an item or none.
+impl AnswerCounts {
+    /// Returns the number of usable answers: an item, or none.
     pub fn answered(&self) -> u32 {
         self.valid.saturating_add(self.empty)
     }
 }
 
-/// What a look-up found.
+/// The result of a look-up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
+pub struct LookupResult {
     /// The item with the greatest plausible `seq`. Among items of that `seq` the first to arrive.
     pub best: Option<SignedItem>,
     /// Items with the same `seq` as [`Self::best`] and other values: proof of double signing. At
@@ -36,18 +36,19 @@ pub struct Found {
     pub conflicts: Vec<SignedItem>,
     /// An item above [`Seq::MAX_PLAUSIBLE`], which does not hide [`Self::best`].
     pub implausible: Option<SignedItem>,
-    /// Who said what. Not filled in but for `valid` when the look-up did not settle.
-    pub counts: Counts,
-    /// Whether every node asked had answered or timed out; otherwise the time for the whole look-up
-    /// ran out first, and there may be a newer item.
+    /// The counts of answers. Only `valid` is filled in when the look-up did not settle.
+    pub counts: AnswerCounts,
+    /// Whether every queried node answered or timed out. If `false`, the time limit of the whole
+    /// look-up passed first, and a newer item may exist.
     pub settled: bool,
 }
 
-impl Found {
-    /// Conflicting items kept of one look-up; one is proof enough.
+impl LookupResult {
+    /// The most conflicting items kept of one look-up. One is enough as proof.
     pub const MAX_CONFLICTS: usize = 4;
 
-    /// Everything found, the best first, for [`Standing::take`](crate::Standing::take).
+    /// Returns all items found, the best first, for
+    /// [`AuthorityState::take`](crate::AuthorityState::take).
     pub fn items(&self) -> Vec<SignedItem> {
         self.best
             .iter()
@@ -57,12 +58,13 @@ impl Found {
             .collect()
     }
 
-    /// The greatest plausible `seq` found.
+    /// Returns the greatest plausible `seq` found.
     pub fn seq(&self) -> Option<Seq> {
         self.best.as_ref().map(SignedItem::seq)
     }
 
-    /// Adds an item; says whether it became the best. Bounded however many items come.
+    /// Adds an item. Returns whether it became the best one. The memory is bounded for any number
+    /// of items.
     pub fn add(&mut self, item: SignedItem) -> bool {
         self.counts.valid = self.counts.valid.saturating_add(1);
         if item.seq() > Seq::MAX_PLAUSIBLE {
@@ -95,8 +97,8 @@ mod tests {
     use super::*;
     use crate::testing::{item, oversized_seq_item};
 
-    fn gather(items: &[SignedItem]) -> Found {
-        let mut found = Found::default();
+    fn gather(items: &[SignedItem]) -> LookupResult {
+        let mut found = LookupResult::default();
         for item in items {
             found.add(item.clone());
         }
@@ -112,7 +114,7 @@ mod tests {
             assert!(found.conflicts.is_empty());
             assert_eq!(found.counts.valid, 2);
         }
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         assert!(found.add(old.clone()));
         assert!(!found.add(old));
         assert!(found.add(new));
@@ -129,7 +131,7 @@ mod tests {
         assert!(found.conflicts.is_empty());
 
         let many: Vec<_> = (0..100).map(|n| item(1, 5, n)).collect();
-        assert_eq!(gather(&many).conflicts.len(), Found::MAX_CONFLICTS);
+        assert_eq!(gather(&many).conflicts.len(), LookupResult::MAX_CONFLICTS);
     }
 
     #[test]

@@ -17,17 +17,17 @@ fn store() -> (tempfile::TempDir, RecordStore) {
 fn take(store: &RecordStore, items: &[SignedItem], now: u64) -> Record {
     let update = |record: &mut Record| record.take(items, at(now));
     store
-        .update(&authority(1), &salt(), Kind::Pointer, update)
+        .update(&authority(1), &salt(), ItemKind::Pointer, update)
         .unwrap()
         .1
 }
 
 fn load(store: &RecordStore) -> Result<Record, RecordError> {
-    store.load(&authority(1), &salt(), Kind::Pointer)
+    store.load(&authority(1), &salt(), ItemKind::Pointer)
 }
 
-fn found(item: SignedItem) -> Found {
-    let mut found = Found::default();
+fn found(item: SignedItem) -> LookupResult {
+    let mut found = LookupResult::default();
     found.add(item);
     found
 }
@@ -37,20 +37,20 @@ fn records_survive() {
     let (_dir, store) = store();
     assert_eq!(
         load(&store).unwrap(),
-        Record::new(authority(1), salt(), Kind::Pointer)
+        Record::new(authority(1), salt(), ItemKind::Pointer)
     );
     take(&store, &[item(1, 3, 1), item(1, 3, 2)], 5);
     let mut written = take(&store, &[item(1, 5, 0xaa)], 10);
     assert_eq!(load(&store).unwrap(), written);
-    assert_eq!(written.standing().evidence().len(), 2);
+    assert_eq!(written.state().evidence().len(), 2);
     written = take(&store, &[item(1, 5, 0xbb)], 20);
-    assert_eq!(written.standing().evidence().len(), 4);
+    assert_eq!(written.state().evidence().len(), 4);
     assert_eq!(load(&store).unwrap(), written);
 
     let name = store.path(&authority(1), &salt());
     let name = name.file_name().unwrap().to_str().unwrap();
     assert_eq!(name, format!("{}.6461696c79.json", authority(1)));
-    // Nothing else is left lying about.
+    // No other file is left.
     assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 1);
 }
 
@@ -60,19 +60,21 @@ fn succession_records_survive() {
     let next = salt().next().unwrap();
     let item = Succession::sign(&key(1), &key(2), &salt(), Seq::FIRST).unwrap();
     let (_, written) = store
-        .update(&authority(1), &next, Kind::Succession, |record| {
+        .update(&authority(1), &next, ItemKind::Succession, |record| {
             record.take(std::slice::from_ref(&item), at(1))
         })
         .unwrap();
-    assert_eq!(written.standing().held(), Some(&item));
+    assert_eq!(written.state().accepted(), Some(&item));
     assert_eq!(
-        store.load(&authority(1), &next, Kind::Succession).unwrap(),
+        store
+            .load(&authority(1), &next, ItemKind::Succession)
+            .unwrap(),
         written
     );
     assert!(matches!(
-        store.load(&authority(1), &next, Kind::Pointer),
+        store.load(&authority(1), &next, ItemKind::Pointer),
         Err(RecordError::Damaged {
-            source: Damage::Other,
+            source: RecordDamage::Other,
             ..
         })
     ));
@@ -92,7 +94,7 @@ fn the_age_of_a_snapshot_does_not_restart_with_the_seq() {
         take(&store, &[item(1, 3, 0xbb)], 30).first_seen(),
         Some(at(30))
     );
-    // Refused items are no sign of life.
+    // Refused items do not count as seen.
     assert_eq!(
         take(&store, &[item(1, 2, 0xaa)], 40).last_seen(),
         Some(at(30))
@@ -102,8 +104,8 @@ fn the_age_of_a_snapshot_does_not_restart_with_the_seq() {
 #[test]
 fn a_put_is_due_an_hour_after_the_last_known_one() {
     let hour = Duration::from_secs(3600);
-    let mut record = Record::new(authority(1), salt(), Kind::Pointer);
-    // First sight: nobody knows how long it has been there.
+    let mut record = Record::new(authority(1), salt(), ItemKind::Pointer);
+    // The first look-up: the age of the item is unknown.
     record.take_found(&found(item(1, 1, 0xaa)), at(10_000));
     assert!(record.is_put_due(at(10_000), hour));
     record.note_put(at(10_000));
@@ -141,32 +143,40 @@ fn a_damaged_record_is_an_error_and_stays_as_it_is() {
     let own_file_of_another = {
         let (_dir, other) = self::store();
         other
-            .update(&authority(2), &salt(), Kind::Pointer, |record| {
+            .update(&authority(2), &salt(), ItemKind::Pointer, |record| {
                 record.take(&[item(2, 5, 0xaa)], at(1))
             })
             .unwrap();
         fs::read_to_string(other.path(&authority(2), &salt())).unwrap()
     };
-    type Check = fn(&Damage) -> bool;
+    type Check = fn(&RecordDamage) -> bool;
     let cases: [(String, Check); 11] = [
-        (String::new(), |d| matches!(d, Damage::Json(_))),
-        ("\0".repeat(good.len()), |d| matches!(d, Damage::Json(_))),
-        (good[..good.len() / 2].to_owned(), |d| {
-            matches!(d, Damage::Json(_))
+        (String::new(), |d| matches!(d, RecordDamage::Json(_))),
+        ("\0".repeat(good.len()), |d| {
+            matches!(d, RecordDamage::Json(_))
         }),
-        ("{}".to_owned(), |d| matches!(d, Damage::Json(_))),
+        (good[..good.len() / 2].to_owned(), |d| {
+            matches!(d, RecordDamage::Json(_))
+        }),
+        ("{}".to_owned(), |d| matches!(d, RecordDamage::Json(_))),
         (format!("{good}{}", " ".repeat(65_536)), |d| {
-            matches!(d, Damage::TooLong)
+            matches!(d, RecordDamage::TooLong)
         }),
         (
             good.replace("\"format\": 1", "\"format\": 2, \"news\": true"),
-            |d| matches!(d, Damage::Format { found: 2 }),
+            |d| matches!(d, RecordDamage::Format { found: 2 }),
         ),
-        (other_seq, |d| matches!(d, Damage::Item(_))),
-        (own_file_of_another, |d| matches!(d, Damage::Other)),
-        (unpaired.to_string(), |d| matches!(d, Damage::Inconsistent)),
-        (timeless.to_string(), |d| matches!(d, Damage::Inconsistent)),
-        (unending.to_string(), |d| matches!(d, Damage::Inconsistent)),
+        (other_seq, |d| matches!(d, RecordDamage::Item(_))),
+        (own_file_of_another, |d| matches!(d, RecordDamage::Other)),
+        (unpaired.to_string(), |d| {
+            matches!(d, RecordDamage::Inconsistent)
+        }),
+        (timeless.to_string(), |d| {
+            matches!(d, RecordDamage::Inconsistent)
+        }),
+        (unending.to_string(), |d| {
+            matches!(d, RecordDamage::Inconsistent)
+        }),
     ];
     for (text, check) in cases {
         fs::write(&path, &text).unwrap();
@@ -177,7 +187,7 @@ fn a_damaged_record_is_an_error_and_stays_as_it_is() {
         assert!(check(source), "{source:?}");
         assert!(error.to_string().contains("restore it from a backup"));
         // An update does not write over it.
-        let update = store.update(&authority(1), &salt(), Kind::Pointer, |record| {
+        let update = store.update(&authority(1), &salt(), ItemKind::Pointer, |record| {
             record.take(&[item(1, 1, 0xcc)], at(20))
         });
         assert!(matches!(update, Err(RecordError::Damaged { .. })));
@@ -188,20 +198,20 @@ fn a_damaged_record_is_an_error_and_stays_as_it_is() {
 #[test]
 fn an_unreadable_record_is_not_a_missing_one() {
     let (_dir, store) = store();
-    // A directory in its place fails to read whoever runs the test.
+    // Reading a directory as a file fails for every user, root included.
     fs::create_dir(store.path(&authority(1), &salt())).unwrap();
     assert!(matches!(load(&store), Err(RecordError::Read { .. })));
 }
 
 #[test]
-fn what_a_crash_left_behind_is_written_over() {
+fn what_a_crash_left_behind_is_removed() {
     let (_dir, store) = store();
     take(&store, &[item(1, 5, 0xaa)], 10);
     let path = store.path(&authority(1), &salt());
-    let left_over = path.with_extension("json.tmp");
+    let left_over = path.with_extension("new.7");
     fs::write(&left_over, "x".repeat(100_000)).unwrap();
     assert_eq!(
-        load(&store).unwrap().standing().held(),
+        load(&store).unwrap().state().accepted(),
         Some(&item(1, 5, 0xaa))
     );
     let written = take(&store, &[item(1, 6, 0xbb)], 20);
@@ -227,6 +237,6 @@ fn concurrent_updates_all_count() {
     let greatest = (0..8)
         .flat_map(|n| (0..5).map(move |i| (n * 7 + i * 11) % 40))
         .max();
-    let held = load(&store).unwrap().standing().high_water().map(Seq::get);
+    let held = load(&store).unwrap().state().high_water().map(Seq::get);
     assert_eq!(held, greatest);
 }

@@ -1,14 +1,13 @@
-//! When enough authorities agree.
+//! Counts the votes of authorities, and decides when enough agree.
 
 use std::time::{Duration, SystemTime};
 
 use bittorrent_protocol::InfoHashV2;
 
-use crate::item::Salt;
-use crate::key::Authority;
+use crate::item::{Authority, Salt};
 
-/// Whom a mirror follows: authorities, how many of them must agree, under which salt, and how old
-/// their word may get.
+/// What a mirror follows: the authorities, how many of them must agree, the salt, and the age at
+/// which a choice is stale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamPolicy {
     authorities: Vec<Authority>,
@@ -17,45 +16,45 @@ pub struct StreamPolicy {
     max_age: Option<Duration>,
 }
 
-/// A policy makes no sense.
+/// A policy is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPolicy {
-    /// Nobody to follow.
+    /// There is no authority.
     #[error("a stream needs at least one authority")]
     NoAuthority,
-    /// More than are followed in parallel.
+    /// There are too many authorities.
     #[error(
         "a stream has at most {} authorities, not {count}",
         StreamPolicy::MAX_AUTHORITIES
     )]
     TooMany {
-        /// How many were given.
+        /// The number of authorities.
         count: usize,
     },
-    /// An authority would have two votes.
+    /// An authority is named twice, and would have two votes.
     #[error("authority {authority} is named twice")]
     Duplicate {
-        /// Which.
+        /// The authority.
         authority: Authority,
     },
-    /// Never or always reached.
+    /// The threshold can never be reached, or always is.
     #[error("threshold {threshold} must be between 1 and the number of authorities, {authorities}")]
     Threshold {
-        /// What was asked for.
+        /// The threshold.
         threshold: usize,
-        /// How many there are.
+        /// The number of authorities.
         authorities: usize,
     },
 }
 
 impl StreamPolicy {
-    /// The most authorities of one stream: each costs a DHT look-up at every poll.
+    /// The most authorities of one stream. Each costs a DHT look-up per poll.
     pub const MAX_AUTHORITIES: usize = 16;
 
-    /// Follows what at least `threshold` of `authorities` name.
+    /// Makes a policy that follows the snapshot named by at least `threshold` of `authorities`.
     ///
-    /// With `max_age`, a choice whose snapshot this mirror first saw longer ago is reported as
-    /// stale (and followed nevertheless).
+    /// With `max_age`, a choice that this mirror first saw longer ago is reported as stale. It is
+    /// still followed.
     ///
     /// # Errors
     ///
@@ -95,51 +94,52 @@ impl StreamPolicy {
         })
     }
 
-    /// The authorities, in the configured order.
+    /// Returns the authorities in the configured order.
     pub fn authorities(&self) -> &[Authority] {
         &self.authorities
     }
 
-    /// How many must agree.
+    /// Returns how many authorities must agree.
     pub fn threshold(&self) -> usize {
         self.threshold
     }
 
-    /// The salt of the items.
+    /// Returns the salt of the items.
     pub fn salt(&self) -> &Salt {
         &self.salt
     }
 
-    /// After which age a choice counts as stale.
+    /// Returns the age after which a choice is stale.
     pub fn max_age(&self) -> Option<Duration> {
         self.max_age
     }
 
-    /// Whether two different snapshots can never both have enough votes. When not, authorities that
-    /// publish different snapshots make mirrors change whenever either publishes.
+    /// Returns whether at most one snapshot can have enough votes. If `false`, and authorities
+    /// publish different snapshots, mirrors switch whenever either publishes.
     pub fn is_majority(&self) -> bool {
         2 * self.threshold > self.authorities.len()
     }
 }
 
-/// What one authority says, as one mirror knows it.
+/// The vote of one authority, as far as this mirror knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vote {
-    /// Who.
+    /// The authority.
     pub authority: Authority,
-    /// The snapshot it names, with the time when this mirror first saw it named; `None` when nothing
-    /// was ever accepted from it.
+    /// The snapshot that the authority names, and when this mirror first saw it; `None` if no item
+    /// was ever accepted.
     pub names: Option<(InfoHashV2, SystemTime)>,
-    /// It signed two values with its latest sequence number: no vote.
+    /// Whether the authority signed two values with its latest sequence number. It has no vote
+    /// then.
     pub contested: bool,
 }
 
-/// What a stream says.
+/// The outcome of a count of votes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Enough authorities agree.
     Follow(Choice),
-    /// They do not (yet). A mirror keeps what it has.
+    /// Not enough authorities agree. A mirror keeps its current snapshot.
     Undecided(Tally),
 }
 
@@ -148,7 +148,7 @@ pub enum Decision {
 pub struct Choice {
     /// The snapshot.
     pub snapshot: InfoHashV2,
-    /// Who names it, in the policy's order.
+    /// The authorities that name it, in the policy's order.
     pub supporters: Vec<Authority>,
     /// When this mirror first saw enough of them name it.
     pub since: SystemTime,
@@ -157,23 +157,23 @@ pub struct Choice {
 /// Why there is no choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tally {
-    /// The most named snapshot and by how many it is named.
+    /// The snapshot with the most votes, and their number.
     pub leading: Option<(InfoHashV2, usize)>,
-    /// How many would be needed.
+    /// The number of votes needed.
     pub threshold: usize,
-    /// Authorities of whom nothing is known.
+    /// The number of authorities without an accepted item.
     pub silent: usize,
-    /// Authorities that signed two values with one sequence number.
+    /// The number of authorities that signed two values with one sequence number.
     pub contested: usize,
 }
 
 /// Counts the votes. Pure.
 ///
-/// Votes of others than the policy's authorities are not counted, nor a second vote of the same.
-/// Where several snapshots have enough votes (possible only without [`StreamPolicy::is_majority`]),
-/// the one with the most votes is chosen; among equals the one that became eligible last, since
-/// sequence numbers of different authorities cannot be compared; then the one named by the first in
-/// the policy's order.
+/// Ignores votes of authorities that are not in the policy, and a second vote of the same one.
+/// Several snapshots can have enough votes only without [`StreamPolicy::is_majority`]. Then the one
+/// with the most votes is chosen. Among equals, it is the one that got enough votes last, because
+/// sequence numbers of different authorities cannot be compared. If these are equal too, the
+/// policy's order decides.
 pub fn decide(policy: &StreamPolicy, votes: &[Vote]) -> Decision {
     struct Candidate {
         snapshot: InfoHashV2,
@@ -237,20 +237,20 @@ pub fn decide(policy: &StreamPolicy, votes: &[Vote]) -> Decision {
     }
 }
 
-/// How old a choice is.
+/// The age of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
     /// Time since this mirror first saw the choice.
     pub age: Duration,
-    /// Whether that is more than the policy's `max_age`: the authorities may have gone, or somebody
-    /// withholds their news.
+    /// Whether this exceeds the policy's `max_age`: the authorities may have stopped, or an
+    /// attacker withholds their items.
     pub stale: bool,
 }
 
 impl StreamPolicy {
-    /// How old a choice is at `now`. Sequence numbers say nothing of that, because some producers
-    /// raise them at every republication; so the age counts from when this mirror first saw the
-    /// *snapshot* named. A clock that was set back gives age zero.
+    /// Returns the age of a choice at `now`, counted from when this mirror first saw the
+    /// *snapshot*. Sequence numbers are no measure, because some producers raise them at every
+    /// republication. After the clock was set back the age is zero.
     pub fn freshness(&self, choice: &Choice, now: SystemTime) -> Freshness {
         let age = now.duration_since(choice.since).unwrap_or_default();
         Freshness {

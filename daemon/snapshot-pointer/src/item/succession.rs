@@ -1,22 +1,24 @@
 //! Key rotation: an authority names its successor.
 //!
 //! Under its own key, with the salt `<salt>.next`, an authority publishes an item of 96 bytes: the
-//! new public key (32) and the new key's signature over the old public key (64). The first half says
-//! "trust this one", the second proves that the new key exists and agrees to follow exactly this old
-//! one. What a mirror does about it (tell the operator, or follow on its own) is its policy; this
-//! module only makes and checks the statement. Mirrors put it again like any other item, so that it
-//! outlives the old key.
+//! new public key (32) and the new key's signature over the old public key (64). The first half
+//! names the new key. The second half proves that the new key exists and agrees to succeed exactly
+//! this old one. This module only makes and checks the statement; a mirror's policy decides whether
+//! it warns the operator or follows the new key. Mirrors republish the item like any other, so that
+//! it outlives the old key.
 
-use crate::item::{Salt, Seq, SignedItem};
-use crate::judge::Refusal;
-use crate::key::{Authority, SigningKey};
+use super::key::{Authority, SigningKey};
+use super::refusal::Refusal;
+use super::salt::Salt;
+use super::seq::Seq;
+use super::signed::SignedItem;
 
 /// A statement, proven from both sides, that one authority takes over from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Succession {
-    /// Who hands over.
+    /// The key that hands over.
     pub old: Authority,
-    /// Who takes over.
+    /// The key that takes over.
     pub new: Authority,
 }
 
@@ -26,7 +28,7 @@ impl Succession {
 
     /// Signs the item to publish, with both keys.
     ///
-    /// `salt` is that of the stream; the item goes under [`Salt::next`].
+    /// `salt` is that of the stream; the item is signed under [`Salt::next`].
     ///
     /// # Errors
     ///
@@ -52,7 +54,7 @@ impl Succession {
     /// # Errors
     ///
     /// [`Refusal::NotASuccession`] when the value has another length, names no key or the old key
-    /// itself, or lacks the new key's agreement.
+    /// itself, or lacks a valid signature of the new key.
     pub fn from_item(item: &SignedItem) -> Result<Self, Refusal> {
         let old = *item.authority();
         let (key, agreement) = item

@@ -1,5 +1,4 @@
-//! The keys of producers: [`Authority`] is what mirrors are told to trust, [`SigningKey`] what a
-//! producer holds.
+//! The keys of producers: mirrors trust an [`Authority`], a producer signs with a [`SigningKey`].
 
 use std::fmt;
 use std::fs::File;
@@ -12,14 +11,16 @@ use bittorrent_protocol::SwarmHash;
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 use mainline::MutableItem;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::item::Salt;
+use super::salt::Salt;
 
-/// The Ed25519 public key of a producer: whoever holds its private half vouches for snapshots.
+/// The Ed25519 public key of a producer. The owner of its private half vouches for snapshots.
 ///
-/// Written as 64 hexadecimal digits. Keys of small order are refused at construction, because a
-/// signature under such a key proves nothing.
+/// Written as 64 hexadecimal digits. Keys of small order are refused at construction, because
+/// signatures of such a key prove nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Authority([u8; Self::LEN]);
 
@@ -44,23 +45,23 @@ impl Authority {
         Ok(Self(*bytes))
     }
 
-    /// The 32 bytes of the key.
+    /// Returns the 32 bytes of the key.
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 
-    /// Where the DHT keeps this authority's item: the SHA-1 of key and salt (BEP 44, "Mutable
+    /// Returns the DHT target of this authority's item: the SHA-1 of key and salt (BEP 44, "Mutable
     /// items").
     pub fn target(&self, salt: &Salt) -> SwarmHash {
         let id = MutableItem::target_from_key(self.as_bytes(), salt.as_option());
         SwarmHash::from_bytes(*id.as_bytes())
     }
 
-    /// Whether `signature` is this authority's over `message`, by the strict rules that leave no
-    /// second encoding of the same signature.
+    /// Returns whether `signature` is this authority's signature of `message`. The strict rules
+    /// apply, which admit one encoding of a signature only.
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        // The point is computed anew each time: it is six times the size of its 32 bytes, which are
-        // all that most of the code moves around.
+        // Computes the point each time, because it takes six times the memory of its 32 bytes, and
+        // most of the code needs only these.
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {
             key.verify_strict(message, &Signature::from_bytes(signature))
                 .is_ok()
@@ -93,6 +94,21 @@ impl FromStr for Authority {
                 found: text.chars().take(2 * Self::LEN + 1).collect(),
             })?;
         Self::from_bytes(&bytes)
+    }
+}
+
+/// Serializes as 64 hexadecimal digits.
+impl Serialize for Authority {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Deserializes from 64 hexadecimal digits of either case; fails as [`Authority::from_bytes`] does.
+impl<'de> Deserialize<'de> for Authority {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 
@@ -129,16 +145,16 @@ pub struct SigningKey(ed25519_dalek::SigningKey);
 const MAX_KEY_FILE_LEN: u64 = 1024;
 
 impl SigningKey {
-    /// Takes a seed.
+    /// Makes the key of a seed.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(ed25519_dalek::SigningKey::from_bytes(seed))
     }
 
-    /// Makes a new key from the operating system's randomness.
+    /// Generates a key with randomness of the operating system.
     ///
     /// # Errors
     ///
-    /// When the operating system gives none.
+    /// When the operating system returns no randomness.
     pub fn generate() -> Result<Self, KeyError> {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut()).map_err(|source| KeyError::Randomness { source })?;
@@ -146,13 +162,13 @@ impl SigningKey {
     }
 
     /// Reads a key from hexadecimal text: 64 digits are the seed, 128 digits are the seed followed
-    /// by its public key. White space around is ignored.
+    /// by its public key. Surrounding white space is ignored.
     ///
     /// # Errors
     ///
-    /// When the digits have another number, or the two halves of 128 do not belong together. The
-    /// 64-byte *expanded* key that libtorrent works with is refused with its own error: it is the
-    /// SHA-512 of the seed, and the seed cannot be computed from it.
+    /// When there is another number of digits, or when the two halves of 128 do not belong
+    /// together. The 64-byte *expanded* key that libtorrent works with is refused with its own
+    /// error: it is the SHA-512 of the seed, and the seed cannot be computed from it.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         let digits = text.trim();
         let bytes = HEXLOWER_PERMISSIVE
@@ -183,11 +199,12 @@ impl SigningKey {
         Err(KeyError::HalvesDiffer)
     }
 
-    /// Reads a key file: hexadecimal text as [`Self::from_hex`] takes it.
+    /// Reads a key file: hexadecimal text as [`Self::from_hex`] accepts it.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, is open to every user of the machine, or holds no key.
+    /// When the file cannot be read, is accessible to every user of the machine, or contains no
+    /// key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let unreadable = |source| KeyError::Read {
             path: path.to_owned(),
@@ -195,14 +212,14 @@ impl SigningKey {
         };
         let file = File::open(path).map_err(unreadable)?;
         let mode = file.metadata().map_err(unreadable)?.mode();
-        // Group bits are not looked at: they show the ACL mask of a systemd credential.
+        // Ignores the group bits: they show the ACL mask of a systemd credential.
         if mode & 0o007 != 0 {
             return Err(KeyError::WorldAccessible {
                 path: path.to_owned(),
                 mode: mode & 0o777,
             });
         }
-        // Room for the whole file at once, so that no reallocation leaves a copy behind.
+        // Allocates for the whole file at once, so that no reallocation leaves a copy in memory.
         let mut text = Zeroizing::new(String::with_capacity(MAX_KEY_FILE_LEN as usize + 1));
         file.take(MAX_KEY_FILE_LEN + 1)
             .read_to_string(&mut text)
@@ -210,12 +227,12 @@ impl SigningKey {
         Self::from_hex(&text)
     }
 
-    /// The seed as 64 hexadecimal digits, for writing a new key file.
+    /// Returns the seed as 64 hexadecimal digits, for a new key file.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(HEXLOWER.encode(self.0.as_bytes()))
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn authority(&self) -> Authority {
         Authority(self.0.verifying_key().to_bytes())
     }
@@ -259,7 +276,7 @@ pub enum KeyError {
     Read {
         /// The key file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -278,7 +295,7 @@ pub enum KeyError {
     /// No randomness for a new key.
     #[error("the operating system gave no randomness for a new key")]
     Randomness {
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: getrandom::Error,
     },
@@ -367,6 +384,17 @@ mod tests {
             SigningKey::generate().unwrap(),
         );
         assert_ne!(a.authority(), b.authority());
+    }
+
+    #[test]
+    fn an_authority_is_a_string_of_digits_in_json() {
+        let authority: Authority = PUBLIC.parse().unwrap();
+        let json = serde_json::to_string(&authority).unwrap();
+        assert_eq!(json, format!("\"{PUBLIC}\""));
+        assert_eq!(serde_json::from_str::<Authority>(&json).unwrap(), authority);
+        assert!(serde_json::from_str::<Authority>("\"ab\"").is_err());
+        let weak = format!("\"01{}\"", "0".repeat(62));
+        assert!(serde_json::from_str::<Authority>(&weak).is_err());
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use mainline::async_dht::AsyncDht;
 
-use crate::dht::StartError;
-use crate::mainline_node::{NodeSettings, build};
+use super::StartError;
+use super::mainline_node::{NodeSettings, build};
 
-/// Server nodes of `mainline` on 127.0.0.1, on ports the system chose, which know each other and
-/// nobody else. They stop when this is dropped.
+/// Server nodes of `mainline` on 127.0.0.1, on ports chosen by the system. They know only each
+/// other, and stop when this value is dropped.
 ///
 /// Other DHT implementations cannot join: these nodes ignore queries whose transaction id has not
 /// four bytes.
@@ -20,9 +20,9 @@ pub struct LoopbackDht {
 }
 
 impl LoopbackDht {
-    /// Starts `count` nodes and waits until they know each other. With 20 or fewer, every node is
-    /// among the nearest to every target and stores every item. A network does not grow: `mainline`
-    /// nodes only meet those whose address they are given.
+    /// Starts `count` nodes and waits until they know each other. With 20 or fewer, each node is
+    /// among the nearest to each target and stores each item. The network does not grow: `mainline`
+    /// nodes only contact addresses they were given.
     ///
     /// # Errors
     ///
@@ -35,14 +35,14 @@ impl LoopbackDht {
                 result => break result?,
             }
         };
-        // Twice, as the first may join a query that began before the late nodes were there.
+        // Twice, because the first may join a query that began before the last nodes started.
         for _ in 0..2 {
             join_all(nodes.iter().map(|(_, node)| node.bootstrapped())).await;
         }
         Ok(Self { nodes })
     }
 
-    /// The nodes' addresses, oldest first.
+    /// Returns the nodes' addresses, oldest first.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.nodes
             .iter()
@@ -50,12 +50,12 @@ impl LoopbackDht {
             .collect()
     }
 
-    /// The nodes' addresses as text, as bootstrap lists are written.
+    /// Returns the nodes' addresses as text, for bootstrap lists.
     pub fn bootstrap(&self) -> Vec<String> {
         self.addresses().iter().map(ToString::to_string).collect()
     }
 
-    /// Settings for a node that joins here and nowhere else.
+    /// Returns the settings of a node that joins only this network.
     pub fn client_settings(&self) -> NodeSettings {
         NodeSettings {
             port: 0,
@@ -73,7 +73,7 @@ impl LoopbackDht {
             .drain(..count.min(self.nodes.len()))
             .map(|(address, _)| address)
             .collect();
-        // Nothing tells when a node's thread has ended but its socket.
+        // Only the free port shows that a node's thread has ended.
         let deadline = Instant::now() + Duration::from_secs(10);
         for address in stopped {
             while UdpSocket::bind(address).is_err() && Instant::now() < deadline {
@@ -83,10 +83,10 @@ impl LoopbackDht {
     }
 }
 
-/// Loopback answers at once; only a stopped node uses the time up.
+/// Nodes on loopback answer at once; only a stopped node uses the whole time.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Somebody else can take a port between its reservation and its use.
+/// Another process can take a port between its reservation and its use.
 const MAX_ATTEMPTS: u32 = 5;
 
 fn start_nodes(count: usize) -> Result<Vec<(SocketAddrV4, AsyncDht)>, StartError> {
@@ -95,8 +95,8 @@ fn start_nodes(count: usize) -> Result<Vec<(SocketAddrV4, AsyncDht)>, StartError
         address: any,
         source,
     };
-    // Every node starts from all others: one without any takes whoever asks it for a node, even mere
-    // clients, and passes them on to be asked in vain. So all addresses come first.
+    // Each node starts from all others. A node without any would take each querying client for a
+    // node and pass its address on. So all addresses are chosen first.
     let mut reserved = Vec::new();
     let mut addresses = Vec::new();
     for _ in 0..count {

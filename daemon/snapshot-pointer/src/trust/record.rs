@@ -1,75 +1,79 @@
-//! What a mirror remembers of each authority, on disk.
+//! The records that a mirror keeps of each authority, on disk.
 //!
-//! One file per authority and salt, `<key hex>.<salt hex>.json`, in the store's `streams/`. It holds
-//! the high-water mark that protects against rollback, so it is replaced only as a whole and durably
-//! (temporary file, fsync, rename, fsync of the directory), and a file that cannot be understood is
-//! an error: it never counts as "nothing seen yet".
+//! One file per authority and salt, `<key hex>.<salt hex>.json`, in the store's `streams/`. The
+//! file contains the high-water mark that protects against rollback. So it is only replaced
+//! atomically and durably, and a damaged file is an error: it never counts as "nothing seen yet".
 //!
-//! Several processes may share the directory. Every change happens under a lock on it, on top of
-//! what is on disk at that moment.
+//! Several processes may share the directory. Each change takes a lock on the directory and reads
+//! the file again first.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use file_kit::FileError;
+use file_kit::json_file::{self, JsonFileError};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::gather::Found;
-use crate::item::{RawItem, Salt, SignedItem};
-use crate::judge::{Kind, Refusal, Standing, Verdict};
-use crate::key::Authority;
+use super::acceptance::{Acceptance, AuthorityState, ItemKind};
+use crate::item::{Authority, RawItem, Refusal, Salt, SignedItem};
+use crate::lookup_result::LookupResult;
 
-/// What is known of one authority under one salt, and since when.
+/// The state of one authority under one salt, with the times at which its items were seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    standing: Standing,
+    state: AuthorityState,
     first_seen: Option<SystemTime>,
     last_seen: Option<SystemTime>,
     refreshed: Option<SystemTime>,
 }
 
 impl Record {
-    /// Nothing is known yet.
-    pub fn new(authority: Authority, salt: Salt, kind: Kind) -> Self {
+    /// Makes the record of an authority that was never seen.
+    pub fn new(authority: Authority, salt: Salt, kind: ItemKind) -> Self {
         Self {
-            standing: Standing::new(authority, salt, kind),
+            state: AuthorityState::new(authority, salt, kind),
             first_seen: None,
             last_seen: None,
             refreshed: None,
         }
     }
 
-    /// The items and the high-water mark.
-    pub fn standing(&self) -> &Standing {
-        &self.standing
+    /// Returns the items and the high-water mark.
+    pub fn state(&self) -> &AuthorityState {
+        &self.state
     }
 
-    /// When this mirror first saw the *value* of the held item, under whatever `seq`. Whole seconds.
+    /// Returns when this mirror first saw the *value* of the accepted item, under any `seq`. Whole
+    /// seconds.
     pub fn first_seen(&self) -> Option<SystemTime> {
         self.first_seen
     }
 
-    /// When a look-up last found the held item.
+    /// Returns when a look-up last found the accepted item.
     pub fn last_seen(&self) -> Option<SystemTime> {
         self.last_seen
     }
 
-    /// When the held item was last put into the DHT, as far as this mirror knows: by itself, or at the
-    /// earliest by its producer, namely after the last look-up that did not show it.
+    /// Returns when the accepted item was last put into the DHT, as far as this mirror knows. For
+    /// an item of a producer this is the last look-up that did not find it.
     pub fn refreshed(&self) -> Option<SystemTime> {
         self.refreshed
     }
 
-    /// Takes items that are not known to be in the DHT, as [`Standing::take`] does, at the time
+    /// Takes items that are not known to be in the DHT, as [`AuthorityState::take`] does, at the time
     /// `now`.
-    pub fn take(&mut self, items: &[SignedItem], now: SystemTime) -> Vec<Result<Verdict, Refusal>> {
+    pub fn take(
+        &mut self,
+        items: &[SignedItem],
+        now: SystemTime,
+    ) -> Vec<Result<Acceptance, Refusal>> {
         let now = whole_seconds(now);
-        let before = self.standing.held().cloned();
-        let verdicts = self.standing.take(items);
-        let held = self.standing.held();
+        let before = self.state.accepted().cloned();
+        let verdicts = self.state.take(items);
+        let held = self.state.accepted();
         if held.map(SignedItem::value) != before.as_ref().map(SignedItem::value) {
             self.first_seen = Some(now);
         }
@@ -83,24 +87,29 @@ impl Record {
         verdicts
     }
 
-    /// Takes what a look-up found.
-    pub fn take_found(&mut self, found: &Found, now: SystemTime) -> Vec<Result<Verdict, Refusal>> {
+    /// Takes the items of a look-up, as [`Self::take`] does.
+    pub fn take_found(
+        &mut self,
+        found: &LookupResult,
+        now: SystemTime,
+    ) -> Vec<Result<Acceptance, Refusal>> {
         let looked_before = self.last_seen;
         let verdicts = self.take(&found.items(), now);
-        if verdicts.contains(&Ok(Verdict::Newer)) {
-            // It appeared since. At the first look-up ever it may be about to be forgotten.
+        if verdicts.contains(&Ok(Acceptance::Newer)) {
+            // It was published after that look-up. At the first look-up of all, the age of the item
+            // is unknown.
             self.refreshed = looked_before;
         }
         verdicts
     }
 
-    /// Notes that the held item was put into the DHT.
+    /// Notes that the accepted item was put into the DHT.
     pub fn note_put(&mut self, now: SystemTime) {
         self.refreshed = Some(whole_seconds(now));
     }
 
-    /// Whether the held item should be put again: it was not refreshed for `every`, or, by a clock
-    /// that was set back since, only in the future.
+    /// Returns whether the accepted item should be put again: it was not refreshed for `every`, or
+    /// the time of its refresh is in the future because the clock was set back.
     pub fn is_put_due(&self, now: SystemTime, every: Duration) -> bool {
         let Some(refreshed) = self.refreshed else {
             return true;
@@ -125,16 +134,16 @@ struct Header {
     format: u32,
 }
 
-/// The file format.
+/// The JSON of a record file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RecordFile {
     format: u32,
     kind: RecordFileKind,
-    authority: String,
+    authority: Authority,
     salt: String,
     held: Option<RawItem>,
-    /// Seconds since 1970, as all times here.
+    /// Seconds since 1970, like all times here.
     first_seen: Option<u64>,
     last_seen: Option<u64>,
     refreshed: Option<u64>,
@@ -153,65 +162,65 @@ const FORMAT: u32 = 1;
 /// Ten items of the longest value, in hexadecimal with their names, are some 25 KiB.
 const MAX_FILE_LEN: u64 = 64 * 1024;
 
-impl From<Kind> for RecordFileKind {
-    fn from(kind: Kind) -> Self {
+impl From<ItemKind> for RecordFileKind {
+    fn from(kind: ItemKind) -> Self {
         match kind {
-            Kind::Pointer => Self::Pointer,
-            Kind::Succession => Self::Succession,
+            ItemKind::Pointer => Self::Pointer,
+            ItemKind::Succession => Self::Succession,
         }
     }
 }
 
-fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
-    let file = RecordFile {
-        format: FORMAT,
-        kind: record.standing.kind().into(),
-        authority: record.standing.authority().to_string(),
-        salt: record.standing.salt().to_hex(),
-        held: record.standing.held().map(RawItem::from),
-        first_seen: record.first_seen.map(unix_seconds),
-        last_seen: record.last_seen.map(unix_seconds),
-        refreshed: record.refreshed.map(unix_seconds),
-        equivocations: record
-            .standing
-            .evidence()
-            .iter()
-            .map(RawItem::from)
-            .collect(),
-    };
-    let mut text = serde_json::to_vec_pretty(&file)?;
-    text.push(b'\n');
-    Ok(text)
-}
-
-/// The text of a record, or one byte more than any record has.
-fn read_bounded(file: File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.take(MAX_FILE_LEN + 1).read_to_end(&mut text)?;
-    Ok(text)
-}
-
-fn parse(text: &[u8]) -> Result<RecordFile, Damage> {
-    if text.len() as u64 > MAX_FILE_LEN {
-        return Err(Damage::TooLong);
+impl RecordFile {
+    fn of(record: &Record) -> Self {
+        let state = &record.state;
+        Self {
+            format: FORMAT,
+            kind: state.kind().into(),
+            authority: *state.authority(),
+            salt: state.salt().to_hex(),
+            held: state.accepted().map(RawItem::from),
+            first_seen: record.first_seen.map(unix_seconds),
+            last_seen: record.last_seen.map(unix_seconds),
+            refreshed: record.refreshed.map(unix_seconds),
+            equivocations: state.evidence().iter().map(RawItem::from).collect(),
+        }
     }
-    // First alone, as another version's file may have other fields.
-    let Header { format } = serde_json::from_slice(text).map_err(Damage::Json)?;
+}
+
+/// Reads the text of a record; `None` when there is no file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, ReadFailure> {
+    file_kit::fs::read(path, MAX_FILE_LEN).map_err(|error| match error {
+        FileError::TooLong { .. } => ReadFailure::Damaged(RecordDamage::TooLong),
+        error => ReadFailure::Io(error.into_io()),
+    })
+}
+
+enum ReadFailure {
+    Damaged(RecordDamage),
+    Io(io::Error),
+}
+
+fn parse(text: &[u8]) -> Result<RecordFile, RecordDamage> {
+    // Parsed on its own first, because another version's file may have other fields.
+    let Header { format } = serde_json::from_slice(text).map_err(RecordDamage::Json)?;
     if format != FORMAT {
-        return Err(Damage::Format { found: format });
+        return Err(RecordDamage::Format { found: format });
     }
-    serde_json::from_slice(text).map_err(Damage::Json)
+    serde_json::from_slice(text).map_err(RecordDamage::Json)
 }
 
-fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<Record, Damage> {
+fn decode(
+    text: &[u8],
+    authority: Authority,
+    salt: &Salt,
+    kind: ItemKind,
+) -> Result<Record, RecordDamage> {
     let file = parse(text)?;
-    if file.kind != kind.into()
-        || file.authority != authority.to_string()
-        || file.salt != salt.to_hex()
-    {
-        return Err(Damage::Other);
+    if file.kind != kind.into() || file.authority != authority || file.salt != salt.to_hex() {
+        return Err(RecordDamage::Other);
     }
-    let item = |raw: &RawItem| SignedItem::try_from(raw).map_err(Damage::Item);
+    let item = |raw: &RawItem| SignedItem::try_from(raw).map_err(RecordDamage::Item);
     let held = file.held.as_ref().map(item).transpose()?;
     let evidence = file
         .equivocations
@@ -219,68 +228,72 @@ fn decode(text: &[u8], authority: Authority, salt: &Salt, kind: Kind) -> Result<
         .map(item)
         .collect::<Result<Vec<_>, _>>()?;
     if held.is_some() != file.first_seen.is_some() {
-        return Err(Damage::Inconsistent);
+        return Err(RecordDamage::Inconsistent);
     }
     let time = |seconds: u64| {
         UNIX_EPOCH
             .checked_add(Duration::from_secs(seconds))
-            .ok_or(Damage::Inconsistent)
+            .ok_or(RecordDamage::Inconsistent)
     };
     Ok(Record {
-        standing: Standing::restore(authority, salt.clone(), kind, held, &evidence)
-            .ok_or(Damage::Inconsistent)?,
+        state: AuthorityState::restore(authority, salt.clone(), kind, held, &evidence)
+            .ok_or(RecordDamage::Inconsistent)?,
         first_seen: file.first_seen.map(time).transpose()?,
         last_seen: file.last_seen.map(time).transpose()?,
         refreshed: file.refreshed.map(time).transpose()?,
     })
 }
 
-/// The item in a copy of a record, of whatever authority and salt: signed as it is, it may come
-/// from anywhere, so a copy carries a pointer to a host that the DHT does not reach.
+/// Reads the item in a copy of a record, of any authority and salt. Items are signed, so a copy may
+/// come from any source and carry a pointer to a host without access to the DHT.
 ///
 /// # Errors
 ///
-/// [`UnusableCopy`]; nothing else depends on the file.
+/// [`UnusableCopy`]. No mark depends on the file.
 pub fn carried_item(path: &Path) -> Result<SignedItem, UnusableCopy> {
-    let text = File::open(path)
-        .and_then(read_bounded)
-        .map_err(|source| UnusableCopy::Read {
-            path: path.to_owned(),
-            source,
-        })?;
     let damaged = |source| UnusableCopy::Damaged {
         path: path.to_owned(),
         source,
+    };
+    let unreadable = |source| UnusableCopy::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let text = match read(path) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(unreadable(io::ErrorKind::NotFound.into())),
+        Err(ReadFailure::Io(source)) => return Err(unreadable(source)),
+        Err(ReadFailure::Damaged(source)) => return Err(damaged(source)),
     };
     let held = parse(&text).map_err(damaged)?.held;
     let held = held.ok_or_else(|| UnusableCopy::Empty {
         path: path.to_owned(),
     })?;
-    SignedItem::try_from(&held).map_err(|source| damaged(Damage::Item(source)))
+    SignedItem::try_from(&held).map_err(|source| damaged(RecordDamage::Item(source)))
 }
 
-/// A copy of a record gives no item.
+/// A copy of a record contains no usable item.
 #[derive(Debug, thiserror::Error)]
 pub enum UnusableCopy {
-    /// It is not there, or cannot be read.
+    /// The file is missing or cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// It is no record, or its item is not signed by whom it names.
+    /// The file is no record, or its authority did not sign the item.
     #[error("{} is no copy of a file in a mirror's streams/", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         #[source]
-        source: Damage,
+        source: RecordDamage,
     },
-    /// The mirror it comes from had not found an item yet.
+    /// The mirror that wrote the file had not found an item yet.
     #[error("{} holds no item yet: copy it again later", path.display())]
     Empty {
         /// The file.
@@ -290,20 +303,20 @@ pub enum UnusableCopy {
 
 /// What is wrong with a record's file.
 #[derive(Debug, thiserror::Error)]
-pub enum Damage {
-    /// Not the JSON it should be; an empty or cut file is among these.
+pub enum RecordDamage {
+    /// It is not the JSON of a record; an empty or cut file is among these.
     #[error("its text cannot be read")]
     Json(#[source] serde_json::Error),
-    /// Longer than any record.
+    /// It is longer than any record.
     #[error("it has more than {MAX_FILE_LEN} bytes")]
     TooLong,
-    /// Written by another version.
+    /// Another version wrote it.
     #[error("its format is {found}, this version reads {FORMAT}")]
     Format {
         /// The number in the file.
         found: u32,
     },
-    /// The file of another authority, salt or kind.
+    /// It is the record of another authority, salt or kind.
     #[error("it is the record of something else")]
     Other,
     /// An item in it is not what its authority signed.
@@ -317,8 +330,8 @@ pub enum Damage {
 /// A record could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The file exists and cannot be understood. What it protected against is unknown, so nothing is
-    /// followed before somebody decides.
+    /// The file exists and cannot be parsed. The high-water mark is unknown, so the stream is not
+    /// followed until the operator decides.
     #[error(
         "the record {} is damaged; restore it from a backup, or move it away and accept that an \
          older snapshot of this authority could be followed once",
@@ -327,34 +340,34 @@ pub enum RecordError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the file.
         #[source]
-        source: Damage,
+        source: RecordDamage,
     },
-    /// The file may exist and cannot be read.
+    /// The file cannot be read, although it may exist.
     #[error("cannot read the record {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The new state is not durable. What was known before still is.
+    /// The new state is not durable. The old one still is.
     #[error("cannot write the record {}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operation that failed.
         #[source]
-        source: io::Error,
+        source: JsonFileError,
     },
-    /// The directory cannot be made, opened or locked.
+    /// The directory cannot be created, opened or locked.
     #[error("cannot use the directory {} for records", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -367,7 +380,7 @@ pub struct RecordStore {
 }
 
 impl RecordStore {
-    /// Uses a directory, made when missing (its parent must exist).
+    /// Opens a directory, and creates it if missing (its parent must exist).
     ///
     /// # Errors
     ///
@@ -389,12 +402,12 @@ impl RecordStore {
         Ok(store)
     }
 
-    /// The file of a record.
+    /// Returns the path of a record.
     pub fn path(&self, authority: &Authority, salt: &Salt) -> PathBuf {
         self.dir.join(format!("{authority}.{}.json", salt.to_hex()))
     }
 
-    /// Reads a record; a new one when there is no file.
+    /// Reads a record. Returns a new one if there is no file.
     ///
     /// # Errors
     ///
@@ -403,29 +416,26 @@ impl RecordStore {
         &self,
         authority: &Authority,
         salt: &Salt,
-        kind: Kind,
+        kind: ItemKind,
     ) -> Result<Record, RecordError> {
         let path = self.path(authority, salt);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            // Only this says that there never was one; any other failure may hide a mark.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Record::new(*authority, salt.clone(), kind));
+        let text = match read(&path) {
+            Ok(Some(text)) => text,
+            // Only a missing file proves that there was no mark; any other failure may hide one.
+            Ok(None) => return Ok(Record::new(*authority, salt.clone(), kind)),
+            Err(ReadFailure::Io(source)) => return Err(RecordError::Read { path, source }),
+            Err(ReadFailure::Damaged(source)) => {
+                return Err(RecordError::Damaged { path, source });
             }
-            Err(source) => return Err(RecordError::Read { path, source }),
-        };
-        let text = match read_bounded(file) {
-            Ok(text) => text,
-            Err(source) => return Err(RecordError::Read { path, source }),
         };
         decode(&text, *authority, salt, kind)
             .map_err(|source| RecordError::Damaged { path, source })
     }
 
-    /// Reads a record, lets `change` change it and writes it, under the lock; gives what `change`
-    /// gave and the record as it is now. An unchanged record is not written.
+    /// Reads a record, applies `change` and writes it, under the lock. Returns the result of
+    /// `change` and the new record. An unchanged record is not written.
     ///
-    /// Blocks on the disk.
+    /// Blocks the thread on disk I/O.
     ///
     /// # Errors
     ///
@@ -435,7 +445,7 @@ impl RecordStore {
         &self,
         authority: &Authority,
         salt: &Salt,
-        kind: Kind,
+        kind: ItemKind,
         change: impl FnOnce(&mut Record) -> T,
     ) -> Result<(T, Record), RecordError> {
         let dir = self.directory()?;
@@ -449,12 +459,13 @@ impl RecordStore {
         let before = record.clone();
         let result = change(&mut record);
         debug_assert!(
-            record.standing.high_water() >= before.standing.high_water(),
+            record.state.high_water() >= before.state.high_water(),
             "a high-water mark never falls"
         );
         if record != before {
             let path = self.path(authority, salt);
-            replace(&dir, &path, &record).map_err(|source| RecordError::Write { path, source })?;
+            json_file::write(&path, &RecordFile::of(&record))
+                .map_err(|source| RecordError::Write { path, source })?;
         }
         // Closing the directory unlocks it.
         Ok((result, record))
@@ -466,23 +477,6 @@ impl RecordStore {
             source,
         })
     }
-}
-
-/// Puts a record durably in the place of the one before. The caller holds the lock, so one
-/// temporary name is enough, and one left over from a crash is written over.
-fn replace(dir: &File, path: &Path, record: &Record) -> io::Result<()> {
-    let text = encode(record)?;
-    let temporary = path.with_extension("json.tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(&temporary)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    dir.sync_all()
 }
 
 #[cfg(test)]

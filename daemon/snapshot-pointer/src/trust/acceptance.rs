@@ -1,72 +1,17 @@
-//! Whether an item may move a mirror forward.
+//! Which items of an authority are accepted.
 
-use crate::item::{Pointer, Salt, Seq, SignedItem};
-use crate::key::Authority;
-use crate::rotation::Succession;
+use crate::item::{Authority, Pointer, Refusal, Salt, Seq, SignedItem, Succession};
 
-/// Why an item is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The authority did not sign this.
-    #[error("the signature is not the authority's")]
-    BadSignature,
-    /// More than the DHT stores.
-    #[error("the value has {len} bytes, more than {}", SignedItem::MAX_VALUE_LEN)]
-    ValueTooLong {
-        /// Its length.
-        len: usize,
-    },
-    /// An item of another authority or under another salt.
-    #[error("the item belongs to another authority or salt")]
-    Foreign,
-    /// Older than what was seen before: a node that missed an update, or a rollback.
-    #[error("seq {seen} is below {high}, which was seen before")]
-    LowerSeq {
-        /// The item's.
-        seen: Seq,
-        /// The high-water mark.
-        high: Seq,
-    },
-    /// The authority signed two different values with one sequence number. Both are kept as
-    /// evidence, and the authority has no vote before it signs a greater number.
-    #[error("the authority signed two different values with seq {seq}")]
-    Equivocation {
-        /// The number.
-        seq: Seq,
-    },
-    /// See [`Seq::MAX_PLAUSIBLE`].
-    #[error("seq {seq} leaves no room for a successor")]
-    ImplausibleSeq {
-        /// The number.
-        seq: Seq,
-    },
-    /// 20 bytes: a v1 info-hash, whose SHA-1 does not protect what it names.
-    #[error("the value is a 20-byte v1 info-hash; only 32-byte v2 info-hashes are followed")]
-    V1Hash,
-    /// A bencoded dictionary, as BEP 46 describes.
-    #[error("the value is a dictionary (BEP 46), not the 32 bytes of a v2 info-hash")]
-    Dictionary,
-    /// Anything else that is not 32 bytes.
-    #[error("the value has {len} bytes and is not a v2 info-hash")]
-    NotAHash {
-        /// Its length.
-        len: usize,
-    },
-    /// An item under `<salt>.next` that does not name a consenting successor.
-    #[error("the value does not name a successor that agreed to be one")]
-    NotASuccession,
-}
-
-/// What an item must hold to be accepted.
+/// What the value of an item must contain to be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ItemKind {
     /// The 32 bytes of a v2 info-hash.
     Pointer,
     /// A consenting successor, see [`Succession`].
     Succession,
 }
 
-impl Kind {
+impl ItemKind {
     fn check(self, item: &SignedItem) -> Result<(), Refusal> {
         match self {
             Self::Pointer => item.pointer().map(drop),
@@ -77,94 +22,95 @@ impl Kind {
 
 /// An item was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is the item that is held already.
+pub enum Acceptance {
+    /// It is the item that was accepted before.
     Same,
-    /// It moves the high-water mark up.
+    /// It raises the high-water mark.
     Newer,
 }
 
-/// What is known of one authority under one salt: the item it stands by, and the proof of any double
-/// signing. Pure; [`Record`](crate::Record) adds times and durability.
+/// The accepted item of one authority under one salt, and the proof of any double signing. Pure;
+/// [`Record`](crate::Record) adds times and durability.
 ///
 /// # Invariants
 ///
-/// The high-water mark, [`Self::high_water`], never falls, whatever items are taken in whatever
-/// order. The held item, once there, is only ever replaced by one with a greater `seq`.
+/// The high-water mark, [`Self::high_water`], never falls, for any items in any order. An accepted
+/// item is only replaced by one with a greater `seq`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct AuthorityState {
     authority: Authority,
     salt: Salt,
-    kind: Kind,
-    held: Option<SignedItem>,
+    kind: ItemKind,
+    accepted: Option<SignedItem>,
     evidence: Vec<SignedItem>,
 }
 
 /// Double signings kept per record: two items of each of the latest four.
 const MAX_EVIDENCE: usize = 8;
 
-impl Standing {
-    /// Nothing is known yet.
-    pub fn new(authority: Authority, salt: Salt, kind: Kind) -> Self {
+impl AuthorityState {
+    /// Makes the state of an authority that was never seen.
+    pub fn new(authority: Authority, salt: Salt, kind: ItemKind) -> Self {
         Self {
             authority,
             salt,
             kind,
-            held: None,
+            accepted: None,
             evidence: Vec::new(),
         }
     }
 
-    /// Whose items these are.
+    /// Returns the authority.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// Under which salt.
+    /// Returns the salt.
     pub fn salt(&self) -> &Salt {
         &self.salt
     }
 
-    /// What the items must hold.
-    pub fn kind(&self) -> Kind {
+    /// Returns what the items must contain.
+    pub fn kind(&self) -> ItemKind {
         self.kind
     }
 
-    /// The accepted item with the greatest `seq`.
-    pub fn held(&self) -> Option<&SignedItem> {
-        self.held.as_ref()
+    /// Returns the accepted item, the one with the greatest `seq`.
+    pub fn accepted(&self) -> Option<&SignedItem> {
+        self.accepted.as_ref()
     }
 
-    /// Where the held item points; `None` without one, and for successions.
+    /// Returns the pointer in the accepted item; `None` without one, and for successions.
     pub fn pointer(&self) -> Option<Pointer> {
-        self.held.as_ref().and_then(|item| item.pointer().ok())
+        self.accepted.as_ref().and_then(|item| item.pointer().ok())
     }
 
-    /// Items that prove double signing, in pairs of one `seq` with different values, ascending.
+    /// Returns the items that prove double signing: pairs with one `seq` and different values, in
+    /// ascending order.
     pub fn evidence(&self) -> &[SignedItem] {
         &self.evidence
     }
 
-    /// Below this `seq` nothing is accepted.
+    /// Returns the `seq` below which no item is accepted.
     pub fn high_water(&self) -> Option<Seq> {
         let contested = self.evidence.last().map(SignedItem::seq);
-        self.held.as_ref().map(SignedItem::seq).max(contested)
+        self.accepted.as_ref().map(SignedItem::seq).max(contested)
     }
 
-    /// Whether the authority signed two values with its latest `seq`. Until it signs a greater one,
-    /// nobody can tell which it means, and it has no vote.
+    /// Returns whether the authority signed two values with its latest `seq`. It has no vote until
+    /// it signs a greater one, because which value it means is unknown.
     pub fn is_contested(&self) -> bool {
         self.evidence
             .last()
             .is_some_and(|latest| Some(latest.seq()) == self.high_water())
     }
 
-    /// What [`Self::take`] would say to this item alone.
+    /// Returns what [`Self::take`] would return for this item alone, without changing the state.
     ///
     /// # Errors
     ///
     /// The reason why the item is not accepted.
-    pub fn judge(&self, item: &SignedItem) -> Result<Verdict, Refusal> {
+    pub fn judge(&self, item: &SignedItem) -> Result<Acceptance, Refusal> {
         if item.authority() != &self.authority || item.salt() != &self.salt {
             return Err(Refusal::Foreign);
         }
@@ -174,24 +120,24 @@ impl Standing {
             return Err(Refusal::ImplausibleSeq { seq: seen });
         }
         match self.high_water() {
-            None => Ok(Verdict::Newer),
-            Some(high) if seen > high => Ok(Verdict::Newer),
+            None => Ok(Acceptance::Newer),
+            Some(high) if seen > high => Ok(Acceptance::Newer),
             Some(high) if seen < high => Err(Refusal::LowerSeq { seen, high }),
-            Some(_) if self.holds(item) => Ok(Verdict::Same),
+            Some(_) if self.holds(item) => Ok(Acceptance::Same),
             Some(_) => Err(Refusal::Equivocation { seq: seen }),
         }
     }
 
-    /// Takes what one look-up brought, all together: of two unknown items with one `seq` and
-    /// different values neither is accepted, whichever came first.
+    /// Takes all items of one look-up together. Of two unknown items with one `seq` and different
+    /// values neither is accepted, whatever their order.
     ///
-    /// Gives the verdict on each item in turn.
-    pub fn take(&mut self, items: &[SignedItem]) -> Vec<Result<Verdict, Refusal>> {
+    /// Returns the outcome for each item, in their order.
+    pub fn take(&mut self, items: &[SignedItem]) -> Vec<Result<Acceptance, Refusal>> {
         let mut verdicts: Vec<_> = items.iter().map(|item| self.judge(item)).collect();
         let newest = items
             .iter()
             .zip(&verdicts)
-            .filter(|(_, verdict)| matches!(verdict, Ok(Verdict::Newer)))
+            .filter(|(_, verdict)| matches!(verdict, Ok(Acceptance::Newer)))
             .map(|(item, _)| item)
             .rev() // of equals the first
             .max_by_key(|item| item.seq());
@@ -213,13 +159,13 @@ impl Standing {
                         high: seq,
                     });
                 }
-                Ok(Verdict::Newer) if item.value() != newest.value() => rivals.push(item),
+                Ok(Acceptance::Newer) if item.value() != newest.value() => rivals.push(item),
                 Err(Refusal::Equivocation { .. }) => self.keep_evidence(item),
                 _ => {}
             }
         }
         if rivals.is_empty() {
-            self.held = Some(newest.clone());
+            self.accepted = Some(newest.clone());
             return verdicts;
         }
         self.keep_evidence(newest);
@@ -227,7 +173,7 @@ impl Standing {
             self.keep_evidence(rival);
         }
         for (item, verdict) in items.iter().zip(&mut verdicts) {
-            if item.seq() == seq && *verdict == Ok(Verdict::Newer) {
+            if item.seq() == seq && *verdict == Ok(Acceptance::Newer) {
                 *verdict = Err(Refusal::Equivocation { seq });
             }
         }
@@ -235,14 +181,18 @@ impl Standing {
     }
 
     fn holds(&self, item: &SignedItem) -> bool {
-        self.held
+        self.accepted
             .as_ref()
             .is_some_and(|held| held.seq() == item.seq() && held.value() == item.value())
     }
 
-    /// Two items of one `seq` prove the double signing; more of them prove nothing more.
+    /// Keeps two items of one `seq` as proof of double signing; a third would add nothing.
     fn keep_evidence(&mut self, item: &SignedItem) {
-        if let Some(held) = self.held.clone().filter(|held| held.seq() == item.seq()) {
+        if let Some(held) = self
+            .accepted
+            .clone()
+            .filter(|held| held.seq() == item.seq())
+        {
             self.insert_evidence(held);
         }
         self.insert_evidence(item.clone());
@@ -267,38 +217,38 @@ impl Standing {
         }
     }
 
-    /// Puts back what was saved. `None` when the parts do not belong together.
+    /// Restores a saved state. Returns `None` when the parts contradict each other.
     pub(crate) fn restore(
         authority: Authority,
         salt: Salt,
-        kind: Kind,
+        kind: ItemKind,
         held: Option<SignedItem>,
         evidence: &[SignedItem],
     ) -> Option<Self> {
-        let mut standing = Self::new(authority, salt, kind);
+        let mut state = Self::new(authority, salt, kind);
         for pair in evidence.chunks(2) {
             let [a, b] = pair else { return None };
             for item in pair {
-                if !matches!(standing.judge(item), Ok(Verdict::Newer)) {
+                if !matches!(state.judge(item), Ok(Acceptance::Newer)) {
                     return None;
                 }
             }
             if a.seq() != b.seq() || a.value() == b.value() {
                 return None;
             }
-            standing.evidence.extend_from_slice(pair);
+            state.evidence.extend_from_slice(pair);
         }
         if let Some(item) = held {
-            standing.kind.check(&item).ok()?;
+            state.kind.check(&item).ok()?;
             if item.authority() != &authority
-                || item.salt() != &standing.salt
+                || item.salt() != &state.salt
                 || item.seq() > Seq::MAX_PLAUSIBLE
             {
                 return None;
             }
-            standing.held = Some(item);
+            state.accepted = Some(item);
         }
-        (standing.evidence.len() <= MAX_EVIDENCE).then_some(standing)
+        (state.evidence.len() <= MAX_EVIDENCE).then_some(state)
     }
 }
 
@@ -313,16 +263,16 @@ mod tests {
         Seq::new(n).unwrap()
     }
 
-    fn standing() -> Standing {
-        Standing::new(authority(1), salt(), Kind::Pointer)
+    fn state() -> AuthorityState {
+        AuthorityState::new(authority(1), salt(), ItemKind::Pointer)
     }
 
-    fn after(items: &[SignedItem]) -> Standing {
-        let mut standing = standing();
+    fn after(items: &[SignedItem]) -> AuthorityState {
+        let mut state = state();
         for item in items {
-            standing.take(std::slice::from_ref(item));
+            state.take(std::slice::from_ref(item));
         }
-        standing
+        state
     }
 
     #[test]
@@ -337,10 +287,10 @@ mod tests {
             })
         };
         let cases = [
-            (item(1, 6, 0xbb), Ok(Verdict::Newer)),
-            (item(1, 6, 0xaa), Ok(Verdict::Newer)),
-            (item(1, 1 << 40, 0xbb), Ok(Verdict::Newer)),
-            (item(1, 5, 0xaa), Ok(Verdict::Same)),
+            (item(1, 6, 0xbb), Ok(Acceptance::Newer)),
+            (item(1, 6, 0xaa), Ok(Acceptance::Newer)),
+            (item(1, 1 << 40, 0xbb), Ok(Acceptance::Newer)),
+            (item(1, 5, 0xaa), Ok(Acceptance::Same)),
             (item(1, 5, 0xbb), Err(Refusal::Equivocation { seq: seq(5) })),
             (item(1, 4, 0xaa), low(4)),
             (item(1, 0, 0xbb), low(0)),
@@ -358,102 +308,102 @@ mod tests {
             if verdict.is_err() {
                 let mut then = held.clone();
                 then.take(&[item]);
-                assert_eq!(then.held(), held.held());
+                assert_eq!(then.accepted(), held.accepted());
                 assert_eq!(then.high_water(), held.high_water());
             }
         }
-        assert_eq!(standing().judge(&item(1, 0, 0xaa)), Ok(Verdict::Newer));
+        assert_eq!(state().judge(&item(1, 0, 0xaa)), Ok(Acceptance::Newer));
     }
 
     #[test]
     fn two_new_values_of_one_seq_are_both_refused() {
-        for first in [standing(), after(&[item(1, 5, 0x11)])] {
-            let mut standing = first.clone();
+        for first in [state(), after(&[item(1, 5, 0x11)])] {
+            let mut state = first.clone();
             let refused = Err(Refusal::Equivocation { seq: seq(7) });
             let pair = [item(1, 7, 0xaa), item(1, 7, 0xbb)];
-            assert_eq!(standing.take(&pair), [refused.clone(), refused.clone()]);
-            assert_eq!(standing.held(), first.held());
-            assert_eq!(standing.evidence(), pair);
-            assert!(standing.is_contested());
-            assert_eq!(standing.high_water(), Some(seq(7)));
-            // Neither comes in later, alone, nor anything older.
+            assert_eq!(state.take(&pair), [refused.clone(), refused.clone()]);
+            assert_eq!(state.accepted(), first.accepted());
+            assert_eq!(state.evidence(), pair);
+            assert!(state.is_contested());
+            assert_eq!(state.high_water(), Some(seq(7)));
+            // Neither is accepted later on its own, nor is anything older.
             for again in &pair {
-                assert_eq!(standing.judge(again), refused);
+                assert_eq!(state.judge(again), refused);
             }
             assert!(matches!(
-                standing.judge(&item(1, 6, 0xaa)),
+                state.judge(&item(1, 6, 0xaa)),
                 Err(Refusal::LowerSeq { .. })
             ));
             // A greater number ends the dispute; the evidence stays.
-            assert_eq!(standing.take(&[item(1, 8, 0xcc)]), [Ok(Verdict::Newer)]);
-            assert!(!standing.is_contested());
-            assert_eq!(standing.evidence(), pair);
+            assert_eq!(state.take(&[item(1, 8, 0xcc)]), [Ok(Acceptance::Newer)]);
+            assert!(!state.is_contested());
+            assert_eq!(state.evidence(), pair);
         }
     }
 
     #[test]
     fn the_held_item_and_its_contradiction_are_both_evidence() {
-        let mut standing = after(&[item(1, 5, 0xaa)]);
+        let mut state = after(&[item(1, 5, 0xaa)]);
         assert_eq!(
-            standing.take(&[item(1, 5, 0xbb), item(1, 5, 0xaa)]),
+            state.take(&[item(1, 5, 0xbb), item(1, 5, 0xaa)]),
             [
                 Err(Refusal::Equivocation { seq: seq(5) }),
-                Ok(Verdict::Same)
+                Ok(Acceptance::Same)
             ]
         );
-        assert_eq!(standing.held(), Some(&item(1, 5, 0xaa)));
-        assert_eq!(standing.evidence(), [item(1, 5, 0xaa), item(1, 5, 0xbb)]);
-        assert!(standing.is_contested());
+        assert_eq!(state.accepted(), Some(&item(1, 5, 0xaa)));
+        assert_eq!(state.evidence(), [item(1, 5, 0xaa), item(1, 5, 0xbb)]);
+        assert!(state.is_contested());
         // A third value proves nothing more.
-        standing.take(&[item(1, 5, 0xcc)]);
-        assert_eq!(standing.evidence().len(), 2);
+        state.take(&[item(1, 5, 0xcc)]);
+        assert_eq!(state.evidence().len(), 2);
     }
 
     #[test]
     fn of_several_new_items_the_newest_is_held() {
-        let mut standing = standing();
-        let verdicts = standing.take(&[item(1, 3, 1), item(1, 9, 2), item(1, 5, 3), item(1, 9, 2)]);
-        assert_eq!(verdicts[1], Ok(Verdict::Newer));
-        assert_eq!(verdicts[3], Ok(Verdict::Newer));
+        let mut state = state();
+        let verdicts = state.take(&[item(1, 3, 1), item(1, 9, 2), item(1, 5, 3), item(1, 9, 2)]);
+        assert_eq!(verdicts[1], Ok(Acceptance::Newer));
+        assert_eq!(verdicts[3], Ok(Acceptance::Newer));
         for lower in [0, 2] {
             assert!(
                 matches!(verdicts[lower], Err(Refusal::LowerSeq { high, .. }) if high == seq(9))
             );
         }
-        assert_eq!(standing.held(), Some(&item(1, 9, 2)));
-        assert!(standing.evidence().is_empty());
+        assert_eq!(state.accepted(), Some(&item(1, 9, 2)));
+        assert!(state.evidence().is_empty());
     }
 
     #[test]
     fn the_held_item_is_old_beside_a_newer_one() {
-        let mut standing = after(&[item(1, 5, 0xaa)]);
-        let verdicts = standing.take(&[item(1, 5, 0xaa), item(1, 6, 0xbb)]);
-        assert_eq!(verdicts[1], Ok(Verdict::Newer));
+        let mut state = after(&[item(1, 5, 0xaa)]);
+        let verdicts = state.take(&[item(1, 5, 0xaa), item(1, 6, 0xbb)]);
+        assert_eq!(verdicts[1], Ok(Acceptance::Newer));
         assert!(matches!(verdicts[0], Err(Refusal::LowerSeq { .. })));
-        assert_eq!(standing.held(), Some(&item(1, 6, 0xbb)));
+        assert_eq!(state.accepted(), Some(&item(1, 6, 0xbb)));
     }
 
     #[test]
     fn the_latest_evidence_is_kept() {
-        let mut standing = standing();
+        let mut state = state();
         for n in 1..=20 {
-            standing.take(&[item(1, n, 0xaa), item(1, n, 0xbb)]);
-            assert!(standing.evidence().len() <= MAX_EVIDENCE);
-            assert_eq!(standing.high_water(), Some(seq(n)));
+            state.take(&[item(1, n, 0xaa), item(1, n, 0xbb)]);
+            assert!(state.evidence().len() <= MAX_EVIDENCE);
+            assert_eq!(state.high_water(), Some(seq(n)));
         }
-        let kept: Vec<_> = standing.evidence().iter().map(|i| i.seq().get()).collect();
+        let kept: Vec<_> = state.evidence().iter().map(|i| i.seq().get()).collect();
         assert_eq!(kept, [17, 17, 18, 18, 19, 19, 20, 20]);
     }
 
     #[test]
     fn successions_need_the_salt_and_the_form() {
         let next = salt().next().unwrap();
-        let mut standing = Standing::new(authority(1), next.clone(), Kind::Succession);
+        let mut state = AuthorityState::new(authority(1), next.clone(), ItemKind::Succession);
         let hash = SignedItem::sign(&key(1), &next, seq(1), &[0xaa; 32]).unwrap();
-        assert_eq!(standing.take(&[hash]), [Err(Refusal::NotASuccession)]);
+        assert_eq!(state.take(&[hash]), [Err(Refusal::NotASuccession)]);
         let good = Succession::sign(&key(1), &key(2), &salt(), seq(1)).unwrap();
-        assert_eq!(standing.take(&[good]), [Ok(Verdict::Newer)]);
-        assert_eq!(standing.pointer(), None);
+        assert_eq!(state.take(&[good]), [Ok(Acceptance::Newer)]);
+        assert_eq!(state.pointer(), None);
     }
 
     /// Few values, so that every kind of meeting happens often.
@@ -479,14 +429,14 @@ mod tests {
         fn the_high_water_mark_never_falls(
             batches in prop::collection::vec(prop::collection::vec(any_item(), 0..4), 0..12),
         ) {
-            let mut standing = standing();
+            let mut state = state();
             for batch in batches {
-                let before = standing.clone();
-                let verdicts = standing.take(&batch);
+                let before = state.clone();
+                let verdicts = state.take(&batch);
                 prop_assert_eq!(verdicts.len(), batch.len());
-                prop_assert!(standing.high_water() >= before.high_water());
-                if standing.held() != before.held() {
-                    let held = standing.held().unwrap();
+                prop_assert!(state.high_water() >= before.high_water());
+                if state.accepted() != before.accepted() {
+                    let held = state.accepted().unwrap();
                     prop_assert!(Some(held.seq()) > before.high_water());
                     prop_assert!(batch.contains(held));
                     prop_assert_eq!(held.authority(), &authority(1));
@@ -499,19 +449,19 @@ mod tests {
                 }
                 for (item, verdict) in batch.iter().zip(&verdicts) {
                     if verdict.is_ok() {
-                        prop_assert_eq!(standing.held().map(SignedItem::value), Some(item.value()));
+                        prop_assert_eq!(state.accepted().map(SignedItem::value), Some(item.value()));
                     }
                 }
-                prop_assert!(standing.evidence().len() <= MAX_EVIDENCE);
-                for pair in standing.evidence().chunks(2) {
+                prop_assert!(state.evidence().len() <= MAX_EVIDENCE);
+                for pair in state.evidence().chunks(2) {
                     prop_assert_eq!(pair[0].seq(), pair[1].seq());
                     prop_assert_ne!(pair[0].value(), pair[1].value());
                 }
-                let restored = Standing::restore(
-                    authority(1), salt(), Kind::Pointer,
-                    standing.held().cloned(), standing.evidence(),
+                let restored = AuthorityState::restore(
+                    authority(1), salt(), ItemKind::Pointer,
+                    state.accepted().cloned(), state.evidence(),
                 );
-                prop_assert_eq!(restored.as_ref(), Some(&standing));
+                prop_assert_eq!(restored.as_ref(), Some(&state));
             }
         }
     }
