@@ -19,6 +19,16 @@ let
     (cfg.settings.trackers.urls or [ ])
     ++ (cfg.settings.web-seeds.urls or [ ])
     ++ lib.optional (cfg.settings ? hooks.webhook) cfg.settings.hooks.webhook;
+  # Services that systemd would refuse for lack of a command. A drop-in of a packaged unit needs none.
+  withoutCommand = lib.filter (
+    name:
+    let
+      service = config.systemd.services.${lib.removeSuffix ".service" name};
+    in
+    lib.hasSuffix ".service" name
+    && !(service.serviceConfig ? ExecStart)
+    && service.overrideStrategy != "asDropin"
+  ) cfg.fetch.before;
   withPassword = lib.filter (
     url: lib.isString url && builtins.match "[a-z]+://[^/]*@.*" url != null
   ) urls;
@@ -61,6 +71,13 @@ in
           message = ''
             services.nano-snapshot-mirror.openFirewall is true, and settings.peer.listen has addresses of this machine only
             (${toString cfg.settings.peer.listen}): set settings.peer.listen = [ "[::]:6881" ] or openFirewall = false.
+          '';
+        }
+        {
+          assertion = cfg.openFirewall -> cfg.settings.dht.port != 0;
+          message = ''
+            services.nano-snapshot-mirror.openFirewall is true, and settings.dht.port is 0: the firewall cannot open a port that is chosen
+            at random at each start. Leave settings.dht.port out for the default, or set openFirewall = false and open ports yourself.
           '';
         }
         {
@@ -136,10 +153,16 @@ in
           '';
         }
       ];
-      warnings = lib.optional (cfg.fetch.before == [ ]) ''
-        services.nano-snapshot-mirror.fetch.before is empty: the node may start before its ledger is there. Name its unit, for example
-        [ "nano-node.service" ].
-      '';
+      warnings =
+        lib.optional (cfg.fetch.before == [ ]) ''
+          services.nano-snapshot-mirror.fetch.before is empty: the node may start before its ledger is there. Name its unit, for example
+          [ "nano-node.service" ].
+        ''
+        ++ lib.optional (withoutCommand != [ ]) ''
+          services.nano-snapshot-mirror.fetch.before names ${toString withoutCommand}, and no option defines what that service runs: correct
+          the name. If the unit comes from a package in systemd.packages, set
+          systemd.services."${lib.removeSuffix ".service" (lib.head withoutCommand)}".overrideStrategy = "asDropin".
+        '';
     })
   ];
 }

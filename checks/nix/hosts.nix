@@ -8,18 +8,20 @@ let
     };
     users.groups.nano = { };
   };
-  # Starts where the ledger is in place and its own, as a node would.
-  waiting-node = node // {
+  # Starts only if the ledger exists and belongs to the node, as a node would.
+  node-with = ledger: {
+    inherit (node) users;
     systemd.services.nano-node = {
       description = "A node";
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
         User = "nano";
-        ExecStart = "/bin/sh -c 'test -w /var/lib/nano/Nano/data.ldb'";
+        ExecStart = "/bin/sh -c 'test -w ${ledger}'";
       };
     };
   };
+  waiting-node = node-with "/var/lib/nano/Nano/data.ldb";
   mirror = {
     enable = true;
     openFirewall = true;
@@ -81,7 +83,7 @@ in
   };
 
   # Every path that is an option, with characters that systemd would read in its own way.
-  spaces = waiting-node // {
+  spaces = node-with "\"/srv/my node/new ledger: 100%%/data.ldb\"" // {
     services.nano-snapshot-mirror = mirror // {
       settings.data-dir = "/srv/nano snapshots (100%)";
       environmentFile = "/etc/my secrets/mirror 100%.env";

@@ -25,6 +25,7 @@ REFUSED = {
     mirror('settings.peer.listen = [ "[::]:0" ];'): "must name a port",
     mirror('settings.peer.listen = [ ];'): "must name a port",
     mirror('openFirewall = true; settings.peer.listen = [ "127.0.0.1:6881" ];'): "this machine only",
+    mirror("openFirewall = true; settings.dht.port = 0;"): "chosen\nat random",
     mirror('http.openFirewall = true;'): "others cannot reach",
     mirror('http.openFirewall = true; settings.http.listen = "off";'): "others cannot reach",
     f'{{ {MIRROR}.producer = {{ enable = true; signingKeyFile = "/k"; }}; }}': "mirror.enable = true as well",
@@ -49,6 +50,25 @@ WRONG = {
 
 FETCH = f'{{ {MIRROR} = {{ fetch = {{ enable = true; before = [ "nano-node" ]; unless = [ "/l/rocksdb" ]; }}; }}; {NANO} }}'
 SERVICE = "nano-snapshot-mirror.service"
+
+
+def fetch_before(name: str, node: str) -> str:
+    return f'{{ {MIRROR}.fetch = {{ enable = true; before = [ "{name}" ]; }}; {NANO} systemd.services.nano-node = {{ {node} }}; }}'
+
+
+RUNS_NODE = 'serviceConfig.ExecStart = "/bin/nano_node --daemon";'
+
+# What must be warned of, and words of the warning; without words there must be no warning.
+WARNINGS = {
+    mirror('settings.trackers.urls = [ "https://anna:secret@tracker.example.org/announce" ];'): "secretSettingsFile",
+    f"{{ {MIRROR}.fetch.enable = true; {NANO} }}": "before is empty",
+    fetch_before("nano-nod", RUNS_NODE): "correct\nthe name",
+    fetch_before("nano-node", RUNS_NODE): "",
+    # The unit of a package, which has a command of its own.
+    fetch_before("nano-node", ""): "overrideStrategy",
+    fetch_before("nano-node", 'overrideStrategy = "asDropin";'): "",
+}
+
 PRODUCER = 'producer = { enable = true; signingKeyFile = "/k"; };'
 
 
@@ -156,10 +176,11 @@ def expectations(lib: str) -> int:
         changed = {key for key in old if old[key] != new[key]}
         if changed - {"X-Reload-Triggers"} and means == "reload" or "X-Restart-Triggers" not in changed and means == "restart":
             raise Fault(f"from {{ {before} }} to {{ {after} }} changes {changed}, which is no {means}")
-    secret = mirror('settings.trackers.urls = [ "https://anna:secret@tracker.example.org/announce" ];')
-    if "secretSettingsFile" not in "".join(evaluate(lib, secret)["warnings"]):
-        raise Fault(f"{secret}\nis no reason for a warning")
-    return len(EXPECTED) + len(SWITCHES) + 1
+    for configuration, words in WARNINGS.items():
+        warnings = "\n".join(evaluate(lib, configuration)["warnings"])
+        if words not in warnings or (not words and warnings):
+            raise Fault(f"{configuration}\nhas the warnings {warnings!r} instead of one with {words!r}")
+    return len(EXPECTED) + len(SWITCHES) + len(WARNINGS)
 
 
 def documented() -> dict[str, tuple[str, bool]]:

@@ -66,6 +66,13 @@ let
           reloadTriggers = list types.unspecified;
           startLimitIntervalSec = mkOption { type = types.int; };
           startLimitBurst = mkOption { type = types.int; };
+          overrideStrategy = mkOption {
+            type = types.enum [
+              "asDropinIfExists"
+              "asDropin"
+            ];
+            default = "asDropinIfExists";
+          };
           unitConfig = section;
         }
         // extra;

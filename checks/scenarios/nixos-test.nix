@@ -84,7 +84,7 @@ let
         settings = merge (story.settings or { }) settings;
         producer = lib.mkIf (producer != null) {
           enable = true;
-          signingKeyFile = "/etc/nano-snapshot-mirror/producer.key";
+          signingKeyFile = lib.mkDefault "/etc/nano-snapshot-mirror/producer.key";
           startAt = lib.mkIf (producer ? schedule) producer.schedule;
           randomizedDelaySec = "0";
           extraArgs = producer.arguments or [ ];
@@ -116,7 +116,7 @@ let
           Type = "oneshot";
           RemainAfterExit = true;
           User = "nano";
-          ExecStart = "${pkgs.runtimeShell} -c 'test -w /var/lib/nano/Nano/data.ldb'";
+          ExecStart = lib.mkDefault "${pkgs.runtimeShell} -c 'test -w /var/lib/nano/Nano/data.ldb'";
         };
       };
       # As checks/scenarios/lab/install.py has it: a disk that appears only when the boot is well under way.

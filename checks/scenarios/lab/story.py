@@ -53,6 +53,8 @@ class Story:
     name: str
     script: str
     machines: tuple[Machine, ...]
+    # The only form of units with which it makes sense; empty for every form.
+    units: str = ""
 
 
 def merge(base: Settings, over: Settings) -> Settings:
@@ -66,9 +68,9 @@ def merge(base: Settings, over: Settings) -> Settings:
 
 def parse(name: str, document: Settings, script: str) -> Story:
     """Raises BadStory. Machines are numbered by name, as NixOS tests do."""
-    unknown = set(document) - {"settings", "machines"}
+    unknown = set(document) - {"settings", "machines", "units"}
     if unknown:
-        raise BadStory(f"{name}.toml: unknown key {sorted(unknown)[0]}; there are settings and machines")
+        raise BadStory(f"{name}.toml: unknown key {sorted(unknown)[0]}; there are settings, machines and units")
     common: Settings = document.get("settings", {})
     machines = []
     for number, (who, said) in enumerate(sorted(document.get("machines", {}).items()), start=1):
@@ -83,7 +85,7 @@ def parse(name: str, document: Settings, script: str) -> Story:
         machines.append(Machine(name=who, number=number, settings=settings, **fields))
     if not machines:
         raise BadStory(f"{name}.toml: no machines")
-    return Story(name, script, tuple(machines))
+    return Story(name, script, tuple(machines), document.get("units", ""))
 
 
 def load(name: str) -> Story:
