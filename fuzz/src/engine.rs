@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
     Config, Connected, DialFailure, Direction, Engine, Link, Output, PeerEvent, PeerKey, Scope,
-    Source, TorrentKey, WriteFailed,
+    Source, TorrentKey, TorrentPhase, WriteFailed,
 };
 use bittorrent_protocol::PeerId;
 use bittorrent_protocol::wire::{ExtendedHandshake, UT_METADATA};
@@ -121,9 +121,8 @@ impl World {
             }
             192..220 => {
                 let result = match input.u8() {
-                    0..=245 => Ok(()),
-                    246..=253 => Err(WriteFailed::Transient),
-                    _ => Err(WriteFailed::Permanent),
+                    0..=254 => Ok(()),
+                    _ => Err(WriteFailed),
                 };
                 let n = input.u8();
                 self.written(at, usize::from(n), result);
@@ -155,8 +154,9 @@ impl World {
                 }
             }
             251 => {
-                if let Some(key) = self.swarms[at].key {
-                    self.engine.resume(key, self.now);
+                if let Some(peer) = self.swarms[at].peer(which) {
+                    let key = peer.key;
+                    self.engine.handle_upload_requested(key, self.now);
                 }
             }
             // Removed, the torrent's keys must be dead.
@@ -260,7 +260,8 @@ impl World {
         if let Some((piece, held)) = swarm.remember(which, found, wrong, self.now)
             && let Some(key) = swarm.key
         {
-            self.engine.handle_recalled(key, piece, &held, self.now);
+            self.engine
+                .handle_leaves_looked_up(key, piece, &held, self.now);
         }
     }
 
@@ -381,7 +382,7 @@ impl World {
                     swarm.prove(piece, first_block, &leaves);
                 }
             }
-            Output::Revoked { torrent, blocks } => {
+            Output::Revoke { torrent, blocks } => {
                 if let Some(swarm) = self.swarm(torrent) {
                     swarm.revoke(&blocks);
                 }
@@ -401,7 +402,7 @@ impl World {
                     assert!(swarm.is_complete());
                 }
             }
-            Output::Recall {
+            Output::LookupLeaves {
                 torrent,
                 piece,
                 nodes,
@@ -435,14 +436,13 @@ impl World {
             while !self.swarms[at].writing.is_empty() {
                 self.written(at, 0, Ok(()));
             }
-            if let Some(key) = self.swarms[at].key {
-                self.engine.resume(key, self.now);
-            }
         }
         self.drain();
         self.wait(Duration::from_secs(300));
         for (at, host) in [(0, 200), (1, 201)] {
-            if self.swarms[at].key.is_some() {
+            let status = self.swarms[at].key.and_then(|key| self.engine.status(key));
+            // A failed write stops a torrent for good.
+            if status.is_some_and(|status| !matches!(status.phase, TorrentPhase::Stopped(_))) {
                 self.complete(at, host);
             }
         }

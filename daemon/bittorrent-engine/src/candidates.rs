@@ -26,7 +26,7 @@ const HEARSAY_FACTOR: u32 = 4;
 const AFTER_CONNECTION: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum DialState {
     /// May be dialled from this time on.
     Idle(Instant),
     Dialling,
@@ -38,7 +38,7 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     source: Source,
-    state: State,
+    state: DialState,
     /// Failures since the last good connection.
     fails: u32,
     /// Closes before the handshake in a row.
@@ -53,7 +53,7 @@ impl Candidate {
     fn new(source: Source, now: Instant) -> Self {
         Self {
             source,
-            state: State::Idle(now),
+            state: DialState::Idle(now),
             fails: 0,
             early: 0,
             seed: false,
@@ -88,7 +88,7 @@ impl Candidates {
 
     /// The addresses that are being dialled.
     pub(crate) fn being_dialled(&self) -> impl Iterator<Item = &SocketAddr> {
-        let dialled = |(_, known): &(&SocketAddr, &Candidate)| known.state == State::Dialling;
+        let dialled = |(_, known): &(&SocketAddr, &Candidate)| known.state == DialState::Dialling;
         let most = self.dialling;
         self.by_addr
             .iter()
@@ -115,7 +115,7 @@ impl Candidates {
             if others().count() >= config.max_peers_per_host {
                 // A better source takes the place of a worse one.
                 let worst = others()
-                    .filter(|(_, known)| matches!(known.state, State::Idle(_)) && !known.proven)
+                    .filter(|(_, known)| matches!(known.state, DialState::Idle(_)) && !known.proven)
                     .max_by_key(|(_, known)| known.source)
                     .filter(|(_, known)| known.source > source)
                     .map(|(addr, _)| *addr);
@@ -126,7 +126,9 @@ impl Candidates {
             let unproven = self.of_host(addr.ip()).filter(|(_, known)| !known.proven);
             for (_, other) in unproven {
                 added.fails = added.fails.max(other.fails);
-                if let (State::Idle(from), State::Idle(others)) = (&mut added.state, other.state) {
+                if let (DialState::Idle(from), DialState::Idle(others)) =
+                    (&mut added.state, other.state)
+                {
                     *from = others.max(*from);
                 }
             }
@@ -154,7 +156,7 @@ impl Candidates {
             .iter()
             .filter(|(_, known)| {
                 known.source != Source::Static
-                    && matches!(known.state, State::Idle(_))
+                    && matches!(known.state, DialState::Idle(_))
                     && (known.fails > 0
                         || newcomer == Source::Static
                         || (known.source == Source::Exchange && newcomer != Source::Exchange))
@@ -178,28 +180,29 @@ impl Candidates {
             .map(|addr| Host::of(addr.ip()))
             .collect();
         for (addr, known) in &mut self.by_addr {
-            if matches!(known.state, State::Idle(from) if from <= now)
+            if matches!(known.state, DialState::Idle(from) if from <= now)
                 && let Some(until) = banned_until(*addr).or_else(|| {
                     let waits = !known.proven && is_bounded(*addr, config);
                     (waits && dialled.contains(&Host::of(addr.ip()))).then(|| now + ONE_AT_A_TIME)
                 })
             {
-                known.state = State::Idle(until);
+                known.state = DialState::Idle(until);
             }
         }
         let (addr, best) = self
             .by_addr
             .iter_mut()
             .filter(|(_, known)| {
-                matches!(known.state, State::Idle(from) if from <= now) && !(complete && known.seed)
+                matches!(known.state, DialState::Idle(from) if from <= now)
+                    && !(complete && known.seed)
             })
             .min_by_key(|(_, known)| {
-                let State::Idle(from) = known.state else {
+                let DialState::Idle(from) = known.state else {
                     return (true, u32::MAX, now);
                 };
                 (known.source != Source::Static, known.fails, from)
             })?;
-        best.state = State::Dialling;
+        best.state = DialState::Dialling;
         self.dialling += 1;
         Some(*addr)
     }
@@ -210,8 +213,8 @@ impl Candidates {
             .values()
             .filter(|known| !(complete && known.seed))
             .filter_map(|known| match known.state {
-                State::Idle(from) => Some(from),
-                State::Dialling | State::Connected | State::Own => None,
+                DialState::Idle(from) => Some(from),
+                DialState::Dialling | DialState::Connected | DialState::Own => None,
             })
             .min()
     }
@@ -229,13 +232,13 @@ impl Candidates {
         let Some(known) = self.by_addr.get_mut(&addr) else {
             return;
         };
-        if known.state == State::Dialling {
+        if known.state == DialState::Dialling {
             self.dialling -= 1;
-        } else if matches!(known.state, State::Connected | State::Own) {
+        } else if matches!(known.state, DialState::Connected | DialState::Own) {
             return;
         }
         if failure == DialFailure::Ourselves {
-            known.state = State::Own;
+            known.state = DialState::Own;
             return;
         }
         let early_retries = match known.proven || !bounded {
@@ -245,25 +248,25 @@ impl Candidates {
         if failure == DialFailure::ClosedEarly && known.early < early_retries {
             let wait = EARLY_RETRY.saturating_mul(1 << known.early);
             known.early += 1;
-            known.state = State::Idle(now + wait);
+            known.state = DialState::Idle(now + wait);
             return;
         }
         known.fails = known.fails.saturating_add(1);
         let least = known.least_wait(config);
         let from = now + backoff(known.fails, least, config, rng);
-        known.state = State::Idle(from);
+        known.state = DialState::Idle(from);
         let (fails, proven) = (known.fails, known.proven);
         if bounded && !proven {
             self.hold_back(addr, fails, from);
         }
     }
 
-    /// Has the other addresses of the same host wait as well where no peer was met yet.
+    /// Makes the other addresses of the same host wait as well where no peer was met yet.
     fn hold_back(&mut self, addr: SocketAddr, fails: u32, from: Instant) {
         let others: Vec<SocketAddr> = self.of_host(addr.ip()).map(|(addr, _)| *addr).collect();
         for other in others {
             if let Some(known) = self.by_addr.get_mut(&other)
-                && let State::Idle(since) = &mut known.state
+                && let DialState::Idle(since) = &mut known.state
                 && !known.proven
             {
                 *since = from.max(*since);
@@ -275,10 +278,10 @@ impl Candidates {
     /// A connection was made, by us or by the peer.
     pub(crate) fn connected(&mut self, addr: SocketAddr) {
         if let Some(known) = self.by_addr.get_mut(&addr) {
-            if known.state == State::Dialling {
+            if known.state == DialState::Dialling {
                 self.dialling -= 1;
             }
-            known.state = State::Connected;
+            known.state = DialState::Connected;
             known.proven = true;
         }
     }
@@ -296,7 +299,7 @@ impl Candidates {
         let Some(known) = self.by_addr.get_mut(&addr) else {
             return;
         };
-        if known.state != State::Connected {
+        if known.state != DialState::Connected {
             return;
         }
         known.seed = seed;
@@ -308,16 +311,16 @@ impl Candidates {
             known.fails = known.fails.saturating_add(1);
             backoff(known.fails, config.redial_min, config, rng)
         };
-        known.state = State::Idle(now + wait);
+        known.state = DialState::Idle(now + wait);
     }
 
     /// The address is one of ours.
     pub(crate) fn mark_own(&mut self, addr: SocketAddr) {
         if let Some(known) = self.by_addr.get_mut(&addr) {
-            if known.state == State::Dialling {
+            if known.state == DialState::Dialling {
                 self.dialling -= 1;
             }
-            known.state = State::Own;
+            known.state = DialState::Own;
         }
     }
 
@@ -325,7 +328,7 @@ impl Candidates {
     pub(crate) fn is_own(&self, addr: SocketAddr) -> bool {
         self.by_addr
             .get(&addr)
-            .is_some_and(|known| known.state == State::Own)
+            .is_some_and(|known| known.state == DialState::Own)
     }
 }
 

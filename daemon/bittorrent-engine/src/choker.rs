@@ -1,4 +1,4 @@
-//! Who may download from us: upload slots over all torrents.
+//! Decides who may download from us: upload slots over all torrents.
 //!
 //! Peers that give us data come first, the fastest first; then those that hold a slot for less than
 //! a minute, so that it is worth having one; then those that waited longest, one peer of each host before

@@ -71,8 +71,6 @@ pub struct Config {
     /// How many blocks may wait for the hash of their piece, 40 bytes each: only where no peer
     /// can give piece layers. Default 2^23: 128 GiB of content, 320 MiB.
     pub max_unproven_blocks: u64,
-    /// How many writes may fail in a row before a torrent stops. Default 16.
-    pub max_write_failures: u32,
     /// The shortest wait before an address that failed is dialled again; doubles with each
     /// failure, up to [`Self::redial_max`]. Default 15 s.
     pub redial_min: Duration,
@@ -121,7 +119,6 @@ impl Default for Config {
             max_reuse_blocks: 1 << 15,
             lookup_timeout: Duration::from_secs(300),
             max_unproven_blocks: 1 << 23,
-            max_write_failures: 16,
             redial_min: Duration::from_secs(15),
             redial_max: Duration::from_secs(3600),
         }

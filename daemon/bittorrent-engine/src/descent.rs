@@ -20,12 +20,12 @@ pub(crate) struct Descent {
     /// One for each block; known for all or none below a node.
     leaves: Vec<Option<MerkleHash>>,
     /// To be asked for.
-    wanted: Vec<Stretch>,
+    wanted: Vec<LeafRange>,
 }
 
 /// Neighbouring leaves below one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stretch {
+pub(crate) struct LeafRange {
     /// The first one's number in the piece.
     pub(crate) first: u16,
     /// How many there are, those that stand for no content included: a power of two.
@@ -80,7 +80,7 @@ impl Descent {
     }
 
     /// What is to be asked for next; it counts as asked then.
-    pub(crate) fn ask(&mut self) -> Option<Stretch> {
+    pub(crate) fn ask(&mut self) -> Option<LeafRange> {
         self.wanted.pop()
     }
 
@@ -88,10 +88,10 @@ impl Descent {
         !self.wanted.is_empty()
     }
 
-    /// What the leaves of a stretch must fold to.
-    pub(crate) fn node(&self, stretch: Stretch) -> Option<MerkleHash> {
-        let first = usize::from(stretch.first) / GROUP;
-        let count = usize::from(stretch.width) / GROUP;
+    /// What the leaves of a range must fold to.
+    pub(crate) fn node(&self, range: LeafRange) -> Option<MerkleHash> {
+        let first = usize::from(range.first) / GROUP;
+        let count = usize::from(range.width) / GROUP;
         let end = (first + count).min(self.nodes.len());
         let nodes = self
             .nodes
@@ -100,9 +100,9 @@ impl Descent {
         Some(merkle::fold(nodes, LAYER, count.ilog2() as u8))
     }
 
-    /// Takes the proven leaves of a stretch that was asked for.
-    pub(crate) fn learn(&mut self, stretch: Stretch, leaves: &[MerkleHash]) {
-        let slots = self.leaves.iter_mut().skip(stretch.first.into());
+    /// Takes the proven leaves of a range that was asked for.
+    pub(crate) fn learn(&mut self, range: LeafRange, leaves: &[MerkleHash]) {
+        let slots = self.leaves.iter_mut().skip(range.first.into());
         for (slot, leaf) in slots.zip(leaves) {
             *slot = Some(*leaf);
         }
@@ -116,7 +116,7 @@ impl Descent {
 
 /// The cheapest requests for the leaves below nodes that differ; gives what they take, in bytes. `width`
 /// is a power of two; nodes past the end stand for no content.
-fn cover(differs: &[bool], first: usize, width: usize, wanted: &mut Vec<Stretch>) -> usize {
+fn cover(differs: &[bool], first: usize, width: usize, wanted: &mut Vec<LeafRange>) -> usize {
     if !differs.contains(&true) {
         return 0;
     }
@@ -131,7 +131,7 @@ fn cover(differs: &[bool], first: usize, width: usize, wanted: &mut Vec<Stretch>
         }
     }
     wanted.truncate(before);
-    wanted.push(Stretch {
+    wanted.push(LeafRange {
         // A piece has at most 2^14 blocks.
         first: (first * GROUP) as u16,
         width: (width * GROUP) as u16,
@@ -159,14 +159,14 @@ mod tests {
         let held = (0..blocks).filter(|n| !missing.contains(n));
         descent.recall(held.map(|n| (n as u16, leaves[n])));
         let mut asked = Vec::new();
-        while let Some(stretch) = descent.ask() {
-            asked.push((stretch.first, stretch.width));
-            let (first, width) = (usize::from(stretch.first), usize::from(stretch.width));
+        while let Some(range) = descent.ask() {
+            asked.push((range.first, range.width));
+            let (first, width) = (usize::from(range.first), usize::from(range.width));
             let end = (first + width).min(blocks);
             let node = merkle::fold(&leaves[first..end], 0, width.ilog2() as u8);
-            assert_eq!(descent.node(stretch), Some(node));
+            assert_eq!(descent.node(range), Some(node));
             assert_eq!(descent.leaves(), None);
-            descent.learn(stretch, &leaves[first..end]);
+            descent.learn(range, &leaves[first..end]);
         }
         assert_eq!(descent.leaves(), Some(leaves));
         asked

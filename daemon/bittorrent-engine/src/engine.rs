@@ -10,11 +10,11 @@ use crate::addresses::{Host, Scope};
 use crate::choker::{Applicant, Choker};
 use crate::config::{Config, ConnectionLimits};
 use crate::input::{
-    Connected, Content, ContentError, DialFailure, HeldLeaves, PeerEvent, PeerFault, Refusal,
+    Connected, Content, ContentError, DialFailure, PeerEvent, PeerFault, PieceLeaves, Refusal,
     Source, WriteFailed,
 };
 use crate::keys::{PeerKey, TorrentKey};
-use crate::output::{Command, Discard, Output, Verdict};
+use crate::output::{BlockVerdict, Command, Discard, Output};
 use crate::peer::Peer;
 use crate::shared::Shared;
 use crate::status::{PeerStatus, TorrentStatus};
@@ -81,28 +81,20 @@ impl Engine {
         }
     }
 
-    /// Takes up a torrent again that was stopped by failing writes.
-    pub fn resume(&mut self, torrent: TorrentKey, now: Instant) {
-        self.shared.advance(now);
-        if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.resume(&mut self.shared);
-        }
-    }
-
     /// Asks for nothing of a torrent from now on, and serves what is there: for a disk that takes nothing
     /// more. To be said before its content is known.
-    pub fn only_serve(&mut self, torrent: TorrentKey) {
+    pub fn stop_downloading(&mut self, torrent: TorrentKey) {
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.only_serve();
+            torrent.stop_downloading();
         }
     }
 
     /// Begins the pieces of a torrent in the order of its content from now on, for whoever reads along
     /// while it comes. It costs the swarm: everybody who does so wants the same pieces. Does nothing
     /// before the content is known.
-    pub fn take_in_order(&mut self, torrent: TorrentKey) {
+    pub fn download_in_order(&mut self, torrent: TorrentKey) {
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.take_in_order();
+            torrent.download_in_order();
         }
     }
 
@@ -137,7 +129,7 @@ impl Engine {
 
     /// Names an address where we listen ourselves, so that it is never dialled.
     pub fn add_own_address(&mut self, addr: SocketAddr) {
-        self.shared.own.push(addr);
+        self.shared.own_addresses.push(addr);
         for torrent in self.torrents.values_mut() {
             torrent.mark_own(addr, &mut self.shared);
         }
@@ -245,7 +237,7 @@ impl Engine {
         }
     }
 
-    /// A block came, of the block's real length, with this SHA-256. After [`Verdict::Write`] the
+    /// A block came, of the block's real length, with this SHA-256. After [`BlockVerdict::Write`] the
     /// caller writes it and reports [`Self::handle_written`]; until then no other copy of the
     /// block gets that verdict.
     pub fn handle_block(
@@ -254,15 +246,15 @@ impl Engine {
         block: BlockIndex,
         leaf: MerkleHash,
         now: Instant,
-    ) -> Verdict {
+    ) -> BlockVerdict {
         let now = self.shared.advance(now);
         match self.torrents.get_mut(&peer.torrent()) {
             Some(torrent) => torrent.handle_block(peer, block, leaf, &mut self.shared, now),
-            None => Verdict::Discard(Discard::UnknownPeer),
+            None => BlockVerdict::Discard(Discard::UnknownPeer),
         }
     }
 
-    /// A block's write has ended.
+    /// Reports the end of a block's write. A failed write stops the torrent for good.
     pub fn handle_written(
         &mut self,
         torrent: TorrentKey,
@@ -296,9 +288,9 @@ impl Engine {
         }
     }
 
-    /// The answer to an [`Output::Recall`](crate::Output::Recall): leaf hashes that blocks of the piece
+    /// The answer to an [`Output::LookupLeaves`](crate::Output::LookupLeaves): leaf hashes that blocks of the piece
     /// may have. What is false among them does not count. Else as [`Self::handle_looked_up`].
-    pub fn handle_recalled(
+    pub fn handle_leaves_looked_up(
         &mut self,
         torrent: TorrentKey,
         piece: PieceIndex,
@@ -307,7 +299,7 @@ impl Engine {
     ) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.handle_recalled(piece, held, &mut self.shared, now);
+            torrent.handle_leaves_looked_up(piece, held, &mut self.shared, now);
         }
     }
 
@@ -326,7 +318,7 @@ impl Engine {
         &mut self,
         torrent: TorrentKey,
         blocks: &[BlockIndex],
-        held: Vec<HeldLeaves>,
+        held: Vec<PieceLeaves>,
         now: Instant,
     ) {
         self.shared.advance(now);
@@ -345,10 +337,10 @@ impl Engine {
 
     /// A peer has requests that are being served. To be reported when the first comes, and about once a
     /// second while there are any: a peer that asks for nothing gives way to others.
-    pub fn handle_asked(&mut self, peer: PeerKey, now: Instant) {
+    pub fn handle_upload_requested(&mut self, peer: PeerKey, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
-            torrent.handle_asked(peer, &mut self.shared, now);
+            torrent.handle_upload_requested(peer, &mut self.shared, now);
         }
     }
 
@@ -360,7 +352,7 @@ impl Engine {
             for torrent in self.torrents.values_mut() {
                 torrent.tick(&mut self.shared, now);
             }
-            self.look_beyond(now);
+            self.make_room_for_untried(now);
             self.take_idle_slots(now);
         }
         if self.choker.due().is_none_or(|due| due <= now) {
@@ -459,8 +451,8 @@ impl Engine {
     }
 
     /// Makes room for addresses that were not tried, in torrents where no peer gives anything.
-    fn look_beyond(&mut self, now: Instant) {
-        let looking = |torrent: &&Torrent| torrent.looks_beyond(&self.shared, now);
+    fn make_room_for_untried(&mut self, now: Instant) {
+        let looking = |torrent: &&Torrent| torrent.wants_untried_addresses(&self.shared, now);
         let displaced: Vec<PeerKey> = self
             .torrents
             .values()

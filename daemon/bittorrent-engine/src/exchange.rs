@@ -11,83 +11,86 @@ const EVERY: Duration = Duration::from_secs(60);
 /// When it is told first: by then those who connected with it said where they listen.
 const FIRST: Duration = Duration::from_secs(5);
 /// Addresses in one list of a message, as BEP 11 bounds it.
-const MOST_TOLD: usize = 50;
+const MAX_SENT: usize = 50;
 /// Addresses of one message that are looked at.
-const MOST_HEARD: usize = 200;
+const MAX_READ: usize = 200;
 /// Messages that come sooner after the last one are not looked at.
-const LEAST_PAUSE: Duration = Duration::from_secs(30);
+const MIN_INTERVAL: Duration = Duration::from_secs(30);
 /// Addresses taken from one connection, ever: one peer must not fill the table of addresses.
-const MOST_TAKEN: usize = 500;
+const MAX_ACCEPTED: usize = 500;
 
 /// What one connection told and heard of others.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// It takes messages.
-    pub(crate) takes: bool,
-    told: BTreeSet<SocketAddr>,
+    pub(crate) supported: bool,
+    announced: BTreeSet<SocketAddr>,
     next: Instant,
-    heard: Option<Instant>,
-    taken: usize,
+    last_received: Option<Instant>,
+    accepted: usize,
 }
 
 impl Exchange {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            takes: false,
-            told: BTreeSet::new(),
+            supported: false,
+            announced: BTreeSet::new(),
             next: now + FIRST,
-            heard: None,
-            taken: 0,
+            last_received: None,
+            accepted: 0,
         }
     }
 
     /// Whether it is time to tell it.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.takes && self.next <= now
+        self.supported && self.next <= now
     }
 
     /// What changed since it was told last; `None` when nothing did.
-    pub(crate) fn tell(
+    pub(crate) fn next_message(
         &mut self,
         connected: impl Iterator<Item = (SocketAddr, PexFlags)>,
         now: Instant,
     ) -> Option<PexMessage> {
         self.next = now + EVERY;
-        let mut gone = self.told.clone();
+        let mut gone = self.announced.clone();
         let mut message = PexMessage::default();
         for (addr, flags) in connected {
             gone.remove(&addr);
-            if message.added.len() < MOST_TOLD && self.told.insert(addr) {
+            if message.added.len() < MAX_SENT && self.announced.insert(addr) {
                 message.added.push(PexPeer { addr, flags });
             }
         }
-        message.dropped = gone.into_iter().take(MOST_TOLD).collect();
+        message.dropped = gone.into_iter().take(MAX_SENT).collect();
         for addr in &message.dropped {
-            self.told.remove(addr);
+            self.announced.remove(addr);
         }
         (!message.is_empty()).then_some(message)
     }
 
     /// The addresses of a message that are worth something, unless messages come too often.
-    pub(crate) fn hear(
+    pub(crate) fn accept(
         &mut self,
         message: &PexMessage,
         is_welcome: impl Fn(&PexPeer) -> bool,
         now: Instant,
     ) -> Vec<SocketAddr> {
-        if self.heard.is_some_and(|heard| heard + LEAST_PAUSE > now) {
+        if self
+            .last_received
+            .is_some_and(|heard| heard + MIN_INTERVAL > now)
+        {
             return Vec::new();
         }
-        self.heard = Some(now);
+        self.last_received = Some(now);
         let addrs: Vec<_> = message
             .added
             .iter()
-            .take(MOST_HEARD)
+            .take(MAX_READ)
             .filter(|peer| is_welcome(peer))
             .map(|peer| peer.addr)
-            .take(MOST_TAKEN - self.taken)
+            .take(MAX_ACCEPTED - self.accepted)
             .collect();
-        self.taken += addrs.len();
+        self.accepted += addrs.len();
         addrs
     }
 }
@@ -104,11 +107,17 @@ mod tests {
         SocketAddr::from(([192, 0, 2, 1], n))
     }
 
-    fn tell(exchange: &mut Exchange, ports: std::ops::Range<u16>, now: Instant) -> (usize, usize) {
+    fn send_counts(
+        exchange: &mut Exchange,
+        ports: std::ops::Range<u16>,
+        now: Instant,
+    ) -> (usize, usize) {
         let connected = ports.map(|n| (addr(n), PexFlags::default()));
-        exchange.tell(connected, now).map_or((0, 0), |message| {
-            (message.added.len(), message.dropped.len())
-        })
+        exchange
+            .next_message(connected, now)
+            .map_or((0, 0), |message| {
+                (message.added.len(), message.dropped.len())
+            })
     }
 
     #[test]
@@ -116,9 +125,9 @@ mod tests {
         let mut now = Instant::now();
         let mut exchange = Exchange::new(now);
         assert!(!exchange.is_due(now + FIRST), "it takes none");
-        exchange.takes = true;
+        exchange.supported = true;
         assert!(!exchange.is_due(now) && exchange.is_due(now + FIRST));
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         for ports in [
             1..4,
             1..4,
@@ -131,12 +140,12 @@ mod tests {
             1..1,
             1..1,
         ] {
-            told.push(tell(&mut exchange, ports, now));
+            sent.push(send_counts(&mut exchange, ports, now));
             assert!(!exchange.is_due(now) && exchange.is_due(now + EVERY));
             now += EVERY;
         }
         assert_eq!(
-            told,
+            sent,
             [
                 (3, 0),
                 (0, 0),
@@ -168,7 +177,7 @@ mod tests {
         let mut heard = |from, wait: u64| {
             now += Duration::from_secs(wait);
             exchange
-                .hear(&message(from), |peer| peer.addr.port() % 2 == 0, now)
+                .accept(&message(from), |peer| peer.addr.port() % 2 == 0, now)
                 .len()
         };
         assert_eq!(heard(1, 0), 100);

@@ -27,7 +27,7 @@ pub struct HandshakeKey(u64);
 
 /// How far a handshake is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+enum HandshakeStage {
     /// The peer has not named a torrent of ours.
     Silent,
     /// The peer has named a torrent of ours.
@@ -37,7 +37,7 @@ enum Stage {
 #[derive(Debug, Clone, Copy)]
 struct Handshake {
     host: Host,
-    stage: Stage,
+    stage: HandshakeStage,
 }
 
 /// The slots for incoming handshakes.
@@ -82,7 +82,7 @@ impl Handshakes {
         }
         let key = HandshakeKey(self.next);
         self.next += 1;
-        let stage = Stage::Silent;
+        let stage = HandshakeStage::Silent;
         self.under_way.insert(key, Handshake { host, stage });
         (key, closed)
     }
@@ -95,7 +95,7 @@ impl Handshakes {
     /// The peer named a torrent of ours.
     pub fn named(&mut self, key: HandshakeKey) {
         if let Some(handshake) = self.under_way.get_mut(&key) {
-            handshake.stage = Stage::Named;
+            handshake.stage = HandshakeStage::Named;
         }
     }
 

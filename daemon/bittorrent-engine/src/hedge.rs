@@ -19,9 +19,9 @@ pub(crate) enum Hedge {
     /// Nobody else was asked.
     None,
     /// Another host was asked as well.
-    Has,
+    Sent,
     /// It is that second question.
-    Is,
+    Duplicate,
 }
 
 /// How long answers take.

@@ -21,7 +21,7 @@ pub struct Content {
     pub verified: BlockSet,
     /// The leaf hashes of verified blocks in pieces that are verified in part, as far as the
     /// store still knows them. A piece without its leaves here starts again from nothing.
-    pub leaves: Vec<HeldLeaves>,
+    pub leaves: Vec<PieceLeaves>,
     /// Something that is held already may contain what is missing here: each missing piece is
     /// looked for there ([`Output::Lookup`](crate::Output::Lookup)) before it is asked of peers.
     pub reuse: bool,
@@ -29,7 +29,7 @@ pub struct Content {
 
 /// The leaf hashes of the verified blocks of one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldLeaves {
+pub struct PieceLeaves {
     /// The piece.
     pub piece: PieceIndex,
     /// Each block's number in the piece with its leaf hash.
@@ -162,14 +162,9 @@ pub enum PeerEvent {
     HashReject(HashRequest),
 }
 
-/// A block could not be written.
+/// A block could not be written, so the torrent stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteFailed {
-    /// Worth another try: the block is downloaded again. Too many in a row stop the torrent.
-    Transient,
-    /// No use trying: no space, read-only, gone. Stops the torrent.
-    Permanent,
-}
+pub struct WriteFailed;
 
 /// A connection is not wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

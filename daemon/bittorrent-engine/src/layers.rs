@@ -11,7 +11,7 @@ use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault}
 use bittorrent_protocol::metainfo::PieceLayer;
 use bittorrent_protocol::{FileIndex, FileSpan, Layout, MerkleHash, PieceIndex};
 
-use crate::bits::PieceSet;
+use crate::piece_set::PieceSet;
 
 /// Hashes in a chunk.
 const CHUNK: u32 = 512;
@@ -58,7 +58,7 @@ pub(crate) struct Layers {
 
 /// What a chunk completed.
 #[derive(Debug)]
-pub(crate) enum Progress {
+pub(crate) enum LayerProgress {
     /// These pieces' hashes are known now.
     Chunk(std::ops::Range<u32>),
     /// So are these, and with them the file's layer is complete.
@@ -185,7 +185,7 @@ impl Layers {
         id: ChunkId,
         request: &CheckedRequest,
         hashes: &[MerkleHash],
-    ) -> Result<Progress, ProofFault> {
+    ) -> Result<LayerProgress, ProofFault> {
         let span = layout.file(id.file);
         let top = merkle::tree_height(span.blocks());
         let root = span.root();
@@ -193,11 +193,11 @@ impl Layers {
             (layer == top && index == 0).then_some(root).flatten()
         })?;
         let Some(FileHashes::Wanted(wanted)) = self.files.get_mut(id.file.as_usize()) else {
-            return Ok(Progress::Nothing);
+            return Ok(LayerProgress::Nothing);
         };
         match wanted.chunks.get_mut(id.number as usize) {
             Some(chunk) if *chunk != Chunk::Known => *chunk = Chunk::Known,
-            _ => return Ok(Progress::Nothing),
+            _ => return Ok(LayerProgress::Nothing),
         }
         let first = (id.number * CHUNK) as usize;
         for (to, from) in wanted.hashes.iter_mut().skip(first).zip(proven) {
@@ -206,16 +206,16 @@ impl Layers {
         wanted.left -= 1;
         let pieces = chunk_pieces(span, id.number);
         if wanted.left > 0 {
-            return Ok(Progress::Chunk(pieces));
+            return Ok(LayerProgress::Chunk(pieces));
         }
         let hashes = std::mem::take(&mut wanted.hashes);
         match PieceLayer::new(span, layout.piece_length(), hashes) {
-            Ok(layer) => Ok(Progress::Layer(pieces, self.complete(id.file, layer))),
+            Ok(layer) => Ok(LayerProgress::Layer(pieces, self.complete(id.file, layer))),
             Err(_) => {
                 // Every chunk led to the root, so the whole does too; start over all the same.
                 debug_assert!(false, "proven chunks do not make a layer");
                 self.start_over(layout, id.file);
-                Ok(Progress::Nothing)
+                Ok(LayerProgress::Nothing)
             }
         }
     }
@@ -359,19 +359,19 @@ mod tests {
                 let piece = layout.piece(1 + n as u32 * 512).unwrap();
                 assert_eq!(layers.piece_hash(&layout, piece), None);
                 match layers.answer(&layout, id, &request, &hashes).unwrap() {
-                    Progress::Chunk(range) => {
+                    LayerProgress::Chunk(range) => {
                         assert!(n < last && range.len() == 512);
                     }
-                    Progress::Layer(range, layer) => {
+                    LayerProgress::Layer(range, layer) => {
                         assert!(n == last && range.end == layout.piece_count());
                         assert_eq!(layer.hashes(), leaves[1]);
                     }
-                    Progress::Nothing => panic!("a chunk was known already"),
+                    LayerProgress::Nothing => panic!("a chunk was known already"),
                 }
                 assert_eq!(layers.piece_hash(&layout, piece), Some(leaves[1][n * 512]));
                 assert!(matches!(
                     layers.answer(&layout, id, &request, &hashes),
-                    Ok(Progress::Nothing)
+                    Ok(LayerProgress::Nothing)
                 ));
             }
             assert!(layers.is_complete());

@@ -25,7 +25,7 @@
 //!
 //! missing → requested → arrived → written → verified. An arrived block's write is under way; a
 //! written block's bytes are on disk and may be false; a verified block's leaf hash is proven to
-//! belong to the file's root. Only missing and requested blocks get [`Verdict::Write`], so a late,
+//! belong to the file's root. Only missing and requested blocks get [`BlockVerdict::Write`], so a late,
 //! duplicate or hostile copy can never touch good bytes. The only way back is the engine's own:
 //! when a piece turns out false, its false blocks become missing again, and not before every write
 //! to it has ended.
@@ -40,27 +40,26 @@
 
 mod addresses;
 mod bans;
-mod bits;
 mod candidates;
 mod choker;
 mod config;
 mod descent;
-mod download;
 mod engine;
 mod exchange;
 mod handshakes;
 mod hedge;
-mod idle;
+mod idle_hosts;
 mod input;
 mod keys;
 mod layers;
 mod leaves;
 mod metadata;
+mod open_piece;
 mod output;
-mod partial;
 mod peer;
+mod picker;
+mod piece_set;
 mod pipeline;
-mod rarity;
 mod rate;
 mod reuse;
 mod rng;
@@ -68,15 +67,16 @@ mod senders;
 mod shared;
 mod status;
 mod torrent;
+mod transfer;
 
 pub use addresses::{Host, Scope};
 pub use config::{Config, ConnectionLimits};
 pub use engine::Engine;
 pub use handshakes::{HandshakeKey, Handshakes};
 pub use input::{
-    Connected, Content, ContentError, DialFailure, Direction, HeldLeaves, Link, PeerEvent,
-    PeerFault, Refusal, Source, WriteFailed,
+    Connected, Content, ContentError, DialFailure, Direction, Link, PeerEvent, PeerFault,
+    PieceLeaves, Refusal, Source, WriteFailed,
 };
 pub use keys::{PeerKey, TorrentKey};
-pub use output::{Blame, Command, Discard, DisconnectReason, Output, StopReason, Verdict};
-pub use status::{PeerStatus, Phase, TorrentStatus};
+pub use output::{Blame, BlockVerdict, Command, Discard, DisconnectReason, Output, StopReason};
+pub use status::{PeerStatus, TorrentPhase, TorrentStatus};

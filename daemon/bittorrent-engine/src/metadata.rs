@@ -8,7 +8,7 @@
 //!
 //! A block that is overdue is asked of other hosts as well, of twice as many each time.
 
-mod standing;
+mod host_records;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use bittorrent_protocol::wire::METADATA_PIECE_LEN;
 use crate::addresses::Host;
 use crate::hedge::AnswerTime;
 use crate::keys::PeerKey;
-use standing::Standings;
+use host_records::HostRecords;
 
 /// Requests under way to one peer.
 const PER_PEER: usize = 2;
@@ -38,12 +38,12 @@ struct Helper {
     key: PeerKey,
     host: Host,
     size: u32,
-    requests: Vec<Request>,
+    requests: Vec<PendingRequest>,
 }
 
 /// A request that is not answered.
 #[derive(Debug, Clone, Copy)]
-struct Request {
+struct PendingRequest {
     piece: u32,
     asked: Instant,
 }
@@ -57,7 +57,7 @@ struct Collection {
 
 /// From whom an attempt takes blocks.
 #[derive(Debug)]
-enum Mode {
+enum CollectMode {
     /// From all its peers, for one whole. So many requests timed out.
     Together(Collection, u32),
     /// A false whole was seen: from each of these peers for a whole of its own, one peer a host.
@@ -68,7 +68,7 @@ enum Mode {
 #[derive(Debug)]
 struct Attempt {
     size: u32,
-    mode: Mode,
+    mode: CollectMode,
 }
 
 /// The download of the info dictionary.
@@ -81,13 +81,13 @@ pub(crate) struct Metadata {
     answer_time: AnswerTime,
     /// Peers that offered a size; one offer each.
     helpers: Vec<Helper>,
-    standings: Standings,
+    host_records: HostRecords,
     attempts: Vec<Attempt>,
 }
 
 /// What a block led to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum MetadataProgress {
     /// More is needed.
     Going,
     /// The bytes are there and have the right hash.
@@ -110,7 +110,7 @@ impl Metadata {
             hedge_after,
             answer_time: AnswerTime::default(),
             helpers: Vec::new(),
-            standings: Standings::default(),
+            host_records: HostRecords::default(),
             attempts: Vec::new(),
         }
     }
@@ -154,7 +154,7 @@ impl Metadata {
             .into_iter()
             .find_map(|place| self.next_request(place, now))?;
         let helper = self.helpers.iter_mut().find(|helper| helper.key == key)?;
-        helper.requests.push(Request { piece, asked: now });
+        helper.requests.push(PendingRequest { piece, asked: now });
         Some((key, piece))
     }
 
@@ -166,7 +166,9 @@ impl Metadata {
             .enumerate()
             .map(|(place, attempt)| {
                 let of_size = self.helpers.iter().filter(|one| one.size == attempt.size);
-                let failures = of_size.map(|one| self.standings.failures(one.host)).min();
+                let failures = of_size
+                    .map(|one| self.host_records.failures(one.host))
+                    .min();
                 let failures = failures.unwrap_or(u32::MAX);
                 (failures, !attempt.has_blocks(), attempt.size, place)
             })
@@ -204,13 +206,15 @@ impl Metadata {
 
     /// What to ask next for an attempt.
     fn next_request(&mut self, place: usize, now: Instant) -> Option<(PeerKey, u32)> {
-        if let Mode::Apart(_) = self.attempts.get(place)?.mode {
+        if let CollectMode::Apart(_) = self.attempts.get(place)?.mode {
             self.choose_apart(place, now);
         }
         let attempt = self.attempts.get(place)?;
         match &attempt.mode {
-            Mode::Together(whole, timeouts) => self.next_together(attempt, whole, *timeouts, now),
-            Mode::Apart(wholes) => wholes.iter().find_map(|(key, whole)| {
+            CollectMode::Together(whole, timeouts) => {
+                self.next_together(attempt, whole, *timeouts, now)
+            }
+            CollectMode::Apart(wholes) => wholes.iter().find_map(|(key, whole)| {
                 let helper = self.helpers.iter().find(|helper| helper.key == *key)?;
                 if !self.is_free(helper, now) {
                     return None;
@@ -254,7 +258,7 @@ impl Metadata {
                 .filter(|helper| self.is_free(helper, now) && !is_asked(helper.host))
                 .filter(|helper| *count == 0 || !self.is_late(helper, now))
                 .min_by_key(|helper| {
-                    let failures = self.standings.failures(helper.host);
+                    let failures = self.host_records.failures(helper.host);
                     (self.is_late(helper, now), failures, helper.requests.len())
                 })?;
             Some((helper.key, piece))
@@ -274,7 +278,7 @@ impl Metadata {
             .filter(|helper| !self.is_late(helper, now))
             .map(|helper| {
                 (
-                    self.standings.failures(helper.host),
+                    self.host_records.failures(helper.host),
                     helper.key,
                     helper.host,
                 )
@@ -291,7 +295,8 @@ impl Metadata {
             let helper = self.helpers.iter().find(|helper| helper.key == key);
             helper.map(|helper| helper.host)
         };
-        let Some(Mode::Apart(wholes)) = self.attempts.get_mut(place).map(|one| &mut one.mode)
+        let Some(CollectMode::Apart(wholes)) =
+            self.attempts.get_mut(place).map(|one| &mut one.mode)
         else {
             return;
         };
@@ -314,19 +319,20 @@ impl Metadata {
             wholes.push((key, Collection::new(size)));
         }
         for host in given_up {
-            self.standings.late(host, now);
+            self.host_records.late(host, now);
         }
     }
 
     /// A peer may be asked for one more block.
     fn is_free(&self, helper: &Helper, now: Instant) -> bool {
-        helper.requests.len() < PER_PEER && self.standings.may_be_asked(helper.host, now)
+        helper.requests.len() < PER_PEER && self.host_records.may_be_asked(helper.host, now)
     }
 
     /// A peer leaves a request unanswered for longer than answers take.
     fn is_late(&self, helper: &Helper, now: Instant) -> bool {
         let after = self.overdue_after();
-        let overdue = |request: &Request| now.saturating_duration_since(request.asked) >= after;
+        let overdue =
+            |request: &PendingRequest| now.saturating_duration_since(request.asked) >= after;
         helper.requests.iter().any(overdue)
     }
 
@@ -339,7 +345,7 @@ impl Metadata {
     /// Who leaves requests unanswered, as far as is known.
     pub(crate) fn silent(&self, now: Instant) -> impl Iterator<Item = PeerKey> {
         let silent = move |helper: &&Helper| {
-            self.standings.failures(helper.host) > 0 || self.is_late(helper, now)
+            self.host_records.failures(helper.host) > 0 || self.is_late(helper, now)
         };
         self.helpers.iter().filter(silent).map(|helper| helper.key)
     }
@@ -350,7 +356,7 @@ impl Metadata {
             let before = helper.requests.len();
             helper.requests.retain(|request| request.piece != piece);
             if helper.requests.len() < before {
-                self.standings.rejected(helper.host, now);
+                self.host_records.rejected(helper.host, now);
                 for attempt in &mut self.attempts {
                     attempt.drop_apart(key);
                 }
@@ -375,13 +381,13 @@ impl Metadata {
         // Several connections of one host that are silent at once are one failure.
         let hosts: BTreeSet<Host> = silent.iter().map(|(_, host, ..)| *host).collect();
         for host in hosts {
-            self.standings.timed_out(host, now);
+            self.host_records.timed_out(host, now);
         }
         for (key, _, size, expired) in silent {
             let of_size = |attempt: &&mut Attempt| attempt.size == size;
             if let Some(attempt) = self.attempts.iter_mut().find(of_size) {
                 attempt.drop_apart(key);
-                if let Mode::Together(_, timeouts) = &mut attempt.mode {
+                if let CollectMode::Together(_, timeouts) = &mut attempt.mode {
                     *timeouts = timeouts.saturating_add(expired);
                 }
             }
@@ -403,45 +409,45 @@ impl Metadata {
         total_size: u32,
         payload: Vec<u8>,
         now: Instant,
-    ) -> Progress {
+    ) -> MetadataProgress {
         let Some(helper) = self.helpers.iter_mut().find(|helper| helper.key == key) else {
-            return Progress::Going;
+            return MetadataProgress::Going;
         };
         let Some(place) = helper.requests.iter().position(|r| r.piece == piece) else {
-            return Progress::Going;
+            return MetadataProgress::Going;
         };
         let took = now.saturating_duration_since(helper.requests.remove(place).asked);
         let (host, size) = (helper.host, helper.size);
         if total_size != size || payload.len() != block_len(size, piece) {
-            self.standings.timed_out(host, now);
-            return Progress::Going;
+            self.host_records.timed_out(host, now);
+            return MetadataProgress::Going;
         }
         if took < self.overdue_after() {
-            self.standings.answered(host);
+            self.host_records.answered(host);
         }
         self.answer_time.add(took);
         let of_size = |attempt: &&mut Attempt| attempt.size == size;
         let Some(attempt) = self.attempts.iter_mut().find(of_size) else {
-            return Progress::Going;
+            return MetadataProgress::Going;
         };
         let Some(whole) = attempt.whole_for(key) else {
-            return Progress::Going;
+            return MetadataProgress::Going;
         };
         let Some(whole) = whole.put(key, piece, payload) else {
-            return Progress::Going;
+            return MetadataProgress::Going;
         };
         if InfoHashV2::of_info(&whole.bytes) == self.hash {
-            return Progress::Complete(whole.bytes);
+            return MetadataProgress::Complete(whole.bytes);
         }
-        if let Mode::Together(..) = attempt.mode {
-            attempt.mode = Mode::Apart(Vec::new());
+        if let CollectMode::Together(..) = attempt.mode {
+            attempt.mode = CollectMode::Apart(Vec::new());
         }
         if whole.one_sender {
-            self.standings.timed_out(host, now);
+            self.host_records.timed_out(host, now);
             self.forget(key);
-            return Progress::Liar(key);
+            return MetadataProgress::Liar(key);
         }
-        Progress::Going
+        MetadataProgress::Going
     }
 }
 
@@ -455,31 +461,31 @@ impl Attempt {
     fn new(size: u32) -> Self {
         Self {
             size,
-            mode: Mode::Together(Collection::new(size), 0),
+            mode: CollectMode::Together(Collection::new(size), 0),
         }
     }
 
     /// Bytes it may collect.
     fn cost(&self) -> u64 {
         let wholes = match &self.mode {
-            Mode::Together(..) => 1,
-            Mode::Apart(wholes) => wholes.len().max(1) as u64,
+            CollectMode::Together(..) => 1,
+            CollectMode::Apart(wholes) => wholes.len().max(1) as u64,
         };
         u64::from(self.size) * wholes
     }
 
     fn has_blocks(&self) -> bool {
         match &self.mode {
-            Mode::Together(whole, _) => whole.left < whole.blocks.len(),
-            Mode::Apart(wholes) => !wholes.is_empty(),
+            CollectMode::Together(whole, _) => whole.left < whole.blocks.len(),
+            CollectMode::Apart(wholes) => !wholes.is_empty(),
         }
     }
 
     /// Where blocks of a peer belong.
     fn whole_for(&mut self, key: PeerKey) -> Option<&mut Collection> {
         match &mut self.mode {
-            Mode::Together(whole, _) => Some(whole),
-            Mode::Apart(wholes) => {
+            CollectMode::Together(whole, _) => Some(whole),
+            CollectMode::Apart(wholes) => {
                 let whole = wholes.iter_mut().find(|(sender, _)| *sender == key);
                 whole.map(|(_, whole)| whole)
             }
@@ -488,7 +494,7 @@ impl Attempt {
 
     /// Takes no whole from this peer any more.
     fn drop_apart(&mut self, key: PeerKey) {
-        if let Mode::Apart(wholes) = &mut self.mode {
+        if let CollectMode::Apart(wholes) = &mut self.mode {
             wholes.retain(|(sender, _)| *sender != key);
         }
     }

@@ -66,8 +66,8 @@ pub enum Output {
         leaves: Option<Vec<MerkleHash>>,
     },
     /// Say which leaf hashes are held of what stood at the place of this piece before, and answer with
-    /// exactly one `handle_recalled`. Counts as a look-up.
-    Recall {
+    /// exactly one `handle_leaves_looked_up`. Counts as a look-up.
+    LookupLeaves {
         /// In this torrent.
         torrent: TorrentKey,
         /// The piece.
@@ -89,7 +89,7 @@ pub enum Output {
     },
     /// These blocks, verified before, are in doubt and will be downloaded again: take them back,
     /// durably, before anything is written to them.
-    Revoked {
+    Revoke {
         /// In this torrent.
         torrent: TorrentKey,
         /// Blocks of one piece.
@@ -176,7 +176,7 @@ pub enum DisconnectReason {
     /// The torrent was removed.
     Removed,
     /// What it said before the metadata was known does not fit the torrent.
-    Unfitting,
+    InvalidPieces,
     /// There are fewer connections allowed than before.
     Surplus,
 }
@@ -195,7 +195,7 @@ pub enum StopReason {
 
 /// What to do with a block that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum BlockVerdict {
     /// Write it, then report `handle_written`.
     Write,
     /// Drop it.
@@ -225,7 +225,7 @@ impl fmt::Display for DisconnectReason {
             Self::Banned => "it sent false data",
             Self::Duplicate => "another connection to the same peer is kept",
             Self::Removed => "the torrent was removed",
-            Self::Unfitting => "its pieces do not fit the torrent",
+            Self::InvalidPieces => "its pieces do not fit the torrent",
             Self::Surplus => "fewer connections are allowed than before",
         })
     }

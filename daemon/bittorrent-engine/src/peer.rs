@@ -7,16 +7,16 @@ use bittorrent_protocol::merkle::{CheckedRequest, HashRequest};
 use bittorrent_protocol::{Layout, MAX_PIECES, PeerId, PieceIndex};
 
 use crate::addresses::Host;
-use crate::bits::PieceSet;
 use crate::config::Config;
-use crate::descent::Stretch;
+use crate::descent::LeafRange;
 use crate::exchange::Exchange;
 use crate::hedge::Hedge;
-use crate::idle::SLOT_IDLE;
+use crate::idle_hosts::SLOT_IDLE;
 use crate::input::{Connected, Direction, Link, PeerFault};
 use crate::keys::PeerKey;
 use crate::layers::ChunkId;
 use crate::output::Command;
+use crate::piece_set::PieceSet;
 use crate::pipeline::Pipeline;
 use crate::rate::Rate;
 use crate::senders::Sender;
@@ -44,17 +44,17 @@ const MOST_LEAF_FAILURES: u32 = 3;
 
 /// What a peer has.
 #[derive(Debug)]
-pub(crate) enum Has {
+pub(crate) enum PeerPieces {
     /// What it said before the torrent's size was known.
-    Early(Early),
+    Unchecked(UncheckedPieces),
     /// The pieces.
-    Pieces(PieceSet),
+    Known(PieceSet),
 }
 
 /// What a peer said about its pieces before the torrent's size was known. At most
 /// [`MAX_PIECES`] bits.
 #[derive(Debug, Default)]
-pub(crate) struct Early {
+pub(crate) struct UncheckedPieces {
     all: bool,
     bitfield: Option<Vec<u8>>,
     haves: Vec<u32>,
@@ -72,12 +72,12 @@ pub(crate) enum HashPurpose {
     /// The same with coarser nodes instead of leaves.
     Nodes(PieceIndex, u32),
     /// Leaves of a piece below such nodes.
-    Below(PieceIndex, Stretch),
+    Below(PieceIndex, LeafRange),
 }
 
 /// Whether a peer gives the leaves of the pieces it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GivesLeaves {
+pub(crate) enum LeafSupport {
     /// It does, as far as is known.
     Yes,
     /// It rejected a request: it may know a piece's leaves only when it has sent a block of it.
@@ -117,7 +117,7 @@ pub(crate) struct Peer {
     /// Its name among those who sent blocks, once it did.
     pub(crate) sender: Option<Sender>,
 
-    pub(crate) has: Has,
+    pub(crate) has: PeerPieces,
     /// How many of its pieces we lack.
     pub(crate) offers: u32,
     pub(crate) upload_only: bool,
@@ -131,7 +131,7 @@ pub(crate) struct Peer {
     pub(crate) paused_until: Option<Instant>,
 
     /// It does not serve us.
-    pub(crate) chokes: bool,
+    pub(crate) choking_us: bool,
     /// It wants something.
     pub(crate) interested: bool,
     /// We do not serve it.
@@ -155,12 +155,12 @@ pub(crate) struct Peer {
     late_hashes: Vec<HashRequest>,
     pub(crate) hashes_not_before: Instant,
     pub(crate) hash_failures: u32,
-    pub(crate) gives_leaves: GivesLeaves,
+    pub(crate) leaf_support: LeafSupport,
     /// It gives nodes between leaves and pieces, which BEP 52 leaves to it.
-    pub(crate) gives_nodes: bool,
+    pub(crate) answers_nodes: bool,
     leaf_failures: u32,
     /// It helps with the metadata.
-    pub(crate) tells_metadata: bool,
+    pub(crate) offers_metadata: bool,
     pub(crate) exchange: Exchange,
 
     pub(crate) down: Rate,
@@ -190,8 +190,8 @@ impl Peer {
             last_asked: now,
             sender: None,
             has: match layout {
-                Some(layout) => Has::Pieces(PieceSet::new(layout.piece_count())),
-                None => Has::Early(Early::default()),
+                Some(layout) => PeerPieces::Known(PieceSet::new(layout.piece_count())),
+                None => PeerPieces::Unchecked(UncheckedPieces::default()),
             },
             offers: 0,
             upload_only: false,
@@ -200,7 +200,7 @@ impl Peer {
             rejects: 0,
             pauses: 0,
             paused_until: None,
-            chokes: true,
+            choking_us: true,
             interested: false,
             choked: true,
             choked_since: now,
@@ -218,10 +218,10 @@ impl Peer {
             late_hashes: Vec::new(),
             hashes_not_before: now,
             hash_failures: 0,
-            gives_leaves: GivesLeaves::Yes,
-            gives_nodes: true,
+            leaf_support: LeafSupport::Yes,
+            answers_nodes: true,
             leaf_failures: 0,
-            tells_metadata: false,
+            offers_metadata: false,
             exchange: Exchange::new(now),
             down: Rate::new(now),
             up: Rate::new(now),
@@ -236,8 +236,8 @@ impl Peer {
     /// Its pieces, once the torrent's size is known.
     pub(crate) fn pieces(&self) -> Option<&PieceSet> {
         match &self.has {
-            Has::Pieces(set) => Some(set),
-            Has::Early(_) => None,
+            PeerPieces::Known(set) => Some(set),
+            PeerPieces::Unchecked(_) => None,
         }
     }
 
@@ -247,8 +247,8 @@ impl Peer {
 
     pub(crate) fn is_seed(&self) -> bool {
         match &self.has {
-            Has::Pieces(set) => set.is_full(),
-            Has::Early(early) => early.all,
+            PeerPieces::Known(set) => set.is_full(),
+            PeerPieces::Unchecked(early) => early.all,
         }
     }
 
@@ -284,7 +284,7 @@ impl Peer {
 
     /// Whether it gives the leaves of what it has, as far as is known.
     pub(crate) fn may_give_leaves(&self) -> bool {
-        self.link == Link::V2 && self.gives_leaves == GivesLeaves::Yes
+        self.link == Link::V2 && self.leaf_support == LeafSupport::Yes
     }
 
     /// It gave leaves.
@@ -294,8 +294,8 @@ impl Peer {
 
     /// It rejected a request for leaves.
     pub(crate) fn leaves_rejected(&mut self) {
-        if self.gives_leaves == GivesLeaves::Yes {
-            self.gives_leaves = GivesLeaves::AfterBlock;
+        if self.leaf_support == LeafSupport::Yes {
+            self.leaf_support = LeafSupport::AfterBlock;
             self.leaf_failures = 0;
         } else {
             self.leaves_failed();
@@ -306,7 +306,7 @@ impl Peer {
     pub(crate) fn leaves_failed(&mut self) {
         self.leaf_failures += 1;
         if self.leaf_failures >= MOST_LEAF_FAILURES {
-            self.gives_leaves = GivesLeaves::No;
+            self.leaf_support = LeafSupport::No;
         }
     }
 
@@ -329,7 +329,7 @@ impl Peer {
         shared: &mut Shared,
         now: Instant,
     ) {
-        self.ask_hashes(request, purpose, Hedge::Is, shared, now);
+        self.ask_hashes(request, purpose, Hedge::Duplicate, shared, now);
     }
 
     fn ask_hashes(
@@ -434,7 +434,7 @@ impl Peer {
     }
 }
 
-impl Early {
+impl UncheckedPieces {
     pub(crate) fn set_all(&mut self, all: bool) {
         *self = Self {
             all,
@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn what_was_said_early_is_checked_once_the_size_is_known() {
         let layout = Layout::new(PieceLength::MIN, [(10 * 16_384, None)]).unwrap();
-        let mut early = Early::default();
+        let mut early = UncheckedPieces::default();
         assert!(early.settle(&layout).unwrap().is_empty());
         early.set_bitfield(vec![0b1000_0000, 0]).unwrap();
         early.add(9).unwrap();

@@ -69,12 +69,8 @@ impl Pipeline {
         self.waiting.is_empty()
     }
 
-    pub(crate) fn window(&self) -> usize {
+    fn window(&self) -> usize {
         if self.snubbed { 1 } else { self.window }
-    }
-
-    pub(crate) fn is_snubbed(&self) -> bool {
-        self.snubbed
     }
 
     /// How many more requests to send now: none until a good part of the window is free, so that
@@ -304,7 +300,7 @@ mod tests {
         assert_eq!(pipeline.deadline(Duration::ZERO), Some(later));
         pipeline.abandon_all();
         assert_eq!(pipeline.arrive(blocks[3], now), Some(false));
-        assert!(!pipeline.is_snubbed());
+        assert!(!pipeline.snubbed);
     }
 
     #[test]

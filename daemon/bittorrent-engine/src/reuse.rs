@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{Layout, PieceIndex};
 
-use crate::bits::PieceSet;
+use crate::piece_set::PieceSet;
 
 /// How much a piece counts in [`Reuse::differing`].
 const DIFFERING_WEIGHT: f64 = 0.125;
@@ -40,9 +40,9 @@ pub(crate) struct Reuse {
     leaf_cursor: u32,
     /// Being looked for as a whole.
     looking: BTreeSet<PieceIndex>,
-    /// Pieces in [`Stage::Probing`](crate::partial::Stage::Probing), and some that were.
+    /// Pieces in [`PieceStage::Probing`](crate::open_piece::PieceStage::Probing), and some that were.
     pub(crate) probing: BTreeSet<PieceIndex>,
-    /// Pieces in [`Stage::Descending`](crate::partial::Stage::Descending) with something to be asked
+    /// Pieces in [`PieceStage::Descending`](crate::open_piece::PieceStage::Descending) with something to be asked
     /// for, and some that were.
     pub(crate) descending: BTreeSet<PieceIndex>,
     /// Which share of the coarse nodes of pieces that differ has differed lately.

@@ -9,10 +9,10 @@ pub(crate) struct Sender(u32);
 
 impl Sender {
     /// Of blocks that nobody sent.
-    pub(crate) const NOBODY: Self = Self(u32::MAX);
+    pub(crate) const NONE: Self = Self(u32::MAX);
 }
 
-/// The addresses behind the names. Kept while a download lasts, 100 bytes each.
+/// The addresses behind the names. Kept while a transfer lasts, 100 bytes each.
 #[derive(Debug, Default)]
 pub(crate) struct Senders {
     by_addr: BTreeMap<SocketAddr, Sender>,
@@ -47,6 +47,6 @@ mod tests {
         assert_eq!(senders.name(a), name);
         assert_ne!(senders.name(b), name);
         assert_eq!(senders.addr(name), Some(a));
-        assert_eq!(senders.addr(Sender::NOBODY), None);
+        assert_eq!(senders.addr(Sender::NONE), None);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::bans::Bans;
 use crate::config::Config;
-use crate::idle::IdleHosts;
+use crate::idle_hosts::IdleHosts;
 use crate::keys::{Keys, PeerKey};
 use crate::output::{Command, Output};
 use crate::rng::Rng;
@@ -19,7 +19,7 @@ pub(crate) struct Shared {
     pub(crate) bans: Bans,
     pub(crate) idle_hosts: IdleHosts,
     /// Our own listening addresses.
-    pub(crate) own: Vec<std::net::SocketAddr>,
+    pub(crate) own_addresses: Vec<std::net::SocketAddr>,
     /// Connections over all torrents.
     pub(crate) connected: usize,
     /// Dials under way over all torrents.
@@ -41,7 +41,7 @@ impl Shared {
             rng: Rng::new(seed),
             bans: Bans::default(),
             idle_hosts: IdleHosts::default(),
-            own: Vec::new(),
+            own_addresses: Vec::new(),
             connected: 0,
             dialling: 0,
             slots_changed: false,

@@ -8,7 +8,7 @@ use crate::output::StopReason;
 
 /// What a torrent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum TorrentPhase {
     /// The info dictionary is being looked for.
     Metadata,
     /// Blocks are missing.
@@ -23,7 +23,7 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TorrentStatus {
     /// What it is doing.
-    pub phase: Phase,
+    pub phase: TorrentPhase,
     /// The greatest length of an info dictionary that a peer offered and that was refused, as it is more than
     /// [`Config::max_metadata_len`](crate::Config::max_metadata_len). Bytes.
     pub refused_metadata: Option<u32>,
@@ -43,8 +43,6 @@ pub struct TorrentStatus {
     pub pieces_total: u32,
     /// Pieces that are verified as a whole.
     pub pieces_verified: u32,
-    /// Pieces begun and not verified.
-    pub pieces_open: usize,
     /// Payload bytes received since the torrent was added, wasted ones included.
     pub downloaded: u64,
     /// Payload bytes reported by `handle_uploaded`.
@@ -67,9 +65,6 @@ pub struct TorrentStatus {
     pub dialling: usize,
     /// Addresses banned for what they sent for this torrent, ever.
     pub banned: u64,
-    /// How many copies of the rarest missing piece the connected peers hold; `None` when nothing
-    /// is missing or known.
-    pub rarest_copies: Option<usize>,
 }
 
 /// A connection at a moment.
@@ -91,20 +86,12 @@ pub struct PeerStatus {
     pub pieces: u32,
     /// It has everything.
     pub seed: bool,
-    /// It has something we lack.
-    pub interesting: bool,
     /// It wants something from us.
     pub interested: bool,
     /// It does not serve us.
     pub choking_us: bool,
     /// We do not serve it.
     pub choked: bool,
-    /// It left requests unanswered for too long.
-    pub snubbed: bool,
-    /// Requests under way.
-    pub requests: usize,
-    /// How many requests may be under way.
-    pub request_window: usize,
     /// Payload bytes received from it.
     pub downloaded: u64,
     /// Payload bytes sent to it.

@@ -1,8 +1,8 @@
 //! One torrent: its connections and what they do for it.
 
+mod admission;
 mod blame;
 mod blocks;
-mod crowd;
 mod descent;
 mod dialling;
 mod events;
@@ -21,18 +21,18 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::{InfoHashes, PieceIndex};
 
 use crate::addresses::Host;
-use crate::bits::PieceSet;
 use crate::candidates::Candidates;
-use crate::download::Download;
 use crate::hedge::AnswerTime;
 use crate::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
 use crate::keys::{PeerKey, TorrentKey};
 use crate::metadata::Metadata;
 use crate::output::{DisconnectReason, Output, StopReason};
-use crate::peer::{Has, Peer};
+use crate::peer::{Peer, PeerPieces};
+use crate::piece_set::PieceSet;
 use crate::rate::Rate;
 use crate::shared::Shared;
-use crate::status::{PeerStatus, Phase, TorrentStatus};
+use crate::status::{PeerStatus, TorrentPhase, TorrentStatus};
+use crate::transfer::Transfer;
 
 /// A connection that lasted this long was worth having.
 const LONG_ENOUGH: Duration = Duration::from_secs(60);
@@ -52,13 +52,12 @@ pub(crate) struct Torrent {
     metadata: Option<Metadata>,
     /// The greatest length that was offered and is more than is fetched.
     refused_metadata: Option<u32>,
-    download: Option<Download>,
+    transfer: Option<Transfer>,
     stopped: Option<StopReason>,
     /// Nothing is asked for: what is there is served.
-    only_serves: bool,
-    write_failures: u32,
+    serves_only: bool,
     /// Pieces verified since peers were told.
-    news: Vec<PieceIndex>,
+    unannounced: Vec<PieceIndex>,
     /// Peers that may have room for requests.
     awake: Vec<PeerKey>,
     /// Something became available that starved peers may want.
@@ -91,11 +90,10 @@ impl Torrent {
                 shared.config.metadata_timeout,
                 shared.config.hedge_after,
             )),
-            download: None,
+            transfer: None,
             stopped: None,
-            only_serves: false,
-            write_failures: 0,
-            news: Vec::new(),
+            serves_only: false,
+            unannounced: Vec::new(),
             awake: Vec::new(),
             wake_starved: false,
             ask_hashes: false,
@@ -109,26 +107,26 @@ impl Torrent {
     }
 
     pub(crate) fn is_complete(&self) -> bool {
-        self.download.as_ref().is_some_and(Download::is_complete)
+        self.transfer.as_ref().is_some_and(Transfer::is_complete)
     }
 
     /// Whether nothing more is wanted of peers.
     pub(crate) fn wants_nothing(&self) -> bool {
-        self.only_serves || self.is_complete()
+        self.serves_only || self.is_complete()
     }
 
     /// Whether nothing may be asked for.
     fn is_at_rest(&self) -> bool {
-        self.only_serves || self.stopped.is_some()
+        self.serves_only || self.stopped.is_some()
     }
 
-    pub(crate) fn only_serve(&mut self) {
-        self.only_serves = true;
+    pub(crate) fn stop_downloading(&mut self) {
+        self.serves_only = true;
     }
 
-    pub(crate) fn take_in_order(&mut self) {
-        if let Some(download) = &mut self.download {
-            download.rarity.take_in_order();
+    pub(crate) fn download_in_order(&mut self) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.picker.download_in_order();
         }
     }
 
@@ -146,9 +144,9 @@ impl Torrent {
 
     /// It has something to serve.
     pub(crate) fn can_serve(&self) -> bool {
-        self.download
+        self.transfer
             .as_ref()
-            .is_some_and(|dl| dl.bytes_verified > 0)
+            .is_some_and(|transfer| transfer.bytes_verified > 0)
     }
 
     /// The metadata is known: from here on content can be asked for.
@@ -158,7 +156,7 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), ContentError> {
-        if self.download.is_some() {
+        if self.transfer.is_some() {
             return Err(ContentError::NotWaiting);
         }
         let (expected, found) = (content.layout.files().len(), content.layers.len());
@@ -166,27 +164,27 @@ impl Torrent {
             return Err(ContentError::LayerCount { expected, found });
         }
         self.metadata = None;
-        let download = self.download.insert(Download::new(content));
-        if let Some(reuse) = &mut download.reuse {
-            let pieces = download.layout.piece_count() as usize;
+        let transfer = self.transfer.insert(Transfer::new(content));
+        if let Some(reuse) = &mut transfer.reuse {
+            let pieces = transfer.layout.piece_count() as usize;
             reuse.start_at(shared.rng.below(pieces) as u32);
         }
-        let mut unfitting = Vec::new();
+        let mut invalid = Vec::new();
         for peer in self.peers.values_mut() {
-            let Has::Early(early) = &peer.has else {
+            let PeerPieces::Unchecked(early) = &peer.has else {
                 continue;
             };
-            match early.settle(&download.layout) {
-                Ok(set) => peer.has = Has::Pieces(set),
-                Err(_) => unfitting.push(peer.key),
+            match early.settle(&transfer.layout) {
+                Ok(set) => peer.has = PeerPieces::Known(set),
+                Err(_) => invalid.push(peer.key),
             }
         }
-        for key in unfitting {
-            self.disconnect(key, DisconnectReason::Unfitting, shared, now);
+        for key in invalid {
+            self.disconnect(key, DisconnectReason::InvalidPieces, shared, now);
         }
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
-            self.introduce(key, shared);
+            self.send_bitfield(key, shared);
             self.count_pieces(key);
             self.update_interest(key, shared);
             self.drop_if_redundant(key, shared, now);
@@ -239,14 +237,14 @@ impl Torrent {
             }
         }
         let key = shared.keys.peer(self.key);
-        let layout = self.download.as_ref().map(|download| &*download.layout);
+        let layout = self.transfer.as_ref().map(|transfer| &*transfer.layout);
         let peer = Peer::new(key, connected, layout, &shared.config, now);
         if connected.direction == Direction::Outgoing {
             self.dialled(connected.addr, shared);
         }
         self.peers.insert(key, peer);
         shared.connected += 1;
-        self.introduce(key, shared);
+        self.send_bitfield(key, shared);
         shared.slots_changed = true;
         Ok(key)
     }
@@ -293,7 +291,7 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let at_fault = reason == DisconnectReason::Unfitting;
+        let at_fault = reason == DisconnectReason::InvalidPieces;
         if self.remove_peer(key, at_fault, shared, now) {
             shared.emit(Output::Disconnect { peer: key, reason });
         }
@@ -382,19 +380,6 @@ impl Torrent {
         }
     }
 
-    pub(crate) fn resume(&mut self, shared: &mut Shared) {
-        if self.stopped == Some(StopReason::HashesContradict) {
-            return;
-        }
-        self.stopped = None;
-        self.write_failures = 0;
-        let keys: Vec<_> = self.peers.keys().copied().collect();
-        for key in keys {
-            self.update_interest(key, shared);
-        }
-        self.wake_starved = true;
-    }
-
     /// Does everything that was put off: sends what is due.
     pub(crate) fn settle(&mut self, shared: &mut Shared, now: Instant) {
         self.ask_metadata(shared, now);
@@ -403,7 +388,7 @@ impl Torrent {
             self.ask_for_hashes(shared, now);
         }
         self.refill_awake(shared, now);
-        self.spread_news(shared);
+        self.announce_pieces(shared);
         self.dial(shared, now);
     }
 
@@ -426,7 +411,12 @@ impl Torrent {
     }
 
     /// A peer asks for blocks.
-    pub(crate) fn handle_asked(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+    pub(crate) fn handle_upload_requested(
+        &mut self,
+        key: PeerKey,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.last_asked = now;
             peer.last_use = now;
@@ -446,30 +436,32 @@ impl Torrent {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.up.add(bytes);
         }
-        self.handle_asked(key, shared, now);
+        self.handle_upload_requested(key, shared, now);
     }
 
     pub(crate) fn status(&self) -> TorrentStatus {
-        let download = self.download.as_ref();
-        let phase = match (self.stopped, download) {
-            (Some(reason), _) => Phase::Stopped(reason),
-            (None, None) => Phase::Metadata,
-            (None, Some(download)) if download.is_complete() => Phase::Seeding,
-            (None, Some(_)) => Phase::Downloading,
+        let transfer = self.transfer.as_ref();
+        let phase = match (self.stopped, transfer) {
+            (Some(reason), _) => TorrentPhase::Stopped(reason),
+            (None, None) => TorrentPhase::Metadata,
+            (None, Some(transfer)) if transfer.is_complete() => TorrentPhase::Seeding,
+            (None, Some(_)) => TorrentPhase::Downloading,
         };
         TorrentStatus {
             phase,
             refused_metadata: self.refused_metadata,
-            bytes_total: download.map_or(0, |dl| dl.layout.content_length()),
-            bytes_verified: download.map_or(0, |dl| dl.bytes_verified),
-            bytes_reused: download.map_or(0, |dl| dl.bytes_reused),
-            bytes_fetched: download.map_or(0, |dl| dl.bytes_proven - dl.bytes_reused),
-            bytes_to_fetch: download.map_or(0, |dl| {
-                dl.layout.content_length() - dl.bytes_verified - dl.bytes_looked_for()
+            bytes_total: transfer.map_or(0, |transfer| transfer.layout.content_length()),
+            bytes_verified: transfer.map_or(0, |transfer| transfer.bytes_verified),
+            bytes_reused: transfer.map_or(0, |transfer| transfer.bytes_reused),
+            bytes_fetched: transfer
+                .map_or(0, |transfer| transfer.bytes_proven - transfer.bytes_reused),
+            bytes_to_fetch: transfer.map_or(0, |transfer| {
+                transfer.layout.content_length()
+                    - transfer.bytes_verified
+                    - transfer.bytes_looked_for()
             }),
-            pieces_total: download.map_or(0, |dl| dl.layout.piece_count()),
-            pieces_verified: download.map_or(0, |dl| dl.have.len()),
-            pieces_open: download.map_or(0, |dl| dl.partials.len()),
+            pieces_total: transfer.map_or(0, |transfer| transfer.layout.piece_count()),
+            pieces_verified: transfer.map_or(0, |transfer| transfer.have.len()),
             downloaded: self.down.total(),
             uploaded: self.up.total(),
             wasted: self.wasted,
@@ -481,7 +473,6 @@ impl Torrent {
             candidates: self.candidates.len(),
             dialling: self.candidates.dialling(),
             banned: self.banned,
-            rarest_copies: download.and_then(|dl| dl.rarity.rarest()),
         }
     }
 
@@ -497,13 +488,9 @@ impl Torrent {
                 client: peer.client.clone(),
                 pieces: peer.pieces().map_or(0, PieceSet::len),
                 seed: peer.is_seed(),
-                interesting: peer.wanted,
                 interested: peer.interested,
-                choking_us: peer.chokes,
+                choking_us: peer.choking_us,
                 choked: peer.choked,
-                snubbed: peer.pipeline.is_snubbed(),
-                requests: peer.pipeline.len(),
-                request_window: peer.pipeline.window(),
                 downloaded: peer.down.total(),
                 uploaded: peer.up.total(),
                 down_rate: peer.down.per_second(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bittorrent_engine::{
-    Command, Connected, DialFailure, Engine, PeerKey, Scope, TorrentKey, Verdict,
+    BlockVerdict, Command, Connected, DialFailure, Engine, PeerKey, Scope, TorrentKey,
 };
 use bittorrent_protocol::PieceIndex;
 use tokio::sync::{mpsc, watch};
@@ -230,7 +230,7 @@ impl Driver {
             match item {
                 PeerMessage::Block(arrived) => self.on_block(peer, arrived, now),
                 PeerMessage::Uploaded(bytes) => self.engine.handle_uploaded(peer, bytes, now),
-                PeerMessage::Asked => self.engine.handle_asked(peer, now),
+                PeerMessage::Asked => self.engine.handle_upload_requested(peer, now),
                 PeerMessage::Event(event) => {
                     if let Err(fault) = self.engine.handle_event(peer, event, now) {
                         if let Some(handle) = self.peers.get(&peer) {
@@ -254,13 +254,13 @@ impl Driver {
             .engine
             .handle_block(peer, arrived.block, arrived.leaf, now)
         {
-            Verdict::Write => {
+            BlockVerdict::Write => {
                 if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
                     torrent.write(arrived);
                 }
             }
             // Dropping it gives its permit back.
-            Verdict::Discard(reason) => {
+            BlockVerdict::Discard(reason) => {
                 tracing::trace!(%peer, block = %arrived.block, ?reason, "block discarded");
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bittorrent_engine::{ConnectionLimits, Content, HeldLeaves, Scope, Source, TorrentKey};
+use bittorrent_engine::{ConnectionLimits, Content, PieceLeaves, Scope, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, SwarmHash, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
@@ -308,7 +308,7 @@ pub(crate) async fn prepare(
 }
 
 /// The leaf hashes of the verified blocks of a piece.
-fn held_leaves(store: &TorrentStore, piece: PieceIndex) -> Result<HeldLeaves, StoreError> {
+fn held_leaves(store: &TorrentStore, piece: PieceIndex) -> Result<PieceLeaves, StoreError> {
     let layout = store.layout();
     let mut leaves = Vec::new();
     for block in layout
@@ -319,7 +319,7 @@ fn held_leaves(store: &TorrentStore, piece: PieceIndex) -> Result<HeldLeaves, St
         store.read(piece, block.begin(), &mut bytes)?;
         leaves.push((block.in_piece(), merkle::leaf(&bytes)));
     }
-    Ok(HeldLeaves { piece, leaves })
+    Ok(PieceLeaves { piece, leaves })
 }
 
 fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {

@@ -110,8 +110,6 @@ pub struct TorrentStatus {
     pub candidates: usize,
     /// Addresses banned for what they sent, ever.
     pub banned: u64,
-    /// Copies of the rarest missing piece among connected peers; `None` when nothing is missing.
-    pub rarest_copies: Option<usize>,
 }
 
 /// A connection at a moment.

@@ -22,5 +22,5 @@ mod world;
 
 pub use outcome::{Counts, Outcome};
 pub use plan::{Churn, Plan};
-pub use torrent::{BLOCK, Torrent, TorrentError};
+pub use torrent::{BLOCK, SyntheticTorrent, TorrentError};
 pub use world::World;

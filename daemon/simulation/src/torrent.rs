@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bittorrent_engine::{Content, HeldLeaves};
+use bittorrent_engine::{Content, PieceLeaves};
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::metainfo::{LayerError, PieceLayer};
 use bittorrent_protocol::{
@@ -34,7 +34,7 @@ pub enum TorrentError {
 /// A torrent with everything that is true about it. The leaf hash of a block is that of the block's
 /// name, the hashes above are what BEP 52 says: 32 bytes a block, whoever shares it.
 #[derive(Debug)]
-pub struct Torrent {
+pub struct SyntheticTorrent {
     /// Its piece space.
     pub layout: Arc<Layout>,
     /// Bytes that stand for the info dictionary: engines do not read them.
@@ -46,7 +46,7 @@ pub struct Torrent {
     nodes: Vec<Vec<Vec<MerkleHash>>>,
 }
 
-impl Torrent {
+impl SyntheticTorrent {
     /// Files of these lengths in bytes; `piece_blocks` is a power of two.
     pub fn new(piece_blocks: u64, files: &[u64]) -> Result<Arc<Self>, TorrentError> {
         let refused = TorrentError::PieceLength {
@@ -142,14 +142,14 @@ impl Torrent {
     }
 
     /// The leaves of these blocks, by piece.
-    pub fn held_leaves(&self, has: impl Fn(BlockIndex) -> bool) -> Vec<HeldLeaves> {
+    pub fn held_leaves(&self, has: impl Fn(BlockIndex) -> bool) -> Vec<PieceLeaves> {
         let leaves = |piece| {
             let blocks = self.layout.blocks(piece).filter(|block| has(*block));
             blocks.map(|b| (b.in_piece(), self.leaf(b))).collect()
         };
         let pieces = self.layout.piece_indices();
         pieces
-            .map(|piece| HeldLeaves {
+            .map(|piece| PieceLeaves {
                 piece,
                 leaves: leaves(piece),
             })
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn every_answer_proves_itself() {
         for (piece_blocks, blocks) in [(1, 1), (1, 5), (4, 3), (4, 4), (4, 13), (8, 100)] {
-            let torrent = Torrent::new(piece_blocks, &[0, blocks * BLOCK - 1]).unwrap();
+            let torrent = SyntheticTorrent::new(piece_blocks, &[0, blocks * BLOCK - 1]).unwrap();
             let span = &torrent.layout.files()[1];
             let height = merkle::tree_height(blocks);
             for base in 0..height {
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_pieces_of_a_request_are_those_its_leaves_are_in() {
-        let torrent = Torrent::new(4, &[3 * BLOCK, 13 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(4, &[3 * BLOCK, 13 * BLOCK]).unwrap();
         let request = |base, index, count| HashRequest {
             root: torrent.layout.files()[1].root().unwrap(),
             base,

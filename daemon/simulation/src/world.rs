@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Connected, DialFailure, Direction, Engine, Link, PeerEvent, Refusal, Scope, Source, Verdict,
+    BlockVerdict, Connected, DialFailure, Direction, Engine, Link, PeerEvent, Refusal, Scope,
+    Source,
 };
 use bittorrent_protocol::wire::Request;
 use bittorrent_protocol::{BlockIndex, BlockSet, MerkleHash, merkle};
@@ -17,7 +18,7 @@ use crate::outcome::{Counts, Outcome};
 use crate::plan::Plan;
 use crate::queue::{Happening, Life, Queue};
 use crate::random::{Random, mix};
-use crate::torrent::{Torrent, TorrentError};
+use crate::torrent::{SyntheticTorrent, TorrentError};
 
 /// More happenings than this without time going on are a loop.
 const MOST_AT_ONCE: u64 = 10_000_000;
@@ -26,7 +27,7 @@ const MOST_AT_ONCE: u64 = 10_000_000;
 #[derive(Debug)]
 pub struct World {
     plan: Plan,
-    torrent: Arc<Torrent>,
+    torrent: Arc<SyntheticTorrent>,
     /// The leaf hash of every lie.
     lie: MerkleHash,
     random: Random,
@@ -43,11 +44,11 @@ pub struct World {
 impl World {
     /// A world in which nothing has happened yet.
     pub fn new(plan: Plan) -> Result<Self, TorrentError> {
-        let torrent = Torrent::new(plan.piece_blocks, &plan.files)?;
+        let torrent = SyntheticTorrent::new(plan.piece_blocks, &plan.files)?;
         Ok(Self::around(plan, torrent))
     }
 
-    fn around(plan: Plan, torrent: Arc<Torrent>) -> Self {
+    fn around(plan: Plan, torrent: Arc<SyntheticTorrent>) -> Self {
         // The virtual clock starts somewhere; nothing reads the real one again.
         let start = Instant::now();
         let mut world = Self {
@@ -302,11 +303,11 @@ impl World {
             self.counts.blocks += 1;
             let node = &mut self.nodes[number];
             match node.engine.handle_block(key, block, leaf, now) {
-                Verdict::Write => {
+                BlockVerdict::Write => {
                     assert!(!node.proven.contains(block), "{block} is proven already");
                     writes.push(block);
                 }
-                Verdict::Discard(_) => self.counts.discarded += 1,
+                BlockVerdict::Discard(_) => self.counts.discarded += 1,
             }
         }
         if !writes.is_empty() {
@@ -468,7 +469,7 @@ impl World {
         let told = node.engine.set_content(node.torrent, content, now);
         assert!(told.is_ok(), "an engine takes its content once: {told:?}");
         if self.plan.in_order {
-            node.engine.take_in_order(node.torrent);
+            node.engine.download_in_order(node.torrent);
         }
     }
 

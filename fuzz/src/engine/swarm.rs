@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bittorrent_engine::{Command, PeerEvent, PeerKey, TorrentKey, TorrentStatus, Verdict};
+use bittorrent_engine::{BlockVerdict, Command, PeerEvent, PeerKey, TorrentKey, TorrentStatus};
 use bittorrent_protocol::merkle::{HashRequest, fold_layer, leaf};
 use bittorrent_protocol::wire::{
     ExtendedHandshake, METADATA_PIECE_LEN, OwnedMetadataMessage, Request, UT_METADATA,
@@ -393,9 +393,9 @@ impl Swarm {
         key: PeerKey,
         block: BlockIndex,
         leaf: MerkleHash,
-        verdict: Verdict,
+        verdict: BlockVerdict,
     ) {
-        if verdict == Verdict::Write {
+        if verdict == BlockVerdict::Write {
             assert!(self.key.is_some(), "the torrent is removed");
             let gone = self.by_key(key).is_none_or(|peer| peer.gone);
             assert!(!gone, "a block of a peer that has gone is written");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bittorrent_engine::{Content, HeldLeaves};
+use bittorrent_engine::{Content, PieceLeaves};
 use bittorrent_protocol::merkle::{HashRequest, leaf, piece_layer_from_leaves};
 use bittorrent_protocol::metainfo::PieceLayer;
 use bittorrent_protocol::{
@@ -90,13 +90,13 @@ impl Truth {
     /// The content when these blocks are on disk. Their leaves are told, so that none is dropped.
     pub(super) fn content(&self, with_layers: bool, held: &[BlockIndex]) -> Content {
         let mut verified = BlockSet::new(&self.layout);
-        let mut leaves: Vec<HeldLeaves> = Vec::new();
+        let mut leaves: Vec<PieceLeaves> = Vec::new();
         for block in held {
             verified.insert(*block);
             let leaf = (block.in_piece(), self.leaf(*block));
             match leaves.last_mut() {
                 Some(last) if last.piece == block.piece() => last.leaves.push(leaf),
-                _ => leaves.push(HeldLeaves {
+                _ => leaves.push(PieceLeaves {
                     piece: block.piece(),
                     leaves: vec![leaf],
                 }),

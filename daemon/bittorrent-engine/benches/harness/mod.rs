@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Command, Config, Connected, Content, Direction, Engine, Link, Output, PeerEvent, PeerKey,
-    TorrentKey, Verdict,
+    BlockVerdict, Command, Config, Connected, Content, Direction, Engine, Link, Output, PeerEvent,
+    PeerKey, TorrentKey,
 };
 use bittorrent_protocol::metainfo::PieceLayer;
 use bittorrent_protocol::wire::ExtendedHandshake;
@@ -178,7 +178,7 @@ impl Download {
                 };
                 self.received += 1;
                 let (leaf, now) = (self.leaf, self.now);
-                if self.engine.handle_block(peer, block, leaf, now) == Verdict::Write {
+                if self.engine.handle_block(peer, block, leaf, now) == BlockVerdict::Write {
                     self.engine.handle_written(self.torrent, block, Ok(()), now);
                 }
             }

@@ -40,7 +40,7 @@ impl Fixture {
         std::iter::from_fn(|| self.metadata.ask(self.now)).collect()
     }
 
-    fn answer(&mut self, peer: PeerKey, piece: u32, lie: bool) -> Progress {
+    fn answer(&mut self, peer: PeerKey, piece: u32, lie: bool) -> MetadataProgress {
         let first = piece as usize * LEN;
         let end = (first + LEN).min(self.truth.len());
         let mut payload = self.truth[first..end].to_vec();
@@ -66,12 +66,12 @@ fn each_peer_is_asked_for_two_blocks_and_each_block_once() {
     assert!(f.peers.iter().all(|peer| {
         (1..=2).contains(&asked.iter().filter(|(asked, _)| asked == peer).count())
     }));
-    let mut last = Progress::Going;
+    let mut last = MetadataProgress::Going;
     for (peer, piece) in asked {
-        assert_eq!(last, Progress::Going);
+        assert_eq!(last, MetadataProgress::Going);
         last = f.answer(peer, piece, false);
     }
-    assert_eq!(last, Progress::Complete(f.truth));
+    assert_eq!(last, MetadataProgress::Complete(f.truth));
 }
 
 #[test]
@@ -94,12 +94,15 @@ fn sizes_beyond_the_limit_are_ignored_and_false_ones_do_not_hinder() {
     f.answer(honest, 1, false);
     let asked = f.ask_all();
     assert_eq!(pieces(&asked), [2]);
-    assert!(matches!(f.answer(honest, 2, false), Progress::Complete(_)));
+    assert!(matches!(
+        f.answer(honest, 2, false),
+        MetadataProgress::Complete(_)
+    ));
     // A liar that had sent its one block is found alone.
     let liar = f.peers[1];
     assert_eq!(
         f.metadata.data(liar, 0, 1, vec![0], f.now),
-        Progress::Liar(liar)
+        MetadataProgress::Liar(liar)
     );
 }
 
@@ -111,9 +114,9 @@ fn after_a_false_whole_each_host_is_taken_at_its_own_word() {
     for _ in 0..100 {
         for (peer, piece) in f.ask_all() {
             match f.answer(peer, piece, peer == liar) {
-                Progress::Going => {}
-                Progress::Liar(peer) => liars.push(peer),
-                Progress::Complete(info) => {
+                MetadataProgress::Going => {}
+                MetadataProgress::Liar(peer) => liars.push(peer),
+                MetadataProgress::Complete(info) => {
                     assert_eq!(info, f.truth);
                     assert!(liars.iter().all(|found| *found == liar));
                     return;
@@ -128,16 +131,16 @@ fn after_a_false_whole_each_host_is_taken_at_its_own_word() {
 fn answers_nobody_asked_for_or_of_the_wrong_length_are_dropped() {
     let mut f = Fixture::new(&[SIZE]);
     let peer = f.peers[0];
-    assert_eq!(f.answer(peer, 0, true), Progress::Going);
+    assert_eq!(f.answer(peer, 0, true), MetadataProgress::Going);
     f.ask_all();
     let short = f
         .metadata
         .data(peer, 0, SIZE as u32, vec![0; LEN - 1], f.now);
-    assert_eq!(short, Progress::Going);
+    assert_eq!(short, MetadataProgress::Going);
     let resized = f
         .metadata
         .data(peer, 1, SIZE as u32 + 1, vec![0; LEN], f.now);
-    assert_eq!(resized, Progress::Going);
+    assert_eq!(resized, MetadataProgress::Going);
     // No answers: its host is left alone for a while, then both are asked again.
     assert!(f.ask_all().is_empty());
     f.now += Duration::from_secs(9);
@@ -177,7 +180,7 @@ fn what_is_overdue_is_asked_of_other_hosts_and_the_first_answer_counts() {
     assert_eq!(asked[..3], [&more[2..3], &more[3..5], &more[5..9]]);
     assert_eq!(asked[3], more[9..10]);
     let answer = f.answer(more[4], 0, false);
-    assert_eq!(answer, Progress::Complete(f.truth.clone()));
+    assert_eq!(answer, MetadataProgress::Complete(f.truth.clone()));
 }
 
 #[test]
@@ -189,10 +192,10 @@ fn a_late_answer_to_a_request_asked_twice_does_no_harm() {
     f.now += Duration::from_secs(1);
     assert_eq!(f.ask_all(), [(quick, 0), (quick, 2)]);
     f.answer(quick, 0, false);
-    assert_eq!(f.answer(slow, 0, true), Progress::Going);
+    assert_eq!(f.answer(slow, 0, true), MetadataProgress::Going);
     let answer = f.answer(slow, 2, false);
-    assert_eq!(answer, Progress::Complete(f.truth.clone()));
-    assert_eq!(f.answer(quick, 2, false), Progress::Going);
+    assert_eq!(answer, MetadataProgress::Complete(f.truth.clone()));
+    assert_eq!(f.answer(quick, 2, false), MetadataProgress::Going);
 }
 
 #[test]
@@ -226,7 +229,7 @@ fn join(f: &mut Fixture, keys: &mut Keys, n: u8, size: usize) -> PeerKey {
 fn run(
     f: &mut Fixture,
     most: Duration,
-    mut answer: impl FnMut(&mut Fixture, PeerKey, u32, Instant) -> Progress,
+    mut answer: impl FnMut(&mut Fixture, PeerKey, u32, Instant) -> MetadataProgress,
 ) -> Option<Duration> {
     let start = f.now;
     let mut open: Vec<(PeerKey, u32, Instant)> = Vec::new();
@@ -235,9 +238,9 @@ fn run(
         open.extend(asked.into_iter().map(|(peer, piece)| (peer, piece, f.now)));
         for (peer, piece, asked) in open.clone() {
             match answer(f, peer, piece, asked) {
-                Progress::Complete(_) => return Some(f.now - start),
-                Progress::Liar(liar) => open.retain(|(peer, ..)| *peer != liar),
-                Progress::Going => {}
+                MetadataProgress::Complete(_) => return Some(f.now - start),
+                MetadataProgress::Liar(liar) => open.retain(|(peer, ..)| *peer != liar),
+                MetadataProgress::Going => {}
             }
         }
         f.now += Duration::from_millis(500);
@@ -271,7 +274,7 @@ fn hosts_that_claim_many_sizes_and_answer_nothing_give_way() {
                 if peer == honest {
                     f.answer(peer, piece, false)
                 } else {
-                    Progress::Going
+                    MetadataProgress::Going
                 }
             });
             let blocks = size.div_ceil(LEN) as u64;
@@ -311,7 +314,7 @@ fn hosts_that_answer_late_and_falsely_delay_little() {
                 } else if !silent && asked + delay <= f.now {
                     f.answer(peer, piece, true)
                 } else {
-                    Progress::Going
+                    MetadataProgress::Going
                 }
             });
             let most = Duration::from_secs(if silent { 20 } else { 12 });
@@ -360,8 +363,8 @@ fn what_attempts_collect_is_bounded() {
             .attempts
             .iter()
             .map(|attempt| match &attempt.mode {
-                Mode::Together(whole, _) => held(whole),
-                Mode::Apart(wholes) => wholes.iter().map(|(_, whole)| held(whole)).sum(),
+                CollectMode::Together(whole, _) => held(whole),
+                CollectMode::Apart(wholes) => wholes.iter().map(|(_, whole)| held(whole)).sum(),
             });
         most = most.max(bytes.sum::<usize>());
         progress

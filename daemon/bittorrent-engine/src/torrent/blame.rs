@@ -15,8 +15,8 @@ use super::Torrent;
 use crate::keys::PeerKey;
 use crate::layers::piece_range;
 use crate::leaves::LeafQuery;
+use crate::open_piece::{BlockState, PieceStage, Suspect};
 use crate::output::{Blame, DisconnectReason, Output, StopReason};
-use crate::partial::{Stage, State, Suspect};
 use crate::senders::Sender;
 use crate::shared::Shared;
 
@@ -69,9 +69,9 @@ impl Torrent {
 
     fn ban_sender(&mut self, sender: Sender, blame: Blame, shared: &mut Shared, now: Instant) {
         let addr = self
-            .download
+            .transfer
             .as_ref()
-            .and_then(|download| download.senders.addr(sender));
+            .and_then(|transfer| transfer.senders.addr(sender));
         if let Some(addr) = addr {
             self.ban(addr, blame, shared, now);
         }
@@ -79,26 +79,26 @@ impl Torrent {
 
     /// A piece is false, and no write to it is under way.
     pub(super) fn judge_piece(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(partial) = download.partials.get_mut(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
-        let held = partial
+        let held = open_piece
             .slots()
-            .any(|(_, slot)| slot.state == State::Verified);
-        if let (false, Some(sender)) = (held, partial.only_sender()) {
-            partial.revoke_all();
-            partial.stage = Stage::Collecting;
-            partial.exclusive = None;
-            partial.worker = None;
-            download.reopen(piece);
+            .any(|(_, slot)| slot.state == BlockState::Verified);
+        if let (false, Some(sender)) = (held, open_piece.only_sender()) {
+            open_piece.revoke_all();
+            open_piece.stage = PieceStage::Collecting;
+            open_piece.exclusive = None;
+            open_piece.worker = None;
+            transfer.reopen(piece);
             self.ban_sender(sender, Blame::Piece(piece), shared, now);
             self.wake_starved = true;
             return;
         }
-        partial.stage = Stage::Asking(LeafQuery::default());
+        open_piece.stage = PieceStage::FindingFalseBlocks(LeafQuery::default());
         self.ask_hashes = true;
     }
 
@@ -110,41 +110,41 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(partial) = download.partials.get_mut(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
-        let wrong = partial.set_leaves(leaves);
+        let wrong = open_piece.set_leaves(leaves);
         let held: Vec<_> = wrong
             .iter()
             .map(|suspect| suspect.in_piece)
-            .filter(|in_piece| partial.slot(*in_piece).state == State::Verified)
+            .filter(|in_piece| open_piece.slot(*in_piece).state == BlockState::Verified)
             .collect();
         for suspect in &wrong {
-            partial.revoke(suspect.in_piece);
+            open_piece.revoke(suspect.in_piece);
         }
-        partial.stage = Stage::Collecting;
-        download.disown(self.key, piece, &held, shared);
-        download.reopen(piece);
+        open_piece.stage = PieceStage::Collecting;
+        transfer.revoke_blocks(self.key, piece, &held, shared);
+        transfer.reopen(piece);
         self.wake_starved = true;
         self.convict(piece, &wrong, shared, now);
         self.convict_suspects(piece, shared, now);
         self.prove(piece, shared, now);
     }
 
-    /// Nobody gives the leaves of a false piece: download it again from one peer.
+    /// Nobody gives the leaves of a false piece: downloads it again from one peer.
     pub(super) fn retry_solo(&mut self, piece: PieceIndex, shared: &mut Shared) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(partial) = download.partials.get_mut(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
-        let arrived: Vec<_> = partial
+        let arrived: Vec<_> = open_piece
             .slots()
-            .filter(|(_, slot)| slot.state == State::Written)
+            .filter(|(_, slot)| slot.state == BlockState::Written)
             .map(|(in_piece, slot)| Suspect {
                 in_piece,
                 leaf: slot.leaf,
@@ -152,49 +152,49 @@ impl Torrent {
             })
             .collect();
         // What the last attempt brought is enough to find one liar, and bounded.
-        partial.suspects = arrived;
-        let held: Vec<_> = partial
+        open_piece.suspects = arrived;
+        let held: Vec<_> = open_piece
             .slots()
-            .filter(|(_, slot)| slot.state == State::Verified)
+            .filter(|(_, slot)| slot.state == BlockState::Verified)
             .map(|(in_piece, _)| in_piece)
             .collect();
         for in_piece in &held {
-            partial.revoke(*in_piece);
+            open_piece.revoke(*in_piece);
         }
-        partial.revoke_all();
-        partial.stage = Stage::Collecting;
-        partial.solo = true;
-        partial.exclusive = None;
-        partial.worker = None;
-        download.disown(self.key, piece, &held, shared);
-        download.reopen(piece);
+        open_piece.revoke_all();
+        open_piece.stage = PieceStage::Collecting;
+        open_piece.solo = true;
+        open_piece.exclusive = None;
+        open_piece.worker = None;
+        transfer.revoke_blocks(self.key, piece, &held, shared);
+        transfer.reopen(piece);
         self.wake_starved = true;
     }
 
     /// The one peer that a piece is taken from fails to deliver: another one starts over. With
     /// `only`, just for that piece.
     pub(super) fn lose_exclusive(&mut self, key: PeerKey, only: Option<PieceIndex>) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let solo: Vec<_> = download
-            .partials
+        let solo: Vec<_> = transfer
+            .open_pieces
             .values_mut()
-            .filter(|partial| {
-                partial.exclusive == Some(key)
-                    && !partial.is_proven()
-                    && matches!(partial.stage, Stage::Collecting)
-                    && only.is_none_or(|only| only == partial.piece())
+            .filter(|open_piece| {
+                open_piece.exclusive == Some(key)
+                    && !open_piece.is_proven()
+                    && matches!(open_piece.stage, PieceStage::Collecting)
+                    && only.is_none_or(|only| only == open_piece.piece())
             })
-            .map(|partial| {
-                partial.exclusive = None;
-                partial.worker = None;
-                partial.revoke_all();
-                partial.piece()
+            .map(|open_piece| {
+                open_piece.exclusive = None;
+                open_piece.worker = None;
+                open_piece.revoke_all();
+                open_piece.piece()
             })
             .collect();
         for piece in solo {
-            download.reopen(piece);
+            transfer.reopen(piece);
             self.wake_starved = true;
         }
     }
@@ -206,18 +206,18 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(partial) = self
-            .download
+        let Some(open_piece) = self
+            .transfer
             .as_mut()
-            .and_then(|download| download.partials.get_mut(&piece))
+            .and_then(|transfer| transfer.open_pieces.get_mut(&piece))
         else {
             return;
         };
-        if !partial.is_proven() {
+        if !open_piece.is_proven() {
             return;
         }
-        let mut wrong = std::mem::take(&mut partial.suspects);
-        wrong.retain(|suspect| partial.slot(suspect.in_piece).leaf != suspect.leaf);
+        let mut wrong = std::mem::take(&mut open_piece.suspects);
+        wrong.retain(|suspect| open_piece.slot(suspect.in_piece).leaf != suspect.leaf);
         self.convict(piece, &wrong, shared, now);
     }
 
@@ -229,9 +229,9 @@ impl Torrent {
             }
             convicted.push(suspect.sender);
             let block = self
-                .download
+                .transfer
                 .as_ref()
-                .and_then(|dl| dl.layout.block(piece, u32::from(suspect.in_piece)));
+                .and_then(|transfer| transfer.layout.block(piece, u32::from(suspect.in_piece)));
             if let Some(block) = block {
                 self.ban_sender(suspect.sender, Blame::Block(block), shared, now);
             }
@@ -241,36 +241,36 @@ impl Torrent {
     /// When everything that lacks of a file waits for hashes that nobody gives, the file's root
     /// decides about all of it.
     pub(super) fn fold_file(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let file = download.layout.file_of(piece);
-        if !download.awaits_only_hashes(file) {
+        let file = transfer.layout.file_of(piece);
+        if !transfer.awaits_only_hashes(file) {
             return;
         }
-        let span = download.layout.file(file).clone();
+        let span = transfer.layout.file(file).clone();
         let mut hashes = Vec::with_capacity(span.pieces() as usize);
         let mut waiting = Vec::new();
         for piece in span.piece_indices() {
-            if let Some(partial) = download.partials.get(&piece) {
-                if !partial.is_settled() {
+            if let Some(open_piece) = transfer.open_pieces.get(&piece) {
+                if !open_piece.is_settled() {
                     return;
                 }
                 waiting.push(piece);
                 hashes.push(merkle::piece_hash(
-                    &partial.leaves(),
-                    &download.layout,
+                    &open_piece.leaves(),
+                    &transfer.layout,
                     piece,
                 ));
-            } else if let Some(hash) = download.layers.piece_hash(&download.layout, piece) {
+            } else if let Some(hash) = transfer.layers.piece_hash(&transfer.layout, piece) {
                 hashes.push(hash);
             } else {
                 // Verified in a former run, when its hash was known: only peers have it now.
                 return;
             }
         }
-        let layout = std::sync::Arc::clone(&download.layout);
-        match download.layers.complete_by(&layout, file, hashes) {
+        let layout = std::sync::Arc::clone(&transfer.layout);
+        match transfer.layers.complete_by(&layout, file, hashes) {
             Some(layer) => {
                 shared.emit(Output::Layer {
                     torrent: self.key,
@@ -293,21 +293,21 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         let mut senders = std::collections::BTreeSet::new();
         for piece in waiting {
-            if let Some(partial) = download.partials.get(piece) {
-                senders.extend(partial.slots().map(|(_, slot)| slot.sender));
+            if let Some(open_piece) = transfer.open_pieces.get(piece) {
+                senders.extend(open_piece.slots().map(|(_, slot)| slot.sender));
             }
-            download.count_unproven(*piece, false);
-            download.put_back(*piece);
+            transfer.count_unproven(*piece, false);
+            transfer.return_to_picker(*piece);
         }
-        download.false_files += 1;
-        let hopeless = download.false_files >= MOST_FALSE_FILES;
-        let first = piece_range(download.layout.file(file)).start;
-        let first = download.layout.piece(first);
+        transfer.false_files += 1;
+        let hopeless = transfer.false_files >= MOST_FALSE_FILES;
+        let first = piece_range(transfer.layout.file(file)).start;
+        let first = transfer.layout.piece(first);
         self.wake_starved = true;
         if let (1, Some(sender), Some(first)) = (senders.len(), senders.first(), first) {
             self.ban_sender(*sender, Blame::Piece(first), shared, now);

@@ -5,12 +5,12 @@ use std::time::Instant;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, merkle};
 
 use super::Torrent;
-use crate::download::run_size;
-use crate::input::{HeldLeaves, WriteFailed};
+use crate::input::{PieceLeaves, WriteFailed};
 use crate::keys::PeerKey;
-use crate::output::{Blame, Discard, Output, StopReason, Verdict};
-use crate::partial::{Stage, State};
+use crate::open_piece::{BlockState, PieceStage};
+use crate::output::{Blame, BlockVerdict, Discard, Output, StopReason};
 use crate::shared::Shared;
+use crate::transfer::run_size;
 
 impl Torrent {
     pub(crate) fn handle_block(
@@ -20,80 +20,80 @@ impl Torrent {
         leaf: MerkleHash,
         shared: &mut Shared,
         now: Instant,
-    ) -> Verdict {
+    ) -> BlockVerdict {
         self.wake(key);
-        let verdict = self.judge_block(key, block, leaf, shared, now);
-        if let Some(download) = &self.download {
-            let size = u64::from(download.layout.block_size(block));
+        let verdict = self.decide_block(key, block, leaf, shared, now);
+        if let Some(transfer) = &self.transfer {
+            let size = u64::from(transfer.layout.block_size(block));
             self.down.add(size);
-            if verdict != Verdict::Write {
+            if verdict != BlockVerdict::Write {
                 self.wasted += size;
             }
         }
         verdict
     }
 
-    fn judge_block(
+    fn decide_block(
         &mut self,
         key: PeerKey,
         block: BlockIndex,
         leaf: MerkleHash,
         shared: &mut Shared,
         now: Instant,
-    ) -> Verdict {
-        let Some(download) = &mut self.download else {
-            return Verdict::Discard(Discard::Unrequested);
+    ) -> BlockVerdict {
+        let Some(transfer) = &mut self.transfer else {
+            return BlockVerdict::Discard(Discard::Unrequested);
         };
         let Some(peer) = self.peers.get_mut(&key) else {
-            return Verdict::Discard(Discard::UnknownPeer);
+            return BlockVerdict::Discard(Discard::UnknownPeer);
         };
         let piece = block.piece();
-        let size = u64::from(download.layout.block_size(block));
+        let size = u64::from(transfer.layout.block_size(block));
         peer.down.add(size);
         let asked = peer.pipeline.arrive(block, now);
         let addr = peer.addr;
         let Some(waited) = asked else {
-            return Verdict::Discard(Discard::Unrequested);
+            return BlockVerdict::Discard(Discard::Unrequested);
         };
         peer.delivered();
-        if download.have.contains(piece) {
-            return Verdict::Discard(Discard::Duplicate);
+        if transfer.have.contains(piece) {
+            return BlockVerdict::Discard(Discard::Duplicate);
         }
-        let Some(partial) = download.partials.get_mut(&piece) else {
-            return Verdict::Discard(Discard::Unrequested);
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
+            return BlockVerdict::Discard(Discard::Unrequested);
         };
-        let state = partial.slot(block.in_piece()).state;
-        if partial.is_looked_for() && state == State::Missing {
+        let state = open_piece.slot(block.in_piece()).state;
+        if open_piece.is_looked_for() && state == BlockState::Missing {
             // Late: what is at its place may be found elsewhere at this moment.
-            return Verdict::Discard(Discard::Unrequested);
+            return BlockVerdict::Discard(Discard::Unrequested);
         }
         match state {
-            State::Missing | State::Requested => {}
-            State::Arrived | State::Written | State::Verified => {
-                return Verdict::Discard(Discard::Duplicate);
+            BlockState::Missing | BlockState::Requested => {}
+            BlockState::Arrived | BlockState::Written | BlockState::Verified => {
+                return BlockVerdict::Discard(Discard::Duplicate);
             }
         }
         if self.stopped.is_some() {
             if waited {
                 self.release_block(block);
             }
-            return Verdict::Discard(Discard::Stopped);
+            return BlockVerdict::Discard(Discard::Stopped);
         }
-        if partial.solo && partial.exclusive != Some(key) {
+        if open_piece.solo && open_piece.exclusive != Some(key) {
             // Two senders in a piece that is to show whether one of them lies.
             if waited {
                 self.release_block(block);
             }
-            return Verdict::Discard(Discard::Unrequested);
+            return BlockVerdict::Discard(Discard::Unrequested);
         }
-        let is_false = if partial.is_proven() {
-            partial.slot(block.in_piece()).leaf != leaf
-        } else if partial.blocks() == 1 {
+        let is_false = if open_piece.is_proven() {
+            open_piece.slot(block.in_piece()).leaf != leaf
+        } else if open_piece.blocks() == 1 {
             // The hash of such a piece follows from its one leaf.
-            download
+            transfer
                 .layers
-                .piece_hash(&download.layout, piece)
-                .is_some_and(|hash| hash != merkle::piece_hash(&[leaf], &download.layout, piece))
+                .piece_hash(&transfer.layout, piece)
+                .is_some_and(|hash| hash != merkle::piece_hash(&[leaf], &transfer.layout, piece))
         } else {
             false
         };
@@ -102,16 +102,16 @@ impl Torrent {
                 self.release_block(block);
             }
             self.ban(addr, Blame::Block(block), shared, now);
-            return Verdict::Discard(Discard::False);
+            return BlockVerdict::Discard(Discard::False);
         }
         let sender = *peer
             .sender
-            .get_or_insert_with(|| download.senders.name(addr));
+            .get_or_insert_with(|| transfer.senders.name(addr));
         peer.last_use = now;
-        let requests = partial.arrive(block.in_piece(), leaf, sender);
-        let collected = partial.is_collected();
-        if partial.missing() == 0 {
-            download.open.remove(&piece);
+        let requests = open_piece.arrive(block.in_piece(), leaf, sender);
+        let collected = open_piece.is_collected();
+        if open_piece.missing() == 0 {
+            transfer.requestable.remove(&piece);
         }
         if requests > u8::from(waited) {
             self.cancel_others(block, shared);
@@ -119,32 +119,32 @@ impl Torrent {
         if collected {
             self.collected(piece, shared, now);
         }
-        Verdict::Write
+        BlockVerdict::Write
     }
 
     /// Every block of a piece is here: is it the piece?
     pub(super) fn collected(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(partial) = download.partials.get_mut(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
-        if !partial.is_proven() {
-            let was_unproven = matches!(partial.stage, Stage::Unproven);
-            let hash = download.layers.piece_hash(&download.layout, piece);
-            let found = merkle::piece_hash(&partial.leaves(), &download.layout, piece);
-            partial.stage = match hash {
-                None => Stage::Unproven,
+        if !open_piece.is_proven() {
+            let was_unproven = matches!(open_piece.stage, PieceStage::Unproven);
+            let hash = transfer.layers.piece_hash(&transfer.layout, piece);
+            let found = merkle::piece_hash(&open_piece.leaves(), &transfer.layout, piece);
+            open_piece.stage = match hash {
+                None => PieceStage::Unproven,
                 Some(hash) if hash == found => {
-                    partial.accept_leaves();
-                    Stage::Collecting
+                    open_piece.accept_leaves();
+                    PieceStage::Collecting
                 }
-                Some(_) => Stage::False,
+                Some(_) => PieceStage::False,
             };
-            let is_unproven = matches!(partial.stage, Stage::Unproven);
+            let is_unproven = matches!(open_piece.stage, PieceStage::Unproven);
             if is_unproven != was_unproven {
-                download.count_unproven(piece, is_unproven);
+                transfer.count_unproven(piece, is_unproven);
             }
             self.convict_suspects(piece, shared, now);
         }
@@ -153,45 +153,45 @@ impl Torrent {
 
     /// Takes the next step with a piece all of whose blocks are here, once no write is under way.
     pub(super) fn advance(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(partial) = download.partials.get(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get(&piece) else {
             return;
         };
-        if !partial.is_collected() || !partial.is_settled() {
+        if !open_piece.is_collected() || !open_piece.is_settled() {
             return;
         }
-        match partial.stage {
-            Stage::Collecting => {
-                if partial.is_proven() {
+        match open_piece.stage {
+            PieceStage::Collecting => {
+                if open_piece.is_proven() {
                     self.prove(piece, shared, now);
                 }
             }
-            Stage::Unproven => self.fold_file(piece, shared, now),
-            Stage::False => self.judge_piece(piece, shared, now),
-            Stage::Asking(_)
-            | Stage::Probing(_)
-            | Stage::Learning(_)
-            | Stage::Recalling(_)
-            | Stage::Descending(_)
-            | Stage::Looking => {}
+            PieceStage::Unproven => self.fold_file(piece, shared, now),
+            PieceStage::False => self.judge_piece(piece, shared, now),
+            PieceStage::FindingFalseBlocks(_)
+            | PieceStage::Probing(_)
+            | PieceStage::RequestingLeaves(_)
+            | PieceStage::LookingUpLeaves(_)
+            | PieceStage::Descending(_)
+            | PieceStage::LookingUpBlocks => {}
         }
     }
 
     /// Reports the written blocks of a piece whose leaves are proven.
     pub(super) fn prove(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(partial) = download.partials.get_mut(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
-        for (first_block, leaves) in partial.verify() {
-            let layout = &download.layout;
+        for (first_block, leaves) in open_piece.verify() {
+            let layout = &transfer.layout;
             let size = run_size(layout, piece, first_block, leaves.len());
-            download.bytes_verified += size;
-            download.bytes_proven += size;
+            transfer.bytes_verified += size;
+            transfer.bytes_proven += size;
             shared.emit(Output::Proven {
                 torrent: self.key,
                 piece,
@@ -199,20 +199,20 @@ impl Torrent {
                 leaves,
             });
         }
-        if partial.is_verified() {
+        if open_piece.is_verified() {
             self.finish(piece, shared, now);
         }
     }
 
     /// A piece is whole.
     pub(super) fn finish(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let first = download.have.is_empty();
-        download.finish(piece);
-        self.news.push(piece);
-        let complete = download.is_complete();
+        let first = transfer.have.is_empty();
+        transfer.finish(piece);
+        self.unannounced.push(piece);
+        let complete = transfer.is_complete();
         let keys: Vec<_> = self
             .peers
             .values_mut()
@@ -248,35 +248,32 @@ impl Torrent {
         now: Instant,
     ) {
         match result {
-            Ok(()) => {
-                self.write_failures = 0;
-                self.block_written(block, shared, now);
-            }
-            Err(failure) => self.write_failed(block, failure, shared),
+            Ok(()) => self.block_written(block, shared, now),
+            Err(WriteFailed) => self.write_failed(block, shared),
         }
     }
 
     fn block_written(&mut self, block: BlockIndex, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         let piece = block.piece();
-        let Some(partial) = download.partials.get_mut(&piece) else {
+        let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
-        if !partial.written(block.in_piece()) {
+        if !open_piece.written(block.in_piece()) {
             return;
         }
-        if matches!(partial.stage, Stage::Probing(_)) {
+        if matches!(open_piece.stage, PieceStage::Probing(_)) {
             self.ask_hashes = true;
         }
-        if partial.is_collected() {
+        if open_piece.is_collected() {
             self.advance(piece, shared, now);
-        } else if let Some(leaf) = partial.verify_one(block.in_piece()) {
+        } else if let Some(leaf) = open_piece.verify_one(block.in_piece()) {
             // Its leaf was known beforehand, so it counts at once.
-            let size = u64::from(download.layout.block_size(block));
-            download.bytes_verified += size;
-            download.bytes_proven += size;
+            let size = u64::from(transfer.layout.block_size(block));
+            transfer.bytes_verified += size;
+            transfer.bytes_proven += size;
             shared.emit(Output::Proven {
                 torrent: self.key,
                 piece,
@@ -286,36 +283,31 @@ impl Torrent {
         }
     }
 
-    fn write_failed(&mut self, block: BlockIndex, failure: WriteFailed, shared: &mut Shared) {
+    fn write_failed(&mut self, block: BlockIndex, shared: &mut Shared) {
         let piece = block.piece();
-        if let Some(download) = &mut self.download
-            && let Some(partial) = download.partials.get_mut(&piece)
-            && partial.write_failed(block.in_piece())
+        if let Some(transfer) = &mut self.transfer
+            && let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+            && open_piece.write_failed(block.in_piece())
         {
-            let was_unproven = matches!(partial.stage, Stage::Unproven);
-            partial.stage = Stage::Collecting;
+            let was_unproven = matches!(open_piece.stage, PieceStage::Unproven);
+            open_piece.stage = PieceStage::Collecting;
             if was_unproven {
-                download.count_unproven(piece, false);
+                transfer.count_unproven(piece, false);
             }
-            download.reopen(piece);
+            transfer.reopen(piece);
             self.wake_starved = true;
         }
-        self.write_failures += 1;
-        if failure == WriteFailed::Permanent
-            || self.write_failures > shared.config.max_write_failures
-        {
-            self.stop(StopReason::WritesFail, shared);
-        }
+        self.stop(StopReason::WritesFail, shared);
     }
 
     /// Blocks that were verified are damaged on disk, the others of their pieces are not.
     pub(crate) fn handle_damaged(
         &mut self,
         blocks: &[BlockIndex],
-        held: Vec<HeldLeaves>,
+        held: Vec<PieceLeaves>,
         shared: &mut Shared,
     ) {
-        if let Some(download) = &mut self.download {
+        if let Some(transfer) = &mut self.transfer {
             for piece in held {
                 let damaged = |in_piece| {
                     let of = |block: &BlockIndex| (block.piece(), block.in_piece());
@@ -325,7 +317,7 @@ impl Torrent {
                         .any(|block| block == (piece.piece, in_piece))
                 };
                 let good = piece.leaves.iter().filter(|(block, _)| !damaged(*block));
-                download.lose_all_but(piece.piece, good.copied().collect());
+                transfer.lose_all_but(piece.piece, good.copied().collect());
             }
         }
         self.handle_lost(blocks, shared);
@@ -333,15 +325,15 @@ impl Torrent {
 
     /// Blocks that were verified are not on disk any more.
     pub(crate) fn handle_lost(&mut self, blocks: &[BlockIndex], shared: &mut Shared) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         for block in blocks {
-            download.lose(*block);
+            transfer.lose(*block);
         }
         for peer in self.peers.values_mut() {
             if let Some(set) = peer.pieces() {
-                peer.offers = set.count_without(&download.have);
+                peer.offers = set.count_without(&transfer.have);
             }
         }
         let keys: Vec<_> = self.peers.keys().copied().collect();

@@ -7,10 +7,10 @@ use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
 
 use super::Torrent;
 use super::reuse::piece_run;
-use crate::descent::{Descent, GROUP, LAYER, Stretch};
+use crate::descent::{Descent, GROUP, LAYER, LeafRange};
 use crate::keys::PeerKey;
+use crate::open_piece::PieceStage;
 use crate::output::Output;
-use crate::partial::Stage;
 use crate::peer::{HashPurpose, Peer};
 use crate::shared::Shared;
 
@@ -26,26 +26,27 @@ impl Torrent {
         now: Instant,
     ) -> Result<(), ProofFault> {
         let nodes = self.proven_below(key, request, (first, pieces), hashes)?;
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return Ok(());
         };
-        let low = merkle::piece_height(&download.layout, first);
-        let run = piece_run(download, first, pieces);
+        let low = merkle::piece_height(&transfer.layout, first);
+        let run = piece_run(transfer, first, pieces);
         for (piece, nodes) in run.into_iter().zip(nodes.chunks(1 << (low - LAYER))) {
-            let (Some(reuse), Some(partial)) =
-                (&mut download.reuse, download.partials.get_mut(&piece))
+            let (Some(reuse), Some(open_piece)) =
+                (&mut transfer.reuse, transfer.open_pieces.get_mut(&piece))
             else {
                 continue;
             };
-            if !matches!(partial.stage, Stage::Learning(_)) {
+            if !matches!(open_piece.stage, PieceStage::RequestingLeaves(_)) {
                 continue;
             }
-            let blocks = download.layout.block_count(piece);
+            let blocks = transfer.layout.block_count(piece);
             let count = (blocks as usize).div_ceil(GROUP);
             let nodes = nodes.get(..count).unwrap_or(nodes).to_vec();
-            partial.stage = Stage::Recalling(Box::new(Descent::new(nodes.clone(), blocks)));
+            open_piece.stage =
+                PieceStage::LookingUpLeaves(Box::new(Descent::new(nodes.clone(), blocks)));
             reuse.asked(now);
-            shared.emit(Output::Recall {
+            shared.emit(Output::LookupLeaves {
                 torrent: self.key,
                 piece,
                 nodes,
@@ -54,42 +55,43 @@ impl Torrent {
         Ok(())
     }
 
-    pub(crate) fn handle_recalled(
+    pub(crate) fn handle_leaves_looked_up(
         &mut self,
         piece: PieceIndex,
         held: &[(BlockIndex, MerkleHash)],
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let (Some(reuse), Some(partial)) = (&mut download.reuse, download.partials.get_mut(&piece))
+        let (Some(reuse), Some(open_piece)) =
+            (&mut transfer.reuse, transfer.open_pieces.get_mut(&piece))
         else {
             return;
         };
-        match std::mem::take(&mut partial.stage) {
-            Stage::Recalling(mut descent) => {
+        match std::mem::take(&mut open_piece.stage) {
+            PieceStage::LookingUpLeaves(mut descent) => {
                 reuse.answered(now);
                 let held = held.iter().filter(|(block, _)| block.piece() == piece);
                 let (differ, of) =
                     descent.recall(held.map(|(block, leaf)| (block.in_piece(), *leaf)));
                 reuse.count_differing(differ, of);
                 reuse.descending.insert(piece);
-                partial.stage = Stage::Descending(descent);
+                open_piece.stage = PieceStage::Descending(descent);
                 self.ask_hashes = true;
                 self.end_descent(piece, shared, now);
             }
-            other => partial.stage = other,
+            other => open_piece.stage = other,
         }
     }
 
     /// Asks for the leaves below nodes that differ.
     pub(super) fn ask_below(&mut self, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(reuse) = &mut download.reuse else {
+        let Some(reuse) = &mut transfer.reuse else {
             return;
         };
         let mut stranded = Vec::new();
@@ -98,11 +100,11 @@ impl Torrent {
             if !self.peers.values().any(Peer::can_give_below) {
                 break;
             }
-            let Some(partial) = download.partials.get_mut(piece) else {
+            let Some(open_piece) = transfer.open_pieces.get_mut(piece) else {
                 asked.push(*piece);
                 continue;
             };
-            let Stage::Descending(descent) = &mut partial.stage else {
+            let PieceStage::Descending(descent) = &mut open_piece.stage else {
                 asked.push(*piece);
                 continue;
             };
@@ -117,14 +119,15 @@ impl Torrent {
                 let Some(peer) = free.min_by_key(|peer| peer.hash_waits.len()) else {
                     break;
                 };
-                let Some((stretch, request)) = descent.ask().and_then(|stretch| {
-                    Some((stretch, request(&download.layout, *piece, stretch)?))
-                }) else {
+                let Some((range, request)) = descent
+                    .ask()
+                    .and_then(|range| Some((range, request(&transfer.layout, *piece, range)?)))
+                else {
                     debug_assert!(false, "leaves that cannot be asked for");
                     stranded.push(*piece);
                     break;
                 };
-                peer.request_hashes(request, HashPurpose::Below(*piece, stretch), shared, now);
+                peer.request_hashes(request, HashPurpose::Below(*piece, range), shared, now);
             }
             if !descent.has_wanted() {
                 asked.push(*piece);
@@ -143,23 +146,23 @@ impl Torrent {
         &mut self,
         key: PeerKey,
         request: &CheckedRequest,
-        (piece, stretch): (PieceIndex, Stretch),
+        (piece, range): (PieceIndex, LeafRange),
         hashes: &[MerkleHash],
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), ProofFault> {
-        let Some(partial) = self
-            .download
+        let Some(open_piece) = self
+            .transfer
             .as_mut()
-            .and_then(|download| download.partials.get_mut(&piece))
+            .and_then(|transfer| transfer.open_pieces.get_mut(&piece))
         else {
             return Ok(());
         };
         // If the way was given up meanwhile, nobody wants to know any more.
-        let Stage::Descending(descent) = &mut partial.stage else {
+        let PieceStage::Descending(descent) = &mut open_piece.stage else {
             return Ok(());
         };
-        let node = descent.node(stretch);
+        let node = descent.node(range);
         let leaves = match request.verify(hashes, |_, _| node) {
             Ok(leaves) => leaves,
             Err(fault) => {
@@ -167,7 +170,7 @@ impl Torrent {
                 return Err(fault);
             }
         };
-        descent.learn(stretch, leaves);
+        descent.learn(range, leaves);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.leaves_given();
         }
@@ -177,14 +180,14 @@ impl Torrent {
 
     /// Looks for the blocks of a piece once all its leaves are known.
     fn end_descent(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(partial) = self
-            .download
+        let Some(open_piece) = self
+            .transfer
             .as_ref()
-            .and_then(|download| download.partials.get(&piece))
+            .and_then(|transfer| transfer.open_pieces.get(&piece))
         else {
             return;
         };
-        let Stage::Descending(descent) = &partial.stage else {
+        let PieceStage::Descending(descent) = &open_piece.stage else {
             return;
         };
         if let Some(leaves) = descent.leaves() {
@@ -195,15 +198,15 @@ impl Torrent {
 
     /// The leaves below nodes of a piece are not to be had: it begins again.
     pub(super) fn descent_failed(&mut self, piece: PieceIndex) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let descends = download
-            .partials
+        let descends = transfer
+            .open_pieces
             .get(&piece)
-            .is_some_and(|partial| matches!(partial.stage, Stage::Descending(_)));
+            .is_some_and(|open_piece| matches!(open_piece.stage, PieceStage::Descending(_)));
         if descends {
-            download.shelve(piece);
+            transfer.return_to_search(piece);
         }
         self.ask_hashes = true;
         self.wake_starved = true;
@@ -211,11 +214,11 @@ impl Torrent {
 }
 
 /// The request for some leaves of a piece; it needs no uncles.
-fn request(layout: &Layout, piece: PieceIndex, stretch: Stretch) -> Option<CheckedRequest> {
+fn request(layout: &Layout, piece: PieceIndex, range: LeafRange) -> Option<CheckedRequest> {
     let file = layout.file(layout.file_of(piece));
     let before = piece.get() - file.piece_indices().next()?.get();
     let index = before.checked_mul(1 << merkle::piece_height(layout, piece))?;
-    let index = index.checked_add(stretch.first.into())?;
-    let height = stretch.width.checked_ilog2()? as u8;
-    HashRequest::anchored(file, 0, index, stretch.width.into(), height).ok()
+    let index = index.checked_add(range.first.into())?;
+    let height = range.width.checked_ilog2()? as u8;
+    HashRequest::anchored(file, 0, index, range.width.into(), height).ok()
 }

@@ -29,7 +29,7 @@ impl Torrent {
             if connected.contains(&addr) {
                 self.candidates.connected(addr);
             }
-            if shared.own.contains(&addr) {
+            if shared.own_addresses.contains(&addr) {
                 self.candidates.mark_own(addr);
             }
         }

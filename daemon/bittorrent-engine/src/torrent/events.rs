@@ -7,11 +7,11 @@ use bittorrent_protocol::PieceIndex;
 use bittorrent_protocol::wire::{ExtendedHandshake, Request};
 
 use super::Torrent;
-use crate::bits::PieceSet;
 use crate::input::{PeerEvent, PeerFault, Source};
 use crate::keys::PeerKey;
 use crate::output::{Blame, DisconnectReason};
-use crate::peer::Has;
+use crate::peer::PeerPieces;
+use crate::piece_set::PieceSet;
 use crate::shared::Shared;
 
 /// How long a peer that rejects a block of a piece is not asked for that piece.
@@ -87,14 +87,14 @@ impl Torrent {
 
     /// A piece that a peer named. `None` while the torrent's size is unknown.
     fn checked(&self, number: u32) -> Result<Option<PieceIndex>, PeerFault> {
-        let Some(download) = &self.download else {
+        let Some(transfer) = &self.transfer else {
             return Ok(None);
         };
-        match download.layout.piece(number) {
+        match transfer.layout.piece(number) {
             Some(piece) => Ok(Some(piece)),
             None => Err(PeerFault::PieceOutOfRange {
                 index: number,
-                pieces: download.layout.piece_count(),
+                pieces: transfer.layout.piece_count(),
             }),
         }
     }
@@ -103,7 +103,7 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        peer.chokes = true;
+        peer.choking_us = true;
         if peer.fast {
             // Each request is answered still, by its block or by a reject (BEP 6).
             self.leave_piece(key);
@@ -115,7 +115,7 @@ impl Torrent {
 
     fn handle_unchoke(&mut self, key: PeerKey) {
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.chokes = false;
+            peer.choking_us = false;
             self.wake(key);
         }
     }
@@ -141,9 +141,9 @@ impl Torrent {
             return Ok(());
         };
         match &mut peer.has {
-            Has::Early(early) => return early.add(number),
-            Has::Pieces(set) => {
-                let (Some(piece), Some(download)) = (piece, &mut self.download) else {
+            PeerPieces::Unchecked(early) => return early.add(number),
+            PeerPieces::Known(set) => {
+                let (Some(piece), Some(transfer)) = (piece, &mut self.transfer) else {
                     return Ok(());
                 };
                 if !set.insert(piece) {
@@ -151,18 +151,18 @@ impl Torrent {
                 }
                 let seed = set.is_full();
                 if seed {
-                    for other in set.iter(&download.layout) {
+                    for other in set.iter(&transfer.layout) {
                         if other != piece {
-                            download.rarity.remove_copy(other);
+                            transfer.picker.remove_copy(other);
                         }
                     }
-                    download.rarity.add_seed();
+                    transfer.picker.add_seed();
                 } else {
-                    download.rarity.add_copy(piece);
+                    transfer.picker.add_copy(piece);
                 }
-                if !download.have.contains(piece) {
+                if !transfer.have.contains(piece) {
                     peer.offers += 1;
-                    self.ask_hashes |= !download.layers.is_complete();
+                    self.ask_hashes |= !transfer.layers.is_complete();
                     self.wake(key);
                     self.update_interest(key, shared);
                 }
@@ -184,14 +184,14 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else {
             return Ok(());
         };
-        match (&mut peer.has, &self.download) {
-            (Has::Early(early), _) => early.set_bitfield(bits),
-            (Has::Pieces(_), Some(download)) => {
-                let set = PieceSet::from_wire(&bits, download.layout.piece_count())?;
+        match (&mut peer.has, &self.transfer) {
+            (PeerPieces::Unchecked(early), _) => early.set_bitfield(bits),
+            (PeerPieces::Known(_), Some(transfer)) => {
+                let set = PieceSet::from_wire(&bits, transfer.layout.piece_count())?;
                 self.set_pieces(key, set, shared, now);
                 Ok(())
             }
-            (Has::Pieces(_), None) => Ok(()),
+            (PeerPieces::Known(_), None) => Ok(()),
         }
     }
 
@@ -205,10 +205,10 @@ impl Torrent {
         let Some(peer) = self.peers.get_mut(&key) else {
             return Ok(());
         };
-        match (&mut peer.has, &self.download) {
-            (Has::Early(early), _) => early.set_all(all),
-            (Has::Pieces(_), Some(download)) => {
-                let pieces = download.layout.piece_count();
+        match (&mut peer.has, &self.transfer) {
+            (PeerPieces::Unchecked(early), _) => early.set_all(all),
+            (PeerPieces::Known(_), Some(transfer)) => {
+                let pieces = transfer.layout.piece_count();
                 let set = if all {
                     PieceSet::full(pieces)
                 } else {
@@ -216,24 +216,24 @@ impl Torrent {
                 };
                 self.set_pieces(key, set, shared, now);
             }
-            (Has::Pieces(_), None) => {}
+            (PeerPieces::Known(_), None) => {}
         }
         Ok(())
     }
 
     fn handle_reject(&mut self, key: PeerKey, request: Request, now: Instant) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
             return;
         };
-        let Some(block) = download.layout.block_at(request.index, request.begin) else {
+        let Some(block) = transfer.layout.block_at(request.index, request.begin) else {
             return;
         };
         if !peer.pipeline.reject(block) {
             return;
         }
-        if !peer.chokes {
+        if !peer.choking_us {
             // It is willing to serve, just not this: asking again at once would go on for ever.
-            if download.is_probed(block.piece()) {
+            if transfer.is_probed(block.piece()) {
                 peer.leaves_failed();
             }
             peer.refuse(block.piece(), now + REFUSAL_TIME);
@@ -279,13 +279,13 @@ impl Torrent {
             peer.upload_only = upload_only;
         }
         if let Some(id) = handshake.ut_metadata {
-            peer.tells_metadata = id != 0;
+            peer.offers_metadata = id != 0;
         }
         if let Some(id) = handshake.ut_pex {
-            peer.exchange.takes = id != 0;
+            peer.exchange.supported = id != 0;
         }
         if let (true, Some(size), Some(metadata)) = (
-            peer.tells_metadata,
+            peer.offers_metadata,
             handshake.metadata_size,
             &mut self.metadata,
         ) {

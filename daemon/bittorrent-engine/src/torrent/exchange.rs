@@ -38,7 +38,7 @@ impl Torrent {
                 .iter()
                 .filter(|(key, addr, _)| *key != peer.key && Scope::of(addr.ip()) >= scope)
                 .map(|(_, addr, flags)| (*addr, *flags));
-            if let Some(message) = peer.exchange.tell(others, now) {
+            if let Some(message) = peer.exchange.next_message(others, now) {
                 shared.send(peer.key, Command::Exchange(message));
             }
         }
@@ -57,7 +57,7 @@ impl Torrent {
             return;
         };
         let scope = Scope::of(peer.addr.ip());
-        let addrs = peer.exchange.hear(
+        let addrs = peer.exchange.accept(
             message,
             |named| scope.may_name(named.addr) && !(complete && named.flags.seed),
             now,

@@ -8,10 +8,10 @@ use bittorrent_protocol::merkle::HashRequest;
 use super::Torrent;
 use crate::input::{Link, PeerFault};
 use crate::keys::PeerKey;
-use crate::layers::{Layers, Progress};
+use crate::layers::{LayerProgress, Layers};
 use crate::leaves::{content_leaves, leaf_request};
+use crate::open_piece::PieceStage;
 use crate::output::Output;
-use crate::partial::Stage;
 use crate::peer::{HashPurpose, HashWait, Peer};
 use crate::shared::Shared;
 
@@ -36,7 +36,7 @@ impl Torrent {
         self.hedge_hashes(shared, now);
         self.ask_for_leaves(shared, now);
         self.learn_leaves(shared, now);
-        let layers = self.download.as_ref().map(|download| &download.layers);
+        let layers = self.transfer.as_ref().map(|transfer| &transfer.layers);
         if layers.is_none_or(Layers::is_complete) {
             return;
         }
@@ -63,7 +63,7 @@ impl Torrent {
 
     /// Asks these peers for piece layers, one chunk each in turn, so that the chunks spread over them.
     fn ask_for_layers(&mut self, peers: &[(u32, PeerKey)], shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         let mut asked = true;
@@ -79,7 +79,7 @@ impl Torrent {
                 let Some(have) = peer.pieces() else {
                     continue;
                 };
-                if let Some((chunk, request)) = download.layers.ask(&download.layout, have, now) {
+                if let Some((chunk, request)) = transfer.layers.ask(&transfer.layout, have, now) {
                     peer.request_hashes(request, HashPurpose::Chunk(chunk), shared, now);
                     asked = true;
                 }
@@ -89,18 +89,18 @@ impl Torrent {
 
     /// Asks for the leaves of false pieces; gives up on those nobody can help with.
     fn ask_for_leaves(&mut self, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         let mut hopeless = Vec::new();
-        for (piece, partial) in &mut download.partials {
-            let Stage::Asking(query) = &mut partial.stage else {
+        for (piece, open_piece) in &mut transfer.open_pieces {
+            let PieceStage::FindingFalseBlocks(query) = &mut open_piece.stage else {
                 continue;
             };
             if query.is_waiting() {
                 continue;
             }
-            let request = leaf_request(&download.layout, *piece).filter(|_| !query.is_exhausted());
+            let request = leaf_request(&transfer.layout, *piece).filter(|_| !query.is_exhausted());
             let mut able = self.peers.values_mut().filter(|peer| {
                 peer.link == Link::V2 && peer.has(*piece) && !query.was_asked(peer.key)
             });
@@ -132,7 +132,7 @@ impl Torrent {
         now: Instant,
     ) -> Result<(), PeerFault> {
         self.hash_bytes += HASHES_HEADER + hashes.len() as u64 * 32;
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
             return Ok(());
         };
         let wait = match peer.take_hash_wait(request) {
@@ -159,15 +159,15 @@ impl Torrent {
                     .nodes_learnt(key, &wait.request, (first, pieces), hashes, shared, now)
                     .map_err(PeerFault::FalseHashes);
             }
-            HashPurpose::Below(piece, stretch) => {
+            HashPurpose::Below(piece, range) => {
                 return self
-                    .below_learnt(key, &wait.request, (piece, stretch), hashes, shared, now)
+                    .below_learnt(key, &wait.request, (piece, range), hashes, shared, now)
                     .map_err(PeerFault::FalseHashes);
             }
             HashPurpose::Chunk(id) => {
-                let answer = download
+                let answer = transfer
                     .layers
-                    .answer(&download.layout, id, &wait.request, hashes);
+                    .answer(&transfer.layout, id, &wait.request, hashes);
                 match answer {
                     Ok(progress) => {
                         peer.hash_failures = 0;
@@ -181,15 +181,15 @@ impl Torrent {
                 }
             }
         };
-        let hash = download.layers.piece_hash(&download.layout, piece);
+        let hash = transfer.layers.piece_hash(&transfer.layout, piece);
         // The leaves alone lead to the piece's node, and it is the only one asked about.
         let verified = wait.request.verify(hashes, |_, _| hash);
         match verified {
             Ok(leaves) => {
                 peer.hash_failures = 0;
-                let leaves = content_leaves(&download.layout, piece, leaves).to_vec();
-                let waiting = download.partials.get(&piece).is_some_and(
-                    |partial| matches!(&partial.stage, Stage::Asking(query) if query.is_waiting()),
+                let leaves = content_leaves(&transfer.layout, piece, leaves).to_vec();
+                let waiting = transfer.open_pieces.get(&piece).is_some_and(
+                    |open_piece| matches!(&open_piece.stage, PieceStage::FindingFalseBlocks(query) if query.is_waiting()),
                 );
                 if waiting {
                     self.apply_leaves(piece, &leaves, shared, now);
@@ -207,14 +207,14 @@ impl Torrent {
     fn hashes_arrived(
         &mut self,
         file: bittorrent_protocol::FileIndex,
-        progress: Progress,
+        progress: LayerProgress,
         shared: &mut Shared,
         now: Instant,
     ) {
         let pieces = match progress {
-            Progress::Nothing => return,
-            Progress::Chunk(pieces) => pieces,
-            Progress::Layer(pieces, layer) => {
+            LayerProgress::Nothing => return,
+            LayerProgress::Chunk(pieces) => pieces,
+            LayerProgress::Layer(pieces, layer) => {
                 shared.emit(Output::Layer {
                     torrent: self.key,
                     file,
@@ -224,18 +224,18 @@ impl Torrent {
             }
         };
         for number in pieces {
-            let Some(download) = &mut self.download else {
+            let Some(transfer) = &mut self.transfer else {
                 return;
             };
-            let Some(piece) = download.layout.piece(number) else {
+            let Some(piece) = transfer.layout.piece(number) else {
                 continue;
             };
-            match download.partials.get(&piece) {
-                Some(partial) if matches!(partial.stage, Stage::Unproven) => {
+            match transfer.open_pieces.get(&piece) {
+                Some(open_piece) if matches!(open_piece.stage, PieceStage::Unproven) => {
                     self.collected(piece, shared, now);
                 }
                 Some(_) => {}
-                None => download.announce(piece),
+                None => transfer.announce(piece),
             }
         }
         self.wake_starved = true;
@@ -251,7 +251,7 @@ impl Torrent {
                 match wait.purpose {
                     HashPurpose::Reuse(..) | HashPurpose::Below(..) => peer.leaves_rejected(),
                     // It need not have them: it is asked for leaves.
-                    HashPurpose::Nodes(..) => peer.gives_nodes = false,
+                    HashPurpose::Nodes(..) => peer.answers_nodes = false,
                     HashPurpose::Chunk(_) | HashPurpose::Leaves(_) => {}
                 }
             }
@@ -279,8 +279,8 @@ impl Torrent {
         }
         match wait.purpose {
             HashPurpose::Chunk(id) => {
-                if let Some(download) = &mut self.download {
-                    download.layers.give_up(id, None);
+                if let Some(transfer) = &mut self.transfer {
+                    transfer.layers.give_up(id, None);
                 }
             }
             HashPurpose::Leaves(_) => self.leaves_refused(key, wait),
@@ -293,9 +293,9 @@ impl Torrent {
 
     fn leaves_refused(&mut self, key: PeerKey, wait: &HashWait) {
         if let HashPurpose::Leaves(piece) = wait.purpose
-            && let Some(download) = &mut self.download
-            && let Some(partial) = download.partials.get_mut(&piece)
-            && let Stage::Asking(query) = &mut partial.stage
+            && let Some(transfer) = &mut self.transfer
+            && let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+            && let PieceStage::FindingFalseBlocks(query) = &mut open_piece.stage
             && query.is_waiting_for(key)
         {
             query.give_up();
@@ -333,11 +333,11 @@ impl Torrent {
                 self.hashes_failed(key, &wait, now);
             }
         }
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         self.ask_hashes = true;
-        if download.layers.is_complete() {
+        if transfer.layers.is_complete() {
             return;
         }
         let could_give = |peer: &Peer| {
@@ -345,19 +345,19 @@ impl Torrent {
                 && peer.hash_failures < HOPELESS
                 && peer
                     .pieces()
-                    .is_some_and(|have| download.layers.could_use(&download.layout, have))
+                    .is_some_and(|have| transfer.layers.could_use(&transfer.layout, have))
         };
         let someone_has = self.peers.values().any(|peer| peer.offers > 0);
         if !someone_has || self.peers.values().any(could_give) {
-            download.no_layers_since = None;
+            transfer.no_layers_since = None;
             return;
         }
-        let since = *download.no_layers_since.get_or_insert(now);
+        let since = *transfer.no_layers_since.get_or_insert(now);
         if since + PATIENCE <= now
-            && !download.unproven_mode
-            && download.unproven_blocks < shared.config.max_unproven_blocks
+            && !transfer.unproven_mode
+            && transfer.unproven_blocks < shared.config.max_unproven_blocks
         {
-            download.set_unproven_mode(true);
+            transfer.set_unproven_mode(true);
             self.wake_starved = true;
         }
     }

@@ -9,13 +9,13 @@ use super::Torrent;
 use super::hashes::PER_PEER;
 use super::reuse::piece_run;
 use crate::addresses::Host;
-use crate::download::Download;
 use crate::hedge::{Hedge, MOST_HEDGES};
 use crate::input::Link;
 use crate::keys::PeerKey;
-use crate::partial::Stage;
+use crate::open_piece::PieceStage;
 use crate::peer::{HashPurpose, HashWait, Peer};
 use crate::shared::Shared;
+use crate::transfer::Transfer;
 
 impl Torrent {
     /// Whether a hash request is unanswered for longer than answers take.
@@ -43,11 +43,11 @@ impl Torrent {
         for peer in self.peers.values() {
             for wait in &peer.hash_waits {
                 match wait.hedge {
-                    Hedge::Is => under_way += 1,
+                    Hedge::Duplicate => under_way += 1,
                     Hedge::None if self.is_overdue(wait, shared, now) => {
                         overdue.push((wait.asked, peer.key, wait.request, wait.purpose));
                     }
-                    Hedge::None | Hedge::Has => {}
+                    Hedge::None | Hedge::Sent => {}
                 }
             }
         }
@@ -60,13 +60,13 @@ impl Torrent {
             if under_way >= MOST_HEDGES {
                 return;
             }
-            let Some(other) = self.who_else(asked, purpose, &unanswered, now) else {
+            let Some(other) = self.other_peer_for(asked, purpose, &unanswered, now) else {
                 continue;
             };
             let first = self.peers.get_mut(&asked);
             let waits = first.map(|peer| peer.hash_waits.iter_mut());
             if let Some(wait) = waits.and_then(|mut waits| waits.find(|w| w.purpose == purpose)) {
-                wait.hedge = Hedge::Has;
+                wait.hedge = Hedge::Sent;
             }
             if let Some(query) = self.leaf_query(purpose) {
                 query.ask(other);
@@ -80,20 +80,20 @@ impl Torrent {
 
     /// Whom to ask as well: of the hosts that leave nothing unanswered, the least busy. `None` also
     /// when the hashes are not wanted any more.
-    fn who_else(
+    fn other_peer_for(
         &self,
         asked: PeerKey,
         purpose: HashPurpose,
         unanswered: &BTreeMap<Host, u32>,
         now: Instant,
     ) -> Option<PeerKey> {
-        let download = self.download.as_ref()?;
+        let transfer = self.transfer.as_ref()?;
         // The host that was asked is among those that leave something unanswered.
         let answers = |peer: &&Peer| unanswered.get(&peer.host()) == Some(&0);
         self.peers
             .values()
             .filter(answers)
-            .filter(|peer| can_answer(download, peer, asked, purpose, now))
+            .filter(|peer| can_answer(transfer, peer, asked, purpose, now))
             .min_by_key(|peer| peer.hash_waits.len())
             .map(|peer| peer.key)
     }
@@ -103,9 +103,9 @@ impl Torrent {
         let HashPurpose::Leaves(piece) = purpose else {
             return None;
         };
-        let partial = self.download.as_mut()?.partials.get_mut(&piece)?;
-        match &mut partial.stage {
-            Stage::Asking(query) => Some(query),
+        let open_piece = self.transfer.as_mut()?.open_pieces.get_mut(&piece)?;
+        match &mut open_piece.stage {
+            PieceStage::FindingFalseBlocks(query) => Some(query),
             _ => None,
         }
     }
@@ -129,12 +129,12 @@ impl Torrent {
                 }
             }
             HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
-                if let Some(download) = &mut self.download {
-                    for piece in piece_run(download, first, pieces) {
-                        if let Some(partial) = download.partials.get_mut(&piece)
-                            && is_learning_of(&partial.stage, key)
+                if let Some(transfer) = &mut self.transfer {
+                    for piece in piece_run(transfer, first, pieces) {
+                        if let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+                            && is_learning_of(&open_piece.stage, key)
                         {
-                            partial.stage = Stage::Learning(other);
+                            open_piece.stage = PieceStage::RequestingLeaves(other);
                         }
                     }
                 }
@@ -145,26 +145,31 @@ impl Torrent {
     }
 }
 
-fn is_learning_of(stage: &Stage, key: PeerKey) -> bool {
-    matches!(stage, Stage::Learning(of) if *of == key)
+fn is_learning_of(stage: &PieceStage, key: PeerKey) -> bool {
+    matches!(stage, PieceStage::RequestingLeaves(of) if *of == key)
 }
 
 /// Whether this peer can be asked for what another one was asked for, and it is wanted still.
 fn can_answer(
-    download: &Download,
+    transfer: &Transfer,
     peer: &Peer,
     asked: PeerKey,
     purpose: HashPurpose,
     now: Instant,
 ) -> bool {
-    let stage = |piece: PieceIndex| download.partials.get(&piece).map(|partial| &partial.stage);
-    let gives_leaves = peer.may_give_leaves();
+    let stage = |piece: PieceIndex| {
+        transfer
+            .open_pieces
+            .get(&piece)
+            .map(|open_piece| &open_piece.stage)
+    };
+    let leaf_support = peer.may_give_leaves();
     match purpose {
         HashPurpose::Chunk(id) => {
             peer.can_give_hashes(PER_PEER, now)
                 && peer
                     .pieces()
-                    .is_some_and(|have| download.layers.is_asked(&download.layout, id, have))
+                    .is_some_and(|have| transfer.layers.is_asked(&transfer.layout, id, have))
         }
         HashPurpose::Leaves(piece) => {
             let may = |query: &crate::leaves::LeafQuery| {
@@ -173,23 +178,23 @@ fn can_answer(
             peer.link == Link::V2
                 && peer.hash_waits.len() < PER_PEER
                 && peer.has(piece)
-                && matches!(stage(piece), Some(Stage::Asking(query)) if may(query))
+                && matches!(stage(piece), Some(PieceStage::FindingFalseBlocks(query)) if may(query))
         }
         HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
-            let run = piece_run(download, first, pieces);
-            gives_leaves
+            let run = piece_run(transfer, first, pieces);
+            leaf_support
                 && peer.can_give_hashes(PER_PEER, now)
-                && (peer.gives_nodes || !matches!(purpose, HashPurpose::Nodes(..)))
+                && (peer.answers_nodes || !matches!(purpose, HashPurpose::Nodes(..)))
                 && run.iter().all(|piece| peer.has(*piece))
                 && run
                     .iter()
                     .any(|piece| stage(*piece).is_some_and(|stage| is_learning_of(stage, asked)))
         }
         HashPurpose::Below(piece, _) => {
-            gives_leaves
+            leaf_support
                 && peer.can_give_below()
                 && peer.has(piece)
-                && matches!(stage(piece), Some(Stage::Descending(_)))
+                && matches!(stage(piece), Some(PieceStage::Descending(_)))
         }
     }
 }

@@ -7,7 +7,7 @@ use bittorrent_protocol::wire::OwnedMetadataMessage;
 
 use super::Torrent;
 use crate::keys::PeerKey;
-use crate::metadata::Progress;
+use crate::metadata::MetadataProgress;
 use crate::output::{Command, Output, StopReason};
 use crate::shared::Shared;
 
@@ -62,9 +62,9 @@ impl Torrent {
                 total_size,
                 payload,
             } => match metadata.data(key, piece, total_size, payload.into_owned(), now) {
-                Progress::Going => {}
-                Progress::Complete(info) => self.metadata_complete(info, shared, now),
-                Progress::Liar(liar) => self.ban_for_metadata(liar, shared, now),
+                MetadataProgress::Going => {}
+                MetadataProgress::Complete(info) => self.metadata_complete(info, shared, now),
+                MetadataProgress::Liar(liar) => self.ban_for_metadata(liar, shared, now),
             },
             OwnedMetadataMessage::Request { .. } | OwnedMetadataMessage::Unknown { .. } => {}
         }

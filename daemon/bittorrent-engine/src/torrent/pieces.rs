@@ -3,26 +3,26 @@
 use std::time::Instant;
 
 use super::Torrent;
-use crate::bits::PieceSet;
 use crate::keys::PeerKey;
 use crate::output::{Command, DisconnectReason};
-use crate::peer::Has;
+use crate::peer::PeerPieces;
+use crate::piece_set::PieceSet;
 use crate::shared::Shared;
 
 impl Torrent {
     /// Tells a peer what we have.
-    pub(super) fn introduce(&self, key: PeerKey, shared: &mut Shared) {
-        let (Some(download), Some(peer)) = (&self.download, self.peers.get(&key)) else {
+    pub(super) fn send_bitfield(&self, key: PeerKey, shared: &mut Shared) {
+        let (Some(transfer), Some(peer)) = (&self.transfer, self.peers.get(&key)) else {
             return;
         };
-        if download.have.is_empty() {
+        if transfer.have.is_empty() {
             if peer.fast {
                 shared.send(key, Command::HaveNone);
             }
-        } else if download.have.is_full() && peer.fast {
+        } else if transfer.have.is_full() && peer.fast {
             shared.send(key, Command::HaveAll);
         } else {
-            shared.send(key, Command::Bitfield(download.have.to_wire()));
+            shared.send(key, Command::Bitfield(transfer.have.to_wire()));
         }
     }
 
@@ -64,33 +64,33 @@ impl Torrent {
 
     /// Counts a peer's pieces into the availability.
     pub(super) fn count_pieces(&mut self, key: PeerKey) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
             return;
         };
-        let Has::Pieces(set) = &peer.has else {
+        let PeerPieces::Known(set) = &peer.has else {
             return;
         };
         if set.is_full() {
-            download.rarity.add_seed();
+            transfer.picker.add_seed();
         } else {
-            download.rarity.add_copies(set, &download.layout);
+            transfer.picker.add_copies(set, &transfer.layout);
         }
-        peer.offers = set.count_without(&download.have);
+        peer.offers = set.count_without(&transfer.have);
         self.ask_hashes = true;
     }
 
     /// Takes a peer's pieces out of the availability.
     pub(super) fn uncount_pieces(&mut self, key: PeerKey) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
             return;
         };
-        let Has::Pieces(set) = &peer.has else {
+        let PeerPieces::Known(set) = &peer.has else {
             return;
         };
         if set.is_full() {
-            download.rarity.remove_seed();
+            transfer.picker.remove_seed();
         } else {
-            download.rarity.remove_copies(set, &download.layout);
+            transfer.picker.remove_copies(set, &transfer.layout);
         }
         peer.offers = 0;
     }
@@ -105,7 +105,7 @@ impl Torrent {
     ) {
         self.uncount_pieces(key);
         if let Some(peer) = self.peers.get_mut(&key) {
-            peer.has = Has::Pieces(pieces);
+            peer.has = PeerPieces::Known(pieces);
         }
         self.count_pieces(key);
         self.update_interest(key, shared);
@@ -114,11 +114,11 @@ impl Torrent {
     }
 
     /// Tells peers about new pieces that they lack.
-    pub(super) fn spread_news(&mut self, shared: &mut Shared) {
-        if self.news.is_empty() {
+    pub(super) fn announce_pieces(&mut self, shared: &mut Shared) {
+        if self.unannounced.is_empty() {
             return;
         }
-        let news = std::mem::take(&mut self.news);
+        let news = std::mem::take(&mut self.unannounced);
         for peer in self.peers.values() {
             let Some(theirs) = peer.pieces() else {
                 continue;

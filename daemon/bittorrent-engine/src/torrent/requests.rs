@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::{BlockIndex, PieceIndex};
 
 use super::Torrent;
-use crate::download::Download;
 use crate::keys::PeerKey;
+use crate::open_piece::{BlockState, PieceStage};
 use crate::output::Command;
-use crate::partial::{Stage, State};
 use crate::peer::Peer;
 use crate::rng::Rng;
 use crate::shared::Shared;
+use crate::transfer::Transfer;
 
 /// Peers join pieces that others work on, rather than begin new ones, once this many blocks are
 /// to be requested in those: whole pieces are worth more to a swarm than many half ones.
@@ -75,10 +75,10 @@ impl Torrent {
     fn refill(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
         let at_rest = self.is_at_rest();
         let probes = self.choose_probes(key, shared);
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
             return;
         };
-        if at_rest || !peer.wanted || (peer.chokes && peer.allowed_fast.is_empty()) {
+        if at_rest || !peer.wanted || (peer.choking_us && peer.allowed_fast.is_empty()) {
             return;
         }
         if peer.paused_until.is_some_and(|until| until > now) {
@@ -88,9 +88,9 @@ impl Torrent {
         }
         let mut room = peer.pipeline.room();
         let mut batch = Vec::new();
-        let was_end_game = download.is_end_game();
+        let was_end_game = transfer.is_end_game();
         for piece in probes.into_iter().take(room) {
-            if let Some(block) = download.probe(piece, key) {
+            if let Some(block) = transfer.probe(piece, key) {
                 peer.pipeline.push(block, now);
                 batch.push(block);
                 room -= 1;
@@ -101,29 +101,29 @@ impl Torrent {
                 open_blocks: shared.config.max_open_blocks,
                 unproven_blocks: shared.config.max_unproven_blocks,
             };
-            let Some(piece) = choose_piece(download, peer, &limits, &mut shared.rng) else {
+            let Some(piece) = choose_piece(transfer, peer, &limits, &mut shared.rng) else {
                 break;
             };
-            let Some(partial) = download.partials.get_mut(&piece) else {
+            let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
                 break;
             };
             while room > 0 {
-                let Some(block) = partial.request_next(&download.layout) else {
+                let Some(block) = open_piece.request_next(&transfer.layout) else {
                     break;
                 };
                 peer.pipeline.push(block, now);
                 batch.push(block);
                 room -= 1;
             }
-            if partial.missing() == 0 {
-                download.open.remove(&piece);
+            if open_piece.missing() == 0 {
+                transfer.requestable.remove(&piece);
             }
         }
         peer.starved = (room > 0).then(|| peer.starved.unwrap_or(now));
-        if !was_end_game && download.is_end_game() {
+        if !was_end_game && transfer.is_end_game() {
             self.wake_starved = true;
         }
-        if room > 0 && !peer.chokes && download.is_end_game() {
+        if room > 0 && !peer.choking_us && transfer.is_end_game() {
             self.double(key, room, &mut batch, now);
         }
         if !batch.is_empty() {
@@ -133,7 +133,7 @@ impl Torrent {
 
     /// At the end: asks a peer for blocks that a slower one is not likely to deliver soon.
     fn double(&mut self, key: PeerKey, room: usize, batch: &mut Vec<BlockIndex>, now: Instant) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get(&key)) else {
             return;
         };
         let room = room.min(MOST_DOUBLE.saturating_sub(peer.pipeline.len()));
@@ -163,12 +163,14 @@ impl Torrent {
                 if chosen.len() >= room || wait < SOON + 2.0 * own_wait {
                     break;
                 }
-                let free = download
-                    .partials
+                let free = transfer
+                    .open_pieces
                     .get(&block.piece())
-                    .is_some_and(|partial| {
-                        let slot = partial.slot(block.in_piece());
-                        slot.state == State::Requested && slot.requests < most && !partial.solo
+                    .is_some_and(|open_piece| {
+                        let slot = open_piece.slot(block.in_piece());
+                        slot.state == BlockState::Requested
+                            && slot.requests < most
+                            && !open_piece.solo
                     });
                 if free
                     && peer.has(block.piece())
@@ -181,10 +183,10 @@ impl Torrent {
             }
         }
         for block in chosen {
-            if let Some(partial) = download.partials.get_mut(&block.piece())
+            if let Some(open_piece) = transfer.open_pieces.get_mut(&block.piece())
                 && let Some(peer) = self.peers.get_mut(&key)
             {
-                partial.request(block.in_piece());
+                open_piece.request(block.in_piece());
                 peer.pipeline.push(block, now);
                 batch.push(block);
             }
@@ -193,22 +195,22 @@ impl Torrent {
 
     /// A request for a block has ended without it.
     pub(super) fn release_block(&mut self, block: BlockIndex) {
-        if let Some(download) = &mut self.download {
-            download.release(block);
+        if let Some(transfer) = &mut self.transfer {
+            transfer.release(block);
             self.wake_starved = true;
         }
     }
 
     /// The peer works on no piece any more; others may take it over.
     pub(super) fn leave_piece(&mut self, key: PeerKey) {
-        let (Some(download), Some(peer)) = (&mut self.download, self.peers.get_mut(&key)) else {
+        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
             return;
         };
         if let Some(piece) = peer.current.take()
-            && let Some(partial) = download.partials.get_mut(&piece)
-            && partial.worker == Some(key)
+            && let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+            && open_piece.worker == Some(key)
         {
-            partial.worker = None;
+            open_piece.worker = None;
             self.wake_starved = true;
         }
     }
@@ -268,11 +270,11 @@ impl Torrent {
             let deadline = peer.pipeline.deadline(timeout);
             if deadline.is_some_and(|deadline| deadline <= now) {
                 peer.pipeline.snub();
-                let download = self.download.as_ref();
+                let transfer = self.transfer.as_ref();
                 if peer
                     .pipeline
                     .newest_first()
-                    .any(|block| download.is_some_and(|download| download.is_probed(block.piece())))
+                    .any(|block| transfer.is_some_and(|transfer| transfer.is_probed(block.piece())))
                 {
                     peer.leaves_failed();
                 }
@@ -281,7 +283,7 @@ impl Torrent {
                 continue;
             }
             let idle = peer.wanted
-                && !peer.chokes
+                && !peer.choking_us
                 && peer.pipeline.is_empty()
                 && peer.starved.is_some_and(|since| since + IDLE <= now);
             if idle {
@@ -302,114 +304,114 @@ struct Limits {
 
 /// The piece a peer shall work on; it is begun and has blocks to request.
 fn choose_piece(
-    download: &mut Download,
+    transfer: &mut Transfer,
     peer: &mut Peer,
     limits: &Limits,
     rng: &mut Rng,
 ) -> Option<PieceIndex> {
-    if peer.chokes {
-        return choose_allowed(download, peer);
+    if peer.choking_us {
+        return choose_allowed(transfer, peer);
     }
     let last = peer.current;
     if let Some(current) = last
-        && may_request(download, peer, current)
+        && may_request(transfer, peer, current)
     {
         return Some(current);
     }
     if let Some(current) = peer.current.take()
-        && let Some(partial) = download.partials.get_mut(&current)
-        && partial.worker == Some(peer.key)
+        && let Some(open_piece) = transfer.open_pieces.get_mut(&current)
+        && open_piece.worker == Some(peer.key)
     {
-        partial.worker = None;
+        open_piece.worker = None;
     }
     // Pieces that nobody works on come first, then new ones, then those of others.
     let mut waiting = 0;
     let mut orphan = None;
     let mut other: Option<(u32, PieceIndex)> = None;
-    for piece in &download.open {
-        if !may_request(download, peer, *piece) {
+    for piece in &transfer.requestable {
+        if !may_request(transfer, peer, *piece) {
             continue;
         }
-        let Some(partial) = download.partials.get(piece) else {
+        let Some(open_piece) = transfer.open_pieces.get(piece) else {
             continue;
         };
-        if partial.worker.is_none() {
+        if open_piece.worker.is_none() {
             orphan = Some(*piece);
             break;
         }
-        waiting += partial.missing();
-        if other.is_none_or(|(most, _)| partial.missing() > most) {
-            other = Some((partial.missing(), *piece));
+        waiting += open_piece.missing();
+        if other.is_none_or(|(most, _)| open_piece.missing() > most) {
+            other = Some((open_piece.missing(), *piece));
         }
     }
     let other = other.map(|(_, piece)| piece);
     let chosen = match orphan {
         Some(orphan) => orphan,
         None if waiting >= ENOUGH_OPEN => other?,
-        None => begin_piece(download, peer, last, limits, rng).or(other)?,
+        None => begin_piece(transfer, peer, last, limits, rng).or(other)?,
     };
     peer.current = Some(chosen);
-    if let Some(partial) = download.partials.get_mut(&chosen) {
-        partial.worker.get_or_insert(peer.key);
-        if partial.solo {
-            partial.exclusive = Some(peer.key);
+    if let Some(open_piece) = transfer.open_pieces.get_mut(&chosen) {
+        open_piece.worker.get_or_insert(peer.key);
+        if open_piece.solo {
+            open_piece.exclusive = Some(peer.key);
         }
     }
     Some(chosen)
 }
 
 /// Whether a peer may be asked for missing blocks of a begun piece.
-fn may_request(download: &Download, peer: &Peer, piece: PieceIndex) -> bool {
+fn may_request(transfer: &Transfer, peer: &Peer, piece: PieceIndex) -> bool {
     peer.has(piece)
         && !peer.refuses(piece)
-        && download.partials.get(&piece).is_some_and(|partial| {
-            partial.missing() > 0
-                && matches!(partial.stage, Stage::Collecting)
-                && (!partial.solo || partial.exclusive.is_none_or(|only| only == peer.key))
+        && transfer.open_pieces.get(&piece).is_some_and(|open_piece| {
+            open_piece.missing() > 0
+                && matches!(open_piece.stage, PieceStage::Collecting)
+                && (!open_piece.solo || open_piece.exclusive.is_none_or(|only| only == peer.key))
         })
 }
 
 /// A piece the peer serves although it chokes (BEP 6, "allowed fast").
-fn choose_allowed(download: &mut Download, peer: &Peer) -> Option<PieceIndex> {
+fn choose_allowed(transfer: &mut Transfer, peer: &Peer) -> Option<PieceIndex> {
     let piece = peer.allowed_fast.iter().copied().find(|piece| {
-        may_request(download, peer, *piece)
-            || (peer.has(*piece) && !peer.refuses(*piece) && download.rarity.is_ready(*piece))
+        may_request(transfer, peer, *piece)
+            || (peer.has(*piece) && !peer.refuses(*piece) && transfer.picker.is_ready(*piece))
     })?;
-    if download.rarity.is_ready(piece) {
-        download.begin(piece);
+    if transfer.picker.is_ready(piece) {
+        transfer.begin(piece);
     }
-    let partial = download.partials.get_mut(&piece)?;
-    if partial.solo {
-        partial.exclusive = Some(peer.key);
+    let open_piece = transfer.open_pieces.get_mut(&piece)?;
+    if open_piece.solo {
+        open_piece.exclusive = Some(peer.key);
     }
     Some(piece)
 }
 
 /// Begins a piece for a peer.
 fn begin_piece(
-    download: &mut Download,
+    transfer: &mut Transfer,
     peer: &Peer,
     last: Option<PieceIndex>,
     limits: &Limits,
     rng: &mut Rng,
 ) -> Option<PieceIndex> {
     // Too much begun and nobody to finish it must not keep an idle peer idle.
-    let full = download.begun_blocks - download.unproven_blocks >= limits.open_blocks;
+    let full = transfer.begun_blocks - transfer.unproven_blocks >= limits.open_blocks;
     if full && !peer.pipeline.is_empty() {
         return None;
     }
-    if download.unproven_mode && download.unproven_blocks >= limits.unproven_blocks {
-        download.set_unproven_mode(false);
+    if transfer.unproven_mode && transfer.unproven_blocks >= limits.unproven_blocks {
+        transfer.set_unproven_mode(false);
     }
     let have = peer.pieces()?;
     let refused = |piece: PieceIndex| peer.refused().iter().any(|(other, _)| *other == piece);
-    let layout = std::sync::Arc::clone(&download.layout);
-    let piece = if download.have.is_empty() && download.partials.is_empty() {
-        download.rarity.pick_any(have, refused, &layout, rng)
+    let layout = std::sync::Arc::clone(&transfer.layout);
+    let piece = if transfer.have.is_empty() && transfer.open_pieces.is_empty() {
+        transfer.picker.pick_any(have, refused, &layout, rng)
     } else {
-        download.rarity.pick(have, last, refused, &layout, rng)
+        transfer.picker.pick(have, last, refused, &layout, rng)
     }?;
-    download.begin(piece);
+    transfer.begin(piece);
     // A piece whose blocks were all held from a former run has nothing to request.
-    download.open.contains(&piece).then_some(piece)
+    transfer.requestable.contains(&piece).then_some(piece)
 }

@@ -7,18 +7,18 @@ use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
 use super::Torrent;
 use super::hashes::{PATIENCE, PER_PEER};
-use crate::bits::PieceSet;
 use crate::config::Config;
 use crate::descent::{GROUP, LAYER};
-use crate::download::Download;
 use crate::input::Link;
 use crate::keys::PeerKey;
 use crate::layers::piece_range;
+use crate::open_piece::{BlockState, PieceStage};
 use crate::output::Output;
-use crate::partial::{Stage, State};
-use crate::peer::{GivesLeaves, HashPurpose};
+use crate::peer::{HashPurpose, LeafSupport};
+use crate::piece_set::PieceSet;
 use crate::reuse::Reuse;
 use crate::shared::Shared;
+use crate::transfer::Transfer;
 
 /// Leaves in one request for those of several pieces; a single long piece may have more. What BEP
 /// 52 advises.
@@ -38,7 +38,10 @@ const READY_AHEAD: u32 = 1 << 14;
 impl Torrent {
     /// Look-ups are under way.
     pub(crate) fn is_looking(&self) -> bool {
-        let reuse = self.download.as_ref().and_then(|dl| dl.reuse.as_ref());
+        let reuse = self
+            .transfer
+            .as_ref()
+            .and_then(|transfer| transfer.reuse.as_ref());
         reuse.is_some_and(Reuse::is_looking)
     }
 
@@ -47,12 +50,12 @@ impl Torrent {
         if self.is_at_rest() {
             return;
         }
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         let most = shared.config.max_lookup_blocks;
-        while let Some(reuse) = &mut download.reuse
-            && let Some(piece) = reuse.look_up_next(&download.layout, most, now)
+        while let Some(reuse) = &mut transfer.reuse
+            && let Some(piece) = reuse.look_up_next(&transfer.layout, most, now)
         {
             shared.emit(Output::Lookup {
                 torrent: self.key,
@@ -69,31 +72,31 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(reuse) = &mut download.reuse else {
+        let Some(reuse) = &mut transfer.reuse else {
             return;
         };
         if reuse.answered_whole(piece) {
             reuse.answered(now);
             self.whole_looked_up(piece, adopted, shared, now);
-        } else if let Some(partial) = download.partials.get_mut(&piece)
-            && matches!(partial.stage, Stage::Looking)
+        } else if let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+            && matches!(open_piece.stage, PieceStage::LookingUpBlocks)
         {
             reuse.answered(now);
-            partial.stage = Stage::Collecting;
+            open_piece.stage = PieceStage::Collecting;
             for (block, leaf) in adopted {
-                if block.piece() == piece && partial.adopt(block.in_piece(), *leaf) {
-                    download.bytes_reused += u64::from(download.layout.block_size(*block));
+                if block.piece() == piece && open_piece.adopt(block.in_piece(), *leaf) {
+                    transfer.bytes_reused += u64::from(transfer.layout.block_size(*block));
                 }
             }
             if !reuse.descends() {
                 // So that it is noticed when most is held again.
-                let (differ, of) = partial.groups_missing(GROUP);
+                let (differ, of) = open_piece.groups_missing(GROUP);
                 reuse.count_differing(differ, of);
             }
-            download.reopen(piece);
+            transfer.reopen(piece);
             self.wake_starved = true;
             self.ask_hashes = true;
             self.prove(piece, shared, now);
@@ -108,10 +111,10 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let blocks = download.layout.block_count(piece);
+        let blocks = transfer.layout.block_count(piece);
         let mut leaves = vec![None; blocks as usize];
         for (block, leaf) in adopted.iter().filter(|(block, _)| block.piece() == piece) {
             if let Some(slot) = leaves.get_mut(usize::from(block.in_piece())) {
@@ -119,15 +122,15 @@ impl Torrent {
             }
         }
         let leaves: Option<Vec<MerkleHash>> = leaves.into_iter().collect();
-        let hash = download.layers.piece_hash(&download.layout, piece);
+        let hash = transfer.layers.piece_hash(&transfer.layout, piece);
         let found = leaves.filter(|leaves| {
-            hash.is_some_and(|hash| hash == merkle::piece_hash(leaves, &download.layout, piece))
+            hash.is_some_and(|hash| hash == merkle::piece_hash(leaves, &transfer.layout, piece))
         });
         if let Some(leaves) = found {
-            let size = u64::from(download.layout.piece_size(piece));
-            download.bytes_verified += size;
-            download.bytes_proven += size;
-            download.bytes_reused += size;
+            let size = u64::from(transfer.layout.piece_size(piece));
+            transfer.bytes_verified += size;
+            transfer.bytes_proven += size;
+            transfer.bytes_reused += size;
             shared.emit(Output::Proven {
                 torrent: self.key,
                 piece,
@@ -137,10 +140,10 @@ impl Torrent {
             self.finish(piece, shared, now);
         } else if blocks == 1 {
             // Its one leaf is its hash: there is nothing more to look for.
-            download.offer(piece);
+            transfer.offer(piece);
             self.wake_starved = true;
         } else {
-            if let Some(reuse) = &mut download.reuse {
+            if let Some(reuse) = &mut transfer.reuse {
                 reuse.insert(piece, true);
             }
             self.ask_hashes = true;
@@ -153,7 +156,7 @@ impl Torrent {
     pub(super) fn learn_leaves(&mut self, shared: &mut Shared, now: Instant) {
         self.ask_probed(shared, now);
         self.ask_below(shared, now);
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
         // One each in turn, so that the requests spread over the peers.
@@ -161,23 +164,23 @@ impl Torrent {
         while asked {
             asked = false;
             for peer in self.peers.values_mut() {
-                if download
+                if transfer
                     .reuse
                     .as_ref()
                     .is_none_or(|reuse| !reuse.has_unlike())
                 {
                     return;
                 }
-                if peer.gives_leaves != GivesLeaves::Yes
+                if peer.leaf_support != LeafSupport::Yes
                     || !peer.can_give_hashes(PER_PEER, now)
-                    || !may_begin(download, &shared.config, peer.pipeline.is_empty())
+                    || !may_begin(transfer, &shared.config, peer.pipeline.is_empty())
                 {
                     continue;
                 }
                 let Some(have) = peer.pieces() else {
                     continue;
                 };
-                let Some((first, pieces, request)) = next_batch(download, have, peer.gives_nodes)
+                let Some((first, pieces, request)) = next_batch(transfer, have, peer.answers_nodes)
                 else {
                     continue;
                 };
@@ -185,8 +188,8 @@ impl Torrent {
                     0 => HashPurpose::Reuse(first, pieces),
                     _ => HashPurpose::Nodes(first, pieces),
                 };
-                for piece in piece_run(download, first, pieces) {
-                    download.begin_reuse(piece, Stage::Learning(peer.key));
+                for piece in piece_run(transfer, first, pieces) {
+                    transfer.begin_reuse(piece, PieceStage::RequestingLeaves(peer.key));
                 }
                 peer.request_hashes(request, purpose, shared, now);
                 asked = true;
@@ -196,21 +199,25 @@ impl Torrent {
 
     /// Asks those who have sent a block of a piece for its leaves.
     fn ask_probed(&mut self, shared: &mut Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(reuse) = &mut download.reuse else {
+        let Some(reuse) = &mut transfer.reuse else {
             return;
         };
         let mut stranded = Vec::new();
         reuse.probing.retain(|piece| {
-            let Some(partial) = download.partials.get_mut(piece) else {
+            let Some(open_piece) = transfer.open_pieces.get_mut(piece) else {
                 return false;
             };
-            let Stage::Probing(key) = partial.stage else {
+            let PieceStage::Probing(key) = open_piece.stage else {
                 return false;
             };
-            if !partial.is_settled() || partial.slots().any(|(_, s)| s.state == State::Requested) {
+            if !open_piece.is_settled()
+                || open_piece
+                    .slots()
+                    .any(|(_, s)| s.state == BlockState::Requested)
+            {
                 return true;
             }
             let Some(peer) = self.peers.get_mut(&key) else {
@@ -220,9 +227,9 @@ impl Torrent {
             if peer.hash_waits.len() >= PER_PEER {
                 return true;
             }
-            match crate::leaves::leaf_request(&download.layout, *piece) {
+            match crate::leaves::leaf_request(&transfer.layout, *piece) {
                 Some(request) => {
-                    partial.stage = Stage::Learning(key);
+                    open_piece.stage = PieceStage::RequestingLeaves(key);
                     peer.request_hashes(request, HashPurpose::Reuse(*piece, 1), shared, now);
                 }
                 None => stranded.push(*piece),
@@ -230,39 +237,39 @@ impl Torrent {
             false
         });
         for piece in stranded {
-            download.shelve(piece);
+            transfer.return_to_search(piece);
         }
     }
 
     /// The pieces of which this peer is to be asked for a block before it gives their leaves, nobody
     /// else being able to.
     pub(super) fn choose_probes(&self, key: PeerKey, shared: &Shared) -> Vec<PieceIndex> {
-        let (Some(download), Some(peer)) = (&self.download, self.peers.get(&key)) else {
+        let (Some(transfer), Some(peer)) = (&self.transfer, self.peers.get(&key)) else {
             return Vec::new();
         };
-        let (Some(reuse), Some(have)) = (&download.reuse, peer.pieces()) else {
+        let (Some(reuse), Some(have)) = (&transfer.reuse, peer.pieces()) else {
             return Vec::new();
         };
-        if peer.gives_leaves != GivesLeaves::AfterBlock
-            || peer.chokes
+        if peer.leaf_support != LeafSupport::AfterBlock
+            || peer.choking_us
             || !reuse.has_unlike()
-            || !may_begin(download, &shared.config, peer.pipeline.is_empty())
+            || !may_begin(transfer, &shared.config, peer.pipeline.is_empty())
         {
             return Vec::new();
         }
-        let is_its = |partial: &&crate::partial::Partial| match partial.stage {
-            Stage::Probing(of) | Stage::Learning(of) => of == key,
+        let is_its = |open_piece: &&crate::open_piece::OpenPiece| match open_piece.stage {
+            PieceStage::Probing(of) | PieceStage::RequestingLeaves(of) => of == key,
             _ => false,
         };
-        let under_way = download.partials.values().filter(is_its).count();
+        let under_way = transfer.open_pieces.values().filter(is_its).count();
         let others: Vec<&PieceSet> = self
             .peers
             .values()
-            .filter(|peer| peer.link == Link::V2 && peer.gives_leaves == GivesLeaves::Yes)
+            .filter(|peer| peer.link == Link::V2 && peer.leaf_support == LeafSupport::Yes)
             .filter_map(|peer| peer.pieces())
             .collect();
         reuse
-            .unlike_in(have, &download.layout)
+            .unlike_in(have, &transfer.layout)
             .take(PROBE_SEARCH)
             .filter(|piece| !peer.refuses(*piece))
             .filter(|piece| !others.iter().any(|have| have.contains(*piece)))
@@ -278,8 +285,8 @@ impl Torrent {
         (first, pieces): (PieceIndex, u32),
         hashes: &'h [MerkleHash],
     ) -> Result<&'h [MerkleHash], ProofFault> {
-        let download = self.download.as_ref();
-        let node = download.and_then(|download| known_above(download, request, (first, pieces)));
+        let transfer = self.transfer.as_ref();
+        let node = transfer.and_then(|transfer| known_above(transfer, request, (first, pieces)));
         let proven = request.verify(hashes, |_, _| node);
         if proven.is_err() {
             self.leaves_not_learnt(key, first, pieces);
@@ -298,24 +305,26 @@ impl Torrent {
         now: Instant,
     ) -> Result<(), ProofFault> {
         let leaves = self.proven_below(key, request, (first, pieces), hashes)?;
-        let Some(download) = &self.download else {
+        let Some(transfer) = &self.transfer else {
             return Ok(());
         };
-        let run = piece_run(download, first, pieces);
-        let low = merkle::piece_height(&download.layout, first);
+        let run = piece_run(transfer, first, pieces);
+        let low = merkle::piece_height(&transfer.layout, first);
         let counts: Vec<usize> = run
             .iter()
-            .map(|piece| download.layout.block_count(*piece) as usize)
+            .map(|piece| transfer.layout.block_count(*piece) as usize)
             .collect();
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.leaves_given();
         }
         for ((piece, leaves), count) in run.into_iter().zip(leaves.chunks(1 << low)).zip(counts) {
             let waiting = self
-                .download
+                .transfer
                 .as_ref()
-                .and_then(|download| download.partials.get(&piece))
-                .is_some_and(|partial| matches!(partial.stage, Stage::Learning(_)));
+                .and_then(|transfer| transfer.open_pieces.get(&piece))
+                .is_some_and(|open_piece| {
+                    matches!(open_piece.stage, PieceStage::RequestingLeaves(_))
+                });
             if waiting {
                 let leaves = leaves.get(..count).unwrap_or(leaves);
                 self.apply_leaves(piece, leaves, shared, now);
@@ -333,15 +342,15 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        if let (Some(reuse), Some(partial)) =
-            (&mut download.reuse, download.partials.get_mut(&piece))
+        if let (Some(reuse), Some(open_piece)) =
+            (&mut transfer.reuse, transfer.open_pieces.get_mut(&piece))
         {
-            partial.stage = Stage::Looking;
+            open_piece.stage = PieceStage::LookingUpBlocks;
             reuse.asked(now);
-            download.reopen(piece);
+            transfer.reopen(piece);
             shared.emit(Output::Lookup {
                 torrent: self.key,
                 piece,
@@ -352,25 +361,25 @@ impl Torrent {
 
     /// A peer does not give the leaves of these pieces.
     pub(super) fn leaves_not_learnt(&mut self, key: PeerKey, first: PieceIndex, pieces: u32) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        for piece in piece_run(download, first, pieces) {
-            let Some(partial) = download.partials.get_mut(&piece) else {
+        for piece in piece_run(transfer, first, pieces) {
+            let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
                 continue;
             };
-            if !matches!(partial.stage, Stage::Learning(of) if of == key) {
+            if !matches!(open_piece.stage, PieceStage::RequestingLeaves(of) if of == key) {
                 continue;
             }
-            if partial
+            if open_piece
                 .slots()
-                .any(|(_, slot)| slot.state == State::Written)
+                .any(|(_, slot)| slot.state == BlockState::Written)
             {
                 // Not even after a block of it: the rest is requested as well.
-                partial.stage = Stage::Collecting;
-                download.reopen(piece);
+                open_piece.stage = PieceStage::Collecting;
+                transfer.reopen(piece);
             } else {
-                download.shelve(piece);
+                transfer.return_to_search(piece);
             }
         }
         self.ask_hashes = true;
@@ -379,18 +388,18 @@ impl Torrent {
 
     /// Gives up look-ups that nobody answers, and leaves that nobody gives.
     pub(super) fn tick_reuse(&mut self, shared: &Shared, now: Instant) {
-        let Some(download) = &mut self.download else {
+        let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(reuse) = &mut download.reuse else {
+        let Some(reuse) = &mut transfer.reuse else {
             return;
         };
         if reuse.is_overdue(shared.config.lookup_timeout, now) {
-            download.end_reuse();
+            transfer.end_reuse();
             self.wake_starved = true;
             return;
         }
-        let layout = &download.layout;
+        let layout = &transfer.layout;
         let with_some: Vec<_> = self
             .peers
             .values()
@@ -401,10 +410,10 @@ impl Torrent {
             .collect();
         let gives = with_some.iter().any(|peer| {
             peer.link == Link::V2
-                && match peer.gives_leaves {
-                    GivesLeaves::Yes => true,
-                    GivesLeaves::AfterBlock => !peer.chokes,
-                    GivesLeaves::No => false,
+                && match peer.leaf_support {
+                    LeafSupport::Yes => true,
+                    LeafSupport::AfterBlock => !peer.choking_us,
+                    LeafSupport::No => false,
                 }
         });
         if gives || with_some.is_empty() {
@@ -415,7 +424,7 @@ impl Torrent {
             return;
         }
         let most = (READY_AHEAD / layout.piece_length().blocks()).max(1);
-        let room = most.saturating_sub(download.rarity.ready()) as usize;
+        let room = most.saturating_sub(transfer.picker.ready()) as usize;
         let pieces: Vec<_> = with_some
             .iter()
             .filter_map(|peer| peer.pieces())
@@ -423,10 +432,10 @@ impl Torrent {
             .take(room)
             .collect();
         for piece in pieces {
-            if let Some(reuse) = &mut download.reuse {
+            if let Some(reuse) = &mut transfer.reuse {
                 reuse.take_unlike(piece);
             }
-            download.offer(piece);
+            transfer.offer(piece);
             self.wake_starved = true;
         }
     }
@@ -434,49 +443,49 @@ impl Torrent {
 
 /// Whether one more piece may be begun to learn its leaves, for a peer that has something else to do
 /// or not.
-fn may_begin(download: &Download, config: &Config, idle: bool) -> bool {
-    let begun = download.begun_blocks - download.unproven_blocks;
-    let few = begun < config.max_reuse_blocks && download.partials.len() < MOST_PIECES;
+fn may_begin(transfer: &Transfer, config: &Config, idle: bool) -> bool {
+    let begun = transfer.begun_blocks - transfer.unproven_blocks;
+    let few = begun < config.max_reuse_blocks && transfer.open_pieces.len() < MOST_PIECES;
     // Pieces that only peers have who are gone must not keep an idle one idle.
     few || (idle
-        && !download
-            .partials
+        && !transfer
+            .open_pieces
             .values()
-            .any(|partial| partial.is_looked_for()))
+            .any(|open_piece| open_piece.is_looked_for()))
 }
 
 /// The node above the hashes of these pieces. Without uncles, it is all that a request is about.
 fn known_above(
-    download: &Download,
+    transfer: &Transfer,
     request: &CheckedRequest,
     (first, pieces): (PieceIndex, u32),
 ) -> Option<MerkleHash> {
-    let known: Option<Vec<MerkleHash>> = piece_run(download, first, pieces)
+    let known: Option<Vec<MerkleHash>> = piece_run(transfer, first, pieces)
         .iter()
-        .map(|piece| download.layers.piece_hash(&download.layout, *piece))
+        .map(|piece| transfer.layers.piece_hash(&transfer.layout, *piece))
         .collect();
-    let low = merkle::piece_height(&download.layout, first);
+    let low = merkle::piece_height(&transfer.layout, first);
     known.map(|known| merkle::fold(&known, low, request.anchor_layer().saturating_sub(low)))
 }
 
 /// So many pieces from one on.
-pub(super) fn piece_run(download: &Download, first: PieceIndex, pieces: u32) -> Vec<PieceIndex> {
+pub(super) fn piece_run(transfer: &Transfer, first: PieceIndex, pieces: u32) -> Vec<PieceIndex> {
     (first.get()..)
         .take(pieces as usize)
-        .filter_map(|number| download.layout.piece(number))
+        .filter_map(|number| transfer.layout.piece(number))
         .collect()
 }
 
 /// The next pieces whose leaves a peer with these pieces is asked for, as many neighbours as one
 /// request takes; or coarser nodes above the leaves, where the peer gives them and that costs less.
 fn next_batch(
-    download: &mut Download,
+    transfer: &mut Transfer,
     have: &PieceSet,
-    gives_nodes: bool,
+    answers_nodes: bool,
 ) -> Option<(PieceIndex, u32, CheckedRequest)> {
     loop {
-        let layout = &download.layout;
-        let reuse = download.reuse.as_ref()?;
+        let layout = &transfer.layout;
+        let reuse = transfer.reuse.as_ref()?;
         let piece = reuse.unlike_in(have, layout).next()?;
         let file = layout.file(layout.file_of(piece));
         let in_file = piece_range(file);
@@ -503,17 +512,17 @@ fn next_batch(
             (number, width) = (first, twice);
         }
         let height = low + width.trailing_zeros() as u8;
-        let coarse = gives_nodes && low >= LEAST_HEIGHT && reuse.descends();
+        let coarse = answers_nodes && low >= LEAST_HEIGHT && reuse.descends();
         let base = if coarse { LAYER } else { 0 };
         let request = number.checked_mul(per_piece >> base).and_then(|index| {
             HashRequest::anchored(file, base, index, (width * per_piece) >> base, height).ok()
         });
         let Some(request) = request else {
             // More leaves than peers give: it is asked for as if nothing were held.
-            if let Some(reuse) = &mut download.reuse {
+            if let Some(reuse) = &mut transfer.reuse {
                 reuse.take_unlike(piece);
             }
-            download.offer(piece);
+            transfer.offer(piece);
             continue;
         };
         let first = layout.piece(in_file.start + number)?;

@@ -10,7 +10,7 @@ use bittorrent_engine::{
 use bittorrent_protocol::PeerId;
 use bittorrent_protocol::wire::ExtendedHandshake;
 
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 use crate::node::Habits;
 use crate::world::World;
@@ -33,7 +33,7 @@ impl Fixture {
             reason = "the virtual clock starts somewhere"
         )]
         let now = Instant::now();
-        let truth = Torrent::new(1, &[10 * BLOCK]).unwrap();
+        let truth = SyntheticTorrent::new(1, &[10 * BLOCK]).unwrap();
         let mut engine = Engine::new(config, [1; 32]);
         let torrent = engine.add_torrent(truth.hashes(), now);
         let content = truth.content(true, |block| block.piece().get() < has);
@@ -144,7 +144,7 @@ fn a_removed_torrent_gives_back_its_dials() {
     let mut f = Fixture::new(config, 0);
     f.add([1, 2]);
     assert_eq!(f.dials(), [1, 2]);
-    let truth = Torrent::new(1, &[BLOCK]).unwrap();
+    let truth = SyntheticTorrent::new(1, &[BLOCK]).unwrap();
     let other = f.engine.add_torrent(truth.hashes(), f.now);
     f.engine
         .add_candidates(other, &[addr(9)], Source::Static, Scope::Machine, f.now);
@@ -289,7 +289,7 @@ fn what_we_have_is_said_first_and_as_the_peer_understands_it() {
 #[test]
 fn interest_ends_when_nothing_is_to_be_asked_for_long() {
     // Without piece layers and without room for unproven pieces, nothing can be requested.
-    let truth = Torrent::new(1, &[10 * BLOCK]).unwrap();
+    let truth = SyntheticTorrent::new(1, &[10 * BLOCK]).unwrap();
     let config = Config {
         max_unproven_blocks: 0,
         ..Config::default()
@@ -419,7 +419,7 @@ fn lower_limits_close_the_connections_that_carry_least() {
 #[test]
 fn a_group_that_lacks_the_same_does_not_keep_to_itself() {
     for from_magnet in [false, true] {
-        let truth = Torrent::new(4, &[40 * BLOCK]).unwrap();
+        let truth = SyntheticTorrent::new(4, &[40 * BLOCK]).unwrap();
         let mut world = World::new(1);
         let seed = world.add_seed(&truth, Habits::default());
         let config = Config {

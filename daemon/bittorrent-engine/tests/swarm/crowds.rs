@@ -9,7 +9,7 @@ use bittorrent_engine::{
 };
 use bittorrent_protocol::PeerId;
 
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 const TICK: Duration = Duration::from_millis(500);
 
@@ -33,7 +33,7 @@ impl Seed {
         let mut engine = Engine::new(config, [1; 32]);
         let torrents = (1..=torrents)
             .map(|pieces| {
-                let truth = Torrent::new(1, &[pieces * BLOCK]).unwrap();
+                let truth = SyntheticTorrent::new(1, &[pieces * BLOCK]).unwrap();
                 let key = engine.add_torrent(truth.hashes(), now);
                 let content = truth.content(true, |_| true);
                 engine.set_content(key, content, now).unwrap();
@@ -111,7 +111,7 @@ impl Seed {
         while self.now < end {
             self.now += TICK;
             for peer in asking.iter().filter(|peer| self.unchoked.contains(peer)) {
-                self.engine.handle_asked(*peer, self.now);
+                self.engine.handle_upload_requested(*peer, self.now);
             }
             self.engine.handle_timeout(self.now);
             self.outputs();

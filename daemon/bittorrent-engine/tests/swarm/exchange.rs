@@ -11,11 +11,11 @@ use bittorrent_protocol::wire::{ExtendedHandshake, PexFlags, PexMessage, PexPeer
 
 use crate::node::Habits;
 use crate::world::World;
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 /// Leeches that know nobody but a slow seed.
 fn star(exchanges: bool) -> Duration {
-    let torrent = Torrent::new(16, &[2_000 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(16, &[2_000 * BLOCK]).unwrap();
     let mut world = World::new(5);
     let habits = Habits {
         exchanges,
@@ -54,7 +54,7 @@ impl Fixture {
             reason = "the virtual clock starts somewhere"
         )]
         let now = Instant::now();
-        let truth = Torrent::new(1, &[10 * BLOCK]).unwrap();
+        let truth = SyntheticTorrent::new(1, &[10 * BLOCK]).unwrap();
         let mut engine = Engine::new(Config::default(), [1; 32]);
         let torrent = engine.add_torrent(truth.hashes(), now);
         let content = truth.content(true, |_| has);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::node::{Answers, Habits};
 use crate::world::World;
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -22,7 +22,7 @@ fn fast(hashes: Answers, metadata: Answers) -> Habits {
 
 /// How long a download from nothing but the info-hash takes, beside what it asks for hashes.
 fn magnet(seeds: &[Habits], pieces: u64) -> (Duration, u64) {
-    let torrent = Torrent::new(1, &[pieces * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(1, &[pieces * BLOCK]).unwrap();
     let mut world = World::new(1);
     for seed in seeds {
         world.add_seed(&torrent, seed.clone());
@@ -85,7 +85,7 @@ proptest! {
         pieces in 2_u64..3_000,
     ) {
         let answers = |n| [Answers::Truly, Answers::WithReject, Answers::Late, Answers::Not][n];
-        let torrent = Torrent::new(1, &[pieces * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(1, &[pieces * BLOCK]).unwrap();
         let mut world = World::new(seed);
         for (hashes, metadata) in &others {
             world.add_seed(&torrent, fast(answers(*hashes), answers(*metadata)));

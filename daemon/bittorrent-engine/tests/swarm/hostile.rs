@@ -7,7 +7,7 @@ use bittorrent_protocol::merkle::{self, HashRequest};
 
 use crate::node::{Answers, Habits};
 use crate::world::World;
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -26,7 +26,7 @@ fn liar(lies: fn(bittorrent_protocol::BlockIndex) -> bool) -> Habits {
 
 #[test]
 fn a_liar_alone_is_banned_at_its_first_piece_and_the_next_seed_completes() {
-    let torrent = Torrent::new(16, &[200 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(16, &[200 * BLOCK]).unwrap();
     let mut world = world(1);
     let bad = world.add_seed(&torrent, liar(|_| true));
     let good = world.add_seed(&torrent, Habits::default());
@@ -48,7 +48,7 @@ fn a_liar_alone_is_banned_at_its_first_piece_and_the_next_seed_completes() {
 #[test]
 fn among_many_seeds_the_liars_are_found_by_leaves() {
     for seed in 0..8 {
-        let torrent = Torrent::new(64, &[1_000 * BLOCK, 40 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(64, &[1_000 * BLOCK, 40 * BLOCK]).unwrap();
         let mut world = world(seed);
         for _ in 0..3 {
             world.add_seed(&torrent, Habits::default());
@@ -72,7 +72,7 @@ fn among_many_seeds_the_liars_are_found_by_leaves() {
 fn without_leaves_the_liars_are_found_by_comparison() {
     for seed in 0..8 {
         for answers in [Answers::WithReject, Answers::Not] {
-            let torrent = Torrent::new(64, &[600 * BLOCK]).unwrap();
+            let torrent = SyntheticTorrent::new(64, &[600 * BLOCK]).unwrap();
             let mut world = world(seed);
             let tight = Habits {
                 hashes: answers,
@@ -107,7 +107,7 @@ fn without_leaves_the_liars_are_found_by_comparison() {
 #[test]
 fn two_liars_among_leeches_are_found() {
     for seed in 0..4 {
-        let torrent = Torrent::new(32, &[500 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(32, &[500 * BLOCK]).unwrap();
         let mut world = world(seed);
         let slow = Habits {
             upload_rate: 4_000_000,
@@ -133,7 +133,7 @@ fn two_liars_among_leeches_are_found() {
 
 #[test]
 fn a_liar_about_one_block_pieces_is_found_on_arrival() {
-    let torrent = Torrent::new(1, &[300 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(1, &[300 * BLOCK]).unwrap();
     let mut world = world(2);
     // Nothing false is written, so nothing is written twice.
     world.strict = true;
@@ -152,7 +152,7 @@ fn a_liar_about_one_block_pieces_is_found_on_arrival() {
 #[test]
 fn a_lie_in_a_piece_whose_leaves_are_known_is_refused_on_arrival() {
     // The first liar makes the leaves known, the second one runs into them.
-    let torrent = Torrent::new(64, &[64 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(64, &[64 * BLOCK]).unwrap();
     let mut world = world(3);
     let slow = |lies| Habits {
         lies,
@@ -184,7 +184,7 @@ fn a_lie_in_a_piece_whose_leaves_are_known_is_refused_on_arrival() {
 
 #[test]
 fn false_proofs_cost_the_connection_and_ban_their_sender() {
-    let torrent = Torrent::new(4, &[6_000 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(4, &[6_000 * BLOCK]).unwrap();
     let mut world = world(4);
     world.strict = true;
     let fast = Habits {
@@ -234,7 +234,7 @@ fn broken_messages_cost_the_connection() {
             hashes: vec![merkle::leaf(b"y"); 2],
         },
     ] {
-        let torrent = Torrent::new(4, &[100 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(4, &[100 * BLOCK]).unwrap();
         let mut world = world(5);
         let slow = Habits {
             upload_rate: 100_000,
@@ -260,7 +260,7 @@ fn harmless_oddities_are_borne() {
         begin,
         length: 16_384,
     };
-    let torrent = Torrent::new(4, &[100 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(4, &[100 * BLOCK]).unwrap();
     let mut world = world(6);
     let slow = Habits {
         upload_rate: 500_000,

@@ -6,7 +6,7 @@ use bittorrent_engine::{Blame, Config};
 
 use crate::node::{Answers, Habits};
 use crate::world::World;
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -26,7 +26,7 @@ fn metadata_layers_and_content_come_from_one_seed() {
         (2, vec![1_025 * 2 * BLOCK, 2 * BLOCK, 0]),
         (16, vec![3 * BLOCK, 17 * BLOCK]),
     ] {
-        let torrent = Torrent::new(piece_blocks, &files).unwrap();
+        let torrent = SyntheticTorrent::new(piece_blocks, &files).unwrap();
         let mut world = World::new(1);
         let seed = world.add_seed(&torrent, fast());
         let leech = world.add(&torrent, Habits::default(), Config::default());
@@ -42,7 +42,7 @@ fn metadata_layers_and_content_come_from_one_seed() {
 #[test]
 fn a_false_dictionary_is_found_out_and_its_sender_banned() {
     for seed in 0..6 {
-        let torrent = Torrent::new(4, &[100 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(4, &[100 * BLOCK]).unwrap();
         let mut world = World::new(seed);
         let forger = Habits {
             metadata: Answers::Falsely,
@@ -64,7 +64,7 @@ fn a_false_dictionary_is_found_out_and_its_sender_banned() {
 #[test]
 fn peers_that_keep_the_dictionary_to_themselves_are_passed_over() {
     for answers in [Answers::Not, Answers::WithReject] {
-        let torrent = Torrent::new(4, &[100 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(4, &[100 * BLOCK]).unwrap();
         let mut world = World::new(3);
         let tight = Habits {
             metadata: answers,
@@ -84,7 +84,7 @@ fn peers_that_keep_the_dictionary_to_themselves_are_passed_over() {
 #[test]
 fn silent_peers_do_not_keep_layers_from_coming_from_others() {
     for answers in [Answers::Not, Answers::WithReject] {
-        let torrent = Torrent::new(1, &[5_000 * BLOCK]).unwrap();
+        let torrent = SyntheticTorrent::new(1, &[5_000 * BLOCK]).unwrap();
         let mut world = World::new(4);
         let tight = Habits {
             hashes: answers,
@@ -101,7 +101,7 @@ fn silent_peers_do_not_keep_layers_from_coming_from_others() {
 
 #[test]
 fn a_swarm_without_v2_links_is_proven_by_the_root() {
-    let torrent = Torrent::new(4, &[90 * BLOCK, 3 * BLOCK, 21 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(4, &[90 * BLOCK, 3 * BLOCK, 21 * BLOCK]).unwrap();
     let mut world = World::new(5);
     let old = Habits { v1: true, ..fast() };
     world.add_seed(&torrent, old.clone());
@@ -115,7 +115,7 @@ fn a_swarm_without_v2_links_is_proven_by_the_root() {
 
 #[test]
 fn layers_that_turn_up_late_prove_what_came_before() {
-    let torrent = Torrent::new(4, &[400 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(4, &[400 * BLOCK]).unwrap();
     let mut world = World::new(6);
     let old = Habits {
         v1: true,
@@ -135,7 +135,7 @@ fn layers_that_turn_up_late_prove_what_came_before() {
 
 #[test]
 fn without_v2_links_a_lone_liar_is_banned_by_the_root() {
-    let torrent = Torrent::new(4, &[60 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(4, &[60 * BLOCK]).unwrap();
     let mut world = World::new(7);
     world.strict = false;
     let old = Habits { v1: true, ..fast() };
@@ -155,7 +155,7 @@ fn without_v2_links_a_lone_liar_is_banned_by_the_root() {
 
 #[test]
 fn leeches_start_from_each_other() {
-    let torrent = Torrent::new(4, &[2_600 * BLOCK]).unwrap();
+    let torrent = SyntheticTorrent::new(4, &[2_600 * BLOCK]).unwrap();
     let mut world = World::new(8);
     let slow = Habits {
         upload_rate: 5_000_000,

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use bittorrent_engine::{
     Blame, Config, Discard, DisconnectReason, Engine, PeerKey, StopReason, TorrentKey,
 };
+use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId, PieceIndex};
 
-use simulation::Torrent;
+use simulation::SyntheticTorrent;
 
 /// What a node does wrong, or differently.
 #[derive(Debug, Clone)]
@@ -141,7 +142,7 @@ pub(crate) struct Link {
 pub(crate) struct Node {
     pub(crate) engine: Engine,
     pub(crate) torrent: TorrentKey,
-    pub(crate) truth: Arc<Torrent>,
+    pub(crate) truth: Arc<SyntheticTorrent>,
     pub(crate) addr: SocketAddr,
     pub(crate) peer_id: PeerId,
     pub(crate) habits: Habits,
@@ -164,6 +165,8 @@ pub(crate) struct Node {
     /// Pieces it was asked a block of.
     pub(crate) touched: BTreeSet<PieceIndex>,
     pub(crate) hash_requests: u64,
+    /// Blocks below the nodes, lower than the piece layer, that it requested and has not received.
+    pub(crate) blocks_below_requests: u64,
     pub(crate) layers: BTreeSet<u32>,
     pub(crate) writes: BTreeMap<BlockIndex, u32>,
     pub(crate) sent: u64,
@@ -182,7 +185,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new(
         number: usize,
-        truth: &Arc<Torrent>,
+        truth: &Arc<SyntheticTorrent>,
         habits: Habits,
         config: &Config,
         now: Instant,
@@ -214,6 +217,7 @@ impl Node {
             forgets_look_ups: false,
             touched: BTreeSet::new(),
             hash_requests: 0,
+            blocks_below_requests: 0,
             layers: BTreeSet::new(),
             writes: BTreeMap::new(),
             sent: 0,
@@ -243,7 +247,29 @@ impl Node {
         }
     }
 
+    /// Returns an upper bound of the pieces that the engine has begun and not verified.
+    pub(crate) fn open_pieces(&self) -> u64 {
+        let asked = self.links.values().flat_map(|link| &link.asked);
+        let blocks = asked.chain(self.writing.keys());
+        let pieces: BTreeSet<_> = blocks
+            .map(|block| block.piece())
+            .chain(self.looking.iter().copied())
+            .collect();
+        let of_piece = u64::from(self.truth.layout.piece_length().blocks());
+        pieces.len() as u64 + self.blocks_below_requests / of_piece
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.completed.is_some()
+    }
+}
+
+/// Returns the blocks whose leaves a request is about, 0 where it is for a piece layer.
+pub(crate) fn blocks_below(truth: &SyntheticTorrent, request: &HashRequest) -> u64 {
+    let layer = u32::from(truth.layout.piece_length().layer());
+    if request.base < layer {
+        u64::from(request.count) << request.base
+    } else {
+        0
     }
 }

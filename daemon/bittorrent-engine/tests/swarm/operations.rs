@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_engine::{
-    Command, Config, Connected, DialFailure, Direction, Engine, Link, Output, PeerEvent, PeerKey,
-    Scope, Source, TorrentKey, Verdict, WriteFailed,
+    BlockVerdict, Command, Config, Connected, DialFailure, Direction, Engine, Link, Output,
+    PeerEvent, PeerKey, Scope, Source, StopReason, TorrentKey, TorrentPhase, WriteFailed,
 };
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::wire::{ExtendedHandshake, OwnedMetadataMessage, Request};
 use bittorrent_protocol::{BlockIndex, MerkleHash, PeerId};
 use proptest::prelude::*;
 
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -33,7 +33,6 @@ enum Op {
     DialFailed(u8),
     Uploaded(u8),
     Lost(u16),
-    Resume,
 }
 
 #[derive(Debug, Clone)]
@@ -79,19 +78,18 @@ fn ops() -> impl Strategy<Value = Op> {
         20 => (any::<u8>(), any::<u16>(), prop::bool::weighted(0.1))
             .prop_map(|(peer, n, lie)| Op::Block(peer, n, lie)),
         2 => any::<(u8, u16, bool)>().prop_map(|(peer, n, lie)| Op::Stray(peer, n, lie)),
-        15 => (any::<u16>(), prop::bool::weighted(0.05)).prop_map(|(n, bad)| Op::Written(n, bad)),
+        15 => (any::<u16>(), prop::bool::weighted(0.002)).prop_map(|(n, bad)| Op::Written(n, bad)),
         3 => (any::<u8>(), prop::bool::weighted(0.2)).prop_map(|(n, lie)| Op::AnswerHashes(n, lie)),
         4 => any::<u16>().prop_map(Op::Wait),
         1 => any::<u8>().prop_map(Op::Candidate),
         1 => any::<u8>().prop_map(Op::DialFailed),
         1 => any::<u8>().prop_map(Op::Uploaded),
         1 => any::<u16>().prop_map(Op::Lost),
-        1 => Just(Op::Resume),
     ]
 }
 
 struct Fixture {
-    truth: Arc<Torrent>,
+    truth: Arc<SyntheticTorrent>,
     engine: Engine,
     torrent: TorrentKey,
     now: Instant,
@@ -106,7 +104,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(truth: Arc<Torrent>, with_layers: bool) -> Self {
+    fn new(truth: Arc<SyntheticTorrent>, with_layers: bool) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "the virtual clock starts somewhere"
@@ -135,6 +133,12 @@ impl Fixture {
             dialled: Vec::new(),
             slow: BTreeSet::new(),
         }
+    }
+
+    /// A failed write stopped the torrent: it requests nothing more.
+    fn is_stopped(&self) -> bool {
+        let status = self.engine.status(self.torrent).unwrap();
+        status.phase == TorrentPhase::Stopped(StopReason::WritesFail)
     }
 
     /// One of the peers that ever were; some of them are gone.
@@ -182,7 +186,7 @@ impl Fixture {
         if let Some(asked) = self.asked.get_mut(&peer) {
             asked.remove(&block);
         }
-        if self.engine.handle_block(peer, block, leaf, self.now) == Verdict::Write {
+        if self.engine.handle_block(peer, block, leaf, self.now) == BlockVerdict::Write {
             assert!(
                 self.asked.contains_key(&peer),
                 "a forgotten peer's block is written"
@@ -201,7 +205,7 @@ impl Fixture {
         };
         let leaf = self.writing.remove(&block).unwrap();
         let result = if bad {
-            Err(WriteFailed::Transient)
+            Err(WriteFailed)
         } else {
             self.disk.insert(block, leaf);
             Ok(())
@@ -380,7 +384,6 @@ impl Fixture {
                     self.engine.handle_lost(self.torrent, &blocks, self.now);
                 }
             }
-            Op::Resume => self.engine.resume(self.torrent, self.now),
         }
     }
 
@@ -446,7 +449,6 @@ impl Fixture {
             self.engine.handle_disconnected(peer, self.now);
             self.gone(peer);
         }
-        self.engine.resume(self.torrent, self.now);
         self.now += Duration::from_secs(300);
         self.engine.handle_timeout(self.now);
         while !self.writing.is_empty() {
@@ -477,7 +479,7 @@ impl Fixture {
                 self.written(0, false);
             }
             self.drain();
-            if self.proven.len() == all {
+            if self.proven.len() == all || self.is_stopped() {
                 return;
             }
             self.now += Duration::from_millis(250);
@@ -506,7 +508,7 @@ proptest! {
         files in prop::collection::vec(1..30 * BLOCK, 1..3),
         with_layers in any::<bool>(),
     ) {
-        let mut fixture = Fixture::new(Torrent::new(piece_blocks, &files).unwrap(), with_layers);
+        let mut fixture = Fixture::new(SyntheticTorrent::new(piece_blocks, &files).unwrap(), with_layers);
         for op in &ops {
             fixture.apply(op);
             fixture.drain();

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::node::{Answers, Habits};
 use crate::world::World;
-use simulation::{BLOCK, Torrent};
+use simulation::{BLOCK, SyntheticTorrent};
 
 fn answers() -> impl Strategy<Value = Answers> {
     prop_oneof![
@@ -34,7 +34,7 @@ pub(crate) fn habits() -> impl Strategy<Value = Habits> {
         prop::option::weighted(0.2, 1_u64..300),
         prop::option::weighted(0.2, 1_u64..300),
         prop::option::weighted(0.2, 20_u64..100),
-        0_u32..3,
+        prop::bool::weighted(0.1).prop_map(u32::from),
     )
         .prop_map(
             |(
@@ -83,7 +83,7 @@ proptest! {
         from_magnet in any::<bool>(),
     ) {
         prop_assume!(files.iter().any(|length| *length > 0));
-        let torrent = Torrent::new(piece_blocks, &files).unwrap();
+        let torrent = SyntheticTorrent::new(piece_blocks, &files).unwrap();
         let mut world = World::new(seed);
         world.strict = false;
         let honest = world.add_seed(&torrent, Habits { upload_rate: 2_000_000, ..Habits::default() });

@@ -16,8 +16,8 @@ use bittorrent_engine::{
 };
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
-use crate::node::{Habits, Link, Node};
-use simulation::Torrent;
+use crate::node::{Habits, Link, Node, blocks_below};
+use simulation::SyntheticTorrent;
 
 /// Something that happens to a node.
 #[derive(Debug)]
@@ -115,7 +115,12 @@ impl World {
     }
 
     /// Adds a node that knows nothing but the info-hash.
-    pub(crate) fn add(&mut self, truth: &Arc<Torrent>, habits: Habits, config: Config) -> usize {
+    pub(crate) fn add(
+        &mut self,
+        truth: &Arc<SyntheticTorrent>,
+        habits: Habits,
+        config: Config,
+    ) -> usize {
         let number = self.nodes.len();
         self.nodes
             .push(Node::new(number, truth, habits, &config, self.now));
@@ -125,7 +130,7 @@ impl World {
     /// Adds a node that has these blocks.
     pub(crate) fn add_with(
         &mut self,
-        truth: &Arc<Torrent>,
+        truth: &Arc<SyntheticTorrent>,
         habits: Habits,
         has: impl Fn(BlockIndex) -> bool,
     ) -> usize {
@@ -134,11 +139,11 @@ impl World {
         number
     }
 
-    pub(crate) fn add_seed(&mut self, truth: &Arc<Torrent>, habits: Habits) -> usize {
+    pub(crate) fn add_seed(&mut self, truth: &Arc<SyntheticTorrent>, habits: Habits) -> usize {
         self.add_with(truth, habits, |_| true)
     }
 
-    pub(crate) fn add_leech(&mut self, truth: &Arc<Torrent>, habits: Habits) -> usize {
+    pub(crate) fn add_leech(&mut self, truth: &Arc<SyntheticTorrent>, habits: Habits) -> usize {
         self.add_with(truth, habits, |_| false)
     }
 
@@ -322,6 +327,11 @@ impl World {
                 if !node.links.contains_key(&from) {
                     return;
                 }
+                if let PeerEvent::Hashes { request, .. } | PeerEvent::HashReject(request) = &event {
+                    let blocks = blocks_below(&node.truth, request);
+                    // Hostile peers answer what was not requested.
+                    node.blocks_below_requests = node.blocks_below_requests.saturating_sub(blocks);
+                }
                 if let (PeerEvent::Reject(request), Some(link)) =
                     (&event, node.links.get_mut(&from))
                 {
@@ -351,7 +361,7 @@ impl World {
                 let leaf = node.writing.remove(&block).unwrap();
                 let result = if node.failed_writes < node.habits.failing_writes {
                     node.failed_writes += 1;
-                    Err(WriteFailed::Transient)
+                    Err(WriteFailed)
                 } else {
                     node.disk.insert(block, leaf);
                     Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bittorrent_engine::{
-    ConnectionLimits, Content, HeldLeaves, Link, PeerKey, Scope, Source, TorrentKey,
+    ConnectionLimits, Content, Link, PeerKey, PieceLeaves, Scope, Source, TorrentKey,
 };
 use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::{BlockIndex, InfoHashes, SwarmHash};
@@ -78,7 +78,7 @@ pub(crate) enum SessionCommand {
         torrent: TorrentKey,
         damaged: Vec<BlockIndex>,
         /// What is good in the same pieces.
-        held: Vec<HeldLeaves>,
+        held: Vec<PieceLeaves>,
     },
     Remove {
         torrent: TorrentKey,
@@ -130,7 +130,7 @@ impl Driver {
             } => self
                 .engine
                 .add_candidates(torrent, &addrs, source, scope, Instant::now()),
-            SessionCommand::DownloadInOrder(torrent) => self.engine.take_in_order(torrent),
+            SessionCommand::DownloadInOrder(torrent) => self.engine.download_in_order(torrent),
             SessionCommand::AnswerTo {
                 torrent,
                 swarm,
@@ -234,7 +234,7 @@ impl Driver {
         self.instruct_all(key, || Instruction::Attach(attached.clone()));
         let origins = BlockOrigins::new(&content.verified);
         if only_serve {
-            self.engine.only_serve(key);
+            self.engine.stop_downloading(key);
         }
         self.engine
             .set_content(key, content, Instant::now())
@@ -264,7 +264,7 @@ impl Driver {
             .collect()
     }
 
-    fn repair(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<HeldLeaves>) {
+    fn repair(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<PieceLeaves>) {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;
         };

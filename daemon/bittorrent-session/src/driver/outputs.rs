@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{Command, Output, PeerKey, Phase, TorrentKey, TorrentStatus, WriteFailed};
+use bittorrent_engine::{
+    Command, Output, PeerKey, TorrentKey, TorrentPhase, TorrentStatus, WriteFailed,
+};
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::StoreError;
@@ -48,7 +50,7 @@ impl Driver {
                     torrent.enqueue_lookup(ReuseLookup { piece, by });
                 }
             }
-            Output::Recall {
+            Output::LookupLeaves {
                 torrent,
                 piece,
                 nodes,
@@ -72,7 +74,7 @@ impl Driver {
                     });
                 }
             }
-            Output::Revoked { torrent, blocks } => {
+            Output::Revoke { torrent, blocks } => {
                 if let Some(torrent) = self.torrents.get_mut(&torrent) {
                     let v2 = torrent.hashes.v2;
                     tracing::warn!(torrent = %v2, ?blocks, "blocks on disk are in doubt and fetched again");
@@ -186,7 +188,7 @@ impl Driver {
                 torrent.written();
                 let told = match &result {
                     Ok(()) => Ok(()),
-                    Err(_) => Err(WriteFailed::Permanent),
+                    Err(_) => Err(WriteFailed),
                 };
                 for block in blocks {
                     self.engine.handle_written(key, block, told, now);
@@ -214,7 +216,7 @@ impl Driver {
             JobOutcome::Recalled(piece, result) => {
                 torrent.on_lookup_done(piece, 0);
                 let held = result.as_deref().unwrap_or_default();
-                self.engine.handle_recalled(key, piece, held, now);
+                self.engine.handle_leaves_looked_up(key, piece, held, now);
                 ("looking for held leaf hashes", result.map(|_| ()))
             }
             JobOutcome::Layer(file, result) => {
@@ -230,7 +232,7 @@ impl Driver {
                 let status = self.engine.status(key);
                 let complete = status
                     .as_ref()
-                    .is_some_and(|status| status.phase == Phase::Seeding);
+                    .is_some_and(|status| status.phase == TorrentPhase::Seeding);
                 torrent.sealed(result.is_ok(), complete);
                 torrent.publish(status);
                 // Blocks were found damaged meanwhile: they are fetched, and it is sealed then.

@@ -423,7 +423,7 @@ impl Torrent {
 
     /// Tells the handles how it stands.
     pub(super) fn publish(&self, status: Option<bittorrent_engine::TorrentStatus>) {
-        use bittorrent_engine::Phase as P;
+        use bittorrent_engine::TorrentPhase as P;
         let Some(status) = status else {
             return;
         };
@@ -454,7 +454,6 @@ impl Torrent {
             seeds: status.seeds,
             candidates: status.candidates,
             banned: status.banned,
-            rarest_copies: status.rarest_copies,
         });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bittorrent_engine::{Connected, Direction, Link, PeerKey, Phase, TorrentKey};
+use bittorrent_engine::{Connected, Direction, Link, PeerKey, TorrentKey, TorrentPhase};
 use bittorrent_protocol::{FileIndex, PeerId};
 use tracing::Instrument as _;
 
@@ -153,7 +153,7 @@ impl Driver {
             let Some(torrent) = self.torrents.get_mut(&key) else {
                 continue;
             };
-            let wants = status.phase == Phase::Downloading
+            let wants = status.phase == TorrentPhase::Downloading
                 && status.bytes_to_fetch > 0
                 && torrent.content.is_some()
                 && !torrent.is_failed();

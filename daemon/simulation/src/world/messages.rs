@@ -90,7 +90,7 @@ impl World {
                     assert!(node.proven.insert(block), "{block} was proven before");
                 }
             }
-            Output::Revoked { blocks, .. } => {
+            Output::Revoke { blocks, .. } => {
                 for block in blocks {
                     node.proven.remove(block);
                 }
@@ -103,7 +103,7 @@ impl World {
                 self.lacking -= 1;
             }
             Output::Stopped { reason, .. } => panic!("an engine stopped: {reason}"),
-            Output::Lookup { .. } | Output::Recall { .. } => {
+            Output::Lookup { .. } | Output::LookupLeaves { .. } => {
                 panic!("an engine looks for what it was told is not there")
             }
         }

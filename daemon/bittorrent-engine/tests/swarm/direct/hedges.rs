@@ -60,7 +60,7 @@ fn the_other_peer_is_counted_on_when_one_fails() {
 
 /// A download of so many pieces whose layer is not known.
 fn without_layers(pieces: u64) -> Direct {
-    let truth = Torrent::new(1, &[pieces * BLOCK]).unwrap();
+    let truth = SyntheticTorrent::new(1, &[pieces * BLOCK]).unwrap();
     let content = truth.content(false, |_| false);
     Direct::with_content(Config::default(), truth, content, &[])
 }

@@ -32,7 +32,7 @@ fn a_peer_that_rejects_everything_is_asked_less_and_less() {
     let good = d.seed(2, Link::V2, true, 500);
     d.event(good, PeerEvent::Unchoke);
     for block in d.asked(good) {
-        assert_eq!(d.deliver(good, block, false), Verdict::Write);
+        assert_eq!(d.deliver(good, block, false), BlockVerdict::Write);
     }
     assert!(d.asked(good).len() > 64);
     // One block that it sends makes up for all it rejected.

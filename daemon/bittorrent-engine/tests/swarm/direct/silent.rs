@@ -11,7 +11,7 @@ fn peers_that_never_answered_are_given_up_sooner_than_others() {
         assert_eq!(d.asked(peer).len(), 64);
         if answers {
             let first = d.asked(peer)[0];
-            assert_eq!(d.deliver(peer, first, false), Verdict::Write);
+            assert_eq!(d.deliver(peer, first, false), BlockVerdict::Write);
         }
         d.wait(4);
         assert!(d.asked(peer).len() >= 63);

@@ -7,7 +7,7 @@ use bittorrent_engine::{Command, DialFailure, Output, PeerEvent, PeerKey};
 use bittorrent_protocol::merkle;
 
 use super::{Happening, World};
-use crate::node::Answers;
+use crate::node::{Answers, blocks_below};
 
 impl World {
     pub(super) fn obey(&mut self, number: usize, output: Output) {
@@ -62,8 +62,8 @@ impl World {
                 }
             }
             Output::Lookup { piece, leaves, .. } => self.look_up(number, piece, leaves),
-            Output::Recall { piece, nodes, .. } => self.recall(number, piece, &nodes),
-            Output::Revoked { blocks, .. } => {
+            Output::LookupLeaves { piece, nodes, .. } => self.recall(number, piece, &nodes),
+            Output::Revoke { blocks, .. } => {
                 for block in blocks {
                     assert!(node.proven.remove(&block), "{block} was not proven");
                 }
@@ -142,6 +142,7 @@ impl World {
             Command::HashRequest(request) => {
                 // The answer is made where it is asked.
                 node.hash_requests += 1;
+                node.blocks_below_requests += blocks_below(&node.truth, &request);
                 let far = link.node;
                 let far = &self.nodes[far];
                 // What lies between leaves and pieces, nobody needs to give (BEP 52).

@@ -7,7 +7,7 @@ use bittorrent_protocol::{MerkleHash, PieceIndex};
 
 use super::{Happening, World};
 use crate::node::{Habits, Held, Node};
-use simulation::Torrent;
+use simulation::SyntheticTorrent;
 
 /// How long a look-up takes.
 const LOOKUP_TIME: Duration = Duration::from_millis(4);
@@ -16,7 +16,7 @@ impl World {
     /// Adds a node that has nothing of the torrent, and holds something.
     pub(crate) fn add_updating(
         &mut self,
-        truth: &std::sync::Arc<Torrent>,
+        truth: &std::sync::Arc<SyntheticTorrent>,
         habits: Habits,
         held: Held,
     ) -> usize {
@@ -103,7 +103,7 @@ impl World {
             .filter(|block| (held.has)(*block));
         let leaves: Vec<_> = blocks.map(leaf).collect();
         node.engine
-            .handle_recalled(node.torrent, piece, &leaves, now);
+            .handle_leaves_looked_up(node.torrent, piece, &leaves, now);
     }
 
     pub(super) fn looked_up(

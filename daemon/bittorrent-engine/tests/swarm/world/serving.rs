@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bittorrent_engine::{PeerEvent, PeerKey, Verdict};
+use bittorrent_engine::{BlockVerdict, PeerEvent, PeerKey};
 use bittorrent_protocol::wire::{
     ExtendedHandshake, METADATA_PIECE_LEN, OwnedMetadataMessage, Request,
 };
@@ -187,7 +187,7 @@ impl World {
         };
         link.asked.remove(&block);
         match node.engine.handle_block(from, block, leaf, now) {
-            Verdict::Write => {
+            BlockVerdict::Write => {
                 assert!(
                     !node.proven.contains(&block),
                     "{block} is proven and written again"
@@ -205,7 +205,7 @@ impl World {
                 let wait = node.habits.write_time;
                 self.after(wait, number, Happening::Written { block });
             }
-            Verdict::Discard(reason) => node.discards.push(reason),
+            BlockVerdict::Discard(reason) => node.discards.push(reason),
         }
     }
 

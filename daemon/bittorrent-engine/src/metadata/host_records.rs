@@ -15,35 +15,33 @@ const MOST_FAILURES: u32 = 15;
 const MOST_HOSTS: usize = 512;
 
 #[derive(Debug, Clone, Copy)]
-struct Standing {
+struct HostRecord {
     failures: u32,
     not_before: Instant,
 }
 
 /// The hosts that failed to answer.
 #[derive(Debug, Default)]
-pub(super) struct Standings {
-    by_host: BTreeMap<Host, Standing>,
+pub(super) struct HostRecords {
+    by_host: BTreeMap<Host, HostRecord>,
 }
 
-impl Standings {
+impl HostRecords {
     /// How often it failed lately.
     pub(super) fn failures(&self, host: Host) -> u32 {
-        self.by_host
-            .get(&host)
-            .map_or(0, |standing| standing.failures)
+        self.by_host.get(&host).map_or(0, |record| record.failures)
     }
 
     pub(super) fn may_be_asked(&self, host: Host, now: Instant) -> bool {
-        let standing = self.by_host.get(&host);
-        standing.is_none_or(|standing| standing.not_before <= now)
+        let record = self.by_host.get(&host);
+        record.is_none_or(|record| record.not_before <= now)
     }
 
     /// It answered in time.
     pub(super) fn answered(&mut self, host: Host) {
-        if let Some(standing) = self.by_host.get_mut(&host) {
-            standing.failures -= 1;
-            if standing.failures == 0 {
+        if let Some(record) = self.by_host.get_mut(&host) {
+            record.failures -= 1;
+            if record.failures == 0 {
                 self.by_host.remove(&host);
             }
         }
@@ -69,17 +67,17 @@ impl Standings {
             let best = self
                 .by_host
                 .iter()
-                .min_by_key(|(_, standing)| standing.failures);
+                .min_by_key(|(_, record)| record.failures);
             if let Some(best) = best.map(|(host, _)| *host) {
                 self.by_host.remove(&best);
             }
         }
-        let standing = self.by_host.entry(host).or_insert(Standing {
+        let record = self.by_host.entry(host).or_insert(HostRecord {
             failures: 0,
             not_before: now,
         });
-        standing.failures = (standing.failures + 1).min(MOST_FAILURES);
-        standing.not_before = standing.not_before.max(now + pause(standing.failures));
+        record.failures = (record.failures + 1).min(MOST_FAILURES);
+        record.not_before = record.not_before.max(now + pause(record.failures));
     }
 }
 
@@ -98,36 +96,36 @@ mod tests {
             Host::of([192, 0, 2, 1].into()),
             Host::of([192, 0, 2, 2].into()),
         );
-        let mut standings = Standings::default();
-        standings.timed_out(bad, now);
-        assert!(!standings.may_be_asked(bad, now + AFTER_TIMEOUT / 2));
-        assert!(standings.may_be_asked(bad, now + AFTER_TIMEOUT));
-        assert!(standings.may_be_asked(good, now));
-        standings.timed_out(bad, now + AFTER_TIMEOUT);
-        assert!(!standings.may_be_asked(bad, now + AFTER_TIMEOUT * 2));
-        standings.late(bad, now);
-        assert_eq!(standings.failures(bad), 3);
+        let mut host_records = HostRecords::default();
+        host_records.timed_out(bad, now);
+        assert!(!host_records.may_be_asked(bad, now + AFTER_TIMEOUT / 2));
+        assert!(host_records.may_be_asked(bad, now + AFTER_TIMEOUT));
+        assert!(host_records.may_be_asked(good, now));
+        host_records.timed_out(bad, now + AFTER_TIMEOUT);
+        assert!(!host_records.may_be_asked(bad, now + AFTER_TIMEOUT * 2));
+        host_records.late(bad, now);
+        assert_eq!(host_records.failures(bad), 3);
         for left in [2, 1, 0, 0] {
-            standings.answered(bad);
-            assert_eq!(standings.failures(bad), left);
+            host_records.answered(bad);
+            assert_eq!(host_records.failures(bad), left);
         }
-        assert!(standings.by_host.is_empty());
-        standings.rejected(good, now);
-        assert!(!standings.may_be_asked(good, now + AFTER_REJECT / 2));
+        assert!(host_records.by_host.is_empty());
+        host_records.rejected(good, now);
+        assert!(!host_records.may_be_asked(good, now + AFTER_REJECT / 2));
     }
 
     #[test]
     fn the_memory_of_hosts_is_bounded_and_keeps_the_worst() {
         let now = Instant::now();
-        let mut standings = Standings::default();
+        let mut host_records = HostRecords::default();
         let worst = Host::of([192, 0, 2, 1].into());
         for _ in 0..100 {
-            standings.late(worst, now);
+            host_records.late(worst, now);
         }
         for n in 0..2 * MOST_HOSTS as u32 {
-            standings.late(Host::of(n.to_be_bytes().into()), now);
+            host_records.late(Host::of(n.to_be_bytes().into()), now);
         }
-        assert_eq!(standings.by_host.len(), MOST_HOSTS);
-        assert_eq!(standings.failures(worst), MOST_FAILURES);
+        assert_eq!(host_records.by_host.len(), MOST_HOSTS);
+        assert_eq!(host_records.failures(worst), MOST_FAILURES);
     }
 }

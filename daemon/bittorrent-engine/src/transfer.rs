@@ -6,23 +6,23 @@ use std::time::Instant;
 
 use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex};
 
-use crate::bits::PieceSet;
 use crate::input::Content;
 use crate::keys::{PeerKey, TorrentKey};
 use crate::layers::Layers;
+use crate::open_piece::{OpenPiece, PieceStage};
 use crate::output::Output;
-use crate::partial::{Partial, Stage};
-use crate::rarity::Rarity;
+use crate::picker::PiecePicker;
+use crate::piece_set::PieceSet;
 use crate::reuse::Reuse;
 use crate::senders::Senders;
 use crate::shared::Shared;
 
 /// The pieces of a torrent.
 ///
-/// A piece is in exactly one of these states: verified (`have`), begun (`partials`), ready
-/// (`rarity`), looked for in what is held already (`reuse`), or waiting for its hash (none of them).
+/// A piece is in exactly one of these states: verified (`have`), begun (`open_pieces`), ready
+/// (`picker`), looked for in what is held already (`reuse`), or waiting for its hash (none of them).
 #[derive(Debug)]
-pub(crate) struct Download {
+pub(crate) struct Transfer {
     pub(crate) layout: Arc<Layout>,
     /// Verified as a whole.
     pub(crate) have: PieceSet,
@@ -32,14 +32,14 @@ pub(crate) struct Download {
     /// Those of them that were found in what is held already.
     pub(crate) bytes_reused: u64,
     /// Ready to be begun, rarest first.
-    pub(crate) rarity: Rarity,
+    pub(crate) picker: PiecePicker,
     /// To be looked for in what is held already; `None` when nothing is.
     pub(crate) reuse: Option<Reuse>,
     /// Begun.
-    pub(crate) partials: BTreeMap<PieceIndex, Partial>,
+    pub(crate) open_pieces: BTreeMap<PieceIndex, OpenPiece>,
     /// The begun ones with blocks to request.
-    pub(crate) open: BTreeSet<PieceIndex>,
-    /// Blocks in `partials`.
+    pub(crate) requestable: BTreeSet<PieceIndex>,
+    /// Blocks in `open_pieces`.
     pub(crate) begun_blocks: u64,
     pub(crate) layers: Layers,
     pub(crate) senders: Senders,
@@ -49,7 +49,7 @@ pub(crate) struct Download {
     pub(crate) unproven_mode: bool,
     /// Since when nobody can give piece layers.
     pub(crate) no_layers_since: Option<Instant>,
-    /// Pieces in [`Stage::Unproven`], by file.
+    /// Pieces in [`PieceStage::Unproven`], by file.
     pub(crate) unproven: BTreeMap<FileIndex, u32>,
     pub(crate) unproven_blocks: u64,
     /// Pieces that are not verified, by file.
@@ -58,7 +58,7 @@ pub(crate) struct Download {
     pub(crate) false_files: u32,
 }
 
-impl Download {
+impl Transfer {
     pub(crate) fn new(content: Content) -> Self {
         let layout = content.layout;
         let layers = Layers::new(&layout, content.layers);
@@ -67,7 +67,7 @@ impl Download {
             held.insert(piece.piece, piece.leaves);
         }
         let mut have = PieceSet::new(layout.piece_count());
-        let mut rarity = Rarity::new(&layout);
+        let mut picker = PiecePicker::new(&layout);
         let mut reuse = content.reuse.then(|| Reuse::new(layout.piece_count()));
         let mut lacking: Vec<u32> = layout.files().iter().map(|file| file.pieces()).collect();
         let mut bytes_verified = 0;
@@ -96,7 +96,7 @@ impl Download {
             if layers.piece_hash(&layout, piece).is_some() {
                 match &mut reuse {
                     Some(reuse) => reuse.insert(piece, held.contains_key(&piece)),
-                    None => rarity.insert(piece),
+                    None => picker.insert(piece),
                 }
             }
         }
@@ -106,10 +106,10 @@ impl Download {
             bytes_verified,
             bytes_proven: 0,
             bytes_reused: 0,
-            rarity,
+            picker,
             reuse,
-            partials: BTreeMap::new(),
-            open: BTreeSet::new(),
+            open_pieces: BTreeMap::new(),
+            requestable: BTreeSet::new(),
             begun_blocks: 0,
             layers,
             senders: Senders::default(),
@@ -129,64 +129,64 @@ impl Download {
 
     /// Nothing is left to be asked of anyone for the first time.
     pub(crate) fn is_end_game(&self) -> bool {
-        self.open.is_empty()
-            && self.rarity.is_empty()
+        self.requestable.is_empty()
+            && self.picker.is_empty()
             && (self.unproven_mode || self.layers.is_complete())
             && self.reuse.as_ref().is_none_or(Reuse::is_empty)
-            && !self.partials.values().any(Partial::is_looked_for)
+            && !self.open_pieces.values().any(OpenPiece::is_looked_for)
     }
 
     /// A ready piece is begun.
     pub(crate) fn begin(&mut self, piece: PieceIndex) {
-        self.rarity.remove(piece);
-        if self.begin_at(piece, Stage::Collecting).missing() > 0 {
-            self.open.insert(piece);
+        self.picker.remove(piece);
+        if self.begin_at(piece, PieceStage::Collecting).missing() > 0 {
+            self.requestable.insert(piece);
         }
     }
 
     /// A piece that is looked for is begun, so that its leaves can be learnt.
-    pub(crate) fn begin_reuse(&mut self, piece: PieceIndex, stage: Stage) -> &mut Partial {
+    pub(crate) fn begin_reuse(&mut self, piece: PieceIndex, stage: PieceStage) -> &mut OpenPiece {
         if let Some(reuse) = &mut self.reuse {
             reuse.take_unlike(piece);
         }
         self.begin_at(piece, stage)
     }
 
-    fn begin_at(&mut self, piece: PieceIndex, stage: Stage) -> &mut Partial {
-        let mut partial = Partial::new(piece, &self.layout);
+    fn begin_at(&mut self, piece: PieceIndex, stage: PieceStage) -> &mut OpenPiece {
+        let mut open_piece = OpenPiece::new(piece, &self.layout);
         for (in_piece, leaf) in self.held.remove(&piece).unwrap_or_default() {
-            partial.hold(in_piece, leaf);
+            open_piece.hold(in_piece, leaf);
         }
-        partial.stage = stage;
-        self.begun_blocks += u64::from(partial.blocks());
-        self.partials.entry(piece).or_insert(partial)
+        open_piece.stage = stage;
+        self.begun_blocks += u64::from(open_piece.blocks());
+        self.open_pieces.entry(piece).or_insert(open_piece)
     }
 
     /// Begins a piece with the request of one block to this peer, after which it may give the leaves.
     pub(crate) fn probe(&mut self, piece: PieceIndex, peer: PeerKey) -> Option<BlockIndex> {
         let layout = Arc::clone(&self.layout);
         self.reuse.as_mut()?.probing.insert(piece);
-        self.begin_reuse(piece, Stage::Probing(peer))
+        self.begin_reuse(piece, PieceStage::Probing(peer))
             .request_next(&layout)
     }
 
     /// A block of this piece is requested so that the peer learns its leaves.
     pub(crate) fn is_probed(&self, piece: PieceIndex) -> bool {
-        self.partials
+        self.open_pieces
             .get(&piece)
-            .is_some_and(|partial| matches!(partial.stage, Stage::Probing(_)))
+            .is_some_and(|open_piece| matches!(open_piece.stage, PieceStage::Probing(_)))
     }
 
     /// A begun piece whose leaves cannot be learnt now is looked for again later. What is here of it
     /// and not verified is given up.
-    pub(crate) fn shelve(&mut self, piece: PieceIndex) {
-        let Some(partial) = self.partials.remove(&piece) else {
+    pub(crate) fn return_to_search(&mut self, piece: PieceIndex) {
+        let Some(open_piece) = self.open_pieces.remove(&piece) else {
             return;
         };
-        debug_assert!(partial.is_settled(), "a write is under way");
-        self.begun_blocks -= u64::from(partial.blocks());
-        self.open.remove(&piece);
-        let verified = partial.verified();
+        debug_assert!(open_piece.is_settled(), "a write is under way");
+        self.begun_blocks -= u64::from(open_piece.blocks());
+        self.requestable.remove(&piece);
+        let verified = open_piece.verified();
         if !verified.is_empty() {
             self.held.insert(piece, verified);
         }
@@ -206,17 +206,20 @@ impl Download {
             self.offer(piece);
         }
         let looking: Vec<_> = self
-            .partials
+            .open_pieces
             .values_mut()
-            .filter(|partial| {
+            .filter(|open_piece| {
                 matches!(
-                    partial.stage,
-                    Stage::Looking | Stage::Probing(_) | Stage::Recalling(_) | Stage::Descending(_)
+                    open_piece.stage,
+                    PieceStage::LookingUpBlocks
+                        | PieceStage::Probing(_)
+                        | PieceStage::LookingUpLeaves(_)
+                        | PieceStage::Descending(_)
                 )
             })
-            .map(|partial| {
-                partial.stage = Stage::Collecting;
-                partial.piece()
+            .map(|open_piece| {
+                open_piece.stage = PieceStage::Collecting;
+                open_piece.piece()
             })
             .collect();
         for piece in looking {
@@ -227,7 +230,7 @@ impl Download {
     /// The hash of a piece is known now.
     pub(crate) fn announce(&mut self, piece: PieceIndex) {
         match &mut self.reuse {
-            Some(reuse) if !self.have.contains(piece) && !self.rarity.is_ready(piece) => {
+            Some(reuse) if !self.have.contains(piece) && !self.picker.is_ready(piece) => {
                 reuse.insert(piece, self.held.contains_key(&piece));
             }
             _ => self.offer(piece),
@@ -241,17 +244,17 @@ impl Download {
         };
         let piece_length = u64::from(self.layout.piece_length().bytes());
         let begun: u64 = self
-            .partials
+            .open_pieces
             .values()
-            .filter(|partial| partial.is_looked_for())
-            .map(|partial| u64::from(partial.missing()) * u64::from(BLOCK_LEN))
+            .filter(|open_piece| open_piece.is_looked_for())
+            .map(|open_piece| u64::from(open_piece.missing()) * u64::from(BLOCK_LEN))
             .sum();
         let left = self.layout.content_length() - self.bytes_verified;
         (u64::from(reuse.pieces()) * piece_length + begun).min(left)
     }
 
     /// Tells that verified blocks of a piece were revoked: whoever keeps them has to take them back.
-    pub(crate) fn disown(
+    pub(crate) fn revoke_blocks(
         &mut self,
         torrent: TorrentKey,
         piece: PieceIndex,
@@ -267,50 +270,53 @@ impl Download {
             self.bytes_verified = self.bytes_verified.saturating_sub(size);
         }
         if !blocks.is_empty() {
-            shared.emit(Output::Revoked { torrent, blocks });
+            shared.emit(Output::Revoke { torrent, blocks });
         }
     }
 
-    /// Brings `open` in line with a partial's state.
+    /// Brings `requestable` in line with the state of an open piece.
     pub(crate) fn reopen(&mut self, piece: PieceIndex) {
-        let wants = self.partials.get(&piece).is_some_and(|partial| {
-            partial.missing() > 0 && matches!(partial.stage, Stage::Collecting)
+        let wants = self.open_pieces.get(&piece).is_some_and(|open_piece| {
+            open_piece.missing() > 0 && matches!(open_piece.stage, PieceStage::Collecting)
         });
         if wants {
-            self.open.insert(piece);
+            self.requestable.insert(piece);
         } else {
-            self.open.remove(&piece);
+            self.requestable.remove(&piece);
         }
     }
 
     /// A request for a block has ended without it. A piece nobody is at any more goes back.
     pub(crate) fn release(&mut self, block: BlockIndex) {
         let piece = block.piece();
-        let Some(partial) = self.partials.get_mut(&piece) else {
+        let Some(open_piece) = self.open_pieces.get_mut(&piece) else {
             return;
         };
-        if !partial.release(block.in_piece()) {
+        if !open_piece.release(block.in_piece()) {
             return;
         }
-        if matches!(partial.stage, Stage::Probing(_)) {
-            self.shelve(piece);
-        } else if partial.is_untouched() && partial.suspects.is_empty() && !partial.is_proven() {
-            self.put_back(piece);
+        if matches!(open_piece.stage, PieceStage::Probing(_)) {
+            self.return_to_search(piece);
+        } else if open_piece.is_untouched()
+            && open_piece.suspects.is_empty()
+            && !open_piece.is_proven()
+        {
+            self.return_to_picker(piece);
         } else {
             self.reopen(piece);
         }
     }
 
     /// A begun piece of which nothing came is begun no more. What former runs verified of it stays.
-    pub(crate) fn put_back(&mut self, piece: PieceIndex) {
-        if let Some(partial) = self.partials.remove(&piece) {
-            self.begun_blocks -= u64::from(partial.blocks());
-            let verified = partial.verified();
+    pub(crate) fn return_to_picker(&mut self, piece: PieceIndex) {
+        if let Some(open_piece) = self.open_pieces.remove(&piece) {
+            self.begun_blocks -= u64::from(open_piece.blocks());
+            let verified = open_piece.verified();
             if !verified.is_empty() {
                 self.held.insert(piece, verified);
             }
         }
-        self.open.remove(&piece);
+        self.requestable.remove(&piece);
         self.offer(piece);
     }
 
@@ -319,13 +325,13 @@ impl Download {
         let known = self.layers.piece_hash(&self.layout, piece).is_some();
         if (known || self.unproven_mode)
             && !self.have.contains(piece)
-            && !self.partials.contains_key(&piece)
+            && !self.open_pieces.contains_key(&piece)
             && !self
                 .reuse
                 .as_ref()
                 .is_some_and(|reuse| reuse.contains(piece))
         {
-            self.rarity.insert(piece);
+            self.picker.insert(piece);
         }
     }
 
@@ -347,7 +353,7 @@ impl Download {
                 if on {
                     self.offer(piece);
                 } else if self.layers.piece_hash(&layout, piece).is_none() {
-                    self.rarity.remove(piece);
+                    self.picker.remove(piece);
                 }
             }
         }
@@ -355,10 +361,10 @@ impl Download {
 
     /// A piece is verified as a whole.
     pub(crate) fn finish(&mut self, piece: PieceIndex) {
-        if let Some(partial) = self.partials.remove(&piece) {
-            self.begun_blocks -= u64::from(partial.blocks());
+        if let Some(open_piece) = self.open_pieces.remove(&piece) {
+            self.begun_blocks -= u64::from(open_piece.blocks());
         }
-        self.open.remove(&piece);
+        self.requestable.remove(&piece);
         if self.have.insert(piece) {
             self.lacking[self.layout.file_of(piece).as_usize()] -= 1;
         }
@@ -392,16 +398,16 @@ impl Download {
     pub(crate) fn lose(&mut self, block: BlockIndex) {
         let piece = block.piece();
         let size = u64::from(self.layout.block_size(block));
-        if let Some(partial) = self.partials.get_mut(&piece) {
-            if partial.slot(block.in_piece()).state == crate::partial::State::Verified {
+        if let Some(open_piece) = self.open_pieces.get_mut(&piece) {
+            if open_piece.slot(block.in_piece()).state == crate::open_piece::BlockState::Verified {
                 self.bytes_verified = self.bytes_verified.saturating_sub(size);
             }
-            partial.revoke(block.in_piece());
+            open_piece.revoke(block.in_piece());
             // What waited for nothing but a hash waits for this block as well.
-            let waits = matches!(partial.stage, Stage::Unproven | Stage::False);
-            if waits && partial.missing() > 0 {
-                let was_unproven = matches!(partial.stage, Stage::Unproven);
-                partial.stage = Stage::Collecting;
+            let waits = matches!(open_piece.stage, PieceStage::Unproven | PieceStage::False);
+            if waits && open_piece.missing() > 0 {
+                let was_unproven = matches!(open_piece.stage, PieceStage::Unproven);
+                open_piece.stage = PieceStage::Collecting;
                 if was_unproven {
                     self.count_unproven(piece, false);
                 }
@@ -422,7 +428,7 @@ impl Download {
         }
     }
 
-    /// A piece enters or leaves [`Stage::Unproven`].
+    /// A piece enters or leaves [`PieceStage::Unproven`].
     pub(crate) fn count_unproven(&mut self, piece: PieceIndex, entered: bool) {
         let blocks = u64::from(self.layout.block_count(piece));
         let count = self.unproven.entry(self.layout.file_of(piece)).or_default();
@@ -455,9 +461,9 @@ mod tests {
     use bittorrent_protocol::{BlockSet, PieceLength, merkle};
 
     use super::*;
-    use crate::input::HeldLeaves;
+    use crate::input::PieceLeaves;
 
-    fn download(verified: impl Fn(u32, u16) -> bool, held: &[(u32, u16)]) -> Download {
+    fn transfer(verified: impl Fn(u32, u16) -> bool, held: &[(u32, u16)]) -> Transfer {
         let piece_length = PieceLength::new(4 * 16_384).unwrap();
         // One file of 4 pieces, the last one of a single block, with unknown hashes; and one of
         // one piece.
@@ -474,12 +480,12 @@ mod tests {
         }
         let leaves = held
             .iter()
-            .map(|(piece, in_piece)| HeldLeaves {
+            .map(|(piece, in_piece)| PieceLeaves {
                 piece: layout.piece(*piece).unwrap(),
                 leaves: vec![(*in_piece, merkle::leaf(b"leaf")), (99, MerkleHash::ZERO)],
             })
             .collect();
-        Download::new(Content {
+        Transfer::new(Content {
             layers: vec![None, None],
             verified: set,
             leaves,
@@ -488,61 +494,61 @@ mod tests {
         })
     }
 
-    fn block(download: &Download, piece: u32, in_piece: u32) -> BlockIndex {
-        let piece = download.layout.piece(piece).unwrap();
-        download.layout.block(piece, in_piece).unwrap()
+    fn block(transfer: &Transfer, piece: u32, in_piece: u32) -> BlockIndex {
+        let piece = transfer.layout.piece(piece).unwrap();
+        transfer.layout.block(piece, in_piece).unwrap()
     }
 
     #[test]
     fn pieces_with_unknown_hashes_are_ready_only_when_they_must_be() {
-        let mut download = download(|_, _| false, &[]);
-        let ready = |download: &Download| {
-            let ready = |piece: &PieceIndex| download.rarity.is_ready(*piece);
-            let pieces = download.layout.piece_indices().filter(ready);
+        let mut transfer = transfer(|_, _| false, &[]);
+        let ready = |transfer: &Transfer| {
+            let ready = |piece: &PieceIndex| transfer.picker.is_ready(*piece);
+            let pieces = transfer.layout.piece_indices().filter(ready);
             pieces.map(PieceIndex::get).collect::<Vec<_>>()
         };
-        assert_eq!(ready(&download), [4]);
-        download.set_unproven_mode(true);
-        assert_eq!(ready(&download), [0, 1, 2, 3, 4]);
-        download.set_unproven_mode(false);
-        assert_eq!(ready(&download), [4]);
-        assert!(!download.is_end_game());
+        assert_eq!(ready(&transfer), [4]);
+        transfer.set_unproven_mode(true);
+        assert_eq!(ready(&transfer), [0, 1, 2, 3, 4]);
+        transfer.set_unproven_mode(false);
+        assert_eq!(ready(&transfer), [4]);
+        assert!(!transfer.is_end_game());
     }
 
     #[test]
     fn a_piece_whose_last_request_ends_goes_back() {
-        let mut download = download(|_, _| false, &[]);
-        let piece = download.layout.piece(4).unwrap();
-        download.begin(piece);
-        assert!(!download.rarity.is_ready(piece) && download.open.contains(&piece));
-        assert_eq!(download.begun_blocks, 4);
-        let layout = Arc::clone(&download.layout);
-        let partial = download.partials.get_mut(&piece).unwrap();
-        let first = partial.request_next(&layout).unwrap();
-        let second = partial.request_next(&layout).unwrap();
-        download.release(first);
-        assert!(!download.rarity.is_ready(piece));
-        download.release(second);
-        assert!(download.rarity.is_ready(piece) && download.partials.is_empty());
-        assert_eq!(download.begun_blocks, 0);
+        let mut transfer = transfer(|_, _| false, &[]);
+        let piece = transfer.layout.piece(4).unwrap();
+        transfer.begin(piece);
+        assert!(!transfer.picker.is_ready(piece) && transfer.requestable.contains(&piece));
+        assert_eq!(transfer.begun_blocks, 4);
+        let layout = Arc::clone(&transfer.layout);
+        let open_piece = transfer.open_pieces.get_mut(&piece).unwrap();
+        let first = open_piece.request_next(&layout).unwrap();
+        let second = open_piece.request_next(&layout).unwrap();
+        transfer.release(first);
+        assert!(!transfer.picker.is_ready(piece));
+        transfer.release(second);
+        assert!(transfer.picker.is_ready(piece) && transfer.open_pieces.is_empty());
+        assert_eq!(transfer.begun_blocks, 0);
     }
 
     #[test]
     fn blocks_of_former_runs_count_only_with_their_leaves() {
-        let mut download = download(|piece, n| piece == 3 || n == 1, &[(4, 1), (0, 2)]);
-        assert_eq!(download.have.len(), 1);
+        let mut transfer = transfer(|piece, n| piece == 3 || n == 1, &[(4, 1), (0, 2)]);
+        assert_eq!(transfer.have.len(), 1);
         // Piece 3 is one block; of the others only 4:1 has both its bit and its leaf.
-        assert_eq!(download.bytes_verified, 2 * 16_384);
-        let piece = download.layout.piece(4).unwrap();
-        download.begin(piece);
-        assert_eq!(download.partials[&piece].missing(), 3);
-        let lost = block(&download, 4, 1);
-        download.lose(lost);
-        assert_eq!(download.partials[&piece].missing(), 4);
-        let lost = block(&download, 3, 0);
-        download.lose(lost);
-        download.lose(lost);
-        assert_eq!(download.bytes_verified, 0);
-        assert!(download.have.is_empty());
+        assert_eq!(transfer.bytes_verified, 2 * 16_384);
+        let piece = transfer.layout.piece(4).unwrap();
+        transfer.begin(piece);
+        assert_eq!(transfer.open_pieces[&piece].missing(), 3);
+        let lost = block(&transfer, 4, 1);
+        transfer.lose(lost);
+        assert_eq!(transfer.open_pieces[&piece].missing(), 4);
+        let lost = block(&transfer, 3, 0);
+        transfer.lose(lost);
+        transfer.lose(lost);
+        assert_eq!(transfer.bytes_verified, 0);
+        assert!(transfer.have.is_empty());
     }
 }

@@ -80,7 +80,7 @@ impl PieceSet {
 
     /// Adds a piece; `false` when it was there.
     pub(crate) fn insert(&mut self, piece: PieceIndex) -> bool {
-        let (word, bit) = place(piece);
+        let (word, bit) = position(piece);
         let added = self.words[word] & bit == 0;
         self.words[word] |= bit;
         self.count += u32::from(added);
@@ -89,7 +89,7 @@ impl PieceSet {
 
     /// Takes a piece out; `false` when it was not there.
     pub(crate) fn remove(&mut self, piece: PieceIndex) -> bool {
-        let (word, bit) = place(piece);
+        let (word, bit) = position(piece);
         let there = self.words[word] & bit != 0;
         self.words[word] &= !bit;
         self.count -= u32::from(there);
@@ -97,7 +97,7 @@ impl PieceSet {
     }
 
     pub(crate) fn contains(&self, piece: PieceIndex) -> bool {
-        let (word, bit) = place(piece);
+        let (word, bit) = position(piece);
         self.words[word] & bit != 0
     }
 
@@ -184,7 +184,7 @@ impl PieceSet {
     }
 }
 
-fn place(piece: PieceIndex) -> (usize, u64) {
+fn position(piece: PieceIndex) -> (usize, u64) {
     (piece.as_usize() / 64, 1 << (piece.get() % 64))
 }
 

@@ -49,7 +49,7 @@ impl Torrent {
 
     /// Whether every place is taken, no peer gives us anything, and there is an address that may do better:
     /// else a group of peers that lack the same would keep to itself for ever.
-    pub(crate) fn looks_beyond(&self, shared: &Shared, now: Instant) -> bool {
+    pub(crate) fn wants_untried_addresses(&self, shared: &Shared, now: Instant) -> bool {
         let helps = |peer: &Peer| self.may_help(peer) && peer.last_use + MAY_WAIT > now;
         !self.is_complete()
             && self.stopped.is_none()

@@ -1,17 +1,17 @@
 //! A piece that is begun and not verified.
 //!
-//! Each block is in one of five states; the methods of [`Partial`] are the only ways between them:
+//! Each block is in one of five states; the methods of [`OpenPiece`] are the only ways between them:
 //!
 //! | from | to | by |
 //! |---|---|---|
-//! | missing | written | [`Partial::adopt`], only when the leaves are proven |
-//! | missing | requested | [`Partial::request`] |
-//! | requested | missing | [`Partial::release`], when the last request for it ends |
-//! | missing, requested | arrived | [`Partial::arrive`] (the answer is `Write`) |
-//! | arrived | written | [`Partial::written`] |
-//! | arrived | missing | [`Partial::write_failed`] |
-//! | written | verified | [`Partial::verify`], only when the leaves are proven |
-//! | written | missing | [`Partial::revoke`], [`Partial::revoke_all`] |
+//! | missing | written | [`OpenPiece::adopt`], only when the leaves are proven |
+//! | missing | requested | [`OpenPiece::request`] |
+//! | requested | missing | [`OpenPiece::release`], when the last request for it ends |
+//! | missing, requested | arrived | [`OpenPiece::arrive`] (the answer is `Write`) |
+//! | arrived | written | [`OpenPiece::written`] |
+//! | arrived | missing | [`OpenPiece::write_failed`] |
+//! | written | verified | [`OpenPiece::verify`], only when the leaves are proven |
+//! | written | missing | [`OpenPiece::revoke`], [`OpenPiece::revoke_all`] |
 //!
 //! An arrived block is never given up: its write is under way, and a second write to the same
 //! place could land before the first. So a piece that is found false waits for its writes to end
@@ -26,7 +26,7 @@ use crate::senders::Sender;
 
 /// Where a block stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum BlockState {
     /// Not here and not asked for.
     Missing,
     /// Asked for, of as many peers as [`Slot::requests`] says.
@@ -46,14 +46,14 @@ pub(crate) struct Slot {
     pub(crate) leaf: MerkleHash,
     /// Whom it came from.
     pub(crate) sender: Sender,
-    pub(crate) state: State,
-    /// How many peers are asked for it. Not 0 exactly in [`State::Requested`].
+    pub(crate) state: BlockState,
+    /// How many peers are asked for it. Not 0 exactly in [`BlockState::Requested`].
     pub(crate) requests: u8,
 }
 
 /// What is going on with a piece.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Stage {
+pub(crate) enum PieceStage {
     /// Blocks are being collected.
     #[default]
     Collecting,
@@ -62,19 +62,19 @@ pub(crate) enum Stage {
     /// The blocks do not fold to the piece's hash; writes are awaited before the next step.
     False,
     /// The piece's leaves are being asked for, to find the false blocks.
-    Asking(LeafQuery),
+    FindingFalseBlocks(LeafQuery),
     /// A block was requested of this peer, or is here from it, so that it learns the piece's leaves
     /// and gives them.
     Probing(PeerKey),
     /// This peer was asked for the piece's leaves, so that blocks can be looked for by them.
-    Learning(PeerKey),
+    RequestingLeaves(PeerKey),
     /// Coarse nodes of it are proven, and the leaves below them are being looked for in what is held
     /// already.
-    Recalling(Box<Descent>),
+    LookingUpLeaves(Box<Descent>),
     /// Leaves below some of those nodes are being asked for.
     Descending(Box<Descent>),
     /// Its leaves are proven, and its missing blocks are being looked for in what is held already.
-    Looking,
+    LookingUpBlocks,
 }
 
 /// A block that was part of a false piece.
@@ -87,7 +87,7 @@ pub(crate) struct Suspect {
 
 /// A piece that is begun and not verified.
 #[derive(Debug)]
-pub(crate) struct Partial {
+pub(crate) struct OpenPiece {
     piece: PieceIndex,
     slots: Vec<Slot>,
     missing: u32,
@@ -98,7 +98,7 @@ pub(crate) struct Partial {
     hint: u16,
     /// The leaves in the slots are proven, whatever the slots' states.
     proven: bool,
-    pub(crate) stage: Stage,
+    pub(crate) stage: PieceStage,
     /// It may be requested from one peer only, because it was false before.
     pub(crate) solo: bool,
     /// That peer, once there is one.
@@ -109,7 +109,7 @@ pub(crate) struct Partial {
     pub(crate) suspects: Vec<Suspect>,
 }
 
-impl Partial {
+impl OpenPiece {
     /// A piece with no block here.
     pub(crate) fn new(piece: PieceIndex, layout: &Layout) -> Self {
         let blocks = layout.block_count(piece);
@@ -118,8 +118,8 @@ impl Partial {
             slots: vec![
                 Slot {
                     leaf: MerkleHash::ZERO,
-                    sender: Sender::NOBODY,
-                    state: State::Missing,
+                    sender: Sender::NONE,
+                    state: BlockState::Missing,
                     requests: 0,
                 };
                 blocks as usize
@@ -130,7 +130,7 @@ impl Partial {
             written: 0,
             hint: 0,
             proven: false,
-            stage: Stage::Collecting,
+            stage: PieceStage::Collecting,
             solo: false,
             exclusive: None,
             worker: None,
@@ -195,7 +195,7 @@ impl Partial {
         while let Some(slot) = self.slots.get(usize::from(self.hint)) {
             let in_piece = self.hint;
             self.hint += 1;
-            if slot.state == State::Missing {
+            if slot.state == BlockState::Missing {
                 self.request(in_piece);
                 return layout.block(self.piece, u32::from(in_piece));
             }
@@ -208,14 +208,14 @@ impl Partial {
     pub(crate) fn request(&mut self, in_piece: u16) {
         let slot = &mut self.slots[usize::from(in_piece)];
         match slot.state {
-            State::Missing => {
-                slot.state = State::Requested;
+            BlockState::Missing => {
+                slot.state = BlockState::Requested;
                 slot.requests = 1;
                 self.missing -= 1;
                 self.requested += 1;
             }
-            State::Requested => slot.requests = slot.requests.saturating_add(1),
-            State::Arrived | State::Written | State::Verified => {
+            BlockState::Requested => slot.requests = slot.requests.saturating_add(1),
+            BlockState::Arrived | BlockState::Written | BlockState::Verified => {
                 debug_assert!(false, "a block that is here was requested");
             }
         }
@@ -224,7 +224,7 @@ impl Partial {
     /// One peer less is asked for this block. `true` when it is missing now.
     pub(crate) fn release(&mut self, in_piece: u16) -> bool {
         let slot = &mut self.slots[usize::from(in_piece)];
-        if slot.state != State::Requested {
+        if slot.state != BlockState::Requested {
             return false;
         }
         slot.requests = slot.requests.saturating_sub(1);
@@ -238,7 +238,7 @@ impl Partial {
 
     fn make_missing(&mut self, in_piece: u16) {
         let slot = &mut self.slots[usize::from(in_piece)];
-        slot.state = State::Missing;
+        slot.state = BlockState::Missing;
         slot.requests = 0;
         self.missing += 1;
         self.hint = self.hint.min(in_piece);
@@ -248,16 +248,16 @@ impl Partial {
     pub(crate) fn arrive(&mut self, in_piece: u16, leaf: MerkleHash, sender: Sender) -> u8 {
         let slot = &mut self.slots[usize::from(in_piece)];
         match slot.state {
-            State::Missing => self.missing -= 1,
-            State::Requested => self.requested -= 1,
-            State::Arrived | State::Written | State::Verified => {
+            BlockState::Missing => self.missing -= 1,
+            BlockState::Requested => self.requested -= 1,
+            BlockState::Arrived | BlockState::Written | BlockState::Verified => {
                 debug_assert!(false, "a block that is here arrived");
                 return 0;
             }
         }
         let others = slot.requests;
         slot.requests = 0;
-        slot.state = State::Arrived;
+        slot.state = BlockState::Arrived;
         slot.leaf = leaf;
         slot.sender = sender;
         self.arrived += 1;
@@ -267,10 +267,10 @@ impl Partial {
     /// Its write has ended well. `false` when none was under way.
     pub(crate) fn written(&mut self, in_piece: u16) -> bool {
         let slot = &mut self.slots[usize::from(in_piece)];
-        if slot.state != State::Arrived {
+        if slot.state != BlockState::Arrived {
             return false;
         }
-        slot.state = State::Written;
+        slot.state = BlockState::Written;
         self.arrived -= 1;
         self.written += 1;
         true
@@ -278,7 +278,7 @@ impl Partial {
 
     /// Its write has failed: it must arrive again. `false` when none was under way.
     pub(crate) fn write_failed(&mut self, in_piece: u16) -> bool {
-        if self.slot(in_piece).state != State::Arrived {
+        if self.slot(in_piece).state != BlockState::Arrived {
             return false;
         }
         self.arrived -= 1;
@@ -289,9 +289,9 @@ impl Partial {
     /// The bytes on disk are not what they should be, or are lost.
     pub(crate) fn revoke(&mut self, in_piece: u16) {
         match self.slot(in_piece).state {
-            State::Written => self.written -= 1,
-            State::Verified => {}
-            State::Missing | State::Requested | State::Arrived => return,
+            BlockState::Written => self.written -= 1,
+            BlockState::Verified => {}
+            BlockState::Missing | BlockState::Requested | BlockState::Arrived => return,
         }
         self.make_missing(in_piece);
     }
@@ -299,7 +299,7 @@ impl Partial {
     /// Gives up every block that is written and not verified.
     pub(crate) fn revoke_all(&mut self) {
         for in_piece in 0..self.slots.len() as u16 {
-            if self.slot(in_piece).state == State::Written {
+            if self.slot(in_piece).state == BlockState::Written {
                 self.revoke(in_piece);
             }
         }
@@ -320,7 +320,7 @@ impl Partial {
         for (in_piece, (slot, leaf)) in (0..).zip(self.slots.iter_mut().zip(leaves)) {
             let here = matches!(
                 slot.state,
-                State::Arrived | State::Written | State::Verified
+                BlockState::Arrived | BlockState::Written | BlockState::Verified
             );
             if here && slot.leaf != *leaf {
                 wrong.push(Suspect {
@@ -340,8 +340,8 @@ impl Partial {
         let Some(slot) = self.slots.get_mut(usize::from(in_piece)) else {
             return;
         };
-        if slot.state == State::Missing {
-            slot.state = State::Verified;
+        if slot.state == BlockState::Missing {
+            slot.state = BlockState::Verified;
             slot.leaf = leaf;
             self.missing -= 1;
         }
@@ -353,11 +353,11 @@ impl Partial {
         let Some(slot) = self.slots.get_mut(usize::from(in_piece)) else {
             return false;
         };
-        if !self.proven || slot.state != State::Missing || slot.leaf != leaf {
+        if !self.proven || slot.state != BlockState::Missing || slot.leaf != leaf {
             return false;
         }
-        slot.state = State::Written;
-        slot.sender = Sender::NOBODY;
+        slot.state = BlockState::Written;
+        slot.sender = Sender::NONE;
         self.missing -= 1;
         self.written += 1;
         true
@@ -367,11 +367,11 @@ impl Partial {
     pub(crate) fn is_looked_for(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Probing(_)
-                | Stage::Learning(_)
-                | Stage::Recalling(_)
-                | Stage::Descending(_)
-                | Stage::Looking
+            PieceStage::Probing(_)
+                | PieceStage::RequestingLeaves(_)
+                | PieceStage::LookingUpLeaves(_)
+                | PieceStage::Descending(_)
+                | PieceStage::LookingUpBlocks
         )
     }
 
@@ -379,14 +379,14 @@ impl Partial {
     pub(crate) fn groups_missing(&self, blocks: usize) -> (usize, usize) {
         let groups = self.slots.chunks(blocks);
         let of = groups.len();
-        let missing = |group: &&[Slot]| group.iter().any(|slot| slot.state == State::Missing);
+        let missing = |group: &&[Slot]| group.iter().any(|slot| slot.state == BlockState::Missing);
         (groups.filter(missing).count(), of)
     }
 
     /// The verified blocks.
     pub(crate) fn verified(&self) -> Vec<(u16, MerkleHash)> {
         self.slots()
-            .filter(|(_, slot)| slot.state == State::Verified)
+            .filter(|(_, slot)| slot.state == BlockState::Verified)
             .map(|(in_piece, slot)| (in_piece, slot.leaf))
             .collect()
     }
@@ -401,11 +401,11 @@ impl Partial {
             return runs;
         }
         for (in_piece, slot) in (0..).zip(&mut self.slots) {
-            if slot.state != State::Written {
+            if slot.state != BlockState::Written {
                 run_open = false;
                 continue;
             }
-            slot.state = State::Verified;
+            slot.state = BlockState::Verified;
             match runs.last_mut() {
                 Some((_, leaves)) if run_open => leaves.push(slot.leaf),
                 _ => runs.push((in_piece, vec![slot.leaf])),
@@ -419,8 +419,8 @@ impl Partial {
     /// Marks one written block verified, for pieces whose leaves were known beforehand.
     pub(crate) fn verify_one(&mut self, in_piece: u16) -> Option<MerkleHash> {
         let slot = &mut self.slots[usize::from(in_piece)];
-        (self.proven && slot.state == State::Written).then(|| {
-            slot.state = State::Verified;
+        (self.proven && slot.state == BlockState::Written).then(|| {
+            slot.state = BlockState::Verified;
             self.written -= 1;
             slot.leaf
         })
@@ -431,7 +431,7 @@ impl Partial {
         let mut senders = self
             .slots
             .iter()
-            .filter(|slot| matches!(slot.state, State::Arrived | State::Written))
+            .filter(|slot| matches!(slot.state, BlockState::Arrived | BlockState::Written))
             .map(|slot| slot.sender);
         let first = senders.next()?;
         senders.all(|sender| sender == first).then_some(first)
@@ -446,17 +446,17 @@ mod tests {
     use super::*;
     use crate::senders::Senders;
 
-    impl Partial {
+    impl OpenPiece {
         /// Counts states the slow way.
         fn check(&self) {
             let count = |state| self.slots.iter().filter(|slot| slot.state == state).count() as u32;
-            assert_eq!(self.missing, count(State::Missing));
-            assert_eq!(self.requested, count(State::Requested));
-            assert_eq!(self.arrived, count(State::Arrived));
-            assert_eq!(self.written, count(State::Written));
+            assert_eq!(self.missing, count(BlockState::Missing));
+            assert_eq!(self.requested, count(BlockState::Requested));
+            assert_eq!(self.arrived, count(BlockState::Arrived));
+            assert_eq!(self.written, count(BlockState::Written));
             for (in_piece, slot) in self.slots() {
-                assert_eq!(slot.requests > 0, slot.state == State::Requested);
-                assert!(slot.state != State::Missing || in_piece >= self.hint);
+                assert_eq!(slot.requests > 0, slot.state == BlockState::Requested);
+                assert!(slot.state != BlockState::Missing || in_piece >= self.hint);
             }
         }
     }
@@ -469,20 +469,20 @@ mod tests {
     fn written_blocks_are_reported_in_runs_once() {
         let layout = layout();
         let piece = layout.piece(0).unwrap();
-        let mut partial = Partial::new(piece, &layout);
+        let mut open_piece = OpenPiece::new(piece, &layout);
         let leaf = |n: u16| merkle::leaf(&n.to_le_bytes());
-        partial.hold(3, leaf(3));
+        open_piece.hold(3, leaf(3));
         for n in [0, 1, 2, 4, 6] {
-            partial.arrive(n, leaf(n), Sender::NOBODY);
-            assert!(partial.written(n) && !partial.written(n));
+            open_piece.arrive(n, leaf(n), Sender::NONE);
+            assert!(open_piece.written(n) && !open_piece.written(n));
         }
-        partial.accept_leaves();
-        let runs = partial.verify();
+        open_piece.accept_leaves();
+        let runs = open_piece.verify();
         let shape: Vec<_> = runs.iter().map(|(n, leaves)| (*n, leaves.len())).collect();
         assert_eq!(shape, [(0, 3), (4, 1), (6, 1)]);
         assert_eq!(runs[0].1, [leaf(0), leaf(1), leaf(2)]);
-        assert!(partial.verify().is_empty());
-        assert!(!partial.is_collected() && !partial.is_verified());
+        assert!(open_piece.verify().is_empty());
+        assert!(!open_piece.is_collected() && !open_piece.is_verified());
     }
 
     #[test]
@@ -491,7 +491,7 @@ mod tests {
         let mut senders = Senders::default();
         let liar = senders.name("192.0.2.1:1".parse().unwrap());
         let honest = senders.name("192.0.2.2:1".parse().unwrap());
-        let mut partial = Partial::new(layout.piece(0).unwrap(), &layout);
+        let mut open_piece = OpenPiece::new(layout.piece(0).unwrap(), &layout);
         let truth: Vec<_> = (0..8_u8).map(|n| merkle::leaf(&[n])).collect();
         for n in 0..6_u16 {
             let lies = n == 2 || n == 5;
@@ -500,42 +500,42 @@ mod tests {
             } else {
                 truth[usize::from(n)]
             };
-            partial.arrive(n, leaf, if lies { liar } else { honest });
-            partial.written(n);
+            open_piece.arrive(n, leaf, if lies { liar } else { honest });
+            open_piece.written(n);
         }
-        assert_eq!(partial.only_sender(), None);
-        let wrong = partial.set_leaves(&truth);
+        assert_eq!(open_piece.only_sender(), None);
+        let wrong = open_piece.set_leaves(&truth);
         assert!(wrong.iter().all(|suspect| suspect.sender == liar));
         let numbers: Vec<_> = wrong.iter().map(|suspect| suspect.in_piece).collect();
         assert_eq!(numbers, [2, 5]);
         for suspect in wrong {
-            partial.revoke(suspect.in_piece);
+            open_piece.revoke(suspect.in_piece);
         }
-        partial.check();
-        assert_eq!(partial.missing(), 4);
-        assert_eq!(partial.only_sender(), Some(honest));
-        assert_eq!(partial.leaves(), truth);
+        open_piece.check();
+        assert_eq!(open_piece.missing(), 4);
+        assert_eq!(open_piece.only_sender(), Some(honest));
+        assert_eq!(open_piece.leaves(), truth);
     }
 
     proptest! {
         #[test]
         fn counters_follow_the_slots(ops in prop::collection::vec((0_u8..7, 0_u16..8), 0..200)) {
             let layout = layout();
-            let mut partial = Partial::new(layout.piece(0).unwrap(), &layout);
+            let mut open_piece = OpenPiece::new(layout.piece(0).unwrap(), &layout);
             let leaf = merkle::leaf(b"x");
             for (op, n) in ops {
-                let here = !matches!(partial.slot(n).state, State::Missing | State::Requested);
+                let here = !matches!(open_piece.slot(n).state, BlockState::Missing | BlockState::Requested);
                 match op {
-                    0 => { partial.request_next(&layout); }
-                    1 if !here => partial.request(n),
-                    2 => { partial.release(n); }
-                    3 if !here => { partial.arrive(n, leaf, Sender::NOBODY); }
-                    4 => { partial.written(n); }
-                    5 => { partial.write_failed(n); }
-                    6 => partial.revoke(n),
+                    0 => { open_piece.request_next(&layout); }
+                    1 if !here => open_piece.request(n),
+                    2 => { open_piece.release(n); }
+                    3 if !here => { open_piece.arrive(n, leaf, Sender::NONE); }
+                    4 => { open_piece.written(n); }
+                    5 => { open_piece.write_failed(n); }
+                    6 => open_piece.revoke(n),
                     _ => {}
                 }
-                partial.check();
+                open_piece.check();
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use bittorrent_protocol::{Layout, PieceIndex};
 
-use crate::bits::PieceSet;
+use crate::piece_set::PieceSet;
 use crate::rng::Rng;
 
 /// How many entries of the buckets are looked at before the peer's own pieces are searched.
@@ -24,11 +24,11 @@ const NOWHERE: u32 = u32::MAX;
 
 /// Availability of all pieces, and the pieces that may be begun, rarest first.
 #[derive(Debug)]
-pub(crate) struct Rarity {
+pub(crate) struct PiecePicker {
     /// How many connected peers that are not seeds have each piece.
     copies: Vec<u16>,
     /// Where each piece stands in its bucket, or [`NOWHERE`].
-    place: Vec<u32>,
+    position: Vec<u32>,
     /// By number of copies.
     buckets: Vec<Vec<PieceIndex>>,
     /// The pieces that stand in a bucket.
@@ -39,13 +39,13 @@ pub(crate) struct Rarity {
     in_order: bool,
 }
 
-impl Rarity {
+impl PiecePicker {
     /// Nothing is available, nothing may be begun.
     pub(crate) fn new(layout: &Layout) -> Self {
         let pieces = layout.piece_count();
         Self {
             copies: vec![0; pieces as usize],
-            place: vec![NOWHERE; pieces as usize],
+            position: vec![NOWHERE; pieces as usize],
             buckets: vec![Vec::new()],
             ready: PieceSet::new(pieces),
             seeds: 0,
@@ -55,7 +55,7 @@ impl Rarity {
     }
 
     /// From now on pieces are begun in the order of the content.
-    pub(crate) fn take_in_order(&mut self) {
+    pub(crate) fn download_in_order(&mut self) {
         self.in_order = true;
     }
 
@@ -109,7 +109,7 @@ impl Rarity {
         self.buckets = sizes.into_iter().map(Vec::with_capacity).collect();
         for piece in self.ready.iter(layout) {
             let bucket = &mut self.buckets[usize::from(self.copies[piece.as_usize()])];
-            self.place[piece.as_usize()] = bucket.len() as u32;
+            self.position[piece.as_usize()] = bucket.len() as u32;
             bucket.push(piece);
         }
     }
@@ -126,12 +126,6 @@ impl Rarity {
     #[cfg(test)]
     pub(crate) fn copies(&self, piece: PieceIndex) -> usize {
         usize::from(self.copies[piece.as_usize()]) + self.seeds
-    }
-
-    /// How many connected peers have the rarest piece that may be begun.
-    pub(crate) fn rarest(&self) -> Option<usize> {
-        let bucket = self.buckets.iter().position(|bucket| !bucket.is_empty())?;
-        Some(bucket + self.seeds)
     }
 
     /// The piece may be begun.
@@ -166,19 +160,19 @@ impl Rarity {
             self.buckets.resize_with(copies + 1, Vec::new);
         }
         let bucket = &mut self.buckets[copies];
-        self.place[piece.as_usize()] = bucket.len() as u32;
+        self.position[piece.as_usize()] = bucket.len() as u32;
         bucket.push(piece);
     }
 
     fn take(&mut self, piece: PieceIndex) -> bool {
-        let place = std::mem::replace(&mut self.place[piece.as_usize()], NOWHERE);
-        if place == NOWHERE {
+        let position = std::mem::replace(&mut self.position[piece.as_usize()], NOWHERE);
+        if position == NOWHERE {
             return false;
         }
         let bucket = &mut self.buckets[usize::from(self.copies[piece.as_usize()])];
-        bucket.swap_remove(place as usize);
-        if let Some(moved) = bucket.get(place as usize) {
-            self.place[moved.as_usize()] = place;
+        bucket.swap_remove(position as usize);
+        if let Some(moved) = bucket.get(position as usize) {
+            self.position[moved.as_usize()] = position;
         }
         if bucket.is_empty() {
             // A bitfield moves every piece up one bucket: do not keep the room in all of them.
@@ -275,7 +269,7 @@ impl Rarity {
             .find(|piece| !refused(*piece))
     }
 
-    /// The piece behind `last`, if it is as rare and in the same stretch.
+    /// The piece behind `last`, if it is as rare and in the same range.
     fn neighbour(&self, last: PieceIndex, layout: &Layout) -> Option<PieceIndex> {
         let next = layout.piece(last.get() + 1)?;
         (next.get() % self.pieces_per_extent != 0
@@ -302,53 +296,52 @@ mod tests {
     fn the_rarest_piece_of_the_peer_comes_first() {
         let layout = layout(100, 8 << 20);
         let mut rng = Rng::new([1; 32]);
-        let mut rarity = Rarity::new(&layout);
+        let mut picker = PiecePicker::new(&layout);
         for piece in layout.piece_indices() {
-            rarity.insert(piece);
+            picker.insert(piece);
             for _ in 0..(2 + piece.get() % 3) {
-                rarity.add_copy(piece);
+                picker.add_copy(piece);
             }
         }
         let rare = layout.piece(50).unwrap();
-        rarity.remove_copy(rare);
-        rarity.remove_copy(rare);
-        rarity.remove_copy(rare);
+        picker.remove_copy(rare);
+        picker.remove_copy(rare);
+        picker.remove_copy(rare);
         let full = PieceSet::full(100);
-        let pick = |rarity: &Rarity, have: &PieceSet, rng: &mut Rng| {
-            rarity.pick(have, None, |_| false, &layout, rng)
+        let pick = |picker: &PiecePicker, have: &PieceSet, rng: &mut Rng| {
+            picker.pick(have, None, |_| false, &layout, rng)
         };
-        assert_eq!(pick(&rarity, &full, &mut rng), Some(rare));
-        assert_eq!(rarity.rarest(), Some(1));
-        rarity.remove(rare);
+        assert_eq!(pick(&picker, &full, &mut rng), Some(rare));
+        picker.remove(rare);
         for _ in 0..20 {
-            assert_eq!(pick(&rarity, &full, &mut rng).unwrap().get() % 3, 0);
+            assert_eq!(pick(&picker, &full, &mut rng).unwrap().get() % 3, 0);
         }
         let mut one = PieceSet::new(100);
         one.insert(rare);
-        assert_eq!(pick(&rarity, &one, &mut rng), None);
+        assert_eq!(pick(&picker, &one, &mut rng), None);
         one.insert(layout.piece(2).unwrap());
-        assert_eq!(pick(&rarity, &one, &mut rng), layout.piece(2));
-        assert_eq!(rarity.pick(&one, None, |_| true, &layout, &mut rng), None);
+        assert_eq!(pick(&picker, &one, &mut rng), layout.piece(2));
+        assert_eq!(picker.pick(&one, None, |_| true, &layout, &mut rng), None);
     }
 
     #[test]
     fn short_pieces_are_begun_in_stretches() {
         let layout = layout(4_096, 16_384);
         let mut rng = Rng::new([2; 32]);
-        let mut rarity = Rarity::new(&layout);
+        let mut picker = PiecePicker::new(&layout);
         for piece in layout.piece_indices() {
-            rarity.insert(piece);
+            picker.insert(piece);
         }
-        rarity.add_seed();
+        picker.add_seed();
         let full = PieceSet::full(4_096);
         let mut last = None;
         let mut jumps = 0;
-        while let Some(piece) = rarity.pick(&full, last, |_| false, &layout, &mut rng) {
+        while let Some(piece) = picker.pick(&full, last, |_| false, &layout, &mut rng) {
             jumps += u32::from(last.is_none_or(|last: PieceIndex| last.get() + 1 != piece.get()));
-            rarity.remove(piece);
+            picker.remove(piece);
             last = Some(piece);
         }
-        assert!(rarity.is_empty());
+        assert!(picker.is_empty());
         // 16 stretches of 256 pieces, each begun somewhere inside: a few jumps for each.
         assert!(jumps < 400, "{jumps}");
     }
@@ -357,13 +350,13 @@ mod tests {
     fn in_order_the_first_piece_of_the_peer_comes_first() {
         let layout = layout(300, 16_384);
         let mut rng = Rng::new([3; 32]);
-        let mut rarity = Rarity::new(&layout);
-        rarity.take_in_order();
+        let mut picker = PiecePicker::new(&layout);
+        picker.download_in_order();
         for piece in layout.piece_indices() {
-            rarity.insert(piece);
-            // The first are the most frequent: by rarity they would come last.
+            picker.insert(piece);
+            // The first are the most frequent: by picker they would come last.
             for _ in piece.get()..300 {
-                rarity.add_copy(piece);
+                picker.add_copy(piece);
             }
         }
         let mut odd = PieceSet::new(300);
@@ -372,13 +365,13 @@ mod tests {
         }
         let refused = |piece: PieceIndex| piece.get() == 5;
         assert_eq!(
-            rarity.pick_any(&odd, refused, &layout, &mut rng),
+            picker.pick_any(&odd, refused, &layout, &mut rng),
             layout.piece(1)
         );
         let mut last = None;
         let mut order = Vec::new();
-        while let Some(piece) = rarity.pick(&odd, last, refused, &layout, &mut rng) {
-            rarity.remove(piece);
+        while let Some(piece) = picker.pick(&odd, last, refused, &layout, &mut rng) {
+            picker.remove(piece);
             last = Some(piece);
             order.push(piece.get());
         }
@@ -389,13 +382,13 @@ mod tests {
     #[test]
     fn first_pieces_differ_between_seeds() {
         let layout = layout(10_000, 1 << 20);
-        let mut rarity = Rarity::new(&layout);
+        let mut picker = PiecePicker::new(&layout);
         layout
             .piece_indices()
-            .for_each(|piece| rarity.insert(piece));
+            .for_each(|piece| picker.insert(piece));
         let full = PieceSet::full(10_000);
         let picks: std::collections::BTreeSet<_> = (0..20)
-            .map(|seed| rarity.pick_any(&full, |_| false, &layout, &mut Rng::new([seed; 32])))
+            .map(|seed| picker.pick_any(&full, |_| false, &layout, &mut Rng::new([seed; 32])))
             .collect();
         assert!(picks.len() > 15, "{picks:?}");
         assert!(!picks.contains(&None));
@@ -410,16 +403,16 @@ mod tests {
         ) {
             let layout = layout(40, 8 << 20);
             let mut rng = Rng::new([seed; 32]);
-            let mut rarity = Rarity::new(&layout);
+            let mut picker = PiecePicker::new(&layout);
             let mut copies = [0_u16; 40];
             let mut ready = [false; 40];
             for (op, number) in ops {
                 let piece = layout.piece(number).unwrap();
                 let n = number as usize;
                 match op {
-                    0 => { rarity.add_copy(piece); copies[n] += 1; }
-                    1 => { rarity.remove_copy(piece); copies[n] = copies[n].saturating_sub(1); }
-                    2 => { rarity.insert(piece); ready[n] = true; }
+                    0 => { picker.add_copy(piece); copies[n] += 1; }
+                    1 => { picker.remove_copy(piece); copies[n] = copies[n].saturating_sub(1); }
+                    2 => { picker.insert(piece); ready[n] = true; }
                     4 | 5 => {
                         let mut some = PieceSet::new(40);
                         for other in (0..40).filter(|other| other % 7 < number % 8) {
@@ -428,25 +421,25 @@ mod tests {
                             *copies = if op == 4 { *copies + 1 } else { copies.saturating_sub(1) };
                         }
                         match op {
-                            4 => rarity.add_copies(&some, &layout),
-                            _ => rarity.remove_copies(&some, &layout),
+                            4 => picker.add_copies(&some, &layout),
+                            _ => picker.remove_copies(&some, &layout),
                         }
                     }
-                    _ => prop_assert_eq!(rarity.remove(piece), std::mem::take(&mut ready[n])),
+                    _ => prop_assert_eq!(picker.remove(piece), std::mem::take(&mut ready[n])),
                 }
-                prop_assert_eq!(rarity.copies(piece), usize::from(copies[n]));
+                prop_assert_eq!(picker.copies(piece), usize::from(copies[n]));
             }
             let mut set = PieceSet::new(40);
             for (n, has) in have.iter().enumerate() {
                 if *has { set.insert(layout.piece(n as u32).unwrap()); }
             }
             let best = (0..40).filter(|n| ready[*n] && have[*n]).map(|n| copies[n]).min();
-            let picked = rarity.pick(&set, None, |_| false, &layout, &mut rng);
+            let picked = picker.pick(&set, None, |_| false, &layout, &mut rng);
             prop_assert_eq!(picked.map(|piece| copies[piece.as_usize()]), best);
             if let Some(piece) = picked {
                 prop_assert!(ready[piece.as_usize()] && have[piece.as_usize()]);
             }
-            let any = rarity.pick_any(&set, |_| false, &layout, &mut rng);
+            let any = picker.pick_any(&set, |_| false, &layout, &mut rng);
             prop_assert_eq!(any.is_some(), best.is_some());
         }
     }
