@@ -12,6 +12,7 @@ mod ledger;
 mod observe;
 mod output;
 mod pointers;
+mod progress;
 mod service;
 mod store;
 mod text;
@@ -30,8 +31,8 @@ use crate::cli::{Cli, Command};
 use crate::commands::fetch::Ended;
 use crate::config::{Live, Loaded};
 use crate::kit::signals::{INTERRUPTED, Signals};
-use crate::observe::progress::Display;
 use crate::output::{errln, out, outln};
+use crate::progress::ProgressDisplay;
 
 /// The exit code of a command that did what was asked for.
 const DONE: u8 = 0;
@@ -76,7 +77,7 @@ fn show(shown: &clap::Error) -> u8 {
 
 /// Runs a command. Returns the exit code.
 fn start(cli: &Cli) -> u8 {
-    let display = Display::new();
+    let display = ProgressDisplay::new();
     let sources = cli.sources();
     let loaded = match sources.load() {
         Ok(loaded) => loaded,
@@ -122,7 +123,7 @@ fn print_error(error: &anyhow::Error) {
     errln!("error: {}", Printable(format_args!("{error:#}")));
 }
 
-fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &Display) -> Result<Ended> {
+fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Result<Ended> {
     let config = &loaded.config;
     match &cli.command {
         Some(Command::Keygen(args)) => commands::key_file::keygen(args)?,

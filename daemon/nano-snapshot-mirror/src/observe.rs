@@ -1,5 +1,4 @@
-//! What the running program reports: status, events, progress.
+//! What the running program reports: one model of its state, and the events found by comparing two.
 
 pub(crate) mod events;
-pub(crate) mod progress;
 pub(crate) mod report;

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::api::control::{self, Denied, Request, Requests};
-use crate::api::listeners::Doors;
+use crate::api::listeners::Listeners;
 use crate::config::{Limit, Live, Size};
 use crate::kit::clock::unix_seconds;
 use crate::kit::hooks::Hooks;
@@ -32,9 +32,9 @@ use crate::kit::systemd::{Inherited, Manager};
 use crate::kit::watchdog::Life;
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::observe::events;
-use crate::observe::progress::Display;
-use crate::observe::report::{Following, Phase, Reporter};
+use crate::observe::report::{FollowedState, Reporter, ServicePhase};
 use crate::pointers::followed::Followed;
+use crate::progress::ProgressDisplay;
 use crate::service::reconcile::{Decision, Holding, Situation, decide};
 use crate::service::scrub::Scrubs;
 use crate::store::catalogue;
@@ -55,7 +55,7 @@ use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
 const POLL_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Mirrors until asked to stop.
-pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Result<()> {
+pub(crate) async fn run(live: &Live, display: &ProgressDisplay, signals: &Signals) -> Result<()> {
     let mut manager = Manager::default();
     manager.starting("opening the store");
     let config = live.config();
@@ -75,7 +75,7 @@ pub(crate) async fn run(live: &Live, display: &Display, signals: &Signals) -> Re
         );
     }
     let mut inherited = Inherited::take()?;
-    let doors = Doors::open(&config, &data, &mut inherited)?;
+    let doors = Listeners::open(&config, &data, &mut inherited)?;
     let network = Network::start(live, &data, Role::Mirror(inherited.peer)).await?;
     let (requests_to, requests) = control::requests();
     let life = Life::new();
@@ -160,7 +160,7 @@ struct Service<'a> {
     network: &'a Network,
     data: &'a DataDir,
     streams: Vec<Followed>,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     policy: LedgerPolicy,
     live: &'a Live,
     retry: Duration,
@@ -353,7 +353,7 @@ impl<'a> Service<'a> {
         // Who connects from now on is the next run's.
         self.network.session().stop_accepting();
         self.manager.stopping();
-        self.reporter.enter(Some(Phase::Stopping));
+        self.reporter.enter(Some(ServicePhase::Stopping));
         self.report(None);
         self.stop_verifying().await;
         while let Some(fetching) = self.fetching.pop() {
@@ -384,10 +384,10 @@ impl<'a> Service<'a> {
         self.network.allow(allowance);
         let config = self.live.config();
         let poll_interval = config.poll_interval.get();
-        let following: Vec<Following<'_>> = self
+        let following: Vec<FollowedState<'_>> = self
             .streams
             .iter()
-            .map(|followed| Following {
+            .map(|followed| FollowedState {
                 stream: &followed.stream,
                 desired: followed.desired,
                 active: followed.active,
@@ -402,9 +402,9 @@ impl<'a> Service<'a> {
             self.reporter
                 .publish(self.network, self.display, &following, self.quota.report());
         self.manager.status(&report.line());
-        for happening in events::between(&before, &report) {
-            happening.log();
-            self.hooks.tell(happening);
+        for event in events::between(&before, &report) {
+            event.log();
+            self.hooks.tell(event);
         }
     }
 

@@ -28,7 +28,7 @@ pub(crate) use guard::{HostName, Hosts};
 
 use crate::kit::clock::unix_seconds;
 use crate::kit::http_server::{Host, Streams, bytes_as, events, json, refuse, serve};
-use crate::observe::report::{Report, TorrentState, Watching};
+use crate::observe::report::{Report, ReportWatch, TorrentState};
 use crate::store::data_dir::DataDir;
 use page::Scene;
 
@@ -62,7 +62,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Site>>); 11] {
 /// The HTTP side of the mirror.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
-    pub(crate) watching: Watching,
+    pub(crate) watching: ReportWatch,
     pub(crate) data: DataDir,
     pub(crate) stop: CancellationToken,
     pub(crate) streams: Streams,
@@ -177,7 +177,7 @@ async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
     let silent = unix_seconds(SystemTime::now()).saturating_sub(report.now);
     // A start may take long.
-    if silent > ALIVE.as_secs() && report.phase != crate::observe::report::Phase::Starting {
+    if silent > ALIVE.as_secs() && report.phase != crate::observe::report::ServicePhase::Starting {
         let text = format!("the mirror's loop has not come round for {silent} s");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, &text);
     }

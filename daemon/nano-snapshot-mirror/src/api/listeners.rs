@@ -20,18 +20,18 @@ use crate::config::{Chosen, Config};
 use crate::kit::http_server::Streams;
 use crate::kit::listening;
 use crate::kit::systemd::Inherited;
-use crate::observe::report::{Addresses, Watching};
+use crate::observe::report::{Addresses, ReportWatch};
 use crate::store::data_dir::DataDir;
 use crate::transfer::session::Network;
 
 /// Sockets that listen and are not answered yet.
-pub(crate) struct Doors {
+pub(crate) struct Listeners {
     control: Vec<ControlListener>,
     http: Vec<TcpListener>,
     hosts: Hosts,
 }
 
-impl Doors {
+impl Listeners {
     /// Binds the configured addresses, except those that an inherited socket covers. If a *default* address cannot be bound, only warns: mirroring
     /// matters more than the status page.
     pub(crate) fn open(config: &Config, data: &DataDir, inherited: &mut Inherited) -> Result<Self> {
@@ -58,7 +58,7 @@ impl Doors {
     /// Begins to answer.
     pub(crate) fn serve(
         self,
-        watching: &Watching,
+        watching: &ReportWatch,
         requests: &mpsc::Sender<Request>,
         data: &DataDir,
         dht: &Arc<MainlineDht>,

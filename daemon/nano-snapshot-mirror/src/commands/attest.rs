@@ -19,9 +19,9 @@ use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
 use crate::kit::signals::Signals;
 use crate::ledger::policy::{LedgerPolicy, Verdict};
-use crate::observe::progress::Display;
 use crate::output::outln;
 use crate::pointers::stream::Stream;
+use crate::progress::ProgressDisplay;
 use crate::store::catalogue;
 use crate::store::data_dir::DataDir;
 use crate::store::ledger_record::LedgerRecord;
@@ -31,7 +31,7 @@ use crate::store::pins;
 pub(crate) async fn run(
     args: &AttestArgs,
     config: &Config,
-    display: &Display,
+    display: &ProgressDisplay,
     signals: &Signals,
 ) -> Result<Ended> {
     let signer = args.key.as_deref().map(Signer::new).transpose()?;
@@ -97,7 +97,7 @@ struct Look<'a> {
     data: &'a DataDir,
     id: InfoHashV2,
     policy: &'a LedgerPolicy,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
 }
 

@@ -28,9 +28,9 @@ use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::ledger::published::Published;
 use crate::ledger::unpack::{Unpack, Unpacked};
-use crate::observe::progress::Display;
 use crate::output::outln;
 use crate::pointers::stream::{self, Stream};
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue::{self, Entry, Retention};
 use crate::store::data_dir::DataDir;
 use crate::text::{Bytes, Time};
@@ -66,7 +66,7 @@ pub(crate) enum Ended {
 pub(crate) async fn run(
     once: &OnceArgs,
     live: &Live,
-    display: &Display,
+    display: &ProgressDisplay,
     signals: &Signals,
 ) -> Result<Ended> {
     let started = Instant::now();
@@ -153,7 +153,7 @@ struct Fetch<'a> {
     stream: &'a Stream,
     network: &'a Network,
     policy: &'a LedgerPolicy,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     signals: &'a Signals,
 }
 
@@ -264,7 +264,7 @@ impl Fetch<'_> {
 
     /// The snapshot to fetch; `None` when interrupted.
     async fn look_up(&self) -> Result<Option<InfoHashV2>> {
-        let mut meter = self.display.phase("Looking up the pointer in the DHT", 0);
+        let mut meter = self.display.start(WorkKind::LookUpPointer, 0);
         let config = &self.stream.config;
         let patience = match config.pinned {
             Some(_) => config.pinned_after.get(),
@@ -314,7 +314,7 @@ impl Fetch<'_> {
                 }
                 _ => {}
             }
-            meter.say("not found yet");
+            meter.message("not found yet");
             tokio::select! {
                 () = self.signals.stop.cancelled() => return Ok(None),
                 () = sleep(if unreached { pause } else { LOOKUP_RETRY }) => {}
@@ -387,7 +387,7 @@ impl Fetch<'_> {
                 return Ok(None);
             };
             let length = store.layout().content_length();
-            let mut meter = display.phase("Verifying the ledger", length);
+            let mut meter = display.start(WorkKind::CompareLedger, length);
             let published = Published::read(&dir, id)?;
             let compared = published.compare(copy.file(), &content, &mut |done| {
                 meter.set(done, None);
@@ -408,10 +408,10 @@ impl Fetch<'_> {
         let total = torrent.store.layout().content_length();
         let started = Instant::now();
         info!(?seed_for, "seeding");
-        let mut meter = self.display.phase("Seeding", 0);
+        let mut meter = self.display.start(WorkKind::Seed, 0);
         loop {
             let status = torrent.status();
-            meter.say(&format!(
+            meter.message(&format!(
                 "{} given to {} peers",
                 Bytes(status.uploaded_payload),
                 status.peers

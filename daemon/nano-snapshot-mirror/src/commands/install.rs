@@ -21,8 +21,8 @@ use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_replacement};
 use crate::ledger::published::{CHUNK, Damaged, Published, read_chunk};
 use crate::ledger::unpack::{self, Unpack, Unpacked};
-use crate::observe::progress::Display;
 use crate::output::outln;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue;
 use crate::store::data_dir::{DataDir, DirLock, StreamName};
 use crate::store::snapshot_info::SnapshotInfo;
@@ -35,7 +35,7 @@ use place::{LEDGER, LedgerPlace, Old, is_same_file, open_alone};
 pub(crate) fn run(
     args: &InstallArgs,
     config: &Config,
-    display: &Display,
+    display: &ProgressDisplay,
     signals: &Signals,
 ) -> Result<Ended> {
     let place = LedgerPlace::of_node(&args.to)?;
@@ -162,7 +162,7 @@ fn roll_back(place: &LedgerPlace, config: &Config) -> Result<()> {
         store_versions: config.verify.store_versions.clone(),
     };
     let stop = tokio_util::sync::CancellationToken::new();
-    let record = policy.verify(&backup, None, &Display::new(), &stop)?;
+    let record = policy.verify(&backup, None, &ProgressDisplay::new(), &stop)?;
     if let Verdict::Refused(reasons) = policy.judge_record(record.as_ref()) {
         bail!("the backup is no sound ledger: {}", reasons.join("; "));
     }
@@ -180,7 +180,7 @@ struct Installation<'a> {
     place: LedgerPlace,
     policy: LedgerPolicy,
     allow_older: bool,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     signals: &'a Signals,
 }
 
@@ -281,7 +281,7 @@ impl Installation<'_> {
         let reflink = extract::by_reflink(path, self.place.ledger())?;
         let (made, method) = if let Some(made) = reflink {
             if let Some(published) = origin.published() {
-                let mut meter = self.display.phase("Verifying the copy", size);
+                let mut meter = self.display.start(WorkKind::VerifyCopy, size);
                 // The copy, not the original: what the node will open.
                 let whole = published.compare(made.file(), path, &mut |done| {
                     meter.set(done, None);
@@ -294,7 +294,7 @@ impl Installation<'_> {
             (made, Method::Reflink)
         } else {
             space::ensure(self.place.parent(), size, "the node's new ledger")?;
-            let mut meter = self.display.phase("Copying the ledger", size);
+            let mut meter = self.display.start(WorkKind::CopyLedger, size);
             let made =
                 extract::by_copy(path, self.place.ledger(), origin.published(), &mut |done| {
                     meter.set(done, None);
@@ -392,7 +392,7 @@ impl Installation<'_> {
         }
         let mut meter = self
             .display
-            .phase("Comparing with the installed ledger", length(ledger)?);
+            .start(WorkKind::CompareInstalled, length(ledger)?);
         let mut proceed = |done| {
             meter.set(done, None);
             !self.signals.stop.is_cancelled()

@@ -32,8 +32,8 @@ use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Mirror, Published, Publishing, Signer};
 use crate::config::{Config, Size, default_salt};
 use crate::kit::signals::Signals;
-use crate::observe::progress::Display;
 use crate::output::outln;
+use crate::progress::ProgressDisplay;
 use crate::store::catalogue::{self, Retention};
 use crate::store::data_dir::{DataDir, StreamName};
 use crate::text::Bytes;
@@ -46,7 +46,7 @@ use memory::{Memory, Origin, Recipe};
 pub(crate) async fn run(
     args: &ProduceArgs,
     config: &Config,
-    display: &Display,
+    display: &ProgressDisplay,
     signals: &Signals,
 ) -> Result<Ended> {
     // Faults that a person can mend come out before the hours of copying.
@@ -124,7 +124,7 @@ async fn build(
     config: &Config,
     data: &DataDir,
     stream: &StreamName,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
     let source = match (&args.ledger, &args.from_url) {

@@ -13,9 +13,9 @@ use crate::cli::VerifyArgs;
 use crate::commands::fetch::Ended;
 use crate::commands::install::node_lock::who_has_open;
 use crate::config::Config;
-use crate::ledger::verify_progress::Looking;
-use crate::observe::progress::Display;
+use crate::ledger::verify_progress::VerifyProgress;
 use crate::output::outln;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::service::scrub;
 use crate::store::catalogue;
 use crate::store::data_dir::DataDir;
@@ -25,7 +25,7 @@ use crate::text::Bytes;
 pub(crate) fn run(
     args: &VerifyArgs,
     config: &Config,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Ended> {
     let look = Look {
@@ -55,7 +55,7 @@ pub(crate) fn run(
 /// How to look, the same for everything that is looked at. Being stopped is an error.
 struct Look<'a> {
     args: &'a VerifyArgs,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
 }
 
@@ -126,7 +126,7 @@ fn snapshot(dir: &Path, access: Access, look: &Look<'_>) -> Result<bool> {
     let id = store.info().hashes().v2;
     let total = store.layout().content_length();
     let verification = {
-        let meter = Mutex::new(look.display.phase("Verifying", total));
+        let meter = Mutex::new(look.display.start(WorkKind::VerifySnapshot, total));
         store.verify_all(&|done| {
             meter
                 .lock()
@@ -181,7 +181,7 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
         store_versions: args.store_version.clone(),
         ..Policy::default()
     };
-    let looking = Looking::new(look.display, look.stop);
+    let looking = VerifyProgress::new(look.display, look.stop);
     let tell = |progress| looking.tell(progress);
     let options = VerifyOptions {
         progress: Some(&tell),

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 pub(crate) use webhook::Webhook;
 
 use crate::config::Config;
-use crate::observe::events::Happening;
+use crate::observe::events::OperatorEvent;
 
 /// What may wait to be told; what comes beyond is logged alone.
 const WAITING: usize = 64;
@@ -31,7 +31,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The running hooks.
 pub(crate) struct Hooks {
-    queue: mpsc::Sender<Happening>,
+    queue: mpsc::Sender<OperatorEvent>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -54,8 +54,8 @@ impl Hooks {
     }
 
     /// Has it told, soon.
-    pub(crate) fn tell(&self, happening: Happening) {
-        if let Err(error) = self.queue.try_send(happening) {
+    pub(crate) fn tell(&self, event: OperatorEvent) {
+        if let Err(error) = self.queue.try_send(event) {
             warn!("hooks are not told, {WAITING} other things wait: {error}");
         }
     }
@@ -76,16 +76,16 @@ struct Teller {
 }
 
 impl Teller {
-    async fn run(self, mut waiting: mpsc::Receiver<Happening>) {
+    async fn run(self, mut waiting: mpsc::Receiver<OperatorEvent>) {
         loop {
-            let happening = tokio::select! {
+            let event = tokio::select! {
                 () = self.stop.cancelled() => return,
-                happening = waiting.recv() => happening,
+                event = waiting.recv() => event,
             };
-            let Some(happening) = happening else { return };
+            let Some(event) = event else { return };
             let config = self.config.borrow().clone();
             // Our own type has text keys only, so this does not fail.
-            let Ok(Value::Object(facts)) = serde_json::to_value(&happening) else {
+            let Ok(Value::Object(facts)) = serde_json::to_value(&event) else {
                 continue;
             };
             let facts = self.with_paths(facts);

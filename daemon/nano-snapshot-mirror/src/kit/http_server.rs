@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use connections::{Host, serve};
 
-use crate::observe::report::{Report, Watching};
+use crate::observe::report::{Report, ReportWatch};
 
 /// Event streams of one server. The other connections stay free for short answers.
 const STREAMS: usize = 32;
@@ -74,7 +74,7 @@ impl Drop for Counted {
 pub(crate) fn events<F>(
     streams: &Streams,
     host: Host,
-    watching: Watching,
+    watching: ReportWatch,
     stop: CancellationToken,
     pause: Duration,
     make: impl Fn(Arc<Report>) -> F + Send + 'static,
@@ -96,7 +96,7 @@ where
 
 fn reports<F: Future<Output = Event> + Send>(
     counted: Counted,
-    watching: Watching,
+    watching: ReportWatch,
     stop: CancellationToken,
     pause: Duration,
     make: impl Fn(Arc<Report>) -> F + Send + 'static,

@@ -315,8 +315,8 @@ impl Quota {
     }
 
     /// For the report.
-    pub(crate) fn report(&self) -> report::Month {
-        report::Month {
+    pub(crate) fn report(&self) -> report::MonthReport {
+        report::MonthReport {
             month: self.counts.present.to_string(),
             uploaded: self.counts.given(),
             limit: self.limit,

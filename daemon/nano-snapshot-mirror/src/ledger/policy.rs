@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config;
-use crate::ledger::verify_progress::Looking;
-use crate::observe::progress::Display;
+use crate::ledger::verify_progress::VerifyProgress;
+use crate::progress::ProgressDisplay;
 use crate::store::catalogue;
 use crate::store::ledger_record::{Counts, LedgerRecord};
 use crate::store::snapshot_info::SnapshotInfo;
@@ -124,10 +124,10 @@ impl LedgerPolicy {
         &self,
         ledger: &Path,
         claimed: Option<&SnapshotInfo>,
-        display: &Display,
+        display: &ProgressDisplay,
         stop: &CancellationToken,
     ) -> Result<Option<LedgerRecord>> {
-        let looking = Looking::new(display, stop);
+        let looking = VerifyProgress::new(display, stop);
         let tell = |progress| looking.tell(progress);
         let claims = claimed.map_or_else(Policy::default, |claimed| Policy {
             claimed_version: claimed.store_version,
@@ -177,7 +177,7 @@ impl LedgerPolicy {
         &self,
         dir: &Path,
         info: &Info,
-        display: &Display,
+        display: &ProgressDisplay,
         stop: &CancellationToken,
     ) -> Result<Option<Verdict>> {
         let Some(ledger) = catalogue::plain_ledger(dir, info) else {

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::ledger::published::{Compared, Hashes, Published};
-use crate::observe::progress::{Display, Meter};
+use crate::progress::{Meter, ProgressDisplay, WorkKind};
 use crate::store::catalogue;
 use crate::store::data_dir::DataDir;
 use crate::store::ledger_record::{ARCHIVE, LedgerRecord};
@@ -43,7 +43,7 @@ pub(crate) struct Unpack {
     /// Where the ledger is to be.
     pub(crate) target: PathBuf,
     pub(crate) policy: LedgerPolicy,
-    pub(crate) display: Display,
+    pub(crate) display: ProgressDisplay,
     pub(crate) stop: CancellationToken,
 }
 
@@ -69,7 +69,7 @@ impl Unpack {
         data: &DataDir,
         id: InfoHashV2,
         policy: &LedgerPolicy,
-        display: &Display,
+        display: &ProgressDisplay,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -306,7 +306,7 @@ impl<'a> Watch<'a> {
         };
         if self.meter.is_none() {
             self.ensure_space(progress, len, source)?;
-            self.meter = Some(self.unpack.display.phase("Extracting the ledger", len));
+            self.meter = Some(self.unpack.display.start(WorkKind::ExtractLedger, len));
         }
         if let Some(meter) = &mut self.meter {
             meter.set(progress.ledger_bytes, None);

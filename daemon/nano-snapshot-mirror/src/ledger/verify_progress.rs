@@ -6,20 +6,20 @@ use std::sync::{Mutex, PoisonError};
 use nano_ledger::Progress;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::progress::{Display, Meter, percent};
+use crate::progress::{Meter, ProgressDisplay, WorkKind, percent};
 
 /// What a look into a ledger reports to and is stopped by.
-pub(crate) struct Looking<'a> {
+pub(crate) struct VerifyProgress<'a> {
     meter: Mutex<Meter>,
     stop: &'a CancellationToken,
     /// What `nano_ledger` asks, which knows no tokens.
     pub(crate) cancel: AtomicBool,
 }
 
-impl<'a> Looking<'a> {
-    pub(crate) fn new(display: &Display, stop: &'a CancellationToken) -> Self {
+impl<'a> VerifyProgress<'a> {
+    pub(crate) fn new(display: &ProgressDisplay, stop: &'a CancellationToken) -> Self {
         Self {
-            meter: Mutex::new(display.phase("Looking into the ledger", 0)),
+            meter: Mutex::new(display.start(WorkKind::VerifyLedger, 0)),
             stop,
             cancel: AtomicBool::new(stop.is_cancelled()),
         }
@@ -34,6 +34,6 @@ impl<'a> Looking<'a> {
         self.meter
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .say(&format!("{} {share} %", progress.stage));
+            .message(&format!("{} {share} %", progress.stage));
     }
 }

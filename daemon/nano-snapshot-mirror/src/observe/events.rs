@@ -20,7 +20,7 @@ pub(crate) mod message_id {
 /// Something an operator wants to hear of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
-pub(crate) enum Happening {
+pub(crate) enum OperatorEvent {
     /// The authorities of a stream name another snapshot.
     Discovered {
         stream: String,
@@ -54,7 +54,7 @@ pub(crate) enum Happening {
 }
 
 /// What happened between two reports.
-pub(crate) fn between(before: &Report, after: &Report) -> Vec<Happening> {
+pub(crate) fn between(before: &Report, after: &Report) -> Vec<OperatorEvent> {
     let mut found = Vec::new();
     for stream in &after.streams {
         let same = |one: &&StreamReport| one.name == stream.name;
@@ -66,7 +66,7 @@ pub(crate) fn between(before: &Report, after: &Report) -> Vec<Happening> {
     // Texts have numbers in them that change; what counts is the kind.
     for problem in &after.problems {
         if before.problems.iter().all(|old| old.code != problem.code) {
-            found.push(Happening::Problem {
+            found.push(OperatorEvent::Problem {
                 code: problem.code.clone(),
                 text: problem.text.clone(),
             });
@@ -78,7 +78,7 @@ pub(crate) fn between(before: &Report, after: &Report) -> Vec<Happening> {
             .iter()
             .all(|problem| problem.code != old.code)
         {
-            found.push(Happening::Solved {
+            found.push(OperatorEvent::Solved {
                 code: old.code.clone(),
             });
         }
@@ -87,12 +87,12 @@ pub(crate) fn between(before: &Report, after: &Report) -> Vec<Happening> {
     found
 }
 
-fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<Happening>) {
+fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<OperatorEvent>) {
     let stream = || after.name.clone();
     if let Some(snapshot) = &after.desired
         && before.desired.as_ref() != Some(snapshot)
     {
-        found.push(Happening::Discovered {
+        found.push(OperatorEvent::Discovered {
             stream: stream(),
             snapshot: snapshot.clone(),
             seq: after.seq,
@@ -101,7 +101,7 @@ fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<Happen
     if let Some(snapshot) = &after.current
         && before.current.as_ref() != Some(snapshot)
     {
-        found.push(Happening::Ready {
+        found.push(OperatorEvent::Ready {
             stream: stream(),
             snapshot: snapshot.clone(),
             seq: after
@@ -118,7 +118,7 @@ fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<Happen
                 known.any(|one| (one.seq, &one.reason) == (refused.seq, &refused.reason))
             });
             if !known {
-                found.push(Happening::Refused {
+                found.push(OperatorEvent::Refused {
                     stream: stream(),
                     authority: authority.authority.clone(),
                     seq: refused.seq,
@@ -129,7 +129,7 @@ fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<Happen
         }
     }
     if after.stale && !before.stale {
-        found.push(Happening::Stale {
+        found.push(OperatorEvent::Stale {
             stream: stream(),
             snapshot: after.desired.clone(),
             seq: after.seq,
@@ -137,7 +137,7 @@ fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<Happen
     }
 }
 
-impl Happening {
+impl OperatorEvent {
     /// Tells the log. The names of the fields never change.
     pub(crate) fn log(&self) {
         match self {
@@ -208,7 +208,7 @@ impl Happening {
 mod tests {
     use super::*;
     use crate::observe::report::testing::{NEW, OLD, report};
-    use crate::observe::report::{Problem, Refused};
+    use crate::observe::report::{Problem, RefusedItem};
 
     #[test]
     fn the_page_for_operators_has_the_message_ids() {
@@ -240,7 +240,7 @@ mod tests {
         let mut before = report();
         before.streams[0].desired = Some(OLD.to_owned());
         let after = report();
-        let discovered = Happening::Discovered {
+        let discovered = OperatorEvent::Discovered {
             stream: stream(),
             snapshot: NEW.to_owned(),
             seq: Some(7),
@@ -249,7 +249,7 @@ mod tests {
         let before = after;
         let mut after = report();
         after.streams[0].current = Some(NEW.to_owned());
-        let ready = Happening::Ready {
+        let ready = OperatorEvent::Ready {
             stream: stream(),
             snapshot: NEW.to_owned(),
             seq: Some(7),
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(between(&before, &after), [ready]);
         let before = after.clone();
         after.streams[0].stale = true;
-        let stale = Happening::Stale {
+        let stale = OperatorEvent::Stale {
             stream: stream(),
             snapshot: Some(NEW.to_owned()),
             seq: Some(7),
@@ -269,13 +269,16 @@ mod tests {
     fn a_refusal_is_told_once_however_often_it_is_found() {
         let before = report();
         let mut after = report();
-        let again: &mut Refused = &mut after.streams[0].authorities[1].refused[0];
+        let again: &mut RefusedItem = &mut after.streams[0].authorities[1].refused[0];
         again.times += 1;
         again.at += 10;
         assert_eq!(between(&before, &after), []);
         after.streams[0].authorities[1].refused[0].seq = 4;
         let happened = between(&before, &after);
-        assert!(matches!(&happened[..], [Happening::Refused { seq: 4, .. }]));
+        assert!(matches!(
+            &happened[..],
+            [OperatorEvent::Refused { seq: 4, .. }]
+        ));
     }
 
     #[test]
@@ -286,8 +289,10 @@ mod tests {
         assert_eq!(between(&before, &after), []);
         before.problems.clear();
         let happened = between(&before, &after);
-        assert!(matches!(&happened[..], [Happening::Problem { code, .. }] if code == "dht-silent"));
-        let solved = Happening::Solved {
+        assert!(
+            matches!(&happened[..], [OperatorEvent::Problem { code, .. }] if code == "dht-silent")
+        );
+        let solved = OperatorEvent::Solved {
             code: "dht-silent".to_owned(),
         };
         assert_eq!(between(&after, &before), [solved]);

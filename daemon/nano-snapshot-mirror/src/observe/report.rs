@@ -19,9 +19,10 @@ use port_mapping::PortMappingStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::kit::clock::unix_seconds;
+use crate::progress::RunningWork;
 
-pub(crate) use rates::{POINTS as RATE_POINTS, Rate, Rates};
-pub(crate) use reporter::{Following, Reporter, Watching};
+pub(crate) use rates::{POINTS as RATE_POINTS, RateHistory, RatePoint};
+pub(crate) use reporter::{FollowedState, ReportWatch, Reporter};
 
 /// The mirror at a moment; made anew about once a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,23 +34,23 @@ pub(crate) struct Report {
     /// When this was made.
     pub(crate) now: u64,
     pub(crate) data_dir: String,
-    pub(crate) phase: Phase,
+    pub(crate) phase: ServicePhase,
     /// It does what it is for: what the pointers name is here and seeded, and nothing is wrong.
     pub(crate) ready: bool,
     /// What is wrong; an operator should look.
     pub(crate) problems: Vec<Problem>,
     /// Phases of work with an end, as they run.
-    pub(crate) work: Vec<Work>,
+    pub(crate) work: Vec<WorkReport>,
     pub(crate) streams: Vec<StreamReport>,
     /// Everything in the session: seeded, or being fetched.
     pub(crate) torrents: Vec<TorrentReport>,
-    pub(crate) transfer: Transfer,
-    pub(crate) month: Month,
-    pub(crate) peers: Peers,
+    pub(crate) transfer: TransferTotals,
+    pub(crate) month: MonthReport,
+    pub(crate) peers: PeerTotals,
     /// `null` where the router is not asked for a port.
     pub(crate) port_mapping: Option<PortMapping>,
     pub(crate) dht: DhtReport,
-    pub(crate) disk: Disk,
+    pub(crate) disk: DiskReport,
     pub(crate) addresses: Addresses,
     /// Items that were found and not accepted since the process started, by reason.
     pub(crate) refusals: BTreeMap<String, u64>,
@@ -58,7 +59,7 @@ pub(crate) struct Report {
 /// What the mirror is doing, the most telling of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Phase {
+pub(crate) enum ServicePhase {
     /// Looking at what is on disk.
     Starting,
     /// No pointer is known yet.
@@ -77,7 +78,7 @@ pub(crate) enum Phase {
     Stopping,
 }
 
-impl Phase {
+impl ServicePhase {
     /// All of them.
     pub(crate) const ALL: [Self; 8] = [
         Self::Starting,
@@ -116,11 +117,21 @@ pub(crate) struct Problem {
 
 /// A phase of work with an end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Work {
+pub(crate) struct WorkReport {
     pub(crate) name: String,
     pub(crate) done: u64,
     /// 0 where the length is not known.
     pub(crate) total: u64,
+}
+
+impl From<RunningWork> for WorkReport {
+    fn from(work: RunningWork) -> Self {
+        Self {
+            name: work.kind.label().to_owned(),
+            done: work.done,
+            total: work.total,
+        }
+    }
 }
 
 /// A stream that is followed.
@@ -156,7 +167,7 @@ pub(crate) struct StreamReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AuthorityReport {
     pub(crate) authority: String,
-    pub(crate) state: Standing,
+    pub(crate) state: VoteState,
     /// Of its pointer that was accepted last.
     pub(crate) seq: Option<i64>,
     pub(crate) snapshot: Option<String>,
@@ -168,13 +179,13 @@ pub(crate) struct AuthorityReport {
     /// Why the last look-up brought nothing.
     pub(crate) failure: Option<String>,
     /// The latest items that were found and not accepted.
-    pub(crate) refused: Vec<Refused>,
+    pub(crate) refused: Vec<RefusedItem>,
 }
 
 /// What the vote of an authority comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Standing {
+pub(crate) enum VoteState {
     /// Nothing of it was ever found.
     Silent,
     /// It names the desired snapshot.
@@ -185,7 +196,7 @@ pub(crate) enum Standing {
     Contested,
 }
 
-impl Standing {
+impl VoteState {
     /// As in the JSON.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -199,7 +210,7 @@ impl Standing {
 
 /// An item that was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Refused {
+pub(crate) struct RefusedItem {
     pub(crate) seq: i64,
     /// Why, for programs.
     pub(crate) reason: String,
@@ -274,7 +285,7 @@ impl TorrentState {
 
 /// Sums over all torrents since the process started; they never fall.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Transfer {
+pub(crate) struct TransferTotals {
     pub(crate) downloaded: u64,
     pub(crate) uploaded: u64,
     pub(crate) reused: u64,
@@ -286,7 +297,7 @@ pub(crate) struct Transfer {
 
 /// Connections, counted; a few seconds old.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Peers {
+pub(crate) struct PeerTotals {
     pub(crate) connections: usize,
     pub(crate) seeds: usize,
     /// Opened by the other side.
@@ -372,7 +383,7 @@ impl PortMapping {
 
 /// What was given in this month, of what may be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Month {
+pub(crate) struct MonthReport {
     /// In UTC, as `2026-11`.
     pub(crate) month: String,
     /// Content, in bytes.
@@ -399,7 +410,7 @@ pub(crate) struct DhtReport {
 
 /// The file system of the data directory; a few seconds old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Disk {
+pub(crate) struct DiskReport {
     pub(crate) free: u64,
     pub(crate) total: u64,
     /// What a successor as large as the largest current snapshot takes where the file system cannot
@@ -445,7 +456,7 @@ impl Report {
         let fetching = |torrent: &&TorrentReport| torrent.state == TorrentState::Fetching;
         let torrent = self.torrents.iter().find(fetching)?;
         let (done, total) = (torrent.bytes_verified, torrent.bytes_total);
-        Some(crate::observe::progress::percent(done, total))
+        Some(crate::progress::percent(done, total))
     }
 
     /// Why it is not ready: everything that is wrong, and what is still missing.

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::observe::progress::Display;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue;
 use crate::store::data_dir::DataDir;
 use crate::store::space::{self, Shortage};
@@ -58,7 +58,7 @@ pub(crate) type Paused = HashMap<InfoHashV2, Pause>;
 pub(crate) struct Pauses<'a> {
     data: &'a DataDir,
     id: InfoHashV2,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     /// Who is told of them.
     told: &'a watch::Sender<Paused>,
     next: Duration,
@@ -68,7 +68,7 @@ impl<'a> Pauses<'a> {
     pub(crate) fn new(
         data: &'a DataDir,
         id: InfoHashV2,
-        display: &'a Display,
+        display: &'a ProgressDisplay,
         told: &'a watch::Sender<Paused>,
     ) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl<'a> Pauses<'a> {
 
     async fn wait_for(&self, target: u64, stop: &CancellationToken) -> Result<bool> {
         let begun = Instant::now();
-        let mut meter = self.display.phase("Waiting for room on the disk", 0);
+        let mut meter = self.display.start(WorkKind::WaitForSpace, 0);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(false),
@@ -124,7 +124,7 @@ impl<'a> Pauses<'a> {
             if free >= target && begun.elapsed() >= self.next {
                 return Ok(true);
             }
-            meter.say(&format!(
+            meter.message(&format!(
                 "{} more have to be free",
                 Bytes(target.saturating_sub(free))
             ));

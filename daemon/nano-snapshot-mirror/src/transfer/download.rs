@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 use crate::ledger::policy::{LedgerPolicy, refuses_files};
-use crate::observe::progress::Display;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue::{self, Entry, Generation};
 use crate::store::data_dir::{DataDir, DirLock};
 use crate::store::space::{self, Shortage};
@@ -152,7 +152,7 @@ pub(crate) async fn fetch(
     network: &Network,
     data: &DataDir,
     mut wanted: Wanted<'_>,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Fetched> {
     let fetch = Fetch {
@@ -197,7 +197,7 @@ struct Fetch<'a> {
     policy: &'a LedgerPolicy,
     reader: Option<&'a dyn Reader>,
     open: Mutex<Vec<Open>>,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
     /// The download began, if only once.
     begun: AtomicBool,
@@ -393,7 +393,7 @@ impl Fetch<'_> {
     async fn find_good(&self, store: &Arc<TorrentStore>, dir: &Path) -> Result<bool> {
         let meter = self
             .display
-            .phase("Verifying what is there", store.layout().content_length());
+            .start(WorkKind::VerifyContent, store.layout().content_length());
         let (store, stop) = (store.clone(), self.stop.clone());
         let verified = spawn_blocking(move || {
             let meter = Mutex::new(meter);
@@ -450,7 +450,7 @@ impl Fetch<'_> {
     /// Waits for a peer that knows what the snapshot is; `None` when asked to stop before.
     async fn ask_for_metadata(&self, handle: &TorrentHandle) -> Result<Option<Arc<Info>>> {
         let started = Instant::now();
-        let mut meter = self.display.phase("Asking peers what the snapshot is", 0);
+        let mut meter = self.display.start(WorkKind::FetchMetadata, 0);
         let mut clock = tokio::time::interval(Duration::from_secs(1));
         let mut refused = false;
         let info = handle.info();
@@ -461,7 +461,7 @@ impl Fetch<'_> {
                 info = &mut info => break info,
                 _ = clock.tick() => {
                     let status = handle.status();
-                    meter.say(&format!("{} peers of {} known", status.peers, status.candidates));
+                    meter.message(&format!("{} peers of {} known", status.peers, status.candidates));
                     if let (Some(length), false) = (status.refused_metadata, refused) {
                         refused = true;
                         warn!(snapshot = %self.id, length, "{}", too_long(length));
@@ -575,7 +575,7 @@ impl Fetch<'_> {
         let mut status = torrent.handle.subscribe();
         let mut meter = self
             .display
-            .phase("Downloading", torrent.store.layout().content_length());
+            .start(WorkKind::Download, torrent.store.layout().content_length());
         loop {
             let now = status.borrow_and_update().clone();
             fail_if_stopped(&now)?;

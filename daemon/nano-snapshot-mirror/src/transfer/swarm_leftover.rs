@@ -14,7 +14,7 @@ use bittorrent_store::{StoreError, TorrentStore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::observe::progress::Display;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue;
 use crate::store::data_dir::DataDir;
 use crate::text::Causes;
@@ -39,11 +39,11 @@ pub(crate) fn find(data: &DataDir, info: &Info) -> Option<PathBuf> {
 pub(crate) fn recognise(
     path: &Path,
     info: &Arc<Info>,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Option<Metainfo> {
     let file = info.files().first()?;
-    let mut meter = display.phase("Verifying what another program left", file.length());
+    let mut meter = display.start(WorkKind::VerifyLeftover, file.length());
     let cut = Cut {
         piece_length: info.piece_length(),
         hybrid: false,

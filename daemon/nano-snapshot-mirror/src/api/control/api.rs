@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::{ControlListener, Denied, Reply, Request, dht};
 use crate::commands::status;
 use crate::kit::http_server::{Host, Streams, events, json, refuse, serve};
-use crate::observe::report::Watching;
+use crate::observe::report::ReportWatch;
 use crate::store::data_dir::DataDir;
 use crate::store::pins;
 
@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The control socket's side of the mirror.
 #[derive(Clone)]
 pub(crate) struct Api {
-    pub(crate) watching: Watching,
+    pub(crate) watching: ReportWatch,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) data: DataDir,
     pub(crate) dht: Arc<MainlineDht>,

@@ -7,7 +7,9 @@ use std::fmt::{Display, Write as _};
 
 use port_mapping::MappingProtocol;
 
-use crate::observe::report::{Phase, Reachable, Report, Standing, TorrentReport, TorrentState};
+use crate::observe::report::{
+    Reachable, Report, ServicePhase, TorrentReport, TorrentState, VoteState,
+};
 
 /// What a mirror is called where the swarm's metrics tell services apart.
 const SERVICE: &str = "mirror";
@@ -99,14 +101,14 @@ fn theirs(report: &Report, page: &mut Page) {
 /// The state in the swarm's words.
 fn their_state(report: &Report) -> &'static str {
     match report.phase {
-        Phase::Starting => "starting",
-        Phase::Discovering => "discovering",
-        Phase::Metadata => "metadata",
-        Phase::Fetching => "downloading",
-        Phase::Verifying => "checking",
-        Phase::Seeding => "seeding",
-        Phase::Idle => "idle",
-        Phase::Stopping => "stopped",
+        ServicePhase::Starting => "starting",
+        ServicePhase::Discovering => "discovering",
+        ServicePhase::Metadata => "metadata",
+        ServicePhase::Fetching => "downloading",
+        ServicePhase::Verifying => "checking",
+        ServicePhase::Seeding => "seeding",
+        ServicePhase::Idle => "idle",
+        ServicePhase::Stopping => "stopped",
     }
 }
 
@@ -122,7 +124,7 @@ fn ours(report: &Report, page: &mut Page) {
         "nano_snapshot_mirror_phase",
         "1 for what the mirror is doing, 0 for everything else.",
     );
-    for one in Phase::ALL {
+    for one in ServicePhase::ALL {
         phase.value(&[("phase", one.name())], u8::from(one == report.phase));
     }
     let mut problems = page.gauge(
@@ -303,10 +305,10 @@ fn streams(report: &Report, page: &mut Page) {
     );
     for stream in &report.streams {
         for state in [
-            Standing::Agrees,
-            Standing::Differs,
-            Standing::Silent,
-            Standing::Contested,
+            VoteState::Agrees,
+            VoteState::Differs,
+            VoteState::Silent,
+            VoteState::Contested,
         ] {
             let standing = stream.authorities.iter().filter(|one| one.state == state);
             let labels = [("stream", &*stream.name), ("state", state.name())];

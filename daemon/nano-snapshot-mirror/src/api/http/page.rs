@@ -8,10 +8,10 @@ use std::time::Duration;
 use bittorrent_protocol::is_printable;
 use bittorrent_session::MapCell;
 
-use crate::observe::progress::percent;
 use crate::observe::report::{
-    AuthorityReport, PeerReport, Rates, Report, StreamReport, TorrentReport, TorrentState,
+    AuthorityReport, PeerReport, RateHistory, Report, StreamReport, TorrentReport, TorrentState,
 };
+use crate::progress::percent;
 use crate::text::{Bytes, Time};
 
 const STYLE: &str = include_str!("page.css");
@@ -26,7 +26,7 @@ const CHART: (f64, f64) = (720.0, 160.0);
 /// What a drawing is made from.
 pub(super) struct Scene<'a> {
     pub(super) report: &'a Report,
-    pub(super) rates: &'a Rates,
+    pub(super) rates: &'a RateHistory,
     pub(super) peers: &'a [PeerReport],
     /// Maps of torrents, by snapshot.
     pub(super) maps: &'a [(String, Vec<MapCell>)],
@@ -188,7 +188,7 @@ fn draw_stream(report: &Report, stream: &StreamReport, out: &mut String) {
         .to_string();
         row(out, "get it", links);
     }
-    let agree = |one: &&AuthorityReport| one.state == crate::observe::report::Standing::Agrees;
+    let agree = |one: &&AuthorityReport| one.state == crate::observe::report::VoteState::Agrees;
     let agreeing = stream.authorities.iter().filter(agree).count();
     row(
         out,
@@ -356,7 +356,7 @@ fn draw_map(map: &[MapCell], out: &mut String) {
     out.push_str("</div>");
 }
 
-fn chart(report: &Report, rates: &Rates, out: &mut String) {
+fn chart(report: &Report, rates: &RateHistory, out: &mut String) {
     let transfer = &report.transfer;
     let _ = write!(
         out,
@@ -385,7 +385,7 @@ fn chart(report: &Report, rates: &Rates, out: &mut String) {
     for (class, of) in [
         (
             "l-up",
-            (|point| point.up) as fn(&crate::observe::report::Rate) -> u64,
+            (|point| point.up) as fn(&crate::observe::report::RatePoint) -> u64,
         ),
         ("l-down", |point| point.down),
     ] {
@@ -548,7 +548,7 @@ mod tests {
         page(
             &Scene {
                 report,
-                rates: &Rates::new(),
+                rates: &RateHistory::new(),
                 peers,
                 maps: &[(NEW.to_owned(), map)],
             },
@@ -581,7 +581,7 @@ mod tests {
 
     #[test]
     fn the_chart_has_numbers_where_numbers_belong() {
-        let mut rates = Rates::new();
+        let mut rates = RateHistory::new();
         let start = std::time::Instant::now();
         for step in 0..4 {
             let now = start + Duration::from_secs(20 * step);

@@ -17,8 +17,8 @@ use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::ledger::published::{Damaged, Published};
 use crate::ledger::unpack::{Unpack, Unpacked};
-use crate::observe::progress::Display;
 use crate::pointers::stream::Stream;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::service::scrub;
 use crate::store::catalogue::{self, Entry};
 use crate::store::data_dir::{DataDir, StoreLock};
@@ -32,7 +32,7 @@ pub(super) struct Last<'a> {
     pub(super) stream: &'a Stream,
     pub(super) id: InfoHashV2,
     pub(super) policy: &'a LedgerPolicy,
-    pub(super) display: &'a Display,
+    pub(super) display: &'a ProgressDisplay,
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -131,7 +131,7 @@ impl Last<'_> {
         if let Some(owned) = owned {
             drop(lock);
             let published = Published::read(&dir, id)?;
-            let mut meter = self.display.phase("Verifying the ledger", size);
+            let mut meter = self.display.start(WorkKind::CompareLedger, size);
             let compared = published.compare(&extract::open(&content)?, &content, &mut |done| {
                 meter.set(done, None);
                 !self.stop.is_cancelled()
@@ -157,7 +157,7 @@ impl Last<'_> {
         drop(lock);
         space::ensure(data, size, "the copy of the ledger")?;
         let published = Published::read(&dir, id)?;
-        let mut meter = self.display.phase("Copying the ledger", size);
+        let mut meter = self.display.start(WorkKind::CopyLedger, size);
         let copy = extract::by_copy(&content, place.ledger(), Some(&published), &mut |done| {
             meter.set(done, None);
             !self.stop.is_cancelled()

@@ -25,7 +25,7 @@ use crate::cli::{LayoutArg, ProduceArgs, Publish};
 use crate::config::Config;
 use crate::kit::clock::unix_seconds;
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_publication};
-use crate::observe::progress::{Display, Meter};
+use crate::progress::{Meter, ProgressDisplay, WorkKind};
 use crate::store::catalogue;
 use crate::store::data_dir::{DataDir, DirLock, StreamName};
 use crate::store::ledger_record::{Counts, LedgerRecord};
@@ -89,7 +89,7 @@ pub(super) fn snapshot(
     config: &Config,
     source: Source,
     data: &DataDir,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
     let stream = StreamName::of_salt(&args.salt());
@@ -247,7 +247,7 @@ struct Work<'a> {
     build: Build,
     /// Of the source, bytes.
     size: u64,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
     memory: &'a Memory,
     recipe: &'a Recipe,
@@ -515,9 +515,7 @@ impl Work<'_> {
     /// Takes out of the copy what is private.
     fn scrub(&self, copied: &Path) -> Result<()> {
         let report = {
-            let _meter = self
-                .display
-                .phase("Taking peers and votes out of the copy", 0);
+            let _meter = self.display.start(WorkKind::ScrubCopy, 0);
             nano_ledger::scrub_copy(copied)?
         };
         for (table, rows) in &report.cleared {
@@ -539,7 +537,7 @@ impl Work<'_> {
         let counted = Counted {
             inner: ledger,
             done: 0,
-            meter: self.display.phase("Packing the copy", size),
+            meter: self.display.start(WorkKind::PackCopy, size),
             stop: self.stop,
         };
         let out = File::create(archive)
@@ -562,7 +560,7 @@ impl Work<'_> {
     fn hash(&self, draft: &mut Draft, content: &Path) -> Result<bool> {
         let size = content.metadata().map_or(0, |metadata| metadata.len());
         pieces::refuse_too_short(self.args.piece_length, size)?;
-        let mut meter = self.display.phase("Hashing the snapshot", size);
+        let mut meter = self.display.start(WorkKind::HashSnapshot, size);
         let added = draft.add_present(&[], &mut |done| {
             meter.set(done, None);
             !self.stop.is_cancelled()

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::copying::{Copying, PIPE, Rest};
 use super::making::{Checkpoints, Making, Stage};
-use crate::observe::progress::Display;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::space;
 
 /// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
@@ -23,10 +23,10 @@ pub(super) fn into_draft(
     size: u64,
     draft: &mut Draft,
     making: &mut Making,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Option<u64>> {
-    let mut meter = display.phase("Copying and hashing the ledger", size);
+    let mut meter = display.start(WorkKind::CopyAndHash, size);
     let copy = draft.content_path(&[]);
     let checkpoints = Checkpoints {
         making,
@@ -53,7 +53,7 @@ pub(super) fn into_file(
     size: u64,
     place: &Path,
     making: &mut Making,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Option<u64>> {
     let (from, state) = match making.stage() {
@@ -74,7 +74,7 @@ pub(super) fn into_file(
     };
     let mut file =
         create().with_context(|| format!("cannot create the copy {}", place.display()))?;
-    let mut meter = display.phase("Copying the ledger", size);
+    let mut meter = display.start(WorkKind::CopyLedger, size);
     let checkpoints = Checkpoints {
         making,
         ledger,
@@ -118,7 +118,7 @@ pub(super) fn into_file(
 pub(super) fn out_of_archive(
     from: &Path,
     place: &Path,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<bool> {
     let dir = place.parent().unwrap_or(Path::new("/"));
@@ -132,7 +132,7 @@ pub(super) fn out_of_archive(
                 short = space::ensure(dir, needed, "the ledger in the archive").err();
             }
             meter
-                .get_or_insert_with(|| display.phase("Extracting the ledger", len))
+                .get_or_insert_with(|| display.start(WorkKind::ExtractLedger, len))
                 .set(progress.ledger_bytes, None);
         }
         if short.is_some() || stop.is_cancelled() {

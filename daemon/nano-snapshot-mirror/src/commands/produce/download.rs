@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::memory::Resource;
-use crate::observe::progress::Display;
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::data_dir::{DataDir, StreamName, write_atomically};
 use crate::store::space;
 use crate::text::Bytes;
@@ -80,7 +80,7 @@ pub(super) async fn fetch(
     known: Option<&Resource>,
     data: &DataDir,
     stream: &StreamName,
-    display: &Display,
+    display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Fetched> {
     let dir = data.root().join("downloads");
@@ -104,7 +104,7 @@ struct Download<'a> {
     client: HttpClient,
     part: PathBuf,
     note: PathBuf,
-    display: &'a Display,
+    display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
 }
 
@@ -309,7 +309,7 @@ impl Download<'_> {
         let mut done = from;
         let mut kept = from;
         let mut format = None;
-        let mut meter = self.display.phase("Downloading", resource.length);
+        let mut meter = self.display.start(WorkKind::Download, resource.length);
         let mut body = answer.into_body();
         loop {
             let chunk = match next_chunk(&mut body).await {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{Choice, Decision, Poll, Record, Refusal};
 
-use super::{AuthorityReport, Refused, Standing};
+use super::{AuthorityReport, RefusedItem, VoteState};
 use crate::kit::clock::unix_seconds;
 use crate::pointers::stream;
 use crate::text::Causes;
@@ -16,7 +16,7 @@ const MAX_REFUSED: usize = 8;
 
 /// What was heard of one stream.
 #[derive(Debug, Default)]
-pub(super) struct Notes {
+pub(super) struct StreamNotes {
     pub(super) choice: Option<Choice>,
     pub(super) authorities: Vec<AuthorityNotes>,
     pub(super) answered: Option<SystemTime>,
@@ -29,10 +29,10 @@ pub(super) struct AuthorityNotes {
     pub(super) record: Record,
     answers: u32,
     failure: Option<String>,
-    refused: Vec<Refused>,
+    refused: Vec<RefusedItem>,
 }
 
-impl Notes {
+impl StreamNotes {
     pub(super) fn decided(&mut self, decision: &Decision) {
         self.choice = match decision {
             Decision::Follow(choice) => Some(choice.clone()),
@@ -74,7 +74,7 @@ impl Notes {
                     for (item, refusal) in &summary.refused {
                         let reason = reason(refusal);
                         *refusals.entry(reason.to_owned()).or_default() += 1;
-                        authority.refuse(Refused {
+                        authority.refuse(RefusedItem {
                             seq: item.seq().get(),
                             reason: reason.to_owned(),
                             text: refusal.to_string(),
@@ -100,10 +100,10 @@ impl AuthorityNotes {
         }
     }
 
-    /// Notes a refused item; one that was found before is counted.
-    fn refuse(&mut self, refused: Refused) {
+    /// Records a refused item; one that was found before is counted.
+    fn refuse(&mut self, refused: RefusedItem) {
         let same =
-            |known: &&mut Refused| (known.seq, &known.reason) == (refused.seq, &refused.reason);
+            |known: &&mut RefusedItem| (known.seq, &known.reason) == (refused.seq, &refused.reason);
         match self.refused.iter_mut().find(same) {
             Some(known) => {
                 known.at = refused.at;
@@ -122,10 +122,10 @@ impl AuthorityNotes {
         let known = self.record.state();
         let pointer = known.pointer();
         let state = match pointer {
-            _ if known.is_contested() => Standing::Contested,
-            None => Standing::Silent,
-            Some(pointer) if Some(pointer.snapshot) == desired => Standing::Agrees,
-            Some(_) => Standing::Differs,
+            _ if known.is_contested() => VoteState::Contested,
+            None => VoteState::Silent,
+            Some(pointer) if Some(pointer.snapshot) == desired => VoteState::Agrees,
+            Some(_) => VoteState::Differs,
         };
         AuthorityReport {
             authority: known.authority().to_string(),

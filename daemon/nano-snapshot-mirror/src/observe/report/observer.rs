@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::reach::{Home, Reach, Seen};
-use super::{DhtReport, PeerReport, Peers};
+use super::reach::{Observation, PeerListener, Reachability};
+use super::{DhtReport, PeerReport, PeerTotals};
 use crate::kit::watchdog::Pulse;
 
 /// Time between two rounds of questions.
@@ -32,7 +32,7 @@ pub(super) struct Observed {
     pub(super) dht_address: Option<String>,
     pub(super) disk_free: u64,
     pub(super) disk_total: u64,
-    pub(super) peers: Peers,
+    pub(super) peers: PeerTotals,
     pub(super) listed: Vec<PeerReport>,
 }
 
@@ -44,12 +44,12 @@ pub(super) async fn observe(
     told: watch::Sender<Observed>,
     stop: CancellationToken,
     dht_lives: Pulse,
-    home: Home,
+    home: PeerListener,
 ) {
     let mut clock = interval(EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut observed = Observed::default();
-    let mut reach = Reach::default();
+    let mut reach = Reachability::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -64,7 +64,7 @@ pub(super) async fn observe(
             let seen = ask_torrents(&torrents, &mut observed).await;
             let announced = observed.dht.running && observed.dht.nodes > 0;
             let now = Instant::now();
-            reach.look(now, Seen { announced, ..seen });
+            reach.look(now, Observation { announced, ..seen });
             let verdict = reach.verdict(now, home, observed.dht.public_address.as_deref());
             (observed.peers.reachable, observed.peers.reachable_because) = verdict;
         };
@@ -105,9 +105,9 @@ async fn ask_disk(dir: &std::path::Path, observed: &mut Observed) {
     }
 }
 
-async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) -> Seen {
-    let mut seen = Seen::default();
-    observed.peers = Peers::default();
+async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) -> Observation {
+    let mut seen = Observation::default();
+    observed.peers = PeerTotals::default();
     observed.listed.clear();
     for torrent in torrents {
         let snapshot = torrent.id().v2.to_string();
@@ -128,7 +128,7 @@ async fn ask_torrents(torrents: &[TorrentHandle], observed: &mut Observed) -> Se
     seen
 }
 
-fn count(peer: &Peer, peers: &mut Peers) {
+fn count(peer: &Peer, peers: &mut PeerTotals) {
     match peer.encryption {
         Encryption::None => {}
         Encryption::Handshake => peers.encrypted_handshake += 1,

@@ -11,20 +11,20 @@ pub(crate) const POINTS: usize = 180;
 
 /// Mean rates in bytes a second, the oldest first.
 #[derive(Debug, Clone)]
-pub(crate) struct Rates {
-    points: VecDeque<Rate>,
+pub(crate) struct RateHistory {
+    points: VecDeque<RatePoint>,
     /// When the running point began, and the counters then.
     began: Option<(Instant, u64, u64)>,
 }
 
 /// The mean over [`SPAN`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Rate {
+pub(crate) struct RatePoint {
     pub(crate) down: u64,
     pub(crate) up: u64,
 }
 
-impl Rates {
+impl RateHistory {
     /// Nothing was measured yet.
     pub(crate) fn new() -> Self {
         Self {
@@ -46,7 +46,7 @@ impl Rates {
         let mean = |before: u64, after: u64| {
             (after.saturating_sub(before) as f64 / passed.as_secs_f64()) as u64
         };
-        let point = Rate {
+        let point = RatePoint {
             down: mean(down, downloaded),
             up: mean(up, uploaded),
         };
@@ -62,7 +62,7 @@ impl Rates {
     }
 
     /// The points there are, the oldest first.
-    pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = Rate> + Clone {
+    pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = RatePoint> + Clone {
         self.points.iter().copied()
     }
 }
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn means_of_an_hour_and_no_more() {
         let start = Instant::now();
-        let mut rates = Rates::new();
+        let mut rates = RateHistory::new();
         for second in 0..=4000 {
             rates.measure(second * 10, second, start + Duration::from_secs(second));
         }
@@ -82,14 +82,14 @@ mod tests {
         assert!(
             rates
                 .points()
-                .all(|point| point == Rate { down: 10, up: 1 })
+                .all(|point| point == RatePoint { down: 10, up: 1 })
         );
     }
 
     #[test]
     fn a_gap_is_filled_with_its_mean() {
         let start = Instant::now();
-        let mut rates = Rates::new();
+        let mut rates = RateHistory::new();
         rates.measure(0, 0, start);
         rates.measure(6000, 0, start + SPAN * 3);
         let down: Vec<u64> = rates.points().map(|point| point.down).collect();

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 
 /// Where we listen for peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Home {
+pub(super) struct PeerListener {
     /// What others are told.
     pub(super) port: u16,
     /// On this machine alone.
@@ -26,7 +26,7 @@ pub(super) struct Home {
 
 /// What one look showed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct Observation {
     /// A peer from elsewhere had connected to us.
     pub(super) came: bool,
     /// We had connected to a peer elsewhere.
@@ -37,7 +37,7 @@ pub(super) struct Seen {
 
 /// What all looks showed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reach {
+pub(super) struct Reachability {
     /// When a peer from elsewhere was last there.
     came: Option<Instant>,
     /// How long, since then, peers elsewhere were met while we were announced.
@@ -45,9 +45,9 @@ pub(super) struct Reach {
     looked: Option<Instant>,
 }
 
-impl Reach {
+impl Reachability {
     /// Takes one look.
-    pub(super) fn look(&mut self, now: Instant, seen: Seen) {
+    pub(super) fn look(&mut self, now: Instant, seen: Observation) {
         let before = self.looked.replace(now).unwrap_or(now);
         if seen.came {
             self.came = Some(now);
@@ -61,7 +61,7 @@ impl Reach {
     pub(super) fn verdict(
         &self,
         now: Instant,
-        home: Home,
+        home: PeerListener,
         public_address: Option<&str>,
     ) -> (Reachable, String) {
         let since = self.came.map(|came| now.saturating_duration_since(came));
@@ -107,14 +107,19 @@ impl Reach {
 mod tests {
     use super::*;
 
-    const HOME: Home = Home {
+    const HOME: PeerListener = PeerListener {
         port: 6881,
         only_here: false,
     };
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// Looks once a minute from the first minute to before the last.
-    fn looks(reach: &mut Reach, start: Instant, minutes: std::ops::Range<u32>, seen: Seen) {
+    fn looks(
+        reach: &mut Reachability,
+        start: Instant,
+        minutes: std::ops::Range<u32>,
+        seen: Observation,
+    ) {
         for minute in minutes {
             reach.look(start + MINUTE * minute, seen);
         }
@@ -124,14 +129,15 @@ mod tests {
     fn only_what_came_shows_that_it_can() {
         let start = Instant::now();
         let at = |minute| start + MINUTE * minute;
-        let says = |reach: &Reach, minute| reach.verdict(at(minute), HOME, Some("192.0.2.1:6882"));
-        let alone = Seen {
+        let says =
+            |reach: &Reachability, minute| reach.verdict(at(minute), HOME, Some("192.0.2.1:6882"));
+        let alone = Observation {
             announced: true,
-            ..Seen::default()
+            ..Observation::default()
         };
-        let met = Seen { met: true, ..alone };
-        let came = Seen { came: true, ..met };
-        let mut reach = Reach::default();
+        let met = Observation { met: true, ..alone };
+        let came = Observation { came: true, ..met };
+        let mut reach = Reachability::default();
 
         // Nobody there, for however long, says nothing; nor does company while nobody knows of us.
         looks(&mut reach, start, 0..300, alone);
@@ -139,7 +145,7 @@ mod tests {
             &mut reach,
             start,
             300..600,
-            Seen {
+            Observation {
                 announced: false,
                 ..met
             },
@@ -175,11 +181,11 @@ mod tests {
 
     #[test]
     fn who_listens_here_only_is_not_reached() {
-        let home = Home {
+        let home = PeerListener {
             only_here: true,
             ..HOME
         };
-        let (reachable, why) = Reach::default().verdict(Instant::now(), home, None);
+        let (reachable, why) = Reachability::default().verdict(Instant::now(), home, None);
         assert_eq!(reachable, Reachable::No);
         assert!(why.contains("peer.listen"), "{why}");
     }

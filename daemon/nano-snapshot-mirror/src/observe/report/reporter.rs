@@ -13,17 +13,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::notes::{AuthorityNotes, Notes};
+use super::notes::{AuthorityNotes, StreamNotes};
 use super::observer::{Observed, observe};
-use super::reach::Home;
+use super::reach::PeerListener;
 use super::{
-    Addresses, Disk, Month, PeerReport, Phase, PortMapping, Problem, Rates, Report, Standing,
-    StreamReport, TorrentReport, TorrentState, Transfer, Work,
+    Addresses, DiskReport, MonthReport, PeerReport, PortMapping, Problem, RateHistory, Report,
+    ServicePhase, StreamReport, TorrentReport, TorrentState, TransferTotals, VoteState, WorkReport,
 };
 use crate::kit::clock::unix_seconds;
 use crate::kit::watchdog::Pulse;
-use crate::observe::progress::Display;
 use crate::pointers::stream::Stream;
+use crate::progress::{ProgressDisplay, RunningWork};
 use crate::store::data_dir::StreamName;
 use crate::store::snapshot_info::SnapshotInfo;
 use crate::store::space;
@@ -41,7 +41,7 @@ const MAX_LEFT: usize = 16;
 const SILENCE: Duration = Duration::from_secs(5 * 60);
 
 /// What the mirror's loop knows of a stream that the reporter does not.
-pub(crate) struct Following<'a> {
+pub(crate) struct FollowedState<'a> {
     pub(crate) stream: &'a Stream,
     /// The snapshot to have: what the pointer names, or what is pinned.
     pub(crate) desired: Option<InfoHashV2>,
@@ -63,14 +63,14 @@ pub(crate) struct Reporter {
     data_dir: PathBuf,
     addresses: Addresses,
     /// `None`: what the torrents do says it.
-    phase: Option<Phase>,
-    streams: HashMap<StreamName, Notes>,
+    phase: Option<ServicePhase>,
+    streams: HashMap<StreamName, StreamNotes>,
     problems: BTreeMap<(&'static str, String), String>,
     refusals: BTreeMap<String, u64>,
-    transfer: Transfer,
+    transfer: TransferTotals,
     /// Counters of each torrent when they were last added to the sums.
-    counted: HashMap<InfoHashV2, Transfer>,
-    rates: Arc<Mutex<Rates>>,
+    counted: HashMap<InfoHashV2, TransferTotals>,
+    rates: Arc<Mutex<RateHistory>>,
     report: watch::Sender<Arc<Report>>,
     torrents: watch::Sender<Vec<TorrentHandle>>,
     observed: watch::Receiver<Observed>,
@@ -80,14 +80,14 @@ pub(crate) struct Reporter {
 
 /// What others may watch; clones see the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Watching {
+pub(crate) struct ReportWatch {
     report: watch::Receiver<Arc<Report>>,
     torrents: watch::Receiver<Vec<TorrentHandle>>,
     observed: watch::Receiver<Observed>,
-    rates: Arc<Mutex<Rates>>,
+    rates: Arc<Mutex<RateHistory>>,
 }
 
-impl Watching {
+impl ReportWatch {
     /// The newest report.
     pub(crate) fn report(&self) -> Arc<Report> {
         self.report.borrow().clone()
@@ -113,7 +113,7 @@ impl Watching {
     }
 
     /// The rates of the last hour.
-    pub(crate) fn rates(&self) -> Rates {
+    pub(crate) fn rates(&self) -> RateHistory {
         let rates = self.rates.lock();
         rates.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -136,7 +136,7 @@ impl Reporter {
         let (told, observed) = watch::channel(Observed::default());
         let dht = network.dht().clone();
         let listen = network.session().local_addrs();
-        let home = Home {
+        let home = PeerListener {
             port: network.session().announce_port(),
             only_here: listen.iter().all(|addr| addr.ip().is_loopback()),
         };
@@ -154,20 +154,20 @@ impl Reporter {
             started: unix_seconds(started),
             now: unix_seconds(started),
             data_dir: data_dir.display().to_string(),
-            phase: Phase::Starting,
+            phase: ServicePhase::Starting,
             ready: false,
             problems: Vec::new(),
             work: Vec::new(),
             streams: Vec::new(),
             torrents: Vec::new(),
-            transfer: Transfer::default(),
-            month: Month::default(),
-            peers: super::Peers::default(),
+            transfer: TransferTotals::default(),
+            month: MonthReport::default(),
+            peers: super::PeerTotals::default(),
             port_mapping: network
                 .port_mapping()
                 .map(|status| PortMapping::of(&status)),
             dht: super::DhtReport::default(),
-            disk: Disk::default(),
+            disk: DiskReport::default(),
             addresses: addresses.clone(),
             refusals: BTreeMap::new(),
         };
@@ -176,13 +176,13 @@ impl Reporter {
             started,
             data_dir,
             addresses,
-            phase: Some(Phase::Starting),
+            phase: Some(ServicePhase::Starting),
             streams: HashMap::new(),
             problems: BTreeMap::new(),
             refusals: BTreeMap::new(),
-            transfer: Transfer::default(),
+            transfer: TransferTotals::default(),
             counted: HashMap::new(),
-            rates: Arc::new(Mutex::new(Rates::new())),
+            rates: Arc::new(Mutex::new(RateHistory::new())),
             report: watch::Sender::new(Arc::new(first)),
             torrents,
             observed,
@@ -192,8 +192,8 @@ impl Reporter {
     }
 
     /// What others may watch.
-    pub(crate) fn watching(&self) -> Watching {
-        Watching {
+    pub(crate) fn watching(&self) -> ReportWatch {
+        ReportWatch {
             report: self.report.subscribe(),
             torrents: self.torrents.subscribe(),
             observed: self.observed.clone(),
@@ -207,11 +207,11 @@ impl Reporter {
     }
 
     /// Says what the mirror does instead of what its torrents do, as at its beginning and end.
-    pub(crate) fn enter(&mut self, phase: Option<Phase>) {
+    pub(crate) fn enter(&mut self, phase: Option<ServicePhase>) {
         self.phase = phase;
     }
 
-    /// Notes that something is wrong with `subject` (a stream or a snapshot), or with `None` that it
+    /// Records that something is wrong with `subject` (a stream or a snapshot), or with `None` that it
     /// is not any more.
     pub(crate) fn problem(&mut self, code: &'static str, subject: &str, text: Option<String>) {
         let key = (code, subject.to_owned());
@@ -250,9 +250,9 @@ impl Reporter {
     pub(crate) fn publish(
         &mut self,
         network: &Network,
-        display: &Display,
-        following: &[Following<'_>],
-        month: Month,
+        display: &ProgressDisplay,
+        following: &[FollowedState<'_>],
+        month: MonthReport,
     ) -> (Arc<Report>, Arc<Report>) {
         let now = SystemTime::now();
         let handles = network.torrents();
@@ -296,7 +296,7 @@ impl Reporter {
                 .unwrap_or_else(|| phase(&streams, &torrents, &work)),
             ready: false,
             problems: self.all_problems(following, &streams, &torrents, now),
-            work,
+            work: work.into_iter().map(WorkReport::from).collect(),
             streams,
             torrents,
             transfer: self.transfer,
@@ -306,7 +306,7 @@ impl Reporter {
                 .port_mapping()
                 .map(|status| PortMapping::of(&status)),
             dht: observed.dht,
-            disk: Disk {
+            disk: DiskReport {
                 free: observed.disk_free,
                 total: observed.disk_total,
                 next_update: next_update.unwrap_or(0),
@@ -374,13 +374,13 @@ impl Reporter {
 
     /// Adds what a torrent moved since it was last looked at.
     pub(crate) fn count(&mut self, id: InfoHashV2, status: &TorrentStatus) {
-        let now = Transfer {
+        let now = TransferTotals {
             downloaded: status.downloaded_payload,
             uploaded: status.uploaded_payload,
             reused: status.bytes_reused,
             wasted: status.wasted,
             hash_bytes: status.hash_bytes,
-            ..Transfer::default()
+            ..TransferTotals::default()
         };
         let before = self.counted.insert(id, now).unwrap_or_default();
         // A torrent that was taken out and added again counts from 0.
@@ -393,8 +393,8 @@ impl Reporter {
         sums.hash_bytes += since(before.hash_bytes, now.hash_bytes);
     }
 
-    fn stream(&self, following: &Following<'_>, now: SystemTime) -> StreamReport {
-        let Following { stream, .. } = following;
+    fn stream(&self, following: &FollowedState<'_>, now: SystemTime) -> StreamReport {
+        let FollowedState { stream, .. } = following;
         let policy = stream.follower.policy();
         let notes = self.streams.get(&stream.name);
         let choice = notes.and_then(|notes| notes.choice.as_ref());
@@ -430,7 +430,7 @@ impl Reporter {
 
     fn all_problems(
         &self,
-        following: &[Following<'_>],
+        following: &[FollowedState<'_>],
         streams: &[StreamReport],
         torrents: &[TorrentReport],
         now: SystemTime,
@@ -464,7 +464,7 @@ impl Reporter {
                 problems.push(problem("pointer-stale", text));
             }
             for authority in &stream.authorities {
-                if authority.state == Standing::Contested {
+                if authority.state == VoteState::Contested {
                     let text = format!(
                         "stream {name}: authority {} signed two snapshots with one sequence \
                          number; the proof is kept in streams/",
@@ -500,23 +500,23 @@ fn problem(code: &str, text: String) -> Problem {
 }
 
 /// The most telling of all that goes on.
-fn phase(streams: &[StreamReport], torrents: &[TorrentReport], work: &[Work]) -> Phase {
+fn phase(
+    streams: &[StreamReport],
+    torrents: &[TorrentReport],
+    work: &[RunningWork],
+) -> ServicePhase {
     let any = |state| torrents.iter().any(|torrent| torrent.state == state);
-    let verifies = |work: &Work| {
-        let names = ["Verifying", "Looking into"];
-        names.iter().any(|name| work.name.starts_with(name))
-    };
-    if work.iter().any(verifies) {
-        Phase::Verifying
+    if work.iter().any(|work| work.kind.is_verification()) {
+        ServicePhase::Verifying
     } else if any(TorrentState::Fetching) {
-        Phase::Fetching
+        ServicePhase::Fetching
     } else if any(TorrentState::Metadata) {
-        Phase::Metadata
+        ServicePhase::Metadata
     } else if any(TorrentState::Seeding) {
-        Phase::Seeding
+        ServicePhase::Seeding
     } else if streams.iter().any(|stream| stream.desired.is_none()) {
-        Phase::Discovering
+        ServicePhase::Discovering
     } else {
-        Phase::Idle
+        ServicePhase::Idle
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Addresses, AuthorityReport, DhtReport, Disk, Month, Peers, Phase, PortMapping, Problem,
-    Reachable, Refused, Report, Standing, StreamReport, TorrentReport, TorrentState, Transfer,
-    Work,
+    Addresses, AuthorityReport, DhtReport, DiskReport, MonthReport, PeerTotals, PortMapping,
+    Problem, Reachable, RefusedItem, Report, ServicePhase, StreamReport, TorrentReport,
+    TorrentState, TransferTotals, VoteState, WorkReport,
 };
 
 /// The snapshot that is seeded.
@@ -52,9 +52,9 @@ pub(crate) fn report() -> Report {
         failure: None,
         refused: Vec::new(),
     };
-    let mut silent = authority("d", Standing::Silent, None);
+    let mut silent = authority("d", VoteState::Silent, None);
     silent.failure = Some("no DHT node could be reached".to_owned());
-    silent.refused.push(Refused {
+    silent.refused.push(RefusedItem {
         seq: 3,
         reason: "lower-seq".to_owned(),
         text: "seq 3 is below 7, which was seen before".to_owned(),
@@ -66,13 +66,13 @@ pub(crate) fn report() -> Report {
         started: 100,
         now: 1000,
         data_dir: "/var/lib/mirror".to_owned(),
-        phase: Phase::Fetching,
+        phase: ServicePhase::Fetching,
         ready: false,
         problems: vec![Problem {
             code: "dht-silent".to_owned(),
             text: "no DHT node has answered".to_owned(),
         }],
-        work: vec![Work {
+        work: vec![WorkReport {
             name: "Downloading".to_owned(),
             done: 1000,
             total: 4000,
@@ -81,7 +81,7 @@ pub(crate) fn report() -> Report {
             name: "daily".to_owned(),
             salt: "daily".to_owned(),
             threshold: 1,
-            authorities: vec![authority("c", Standing::Agrees, Some(7)), silent],
+            authorities: vec![authority("c", VoteState::Agrees, Some(7)), silent],
             desired: Some(NEW.to_owned()),
             active: Some(NEW.to_owned()),
             refused: false,
@@ -96,7 +96,7 @@ pub(crate) fn report() -> Report {
             torrent(OLD, TorrentState::Seeding, 4000),
             torrent(NEW, TorrentState::Fetching, 1000),
         ],
-        transfer: Transfer {
+        transfer: TransferTotals {
             downloaded: 1400,
             uploaded: 1600,
             reused: 500,
@@ -105,20 +105,20 @@ pub(crate) fn report() -> Report {
             down_rate: 200,
             up_rate: 100,
         },
-        month: Month {
+        month: MonthReport {
             month: "2026-11".to_owned(),
             uploaded: 10_000,
             limit: Some(10_000),
             paused: true,
             ends: 2000,
         },
-        peers: Peers {
+        peers: PeerTotals {
             connections: 6,
             seeds: 2,
             incoming: 1,
             reachable: Reachable::Yes,
             reachable_because: "a peer from elsewhere is connected to us".to_owned(),
-            ..Peers::default()
+            ..PeerTotals::default()
         },
         port_mapping: Some(PortMapping {
             protocol: Some("upnp".to_owned()),
@@ -134,7 +134,7 @@ pub(crate) fn report() -> Report {
             public_address: Some("203.0.113.9:6882".to_owned()),
             firewalled: Some(false),
         },
-        disk: Disk {
+        disk: DiskReport {
             free: 5 << 30,
             total: 10 << 30,
             next_update: 5000,

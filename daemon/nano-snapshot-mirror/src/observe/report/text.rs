@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use bittorrent_protocol::Printable;
 
-use super::{PortMapping, Report, Standing, StreamReport, TorrentReport, TorrentState};
-use crate::observe::progress::percent;
+use super::{PortMapping, Report, StreamReport, TorrentReport, TorrentState, VoteState};
+use crate::progress::percent;
 use crate::text::{Bytes, Time};
 
 /// Digits of a hash that tell snapshots apart at a glance.
@@ -188,7 +188,7 @@ impl StreamReport {
         for authority in &self.authorities {
             let state = authority.state;
             // One that says what is expected, alone, is told with the stream.
-            let plain = state == Standing::Agrees
+            let plain = state == VoteState::Agrees
                 && self.authorities.len() == 1
                 && authority.refused.is_empty()
                 && authority.failure.is_none();

@@ -1,4 +1,4 @@
-//! How far a phase is: a bar on a terminal, log lines at a sane pace elsewhere.
+//! Progress of long work: a bar on a terminal, log lines at intervals elsewhere.
 
 mod terminal;
 
@@ -9,68 +9,166 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::info;
 
-use crate::observe::report::Work;
 use crate::text::{Bytes, Time};
 
-/// Time between two log lines about the same phase.
+/// Time between two log lines about the same work.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
-/// Time between two changes of a bar: an eye follows no more.
+/// Time between two changes of a bar; faster changes are not visible.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// How much of the newest measurement goes into the shown rate; the rest is what was shown before.
+/// Weight of the newest measurement in the shown rate; the rest is the previous rate.
 const SMOOTHING: f64 = 0.3;
 
-/// Where progress is shown.
-#[derive(Debug, Clone)]
-pub(crate) struct Display {
-    bars: MultiProgress,
-    terminal: bool,
-    underway: Arc<Mutex<Vec<Weak<Underway>>>>,
+/// A kind of work whose progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkKind {
+    /// Look up a pointer in the DHT.
+    LookUpPointer,
+    /// Ask peers for the metadata of a snapshot.
+    FetchMetadata,
+    /// Download content, from peers or from a URL.
+    Download,
+    /// Wait until the file system has enough free space.
+    WaitForSpace,
+    /// Hash the content of a partial download again.
+    VerifyContent,
+    /// Hash a file that another program left in the data directory.
+    VerifyLeftover,
+    /// Hash the content of a snapshot.
+    VerifySnapshot,
+    /// Check the blocks and tables of a ledger.
+    VerifyLedger,
+    /// Compare a ledger with the one that the producer published.
+    CompareLedger,
+    /// Compare a copy with the one that the producer published.
+    VerifyCopy,
+    /// Compare a ledger with the one that is installed.
+    CompareInstalled,
+    /// Unpack a ledger from its archive.
+    ExtractLedger,
+    /// Copy a ledger.
+    CopyLedger,
+    /// Copy a ledger and hash the copy.
+    CopyAndHash,
+    /// Remove peers and votes from the copy of a ledger.
+    ScrubCopy,
+    /// Pack the copy of a ledger into an archive.
+    PackCopy,
+    /// Hash a new snapshot.
+    HashSnapshot,
+    /// Seed for a limited time.
+    Seed,
 }
 
-/// How far a running phase is, for those who look from elsewhere.
+impl WorkKind {
+    /// Returns the text for bars, log lines and the report.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::LookUpPointer => "Looking up the pointer in the DHT",
+            Self::FetchMetadata => "Fetching the metadata from peers",
+            Self::Download => "Downloading",
+            Self::WaitForSpace => "Waiting for free disk space",
+            Self::VerifyContent => "Verifying the content on disk",
+            Self::VerifyLeftover => "Verifying a file of another program",
+            Self::VerifySnapshot => "Verifying",
+            Self::VerifyLedger | Self::CompareLedger => "Verifying the ledger",
+            Self::VerifyCopy => "Verifying the copy",
+            Self::CompareInstalled => "Comparing with the installed ledger",
+            Self::ExtractLedger => "Extracting the ledger",
+            Self::CopyLedger => "Copying the ledger",
+            Self::CopyAndHash => "Copying and hashing the ledger",
+            Self::ScrubCopy => "Removing peers and votes from the copy",
+            Self::PackCopy => "Packing the copy",
+            Self::HashSnapshot => "Hashing the snapshot",
+            Self::Seed => "Seeding",
+        }
+    }
+
+    /// Returns whether the work reads and checks what is on disk.
+    pub(crate) const fn is_verification(self) -> bool {
+        match self {
+            Self::VerifyContent
+            | Self::VerifyLeftover
+            | Self::VerifySnapshot
+            | Self::VerifyLedger
+            | Self::CompareLedger
+            | Self::VerifyCopy => true,
+            Self::LookUpPointer
+            | Self::FetchMetadata
+            | Self::Download
+            | Self::WaitForSpace
+            | Self::CompareInstalled
+            | Self::ExtractLedger
+            | Self::CopyLedger
+            | Self::CopyAndHash
+            | Self::ScrubCopy
+            | Self::PackCopy
+            | Self::HashSnapshot
+            | Self::Seed => false,
+        }
+    }
+}
+
+/// Work that is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunningWork {
+    pub(crate) kind: WorkKind,
+    /// Bytes.
+    pub(crate) done: u64,
+    /// Bytes; 0 if the length is unknown.
+    pub(crate) total: u64,
+}
+
+/// Shows the progress of work. Clones show it in the same place.
+#[derive(Debug, Clone)]
+pub(crate) struct ProgressDisplay {
+    bars: MultiProgress,
+    terminal: bool,
+    running: Arc<Mutex<Vec<Weak<Counter>>>>,
+}
+
+/// Progress of running work, shared between its meter and the report.
 #[derive(Debug)]
-struct Underway {
-    name: &'static str,
+struct Counter {
+    kind: WorkKind,
     total: u64,
     done: AtomicU64,
 }
 
-impl Display {
+impl ProgressDisplay {
     /// Shows bars when stderr is a terminal.
     pub(crate) fn new() -> Self {
         let bars = MultiProgress::with_draw_target(terminal::draw_target());
         Self {
             terminal: !bars.is_hidden(),
             bars,
-            underway: Arc::default(),
+            running: Arc::default(),
         }
     }
 
-    /// What log lines are written through, so that they do not tear a bar apart.
+    /// Returns the bars. Log lines go through them so that they do not break a bar.
     pub(crate) fn bars(&self) -> &MultiProgress {
         &self.bars
     }
 
-    /// The phases that run, the oldest first.
-    pub(crate) fn work(&self) -> Vec<Work> {
-        let underway = self.underway.lock();
-        let mut underway = underway.unwrap_or_else(PoisonError::into_inner);
-        underway.retain(|phase| phase.strong_count() > 0);
-        let running = underway.iter().filter_map(Weak::upgrade);
+    /// Returns the running work, the oldest first.
+    pub(crate) fn work(&self) -> Vec<RunningWork> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|counter| counter.strong_count() > 0);
+        let running = running.iter().filter_map(Weak::upgrade);
         running
-            .map(|phase| Work {
-                name: phase.name.to_owned(),
-                done: phase.done.load(Ordering::Relaxed),
-                total: phase.total,
+            .map(|counter| RunningWork {
+                kind: counter.kind,
+                done: counter.done.load(Ordering::Relaxed),
+                total: counter.total,
             })
             .collect()
     }
 
-    /// Begins a phase that moves `total` bytes; 0 for a phase whose length is unknown. The names of
-    /// those that read what is there begin with "Verifying" or "Looking into".
-    pub(crate) fn phase(&self, name: &'static str, total: u64) -> Meter {
+    /// Starts to show work that processes `total` bytes; 0 if the length is unknown.
+    pub(crate) fn start(&self, kind: WorkKind, total: u64) -> Meter {
+        let name = kind.label();
         let bar = self.terminal.then(|| {
             let bar = if total == 0 {
                 ProgressBar::new_spinner().with_style(style("{spinner} {prefix} {wide_msg}"))
@@ -85,19 +183,19 @@ impl Display {
         if bar.is_none() && total > 0 {
             info!(total_bytes = total, "{name}");
         }
-        let underway = Arc::new(Underway {
-            name,
+        let counter = Arc::new(Counter {
+            kind,
             total,
             done: AtomicU64::new(0),
         });
-        self.underway
+        self.running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&underway));
+            .push(Arc::downgrade(&counter));
         Meter {
-            underway,
+            counter,
             bar,
-            rate: Rate::default(),
+            rate: SmoothedRate::default(),
             logged: Instant::now(),
             drawn: None,
         }
@@ -105,24 +203,24 @@ impl Display {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    // The templates are the two above; a wrong one would show itself at the first start.
+    // Only the two templates above are passed; a wrong one would be seen at the first start.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// One phase; the bar goes away when it is dropped.
+/// Shows the progress of one piece of work. Dropping it removes the bar.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    underway: Arc<Underway>,
+    counter: Arc<Counter>,
     bar: Option<ProgressBar>,
-    rate: Rate,
+    rate: SmoothedRate,
     logged: Instant,
     drawn: Option<Instant>,
 }
 
 impl Meter {
-    /// Shows that `done` bytes are done and, where peers take part, how many there are.
+    /// Shows that `done` bytes are done and, for transfers, the number of peers.
     pub(crate) fn set(&mut self, done: u64, peers: Option<usize>) {
-        self.underway.done.store(done, Ordering::Relaxed);
+        self.counter.done.store(done, Ordering::Relaxed);
         let now = Instant::now();
         self.rate.measure(done, now);
         if let Some(bar) = &self.bar {
@@ -138,27 +236,27 @@ impl Meter {
             self.logged = now;
             info!(
                 "{}: {} %, {}",
-                self.underway.name,
-                percent(done, self.underway.total),
+                self.counter.kind.label(),
+                percent(done, self.counter.total),
                 self.describe(done, peers)
             );
         }
     }
 
-    /// Shows a text instead of numbers, for phases that only wait.
-    pub(crate) fn say(&mut self, text: &str) {
+    /// Shows a text instead of numbers, for work that only waits.
+    pub(crate) fn message(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_owned()),
             None if self.logged.elapsed() >= LOG_EVERY => {
                 self.logged = Instant::now();
-                info!("{}: {text}", self.underway.name);
+                info!("{}: {text}", self.counter.kind.label());
             }
             None => {}
         }
     }
 
     fn describe(&self, done: u64, peers: Option<usize>) -> String {
-        describe(done, self.underway.total, self.rate.smoothed, peers)
+        describe(done, self.counter.total, self.rate.smoothed, peers)
     }
 }
 
@@ -186,7 +284,7 @@ impl Drop for Meter {
     }
 }
 
-/// Whole percent, and never 100 before everything is done.
+/// Returns whole percent, and never 100 before everything is done.
 pub(crate) fn percent(done: u64, total: u64) -> u64 {
     match total {
         0 => 100,
@@ -198,25 +296,25 @@ pub(crate) fn percent(done: u64, total: u64) -> u64 {
 
 fn eta(left: u64, bytes_per_second: f64) -> Option<Duration> {
     let seconds = left as f64 / bytes_per_second;
-    // Beyond a year it is a guess that helps nobody.
+    // An estimate beyond a year is useless.
     (seconds.is_finite() && seconds < 365.0 * 86_400.0).then(|| Duration::from_secs_f64(seconds))
 }
 
 /// Bytes per second, smoothed over the last seconds.
 #[derive(Debug, Default)]
-struct Rate {
+struct SmoothedRate {
     last: Option<(u64, Instant)>,
     smoothed: Option<f64>,
 }
 
-impl Rate {
+impl SmoothedRate {
     fn measure(&mut self, done: u64, now: Instant) {
         let Some((before, then)) = self.last else {
             self.last = Some((done, now));
             return;
         };
         let seconds = now.duration_since(then).as_secs_f64();
-        // Shorter spans say more about the buffers on the way than about the way.
+        // A shorter span measures buffers, not the transfer.
         if seconds < 0.5 {
             return;
         }
@@ -242,7 +340,7 @@ mod tests {
     #[test]
     fn rate_follows_what_is_done() {
         let start = Instant::now();
-        let mut rate = Rate::default();
+        let mut rate = SmoothedRate::default();
         for second in 0..20 {
             rate.measure(second * 1000, start + Duration::from_secs(second));
         }
