@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::keys::PeerKey;
+use crate::api::keys::PeerKey;
 use crate::rng::Rng;
 
 /// How long a slot stays with a peer that gives nothing back, while others wait.
@@ -145,7 +145,7 @@ impl Choker {
 )]
 mod tests {
     use super::*;
-    use crate::keys::Keys;
+    use crate::api::keys::Keys;
 
     fn applicants(count: usize, now: Instant) -> Vec<Applicant> {
         let mut keys = Keys::default();

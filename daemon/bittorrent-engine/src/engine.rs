@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 
-use crate::addresses::{Host, Scope};
-use crate::choker::{Applicant, Choker};
-use crate::config::{Config, ConnectionLimits};
-use crate::input::{
+use crate::api::addresses::{Host, Scope};
+use crate::api::config::{Config, ConnectionLimits};
+use crate::api::input::{
     Connected, Content, ContentError, DialFailure, PeerEvent, PeerFault, PieceLeaves, Refusal,
     Source, WriteFailed,
 };
-use crate::keys::{PeerKey, TorrentKey};
-use crate::output::{BlockVerdict, Command, Discard, Output};
+use crate::api::keys::{PeerKey, TorrentKey};
+use crate::api::output::{BlockVerdict, Command, Discard, Output};
+use crate::api::status::{PeerStatus, TorrentStatus};
+use crate::choker::{Applicant, Choker};
 use crate::peer::Peer;
 use crate::shared::Shared;
-use crate::status::{PeerStatus, TorrentStatus};
 use crate::torrent::Torrent;
 
 /// How often rates are measured and deadlines looked at.

@@ -38,45 +38,29 @@
 //! same, their leaf hashes are kept in memory, and the file's root decides when all of it is here:
 //! nothing of such a file is reported verified before that, and nothing of it survives a restart.
 
-mod addresses;
-mod bans;
-mod candidates;
+mod api;
 mod choker;
-mod config;
-mod descent;
 mod engine;
-mod exchange;
-mod handshakes;
 mod hedge;
-mod idle_hosts;
-mod input;
-mod keys;
-mod layers;
-mod leaves;
+mod hosts;
 mod metadata;
-mod open_piece;
-mod output;
 mod peer;
-mod picker;
-mod piece_set;
-mod pipeline;
+mod pieces;
 mod rate;
-mod reuse;
 mod rng;
-mod senders;
 mod shared;
-mod status;
 mod torrent;
-mod transfer;
 
-pub use addresses::{Host, Scope};
-pub use config::{Config, ConnectionLimits};
-pub use engine::Engine;
-pub use handshakes::{HandshakeKey, Handshakes};
-pub use input::{
+pub use api::addresses::{Host, Scope};
+pub use api::config::{Config, ConnectionLimits};
+pub use api::input::{
     Connected, Content, ContentError, DialFailure, Direction, Link, PeerEvent, PeerFault,
     PieceLeaves, Refusal, Source, WriteFailed,
 };
-pub use keys::{PeerKey, TorrentKey};
-pub use output::{Blame, BlockVerdict, Command, Discard, DisconnectReason, Output, StopReason};
-pub use status::{PeerStatus, TorrentPhase, TorrentStatus};
+pub use api::keys::{PeerKey, TorrentKey};
+pub use api::output::{
+    Blame, BlockVerdict, Command, Discard, DisconnectReason, Output, StopReason,
+};
+pub use api::status::{PeerStatus, TorrentPhase, TorrentStatus};
+pub use engine::Engine;
+pub use hosts::handshakes::{HandshakeKey, Handshakes};

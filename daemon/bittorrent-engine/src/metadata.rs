@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::wire::METADATA_PIECE_LEN;
 
-use crate::addresses::Host;
+use crate::api::addresses::Host;
+use crate::api::keys::PeerKey;
 use crate::hedge::AnswerTime;
-use crate::keys::PeerKey;
 use host_records::HostRecords;
 
 /// Requests under way to one peer.

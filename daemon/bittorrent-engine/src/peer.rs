@@ -1,25 +1,28 @@
 //! One connection.
 
+pub(crate) mod exchange;
+pub(crate) mod pipeline;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bittorrent_protocol::merkle::{CheckedRequest, HashRequest};
 use bittorrent_protocol::{Layout, MAX_PIECES, PeerId, PieceIndex};
 
-use crate::addresses::Host;
-use crate::config::Config;
-use crate::descent::LeafRange;
-use crate::exchange::Exchange;
+use crate::api::addresses::Host;
+use crate::api::config::Config;
+use crate::api::input::{Connected, Direction, Link, PeerFault};
+use crate::api::keys::PeerKey;
+use crate::api::output::Command;
 use crate::hedge::Hedge;
-use crate::idle_hosts::SLOT_IDLE;
-use crate::input::{Connected, Direction, Link, PeerFault};
-use crate::keys::PeerKey;
-use crate::layers::ChunkId;
-use crate::output::Command;
-use crate::piece_set::PieceSet;
-use crate::pipeline::Pipeline;
+use crate::hosts::idle_hosts::SLOT_IDLE;
+use crate::peer::exchange::Exchange;
+use crate::peer::pipeline::Pipeline;
+use crate::pieces::descent::LeafRange;
+use crate::pieces::layers::ChunkId;
+use crate::pieces::piece_set::PieceSet;
+use crate::pieces::senders::Sender;
 use crate::rate::Rate;
-use crate::senders::Sender;
 use crate::shared::Shared;
 
 /// Pieces a peer rejected lately.

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::bans::Bans;
-use crate::config::Config;
-use crate::idle_hosts::IdleHosts;
-use crate::keys::{Keys, PeerKey};
-use crate::output::{Command, Output};
+use crate::api::config::Config;
+use crate::api::keys::{Keys, PeerKey};
+use crate::api::output::{Command, Output};
+use crate::hosts::bans::Bans;
+use crate::hosts::idle_hosts::IdleHosts;
 use crate::rng::Rng;
 
 /// Limits, counters and the way out.

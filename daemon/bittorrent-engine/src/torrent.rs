@@ -20,19 +20,19 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{InfoHashes, PieceIndex};
 
-use crate::addresses::Host;
-use crate::candidates::Candidates;
+use crate::api::addresses::Host;
+use crate::api::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
+use crate::api::keys::{PeerKey, TorrentKey};
+use crate::api::output::{DisconnectReason, Output, StopReason};
+use crate::api::status::{PeerStatus, TorrentPhase, TorrentStatus};
 use crate::hedge::AnswerTime;
-use crate::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
-use crate::keys::{PeerKey, TorrentKey};
+use crate::hosts::candidates::Candidates;
 use crate::metadata::Metadata;
-use crate::output::{DisconnectReason, Output, StopReason};
 use crate::peer::{Peer, PeerPieces};
-use crate::piece_set::PieceSet;
+use crate::pieces::piece_set::PieceSet;
+use crate::pieces::transfer::Transfer;
 use crate::rate::Rate;
 use crate::shared::Shared;
-use crate::status::{PeerStatus, TorrentPhase, TorrentStatus};
-use crate::transfer::Transfer;
 
 /// A connection that lasted this long was worth having.
 const LONG_ENOUGH: Duration = Duration::from_secs(60);

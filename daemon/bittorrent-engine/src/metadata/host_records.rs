@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::addresses::Host;
+use crate::api::addresses::Host;
 
 /// How long a host that rejects a request is left alone.
 const AFTER_REJECT: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::keys::Keys;
+use crate::api::keys::Keys;
 
 const LEN: usize = METADATA_PIECE_LEN as usize;
 

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Torrent;
-use crate::addresses::Host;
-use crate::keys::PeerKey;
-use crate::output::DisconnectReason;
+use crate::api::addresses::Host;
+use crate::api::keys::PeerKey;
+use crate::api::output::DisconnectReason;
 use crate::peer::Peer;
 use crate::shared::Shared;
 

@@ -12,12 +12,12 @@ use std::time::Instant;
 use bittorrent_protocol::{FileIndex, MerkleHash, PieceIndex, merkle};
 
 use super::Torrent;
-use crate::keys::PeerKey;
-use crate::layers::piece_range;
-use crate::leaves::LeafQuery;
-use crate::open_piece::{BlockState, PieceStage, Suspect};
-use crate::output::{Blame, DisconnectReason, Output, StopReason};
-use crate::senders::Sender;
+use crate::api::keys::PeerKey;
+use crate::api::output::{Blame, DisconnectReason, Output, StopReason};
+use crate::pieces::layers::piece_range;
+use crate::pieces::leaves::LeafQuery;
+use crate::pieces::open_piece::{BlockState, PieceStage, Suspect};
+use crate::pieces::senders::Sender;
 use crate::shared::Shared;
 
 /// How often the pieces of files may fold to the wrong root before the torrent stops.

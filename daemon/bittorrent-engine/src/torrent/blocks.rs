@@ -5,12 +5,12 @@ use std::time::Instant;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, merkle};
 
 use super::Torrent;
-use crate::input::{PieceLeaves, WriteFailed};
-use crate::keys::PeerKey;
-use crate::open_piece::{BlockState, PieceStage};
-use crate::output::{Blame, BlockVerdict, Discard, Output, StopReason};
+use crate::api::input::{PieceLeaves, WriteFailed};
+use crate::api::keys::PeerKey;
+use crate::api::output::{Blame, BlockVerdict, Discard, Output, StopReason};
+use crate::pieces::open_piece::{BlockState, PieceStage};
+use crate::pieces::transfer::run_size;
 use crate::shared::Shared;
-use crate::transfer::run_size;
 
 impl Torrent {
     pub(crate) fn handle_block(

@@ -1,4 +1,4 @@
-//! Learning leaves by way of coarser nodes. See [`crate::descent`].
+//! Learning leaves by way of coarser nodes. See [`crate::pieces::descent`].
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
 
 use super::Torrent;
 use super::reuse::piece_run;
-use crate::descent::{Descent, GROUP, LAYER, LeafRange};
-use crate::keys::PeerKey;
-use crate::open_piece::PieceStage;
-use crate::output::Output;
+use crate::api::keys::PeerKey;
+use crate::api::output::Output;
 use crate::peer::{HashPurpose, Peer};
+use crate::pieces::descent::{Descent, GROUP, LAYER, LeafRange};
+use crate::pieces::open_piece::PieceStage;
 use crate::shared::Shared;
 
 impl Torrent {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Torrent;
-use crate::addresses::{Host, Scope, canonical};
-use crate::input::{DialFailure, Refusal, Source};
-use crate::output::Output;
+use crate::api::addresses::{Host, Scope, canonical};
+use crate::api::input::{DialFailure, Refusal, Source};
+use crate::api::output::Output;
 use crate::shared::Shared;
 
 /// When an address is thought of again whose host has as many connections as it may.

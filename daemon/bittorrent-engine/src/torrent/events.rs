@@ -7,11 +7,11 @@ use bittorrent_protocol::PieceIndex;
 use bittorrent_protocol::wire::{ExtendedHandshake, Request};
 
 use super::Torrent;
-use crate::input::{PeerEvent, PeerFault, Source};
-use crate::keys::PeerKey;
-use crate::output::{Blame, DisconnectReason};
+use crate::api::input::{PeerEvent, PeerFault, Source};
+use crate::api::keys::PeerKey;
+use crate::api::output::{Blame, DisconnectReason};
 use crate::peer::PeerPieces;
-use crate::piece_set::PieceSet;
+use crate::pieces::piece_set::PieceSet;
 use crate::shared::Shared;
 
 /// How long a peer that rejects a block of a piece is not asked for that piece.

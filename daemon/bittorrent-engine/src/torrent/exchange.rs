@@ -6,10 +6,10 @@ use std::time::Instant;
 use bittorrent_protocol::wire::{PexFlags, PexMessage};
 
 use super::Torrent;
-use crate::addresses::Scope;
-use crate::input::{Direction, Source};
-use crate::keys::PeerKey;
-use crate::output::Command;
+use crate::api::addresses::Scope;
+use crate::api::input::{Direction, Source};
+use crate::api::keys::PeerKey;
+use crate::api::output::Command;
 use crate::shared::Shared;
 
 impl Torrent {

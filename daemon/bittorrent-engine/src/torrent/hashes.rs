@@ -6,13 +6,13 @@ use bittorrent_protocol::MerkleHash;
 use bittorrent_protocol::merkle::HashRequest;
 
 use super::Torrent;
-use crate::input::{Link, PeerFault};
-use crate::keys::PeerKey;
-use crate::layers::{LayerProgress, Layers};
-use crate::leaves::{content_leaves, leaf_request};
-use crate::open_piece::PieceStage;
-use crate::output::Output;
+use crate::api::input::{Link, PeerFault};
+use crate::api::keys::PeerKey;
+use crate::api::output::Output;
 use crate::peer::{HashPurpose, HashWait, Peer};
+use crate::pieces::layers::{LayerProgress, Layers};
+use crate::pieces::leaves::{content_leaves, leaf_request};
+use crate::pieces::open_piece::PieceStage;
 use crate::shared::Shared;
 
 /// What a message with hashes has besides them, in bytes: length, kind and the request.

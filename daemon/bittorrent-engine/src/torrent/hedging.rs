@@ -8,14 +8,14 @@ use bittorrent_protocol::PieceIndex;
 use super::Torrent;
 use super::hashes::PER_PEER;
 use super::reuse::piece_run;
-use crate::addresses::Host;
+use crate::api::addresses::Host;
+use crate::api::input::Link;
+use crate::api::keys::PeerKey;
 use crate::hedge::{Hedge, MOST_HEDGES};
-use crate::input::Link;
-use crate::keys::PeerKey;
-use crate::open_piece::PieceStage;
 use crate::peer::{HashPurpose, HashWait, Peer};
+use crate::pieces::open_piece::PieceStage;
+use crate::pieces::transfer::Transfer;
 use crate::shared::Shared;
-use crate::transfer::Transfer;
 
 impl Torrent {
     /// Whether a hash request is unanswered for longer than answers take.
@@ -99,7 +99,10 @@ impl Torrent {
     }
 
     /// Who is asked for the leaves of a false piece.
-    fn leaf_query(&mut self, purpose: HashPurpose) -> Option<&mut crate::leaves::LeafQuery> {
+    fn leaf_query(
+        &mut self,
+        purpose: HashPurpose,
+    ) -> Option<&mut crate::pieces::leaves::LeafQuery> {
         let HashPurpose::Leaves(piece) = purpose else {
             return None;
         };
@@ -172,7 +175,7 @@ fn can_answer(
                     .is_some_and(|have| transfer.layers.is_asked(&transfer.layout, id, have))
         }
         HashPurpose::Leaves(piece) => {
-            let may = |query: &crate::leaves::LeafQuery| {
+            let may = |query: &crate::pieces::leaves::LeafQuery| {
                 query.is_waiting_for(asked) && !query.is_exhausted() && !query.was_asked(peer.key)
             };
             peer.link == Link::V2

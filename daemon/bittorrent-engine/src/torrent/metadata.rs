@@ -6,9 +6,9 @@ use bittorrent_protocol::InfoHashV1;
 use bittorrent_protocol::wire::OwnedMetadataMessage;
 
 use super::Torrent;
-use crate::keys::PeerKey;
+use crate::api::keys::PeerKey;
+use crate::api::output::{Command, Output, StopReason};
 use crate::metadata::MetadataProgress;
-use crate::output::{Command, Output, StopReason};
 use crate::shared::Shared;
 
 impl Torrent {

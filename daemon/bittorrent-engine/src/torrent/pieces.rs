@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::Torrent;
-use crate::keys::PeerKey;
-use crate::output::{Command, DisconnectReason};
+use crate::api::keys::PeerKey;
+use crate::api::output::{Command, DisconnectReason};
 use crate::peer::PeerPieces;
-use crate::piece_set::PieceSet;
+use crate::pieces::piece_set::PieceSet;
 use crate::shared::Shared;
 
 impl Torrent {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use bittorrent_protocol::{BlockIndex, PieceIndex};
 
 use super::Torrent;
-use crate::keys::PeerKey;
-use crate::open_piece::{BlockState, PieceStage};
-use crate::output::Command;
+use crate::api::keys::PeerKey;
+use crate::api::output::Command;
 use crate::peer::Peer;
+use crate::pieces::open_piece::{BlockState, PieceStage};
+use crate::pieces::transfer::Transfer;
 use crate::rng::Rng;
 use crate::shared::Shared;
-use crate::transfer::Transfer;
 
 /// Peers join pieces that others work on, rather than begin new ones, once this many blocks are
 /// to be requested in those: whole pieces are worth more to a swarm than many half ones.

@@ -1,4 +1,4 @@
-//! Looking for what is missing in what is held already. See [`crate::reuse`] for the way of a piece.
+//! Looking for what is missing in what is held already. See [`crate::pieces::reuse`] for the way of a piece.
 
 use std::time::Instant;
 
@@ -7,18 +7,18 @@ use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
 use super::Torrent;
 use super::hashes::{PATIENCE, PER_PEER};
-use crate::config::Config;
-use crate::descent::{GROUP, LAYER};
-use crate::input::Link;
-use crate::keys::PeerKey;
-use crate::layers::piece_range;
-use crate::open_piece::{BlockState, PieceStage};
-use crate::output::Output;
+use crate::api::config::Config;
+use crate::api::input::Link;
+use crate::api::keys::PeerKey;
+use crate::api::output::Output;
 use crate::peer::{HashPurpose, LeafSupport};
-use crate::piece_set::PieceSet;
-use crate::reuse::Reuse;
+use crate::pieces::descent::{GROUP, LAYER};
+use crate::pieces::layers::piece_range;
+use crate::pieces::open_piece::{BlockState, PieceStage};
+use crate::pieces::piece_set::PieceSet;
+use crate::pieces::reuse::Reuse;
+use crate::pieces::transfer::Transfer;
 use crate::shared::Shared;
-use crate::transfer::Transfer;
 
 /// Leaves in one request for those of several pieces; a single long piece may have more. What BEP
 /// 52 advises.
@@ -227,7 +227,7 @@ impl Torrent {
             if peer.hash_waits.len() >= PER_PEER {
                 return true;
             }
-            match crate::leaves::leaf_request(&transfer.layout, *piece) {
+            match crate::pieces::leaves::leaf_request(&transfer.layout, *piece) {
                 Some(request) => {
                     open_piece.stage = PieceStage::RequestingLeaves(key);
                     peer.request_hashes(request, HashPurpose::Reuse(*piece, 1), shared, now);
@@ -257,7 +257,7 @@ impl Torrent {
         {
             return Vec::new();
         }
-        let is_its = |open_piece: &&crate::open_piece::OpenPiece| match open_piece.stage {
+        let is_its = |open_piece: &&crate::pieces::open_piece::OpenPiece| match open_piece.stage {
             PieceStage::Probing(of) | PieceStage::RequestingLeaves(of) => of == key,
             _ => false,
         };

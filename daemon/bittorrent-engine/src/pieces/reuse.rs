@@ -7,7 +7,7 @@
 //!    their seed for the same pieces at the same time.
 //! 2. If it is not there, its leaves are asked of a peer, as those of many neighbouring pieces at a
 //!    time as one request takes. Where most of a piece is held, nodes of 64 KiB are asked for first
-//!    ([`crate::descent`]), and then the leaves below those that differ. A peer that rejects that may be one that learns a piece's leaves
+//!    ([`crate::pieces::descent`]), and then the leaves below those that differ. A peer that rejects that may be one that learns a piece's leaves
 //!    only when it sends a block of it (libtorrent in its seed mode): where nobody else can help, a
 //!    block is requested of it first, and the leaves again when that block is here.
 //! 3. Each block is looked for by its leaf. What is found is proven by that; the rest is requested
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::{Layout, PieceIndex};
 
-use crate::piece_set::PieceSet;
+use crate::pieces::piece_set::PieceSet;
 
 /// How much a piece counts in [`Reuse::differing`].
 const DIFFERING_WEIGHT: f64 = 0.125;
@@ -40,9 +40,9 @@ pub(crate) struct Reuse {
     leaf_cursor: u32,
     /// Being looked for as a whole.
     looking: BTreeSet<PieceIndex>,
-    /// Pieces in [`PieceStage::Probing`](crate::open_piece::PieceStage::Probing), and some that were.
+    /// Pieces in [`PieceStage::Probing`](crate::pieces::open_piece::PieceStage::Probing), and some that were.
     pub(crate) probing: BTreeSet<PieceIndex>,
-    /// Pieces in [`PieceStage::Descending`](crate::open_piece::PieceStage::Descending) with something to be asked
+    /// Pieces in [`PieceStage::Descending`](crate::pieces::open_piece::PieceStage::Descending) with something to be asked
     /// for, and some that were.
     pub(crate) descending: BTreeSet<PieceIndex>,
     /// Which share of the coarse nodes of pieces that differ has differed lately.

@@ -9,7 +9,7 @@ use bittorrent_protocol::metainfo::PieceLayer;
 use bittorrent_protocol::wire::{OwnedMetadataMessage, PexMessage};
 use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex};
 
-use crate::keys::{PeerKey, TorrentKey};
+use crate::api::keys::{PeerKey, TorrentKey};
 
 /// Something for the caller to do. The order of outputs is the order to do them in.
 #[derive(Debug, Clone, PartialEq, Eq)]

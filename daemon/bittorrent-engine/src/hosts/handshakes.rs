@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::addresses::Host;
+use crate::api::addresses::Host;
 
 /// Most slots of one host, this machine apart.
 const MOST_PER_HOST: usize = 8;

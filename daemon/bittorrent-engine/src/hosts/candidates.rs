@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::addresses::{Host, is_dialable};
-use crate::config::Config;
-use crate::input::{DialFailure, Source};
+use crate::api::addresses::{Host, is_dialable};
+use crate::api::config::Config;
+use crate::api::input::{DialFailure, Source};
 use crate::rng::Rng;
 
 /// How soon a peer that closed before its handshake is dialled again, the first time.

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::input::{Direction, Link};
-use crate::keys::PeerKey;
-use crate::output::StopReason;
+use crate::api::input::{Direction, Link};
+use crate::api::keys::PeerKey;
+use crate::api::output::StopReason;
 
 /// What a torrent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

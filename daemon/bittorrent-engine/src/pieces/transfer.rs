@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex};
 
-use crate::input::Content;
-use crate::keys::{PeerKey, TorrentKey};
-use crate::layers::Layers;
-use crate::open_piece::{OpenPiece, PieceStage};
-use crate::output::Output;
-use crate::picker::PiecePicker;
-use crate::piece_set::PieceSet;
-use crate::reuse::Reuse;
-use crate::senders::Senders;
+use crate::api::input::Content;
+use crate::api::keys::{PeerKey, TorrentKey};
+use crate::api::output::Output;
+use crate::pieces::layers::Layers;
+use crate::pieces::open_piece::{OpenPiece, PieceStage};
+use crate::pieces::picker::PiecePicker;
+use crate::pieces::piece_set::PieceSet;
+use crate::pieces::reuse::Reuse;
+use crate::pieces::senders::Senders;
 use crate::shared::Shared;
 
 /// The pieces of a torrent.
@@ -399,7 +399,9 @@ impl Transfer {
         let piece = block.piece();
         let size = u64::from(self.layout.block_size(block));
         if let Some(open_piece) = self.open_pieces.get_mut(&piece) {
-            if open_piece.slot(block.in_piece()).state == crate::open_piece::BlockState::Verified {
+            if open_piece.slot(block.in_piece()).state
+                == crate::pieces::open_piece::BlockState::Verified
+            {
                 self.bytes_verified = self.bytes_verified.saturating_sub(size);
             }
             open_piece.revoke(block.in_piece());
@@ -461,7 +463,7 @@ mod tests {
     use bittorrent_protocol::{BlockSet, PieceLength, merkle};
 
     use super::*;
-    use crate::input::PieceLeaves;
+    use crate::api::input::PieceLeaves;
 
     fn transfer(verified: impl Fn(u32, u16) -> bool, held: &[(u32, u16)]) -> Transfer {
         let piece_length = PieceLength::new(4 * 16_384).unwrap();

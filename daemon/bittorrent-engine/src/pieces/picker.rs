@@ -6,7 +6,7 @@
 
 use bittorrent_protocol::{Layout, PieceIndex};
 
-use crate::piece_set::PieceSet;
+use crate::pieces::piece_set::PieceSet;
 use crate::rng::Rng;
 
 /// How many entries of the buckets are looked at before the peer's own pieces are searched.

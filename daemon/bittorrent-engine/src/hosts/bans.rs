@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::addresses::Host;
+use crate::api::addresses::Host;
 
 /// How many addresses of one host must be banned at a time before the whole host is: behind one there
 /// may be several peers.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::addresses::Host;
+use crate::api::addresses::Host;
 
 /// How long a peer may hold an upload slot and ask for nothing, while others wait for one. Honest peers
 /// ask within a round trip.

@@ -2,7 +2,7 @@
 
 use bittorrent_protocol::{Layout, PieceIndex};
 
-use crate::input::PeerFault;
+use crate::api::input::PeerFault;
 
 /// A set of the pieces of one layout, one bit each.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault}
 use bittorrent_protocol::metainfo::PieceLayer;
 use bittorrent_protocol::{FileIndex, FileSpan, Layout, MerkleHash, PieceIndex};
 
-use crate::piece_set::PieceSet;
+use crate::pieces::piece_set::PieceSet;
 
 /// Hashes in a chunk.
 const CHUNK: u32 = 512;

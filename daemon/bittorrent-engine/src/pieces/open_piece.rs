@@ -19,10 +19,10 @@
 
 use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
 
-use crate::descent::Descent;
-use crate::keys::PeerKey;
-use crate::leaves::LeafQuery;
-use crate::senders::Sender;
+use crate::api::keys::PeerKey;
+use crate::pieces::descent::Descent;
+use crate::pieces::leaves::LeafQuery;
+use crate::pieces::senders::Sender;
 
 /// Where a block stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -444,7 +444,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::senders::Senders;
+    use crate::pieces::senders::Senders;
 
     impl OpenPiece {
         /// Counts states the slow way.

@@ -3,7 +3,7 @@
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest};
 use bittorrent_protocol::{Layout, MerkleHash, PieceIndex};
 
-use crate::keys::PeerKey;
+use crate::api::keys::PeerKey;
 
 /// How many peers are asked before the piece is given up.
 const MOST_PEERS: usize = 4;
