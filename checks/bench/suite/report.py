@@ -34,5 +34,14 @@ def table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(head + ["| " + " | ".join(line) + " |" for line in lines]) + "\n"
 
 
+def tables(keys: int, titles: Sequence[str], lines: Sequence[Sequence[str]], *parts: Sequence[int]) -> str:
+    """Splits a wide table into narrow ones. Each repeats the first `keys` columns; a part lists its other columns by index."""
+
+    def chosen(cells: Sequence[str], part: Sequence[int]) -> list[str]:
+        return [*cells[:keys], *(cells[keys + at] for at in part)]
+
+    return "\n".join(table(chosen(titles, part), [chosen(line, part) for line in lines]) for part in parts)
+
+
 def form(spec: str) -> Callable[[object], str]:
     return lambda value: "–" if value is None else format(value, spec)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .lab import CLIENTS, THEIRS, Held, Lab
 from .processes import Argument, Row, Watched
-from .report import Found, form, median, number, table, where
+from .report import Found, form, median, number, tables, where
 from .transfer import cpu, times
 
 # Seconds after which a leecher of libtorrent leaves, whole or not: with the default of 8 slots, strangers beyond the eighth wait for rounds.
@@ -106,17 +106,20 @@ def swarm(lab: Lab, who: str, store: Held, leechers: int, address: str, prefix: 
 
 
 COLUMNS = {
-    "whole": ("whole in the end", ".0f"),
+    "whole": ("complete at the end", ".0f"),
     "aggregate_mb_per_s": ("MB/s, all together", ".0f"),
     "fastest_s": ("first done, s", ".2f"),
     "slowest_s": ("last done, s", ".2f"),
     "slowest_by_fastest": ("last/first", ".2f"),
     "jain": ("Jain's index of the rates", ".3f"),
     "seed_cpu": ("seeder: CPU s/GiB", ".2f"),
-    "seed_anon_half_mib": ("seeder: MiB beyond page cache, half way", ".1f"),
-    "seed_anon_mib": ("peak", ".1f"),
-    "seed_file_mib": ("of mapped files", ".0f"),
+    "seed_anon_half_mib": ("seeder: MiB beyond page cache at half time", ".1f"),
+    "seed_anon_mib": ("seeder: peak MiB beyond page cache", ".1f"),
+    "seed_file_mib": ("seeder: MiB of mapped files", ".0f"),
 }
+
+# The tables of the page, as columns of COLUMNS and the ratio behind them: speed, fairness, the seeder.
+PARTS = ((0, 1, 10), (2, 3, 4, 5), (6, 7, 8, 9))
 
 
 def measure(lab: Lab) -> Found:
@@ -136,7 +139,7 @@ def measure(lab: Lab) -> Found:
                     base = median(where(rows, client=who, peers=kind, leechers=1), "aggregate_mb_per_s")
                     values = [form(spec)(median(mine, column)) for column, (_, spec) in COLUMNS.items()]
                     lines.append([f"{who}, {kind}", str(leechers), *values, f"{median(mine, 'aggregate_mb_per_s') / base:.2f}"])
-    titles = ["client, peers", "leechers", *(title for title, _ in COLUMNS.values()), "of one leecher's speed"]
+    titles = ["client, peers", "leechers", *(title for title, _ in COLUMNS.values()), "speed / speed of one leecher"]
     text = f"{lab.size.swarm_bytes >> 20} MiB for each leecher from one seeder; leechers do not know each other.\n\n"
     missing = "" if prefix is not None else "\nStrangers: not measured, this kernel gives no network namespace.\n"
-    return Found("Swarm", text + table(titles, lines) + missing, rows)
+    return Found("Swarm", text + tables(2, titles, lines, *PARTS) + missing, rows)

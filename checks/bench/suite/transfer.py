@@ -5,7 +5,7 @@ import time
 
 from .lab import CLIENTS, THEIRS, Lab
 from .processes import Row, Watched
-from .report import Found, form, median, number, table, where
+from .report import Found, form, median, number, tables, where
 
 COLUMNS = {
     "payload_mb_per_s": ("MB/s, first to last payload byte", ".0f"),
@@ -13,9 +13,9 @@ COLUMNS = {
     "fetch_cpu": ("fetch: CPU s/GiB", ".2f"),
     "seed_cpu": ("seed: CPU s/GiB", ".2f"),
     "fetch_anon_mib": ("fetch: peak MiB beyond page cache", ".0f"),
-    "fetch_file_mib": ("of mapped files", ".0f"),
+    "fetch_file_mib": ("fetch: peak MiB of mapped files", ".0f"),
     "seed_anon_mib": ("seed: peak MiB beyond page cache", ".0f"),
-    "seed_file_mib": ("of mapped files", ".0f"),
+    "seed_file_mib": ("seed: peak MiB of mapped files", ".0f"),
 }
 
 # Not a client: the least work that moves, hashes and writes the same bytes.
@@ -23,8 +23,11 @@ FLOOR = "floor"
 
 PAIRS = [(FLOOR, FLOOR), *((seed, fetch) for seed in CLIENTS for fetch in CLIENTS)]
 
-# Against libtorrent with libtorrent.
+# Divided by the values of libtorrent with libtorrent.
 RATIOS = {"payload_mb_per_s": "speed", "fetch_cpu": "fetch CPU", "seed_cpu": "seed CPU"}
+
+# The tables of the page, as columns of COLUMNS and RATIOS: speed, processor time, memory.
+PARTS = ((0, 1, 8), (2, 9, 3, 10), (4, 5, 6, 7))
 
 
 def times(row: Row) -> tuple[float, float]:
@@ -84,6 +87,6 @@ def measure(lab: Lab) -> Found:
         values = [form(spec)(median(mine, column)) for column, (_, spec) in COLUMNS.items()]
         ratios = [f"{median(mine, column) / (median(base, column) or 1):.2f}" for column in RATIOS]
         lines.append(["floor" if seed == FLOOR else f"{seed} → {fetch}", *values, *ratios])
-    titles = ["seed → fetch", *(title for title, _ in COLUMNS.values()), *(f"{title}, libtorrent → libtorrent = 1" for title in RATIOS.values())]
+    titles = ["seed → fetch", *(title for title, _ in COLUMNS.values()), *(f"{title}, of libtorrent → libtorrent's" for title in RATIOS.values())]
     text = f"{lab.size.transfer_bytes >> 20} MiB in pieces of {lab.size.piece_length >> 10} KiB, medians of {lab.size.repeat}.\n\n"
-    return Found("Transfer", text + table(titles, lines), rows)
+    return Found("Transfer", text + tables(1, titles, lines, *PARTS), rows)

@@ -28,6 +28,8 @@ __all__ = ["PATIENCE", "PORT", "Failure", "Programs", "Snapshot", "is_whole", "p
 MIRROR, SEEDER, NEWCOMER, DHT, ATTACKER = "198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.9", "198.51.100.66"
 HOSTILE_SEEDER = "198.51.100.67"
 HTTP = 9109
+# The metric of the bytes of content that a mirror received.
+CONTENT_RECEIVED = 'nano_snapshot_mirror_content_bytes_total{source="peers"}'
 # Seconds that a health check may take.
 HEALTHY = 1.0
 
@@ -122,6 +124,24 @@ class Mirror:
             self.sample.take(self.process.pid)
             time.sleep(0.01)
         return time.monotonic() - begin
+
+    def until_fetched(self, length: int, patience: float = PATIENCE) -> None:
+        """Waits until so many bytes of content were received."""
+        end = time.monotonic() + patience
+        while self._fetched() < length:
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise Failure(f"fewer than {length} bytes received\n{self.log.read_text(errors='replace')[-2000:]}")
+            self.sample.take(self.process.pid)
+            time.sleep(0.05)
+
+    def _fetched(self) -> float:
+        """Bytes of content received, or 0 while the mirror does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://{self.settings.address}:{HTTP}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return 0
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(CONTENT_RECEIVED))
 
     def get(self, path: str, patience: float = 10.0) -> tuple[int, float]:
         """The status of an answer over HTTP, 0 without one, and the seconds that it took."""
