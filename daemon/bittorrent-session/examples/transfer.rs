@@ -180,7 +180,7 @@ fn make_sparse(options: &Options) -> Result<(), Error> {
     let store = TorrentStore::create(options.dir()?, &metainfo, Arc::new(RealIo))?;
     for piece in (0..).map_while(|number| store.layout().piece(number)) {
         store.mark_verified(piece, 0, &leaves)?;
-        if store.dirty_bytes() > SessionConfig::default().checkpoint_bytes << 5 {
+        if store.dirty_bytes() > SessionConfig::default().tuning.checkpoint_bytes << 5 {
             store.checkpoint()?;
         }
     }

@@ -1,4 +1,4 @@
-//! What a caller may tune.
+//! Configuration of a session.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -6,73 +6,68 @@ use std::time::Duration;
 use crate::handshake::EncryptionPolicy;
 use crate::limits::RateLimits;
 
-/// How a [`Session`](crate::Session) listens, how much memory it takes and how long it waits.
+/// How a [`Session`](crate::Session) listens, what it limits and how it presents itself to peers.
 #[derive(Debug)]
 pub struct SessionConfig {
-    /// Addresses to bind, for TCP. Port 0 takes a free one; see
+    /// TCP addresses to bind. Port 0 takes a free one; see
     /// [`Session::local_addrs`](crate::Session::local_addrs). `[::]` also takes IPv4, unless the
     /// list or [`Self::listeners`] have an IPv4 address of the same port. Default: `[::]:0`.
     pub listen: Vec<SocketAddr>,
-    /// Sockets that are bound and listening already, as a service manager hands them over.
-    /// They are used in addition to [`Self::listen`]. Default: none.
+    /// Sockets that are bound and listening already, as systemd passes them. They are used in addition
+    /// to [`Self::listen`]. Default: none.
     pub listeners: Vec<TcpListener>,
-    /// The port at which peers are told to reach us, where a router hands over another one than we
-    /// listen at. Default: the first that we listen at.
+    /// Port that is announced to peers, where a router forwards another external port. Default: the
+    /// port of the first listener.
     pub announce_port: Option<u16>,
-    /// Limits on peers, slots and requests. Its `peer_id` is replaced by the session's own.
+    /// Limits on peers, slots and requests. The session replaces `peer_id` by its own. Bounds on
+    /// connections are lowered where the process may not have as many file descriptors.
     pub engine: bittorrent_engine::Config,
-    /// How fast content may come and go, over all torrents. Default: no limit. Can be changed
-    /// later with [`SessionHandle::set_rate_limits`](crate::SessionHandle::set_rate_limits).
+    /// Rate limits over all torrents. Default: none. They can be changed later with
+    /// [`SessionHandle::set_rate_limits`](crate::SessionHandle::set_rate_limits).
     pub rates: RateLimits,
-    /// Whether connections are hidden from who looks for the protocol. Default: plain text first.
+    /// Whether connections use Message Stream Encryption. Default: plain text first.
     pub encryption: EncryptionPolicy,
-    /// Tells peers of each other, and hears of others from them (BEP 11), except in private
-    /// torrents. Default: true.
+    /// Whether peers exchange addresses of other peers (BEP 11), except in private torrents. Default: true.
     pub peer_exchange: bool,
-    /// Web seeds are used while a torrent receives fewer bytes a second than this. Default 1 MiB.
-    pub web_seeds_below: u64,
-    /// For how long a torrent must receive too little before a web seed is used, and before one
-    /// more is. Default 10 s.
-    pub web_seed_patience: Duration,
-    /// The first bytes of our peer id, the rest is random (BEP 20). Default `-BS0100-`.
-    pub peer_id_prefix: [u8; 8],
-    /// What we call ourselves in the extended handshake (BEP 10, "v"). Default: the name and
-    /// version of this crate.
+    /// Name in the extended handshake (BEP 10, "v") and in HTTP requests. Default: the name and version
+    /// of this crate.
     pub client: String,
-    /// Threads that write blocks, and as many again that read and hash. Default 2. More help
-    /// where reads wait for a rotating disk.
-    pub disk_threads: usize,
-    /// Bytes of received blocks that may wait for the disk, over all torrents; beyond it we stop
-    /// reading from sockets. At least one block of 16 KiB. Default 16 MiB.
-    pub write_buffer_bytes: usize,
-    /// Bytes of blocks read from disk that may wait for sockets, over all torrents. Blocks in
-    /// the page cache need no buffer. At least 256 KiB. Default 8 MiB.
-    pub read_buffer_bytes: usize,
-    /// Requests one peer may have waiting with us; we announce this as `reqq` and reject what is
-    /// beyond (BEP 6, BEP 10). 24 bytes each. Default 2000.
-    pub request_queue: usize,
-    /// Lets nobody in before [`Session::start_accepting`](crate::Session::start_accepting): who connects waits in the
-    /// kernel until the torrents are there. Default: false.
+    /// Accepts no connections before [`Session::start_accepting`](crate::Session::start_accepting): until
+    /// then they wait in the kernel's queue. Default: false.
     pub accept_paused: bool,
-    /// Incoming connections that may be shaking hands at a time, of one host at most 8. When all
-    /// are taken, the oldest one that has not named a torrent is closed for a newcomer. Default 128.
+    /// Sizes and times that have one good value outside of tests.
+    pub tuning: Tuning,
+}
+
+/// Sizes and times that no setting of the program changes. Tests make them smaller.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// Web seeds are used while a torrent receives less than this, in bytes a second. Default 1 MiB.
+    pub web_seeds_below: u64,
+    /// How long a torrent must receive too little before a web seed is used, and before each further
+    /// one. Default 10 s.
+    pub web_seed_patience: Duration,
+    /// Bytes of received blocks that may wait for the disk, over all torrents. When they are used up,
+    /// connections stop reading. At least one block of 16 KiB. Default 16 MiB.
+    pub write_buffer_bytes: usize,
+    /// Requests of one peer that may wait. Announced as `reqq`; further requests are rejected (BEP 6,
+    /// BEP 10). 24 bytes each. Default 2000.
+    pub request_queue: usize,
+    /// Incoming handshakes at a time, of one host at most 8. When all slots are taken, the oldest
+    /// handshake that has not named a torrent is closed for a new connection. Default 128; lowered where
+    /// the process may not have as many file descriptors.
     pub max_incoming_handshakes: usize,
-    /// How long a TCP connect may take. Default 10 s.
-    pub connect_timeout: Duration,
-    /// How long each side's handshake may take. Default 10 s.
+    /// Time limit for the peer's part of the handshake. Default 10 s.
     pub handshake_timeout: Duration,
-    /// How long a peer may send nothing at all. Default 120 s, at which others give up too.
+    /// A connection from which nothing arrives for this long is closed. Default 120 s, as in other clients.
     pub idle_timeout: Duration,
-    /// After how long without a message we send a keep-alive. Default 60 s.
+    /// A keep-alive is sent after this time without a message. Default 60 s.
     pub keep_alive: Duration,
-    /// How many verified bytes of a torrent may lie on disk without being made durable, once
-    /// [`Self::checkpoint_pause`] is over. Default 256 MiB.
+    /// Verified bytes that start a checkpoint, once [`Self::checkpoint_pause`] is over. Default 256 MiB.
     pub checkpoint_bytes: u64,
-    /// The least time between two such moments, so that a fast download does not wait for the disk
-    /// all the time: what a power cut may cost again. Default 5 s.
+    /// Shortest time between the first verified byte and a checkpoint because of
+    /// [`Self::checkpoint_bytes`]: a fast download shall not wait for the disk all the time. Default 5 s.
     pub checkpoint_pause: Duration,
-    /// How long verified bytes may lie on disk without being made durable. Default 30 s.
-    pub checkpoint_interval: Duration,
 }
 
 impl Default for SessionConfig {
@@ -85,23 +80,26 @@ impl Default for SessionConfig {
             rates: RateLimits::default(),
             encryption: EncryptionPolicy::default(),
             peer_exchange: true,
+            client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
+            accept_paused: false,
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
             web_seeds_below: 1 << 20,
             web_seed_patience: Duration::from_secs(10),
-            peer_id_prefix: *b"-BS0100-",
-            client: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).to_owned(),
-            disk_threads: 2,
             write_buffer_bytes: 16 << 20,
-            read_buffer_bytes: 8 << 20,
             request_queue: 2_000,
-            accept_paused: false,
             max_incoming_handshakes: 128,
-            connect_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             keep_alive: Duration::from_secs(60),
             checkpoint_bytes: 256 << 20,
             checkpoint_pause: Duration::from_secs(5),
-            checkpoint_interval: Duration::from_secs(30),
         }
     }
 }

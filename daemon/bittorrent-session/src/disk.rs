@@ -12,7 +12,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bittorrent_engine::TorrentKey;
 use bittorrent_protocol::merkle::HashRequest;
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::descriptors;
 use crate::heartbeat::Heartbeat;
 
 /// Places in the queue of one writer and of the syncer.
@@ -29,6 +30,18 @@ const QUEUE: usize = 256;
 
 /// How often a writer without work says that it lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long an operation is retried while no file descriptor is free, and how often. Connections that
+/// close free some; the heartbeat of a writer may pause for as long.
+const DESCRIPTOR_PATIENCE: Duration = Duration::from_secs(10);
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Threads that write blocks, and as many again that read and hash.
+pub(crate) const DISK_THREADS: usize = 2;
+
+/// Bytes of blocks read from disk that may wait for sockets, over all torrents. Blocks in the page
+/// cache need no buffer.
+const READ_BUFFER_BYTES: usize = 8 << 20;
 
 /// The least a read may be charged for, so that their number is bounded too.
 pub(crate) const MIN_READ_CHARGE: u32 = 16 * 1024;
@@ -218,23 +231,19 @@ impl DiskThreads {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WriterId(usize);
 
-/// Starts `threads` writers, `threads` readers and the syncer. `read_buffer` bounds the bytes of
-/// answers to reads; `done` tells the driver what came of its jobs and is always emptied. The writers
-/// are those of `heartbeat`.
+/// Starts [`DISK_THREADS`] writers, as many readers, and the syncer. `done` receives the results of the
+/// driver's jobs; the driver always empties it. `heartbeat` counts the loops of the writers.
 pub(crate) fn start(
-    threads: usize,
-    read_buffer: usize,
     done: &mpsc::Sender<FinishedJob>,
     heartbeat: &Heartbeat,
 ) -> std::io::Result<(DiskQueues, Readers, DiskThreads)> {
-    let threads = threads.max(1);
     let mut handles = Vec::new();
     let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
         handles.push(thread::Builder::new().name(name).spawn(body)?);
         Ok::<_, std::io::Error>(())
     };
     let mut writers = Vec::new();
-    for n in 0..threads {
+    for n in 0..DISK_THREADS {
         let (queue, jobs) = bounded(QUEUE);
         writers.push(queue);
         let (done, heartbeat) = (done.clone(), heartbeat.clone());
@@ -250,9 +259,8 @@ pub(crate) fn start(
         // Making much durable may take minutes and holds up nobody: not watched.
         Box::new(move || write_loop(&jobs, &synced, || ())),
     )?;
-    let read_buffer = read_buffer.clamp(256 << 10, Semaphore::MAX_PERMITS);
-    let (queue, jobs) = bounded(read_buffer / MIN_READ_CHARGE as usize + 1);
-    for n in 0..threads {
+    let (queue, jobs) = bounded(READ_BUFFER_BYTES / MIN_READ_CHARGE as usize + 1);
+    for n in 0..DISK_THREADS {
         let jobs = jobs.clone();
         spawn(format!("bt-read-{n}"), Box::new(move || read_loop(&jobs)))?;
     }
@@ -263,7 +271,7 @@ pub(crate) fn start(
     };
     let readers = Readers {
         queue,
-        permits: Arc::new(Semaphore::new(read_buffer)),
+        permits: Arc::new(Semaphore::new(READ_BUFFER_BYTES)),
     };
     Ok((disks, readers, DiskThreads(handles)))
 }
@@ -302,11 +310,20 @@ impl DiskQueues {
     }
 }
 
-/// Runs `work` and turns both kinds of failure into one.
-fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, DiskError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(DiskError::Store),
-        Err(_) => Err(DiskError::Panicked),
+/// Runs `work` and turns both kinds of failure into one. While the process has no free file
+/// descriptor, `work` is retried for [`DESCRIPTOR_PATIENCE`]; it must be repeatable.
+fn guarded<T>(work: impl Fn() -> Result<T, StoreError>) -> Result<T, DiskError> {
+    let start = Instant::now();
+    loop {
+        match catch_unwind(AssertUnwindSafe(&work)) {
+            Ok(Err(error))
+                if descriptors::is_exhausted(&error) && start.elapsed() < DESCRIPTOR_PATIENCE =>
+            {
+                thread::sleep(DESCRIPTOR_PAUSE);
+            }
+            Ok(result) => return result.map_err(DiskError::Store),
+            Err(_) => return Err(DiskError::Panicked),
+        }
     }
 }
 
@@ -353,7 +370,7 @@ fn write_loop(jobs: &Receiver<DiskJob>, done: &mpsc::Sender<FinishedJob>, lives:
                 ),
             },
             DiskWork::Layer(file, layer) => {
-                JobOutcome::Layer(file, guarded(|| store.set_layer(file, layer)))
+                JobOutcome::Layer(file, guarded(|| store.set_layer(file, layer.clone())))
             }
             DiskWork::Checkpoint => {
                 JobOutcome::Checkpoint(guarded(|| store.checkpoint().map(|_| ())))

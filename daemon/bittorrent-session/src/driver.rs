@@ -24,12 +24,13 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::config::Tuning;
 use crate::disk::{DiskQueues, FinishedJob};
 use crate::error::Causes;
 use crate::handshake::{self, Encryption, HandshakeConfig, HandshakeError};
 use crate::heartbeat::Heartbeat;
 use crate::http::LazyHttpClient;
-use crate::limits::{Buckets, Throttles};
+use crate::limits::Buckets;
 use crate::mailbox;
 use crate::peer::{
     self, Established, Instruction, PeerBatch, PeerContext, PeerError, PeerMessage, ReceivedBlock,
@@ -54,20 +55,17 @@ pub(crate) struct Inputs {
     pub(crate) done: mpsc::Receiver<FinishedJob>,
 }
 
-/// What a driver is told once.
+/// What a driver is configured with.
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) handshake_config: Arc<HandshakeConfig>,
     pub(crate) context: Arc<PeerContext>,
-    pub(crate) checkpoint_bytes: u64,
-    pub(crate) checkpoint_pause: std::time::Duration,
-    pub(crate) checkpoint_interval: std::time::Duration,
-    /// Over all torrents.
+    pub(crate) tuning: Tuning,
+    /// Connections for which the process has descriptors.
+    pub(crate) max_connections: usize,
+    /// Rate limits over all torrents.
     pub(crate) limits: Buckets,
     pub(crate) http: Arc<LazyHttpClient>,
-    /// Web seeds are used when peers give fewer bytes a second.
-    pub(crate) web_seeds_below: u64,
-    pub(crate) web_seed_patience: std::time::Duration,
 }
 
 /// The driver's side of a connection.
@@ -368,9 +366,7 @@ impl Driver {
             content: known.and_then(|torrent| torrent.content.clone()),
             established,
             instructions,
-            throttles: known
-                .map(|torrent| self.throttles(torrent))
-                .unwrap_or_default(),
+            throttles: self.policy.limits.throttles(),
             cancel: cancel.clone(),
             context: self.policy.context.clone(),
         };
@@ -388,16 +384,11 @@ impl Driver {
         self.peers.insert(key, handle);
     }
 
-    /// The limits of a connection of a torrent.
-    fn throttles(&self, torrent: &Torrent) -> Throttles {
-        Throttles::under([&self.policy.limits, &torrent.limits])
-    }
-
     fn tick(&mut self) {
         self.heartbeat.beat_driver();
         for (key, torrent) in &mut self.torrents {
             torrent.publish(self.engine.status(*key));
-            torrent.consider_checkpoint(&self.policy);
+            torrent.consider_checkpoint(&self.policy.tuning);
         }
         self.consider_web_seeds();
         if !std::mem::take(&mut self.busy) {

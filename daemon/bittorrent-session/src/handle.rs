@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bittorrent_engine::{ConnectionLimits, Content, PieceLeaves, Scope, Source, TorrentKey};
 use bittorrent_protocol::metainfo::Info;
-use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, SwarmHash, merkle};
+use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,7 +30,7 @@ impl SessionHandle {
     /// Limits how fast content comes and goes, over all torrents, from now on.
     pub async fn set_rate_limits(&self, rates: RateLimits) {
         // Fails only when the session ends, and nothing goes then.
-        let _ = self.0.send(SessionCommand::LimitRates(None, rates)).await;
+        let _ = self.0.send(SessionCommand::LimitRates(rates)).await;
     }
 
     /// Changes how many connections there may be, from now on. What is above the limits is closed,
@@ -148,35 +148,12 @@ impl TorrentHandle {
 
     /// Names file servers that have the torrent's files. They are used, at most a few at a time,
     /// while peers give less than
-    /// [`SessionConfig::web_seeds_below`](crate::SessionConfig::web_seeds_below). What they send is
+    /// [`Tuning::web_seeds_below`](crate::Tuning::web_seeds_below). What they send is
     /// verified like what peers send. At most 16 are kept.
     pub async fn add_web_seeds(&self, urls: &[WebSeedUrl]) {
         let command = SessionCommand::AddWebSeeds(self.key, urls.to_vec());
         // Fails only when the session ends, and then there is no use for them.
         let _ = self.commands.send(command).await;
-    }
-
-    /// Answers peers that name the torrent by one more hash, besides its own and the one aria2
-    /// computes: some clients re-encode the info dictionary and hash that. False when another
-    /// torrent of the session has that name, or the session ends.
-    pub async fn answer_to(&self, swarm: SwarmHash) -> bool {
-        let (reply, answer) = oneshot::channel();
-        let command = SessionCommand::AnswerTo {
-            torrent: self.key,
-            swarm,
-            reply,
-        };
-        self.commands.send(command).await.is_ok() && answer.await.unwrap_or(false)
-    }
-
-    /// Limits how fast content of this torrent comes and goes, from now on, besides the limits of
-    /// the session.
-    pub async fn set_rate_limits(&self, rates: RateLimits) {
-        // Fails only when the session ends, and nothing goes then.
-        let _ = self
-            .commands
-            .send(SessionCommand::LimitRates(Some(self.key), rates))
-            .await;
     }
 
     /// What the torrent is doing; at most about a second old.

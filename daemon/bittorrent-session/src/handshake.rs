@@ -33,6 +33,9 @@ const OFFER: Reserved = Reserved {
     v2: false,
 };
 
+/// Time limit for a TCP connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// No connection came about.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
@@ -86,7 +89,6 @@ impl HandshakeError {
 #[derive(Debug, Clone)]
 pub(crate) struct HandshakeConfig {
     pub(crate) peer_id: PeerId,
-    pub(crate) connect_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) encryption: EncryptionPolicy,
 }
@@ -135,7 +137,7 @@ async fn dial_under(
     link: Link,
     hide: bool,
 ) -> Result<Established, HandshakeError> {
-    let stream = timeout(handshake_config.connect_timeout, TcpStream::connect(addr))
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
         .await
         .map_err(|_| HandshakeError::Slow)?
         .map_err(HandshakeError::Connect)?;

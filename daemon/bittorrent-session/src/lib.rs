@@ -26,6 +26,7 @@
 mod buffers;
 mod config;
 mod content;
+mod descriptors;
 mod disk;
 mod driver;
 mod error;
@@ -49,7 +50,7 @@ pub use bittorrent_engine::{
     Config as EngineConfig, ConnectionLimits, Direction, Link, PeerStatus, Scope, Source,
     StopReason,
 };
-pub use config::SessionConfig;
+pub use config::{SessionConfig, Tuning};
 pub use driver::ShutdownReport;
 pub use error::{AddError, Causes, SessionError};
 pub use handle::{SessionHandle, TorrentHandle};

@@ -1,51 +1,46 @@
-//! How many bytes a second may go, each way: shared by all connections a limit is for.
+//! Rate limits, one bucket for each direction, shared by all connections.
 //!
-//! A [`Bucket`] is a point in time: everything it let through takes it as far into the future as
-//! its rate says. A connection reserves some bytes, is told from when on they may go, and gives
-//! back what it did not use. So connections take turns in the order they asked, and what goes is
-//! as exact as the clock, however many they are. Where nothing is limited there is no bucket, and
-//! a connection that has none touches nothing that is shared.
+//! A [`Bucket`] is a point in time: every byte it lets through moves it further into the future, as far
+//! as the rate says. A connection reserves some bytes, learns from when on they may go, and gives
+//! back what it did not use. So connections take turns in the order of their reservations, and the
+//! rate is as exact as the clock, however many connections there are. Without a limit there is no
+//! bucket, and connections touch nothing shared.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a bucket may have been idle and still let through what it could have. Covers the
-/// lateness of timers on a busy machine.
+/// Idle time that a bucket still lets through afterwards. Covers late timers on a busy machine.
 const CREDIT: Duration = Duration::from_millis(200);
 
-/// Turns in a second under a limit, so that many connections have their turn often.
+/// Turns a second under a limit, so that each of many connections has its turn often.
 const TURNS_PER_SECOND: u64 = 100;
 
-/// The same for a connection under two limits: under the lower one it has fewer and longer turns, so
-/// that it gets its share where it stands in line with others under the higher one.
-const LONG_TURNS_PER_SECOND: u64 = 20;
+/// Fewest bytes of a turn: a system call for less is not worth it.
+const MIN_TURN: u64 = 256;
 
-/// The fewest bytes of a turn: a system call for less is not worth it.
-const SHORTEST_TURN: u64 = 256;
+/// Most bytes of a turn: as much as one system call moves.
+const MAX_TURN: u64 = 512 * 1_024;
 
-/// The most bytes of a turn: as much as one system call moves.
-const LONGEST_TURN: u64 = 512 * 1_024;
-
-/// How far away a turn is when nothing may go.
+/// Distance of a turn at rate 0.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
-/// Bytes a second that may go each way, the peer protocol's own messages included. `None` sets no
-/// limit. With `Some(0)` no content goes, while connections stay.
+/// Bytes a second in each direction, including the messages of the peer protocol. `None` sets no
+/// limit. `Some(0)` transfers no content, but keeps connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RateLimits {
-    /// What we send.
+    /// Limit on what is sent.
     pub upload: Option<u64>,
-    /// What we receive.
+    /// Limit on what is received.
     pub download: Option<u64>,
 }
 
 /// A limit in one direction.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+struct Bucket {
     rate: u64,
-    /// When everything let through so far will have had its time.
+    /// The time at which all reserved bytes will have gone at this rate.
     free_at: Mutex<Instant>,
 }
 
@@ -58,7 +53,7 @@ impl Bucket {
     }
 
     fn free_at(&self) -> std::sync::MutexGuard<'_, Instant> {
-        // Nothing can panic while it is held.
+        // No code panics while it has the lock.
         self.free_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +65,7 @@ impl Bucket {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(NEVER)
     }
 
-    /// From when on these bytes may go.
+    /// Reserves bytes; returns from when on they may go.
     fn reserve(&self, bytes: u64, now: Instant) -> Instant {
         if self.rate == 0 {
             return now + NEVER;
@@ -83,7 +78,7 @@ impl Bucket {
         at
     }
 
-    /// These bytes were reserved and did not go.
+    /// Takes back the reservation of bytes that did not go.
     fn give_back(&self, bytes: u64) {
         let time = self.time_of(bytes);
         let mut free_at = self.free_at();
@@ -93,7 +88,7 @@ impl Bucket {
     }
 }
 
-/// The limits of a torrent, or of all torrents together.
+/// The limits of a session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Buckets {
     upload: Option<Arc<Bucket>>,
@@ -108,33 +103,25 @@ impl Buckets {
             download: bucket(limits.download),
         }
     }
+
+    /// Returns the throttles of a new connection.
+    pub(crate) fn throttles(&self) -> Throttles {
+        Throttles {
+            upload: Throttle::new(self.upload.clone()),
+            download: Throttle::new(self.download.clone()),
+        }
+    }
 }
 
 /// Both directions of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Throttles {
     pub(crate) upload: Throttle,
     pub(crate) download: Throttle,
 }
 
 impl Throttles {
-    /// Under all of these limits.
-    pub(crate) fn under(limits: [&Buckets; 2]) -> Self {
-        let pick = |which: fn(&Buckets) -> &Option<Arc<Bucket>>| {
-            Throttle::new(
-                limits
-                    .iter()
-                    .filter_map(|limit| which(limit).clone())
-                    .collect(),
-            )
-        };
-        Self {
-            upload: pick(|limit| &limit.upload),
-            download: pick(|limit| &limit.download),
-        }
-    }
-
-    /// When the next turn comes that is waited for.
+    /// Returns when the next turn begins that the connection waits for.
     pub(crate) fn next_turn(&self) -> Option<Instant> {
         let turns = [self.upload.waits_until, self.download.waits_until];
         turns.into_iter().flatten().min()
@@ -149,9 +136,9 @@ impl Throttles {
 }
 
 /// One direction of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Throttle {
-    buckets: Vec<Arc<Bucket>>,
+    bucket: Option<Arc<Bucket>>,
     /// Bytes reserved, and from when on they may go.
     reserved: u64,
     from: Option<Instant>,
@@ -159,36 +146,34 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    fn new(buckets: Vec<Arc<Bucket>>) -> Self {
+    const fn new(bucket: Option<Arc<Bucket>>) -> Self {
         Self {
-            buckets,
-            ..Self::default()
+            bucket,
+            reserved: 0,
+            from: None,
+            waits_until: None,
         }
     }
 
-    /// Whether there is any limit at all. While there is none, nothing else here need be called.
+    /// Returns whether there is a limit. Without one no other method need be called.
     pub(crate) const fn is_limited(&self) -> bool {
-        !self.buckets.is_empty()
+        self.bucket.is_some()
     }
 
-    /// Whether the next turn is still to come.
+    /// Returns whether the connection waits for its next turn.
     pub(crate) const fn is_waiting(&self) -> bool {
         self.waits_until.is_some()
     }
 
-    /// How many bytes may go now; 0 starts a wait. What comes of it is told with [`Self::settle`].
+    /// Returns how many bytes may go now; 0 starts a wait. The caller reports with [`Self::settle`] how
+    /// many went.
     pub(crate) fn allowance(&mut self, now: Instant) -> usize {
-        if !self.is_limited() {
+        let Some(bucket) = &self.bucket else {
             return usize::MAX;
-        }
+        };
         if self.reserved == 0 {
-            let reserved = self.turn();
-            self.reserved = reserved;
-            self.from = self
-                .buckets
-                .iter()
-                .map(|bucket| bucket.reserve(reserved, now))
-                .max();
+            self.reserved = (bucket.rate / TURNS_PER_SECOND).clamp(MIN_TURN, MAX_TURN);
+            self.from = Some(bucket.reserve(self.reserved, now));
         }
         match self.from.filter(|from| *from > now) {
             Some(from) => {
@@ -202,27 +187,16 @@ impl Throttle {
         }
     }
 
-    /// Bytes of a turn.
-    fn turn(&self) -> u64 {
-        let rates = || self.buckets.iter().map(|bucket| bucket.rate);
-        let (lowest, highest) = (rates().min().unwrap_or(0), rates().max().unwrap_or(0));
-        (highest / TURNS_PER_SECOND)
-            .min(lowest / LONG_TURNS_PER_SECOND)
-            .clamp(SHORTEST_TURN, LONGEST_TURN)
-    }
-
-    /// So many bytes went of those that might; the rest is left to others, what is above is paid
-    /// for afterwards.
+    /// Counts the bytes that went in this turn. Unused reservations are given back; bytes above the
+    /// reservation delay what follows.
     pub(crate) fn settle(&mut self, bytes: usize) {
-        let above = (bytes as u64).saturating_sub(self.reserved);
-        if let Some(from) = self.from.filter(|_| above > 0) {
-            for bucket in &self.buckets {
+        if let Some(bucket) = &self.bucket {
+            let above = (bytes as u64).saturating_sub(self.reserved);
+            if let Some(from) = self.from.filter(|_| above > 0) {
                 bucket.reserve(above, from);
             }
-        }
-        let left = self.reserved.saturating_sub(bytes as u64);
-        if left > 0 {
-            for bucket in &self.buckets {
+            let left = self.reserved.saturating_sub(bytes as u64);
+            if left > 0 {
                 bucket.give_back(left);
             }
         }
@@ -231,9 +205,9 @@ impl Throttle {
         self.waits_until = None;
     }
 
-    /// Bytes went that could not wait; what comes after them waits for it.
+    /// Counts bytes that went without a turn. They delay what follows.
     pub(crate) fn charge(&mut self, bytes: usize, now: Instant) {
-        for bucket in &self.buckets {
+        if let Some(bucket) = &self.bucket {
             bucket.reserve(bytes as u64, now);
         }
     }
@@ -251,25 +225,15 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Connections that want to send all the time, woken up to `late` after their turn came: the
-    /// bytes that went in each tenth of the time.
-    fn run(
-        limits: &[RateLimits],
-        connections: usize,
-        late: Duration,
-        time: Duration,
-    ) -> Vec<Vec<u64>> {
-        let shared: Vec<Buckets> = limits.iter().map(|limits| Buckets::new(*limits)).collect();
-        let none = Buckets::default();
-        let all = &shared[0];
+    /// Runs connections that want to send all the time and wake up to `late` after their turn. Returns
+    /// the bytes that each sent.
+    fn run(rate: u64, connections: usize, late: Duration, time: Duration) -> Vec<u64> {
+        let buckets = Buckets::new(upload(rate));
         let mut throttles: Vec<Throttle> = (0..connections)
-            .map(|n| {
-                let own = shared[1..].get(n).unwrap_or(&none);
-                Throttles::under([all, own]).upload
-            })
+            .map(|_| buckets.throttles().upload)
             .collect();
         let start = Instant::now();
-        let mut sent = vec![vec![0; 10]; connections];
+        let mut sent = vec![0; connections];
         let mut wakes: Vec<Instant> = vec![start; connections];
         let mut steps = 0_u32;
         loop {
@@ -295,8 +259,7 @@ mod tests {
                     most
                 };
                 throttles[n].settle(went);
-                let tenth = (now - start).as_nanos() * 10 / time.as_nanos();
-                sent[n][tenth as usize] += went as u64;
+                sent[n] += went as u64;
             }
         }
     }
@@ -308,18 +271,14 @@ mod tests {
         }
     }
 
-    fn total(sent: &[u64]) -> u64 {
-        sent.iter().sum()
-    }
-
     #[test]
     fn a_rate_holds_within_five_percent_over_ten_seconds_for_one_and_for_many() {
         for rate in [10_000, 100_000, 1 << 20, 100 << 20, 2 << 30] {
             for connections in [1, 2, 50] {
                 for late in [0, 5, 50] {
                     let late = Duration::from_millis(late);
-                    let sent = run(&[upload(rate)], connections, late, 10 * SECOND);
-                    let all: u64 = sent.iter().map(|sent| total(sent)).sum();
+                    let sent = run(rate, connections, late, 10 * SECOND);
+                    let all: u64 = sent.iter().sum();
                     let ratio = all as f64 / (10 * rate) as f64;
                     assert!(
                         (0.95..1.05).contains(&ratio),
@@ -332,27 +291,17 @@ mod tests {
 
     #[test]
     fn connections_get_equal_shares() {
-        let sent = run(&[upload(1 << 20)], 8, Duration::from_millis(3), 10 * SECOND);
+        let sent = run(1 << 20, 8, Duration::from_millis(3), 10 * SECOND);
         for sent in &sent {
-            let share = total(sent) as f64 / (10 << 20) as f64;
+            let share = *sent as f64 / (10 << 20) as f64;
             assert!((0.11..0.14).contains(&share), "{share}");
         }
     }
 
     #[test]
-    fn the_lower_of_two_limits_counts_and_leaves_the_rest_to_others() {
-        let limits = [upload(1_000_000), upload(100_000)];
-        let sent = run(&limits, 3, Duration::from_millis(3), 10 * SECOND);
-        let totals: Vec<u64> = sent.iter().map(|sent| total(sent)).collect();
-        assert!((950_000..1_050_000).contains(&totals[0]), "{totals:?}");
-        let all: u64 = totals.iter().sum();
-        assert!((9_500_000..10_500_000).contains(&all), "{totals:?}");
-    }
-
-    #[test]
     fn idle_time_is_not_saved_up() {
         let buckets = Buckets::new(upload(1_000_000));
-        let mut throttle = Throttles::under([&buckets, &Buckets::default()]).upload;
+        let mut throttle = buckets.throttles().upload;
         let mut now = Instant::now() + 3600 * SECOND;
         let mut sent = 0;
         let end = now + SECOND;
@@ -369,9 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_wait_is_waited_for_afterwards() {
+    fn bytes_without_a_turn_delay_what_follows() {
         let buckets = Buckets::new(upload(1_000_000));
-        let mut throttle = Throttles::under([&buckets, &Buckets::default()]).upload;
+        let mut throttle = buckets.throttles().upload;
         let now = Instant::now();
         throttle.charge(1_000_000, now);
         assert_eq!(throttle.allowance(now), 0);
@@ -380,10 +329,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_goes_at_rate_zero_and_anything_without_a_limit() {
+    fn rate_zero_blocks_and_no_limit_lets_all_through() {
         let now = Instant::now();
         let buckets = Buckets::new(upload(0));
-        let mut throttles = Throttles::under([&buckets, &Buckets::default()]);
+        let mut throttles = buckets.throttles();
         assert_eq!(throttles.upload.allowance(now), 0);
         assert!(throttles.next_turn().unwrap() > now + 86_400 * SECOND);
         throttles.wake(now + SECOND);
@@ -393,16 +342,16 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_gives_back_its_turn() {
+    fn a_closed_connection_gives_back_its_turn() {
         let buckets = Buckets::new(upload(1_000));
         let now = Instant::now();
-        let mut leaves = Throttles::under([&buckets, &Buckets::default()]).upload;
+        let mut leaves = buckets.throttles().upload;
         while leaves.allowance(now) > 0 {
             leaves.settle(1_024);
         }
         let turn = leaves.waits_until.unwrap();
         drop(leaves);
-        let mut stays = Throttles::under([&buckets, &Buckets::default()]).upload;
+        let mut stays = buckets.throttles().upload;
         assert_eq!(stays.allowance(now), 0);
         let difference =
             stays.waits_until.unwrap().max(turn) - stays.waits_until.unwrap().min(turn);

@@ -25,8 +25,9 @@ use crate::handshake::{self, Acceptance, HandshakeConfig, HandshakeError, SwarmD
 use slots::Slot;
 pub(crate) use slots::Slots;
 
-/// How long to wait when the kernel has no socket for us: what was accepted has to close first.
-const NO_SOCKET_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a failed accept, most often for want of file descriptors. The connection waits in the
+/// kernel's queue until others have closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Binds what is configured and takes over what is bound already.
 pub(crate) fn bind_all(
@@ -118,6 +119,7 @@ pub(crate) async fn accept(
     cancel: CancellationToken,
 ) {
     let mut handshakes = JoinSet::new();
+    let mut failing = false;
     tokio::select! {
         biased;
         () = cancel.cancelled() => return,
@@ -136,6 +138,7 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, addr)) => {
+                failing = false;
                 let (handshake_config, commands) = (handshake_config.clone(), commands.clone());
                 let addr = handshake::canonical(addr);
                 let (slot, displaced) = slots.begin(addr.ip());
@@ -156,8 +159,10 @@ pub(crate) async fn accept(
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %Causes(&error), "cannot accept");
-                tokio::time::sleep(NO_SOCKET_PAUSE).await;
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(error = %Causes(&error), "cannot accept connections; retrying");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

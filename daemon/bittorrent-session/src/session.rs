@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 
 use crate::buffers::BufferPool;
 use crate::config::SessionConfig;
+use crate::descriptors::SocketBudget;
 use crate::disk::{self, DiskThreads};
 use crate::driver::{Driver, Inputs, Policy, SessionCommand, ShutdownReport};
 use crate::error::{AddError, SessionError};
@@ -33,6 +34,9 @@ const BATCH_QUEUE: usize = 256;
 
 /// Finished disk jobs that may wait for the driver.
 const FINISHED_JOB_QUEUE: usize = 256;
+
+/// First bytes of the peer id; the rest is random (BEP 20).
+const PEER_ID_PREFIX: [u8; 8] = *b"-BS0100-";
 
 /// Runs torrents. Dropping it stops everything without waiting; see [`Self::shutdown`].
 #[derive(Debug)]
@@ -59,11 +63,23 @@ impl Session {
         for listener in &listeners {
             local_addrs.push(listener.local_addr().map_err(SessionError::Inherit)?);
         }
-        let peer_id = random_peer_id(config.peer_id_prefix)?;
+        let mut tuning = config.tuning;
+        let budget = SocketBudget::of_process();
+        let mut engine_config = config.engine;
+        if engine_config.max_peers > budget.connections {
+            tracing::warn!(
+                connections = budget.connections,
+                wanted = engine_config.max_peers,
+                "the limit on open files allows fewer connections than configured; raise LimitNOFILE or ulimit -n"
+            );
+            engine_config.max_peers = budget.connections;
+        }
+        tuning.max_incoming_handshakes = tuning.max_incoming_handshakes.min(budget.handshakes);
+        let peer_id = random_peer_id()?;
         let mut engine = Engine::new(
             bittorrent_engine::Config {
                 peer_id: Some(peer_id),
-                ..config.engine
+                ..engine_config
             },
             random()?,
         );
@@ -74,11 +90,9 @@ impl Session {
             engine.add_own_address(*addr);
         }
         let (done_to, done) = mpsc::channel(FINISHED_JOB_QUEUE);
-        let writers = config.disk_threads.max(1);
-        let heartbeat = Heartbeat::new(writers);
+        let heartbeat = Heartbeat::new(disk::DISK_THREADS);
         let (disks, readers, threads) =
-            disk::start(writers, config.read_buffer_bytes, &done_to, &heartbeat)
-                .map_err(SessionError::Threads)?;
+            disk::start(&done_to, &heartbeat).map_err(SessionError::Threads)?;
         let (commands_to, commands) = mpsc::channel(COMMAND_QUEUE);
         let (batches_to, batches) = mpsc::channel(BATCH_QUEUE);
         let announce_port = config
@@ -87,37 +101,33 @@ impl Session {
         let http = Arc::new(LazyHttpClient::new(config.client.clone()));
         let handshake_config = Arc::new(HandshakeConfig {
             peer_id,
-            connect_timeout: config.connect_timeout,
-            handshake_timeout: config.handshake_timeout,
+            handshake_timeout: tuning.handshake_timeout,
             encryption: config.encryption,
         });
-        let write_buffer = config
+        let write_buffer = tuning
             .write_buffer_bytes
             .clamp(disk::MIN_READ_CHARGE as usize, Semaphore::MAX_PERMITS);
+        let slots = Arc::new(Slots::new(tuning.max_incoming_handshakes));
         let policy = Policy {
             handshake_config: handshake_config.clone(),
             context: Arc::new(PeerContext {
                 client: config.client,
                 port: announce_port,
                 peer_exchange: config.peer_exchange,
-                request_queue: config.request_queue,
-                idle_timeout: config.idle_timeout,
-                keep_alive: config.keep_alive,
+                request_queue: tuning.request_queue,
+                idle_timeout: tuning.idle_timeout,
+                keep_alive: tuning.keep_alive,
                 buffers: Arc::new(BufferPool::new(write_buffer)),
                 readers,
                 write_permits: Arc::new(Semaphore::new(write_buffer)),
                 batches: batches_to,
             }),
-            checkpoint_bytes: config.checkpoint_bytes,
-            checkpoint_pause: config.checkpoint_pause,
-            checkpoint_interval: config.checkpoint_interval,
+            max_connections: budget.connections,
             limits: Buckets::new(config.rates),
             http: http.clone(),
-            web_seeds_below: config.web_seeds_below,
-            web_seed_patience: config.web_seed_patience,
+            tuning,
         };
         let cancel = CancellationToken::new();
-        let slots = Arc::new(Slots::new(config.max_incoming_handshakes));
         let accept_state = watch::Sender::new(if config.accept_paused {
             AcceptState::Paused
         } else {
@@ -328,9 +338,9 @@ fn random<const N: usize>() -> Result<[u8; N], SessionError> {
     Ok(bytes)
 }
 
-fn random_peer_id(prefix: [u8; 8]) -> Result<PeerId, SessionError> {
+fn random_peer_id() -> Result<PeerId, SessionError> {
     let mut bytes = random::<{ PeerId::LEN }>()?;
-    let (head, _) = bytes.split_at_mut(prefix.len());
-    head.copy_from_slice(&prefix);
+    let (head, _) = bytes.split_at_mut(PEER_ID_PREFIX.len());
+    head.copy_from_slice(&PEER_ID_PREFIX);
     Ok(PeerId::from_bytes(bytes))
 }

@@ -11,7 +11,7 @@ use bittorrent_protocol::mse::{
     ENTROPY_LEN, HiddenSwarm, Initiator, MAX_PADDING, MIN_OPENING_LEN, Methods, Step,
 };
 use bittorrent_session::{
-    Encryption, EncryptionPolicy, RateLimits, Session, SessionConfig, TorrentHandle,
+    Encryption, EncryptionPolicy, RateLimits, Session, SessionConfig, TorrentHandle, Tuning,
 };
 use common::{PATIENCE, Sample, addr, config, wait_for, wait_seeding};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -163,7 +163,10 @@ async fn only_who_knows_a_swarm_gets_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_that_lead_to_nothing_end() {
     let hasty = SessionConfig {
-        handshake_timeout: Duration::from_millis(300),
+        tuning: Tuning {
+            handshake_timeout: Duration::from_millis(300),
+            ..Tuning::default()
+        },
         ..config()
     };
     let seed = Session::start(hasty).await.unwrap();

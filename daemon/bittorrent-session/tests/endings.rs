@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bittorrent_session::{AddError, Session, SessionConfig};
+use bittorrent_session::{AddError, Session, SessionConfig, Tuning};
 use bittorrent_store::{RealIo, TorrentStore};
 use common::{Sample, addr, config, session, wait_for, wait_seeding};
 
@@ -235,7 +235,10 @@ fn a_killed_download_goes_on_with_what_is_true() {
         let (dir, peer) = told.split_once('|').unwrap();
         runtime.block_on(async {
             let often = SessionConfig {
-                checkpoint_bytes: 4 << 20,
+                tuning: Tuning {
+                    checkpoint_bytes: 4 << 20,
+                    ..Tuning::default()
+                },
                 ..config()
             };
             let leech = Session::start(often).await.unwrap();

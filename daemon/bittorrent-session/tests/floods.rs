@@ -11,7 +11,7 @@ use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::wire::{
     EXTENDED_HANDSHAKE, ExtendedHandshake, Message, MetadataMessage, Request, UT_METADATA,
 };
-use bittorrent_session::{Session, SessionConfig};
+use bittorrent_session::{Session, SessionConfig, Tuning};
 use bytes::BytesMut;
 use common::wire::{MODERN, RawPeer};
 use common::{Sample, addr, config, wait_seeding};
@@ -92,7 +92,10 @@ async fn pour(peer: &mut RawPeer, bytes: &[u8], most: usize) -> Option<usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_somebody_who_is_choked_end_the_connection() {
     let seed = Seed::new(SessionConfig {
-        request_queue: 100,
+        tuning: Tuning {
+            request_queue: 100,
+            ..Tuning::default()
+        },
         engine: bittorrent_session::EngineConfig {
             // Nobody but the one that is served in the end.
             unchoke_slots: 0,

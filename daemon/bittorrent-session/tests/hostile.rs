@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bittorrent_protocol::wire::{MAX_MESSAGE_LEN, Message, MessageId, Request};
 use bittorrent_protocol::{PeerId, SwarmHash};
-use bittorrent_session::{EncryptionPolicy, Session, SessionConfig};
+use bittorrent_session::{EncryptionPolicy, Session, SessionConfig, Tuning};
 use common::wire::{MODERN, RawPeer};
 use common::{Sample, addr, config, noise, session, wait_for, wait_seeding};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -176,7 +176,10 @@ async fn answer_to(session: &Session, bytes: &[u8]) -> Vec<u8> {
 async fn without_encryption_who_does_not_speak_plainly_is_closed_at_once_and_without_a_word() {
     let slow = SessionConfig {
         encryption: EncryptionPolicy::Off,
-        handshake_timeout: std::time::Duration::from_secs(600),
+        tuning: Tuning {
+            handshake_timeout: std::time::Duration::from_secs(600),
+            ..Tuning::default()
+        },
         ..config()
     };
     let (_dir, _sample, seed) = seeding(slow).await;
@@ -199,8 +202,11 @@ async fn without_encryption_who_does_not_speak_plainly_is_closed_at_once_and_wit
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_make_room_for_new_ones_at_once() {
     let patient = SessionConfig {
-        handshake_timeout: std::time::Duration::from_secs(600),
-        max_incoming_handshakes: 3,
+        tuning: Tuning {
+            handshake_timeout: std::time::Duration::from_secs(600),
+            max_incoming_handshakes: 3,
+            ..Tuning::default()
+        },
         ..config()
     };
     let (_dir, sample, seed) = seeding(patient).await;
@@ -223,8 +229,11 @@ async fn silent_connections_make_room_for_new_ones_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_nothing_is_closed_in_time_and_makes_room() {
     let hasty = SessionConfig {
-        handshake_timeout: std::time::Duration::from_millis(200),
-        max_incoming_handshakes: 2,
+        tuning: Tuning {
+            handshake_timeout: std::time::Duration::from_millis(200),
+            max_incoming_handshakes: 2,
+            ..Tuning::default()
+        },
         ..config()
     };
     let (_dir, sample, seed) = seeding(hasty).await;

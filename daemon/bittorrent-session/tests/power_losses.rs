@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bittorrent_protocol::BLOCK_LEN;
 use bittorrent_protocol::metainfo::Metainfo;
-use bittorrent_session::{Session, SessionConfig};
+use bittorrent_session::{Session, SessionConfig, Tuning};
 use bittorrent_store::testing::{Dice, ForgetfulDisk};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use common::{Sample, addr, config, noise, session, wait_for};
@@ -69,9 +69,12 @@ async fn download(
     dice: &mut Dice,
 ) -> u64 {
     let leech = Session::start(SessionConfig {
-        checkpoint_bytes: WINDOW,
-        checkpoint_pause: std::time::Duration::ZERO,
-        write_buffer_bytes: 256 << 10,
+        tuning: Tuning {
+            checkpoint_bytes: WINDOW,
+            checkpoint_pause: std::time::Duration::ZERO,
+            write_buffer_bytes: 256 << 10,
+            ..Tuning::default()
+        },
         ..config()
     })
     .await

@@ -10,7 +10,7 @@ use bittorrent_protocol::merkle::HashRequest;
 use bittorrent_protocol::wire::{
     EXTENDED_HANDSHAKE, ExtendedHandshake, Message, MetadataMessage, Request,
 };
-use bittorrent_session::{Session, SessionConfig};
+use bittorrent_session::{Session, SessionConfig, Tuning};
 use common::wire::{MODERN, RawPeer};
 use common::{Sample, addr, config};
 
@@ -44,7 +44,10 @@ async fn the_introduction_is_honest() {
     let sample = Sample::file("introduced", 100_000, 16 * 1024, false);
     let config = SessionConfig {
         client: "a client".to_owned(),
-        request_queue: 700,
+        tuning: Tuning {
+            request_queue: 700,
+            ..Tuning::default()
+        },
         ..config()
     };
     let (_dir, seed) = seeding(config, &sample).await;
@@ -230,7 +233,10 @@ async fn hashes_do_not_wait_for_the_blocks_that_were_asked_for_before() {
 async fn what_exceeds_the_queue_is_rejected() {
     let sample = Sample::file("queued", 4 << 20, 64 * 1024, false);
     let short = SessionConfig {
-        request_queue: 10,
+        tuning: Tuning {
+            request_queue: 10,
+            ..Tuning::default()
+        },
         ..config()
     };
     let (_dir, seed) = seeding(short, &sample).await;
@@ -273,8 +279,11 @@ async fn what_exceeds_the_queue_is_rejected() {
 async fn silence_is_broken_by_us_and_not_tolerated_from_others() {
     let sample = Sample::file("silent", 10, 16 * 1024, false);
     let quick = SessionConfig {
-        keep_alive: Duration::from_millis(100),
-        idle_timeout: Duration::from_secs(3),
+        tuning: Tuning {
+            keep_alive: Duration::from_millis(100),
+            idle_timeout: Duration::from_secs(3),
+            ..Tuning::default()
+        },
         ..config()
     };
     let (_dir, seed) = seeding(quick, &sample).await;

@@ -71,11 +71,11 @@ async fn a_peer_that_both_know_brings_them_together() {
     };
     middle.handle().set_rate_limits(nothing).await;
     // And it must not leave the seed because both have everything.
-    pair.seeding.set_rate_limits(nothing).await;
+    pair.seed.handle().set_rate_limits(nothing).await;
     torrent.add_peers(&[addr(&pair.seed)]).await;
     pair.torrent.add_peers(&[addr(&middle)]).await;
     wait_for(&pair.torrent, "together", |status| status.peers == 2).await;
-    pair.seeding.set_rate_limits(Default::default()).await;
+    pair.seed.handle().set_rate_limits(Default::default()).await;
     wait_seeding(&pair.torrent).await;
     assert_eq!(torrent.status().uploaded_payload, 0);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bittorrent_session::{Session, SessionConfig, TorrentHandle, WebSeedUrl};
+use bittorrent_session::{Session, SessionConfig, TorrentHandle, Tuning, WebSeedUrl};
 use bittorrent_store::TorrentStore;
 use common::http::{Request, Response, Server, ranged};
 use common::{Sample, addr, config, session, wait_for, wait_seeding};
@@ -16,7 +16,10 @@ use common::{Sample, addr, config, session, wait_for, wait_seeding};
 /// Reaches for web seeds at once.
 fn impatient() -> SessionConfig {
     SessionConfig {
-        web_seed_patience: Duration::ZERO,
+        tuning: Tuning {
+            web_seed_patience: Duration::ZERO,
+            ..Tuning::default()
+        },
         ..config()
     }
 }

@@ -4,6 +4,9 @@
 mod common;
 
 use std::fs;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Instant;
 
 use common::{BEFORE, Running, World, copy_ledger, run_command};
@@ -113,4 +116,65 @@ fn the_window_of_a_schedule_that_is_open_says_how_much_is_given() {
     fetch.end().succeeded();
     assert_eq!(world.current("second"), Some(snapshot));
     seeder.stop().succeeded();
+}
+
+/// The same command under a limit on open files.
+fn with_open_files(command: &Command, limit: u32) -> Command {
+    let mut limited = Command::new("sh");
+    let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+    limited.args(["-c", &script]).arg(command.get_program());
+    limited.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
+/// Connects to a seeder of a snapshot, sends the handshake of the peer protocol (BEP 3) and nothing else.
+fn idle_peer(addr: SocketAddr, snapshot: &str, number: u8) -> TcpStream {
+    let mut handshake = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x04".to_vec();
+    // The name of a v2 torrent in a handshake: the first 20 bytes of its hash.
+    handshake
+        .extend((0..20).map(|at| u8::from_str_radix(&snapshot[2 * at..2 * at + 2], 16).unwrap()));
+    handshake.extend([number; 20]);
+    let mut peer = TcpStream::connect(addr).unwrap();
+    peer.write_all(&handshake).unwrap();
+    peer
+}
+
+#[test]
+fn a_mirror_with_few_descriptors_serves_a_fetch_beside_idle_peers() {
+    for limit in [28, 40] {
+        let (world, snapshot) = produced();
+        let mirror = world.mirror("producer");
+        let mut mirror = Running::start(&mut with_open_files(&mirror, limit));
+        let addr: SocketAddr = common::eventually("a seeding mirror", || {
+            let report = world.status("producer")["mirror"].take();
+            let addr = report["addresses"]["peers"][0].as_str()?.parse().ok()?;
+            (report["ready"] == true).then_some(addr)
+        });
+        let idle: Vec<TcpStream> = (1..=40).map(|n| idle_peer(addr, &snapshot, n)).collect();
+        mirror.until("connections", || {
+            let report = world.status("producer")["mirror"].take();
+            report["peers"]["connections"].as_u64() > Some(0)
+        });
+        let peer = addr.to_string();
+        let mut fetch = world.mirror("node");
+        fetch.args(["--once", "--seed-peer", &peer]);
+        run_command(&mut fetch).succeeded();
+        assert_eq!(world.current("node"), Some(snapshot), "{limit}");
+        drop(idle);
+        let said = mirror.stop().succeeded();
+        for wrong in [
+            "content-damaged",
+            "repairing",
+            "cannot accept",
+            "cannot read",
+        ] {
+            assert!(!said.stderr.contains(wrong), "{wrong}: {}", said.stderr);
+        }
+    }
 }

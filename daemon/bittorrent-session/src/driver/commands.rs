@@ -60,11 +60,6 @@ pub(crate) enum SessionCommand {
         scope: Scope,
     },
     DownloadInOrder(TorrentKey),
-    AnswerTo {
-        torrent: TorrentKey,
-        swarm: SwarmHash,
-        reply: oneshot::Sender<bool>,
-    },
     Peers {
         torrent: TorrentKey,
         reply: oneshot::Sender<Vec<Peer>>,
@@ -84,8 +79,7 @@ pub(crate) enum SessionCommand {
         torrent: TorrentKey,
         reply: oneshot::Sender<()>,
     },
-    /// Of one torrent, or of all together.
-    LimitRates(Option<TorrentKey>, RateLimits),
+    LimitRates(RateLimits),
     AddWebSeeds(TorrentKey, Vec<WebSeedUrl>),
     LimitConnections(ConnectionLimits),
     /// A peer named a swarm in an encrypted handshake.
@@ -131,13 +125,6 @@ impl Driver {
                 .engine
                 .add_candidates(torrent, &addrs, source, scope, Instant::now()),
             SessionCommand::DownloadInOrder(torrent) => self.engine.download_in_order(torrent),
-            SessionCommand::AnswerTo {
-                torrent,
-                swarm,
-                reply,
-            } => {
-                let _ = reply.send(self.answer_to(torrent, swarm));
-            }
             SessionCommand::Peers { torrent, reply } => {
                 let _ = reply.send(self.peers(torrent));
             }
@@ -152,10 +139,11 @@ impl Driver {
             } => self.repair(torrent, &damaged, held),
             SessionCommand::Remove { torrent, reply } => self.remove(torrent, reply),
             SessionCommand::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
-            SessionCommand::LimitConnections(limits) => {
+            SessionCommand::LimitConnections(mut limits) => {
+                limits.max_peers = limits.max_peers.min(self.policy.max_connections);
                 self.engine.limit_connections(limits, Instant::now());
             }
-            SessionCommand::LimitRates(torrent, rates) => self.limit_rates(torrent, rates),
+            SessionCommand::LimitRates(rates) => self.limit_rates(rates),
             SessionCommand::FindSwarm { name, reply } => {
                 let _ = reply.send(self.swarms.find(name));
             }
@@ -196,20 +184,6 @@ impl Driver {
             torrent.publish(self.engine.status(key));
         }
         Ok(AddedTorrent { key, views })
-    }
-
-    /// Lets peers name a torrent in one more way; false when the name is another torrent's.
-    fn answer_to(&mut self, key: TorrentKey, swarm: SwarmHash) -> bool {
-        let Some(torrent) = self.torrents.get_mut(&key) else {
-            return false;
-        };
-        if self.swarms.register(swarm, key) != key {
-            return false;
-        }
-        if !torrent.names.contains(&swarm) {
-            torrent.names.push(swarm);
-        }
-        true
     }
 
     fn attach(&mut self, key: TorrentKey, prepared: PreparedStore) -> Result<(), AddError> {
@@ -289,23 +263,12 @@ impl Driver {
         self.engine.remove_torrent(key, Instant::now());
     }
 
-    fn limit_rates(&mut self, key: Option<TorrentKey>, rates: RateLimits) {
-        let limits = Buckets::new(rates);
-        match key {
-            None => self.policy.limits = limits,
-            Some(key) => match self.torrents.get_mut(&key) {
-                Some(torrent) => torrent.limits = limits,
-                None => return,
-            },
-        }
+    fn limit_rates(&mut self, rates: RateLimits) {
+        self.policy.limits = Buckets::new(rates);
         let peers: Vec<PeerKey> = self.peers.keys().copied().collect();
         for peer in peers {
-            if key.is_none_or(|key| peer.torrent() == key)
-                && let Some(torrent) = self.torrents.get(&peer.torrent())
-            {
-                let throttles = Box::new(self.throttles(torrent));
-                self.instruct(peer, Instruction::Limit(throttles));
-            }
+            let throttles = Box::new(self.policy.limits.throttles());
+            self.instruct(peer, Instruction::Limit(throttles));
         }
     }
 

@@ -197,7 +197,7 @@ impl Driver {
             }
             JobOutcome::Proven(pieces, result) => {
                 let news = torrent.proven(&pieces);
-                torrent.consider_checkpoint(&self.policy);
+                torrent.consider_checkpoint(&self.policy.tuning);
                 for (piece, peers) in news {
                     self.announce(piece, peers);
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bittorrent_engine::{PeerKey, TorrentKey};
 use bittorrent_protocol::metainfo::{Info, PieceLayer};
@@ -11,12 +11,12 @@ use bittorrent_store::{ReuseSources, TorrentStore};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
+use super::TorrentWatch;
 use super::web_seeds::WebSeeds;
-use super::{Policy, TorrentWatch};
+use crate::config::Tuning;
 use crate::content::StoredContent;
 use crate::disk::{DiskJob, DiskQueues, DiskWork, Proof, ReuseLookup, WriterId};
 use crate::error::Causes;
-use crate::limits::Buckets;
 use crate::peer::ReceivedBlock;
 use crate::piece_map::BlockOrigins;
 use crate::status::{Phase, TorrentError, TorrentStatus};
@@ -29,6 +29,9 @@ const WRITES_UNDER_WAY: usize = 2;
 
 /// Look-ups of one torrent under way: few, so that what peers sent is not kept waiting behind them.
 const LOOK_UPS_UNDER_WAY: usize = 2;
+
+/// A checkpoint starts at the latest when the oldest verified bytes are this old.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What is still to be done at the end of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +61,6 @@ pub(super) struct Torrent {
     pub(super) info: Option<Arc<Info>>,
     pub(super) content: Option<Arc<StoredContent>>,
     pub(super) web_seeds: WebSeeds,
-    /// Its own, besides those of the session.
-    pub(super) limits: Buckets,
     writer: WriterId,
     unwritten: Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>,
     writes: usize,
@@ -103,7 +104,6 @@ impl Torrent {
             info: None,
             content: None,
             web_seeds: WebSeeds::default(),
-            limits: Buckets::default(),
             writer,
             unwritten: Vec::new(),
             writes: 0,
@@ -337,15 +337,15 @@ impl Torrent {
         }
     }
 
-    pub(super) fn consider_checkpoint(&mut self, policy: &Policy) {
+    pub(super) fn consider_checkpoint(&mut self, tuning: &Tuning) {
         let age = self.dirty_since.map(|since| since.elapsed());
-        let old = age.is_some_and(|age| age >= policy.checkpoint_interval);
-        let rested = age.is_some_and(|age| age >= policy.checkpoint_pause);
+        let old = age.is_some_and(|age| age >= CHECKPOINT_INTERVAL);
+        let rested = age.is_some_and(|age| age >= tuning.checkpoint_pause);
         let much = rested
             && self
                 .content
                 .as_ref()
-                .is_some_and(|content| content.store().dirty_bytes() >= policy.checkpoint_bytes);
+                .is_some_and(|content| content.store().dirty_bytes() >= tuning.checkpoint_bytes);
         self.checkpoint_due |= old || much;
     }
 

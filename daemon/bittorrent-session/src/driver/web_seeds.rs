@@ -157,8 +157,8 @@ impl Driver {
                 && status.bytes_to_fetch > 0
                 && torrent.content.is_some()
                 && !torrent.is_failed();
-            let slow = wants && status.down_rate < self.policy.web_seeds_below;
-            let patience = self.policy.web_seed_patience;
+            let slow = wants && status.down_rate < self.policy.tuning.web_seeds_below;
+            let patience = self.policy.tuning.web_seed_patience;
             let Some(seed) = torrent.web_seeds.next(slow, patience, now) else {
                 continue;
             };
@@ -187,7 +187,6 @@ impl Driver {
     ) -> Option<PeerKey> {
         let torrent = self.torrents.get(&key)?;
         let (info, content) = (torrent.info.clone()?, torrent.content.clone()?);
-        let throttles = self.throttles(torrent);
         let connected = Connected {
             addr,
             // It has no address to be dialled at.
@@ -218,7 +217,7 @@ impl Driver {
             info,
             content,
             instructions,
-            throttles,
+            throttles: self.policy.limits.throttles(),
             cancel: cancel.clone(),
             context: self.policy.context.clone(),
         };

@@ -112,6 +112,8 @@ impl<'a> Service<'a> {
             match one.unreadable {
                 Ok(blocks) if blocks.is_empty() => {}
                 Ok(blocks) => self.fetch_again(id, blocks).await,
+                // Nor does this: the process or the machine lacks something for the moment.
+                Err(error) if catalogue::is_passing(&error) => {}
                 Err(error) => found |= self.stop_serving(id, &error).await,
             }
         }

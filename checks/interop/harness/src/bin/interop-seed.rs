@@ -5,8 +5,7 @@
 //! ```
 //!
 //! `DIRECTORY` gets a copy of the content and `seed.torrent`. Prints one JSON line once it listens:
-//! `{"address": "127.0.0.1:PORT"}`. Each line of standard input is a hash, in hexadecimal, under
-//! which the torrent is to be known too; each is answered with a line `{"known": true}`.
+//! `{"address": "127.0.0.1:PORT", "v1": "HASH"}`, with the v1 info-hash in hexadecimal.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -17,7 +16,6 @@ use bittorrent_protocol::PieceLength;
 use bittorrent_session::{Session, SessionConfig};
 use bittorrent_store::RealIo;
 use bittorrent_store::create::{Cut, copy_path};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -50,12 +48,12 @@ async fn main() -> anyhow::Result<()> {
         .local_addrs()
         .first()
         .context("the session listens nowhere")?;
-    println!("{}", serde_json::json!({"address": address.to_string()}));
-    let mut names = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(name) = names.next_line().await? {
-        let known = torrent.answer_to(name.trim().parse()?).await;
-        println!("{}", serde_json::json!({"known": known}));
-    }
+    let v1 = torrent.id().v1.context("the torrent is no hybrid")?;
+    println!(
+        "{}",
+        serde_json::json!({"address": address.to_string(), "v1": v1.to_string()})
+    );
+    tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
     session.shutdown().await;
     Ok(())
 }

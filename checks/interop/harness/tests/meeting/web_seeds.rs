@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bittorrent_session::{RateLimits, SessionConfig};
+use bittorrent_session::{RateLimits, SessionConfig, Tuning};
 use interop_harness::{Libtorrent, TorrentKind};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -61,7 +61,10 @@ async fn answer(mut stream: TcpStream, root: PathBuf) {
 
 fn impatient() -> SessionConfig {
     SessionConfig {
-        web_seed_patience: Duration::ZERO,
+        tuning: Tuning {
+            web_seed_patience: Duration::ZERO,
+            ..Tuning::default()
+        },
         ..config()
     }
 }
@@ -87,7 +90,10 @@ async fn a_file_server_alone_gives_what_libtorrent_made_a_torrent_of() {
 async fn a_file_server_and_libtorrent_give_together() {
     // So slow that both have the time, whatever comes from peers.
     let both = SessionConfig {
-        web_seeds_below: u64::MAX,
+        tuning: Tuning {
+            web_seeds_below: u64::MAX,
+            ..impatient().tuning
+        },
         rates: RateLimits {
             upload: None,
             download: Some(500_000),
