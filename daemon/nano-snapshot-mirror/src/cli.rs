@@ -112,6 +112,9 @@ pub(crate) struct OnceArgs {
     /// snapshot: it is not seeded any longer, and the disk need not hold archive and ledger
     #[arg(long, requires = "extract")]
     pub(crate) discard_archive: bool,
+    /// Extract although the ledger at data.ldb is newer: it has more cemented blocks, or as many and more blocks
+    #[arg(long, requires = "extract")]
+    pub(crate) allow_older: bool,
     /// Which of several streams of the configuration to fetch
     #[arg(long, requires = "once", value_name = "NAME")]
     pub(crate) stream: Option<String>,

@@ -107,6 +107,28 @@ fn whoever_looked_into_a_snapshot_attests_it() {
 }
 
 #[test]
+fn an_older_ledger_than_the_last_is_attested_only_where_that_is_allowed() {
+    let (world, older) = published(BEFORE);
+    copy_ledger(AFTER, &world.path("node.ldb"));
+    let said = run_command(&mut world.produce("producer", &world.path("node.ldb"))).succeeded();
+    let newer = said.value("snapshot");
+    world.keygen("second");
+    let mirror = Running::start(&mut world.mirror("producer"));
+    let attest = |snapshot: &str, extra: &[&str]| {
+        let mut attest = beside_a_mirror(&world, "attest", "producer");
+        attest.arg(snapshot).arg("--key").arg(world.path("second"));
+        run_command(attest.args(extra))
+    };
+    assert_eq!(attest(&newer, &["--first"]).succeeded().value("seq"), "1");
+    let parts = ["not attested", "5,338 cemented", "older", "--allow-older"];
+    attest(&older, &[]).failed_with(1, &parts);
+    attest(&older, &["--dry-run"]).failed_with(1, &parts);
+    let said = attest(&older, &["--allow-older"]).succeeded();
+    assert_eq!(said.value("seq"), "2");
+    mirror.stop().succeeded();
+}
+
+#[test]
 fn a_key_hands_over_to_another() {
     let (world, first) = published(BEFORE);
     let new = world.keygen("new");

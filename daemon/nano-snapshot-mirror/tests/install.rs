@@ -335,7 +335,10 @@ fn extracting_does_not_replace_the_ledger_of_a_running_node() {
     copy_ledger(BEFORE, &ledger);
     run_command(world.produce("producer", &ledger).arg("--allow-older")).succeeded();
     fs::write(&backup, "the ledger of the node").unwrap();
-    run_command(&mut extract(&world)).succeeded();
+    let older = ["5,338 cemented of 5,460 blocks", "older", "--allow-older"];
+    run_command(&mut extract(&world)).failed_with(1, &older);
+    assert_same(&place, Path::new(AFTER));
+    run_command(extract(&world).arg("--allow-older")).succeeded();
     assert_same(&place, Path::new(BEFORE));
     assert_eq!(fs::read(&backup).unwrap(), b"the ledger of the node");
     seeder.stop().succeeded();

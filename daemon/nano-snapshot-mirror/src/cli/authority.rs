@@ -29,6 +29,10 @@ pub(crate) struct AttestArgs {
     /// Publish although no pointer of this key was found on the network or on disk
     #[arg(long)]
     pub(crate) first: bool,
+    /// Attest although the ledger has fewer cemented blocks than that of the snapshot attested last, or as many and
+    /// fewer blocks
+    #[arg(long)]
+    pub(crate) allow_older: bool,
     #[command(flatten)]
     pub(crate) dht: DhtArgs,
     #[command(flatten)]

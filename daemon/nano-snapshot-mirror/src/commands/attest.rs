@@ -11,14 +11,14 @@ use nano_ledger::Level;
 use snapshot_pointer::{ItemKind, RecordStore};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::cli::AttestArgs;
 use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
 use crate::kit::signals::Signals;
-use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_attestation};
 use crate::output::outln;
 use crate::pointers::stream::Stream;
 use crate::progress::ProgressDisplay;
@@ -64,13 +64,19 @@ pub(crate) async fn run(
     let Some(checked) = block_in_place(|| look.at_ledger(args.dry_run))? else {
         return Ok(Ended::Interrupted);
     };
+    let records = RecordStore::open(&data.streams())?;
+    if let Some(signer) = &signer {
+        let record = records.load(&signer.authority, &stream.config.salt, ItemKind::Pointer)?;
+        if let Some(last) = record.state().pointer() {
+            compare_with_last(&data, id, last.snapshot, args.allow_older)?;
+        }
+    }
     outln!("snapshot:  {id}");
     outln!("ledger:    {checked}");
     let Some(signer) = signer.filter(|_| !args.dry_run) else {
         outln!("would:     sign and publish a pointer to it");
         return Ok(Ended::Done);
     };
-    let records = RecordStore::open(&data.streams())?;
     let publishing = Publishing {
         config,
         data: &data,
@@ -90,6 +96,37 @@ pub(crate) async fn run(
     outln!("authority: {}", signer.authority);
     outln!("nodes:     {}", published.nodes());
     Ok(Ended::Done)
+}
+
+/// Compares the ledger of `id` with that of the snapshot that this authority attested `last`.
+///
+/// # Errors
+///
+/// When it is of another network, or older without `allow_older`.
+fn compare_with_last(
+    data: &DataDir,
+    id: InfoHashV2,
+    last: InfoHashV2,
+    allow_older: bool,
+) -> Result<()> {
+    let standing = |id| LedgerRecord::standing_of(&data.snapshot(id));
+    if id == last {
+        return Ok(());
+    }
+    // A dry run may not have verified the ledger.
+    let Some(after) = standing(id) else {
+        return Ok(());
+    };
+    match standing(last) {
+        Some(before) => refuse_attestation(id, last, &before, &after, allow_older),
+        None => {
+            warn!(
+                "cannot compare the ledger with that of the snapshot attested last, {last}: its counts are not in \
+                 this data directory"
+            );
+            Ok(())
+        }
+    }
 }
 
 /// What to look into, and how.

@@ -103,6 +103,7 @@ pub(crate) async fn run(
         stream: &stream,
         id: left.id,
         policy: &policy,
+        allow_older: once.allow_older,
         display,
         stop: &signals.stop,
     };
@@ -243,7 +244,13 @@ impl Fetch<'_> {
                 self.switch(torrent.id)?;
                 block_in_place(|| {
                     let place = LedgerPlace::of_data_dir(self.data.root())?;
-                    Extracted::put(self.data, &place, torrent.id, New::Archived(archived))
+                    Extracted::put(
+                        self.data,
+                        &place,
+                        torrent.id,
+                        New::Archived(archived),
+                        self.once.allow_older,
+                    )
                 })?;
                 Ok(Some(Remaining::Nothing))
             }
@@ -381,6 +388,7 @@ impl Fetch<'_> {
         let (data, id) = (self.data.clone(), torrent.id);
         let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
         let (display, stop) = (self.display.clone(), self.signals.stop.clone());
+        let allow_older = self.once.allow_older;
         let work = move || {
             let place = LedgerPlace::of_data_dir(data.root())?;
             let Some(copy) = extract::by_reflink(&content, place.ledger())? else {
@@ -397,7 +405,13 @@ impl Fetch<'_> {
             if !compared.map_err(|error| note_damage(error, || Ok(store), &dir, &stop))? {
                 return Ok(Some(Ended::Interrupted));
             }
-            Extracted::put(&data, &place, id, New::Copy(copy, Method::Reflink))?;
+            Extracted::put(
+                &data,
+                &place,
+                id,
+                New::Copy(copy, Method::Reflink),
+                allow_older,
+            )?;
             Ok(Some(Ended::Done))
         };
         spawn_blocking(work).await?

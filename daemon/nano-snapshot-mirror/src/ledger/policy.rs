@@ -272,6 +272,35 @@ pub(crate) fn refuse_publication(
     }
 }
 
+/// Refuses to attest a ledger after another: `before` is what the `last` snapshot has that the same authority
+/// attested.
+pub(crate) fn refuse_attestation(
+    id: InfoHashV2,
+    last: InfoHashV2,
+    before: &Standing,
+    after: &Standing,
+    allow_older: bool,
+) -> Result<()> {
+    match after.regression_from(before) {
+        None => Ok(()),
+        Some(Regression::OtherNetwork { before, after }) => bail!(
+            "snapshot {id} is not attested: it is of the {} and the snapshot attested last, {last}, is of the {}; \
+             attest it for another --stream",
+            named(after),
+            named(before)
+        ),
+        Some(Regression::Older { before, after }) if allow_older => {
+            info!("{}, as --allow-older allows", compared(&before, &after));
+            Ok(())
+        }
+        Some(Regression::Older { before, after }) => bail!(
+            "snapshot {id} is not attested: {} of the snapshot attested last, {last}: this ledger is older; give \
+             --allow-older to attest it all the same",
+            compared(&before, &after)
+        ),
+    }
+}
+
 fn named(network: Network) -> String {
     match network {
         Network::Unknown => "network that is not known here".to_owned(),
@@ -297,6 +326,7 @@ mod tests {
         LedgerRecord {
             checked_at: 0,
             by: String::new(),
+            revision: 0,
             level: level.into(),
             limit: None,
             faults: Vec::new(),

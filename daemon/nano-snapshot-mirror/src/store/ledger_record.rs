@@ -13,6 +13,10 @@ use crate::store::data_dir::write_atomically;
 /// What looks.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The revision of what verification checks and records. A record of an earlier one is not believed to be sound:
+/// the first did not record that level L3 of a pruned ledger is L2, and checked less.
+const REVISION: u32 = 1;
+
 /// How the fault of an archive that cannot be extracted begins.
 pub(crate) const ARCHIVE: &str = "archive: ";
 
@@ -27,6 +31,9 @@ pub(crate) struct LedgerRecord {
     /// The version of the program that looked; empty in records of earlier versions.
     #[serde(default)]
     pub(crate) by: String,
+    /// The revision of the checks; 0 in records of earlier versions.
+    #[serde(default)]
+    pub(crate) revision: u32,
     /// Why it was not looked into as deep as it should have been, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<String>,
@@ -93,10 +100,12 @@ impl LedgerRecord {
         }
     }
 
-    /// Whether this is the refusal of an archive by another version, which may know fewer kinds of archives.
+    /// Whether this is the refusal of an archive by another version, which may know fewer kinds of archives, or
+    /// calls a ledger sound by an earlier revision of the checks.
     fn is_outdated(&self) -> bool {
         let of_archive = |fault: &String| fault.starts_with(ARCHIVE);
-        self.by != VERSION && self.faults.iter().any(of_archive)
+        (self.by != VERSION && self.faults.iter().any(of_archive))
+            || (self.is_sound() && self.revision < REVISION)
     }
 
     /// A record without findings, made now.
@@ -105,6 +114,7 @@ impl LedgerRecord {
             checked_at: unix_seconds(SystemTime::now()),
             level: format!("{level:?}"),
             by: VERSION.to_owned(),
+            revision: REVISION,
             limit: None,
             faults: Vec::new(),
             store_version: None,
@@ -134,8 +144,17 @@ impl LedgerRecord {
     /// The record of the snapshot in `dir`, if there is one that can be read: a damaged one, or a refusal
     /// that this version may not repeat, only means that the ledger is looked at again.
     pub(crate) fn load(dir: &Path) -> Option<Self> {
-        let record: Self = serde_json::from_slice(&std::fs::read(place(dir)).ok()?).ok()?;
-        (!record.is_outdated()).then_some(record)
+        Self::read(dir).filter(|record| !record.is_outdated())
+    }
+
+    /// What the ledger of the snapshot in `dir` is compared by with others, if that was recorded, by whatever
+    /// revision of the checks.
+    pub(crate) fn standing_of(dir: &Path) -> Option<Standing> {
+        Self::read(dir)?.counts?.standing()
+    }
+
+    fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(place(dir)).ok()?).ok()
     }
 
     /// Keeps the record with the snapshot in `dir`.
@@ -169,5 +188,20 @@ mod tests {
         let unsound = by("", "supply: less");
         unsound.save(temp.path()).unwrap();
         assert_eq!(LedgerRecord::load(temp.path()), Some(unsound));
+    }
+
+    #[test]
+    fn a_sound_record_of_an_earlier_revision_is_not_believed() {
+        let temp = tempfile::tempdir().unwrap();
+        let sound = LedgerRecord::begin(Level::L3);
+        sound.save(temp.path()).unwrap();
+        assert_eq!(LedgerRecord::load(temp.path()), Some(sound));
+        // As a record was before there were revisions: it may claim L3 of a pruned ledger.
+        let old = r#"{"checked_at": 1700000000, "level": "L3", "by": "0.1.0", "faults": []}"#;
+        std::fs::write(temp.path().join("ledger.json"), old).unwrap();
+        assert_eq!(LedgerRecord::load(temp.path()), None);
+        let unsound = old.replace("[]", "[\"supply: less\"]");
+        std::fs::write(temp.path().join("ledger.json"), unsound).unwrap();
+        assert!(LedgerRecord::load(temp.path()).is_some());
     }
 }

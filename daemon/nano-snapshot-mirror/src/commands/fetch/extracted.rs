@@ -12,7 +12,9 @@ use tracing::info;
 
 use crate::commands::install::place::{LedgerPlace, Old, open_alone};
 use crate::ledger::extract::{self, Method};
+use crate::ledger::policy::refuse_replacement;
 use crate::ledger::unpack;
+use crate::store::catalogue;
 use crate::store::data_dir::{DataDir, write_atomically};
 use crate::store::temporary::Temporary;
 
@@ -85,12 +87,33 @@ impl Extracted {
 
     /// Gives a new ledger, which is snapshot `id`, its name in `place`, and what that of the ledger there
     /// was to the backup, unless that is an untouched snapshot.
-    pub(super) fn put(data: &DataDir, place: &LedgerPlace, id: InfoHashV2, new: New) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When the ledger there is of another network, or newer without `allow_older`; and when files cannot be
+    /// written or renamed.
+    pub(super) fn put(
+        data: &DataDir,
+        place: &LedgerPlace,
+        id: InfoHashV2,
+        new: New,
+        allow_older: bool,
+    ) -> Result<()> {
         let (path, method) = match &new {
             New::Copy(temporary, method) => (temporary.path().to_owned(), *method),
             New::Archived(archived) => (archived.path(), Method::Unpacked),
             New::Content(path) => (path.clone(), Method::Move),
         };
+        if let Err(error) = refuse_replacement(place.ledger(), &path, allow_older) {
+            match new {
+                // The archive cannot be extracted again: the ledger waits for a run with --allow-older.
+                New::Archived(archived) if !catalogue::is_discarded(&data.snapshot(id)) => {
+                    archived.remove()?;
+                }
+                _ => {}
+            }
+            return Err(error);
+        }
         let file = open_alone(&path)?;
         match &new {
             // Content that may be written counts as unfinished: the mode changes when it has left.

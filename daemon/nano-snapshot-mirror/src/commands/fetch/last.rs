@@ -32,6 +32,7 @@ pub(super) struct Last<'a> {
     pub(super) stream: &'a Stream,
     pub(super) id: InfoHashV2,
     pub(super) policy: &'a LedgerPolicy,
+    pub(super) allow_older: bool,
     pub(super) display: &'a ProgressDisplay,
     pub(super) stop: &'a CancellationToken,
 }
@@ -71,7 +72,7 @@ impl Last<'_> {
                 });
             }
         };
-        Extracted::put(data, &place, id, New::Archived(archived))?;
+        Extracted::put(data, &place, id, New::Archived(archived), self.allow_older)?;
         drop(owned);
         self.remove(&data.lock()?)?;
         info!(snapshot = %id, "discarded: it is not seeded any longer");
@@ -141,7 +142,7 @@ impl Last<'_> {
             if !compared.map_err(|error| note_damage(error, store, &dir, self.stop))? {
                 return Ok(Ended::Interrupted);
             }
-            Extracted::put(data, &place, id, New::Content(content))?;
+            Extracted::put(data, &place, id, New::Content(content), self.allow_older)?;
             drop(owned);
             self.remove(&data.lock()?)?;
             info!(
@@ -174,7 +175,13 @@ impl Last<'_> {
         let Some(copy) = copy? else {
             return Ok(Ended::Interrupted);
         };
-        Extracted::put(data, &place, id, New::Copy(copy, Method::Copy))?;
+        Extracted::put(
+            data,
+            &place,
+            id,
+            New::Copy(copy, Method::Copy),
+            self.allow_older,
+        )?;
         Ok(Ended::Done)
     }
 }

@@ -166,10 +166,7 @@ fn published_last(data: &DataDir, stream: &StreamName) -> Result<Option<(InfoHas
     let Some(id) = data.current_of(stream)? else {
         return Ok(None);
     };
-    let counts = LedgerRecord::load(&data.snapshot(id)).and_then(|record| record.counts);
-    Ok(counts
-        .and_then(|counts| counts.standing())
-        .map(|standing| (id, standing)))
+    Ok(LedgerRecord::standing_of(&data.snapshot(id)).map(|standing| (id, standing)))
 }
 
 /// The snapshot in the store that needs no more than to be published.
