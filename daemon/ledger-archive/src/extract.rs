@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{ExtractError, Refusal};
 use crate::frames::FrameReader;
-use crate::journal::{Claim, Journal, Subject};
-use crate::source::Source;
-use crate::tar_reader::{Part, TarReader};
+use crate::journal::{Checkpoint, Journal, JournalHeader};
+use crate::source::ArchiveSource;
+use crate::tar_reader::{TarPart, TarReader};
 use crate::target::Target;
 use crate::{ArchiveId, LedgerFormat};
 
@@ -68,7 +68,7 @@ impl ExtractOptions {
 
 /// How far an extraction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ExtractProgress {
     /// Bytes of the archive that are done with.
     pub archive_bytes: u64,
     /// Bytes of the archive.
@@ -117,14 +117,14 @@ pub struct Extractor {
     input_at: usize,
     ledger_len: Option<u64>,
     written: u64,
-    claimed: Claim,
+    claimed: Checkpoint,
     resumed: u64,
     peak: u64,
-    state: State,
+    state: ExtractState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ExtractState {
     Extracting,
     /// The journal says that all is on disk.
     Whole,
@@ -133,11 +133,11 @@ enum State {
 }
 
 /// What [`Extractor::advance`] came to.
-pub enum Step {
+pub enum ExtractStep {
     /// More can be done at once.
     More(Extractor),
     /// Nothing more can be done until more of the archive is available.
-    Starved(Extractor),
+    NeedsMore(Extractor),
     /// The whole archive is extracted.
     Whole(Extracted),
 }
@@ -168,10 +168,10 @@ impl Extractor {
             input_at: 0,
             ledger_len: None,
             written: 0,
-            claimed: Claim::default(),
+            claimed: Checkpoint::default(),
             resumed: 0,
             peak: 0,
-            state: State::Extracting,
+            state: ExtractState::Extracting,
         };
         if !extractor.resume()? {
             extractor.target.start_over()?;
@@ -200,12 +200,12 @@ impl Extractor {
         self.state = if subject.inode == self.target.inode() && partial_len >= claim.ledger {
             self.target.truncate(claim.ledger)?;
             if whole {
-                State::Whole
+                ExtractState::Whole
             } else {
-                State::Extracting
+                ExtractState::Extracting
             }
         } else if whole && self.target.installed() == Some((subject.inode, subject.ledger_len)) {
-            State::Installed
+            ExtractState::Installed
         } else {
             return Ok(false);
         };
@@ -226,8 +226,8 @@ impl Extractor {
 
     /// How far it is.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress {
+    pub fn progress(&self) -> ExtractProgress {
+        ExtractProgress {
             archive_bytes: self.frames.at(),
             archive_len: self.archive_len,
             ledger_bytes: self.written,
@@ -242,11 +242,11 @@ impl Extractor {
     ///
     /// [`ExtractError`]. After [`ExtractError::Refused`] the partial file is removed; after all others
     /// it stays, and [`Extractor::open`] goes on.
-    pub fn advance(mut self, source: &impl Source) -> Result<Step, ExtractError> {
+    pub fn advance(mut self, source: &impl ArchiveSource) -> Result<ExtractStep, ExtractError> {
         match self.run(source) {
-            Ok(Reached::More) => Ok(Step::More(self)),
-            Ok(Reached::Available) => Ok(Step::Starved(self)),
-            Ok(Reached::End) => Ok(Step::Whole(self.extracted(source)?)),
+            Ok(StopReason::More) => Ok(ExtractStep::More(self)),
+            Ok(StopReason::Available) => Ok(ExtractStep::NeedsMore(self)),
+            Ok(StopReason::End) => Ok(ExtractStep::Whole(self.extracted(source)?)),
             Err(error) => {
                 if let ExtractError::Refused { .. } = error {
                     // The refusal matters more. What cannot be removed is overwritten next time.
@@ -257,9 +257,9 @@ impl Extractor {
         }
     }
 
-    fn run(&mut self, source: &impl Source) -> Result<Reached, ExtractError> {
-        if self.state != State::Extracting {
-            return Ok(Reached::End);
+    fn run(&mut self, source: &impl ArchiveSource) -> Result<StopReason, ExtractError> {
+        if self.state != ExtractState::Extracting {
+            return Ok(StopReason::End);
         }
         if self.options.discard {
             source
@@ -280,14 +280,14 @@ impl Extractor {
             }
             let at = self.frames.at();
             if at == self.archive_len {
-                return self.finish(source).map(|()| Reached::End);
+                return self.finish(source).map(|()| StopReason::End);
             }
             if at - start.0 >= BATCH || self.written - start.1 >= BATCH {
-                return Ok(Reached::More);
+                return Ok(StopReason::More);
             }
             let ready = source.available().min(self.archive_len).saturating_sub(at);
             if ready == 0 {
-                return Ok(Reached::Available);
+                return Ok(StopReason::Available);
             }
             self.input.resize(ready.min(READ) as usize, 0);
             self.input_at = self.input.len();
@@ -306,9 +306,9 @@ impl Extractor {
         let mut content = step.content;
         while let Some(part) = self.tar.next(&mut content)? {
             match part {
-                Part::Begins(len) => {
+                TarPart::Begins(len) => {
                     self.ledger_len = Some(len);
-                    let subject = Subject {
+                    let subject = JournalHeader {
                         archive: self.archive,
                         archive_len: self.archive_len,
                         ledger_len: len,
@@ -320,7 +320,7 @@ impl Extractor {
                         .map_err(|source| self.target.failed_journal(source))?;
                     self.journal = Some(journal);
                 }
-                Part::Content(bytes) => {
+                TarPart::Content(bytes) => {
                     self.target.write_at(bytes, self.written)?;
                     self.written += bytes.len() as u64;
                 }
@@ -330,8 +330,8 @@ impl Extractor {
     }
 
     /// Makes durable what is written, then claims it, then gives up what it was made from.
-    fn checkpoint(&mut self, source: &impl Source) -> Result<(), ExtractError> {
-        let claim = Claim {
+    fn checkpoint(&mut self, source: &impl ArchiveSource) -> Result<(), ExtractError> {
+        let claim = Checkpoint {
             archive: self.frames.at(),
             ledger: self.written,
         };
@@ -351,7 +351,7 @@ impl Extractor {
         Ok(())
     }
 
-    fn measure(&mut self, source: &impl Source) -> Result<(), ExtractError> {
+    fn measure(&mut self, source: &impl ArchiveSource) -> Result<(), ExtractError> {
         let archive = source
             .allocated()
             .map_err(|source| ExtractError::Measure { source })?;
@@ -361,7 +361,7 @@ impl Extractor {
     }
 
     /// The archive is read to its end: is all there?
-    fn finish(&mut self, source: &impl Source) -> Result<(), ExtractError> {
+    fn finish(&mut self, source: &impl ArchiveSource) -> Result<(), ExtractError> {
         if !self.frames.between_frames() {
             return Err(Refusal::Truncated {
                 at: self.archive_len,
@@ -372,7 +372,7 @@ impl Extractor {
         self.checkpoint(source)
     }
 
-    fn extracted(mut self, source: &impl Source) -> Result<Extracted, ExtractError> {
+    fn extracted(mut self, source: &impl ArchiveSource) -> Result<Extracted, ExtractError> {
         self.measure(source)?;
         Ok(Extracted {
             report: ExtractReport {
@@ -382,14 +382,17 @@ impl Extractor {
                 resumed_bytes: self.resumed,
                 peak_disk_bytes: self.peak,
             },
-            installed: self.state == State::Installed,
+            installed: self.state == ExtractState::Installed,
             target: self.target,
         })
     }
 }
 
 /// Reads a `tar.zst` up to the start of its ledger, and judges what comes before it.
-pub(crate) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(), ExtractError> {
+pub(crate) fn inspect(
+    source: &impl ArchiveSource,
+    options: &ExtractOptions,
+) -> Result<(), ExtractError> {
     let len = source.available();
     let mut frames = FrameReader::new(0)?;
     let mut tar = TarReader::new(options.max_ledger_bytes);
@@ -411,7 +414,7 @@ pub(crate) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(),
         input_at += step.taken;
         let mut content = step.content;
         while let Some(part) = tar.next(&mut content)? {
-            if let Part::Begins(_) = part {
+            if let TarPart::Begins(_) = part {
                 return Ok(());
             }
         }
@@ -419,7 +422,7 @@ pub(crate) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(),
 }
 
 /// Why the work of one call ended.
-enum Reached {
+enum StopReason {
     More,
     Available,
     End,

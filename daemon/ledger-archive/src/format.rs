@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{ExtractError, Refusal};
-use crate::source::Source;
+use crate::source::ArchiveSource;
 use crate::{measured, open};
 
 /// The form a snapshot has.
@@ -49,7 +49,7 @@ pub fn detect(path: &Path) -> Result<LedgerFormat, ExtractError> {
     detect_source(&measured(path, file)?)
 }
 
-pub(crate) fn detect_source(source: &impl Source) -> Result<LedgerFormat, ExtractError> {
+pub(crate) fn detect_source(source: &impl ArchiveSource) -> Result<LedgerFormat, ExtractError> {
     let mut start = [0; LedgerFormat::HEADER_LEN];
     let len = source.available().min(LedgerFormat::HEADER_LEN as u64) as usize;
     let start = start.get_mut(..len).unwrap_or_default();

@@ -26,7 +26,7 @@ pub(crate) struct FrameReader {
 }
 
 /// What one step of decoding gave.
-pub(crate) struct Step<'a> {
+pub(crate) struct DecodedChunk<'a> {
     /// Bytes of the input that are done with.
     pub(crate) taken: usize,
     /// Content.
@@ -65,7 +65,7 @@ impl FrameReader {
     }
 
     /// Decodes some of `input`, never beyond a frame's end.
-    pub(crate) fn step(&mut self, input: &[u8]) -> Result<Step<'_>, Refusal> {
+    pub(crate) fn step(&mut self, input: &[u8]) -> Result<DecodedChunk<'_>, Refusal> {
         let mut input = InBuffer::around(input);
         let mut out = OutBuffer::around(self.out.as_mut_slice());
         let result = self.context.decompress_stream(&mut out, &mut input);
@@ -75,7 +75,7 @@ impl FrameReader {
             Ok(hint) => {
                 self.between_frames = hint == 0;
                 self.holds_back = hint != 0 && given == self.out.len();
-                Ok(Step {
+                Ok(DecodedChunk {
                     taken,
                     content: self.out.get(..given).unwrap_or_default(),
                 })

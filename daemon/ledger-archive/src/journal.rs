@@ -35,7 +35,7 @@ const MAX_LEN: u64 = 16 << 20;
 
 /// A place where an extraction can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Claim {
+pub(crate) struct Checkpoint {
     /// Byte of the archive where a frame starts.
     pub(crate) archive: u64,
     /// Bytes of the ledger on disk.
@@ -44,7 +44,7 @@ pub(crate) struct Claim {
 
 /// What a journal is about.
 #[derive(Debug)]
-pub(crate) struct Subject {
+pub(crate) struct JournalHeader {
     pub(crate) archive: ArchiveId,
     pub(crate) archive_len: u64,
     pub(crate) ledger_len: u64,
@@ -63,7 +63,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Begins a journal in an empty file.
-    pub(crate) fn begin(file: File, subject: &Subject) -> io::Result<Self> {
+    pub(crate) fn begin(file: File, subject: &JournalHeader) -> io::Result<Self> {
         let names = subject.names.encode();
         let mut bytes = Vec::with_capacity(FIXED + names.len() + 4);
         bytes.extend_from_slice(MAGIC);
@@ -86,13 +86,13 @@ impl Journal {
     }
 
     /// Reads a journal back. `None` if it claims nothing, or cannot be understood.
-    pub(crate) fn resume(mut file: File) -> io::Result<Option<(Self, Subject, Claim)>> {
+    pub(crate) fn resume(mut file: File) -> io::Result<Option<(Self, JournalHeader, Checkpoint)>> {
         let mut bytes = Vec::new();
         (&mut file).take(MAX_LEN).read_to_end(&mut bytes)?;
         let Some((subject, header, records)) = parse_header(&bytes) else {
             return Ok(None);
         };
-        let mut last: Option<Claim> = None;
+        let mut last: Option<Checkpoint> = None;
         let mut valid = bytes.len() - records.len();
         for record in records.chunks_exact(RECORD) {
             let claim = match parse_record(record, header) {
@@ -116,7 +116,7 @@ impl Journal {
     }
 
     /// Makes a claim durable. What it claims is.
-    pub(crate) fn claim(&mut self, claim: Claim) -> io::Result<()> {
+    pub(crate) fn claim(&mut self, claim: Checkpoint) -> io::Result<()> {
         let mut record = [0; RECORD];
         record[..8].copy_from_slice(&claim.archive.to_le_bytes());
         record[8..16].copy_from_slice(&claim.ledger.to_le_bytes());
@@ -129,7 +129,7 @@ impl Journal {
     }
 }
 
-fn parse_header(bytes: &[u8]) -> Option<(Subject, [u8; 4], &[u8])> {
+fn parse_header(bytes: &[u8]) -> Option<(JournalHeader, [u8; 4], &[u8])> {
     let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
     let number = |at| Some(u64::from_le_bytes(*fixed.get(at..)?.first_chunk()?));
     let names_len = u32::from_le_bytes(*fixed.last_chunk()?) as usize;
@@ -139,7 +139,7 @@ fn parse_header(bytes: &[u8]) -> Option<(Subject, [u8; 4], &[u8])> {
     if !fixed.starts_with(MAGIC) || crc32fast::hash(covered).to_le_bytes() != *header {
         return None;
     }
-    let subject = Subject {
+    let subject = JournalHeader {
         archive: ArchiveId(*fixed.get(8..)?.first_chunk()?),
         archive_len: number(40)?,
         ledger_len: number(48)?,
@@ -149,11 +149,11 @@ fn parse_header(bytes: &[u8]) -> Option<(Subject, [u8; 4], &[u8])> {
     Some((subject, *header, records))
 }
 
-fn parse_record(record: &[u8], header: [u8; 4]) -> Option<Claim> {
+fn parse_record(record: &[u8], header: [u8; 4]) -> Option<Checkpoint> {
     let record: &[u8; RECORD] = record.first_chunk()?;
     let (archive, rest) = record.split_first_chunk()?;
     let (ledger, sum) = rest.split_first_chunk()?;
-    (sum == checksum(header, record).to_le_bytes()).then_some(Claim {
+    (sum == checksum(header, record).to_le_bytes()).then_some(Checkpoint {
         archive: u64::from_le_bytes(*archive),
         ledger: u64::from_le_bytes(*ledger),
     })
@@ -166,11 +166,11 @@ fn checksum(header: [u8; 4], record: &[u8; RECORD]) -> u32 {
     hasher.finalize()
 }
 
-fn rises(last: Option<Claim>, claim: Claim) -> bool {
+fn rises(last: Option<Checkpoint>, claim: Checkpoint) -> bool {
     last.is_none_or(|last| last.archive <= claim.archive && last.ledger <= claim.ledger)
 }
 
-fn fits(claim: Claim, subject: &Subject) -> bool {
+fn fits(claim: Checkpoint, subject: &JournalHeader) -> bool {
     claim.archive <= subject.archive_len && claim.ledger <= subject.ledger_len
 }
 
@@ -180,11 +180,11 @@ mod tests {
 
     use super::*;
 
-    fn subject() -> Subject {
+    fn subject() -> JournalHeader {
         let mut names = Names::default();
         names.admit(b"Nano/").unwrap();
         names.admit(b"Nano/data.ldb").unwrap();
-        Subject {
+        JournalHeader {
             archive: ArchiveId([7; 32]),
             archive_len: 1000,
             ledger_len: 5000,
@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    fn written(claims: &[Claim]) -> (File, Vec<u8>) {
+    fn written(claims: &[Checkpoint]) -> (File, Vec<u8>) {
         let file = tempfile::tempfile().unwrap();
         let mut journal = Journal::begin(file.try_clone().unwrap(), &subject()).unwrap();
         for claim in claims {
@@ -204,14 +204,14 @@ mod tests {
         (file, bytes)
     }
 
-    fn resumed(bytes: &[u8]) -> Option<(Journal, Subject, Claim)> {
+    fn resumed(bytes: &[u8]) -> Option<(Journal, JournalHeader, Checkpoint)> {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(bytes, 0).unwrap();
         Journal::resume(file).unwrap()
     }
 
-    fn claim(archive: u64, ledger: u64) -> Claim {
-        Claim { archive, ledger }
+    fn claim(archive: u64, ledger: u64) -> Checkpoint {
+        Checkpoint { archive, ledger }
     }
 
     #[test]

@@ -92,11 +92,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub use error::{ExtractError, PackError, Refusal};
-pub use extract::{ExtractOptions, ExtractReport, Extracted, Extractor, Progress, Step};
+pub use extract::{
+    ExtractOptions, ExtractProgress, ExtractReport, ExtractStep, Extracted, Extractor,
+};
 pub use format::{LedgerFormat, detect};
 pub use name::EntryName;
 pub use pack::{PackOptions, PackReport, pack, pack_file};
-pub use source::{FileSource, Source};
+pub use source::{ArchiveSource, FileSource};
 
 /// What tells one archive from another for an extraction that goes on after an interruption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +148,7 @@ pub fn extract_file(
     path: &Path,
     target: &Path,
     options: ExtractOptions,
-    progress: impl FnMut(Progress) -> ControlFlow<()>,
+    progress: impl FnMut(ExtractProgress) -> ControlFlow<()>,
 ) -> Result<Extracted, ExtractError> {
     let file = if options.discard {
         let mut writable = File::options();
@@ -171,11 +173,11 @@ pub fn extract_file(
 ///
 /// [`ExtractError`].
 pub fn extract(
-    source: &impl Source,
+    source: &impl ArchiveSource,
     id: ArchiveId,
     target: &Path,
     options: ExtractOptions,
-    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    mut progress: impl FnMut(ExtractProgress) -> ControlFlow<()>,
 ) -> Result<Extracted, ExtractError> {
     let len = source.available();
     match format::detect_source(source) {
@@ -194,10 +196,10 @@ pub fn extract(
             return Err(ExtractError::Stopped);
         }
         extractor = match extractor.advance(source)? {
-            Step::More(extractor) => extractor,
-            Step::Whole(extracted) => return Ok(extracted),
+            ExtractStep::More(extractor) => extractor,
+            ExtractStep::Whole(extracted) => return Ok(extracted),
             // Everything was available.
-            Step::Starved(extractor) => {
+            ExtractStep::NeedsMore(extractor) => {
                 return Err(ExtractError::ReadArchive {
                     offset: extractor.progress().archive_bytes,
                     source: io::ErrorKind::UnexpectedEof.into(),
@@ -215,13 +217,13 @@ pub fn extract(
 /// # Errors
 ///
 /// [`ExtractError`]; [`Refusal::Plain`] for a file that is a ledger already.
-pub fn look(path: &Path, options: &ExtractOptions) -> Result<LedgerFormat, ExtractError> {
+pub fn inspect(path: &Path, options: &ExtractOptions) -> Result<LedgerFormat, ExtractError> {
     let source = measured(path, open(path)?)?;
     let format = format::detect_source(&source)?;
     match format {
         LedgerFormat::Plain => return Err(Refusal::Plain.into()),
-        LedgerFormat::SevenZ => sevenz::look(&source, options)?,
-        LedgerFormat::TarZst => extract::look(&source, options)?,
+        LedgerFormat::SevenZ => sevenz::inspect(&source, options)?,
+        LedgerFormat::TarZst => extract::inspect(&source, options)?,
     }
     Ok(format)
 }

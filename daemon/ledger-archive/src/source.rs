@@ -14,7 +14,7 @@ const STAT_BLOCK: u64 = 512;
 ///
 /// Only bytes that are known to be the archive's may be called available: what is read once is not
 /// read again.
-pub trait Source {
+pub trait ArchiveSource {
     /// Bytes from the archive's start that can be read now. Never falls.
     fn available(&self) -> u64;
 
@@ -77,7 +77,7 @@ impl FileSource {
     }
 }
 
-impl Source for FileSource {
+impl ArchiveSource for FileSource {
     fn available(&self) -> u64 {
         self.available.load(Ordering::Acquire)
     }

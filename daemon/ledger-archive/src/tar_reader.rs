@@ -16,7 +16,7 @@ pub(crate) const MAX_OTHERS: u64 = 64 << 20;
 
 /// What the next bytes mean.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Part<'a> {
+pub(crate) enum TarPart<'a> {
     /// The ledger begins, and has this many bytes.
     Begins(u64),
     /// More of it.
@@ -24,7 +24,7 @@ pub(crate) enum Part<'a> {
 }
 
 #[derive(Debug)]
-enum State {
+enum TarState {
     /// Within a header of which so much is there.
     Header { filled: usize },
     /// Within an extension header's data.
@@ -49,7 +49,7 @@ enum Kind {
 
 /// What extension headers said about the next entry.
 #[derive(Debug, Default)]
-struct Next {
+struct PendingEntry {
     name: Option<Vec<u8>>,
     size: Option<u64>,
     sparse: bool,
@@ -59,10 +59,10 @@ struct Next {
 /// Reads a tar file piece by piece.
 #[derive(Debug)]
 pub(crate) struct TarReader {
-    state: State,
+    state: TarState,
     block: [u8; BLOCK],
     extension: Vec<u8>,
-    next: Next,
+    next: PendingEntry,
     names: Names,
     /// Bytes of the tar file taken.
     at: u64,
@@ -76,10 +76,10 @@ impl TarReader {
     /// At the start of a tar file whose ledger may have `limit` bytes.
     pub(crate) fn new(limit: u64) -> Self {
         Self {
-            state: State::Header { filled: 0 },
+            state: TarState::Header { filled: 0 },
             block: [0; BLOCK],
             extension: Vec::new(),
-            next: Next::default(),
+            next: PendingEntry::default(),
             names: Names::default(),
             at: 0,
             others: 0,
@@ -97,7 +97,7 @@ impl TarReader {
         reader.ledger = Some(len);
         reader.state = match len.saturating_sub(done) {
             0 => after_data(len),
-            left => State::Ledger { left },
+            left => TarState::Ledger { left },
         };
         reader
     }
@@ -109,53 +109,56 @@ impl TarReader {
 
     /// Whether the next byte is the ledger's, or the first behind it.
     pub(crate) fn in_ledger(&self) -> bool {
-        matches!(self.state, State::Ledger { .. })
+        matches!(self.state, TarState::Ledger { .. })
     }
 
     /// Takes bytes from `input` until there is something to tell or none are left.
-    pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Part<'a>>, Refusal> {
+    pub(crate) fn next<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<TarPart<'a>>, Refusal> {
         loop {
             // Steps that need no bytes.
             match self.state {
-                State::Ledger { left: 0 } => {
+                TarState::Ledger { left: 0 } => {
                     self.state = after_data(self.ledger.unwrap_or_default());
                 }
-                State::Skip { left: 0 } => self.state = State::Header { filled: 0 },
-                State::Extension { kind, left: 0 } => {
+                TarState::Skip { left: 0 } => self.state = TarState::Header { filled: 0 },
+                TarState::Extension { kind, left: 0 } => {
                     self.take_extension(kind)?;
                     let padding = padding(self.extension.len() as u64);
-                    self.state = State::Skip { left: padding };
+                    self.state = TarState::Skip { left: padding };
                 }
                 _ if input.is_empty() => return Ok(None),
-                State::Ledger { left } => {
+                TarState::Ledger { left } => {
                     let content = split(input, usize::try_from(left).unwrap_or(usize::MAX));
                     self.at += content.len() as u64;
                     let left = left - content.len() as u64;
-                    self.state = State::Ledger { left };
-                    return Ok(Some(Part::Content(content)));
+                    self.state = TarState::Ledger { left };
+                    return Ok(Some(TarPart::Content(content)));
                 }
-                State::Header { filled } => {
+                TarState::Header { filled } => {
                     let part = self.other(input, BLOCK - filled)?;
                     let filled = fill(&mut self.block, filled, part);
-                    self.state = State::Header { filled };
+                    self.state = TarState::Header { filled };
                     if filled == BLOCK
                         && let Some(begins) = self.take_header()?
                     {
                         return Ok(Some(begins));
                     }
                 }
-                State::Extension { kind, left } => {
+                TarState::Extension { kind, left } => {
                     let part = self.other(input, left)?;
                     self.extension.extend_from_slice(part);
                     let left = left - part.len();
-                    self.state = State::Extension { kind, left };
+                    self.state = TarState::Extension { kind, left };
                 }
-                State::Skip { left } => {
+                TarState::Skip { left } => {
                     let part = self.other(input, usize::try_from(left).unwrap_or(usize::MAX))?;
                     let left = left - part.len() as u64;
-                    self.state = State::Skip { left };
+                    self.state = TarState::Skip { left };
                 }
-                State::End { behind } => {
+                TarState::End { behind } => {
                     let part = self.other(input, usize::MAX)?;
                     if let Some(found) = part.iter().position(|&byte| byte != 0) {
                         return Err(Refusal::TarTrailing {
@@ -163,7 +166,7 @@ impl TarReader {
                         });
                     }
                     let behind = behind + part.len() as u64;
-                    self.state = State::End { behind };
+                    self.state = TarState::End { behind };
                 }
             }
         }
@@ -172,7 +175,7 @@ impl TarReader {
     /// Says whether the tar file is whole now that there is no more of the archive's `archive_len` bytes.
     pub(crate) fn finish(&self, archive_len: u64) -> Result<(), Refusal> {
         match self.state {
-            State::End { behind } if behind >= BLOCK as u64 => match self.ledger {
+            TarState::End { behind } if behind >= BLOCK as u64 => match self.ledger {
                 Some(_) => Ok(()),
                 None => Err(Refusal::NoLedger),
             },
@@ -197,7 +200,7 @@ impl TarReader {
     }
 
     /// Judges the header in `block` and goes on to what it describes.
-    fn take_header(&mut self) -> Result<Option<Part<'static>>, Refusal> {
+    fn take_header(&mut self) -> Result<Option<TarPart<'static>>, Refusal> {
         let at = self.at - BLOCK as u64;
         if self.block == [0; BLOCK] {
             if self.next.seen {
@@ -206,7 +209,7 @@ impl TarReader {
                     detail: "it describes no entry",
                 });
             }
-            self.state = State::End { behind: 0 };
+            self.state = TarState::End { behind: 0 };
             return Ok(None);
         }
         let header = Header::from_byte_slice(&self.block).clone();
@@ -224,7 +227,7 @@ impl TarReader {
             });
         }
         self.extension.clear();
-        self.state = State::Extension {
+        self.state = TarState::Extension {
             kind,
             left: size as usize,
         };
@@ -236,7 +239,7 @@ impl TarReader {
         header: &Header,
         kind: u8,
         size: u64,
-    ) -> Result<Option<Part<'static>>, Refusal> {
+    ) -> Result<Option<TarPart<'static>>, Refusal> {
         let at = self.at - BLOCK as u64;
         let next = std::mem::take(&mut self.next);
         let path = match next.name {
@@ -264,7 +267,7 @@ impl TarReader {
                 .checked_add(padding(size))
                 .filter(|left| self.others.saturating_add(*left) <= MAX_OTHERS)
                 .ok_or(Refusal::OthersTooLarge { limit: MAX_OTHERS })?;
-            self.state = State::Skip { left };
+            self.state = TarState::Skip { left };
             return Ok(None);
         }
         if self.ledger.is_some() {
@@ -277,8 +280,8 @@ impl TarReader {
             });
         }
         self.ledger = Some(size);
-        self.state = State::Ledger { left: size };
-        Ok(Some(Part::Begins(size)))
+        self.state = TarState::Ledger { left: size };
+        Ok(Some(TarPart::Begins(size)))
     }
 
     /// Understands the extension header in `extension`.
@@ -354,8 +357,8 @@ fn padding(len: u64) -> u64 {
     (block - len % block) % block
 }
 
-fn after_data(len: u64) -> State {
-    State::Skip { left: padding(len) }
+fn after_data(len: u64) -> TarState {
+    TarState::Skip { left: padding(len) }
 }
 
 /// Takes up to `want` bytes from the front.

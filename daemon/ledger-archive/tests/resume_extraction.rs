@@ -14,8 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ledger_archive::{
-    self, ArchiveId, ExtractError, ExtractOptions, Extracted, Extractor, FileSource, PackOptions,
-    Refusal, Source, Step, extract_file, pack,
+    self, ArchiveId, ArchiveSource, ExtractError, ExtractOptions, ExtractStep, Extracted,
+    Extractor, FileSource, PackOptions, Refusal, extract_file, pack,
 };
 use support::{Bench, OLD, Tar, frame, frames, ledger, options};
 
@@ -58,7 +58,7 @@ impl<'a> Prefix<'a> {
     }
 }
 
-impl Source for Prefix<'_> {
+impl ArchiveSource for Prefix<'_> {
     fn available(&self) -> u64 {
         self.available
     }
@@ -101,12 +101,15 @@ fn open(bench: &Bench, archive: &[u8]) -> Extractor {
 }
 
 /// Goes on until there is nothing more to read.
-fn drive(mut extractor: Extractor, source: &impl Source) -> ControlFlow<Extracted, Extractor> {
+fn drive(
+    mut extractor: Extractor,
+    source: &impl ArchiveSource,
+) -> ControlFlow<Extracted, Extractor> {
     loop {
         extractor = match extractor.advance(source).unwrap() {
-            Step::More(extractor) => extractor,
-            Step::Starved(extractor) => return ControlFlow::Continue(extractor),
-            Step::Whole(extracted) => return ControlFlow::Break(extracted),
+            ExtractStep::More(extractor) => extractor,
+            ExtractStep::NeedsMore(extractor) => return ControlFlow::Continue(extractor),
+            ExtractStep::Whole(extracted) => return ControlFlow::Break(extracted),
         };
     }
 }

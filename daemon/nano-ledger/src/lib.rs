@@ -32,8 +32,9 @@ pub use lmdb::tables::Table;
 pub use lmdb::walk::{Entries, Row};
 pub use scrub_private::{ScrubError, ScrubReport, scrub_copy};
 pub use state::LedgerState;
-pub use summary::succession::{Regression, Standing, regression};
-pub use summary::{LedgerSummary, Outline, TableSummary, outline, summarize};
+pub use summary::succession::{LedgerPosition, Regression, regression};
+pub use summary::{LedgerOutline, LedgerSummary, TableSummary, outline, summarize};
 pub use verify::{
-    Check, Level, Outcome, Policy, Progress, Report, Sample, VerifyError, VerifyOptions, verify,
+    Check, Level, Outcome, Policy, Sample, StageProgress, VerifyError, VerifyOptions, VerifyReport,
+    verify,
 };

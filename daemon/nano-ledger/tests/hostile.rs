@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use common::{data, failures};
 use nano_ledger::{
-    LedgerError, LedgerFile, Level, Report, Sample, VerifyError, VerifyOptions, summarize,
+    LedgerError, LedgerFile, Level, Sample, VerifyError, VerifyOptions, VerifyReport, summarize,
 };
 use proptest::prelude::*;
 use std::path::Path;
@@ -26,7 +26,7 @@ const LAST_PAGE: usize = META + 120;
 const TXN: usize = META + 128;
 
 /// Verifies; what keeps that from ending in a report must be the ledger's fault.
-fn verify(path: &Path, level: Level) -> Result<Report, LedgerError> {
+fn verify(path: &Path, level: Level) -> Result<VerifyReport, LedgerError> {
     let options = VerifyOptions {
         sample: Sample {
             accounts: 4,

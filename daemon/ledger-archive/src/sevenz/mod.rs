@@ -24,8 +24,8 @@ use self::header::Headers;
 use self::start_header::{MAX_HEADER, StartHeader};
 use crate::LedgerFormat;
 use crate::error::{ExtractError, Refusal};
-use crate::extract::{ExtractOptions, ExtractReport, Extracted, Progress};
-use crate::source::Source;
+use crate::extract::{ExtractOptions, ExtractProgress, ExtractReport, Extracted};
+use crate::source::ArchiveSource;
 use crate::tar_reader::MAX_OTHERS;
 use crate::target::Target;
 
@@ -35,11 +35,11 @@ const CHUNK: usize = 256 << 10;
 const REPORT: u64 = 16 << 20;
 
 /// Extracts the ledger of a whole archive to the target's partial file.
-pub(super) fn extract<S: Source>(
+pub(super) fn extract<S: ArchiveSource>(
     source: &S,
     target: &Path,
     options: &ExtractOptions,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(ExtractProgress) -> ControlFlow<()>,
 ) -> Result<Extracted, ExtractError> {
     if options.discard {
         return Err(Refusal::SevenZDiscard.into());
@@ -81,7 +81,10 @@ pub(super) fn extract<S: Source>(
 }
 
 /// Reads the headers and judges what they describe, and whether the ledger can be decoded.
-pub(super) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(), ExtractError> {
+pub(super) fn inspect(
+    source: &impl ArchiveSource,
+    options: &ExtractOptions,
+) -> Result<(), ExtractError> {
     let ledger = find_ledger(source, source.available(), options)?;
     let needed = u64::from(ledger.coder.dictionary());
     let limit = options.max_dictionary_bytes;
@@ -93,7 +96,7 @@ pub(super) fn look(source: &impl Source, options: &ExtractOptions) -> Result<(),
 
 /// Reads the headers and judges what they describe.
 fn find_ledger(
-    source: &impl Source,
+    source: &impl ArchiveSource,
     archive_len: u64,
     options: &ExtractOptions,
 ) -> Result<Ledger, ExtractError> {
@@ -104,8 +107,8 @@ fn find_ledger(
     // 7-Zip compresses the header once.
     let mut headers = Headers::parse(&bytes, start.offset)?;
     if let Headers::Packed(packed) = headers {
-        let position = Position::default();
-        let stream = Stream::new(source, packed.at, packed.packed, &position);
+        let position = StreamPosition::default();
+        let stream = ArchiveStream::new(source, packed.at, packed.packed, &position);
         bytes = Vec::new();
         // The decoder allocates no more dictionary than it fills.
         decoder(&packed.coder, stream, packed.unpacked, u64::MAX)?
@@ -135,7 +138,7 @@ fn find_ledger(
     Ok(ledger)
 }
 
-fn read(source: &impl Source, at: u64, len: u64) -> Result<Vec<u8>, ExtractError> {
+fn read(source: &impl ArchiveSource, at: u64, len: u64) -> Result<Vec<u8>, ExtractError> {
     let mut bytes = vec![0; len as usize];
     source
         .read_exact_at(&mut bytes, at)
@@ -152,14 +155,14 @@ struct Extraction<'a, S> {
     written: u64,
 }
 
-impl<S: Source> Extraction<'_, S> {
+impl<S: ArchiveSource> Extraction<'_, S> {
     fn run(
         &mut self,
-        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(ExtractProgress) -> ControlFlow<()>,
     ) -> Result<(), ExtractError> {
         let ledger = self.ledger;
-        let position = Position::default();
-        let stream = Stream::new(self.source, ledger.at, ledger.packed, &position);
+        let position = StreamPosition::default();
+        let stream = ArchiveStream::new(self.source, ledger.at, ledger.packed, &position);
         let mut content = decoder(&ledger.coder, stream, ledger.unpacked, self.limit)?;
         let mut buffer = vec![0; CHUNK];
         let mut skip = ledger.skip;
@@ -207,7 +210,7 @@ impl<S: Source> Extraction<'_, S> {
         &self,
         content: &mut dyn Read,
         buffer: Option<&mut [u8]>,
-        position: &Position,
+        position: &StreamPosition,
     ) -> Result<usize, ExtractError> {
         match content.read(buffer.unwrap_or_default()) {
             Ok(0) => Err(Refusal::LessThanDeclared {
@@ -220,8 +223,8 @@ impl<S: Source> Extraction<'_, S> {
         }
     }
 
-    fn progress(&self, position: &Position) -> Progress {
-        Progress {
+    fn progress(&self, position: &StreamPosition) -> ExtractProgress {
+        ExtractProgress {
             archive_bytes: position.at.get(),
             archive_len: self.archive_len,
             ledger_bytes: self.written,
@@ -230,14 +233,14 @@ impl<S: Source> Extraction<'_, S> {
     }
 }
 
-/// Where the reading of a [`Stream`] is, for whoever holds the decoder that took it.
+/// Where the reading of a [`ArchiveStream`] is, for whoever holds the decoder that took it.
 #[derive(Debug, Default)]
-struct Position {
+struct StreamPosition {
     at: Cell<u64>,
     failed: Cell<bool>,
 }
 
-impl Position {
+impl StreamPosition {
     /// An error that came out of a decoder: the archive's, or that of reading it.
     fn error(&self, content: u64, source: io::Error) -> ExtractError {
         if self.failed.get() {
@@ -273,14 +276,14 @@ fn decoder<'a>(
 }
 
 /// A part of the archive as a stream.
-struct Stream<'a, S> {
+struct ArchiveStream<'a, S> {
     source: &'a S,
     end: u64,
-    position: &'a Position,
+    position: &'a StreamPosition,
 }
 
-impl<'a, S> Stream<'a, S> {
-    fn new(source: &'a S, at: u64, len: u64, position: &'a Position) -> Self {
+impl<'a, S> ArchiveStream<'a, S> {
+    fn new(source: &'a S, at: u64, len: u64, position: &'a StreamPosition) -> Self {
         position.at.set(at);
         Self {
             source,
@@ -290,7 +293,7 @@ impl<'a, S> Stream<'a, S> {
     }
 }
 
-impl<S: Source> Read for Stream<'_, S> {
+impl<S: ArchiveSource> Read for ArchiveStream<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let at = self.position.at.get();
         let left = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);

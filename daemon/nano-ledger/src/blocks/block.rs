@@ -16,7 +16,7 @@ pub(crate) const NONE: Id = [0; ID_LEN];
 
 /// The kinds of blocks; state blocks replaced the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BlockKind {
     Send,
     Receive,
     Open,
@@ -24,7 +24,7 @@ pub(crate) enum Kind {
     State,
 }
 
-impl Kind {
+impl BlockKind {
     /// The type byte before a stored block.
     pub(crate) fn parse(byte: u8) -> Option<Self> {
         Some(match byte {
@@ -82,7 +82,7 @@ pub(crate) const EPOCH_0: u8 = 2;
 /// What a stored block says, in one form for all kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
-    pub(crate) kind: Kind,
+    pub(crate) kind: BlockKind,
     pub(crate) account: Id,
     /// Position in the account's chain, from 1.
     pub(crate) height: u64,
@@ -154,7 +154,7 @@ impl Block {
             representative: array_at(bytes, 136)?,
             balance: u128_be_at(bytes, 168)?,
             link: array_at(bytes, 184)?,
-            kind: Kind::parse(*bytes.get(216)?)?,
+            kind: BlockKind::parse(*bytes.get(216)?)?,
             details: *bytes.get(217)?,
             source_epoch: *bytes.get(218)?,
         };
@@ -171,13 +171,13 @@ impl Signed {
     /// Reads a row of the table `blocks`; `None` when it is none.
     pub(crate) fn parse(row: &[u8]) -> Option<Self> {
         let (kind, body) = row.split_first()?;
-        let kind = Kind::parse(*kind)?;
+        let kind = BlockKind::parse(*kind)?;
         if row.len() != kind.row_len() {
             return None;
         }
         let hashed = kind.hashed_len();
         // Work: state blocks write it big-endian, the others little-endian.
-        let work = if kind == Kind::State {
+        let work = if kind == BlockKind::State {
             u64_be_at(body, hashed + 64)?
         } else {
             u64_at(body, hashed + 64)?
@@ -197,12 +197,12 @@ impl Signed {
             details: EPOCH_0,
             source_epoch: EPOCH_0,
         };
-        if !matches!(kind, Kind::State | Kind::Open) {
+        if !matches!(kind, BlockKind::State | BlockKind::Open) {
             block.account = array_at(body, side + 32)?;
             block.height = u64_be_at(body, side + 64)?;
         }
         match kind {
-            Kind::State => {
+            BlockKind::State => {
                 block.account = first;
                 block.previous = array_at(body, 32)?;
                 block.representative = array_at(body, 64)?;
@@ -212,19 +212,19 @@ impl Signed {
                 block.details = *body.get(side + 48)?;
                 block.source_epoch = *body.get(side + 49)?;
             }
-            Kind::Send => {
+            BlockKind::Send => {
                 block.link = array_at(body, 32)?;
                 block.balance = u128_be_at(body, 64)?;
             }
-            Kind::Receive => {
+            BlockKind::Receive => {
                 block.link = array_at(body, 32)?;
                 block.balance = u128_be_at(body, side + 72)?;
             }
-            Kind::Change => {
+            BlockKind::Change => {
                 block.representative = array_at(body, 32)?;
                 block.balance = u128_be_at(body, side + 72)?;
             }
-            Kind::Open => {
+            BlockKind::Open => {
                 block.previous = NONE;
                 block.link = first;
                 block.representative = array_at(body, 32)?;
@@ -242,9 +242,9 @@ impl Signed {
 }
 
 /// The hash of a block: Blake2b-256, of state blocks with a preamble that no other kind begins with.
-fn hash(kind: Kind, fields: &[u8]) -> Id {
+fn hash(kind: BlockKind, fields: &[u8]) -> Id {
     let mut hasher = Blake2b::<U32>::new();
-    if kind == Kind::State {
+    if kind == BlockKind::State {
         let mut preamble = NONE;
         let [.., last] = &mut preamble;
         *last = kind.byte();

@@ -4,7 +4,7 @@
 //! ledger, and what it wrote down about it, is worked out again here. Times are not looked at: they
 //! are the node's own clock, which may be set back.
 
-use crate::blocks::block::{self, Block, EPOCH, Id, Kind, NONE, RECEIVE, SEND};
+use crate::blocks::block::{self, Block, BlockKind, EPOCH, Id, NONE, RECEIVE, SEND};
 use crate::blocks::proof::epoch_of_link;
 
 /// The end of an account's chain so far.
@@ -44,11 +44,13 @@ impl Chain {
             successor: block.successor,
             balance: block.balance,
             representative: match block.kind {
-                Kind::State | Kind::Open | Kind::Change => Some(block.representative),
-                Kind::Send | Kind::Receive => None,
+                BlockKind::State | BlockKind::Open | BlockKind::Change => {
+                    Some(block.representative)
+                }
+                BlockKind::Send | BlockKind::Receive => None,
             },
             epoch: block.epoch().unwrap_or(0),
-            is_state: block.kind == Kind::State,
+            is_state: block.kind == BlockKind::State,
         }
     }
 
@@ -62,12 +64,12 @@ impl Chain {
         let mut chain = Self::at(hash, block);
         if let Some(before) = before {
             chain.representative = chain.representative.or(before.representative);
-            if block.kind != Kind::State {
+            if block.kind != BlockKind::State {
                 chain.epoch = before.epoch;
             }
         }
         let effect = position(before, block).and_then(|()| match block.kind {
-            Kind::State => state(before, &mut chain, block),
+            BlockKind::State => state(before, &mut chain, block),
             _ => legacy(before, block),
         });
         (chain, effect)
@@ -76,7 +78,7 @@ impl Chain {
 
 /// Whether the block stands where it says it does.
 fn position(before: Option<&Chain>, block: &Block) -> Result<(), Breach> {
-    let opens = matches!(block.kind, Kind::Open | Kind::State);
+    let opens = matches!(block.kind, BlockKind::Open | BlockKind::State);
     match before {
         None if block.height != 1 => Err("the chain does not begin at height 1"),
         None if block.previous != NONE || !opens => Err("the first block opens no account"),
@@ -87,8 +89,8 @@ fn position(before: Option<&Chain>, block: &Block) -> Result<(), Breach> {
         Some(before) if block.previous != before.hash => {
             Err("its previous block is not the one before it")
         }
-        Some(_) if block.kind == Kind::Open => Err("it opens an account that is open"),
-        Some(before) if before.is_state && block.kind != Kind::State => {
+        Some(_) if block.kind == BlockKind::Open => Err("it opens an account that is open"),
+        Some(before) if before.is_state && block.kind != BlockKind::State => {
             Err("it is of a kind that cannot follow a state block")
         }
         Some(_) => Ok(()),
@@ -106,15 +108,17 @@ fn legacy(before: Option<&Chain>, block: &Block) -> Result<Effect, Breach> {
         })
     };
     match block.kind {
-        Kind::Send => Ok(Effect::Send {
+        BlockKind::Send => Ok(Effect::Send {
             destination: block.link,
             amount: balance
                 .checked_sub(block.balance)
                 .ok_or("the balance rises by a send")?,
         }),
-        Kind::Change if block.balance == balance => Ok(Effect::None),
-        Kind::Change => Err("the balance changes without a send or receive"),
-        Kind::Receive | Kind::Open | Kind::State => received(block.balance.checked_sub(balance)),
+        BlockKind::Change if block.balance == balance => Ok(Effect::None),
+        BlockKind::Change => Err("the balance changes without a send or receive"),
+        BlockKind::Receive | BlockKind::Open | BlockKind::State => {
+            received(block.balance.checked_sub(balance))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use blake2::digest::consts::U8;
 use blake2::{Blake2b, Blake2b512, Digest as _};
 use ed25519_dalek::{Signature, VerifyingKey, hazmat};
 
-use crate::blocks::block::{Block, EPOCH, Id, Kind, RECEIVE, Signed};
+use crate::blocks::block::{Block, BlockKind, EPOCH, Id, RECEIVE, Signed};
 use crate::blocks::network::Network;
 use crate::blocks::schema;
 
@@ -54,7 +54,9 @@ pub(crate) fn epoch_of_link(link: &Id) -> Option<u8> {
 
 /// Whether the block is one that upgrades its account, told by its sideband.
 pub(crate) fn is_upgrade(block: &Block) -> bool {
-    block.kind == Kind::State && block.details & EPOCH != 0 && epoch_of_link(&block.link).is_some()
+    block.kind == BlockKind::State
+        && block.details & EPOCH != 0
+        && epoch_of_link(&block.link).is_some()
 }
 
 /// Who signs a block. `None` for an upgrade on a network whose signers are not known.

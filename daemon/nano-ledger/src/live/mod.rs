@@ -235,7 +235,7 @@ pub fn copy_exact(path: &Path, out: &mut File) -> Result<u64, CopyError> {
         std::thread::sleep(CLOCK_GRANULARITY.saturating_sub(age));
     }
     let metas = 2 * ledger.meta().page_size() as usize;
-    let before = Stamp::take(&file, metas).map_err(read)?;
+    let before = FileStamp::take(&file, metas).map_err(read)?;
     // Advice only.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
     let mut buffer = vec![0; BUFFER];
@@ -249,7 +249,7 @@ pub fn copy_exact(path: &Path, out: &mut File) -> Result<u64, CopyError> {
         out.write_all(chunk).map_err(CopyError::from_write)?;
         at += len as u64;
     }
-    if Stamp::take(&file, metas).map_err(read)? == before {
+    if FileStamp::take(&file, metas).map_err(read)? == before {
         Ok(before.len)
     } else {
         Err(CopyError::Changed {
@@ -265,14 +265,14 @@ const BUFFER: usize = 1 << 20;
 
 /// What changes when somebody writes to a ledger.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     len: u64,
     modified: (i64, i64),
     inode: u64,
     metas: Vec<u8>,
 }
 
-impl Stamp {
+impl FileStamp {
     fn take(file: &File, metas: usize) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let mut pages = vec![0; metas];

@@ -122,9 +122,9 @@ pub enum PageFault {
     },
 }
 
-/// Kind of page by its place in the tree.
+/// The kind of a page, given by its level in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum PageKind {
     Branch,
     Leaf,
 }
@@ -147,10 +147,10 @@ pub(crate) enum NodeValue<'a> {
 
 impl<'a> Page<'a> {
     /// Checks the header of page `number`; `bytes` is the whole page.
-    pub(crate) fn new(bytes: &'a [u8], number: u64, kind: Kind) -> Result<Self, PageFault> {
+    pub(crate) fn new(bytes: &'a [u8], number: u64, kind: PageKind) -> Result<Self, PageFault> {
         let expected = match kind {
-            Kind::Branch => FLAG_BRANCH,
-            Kind::Leaf => FLAG_LEAF,
+            PageKind::Branch => FLAG_BRANCH,
+            PageKind::Leaf => FLAG_LEAF,
         };
         let flags = header(bytes, number)?;
         if flags & !FLAGS_IGNORED != expected {

@@ -3,7 +3,7 @@
 use crate::lmdb::error::LedgerError;
 use crate::lmdb::file::LedgerFile;
 use crate::lmdb::meta::{TREE_LEN, Tree};
-use crate::lmdb::page::{Kind, NodeValue, Page, PageFault};
+use crate::lmdb::page::{NodeValue, Page, PageFault, PageKind};
 use crate::lmdb::walk::{Entries, KeyOrder, Value};
 
 /// More tables than any store version has; an LMDB file with more is something else.
@@ -94,7 +94,7 @@ impl LedgerFile {
         }
         for _ in 1..table.tree.depth {
             self.read_page(&table.name, number, &mut buffer)?;
-            let page = Page::new(&buffer, number, Kind::Branch).map_err(damaged)?;
+            let page = Page::new(&buffer, number, PageKind::Branch).map_err(damaged)?;
             // The last child whose separator is not above the key; the first has none.
             let mut low = 0;
             let mut high = page.len();
@@ -109,7 +109,7 @@ impl LedgerFile {
             number = page.child(low).map_err(damaged)?;
         }
         self.read_page(&table.name, number, &mut buffer)?;
-        let page = Page::new(&buffer, number, Kind::Leaf).map_err(damaged)?;
+        let page = Page::new(&buffer, number, PageKind::Leaf).map_err(damaged)?;
         for node in 0..page.len() {
             if page.key(node).map_err(damaged)? == key {
                 return match page.value(node).map_err(damaged)? {

@@ -6,7 +6,7 @@ use crate::bytes::u64_at;
 use crate::lmdb::error::LedgerError;
 use crate::lmdb::file::LedgerFile;
 use crate::lmdb::meta::{PAGE_HEADER, Tree};
-use crate::lmdb::page::{Kind, NodeValue, Page, PageFault, overflow_run};
+use crate::lmdb::page::{NodeValue, Page, PageFault, PageKind, overflow_run};
 
 /// Longest value that is handed out whole. Records of a ledger have at most a few hundred bytes.
 const MAX_VALUE: u32 = 64 * 1024;
@@ -40,38 +40,38 @@ pub(crate) enum Value<'a> {
     /// The root of a named table.
     Table(&'a [u8]),
     /// In overflow pages.
-    Run(Run),
+    Run(OverflowRun),
 }
 
 /// A value in overflow pages: `len` bytes of the file from `offset`, checked to lie inside it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Run {
+pub(crate) struct OverflowRun {
     pub(crate) page: u64,
     pub(crate) offset: u64,
     pub(crate) len: u32,
 }
 
 /// An entry the walk stands at: the node of the topmost page.
-struct Step {
+struct CurrentEntry {
     node: usize,
-    run: Option<Run>,
+    run: Option<OverflowRun>,
 }
 
-struct Frame {
+struct PageFrame {
     buffer: Vec<u8>,
     number: u64,
-    kind: Kind,
+    kind: PageKind,
     next: usize,
 }
 
-impl Frame {
+impl PageFrame {
     fn page(&self) -> Result<Page<'_>, PageFault> {
         Page::new(&self.buffer, self.number, self.kind)
     }
 }
 
 #[derive(Default)]
-struct Seen {
+struct PageCounts {
     entries: u64,
     branch: u64,
     leaf: u64,
@@ -88,7 +88,7 @@ pub struct Entries<'a> {
     tree: Tree,
     order: KeyOrder,
     /// The pages from the root to the current leaf.
-    stack: Vec<Frame>,
+    stack: Vec<PageFrame>,
     /// Buffers of pages left behind.
     spare: Vec<Vec<u8>>,
     started: bool,
@@ -96,7 +96,7 @@ pub struct Entries<'a> {
     last: Vec<u8>,
     /// Whether `last` is a separator, which the next key may equal.
     last_is_separator: bool,
-    seen: Seen,
+    seen: PageCounts,
     value: Vec<u8>,
 }
 
@@ -112,7 +112,7 @@ impl<'a> Entries<'a> {
             started: false,
             last: Vec::new(),
             last_is_separator: true,
-            seen: Seen::default(),
+            seen: PageCounts::default(),
             value: Vec::new(),
         }
     }
@@ -128,7 +128,7 @@ impl<'a> Entries<'a> {
         let Some(step) = self.step()? else {
             return Ok(None);
         };
-        if let Some(Run { page, offset, len }) = step.run {
+        if let Some(OverflowRun { page, offset, len }) = step.run {
             if len > MAX_VALUE {
                 return Err(self
                     .file
@@ -181,7 +181,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Moves to the next entry and checks it.
-    fn step(&mut self) -> Result<Option<Step>, LedgerError> {
+    fn step(&mut self) -> Result<Option<CurrentEntry>, LedgerError> {
         let (file, name) = (self.file, self.name);
         let damaged = |fault| file.damaged(name, fault);
         if !self.descend()? {
@@ -213,11 +213,11 @@ impl<'a> Entries<'a> {
             NodeValue::Inline { .. } => None,
             NodeValue::Overflow { page, len } => Some(self.run(page, len)?),
         };
-        Ok(Some(Step { node, run }))
+        Ok(Some(CurrentEntry { node, run }))
     }
 
     /// Checks the overflow pages of a value.
-    fn run(&mut self, page: u64, len: u32) -> Result<Run, LedgerError> {
+    fn run(&mut self, page: u64, len: u32) -> Result<OverflowRun, LedgerError> {
         let (file, name) = (self.file, self.name);
         let mut buffer = self.spare.pop().unwrap_or_default();
         file.read_page(name, page, &mut buffer)?;
@@ -239,7 +239,7 @@ impl<'a> Entries<'a> {
             ));
         }
         self.seen.overflow = self.seen.overflow.saturating_add(u64::from(found));
-        Ok(Run {
+        Ok(OverflowRun {
             page,
             offset: page * size + PAGE_HEADER as u64,
             len,
@@ -275,7 +275,7 @@ impl<'a> Entries<'a> {
                 }
                 continue;
             }
-            if frame.kind == Kind::Leaf {
+            if frame.kind == PageKind::Leaf {
                 return Ok(true);
             }
             let child = page.child(node).map_err(damaged)?;
@@ -303,13 +303,13 @@ impl<'a> Entries<'a> {
         // The stack is never deeper than the tree, as only branch pages are descended from.
         let levels_below = usize::from(self.tree.depth).saturating_sub(self.stack.len() + 1);
         let kind = if levels_below == 0 {
-            Kind::Leaf
+            PageKind::Leaf
         } else {
-            Kind::Branch
+            PageKind::Branch
         };
         let (seen, counted) = match kind {
-            Kind::Leaf => (&mut self.seen.leaf, self.tree.leaf_pages),
-            Kind::Branch => (&mut self.seen.branch, self.tree.branch_pages),
+            PageKind::Leaf => (&mut self.seen.leaf, self.tree.leaf_pages),
+            PageKind::Branch => (&mut self.seen.branch, self.tree.branch_pages),
         };
         let expected = counted.min(file.pages());
         *seen += 1;
@@ -318,7 +318,7 @@ impl<'a> Entries<'a> {
         }
         let mut buffer = self.spare.pop().unwrap_or_default();
         file.read_page(name, number, &mut buffer)?;
-        let frame = Frame {
+        let frame = PageFrame {
             buffer,
             number,
             kind,

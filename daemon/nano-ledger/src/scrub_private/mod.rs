@@ -27,7 +27,7 @@ use crate::lmdb::error::LedgerError;
 use crate::lmdb::file::LedgerFile;
 use crate::lmdb::free_list;
 use crate::lmdb::meta::{META_LEN, PAGE_HEADER};
-use crate::lmdb::page::{Kind, NodeValue, Page};
+use crate::lmdb::page::{NodeValue, Page, PageKind};
 use crate::lmdb::tables::find;
 use crate::lmdb::walk::Value;
 use crate::summary::ledger_tables;
@@ -233,7 +233,7 @@ fn overwrite(path: &Path, report: &mut ScrubReport) -> Result<(), ScrubError> {
             let offset = nth * size;
             let number = (start + offset as u64) / size as u64;
             let did = if number < 2 {
-                Did::Nothing
+                PageEdit::Nothing
             } else if start + offset as u64 >= in_use || pages.is_free(number) {
                 stale(bytes, number)
             } else if let Some(used) = pages.in_run(number, size as u64) {
@@ -243,9 +243,9 @@ fn overwrite(path: &Path, report: &mut ScrubReport) -> Result<(), ScrubError> {
                 live(bytes, number, pages.lists.binary_search(&number).is_ok())
             };
             match did {
-                Did::Nothing => continue,
-                Did::Wiped => wiped += 1,
-                Did::Trimmed => report.pages_trimmed += 1,
+                PageEdit::Nothing => continue,
+                PageEdit::Wiped => wiped += 1,
+                PageEdit::Trimmed => report.pages_trimmed += 1,
             }
             let first = changed.map_or(offset, |(first, _)| first);
             changed = Some((first, offset + bytes.len()));
@@ -280,7 +280,7 @@ fn join_metas(ledger: &LedgerFile, out: &File) -> std::io::Result<()> {
 
 /// What became of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Did {
+enum PageEdit {
     Nothing,
     /// It is all zeros now.
     Wiped,
@@ -289,15 +289,15 @@ enum Did {
 }
 
 /// Fills a part of a page with zeros.
-fn trim(bytes: &mut [u8], from: usize, to: usize) -> Did {
+fn trim(bytes: &mut [u8], from: usize, to: usize) -> PageEdit {
     let Some(unused) = bytes.get_mut(from..to) else {
-        return Did::Nothing;
+        return PageEdit::Nothing;
     };
     if unused.iter().all(|byte| *byte == 0) {
-        return Did::Nothing;
+        return PageEdit::Nothing;
     }
     unused.fill(0);
-    Did::Trimmed
+    PageEdit::Trimmed
 }
 
 /// The bytes between the list of nodes and the nodes of a page.
@@ -308,22 +308,22 @@ fn middle(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// A page of a tree.
-fn live(bytes: &mut [u8], number: u64, is_list: bool) -> Did {
-    let mut did = Did::Nothing;
-    if Page::new(bytes, number, Kind::Leaf).is_err()
-        && Page::new(bytes, number, Kind::Branch).is_err()
+fn live(bytes: &mut [u8], number: u64, is_list: bool) -> PageEdit {
+    let mut did = PageEdit::Nothing;
+    if Page::new(bytes, number, PageKind::Leaf).is_err()
+        && Page::new(bytes, number, PageKind::Branch).is_err()
     {
         return did;
     }
     if is_list {
         for (from, to) in spare_room(bytes, number) {
-            if trim(bytes, from, to) == Did::Trimmed {
-                did = Did::Trimmed;
+            if trim(bytes, from, to) == PageEdit::Trimmed {
+                did = PageEdit::Trimmed;
             }
         }
     }
     match middle(bytes) {
-        Some((lower, upper)) if trim(bytes, lower, upper) == Did::Trimmed => Did::Trimmed,
+        Some((lower, upper)) if trim(bytes, lower, upper) == PageEdit::Trimmed => PageEdit::Trimmed,
         _ => did,
     }
 }
@@ -331,7 +331,7 @@ fn live(bytes: &mut [u8], number: u64, is_list: bool) -> Did {
 /// Where records of the list of free pages have room behind their last number.
 fn spare_room(bytes: &[u8], number: u64) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
-    let Ok(page) = Page::new(bytes, number, Kind::Leaf) else {
+    let Ok(page) = Page::new(bytes, number, PageKind::Leaf) else {
         return found;
     };
     for node in 0..page.len() {
@@ -350,25 +350,25 @@ fn spare_room(bytes: &[u8], number: u64) -> Vec<(usize, usize)> {
 }
 
 /// A page in no tree: as LMDB last wrote it, or anything.
-fn stale(bytes: &mut [u8], number: u64) -> Did {
+fn stale(bytes: &mut [u8], number: u64) -> PageEdit {
     if bytes.iter().all(|byte| *byte == 0) {
-        return Did::Nothing;
+        return PageEdit::Nothing;
     }
     if is_harmless(bytes, number) {
         return match middle(bytes) {
             Some((lower, upper)) => trim(bytes, lower, upper),
-            None => Did::Nothing,
+            None => PageEdit::Nothing,
         };
     }
     bytes.fill(0);
-    Did::Wiped
+    PageEdit::Wiped
 }
 
 /// Whether a free page is a page of a tree whose rows are of other sizes than the private ones.
 /// Some rows and keys of other tables are of the same sizes, such as the keys of `pending`: pages
 /// with them go too, which costs nobody anything.
 fn is_harmless(bytes: &[u8], number: u64) -> bool {
-    if let Ok(page) = Page::new(bytes, number, Kind::Leaf) {
+    if let Ok(page) = Page::new(bytes, number, PageKind::Leaf) {
         return (0..page.len()).all(|node| match (page.key(node), page.value(node)) {
             (Ok(key), Ok(NodeValue::Inline { bytes: value, .. })) => !PRIVATE
                 .iter()
@@ -377,7 +377,7 @@ fn is_harmless(bytes: &[u8], number: u64) -> bool {
             _ => false,
         });
     }
-    if let Ok(page) = Page::new(bytes, number, Kind::Branch) {
+    if let Ok(page) = Page::new(bytes, number, PageKind::Branch) {
         return (0..page.len()).all(|node| {
             page.key(node)
                 .is_ok_and(|key| PRIVATE.iter().all(|(_, of_key, _)| key.len() != *of_key))

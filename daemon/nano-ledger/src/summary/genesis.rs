@@ -1,6 +1,6 @@
 //! The genesis block of a ledger, which determines its network.
 
-use crate::blocks::block::{Id, Kind, Signed};
+use crate::blocks::block::{BlockKind, Id, Signed};
 use crate::blocks::network::{GENESIS, Network};
 use crate::blocks::schema::{self, ID_LEN};
 use crate::lmdb::error::LedgerError;
@@ -65,7 +65,7 @@ pub(crate) fn unknown_genesis(
         let opens_itself = |row: &[u8]| {
             let field = |at: usize| row.get(at..at + ID_LEN);
             // Type 1, source 32, representative 32, account 32, whatever the store version.
-            row.first() == Some(&Kind::Open.byte())
+            row.first() == Some(&BlockKind::Open.byte())
                 && field(1) == Some(&key)
                 && field(1 + 2 * ID_LEN) == Some(&key)
         };

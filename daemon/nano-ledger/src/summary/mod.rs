@@ -86,7 +86,7 @@ pub(crate) fn store_version(
 
 /// What the roots of the tables say of a ledger; reading it takes milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outline {
+pub struct LedgerOutline {
     /// The network.
     pub network: Network,
     /// Blocks, with those that were pruned.
@@ -98,11 +98,11 @@ pub struct Outline {
 /// # Errors
 ///
 /// [`LedgerError`] when the file is something else, is damaged or cannot be read.
-pub fn outline(path: &Path) -> Result<Outline, LedgerError> {
+pub fn outline(path: &Path) -> Result<LedgerOutline, LedgerError> {
     let file = LedgerFile::open(path)?;
     let tables = ledger_tables(&file)?;
     let entries = |name| find(&tables, name).map_or(0, |table| table.tree.entries());
-    Ok(Outline {
+    Ok(LedgerOutline {
         network: network(&file, &tables)?,
         blocks: entries("blocks").saturating_add(entries("pruned")),
     })

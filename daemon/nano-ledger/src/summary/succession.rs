@@ -8,7 +8,7 @@ use crate::summary::{LedgerSummary, outline, summarize};
 
 /// What two ledgers are compared by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct LedgerPosition {
     /// The network.
     pub network: Network,
     /// Blocks, with those that were pruned.
@@ -32,13 +32,13 @@ pub enum Regression {
     /// election.)
     Older {
         /// What the ledger before has.
-        before: Standing,
+        before: LedgerPosition,
         /// What it has itself.
-        after: Standing,
+        after: LedgerPosition,
     },
 }
 
-impl From<&LedgerSummary> for Standing {
+impl From<&LedgerSummary> for LedgerPosition {
     fn from(summary: &LedgerSummary) -> Self {
         Self {
             network: summary.network,
@@ -48,7 +48,7 @@ impl From<&LedgerSummary> for Standing {
     }
 }
 
-impl Standing {
+impl LedgerPosition {
     /// Why a ledger with this standing should not follow one with the standing `before`, if so.
     #[must_use]
     pub fn regression_from(&self, before: &Self) -> Option<Regression> {
@@ -77,7 +77,7 @@ pub fn regression(before: &Path, after: &Path) -> Result<Option<Regression>, Led
     if outlines.0.network == outlines.1.network && outlines.1.blocks >= outlines.0.blocks {
         return Ok(None);
     }
-    let standing = |path| summarize(path).map(|summary| Standing::from(&summary));
+    let standing = |path| summarize(path).map(|summary| LedgerPosition::from(&summary));
     Ok(standing(after)?.regression_from(&standing(before)?))
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn an_older_ledger_and_one_of_another_network_are_told_apart() {
-        let standing = |network, blocks, cemented| Standing {
+        let standing = |network, blocks, cemented| LedgerPosition {
             network,
             blocks,
             cemented,

@@ -21,14 +21,14 @@ use crate::verify::ledger::Ledger;
 use crate::verify::moves::{Move, MoveKind, Moves, match_moves};
 use crate::verify::outcomes::{Checks, skipped, unless};
 use crate::verify::proofs::{Links, Proofs, skip_all};
-use crate::verify::sample::{self, Part, Picked};
+use crate::verify::sample::{self, SampleScope, SampledAccounts};
 use crate::verify::workers::{Blocks, prove};
 
 /// Runs the three passes. Of a pruned ledger the last two cannot be run; instead the accounts `picked` are
 /// looked into.
 pub(super) fn run(
     ledger: &Ledger<'_>,
-    picked: Option<&Picked>,
+    picked: Option<&SampledAccounts>,
     checks: &mut Checks,
 ) -> Result<(), VerifyError> {
     let table = |name| find(ledger.tables, name);
@@ -63,7 +63,7 @@ pub(super) fn run(
     }
     proofs.report("", checks);
     if table("pruned").is_some_and(|pruned| pruned.tree.entries() > 0) {
-        sample::run(ledger, picked, Part::Links, checks)?;
+        sample::run(ledger, picked, SampleScope::Links, checks)?;
         checks.add("cementing", skipped("blocks were pruned from this ledger"));
         return Ok(());
     }
@@ -115,12 +115,12 @@ struct Chains<'a> {
 }
 
 /// Blocks in order, the next one at hand.
-struct Queue {
+struct BlockQueue {
     sorted: Sorted<{ Block::SORTED_LEN }>,
     next: Option<(Id, Block)>,
 }
 
-impl Queue {
+impl BlockQueue {
     fn new(sorted: Sorted<{ Block::SORTED_LEN }>) -> Result<Self, VerifyError> {
         let mut queue = Self { sorted, next: None };
         queue.advance()?;
@@ -153,7 +153,7 @@ impl Chains<'_> {
     ) -> Result<(), VerifyError> {
         let file = self.ledger.file;
         let mut pace = self.ledger.options.pace("chains", accounts.tree.entries());
-        let mut blocks = Queue::new(sorted)?;
+        let mut blocks = BlockQueue::new(sorted)?;
         let (mut rows, mut height_rows) = (file.entries(accounts), file.entries(heights));
         let mut row = next_account(file, &mut rows)?;
         let mut height = next_height(file, &mut height_rows)?;
@@ -193,7 +193,7 @@ impl Chains<'_> {
         key: &Id,
         row: Option<Account>,
         confirmed: Option<Height>,
-        blocks: &mut Queue,
+        blocks: &mut BlockQueue,
         moves: &mut Moves,
     ) -> Result<(), VerifyError> {
         self.links.accounts += 1;

@@ -18,7 +18,7 @@ use super::*;
 use crate::bytes::u16_at;
 use crate::lmdb::error::LedgerError;
 use crate::lmdb::meta::PAGE_HEADER;
-use crate::lmdb::page::{Kind, NodeValue, Page};
+use crate::lmdb::page::{NodeValue, Page, PageKind};
 use crate::random::Random;
 
 const PAGE: usize = 4096;
@@ -103,13 +103,13 @@ fn pages_by_kind(path: &Path) -> BTreeMap<String, Vec<u64>> {
         while let Some((number, levels)) = waiting.pop() {
             file.read_page(&name, number, &mut buffer).unwrap();
             let kind = if levels == 1 {
-                Kind::Leaf
+                PageKind::Leaf
             } else {
-                Kind::Branch
+                PageKind::Branch
             };
             let page = Page::new(&buffer, number, kind).unwrap();
             for node in 0..page.len() {
-                if kind == Kind::Branch {
+                if kind == PageKind::Branch {
                     waiting.push((page.child(node).unwrap(), levels - 1));
                 } else if let NodeValue::Overflow { page, .. } = page.value(node).unwrap() {
                     kinds.entry(format!("{name} run")).or_default().push(page);

@@ -37,12 +37,12 @@ use std::path::Path;
 
 use crate::lmdb::file::LedgerFile;
 pub use error::VerifyError;
-pub use options::{Policy, Progress, Sample, VerifyOptions};
-pub use report::{Check, Level, Outcome, Report};
+pub use options::{Policy, Sample, StageProgress, VerifyOptions};
+pub use report::{Check, Level, Outcome, VerifyReport};
 
 /// Verifies the ledger at `path` as deep as `level` says.
 ///
-/// A ledger that contradicts itself, or that the policy refuses, is a [`Report`] with failed
+/// A ledger that contradicts itself, or that the policy refuses, is a [`VerifyReport`] with failed
 /// checks. The file must not be written to meanwhile.
 ///
 /// Time is bounded by the pages of the file and memory by
@@ -56,6 +56,6 @@ pub fn verify(
     path: &Path,
     level: Level,
     options: &VerifyOptions<'_>,
-) -> Result<Report, VerifyError> {
+) -> Result<VerifyReport, VerifyError> {
     run::run(&LedgerFile::open(path)?, level, options)
 }

@@ -8,7 +8,7 @@ use crate::verify::error::VerifyError;
 
 /// How far a verification has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct StageProgress {
     /// What it does now, a word or two; stages follow one another.
     pub stage: &'static str,
     /// Rows of this stage that are done.
@@ -63,7 +63,7 @@ pub struct Policy {
 #[derive(Clone, Copy)]
 pub struct VerifyOptions<'a> {
     /// Told now and then how far it has come, from any thread.
-    pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    pub progress: Option<&'a (dyn Fn(StageProgress) + Sync)>,
     /// Ends the verification once it is set.
     pub cancel: Option<&'a AtomicBool>,
     /// The accounts that are looked into.
@@ -103,17 +103,17 @@ impl Default for VerifyOptions<'_> {
 const STRIDE: u64 = 1024;
 
 /// Progress through one stage.
-pub(crate) struct Pace<'a> {
+pub(crate) struct StageMeter<'a> {
     options: VerifyOptions<'a>,
-    progress: Progress,
+    progress: StageProgress,
 }
 
 impl<'a> VerifyOptions<'a> {
     /// Begins a stage.
-    pub(crate) fn pace(&self, stage: &'static str, total: u64) -> Pace<'a> {
-        Pace {
+    pub(crate) fn pace(&self, stage: &'static str, total: u64) -> StageMeter<'a> {
+        StageMeter {
             options: *self,
-            progress: Progress {
+            progress: StageProgress {
                 stage,
                 done: 0,
                 total,
@@ -129,7 +129,7 @@ impl<'a> VerifyOptions<'a> {
     }
 }
 
-impl Pace<'_> {
+impl StageMeter<'_> {
     /// One row more.
     pub(crate) fn step(&mut self) -> Result<(), VerifyError> {
         self.advance(1)

@@ -53,7 +53,7 @@ pub struct Check {
 
 /// What verification found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct VerifyReport {
     /// How deep it looked.
     pub level: Level,
     /// All checks of that level in order.
@@ -79,7 +79,7 @@ const OF_BLOCKS: [&str; 7] = [
 /// What [`Level::L3`] has beyond them.
 const OF_ALL_BLOCKS: [&str; 1] = ["cementing"];
 
-impl Report {
+impl VerifyReport {
     /// Whether no check failed.
     pub fn passed(&self) -> bool {
         !self

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 
-use crate::blocks::block::{Id, Kind, Signed};
+use crate::blocks::block::{BlockKind, Id, Signed};
 use crate::lmdb::error::LedgerError;
 use crate::lmdb::file::LedgerFile;
 use crate::lmdb::tables::{Table, find};
@@ -52,8 +52,8 @@ impl<'a> Representatives<'a> {
     /// Whether the block is a receive that is presented as a change.
     pub(super) fn is_receive_in_disguise(&mut self, signed: &Signed) -> Result<bool, LedgerError> {
         match signed.block.kind {
-            Kind::Change => self.is_block(&signed.block.representative),
-            Kind::Send | Kind::Receive | Kind::Open | Kind::State => Ok(false),
+            BlockKind::Change => self.is_block(&signed.block.representative),
+            BlockKind::Send | BlockKind::Receive | BlockKind::Open | BlockKind::State => Ok(false),
         }
     }
 }

@@ -8,8 +8,8 @@ use crate::verify::error::VerifyError;
 use crate::verify::ledger::Ledger;
 use crate::verify::options::VerifyOptions;
 use crate::verify::outcomes::{Checks, passed, skipped};
-use crate::verify::report::{Level, Report};
-use crate::verify::sample::{self, Part};
+use crate::verify::report::{Level, VerifyReport};
+use crate::verify::sample::{self, SampleScope};
 use crate::verify::{full, structure, sums};
 
 /// Most pages of the free list that [`Level::L0`] reads: 16 MiB at the usual page size.
@@ -19,7 +19,7 @@ pub(super) fn run(
     file: &LedgerFile,
     level: Level,
     options: &VerifyOptions<'_>,
-) -> Result<Report, VerifyError> {
+) -> Result<VerifyReport, VerifyError> {
     let mut checks = Checks::default();
     checks.add("meta-pages", structure::meta_pages(file));
 
@@ -45,7 +45,7 @@ pub(super) fn run(
         summary::ledger_tables(file).map(|tables| (passed(tables.len().to_string()), tables)),
     )?
     else {
-        return Ok(Report {
+        return Ok(VerifyReport {
             level,
             checks: checks.into_vec(),
             store_version: None,
@@ -89,7 +89,7 @@ pub(super) fn run(
             let scan = sums::run(&ledger, level, &mut checks)?;
             let picked = scan.as_ref().map(|(_, picked)| picked);
             if level == Level::L2 {
-                sample::run(&ledger, picked, Part::All, &mut checks)?;
+                sample::run(&ledger, picked, SampleScope::All, &mut checks)?;
             } else {
                 full::run(&ledger, picked, &mut checks)?;
             }
@@ -98,7 +98,7 @@ pub(super) fn run(
             });
         }
     }
-    Ok(Report {
+    Ok(VerifyReport {
         level,
         checks: checks.into_vec(),
         store_version: version,

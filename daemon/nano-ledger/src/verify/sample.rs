@@ -23,7 +23,7 @@ use crate::verify::workers::threads;
 const MAX_SUSPECTS: u32 = 10_000;
 
 /// The accounts to look into: some at random, and those that move most.
-pub(super) struct Picked {
+pub(super) struct SampledAccounts {
     seed: u64,
     random: Random,
     wanted: u64,
@@ -35,7 +35,7 @@ pub(super) struct Picked {
     suspects: u32,
 }
 
-impl Picked {
+impl SampledAccounts {
     pub(super) fn new(sample: &Sample) -> Self {
         // What seeds hash maps comes from the system's randomness.
         let seed = sample
@@ -97,7 +97,7 @@ impl Picked {
 
 /// What to look into of the accounts picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum SampleScope {
     /// Their blocks, and how they follow one another.
     All,
     /// How their blocks follow one another; all blocks by themselves have been looked into.
@@ -107,14 +107,14 @@ pub(super) enum Part {
 /// Looks into the accounts picked.
 pub(super) fn run(
     ledger: &Ledger<'_>,
-    picked: Option<&Picked>,
-    part: Part,
+    picked: Option<&SampledAccounts>,
+    part: SampleScope,
     checks: &mut Checks,
 ) -> Result<(), VerifyError> {
     let sample = ledger.options.sample;
     let skip: fn(&str, &mut Checks) = match part {
-        Part::All => skip_all,
-        Part::Links => skip_links,
+        SampleScope::All => skip_all,
+        SampleScope::Links => skip_links,
     };
     let picked = match (picked, ledger.unreadable_blocks()) {
         (_, Some(reason)) => {
@@ -131,7 +131,7 @@ pub(super) fn run(
         }
         (Some(picked), None) => picked,
     };
-    let Some(look) = Look::new(ledger) else {
+    let Some(inspector) = AccountInspector::new(ledger) else {
         skip("a table is missing", checks);
         return Ok(());
     };
@@ -142,7 +142,7 @@ pub(super) fn run(
         let started: Vec<_> = keys
             .chunks(share)
             .map(|keys| {
-                let (look, pace) = (&look, &pace);
+                let (inspector, pace) = (&inspector, &pace);
                 scope.spawn(move || {
                     let (mut proofs, mut links) = (Proofs::default(), Links::default());
                     let mut representatives = Representatives::new(ledger.file, ledger.tables);
@@ -151,7 +151,7 @@ pub(super) fn run(
                             .unwrap_or_else(std::sync::PoisonError::into_inner)
                             .step()?;
                         ledger.options.go_on()?;
-                        look.account(key, &mut proofs, &mut links, &mut representatives)?;
+                        inspector.account(key, &mut proofs, &mut links, &mut representatives)?;
                     }
                     Ok((proofs, links))
                 })
@@ -186,11 +186,11 @@ pub(super) fn run(
     );
     let newest = format!(", their newest {} blocks", sample.depth);
     match part {
-        Part::All => {
+        SampleScope::All => {
             proofs.report(&of_sample, checks);
             links.report(&newest, checks);
         }
-        Part::Links => links.report(&format!("{of_sample}{newest}"), checks),
+        SampleScope::Links => links.report(&format!("{of_sample}{newest}"), checks),
     }
     checks.add(
         "receivables",
@@ -204,7 +204,7 @@ pub(super) fn run(
 }
 
 /// The tables that looking into an account takes.
-struct Look<'a> {
+struct AccountInspector<'a> {
     ledger: &'a Ledger<'a>,
     accounts: &'a Table,
     blocks: &'a Table,
@@ -213,7 +213,7 @@ struct Look<'a> {
     pruned: &'a Table,
 }
 
-impl<'a> Look<'a> {
+impl<'a> AccountInspector<'a> {
     fn new(ledger: &'a Ledger<'a>) -> Option<Self> {
         let table = |name| find(ledger.tables, name);
         Some(Self {

@@ -10,7 +10,7 @@ use crate::verify::options::Policy;
 use crate::verify::outcomes::{Checks, failed, passed, skipped, unless};
 use crate::verify::report::{Level, Outcome};
 use crate::verify::representatives::Representatives;
-use crate::verify::sample::Picked;
+use crate::verify::sample::SampledAccounts;
 use crate::verify::structure::entries;
 
 /// The scans of the small tables. Gives the sums, and the accounts to look into.
@@ -18,7 +18,7 @@ pub(super) fn run(
     ledger: &Ledger<'_>,
     level: Level,
     checks: &mut Checks,
-) -> Result<Option<(AccountScan, Picked)>, VerifyError> {
+) -> Result<Option<(AccountScan, SampledAccounts)>, VerifyError> {
     let &Ledger {
         file,
         tables,
@@ -48,7 +48,7 @@ pub(super) fn run(
             }
         },
     };
-    let mut picked = Picked::new(&options.sample);
+    let mut picked = SampledAccounts::new(&options.sample);
     let mut pace = options.pace("accounts", accounts.tree.entries());
     let mut representatives = Representatives::new(file, tables);
     let scan = scan::scan_accounts(file, accounts, heights, |key, account| {

@@ -12,7 +12,7 @@ use crate::blocks::sort::Sorter;
 use crate::lmdb::tables::Table;
 use crate::verify::error::VerifyError;
 use crate::verify::ledger::Ledger;
-use crate::verify::options::Pace;
+use crate::verify::options::StageMeter;
 use crate::verify::proofs::Proofs;
 use crate::verify::representatives::Representatives;
 
@@ -149,7 +149,7 @@ fn collect(
     proven: Receiver<Result<Proven, VerifyError>>,
     sorter: &mut Blocks,
     proofs: &mut Proofs,
-    pace: &mut Pace<'_>,
+    pace: &mut StageMeter<'_>,
 ) -> Result<(), VerifyError> {
     // Findings are told in the order of the rows, whoever is first to find them.
     let mut early = BTreeMap::new();

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nano_ledger::{Outcome, Report, Sample, VerifyOptions};
+use nano_ledger::{Outcome, Sample, VerifyOptions, VerifyReport};
 
 /// The path of a file under `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {
@@ -14,7 +14,7 @@ pub(crate) fn data(name: &str) -> PathBuf {
 }
 
 /// The outcome of the check called `name`.
-pub(crate) fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
+pub(crate) fn outcome<'a>(report: &'a VerifyReport, name: &str) -> &'a Outcome {
     &report
         .checks
         .iter()
@@ -24,7 +24,7 @@ pub(crate) fn outcome<'a>(report: &'a Report, name: &str) -> &'a Outcome {
 }
 
 /// Names of the failed checks.
-pub(crate) fn failures(report: &Report) -> Vec<&'static str> {
+pub(crate) fn failures(report: &VerifyReport) -> Vec<&'static str> {
     report.failures().map(|check| check.name).collect()
 }
 

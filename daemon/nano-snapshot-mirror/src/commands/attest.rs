@@ -109,15 +109,15 @@ fn compare_with_last(
     last: InfoHashV2,
     allow_older: bool,
 ) -> Result<()> {
-    let standing = |id| LedgerRecord::standing_of(&data.snapshot(id));
+    let position = |id| LedgerRecord::position_of(&data.snapshot(id));
     if id == last {
         return Ok(());
     }
     // A dry run may not have verified the ledger.
-    let Some(after) = standing(id) else {
+    let Some(after) = position(id) else {
         return Ok(());
     };
-    match standing(last) {
+    match position(last) {
         Some(before) => refuse_attestation(id, last, &before, &after, allow_older),
         None => {
             warn!(

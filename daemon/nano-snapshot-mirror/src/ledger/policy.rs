@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::Info;
 use nano_ledger::{
-    LedgerError, Level, Network, Outcome, Policy, Regression, Standing, VerifyError, VerifyOptions,
-    minimum_node_version,
+    LedgerError, LedgerPosition, Level, Network, Outcome, Policy, Regression, VerifyError,
+    VerifyOptions, minimum_node_version,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -248,8 +248,8 @@ pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool
 /// Refuses to publish a ledger after another: `before` is what the `last` snapshot published has.
 pub(crate) fn refuse_publication(
     last: InfoHashV2,
-    before: &Standing,
-    after: &Standing,
+    before: &LedgerPosition,
+    after: &LedgerPosition,
     allow_older: bool,
 ) -> Result<()> {
     match after.regression_from(before) {
@@ -277,8 +277,8 @@ pub(crate) fn refuse_publication(
 pub(crate) fn refuse_attestation(
     id: InfoHashV2,
     last: InfoHashV2,
-    before: &Standing,
-    after: &Standing,
+    before: &LedgerPosition,
+    after: &LedgerPosition,
     allow_older: bool,
 ) -> Result<()> {
     match after.regression_from(before) {
@@ -308,7 +308,7 @@ fn named(network: Network) -> String {
     }
 }
 
-fn compared(before: &Standing, after: &Standing) -> String {
+fn compared(before: &LedgerPosition, after: &LedgerPosition) -> String {
     format!(
         "the ledger has {} cemented of {} blocks, fewer than the {} of {}",
         Count(after.cemented),

@@ -17,7 +17,7 @@ use bittorrent_protocol::{
     BLOCK_LEN, FileIndex, FileSpan, InfoHashV2, MerkleHash, PieceIndex, merkle,
 };
 use bittorrent_store::TorrentStore;
-use ledger_archive::Source;
+use ledger_archive::ArchiveSource;
 
 use crate::store::catalogue;
 
@@ -296,7 +296,7 @@ impl Hashes {
     }
 }
 
-impl<S: Source> Compared<S> {
+impl<S: ArchiveSource> Compared<S> {
     /// The archive `source`, which is at `path`.
     pub(crate) fn new(source: S, path: PathBuf, hashes: Hashes) -> Self {
         Self {
@@ -324,7 +324,7 @@ impl<S: Source> Compared<S> {
     }
 }
 
-impl<S: Source> Source for Compared<S> {
+impl<S: ArchiveSource> ArchiveSource for Compared<S> {
     /// Whole pieces.
     fn available(&self) -> u64 {
         let (piece_length, length) = self.hashes.lengths();

@@ -15,8 +15,8 @@ use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_store::TorrentStore;
 use ledger_archive::{
-    ArchiveId, ExtractError, ExtractOptions, ExtractReport, Extracted, Extractor, FileSource,
-    LedgerFormat, Refusal, Source, Step,
+    ArchiveId, ArchiveSource, ExtractError, ExtractOptions, ExtractReport, ExtractStep, Extracted,
+    Extractor, FileSource, LedgerFormat, Refusal,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -142,7 +142,7 @@ impl Unpack {
 
     fn tar_zst(
         &self,
-        source: &impl Source,
+        source: &impl ArchiveSource,
         len: u64,
         info: &Info,
         discard: bool,
@@ -161,12 +161,12 @@ impl Unpack {
             }
             let step = extractor.advance(source);
             extractor = match step.map_err(|error| self.failed(error))? {
-                Step::More(extractor) => extractor,
-                Step::Starved(extractor) => {
+                ExtractStep::More(extractor) => extractor,
+                ExtractStep::NeedsMore(extractor) => {
                     thread::sleep(POLL);
                     extractor
                 }
-                Step::Whole(extracted) => {
+                ExtractStep::Whole(extracted) => {
                     drop(watch);
                     return self.look_into(extracted, info);
                 }
@@ -174,7 +174,7 @@ impl Unpack {
         }
     }
 
-    fn seven_z(&self, source: &impl Source, len: u64, info: &Info) -> Result<Unpacked> {
+    fn seven_z(&self, source: &impl ArchiveSource, len: u64, info: &Info) -> Result<Unpacked> {
         info!(
             snapshot = %self.id,
             "a 7z archive: extracting it starts from zero after every interruption"
@@ -300,7 +300,11 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn see(&mut self, progress: ledger_archive::Progress, source: &impl Source) -> Result<()> {
+    fn see(
+        &mut self,
+        progress: ledger_archive::ExtractProgress,
+        source: &impl ArchiveSource,
+    ) -> Result<()> {
         let Some(len) = progress.ledger_len else {
             return Ok(());
         };
@@ -317,9 +321,9 @@ impl<'a> Watch<'a> {
     /// Once, when the archive has said how large its ledger is.
     fn ensure_space(
         &self,
-        progress: ledger_archive::Progress,
+        progress: ledger_archive::ExtractProgress,
         len: u64,
-        source: &impl Source,
+        source: &impl ArchiveSource,
     ) -> Result<()> {
         let at_most =
             ledger_archive::disk_needed(self.format, progress.archive_len, len, self.discard);
@@ -379,7 +383,7 @@ impl Arriving {
     }
 }
 
-impl Source for Arriving {
+impl ArchiveSource for Arriving {
     fn available(&self) -> u64 {
         let layout = self.store.layout();
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);

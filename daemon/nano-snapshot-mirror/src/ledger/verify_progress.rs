@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nano_ledger::Progress;
+use nano_ledger::StageProgress;
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::{Meter, ProgressDisplay, WorkKind, percent};
@@ -26,7 +26,7 @@ impl<'a> VerifyProgress<'a> {
     }
 
     /// It is so far.
-    pub(crate) fn tell(&self, progress: Progress) {
+    pub(crate) fn tell(&self, progress: StageProgress) {
         if self.stop.is_cancelled() {
             self.cancel.store(true, Ordering::Relaxed);
         }

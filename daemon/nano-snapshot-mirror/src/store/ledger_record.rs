@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
-use nano_ledger::{LedgerSummary, Level, Standing};
+use nano_ledger::{LedgerPosition, LedgerSummary, Level};
 use serde::{Deserialize, Serialize};
 
 use crate::kit::clock::unix_seconds;
@@ -82,8 +82,8 @@ impl From<&LedgerSummary> for Counts {
 
 impl Counts {
     /// What the ledger is compared by with others; `None` for a record of a program that knew other networks.
-    pub(crate) fn standing(&self) -> Option<Standing> {
-        Some(Standing {
+    pub(crate) fn position(&self) -> Option<LedgerPosition> {
+        Some(LedgerPosition {
             network: self.network.parse().ok()?,
             blocks: self.blocks,
             cemented: self.cemented,
@@ -149,8 +149,8 @@ impl LedgerRecord {
 
     /// What the ledger of the snapshot in `dir` is compared by with others, if that was recorded, by whatever
     /// revision of the checks.
-    pub(crate) fn standing_of(dir: &Path) -> Option<Standing> {
-        Self::read(dir)?.counts?.standing()
+    pub(crate) fn position_of(dir: &Path) -> Option<LedgerPosition> {
+        Self::read(dir)?.counts?.position()
     }
 
     fn read(dir: &Path) -> Option<Self> {

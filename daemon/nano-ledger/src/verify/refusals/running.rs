@@ -30,7 +30,7 @@ fn sorting_on_disk_finds_the_same() {
 fn the_caller_sees_progress_and_can_stop_anywhere() {
     let (_dir, path) = edited(|_| ());
     let stages = Mutex::new(Vec::new());
-    let tell = |progress: Progress| {
+    let tell = |progress: StageProgress| {
         assert!(
             progress.total == 0 || progress.done <= progress.total,
             "{progress:?}"
@@ -59,7 +59,7 @@ fn the_caller_sees_progress_and_can_stop_anywhere() {
     );
     for stage in seen {
         let stop = AtomicBool::new(false);
-        let tell = |progress: Progress| {
+        let tell = |progress: StageProgress| {
             if progress.stage == stage {
                 stop.store(true, Ordering::Relaxed);
             }

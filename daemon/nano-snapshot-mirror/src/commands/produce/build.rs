@@ -11,7 +11,7 @@ use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::create::{Cut, Draft, Shape};
 use bittorrent_store::{Condition, Inspection, StoreError};
 use ledger_archive::{ExtractError, ExtractOptions, LedgerFormat, PackError, PackOptions};
-use nano_ledger::{LiveLedger, Standing};
+use nano_ledger::{LedgerPosition, LiveLedger};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -162,11 +162,14 @@ pub(super) fn snapshot(
 }
 
 /// The snapshot published last for this stream, and what its ledger has.
-fn published_last(data: &DataDir, stream: &StreamName) -> Result<Option<(InfoHashV2, Standing)>> {
+fn published_last(
+    data: &DataDir,
+    stream: &StreamName,
+) -> Result<Option<(InfoHashV2, LedgerPosition)>> {
     let Some(id) = data.current_of(stream)? else {
         return Ok(None);
     };
-    Ok(LedgerRecord::standing_of(&data.snapshot(id)).map(|standing| (id, standing)))
+    Ok(LedgerRecord::position_of(&data.snapshot(id)).map(|position| (id, position)))
 }
 
 /// The snapshot in the store that needs no more than to be published.
@@ -249,7 +252,7 @@ struct Work<'a> {
     memory: &'a Memory,
     recipe: &'a Recipe,
     /// The snapshot published last and what its ledger has, where that is known.
-    published: Option<(InfoHashV2, Standing)>,
+    published: Option<(InfoHashV2, LedgerPosition)>,
 }
 
 /// What a torrent is made of: hashed, and with what is to be said of it.
@@ -357,7 +360,7 @@ impl Work<'_> {
         if downloaded.format != LedgerFormat::Plain {
             // What fetchers would refuse to extract is not worth publishing, nor room for its content.
             let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
-            if let Err(error) = ledger_archive::look(&downloaded.path, &options) {
+            if let Err(error) = ledger_archive::inspect(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
                 if !refused {
                     return Err(error).with_context(|| format!("cannot look into {original}"));
@@ -459,7 +462,7 @@ impl Work<'_> {
         );
         record.counts = Some(Counts::from(&summary));
         if let Some((last, before)) = &self.published {
-            let after = Standing::from(&summary);
+            let after = LedgerPosition::from(&summary);
             refuse_publication(*last, before, &after, self.args.allow_older)?;
         }
         let content = draft.content_path(&[]);
