@@ -143,6 +143,13 @@ class Mirror:
             return 0
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(CONTENT_RECEIVED))
 
+    def stream(self) -> dict[str, object]:
+        """The only stream of the report."""
+        with urllib.request.urlopen(f"http://{self.settings.address}:{HTTP}/status.json", timeout=10) as answer:
+            (stream,) = json.load(answer)["streams"]
+        assert isinstance(stream, dict)
+        return stream
+
     def get(self, path: str, patience: float = 10.0) -> tuple[int, float]:
         """The status of an answer over HTTP, 0 without one, and the seconds that it took."""
         begin = time.monotonic()
@@ -182,12 +189,13 @@ def attacking(name: str, snapshot: Snapshot, pieces: int, piece_length: int, wor
         until(f"{name} says what it did", lambda: '"did"' in log.read_text(), log)
 
 
-def did(name: str, work: pathlib.Path) -> str:
-    """What an attacker did, in words."""
+def did(name: str, work: pathlib.Path) -> dict[str, int]:
+    """What an attacker counted of its actions."""
     for line in (work / f"{name}.log").read_text().splitlines():
         if line.startswith('{"did"'):
-            return ", ".join(f"{count:,} {what}" for what, count in json.loads(line)["did"].items())
-    return "nothing"
+            counted: dict[str, int] = json.loads(line)["did"]
+            return counted
+    return {}
 
 
 def fresh(data: pathlib.Path) -> pathlib.Path:

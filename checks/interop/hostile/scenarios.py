@@ -17,6 +17,8 @@ from rows import Bound, Row
 STOPPED = 5.0
 # Seconds that a health check may take while metadata of several MiB is parsed, by a program without optimisation.
 HEALTHY_UNDER_LOAD = 5.0
+# Seconds in which a mirror that polls every second looks at least twice, also where nodes are silent.
+LOOK_UPS = 5.0
 # Unfinished snapshots that may be on disk: those that are kept, the one that is fetched, and one that is just being removed.
 UNFINISHED = 4
 # What a mirror may take more than at its start; twice as much beside info dictionaries: removing 90 nested directories takes as many descriptors.
@@ -103,11 +105,14 @@ class Scenarios:
             return self._row("infos", mirror, bounds, f"{len(cases) + 1} info dictionaries")
 
     def sybils(self, snapshot: Snapshot, length: int, rate: int) -> Row:
-        """One DHT node of eight is honest; the others give old items, forged ones, or none. The snapshot is found all the same, and fetched."""
+        """One DHT node of eight is honest; the others give old items, forged ones, or none. The honest snapshot is found and fetched.
+
+        Then all nodes lie, and the mirror must not follow another snapshot.
+        """
         old, honest = self.authority.item(9, bytes(32)), self.authority.item(11, bytes.fromhex(snapshot.hash))
         rest: dict[str, Item | None] = {"old": old, "forged": self.authority.item(99, bytes(32), forged=True), "none": None}
         nodes = Nodes([f"198.18.{number}.1" for number in range(8)], self.authority)
-        slowest, sample = 0.0, None
+        slowest, sample, misled = 0.0, None, 0
         seeding = Settings(SEEDER, snapshot.data, [], snapshot.hash, upload=rate)
         with Mirror.running("seeder", seeding, self.work, self.programs) as seeder:
             seeder.until_whole()
@@ -117,10 +122,13 @@ class Scenarios:
                 settings = Settings(MIRROR, fresh(self.work / "sybils"), [SEEDER], authority=key, bootstrap=nodes.bootstrap)
                 with Mirror.running("sybils", settings, self.work, self.programs) as mirror:
                     slowest = max(slowest, mirror.until_whole())
+                    nodes.publish(item)
+                    watch(mirror, LOOK_UPS)
+                    misled += mirror.stream()["desired"] != snapshot.hash
                     sample = mirror.sample
         assert sample
         # A look-up waits 2 s for nodes that do not answer, and polls come every second.
-        bounds = [Bound("found and fetched", slowest, length / rate + 12)]
+        bounds = [Bound("found and fetched", slowest, length / rate + 12), Bound("misled", misled, 0, "")]
         return Row("sybils", "download", bounds, sample.memory, sample.descriptors, f"7 of 8 nodes give {', '.join(rest)}")
 
     def web(self, snapshot: Snapshot) -> Row:

@@ -32,10 +32,17 @@ MIDWAY = CONTENT // 4
 PAIRS = 3
 
 # In the order of the table. The second group meets a mirror whose honest seeder comes late, when all that it knows is from the attacker.
-BESIDE_A_DOWNLOAD = ("bad_messages", "choke_flap", "handshake_crowd", "hash_liar", "idle_handshakes", "reject_all", "reject_storm", "twin_id")
-MIDWAY_IN_A_DOWNLOAD = ("hash_liar", "reject_all", "twin_id")
-BESIDE_A_LATE_SEEDER = ("metadata_sizes", "crowd_interested")
+BESIDE_A_DOWNLOAD = ("bad_messages", "choke_flap", "handshake_crowd", "idle_handshakes", "reject_all", "reject_storm", "twin_id")
+MIDWAY_IN_A_DOWNLOAD = ("reject_all", "twin_id")
+BESIDE_A_LATE_SEEDER = ("metadata_sizes", "crowd_interested", "hash_liar")
 BESIDE_A_SEED = ("bad_messages", "choke_flap", "crowd_interested", "handshake_crowd", "idle_handshakes", "reject_all", "reject_storm", "twin_id")
+
+
+# What an attacker must have done beside a download, or the row proves nothing.
+ATTACKS = {"hash_liar": "false hashes", "reject_all": "requests rejected", "twin_id": "times as the seeder"}
+# The most that an attacker may have done: 16 connections get 32 requests in a row, then pause for 1, 2, 4 s; a download of 5 s has three rounds, and requests
+# in flight. Without the pauses there are three times as many.
+MOST = {"reject_all": ("requests rejected", 2048)}
 
 
 class Transfers:
@@ -81,6 +88,7 @@ class Transfers:
             Bound("transfer", row.bounds[0].measured, most),
             Bound("memory", row.memory, plain.memory + MEMORY, "MiB"),
             Bound("descriptors", row.descriptors, plain.descriptors + DESCRIPTORS, ""),
+            *row.bounds[1:],
         ]
         return row
 
@@ -93,11 +101,16 @@ class Transfers:
             times = [seconds for seconds, _ in downloads]
             memory = max(one.sample.memory for _, one in downloads)
             descriptors = max(one.sample.descriptors for _, one in downloads)
-        what = did(name, self.work) if name else ""
-        if what == "nothing":
-            raise Failure(f"{name} came too late for the transfer, which proves nothing")
+        counts = did(name, self.work) if name else {}
+        if name in ATTACKS and beside != "seed" and ATTACKS[name] not in counts:
+            raise Failure(f"{name} did no harm ({ATTACKS[name]}: 0), which proves nothing; it did {counts}")
+        what = ", ".join(f"{count:,} {action}" for action, count in counts.items())
         median = statistics.median(times)
-        return Row(name or "undisturbed", beside, [Bound("transfer", median, median)], memory, descriptors, what)
+        bounds = [Bound("transfer", median, median)]
+        if name in MOST and beside == "download":
+            action, most = MOST[name]
+            bounds.append(Bound(action, counts.get(action, 0), most, ""))
+        return Row(name or "undisturbed", beside, bounds, memory, descriptors, what)
 
     def _attack(self, name: str) -> contextlib.AbstractContextManager[None]:
         if not name:
