@@ -77,8 +77,8 @@ in
       WatchdogSec = "120s";
       StateDirectory = "nano-snapshot-mirror";
 
-      # Exceptions to the hardening: peers and the DHT are on the network, at addresses nobody knows before, so neither
-      # PrivateNetwork= nor IPAddressDeny= can be. AF_UNIX is for the journal, the service manager and the control socket.
+      # Exceptions to the hardening: the addresses of peers and DHT nodes are not known in advance, so neither
+      # PrivateNetwork= nor IPAddressDeny= can be set. AF_UNIX is for the journal, the service manager and the control socket.
       RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
       # @resources stays: the scrub lowers its own priority, and what a hook runs is given limits.
       SystemCallFilter = [

@@ -196,7 +196,7 @@ class Peer:
         return {"user": usage.ru_utime, "system": usage.ru_stime, "max_rss_kib": usage.ru_maxrss}
 
     def dht_ring(self, count: int, timeout: float = 20) -> dict[str, Any]:
-        """Starts `count` DHT nodes on loopback addresses of their own, which know nobody else.
+        """Starts `count` DHT nodes on loopback addresses of their own, which know only each other.
 
         The node of this peer's own session is the one that the later commands put and get through.
         """

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A small DHT for tests: several nodes in one process that know each other and nobody else.
+"""A small DHT for tests: several nodes in one process that know only each other.
 
     dht.py serve --port FIRST --nodes COUNT
     dht.py tell PORT rewind SEQ     every node goes back to the item it took with this number
     dht.py tell PORT forge          every node gives out its item with another value and the old signature
-    dht.py tell PORT forget         every node forgets all it was told
+    dht.py tell PORT forget         every node forgets all items
     dht.py tell PORT forget-peers   every node forgets the peers that were announced, and keeps its items
 
 BEP 5 and BEP 44, as far as clients ask. The nodes check no signature and keep every item they were ever given, so that a test
@@ -68,7 +68,7 @@ class Refused(Exception):
 
 @dataclass
 class Item:
-    """A mutable item as it was put; nobody looked at the signature."""
+    """A mutable item as it was put, with an unchecked signature."""
 
     key: bytes
     signature: bytes
@@ -81,7 +81,7 @@ class Item:
 
 @dataclass
 class Node:
-    """One node: an id, a port, what it was told."""
+    """One node: an id, a port, its items and peers."""
 
     identity: bytes
     port: int
@@ -157,7 +157,7 @@ class Network:
         host = socket.inet_aton(local_address(sender))
         return b"".join(node.identity + host + node.port.to_bytes(2, "big") for node in self.nodes)
 
-    def told(self, words: list[bytes]) -> None:
+    def command(self, words: list[bytes]) -> None:
         """A command of the test, for all nodes."""
         for node in self.nodes:
             match words:
@@ -181,7 +181,7 @@ class Network:
             return None
         try:
             if query == b"tell":
-                self.told(arguments[b"words"])
+                self.command(arguments[b"words"])
                 answer: Dict = {b"id": node.identity}
             else:
                 answer = node.answer(query, arguments, sender, self.contacts(sender))

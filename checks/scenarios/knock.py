@@ -21,7 +21,7 @@ PROTOCOL = b"\x13BitTorrent protocol"
 
 
 def knock(host: str, port: int, info_hash: bytes) -> bool:
-    """Whether a peer at that address answers for the torrent. Raises OSError when nobody lets us in."""
+    """Whether a peer at that address answers for the torrent. Raises OSError when it refuses the connection."""
     with socket.create_connection((host, port), timeout=20) as peer:
         try:
             peer.sendall(PROTOCOL + bytes(8) + info_hash[:20] + os.urandom(20))

@@ -173,12 +173,12 @@ class Dht(unittest.TestCase):
     def test_it_lies_when_told(self) -> None:
         self.put(1, b"one")
         self.put(2, b"two")
-        self.network.told([b"rewind", b"1"])
+        self.network.command([b"rewind", b"1"])
         self.assertEqual(self.get()[b"v"], b"one")
-        self.network.told([b"forge"])
+        self.network.command([b"forge"])
         self.assertEqual((self.get()[b"seq"], self.get()[b"sig"]), (2, b"s" * 64))
         self.assertNotEqual(self.get()[b"v"], b"one")
-        self.network.told([b"forget"])
+        self.network.command([b"forget"])
         self.assertNotIn(b"v", self.get())
 
     def test_without_a_token_nothing_is_kept(self) -> None:
@@ -188,7 +188,7 @@ class Dht(unittest.TestCase):
         token = self.ask(b"get_peers", info_hash=b"h" * 20)[b"r"][b"token"]
         self.ask(b"announce_peer", info_hash=b"h" * 20, port=6881, token=token)
         self.assertEqual(self.ask(b"get_peers", info_hash=b"h" * 20)[b"r"][b"values"], [b"\x7f\0\0\x01\x1a\xe1"])
-        self.network.told([b"forget-peers"])
+        self.network.command([b"forget-peers"])
         self.assertNotIn(b"values", self.ask(b"get_peers", info_hash=b"h" * 20)[b"r"])
 
     def test_what_is_no_query_is_not_answered(self) -> None:

@@ -14,7 +14,7 @@ from .report import Found, form, median, number, table, where
 from .transfer import times
 
 BESIDE = {
-    "nobody": "alone",
+    "no leecher": "alone",
     "warm": "beside a leecher of other warm content",
     "cold": "beside a leecher of content on disk",
 }
@@ -33,7 +33,7 @@ def turn(lab: Lab, beside: str) -> Row:
         seeder.hear("listening")
         peer = seeder.hear("listening")["listening"]
         second = None
-        if beside != "nobody":
+        if beside != "no leecher":
             second = running.enter_context(Watched(lab.fetch(OURS, other, places[1], peer)))
         first = running.enter_context(Watched(lab.fetch(OURS, warm, places[0], peer)))
         fetched = first.hear("user")

@@ -14,7 +14,7 @@ READ = 4 << 20
 # Bytes that stay free, so that the kernel need not reclaim for the processes themselves.
 SPARE = 800 << 20
 
-# Bytes of the hole. Reading goes on where it left off and begins anew at the end.
+# Bytes of the hole. Reading continues at the last position, and wraps at the end.
 HOLE = 1 << 40
 
 

@@ -15,7 +15,7 @@ RESERVED = bytes(8)
 
 
 def greets(address: str, store: Held) -> bool:
-    """Whether whoever listens answers a handshake for this torrent."""
+    """Whether the listener answers a handshake for this torrent."""
     host, port = address.rsplit(":", 1)
     try:
         with socket.create_connection((host, int(port)), timeout=1) as peer:

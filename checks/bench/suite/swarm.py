@@ -1,4 +1,4 @@
-"""Many leechers on one seeder, each in a process of its own, that know nobody but the seeder.
+"""Many leechers on one seeder, each in a process of its own, that know only the seeder.
 
 Twice: over 127.0.0.1, where clients take their peers for machines of the same network and do not choke them, and over an address of the
 documentation network, on the loopback interface of a network namespace, where upload slots are given out as among strangers.
@@ -18,7 +18,7 @@ from .transfer import cpu, times
 # Seconds after which a leecher of libtorrent leaves, whole or not: with the default of 8 slots, strangers beyond the eighth wait for rounds.
 LIBTORRENT_PATIENCE = 30
 
-# TEST-NET-2 (RFC 5737): neither loopback nor private, and nobody's.
+# TEST-NET-2 (RFC 5737): neither loopback nor private, and unassigned.
 STRANGERS = "198.51.100.1"
 LOCAL = "127.0.0.1"
 

@@ -1,4 +1,4 @@
-"""Connects many times under one name, and sends blocks that nobody asked for, each many times."""
+"""Connects many times under one peer id, and sends blocks that were not requested, each many times."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Asks for the metadata again and again, sends metadata nobody asked for, and reads no answer."""
+"""Requests the metadata again and again, sends metadata that was not requested, and reads no answer."""
 
 from peer import EXTENDED, HAVE_NONE, Animal, Link, message
 

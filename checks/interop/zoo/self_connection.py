@@ -1,4 +1,4 @@
-"""Leads the mirror to itself: tells it its own address, and hands whoever connects on to the mirror's own port."""
+"""Leads the mirror to itself: sends it its own address, and forwards every connection to the mirror's own port."""
 
 import contextlib
 import socket
@@ -35,9 +35,9 @@ def behave(link: Link) -> None:
     link.greet()
     link.socket.sendall(message(HAVE_NONE) + message(EXTENDED, b"\x00d1:md6:ut_pexi1eee"))
     address = socket.inet_aton(link.animal.target[0]) + link.animal.target[1].to_bytes(2)
-    told = b"d5:added%d:%b7:added.f%d:%be" % (len(address) * 50, address * 50, 50, bytes(50))
+    addresses = b"d5:added%d:%b7:added.f%d:%be" % (len(address) * 50, address * 50, 50, bytes(50))
     while link.is_alive():
-        link.say(b"".join(message(EXTENDED, bytes([kind]) + told) for kind in (1, 2, 3)), "times 150 own addresses")
+        link.say(b"".join(message(EXTENDED, bytes([kind]) + addresses) for kind in (1, 2, 3)), "times 150 own addresses")
         link.drain(0.1)
 
 

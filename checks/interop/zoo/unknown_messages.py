@@ -1,4 +1,4 @@
-"""Sends messages of kinds that nobody knows, extended ones too, with any bytes in them."""
+"""Sends messages of unknown kinds, also extended ones, with random bytes."""
 
 import random
 

@@ -19,7 +19,7 @@ class Failed(Exception):
 
 
 def retry(condition: Callable[[bool], bool], timeout_seconds: float = PATIENCE) -> None:
-    """Asks until the answer is true; the last time it is told that it is the last."""
+    """Calls `condition` until it returns true. Its argument is true in the last call."""
     end = time.monotonic() + timeout_seconds
     while time.monotonic() < end:
         if condition(False):

@@ -42,7 +42,7 @@ class Machine:
 
     @property
     def shares_store(self) -> bool:
-        """Somebody besides the mirror uses its data directory."""
+        """Whether another program uses the mirror's data directory."""
         return self.producer is not None
 
 

@@ -1,4 +1,4 @@
-# Passing proves: with the firewall closed nobody can connect to a mirror, which still downloads; with it open peers come in by IPv4 and IPv6; a mirror
+# Passing proves: with the firewall closed no peer can connect to a mirror, which still downloads; with it open peers connect by IPv4 and IPv6; a mirror
 # whose peers are reachable by IPv6 alone downloads from them, with the pointer found in the DHT of IPv4; and a mirror without any IPv4, which
 # no DHT reaches, does with the signed item given to it as a file.
 
@@ -29,7 +29,7 @@ with subtest("what no DHT reaches takes the signed item from a file, and only if
     forged = re.sub('"value": "..', '"value": "00', item)
     t.assertNotEqual(item, forged)
     only6.succeed(f"cat > /srv/pointer.json <<'END'\n{forged}END")
-    retry(lambda _: told(only6, "no pointer from a file"), 60)
+    retry(lambda _: logged(only6, "no pointer from a file"), 60)
     only6.fail(f"test -e {CONTENT}")
     only6.succeed(f"cat > /srv/new.json <<'END'\n{item}END", "mv /srv/new.json /srv/pointer.json")
     only6.wait_for_file(CONTENT)

@@ -31,12 +31,12 @@ for day in range(DAYS):
         if trouble == "starved":
             mirror.succeed(f"fallocate -l $(($(df --output=avail -B1 {DATA}/ | tail -1) - 1000000)) {FILLER}")
         producer.succeed(f"runuser -u nano -- $(command -v python3) /etc/scenario/node.py {LEDGER} {day}")
-        paused = told(mirror, "until there is room")
+        paused = logged(mirror, "until there is room")
         newest = publish(producer)
         t.assertNotIn(newest, snapshots)
         snapshots.append(newest)
         if trouble == "starved":
-            retry(lambda _: told(mirror, "until there is room") > paused, 60)
+            retry(lambda _: logged(mirror, "until there is room") > paused, 60)
             mirror.succeed(f"rm {FILLER}")
         if trouble in ["restarted", "killed", "reloaded"]:
             # It has begun.
@@ -65,4 +65,4 @@ with subtest("the last one is current, and what is kept is whole"):
         t.assertIn(f"{snapshot}: all ", said)
         content = f"{DATA}/snapshots/{snapshot}/content/data.ldb"
         t.assertEqual(digest(mirror, content), digest(producer, content))
-    t.assertEqual(told(mirror, "panicked"), 0)
+    t.assertEqual(logged(mirror, "panicked"), 0)

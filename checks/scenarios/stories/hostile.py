@@ -7,7 +7,7 @@ def tell(words):
 
 def hears(*words):
     """Waits for an entry of the mirror's journal with all these words."""
-    retry(lambda _: told(mirror, *words), 60)
+    retry(lambda _: logged(mirror, *words), 60)
 
 
 start_all()

@@ -1,5 +1,5 @@
 # Passing proves: a libtorrent client downloads a snapshot from a mirror with nothing but its info-hash and its address, and a mirror gets the whole
-# snapshot from that client when nobody else has it.
+# snapshot from that client when no other peer has it.
 
 start_all()
 dht.wait_for_unit("scenario-dht.service")

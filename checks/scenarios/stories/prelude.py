@@ -30,13 +30,13 @@ def received(machine):
 
 
 def entries(machine):
-    """What the mirror told the journal: an entry a line, text and fields together."""
+    """The journal of the mirror: an entry a line, text and fields together."""
     lines = machine.succeed(f"journalctl -u {UNIT} -o json").splitlines()
     return [" ".join(f"{key}={value}" for key, value in json.loads(line).items() if key[0] != "_") for line in lines]
 
 
-def told(machine, *words):
-    """How often the mirror told the journal something with all these words."""
+def logged(machine, *words):
+    """How many entries of the mirror's journal have all these words."""
     return sum(all(word in entry for word in words) for entry in entries(machine))
 
 

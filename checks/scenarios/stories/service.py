@@ -1,5 +1,5 @@
 # Passing proves: systemd holds the sockets, so that a connection starts the mirror and no connection is refused while it restarts; a mirror that
-# hangs is killed by the watchdog and comes back; the signing key is readable by nobody but the producer, and never logged; and what the
+# hangs is killed by the watchdog and comes back; only the producer can read the signing key, and it is never logged; and what the
 # units forbid is forbidden.
 
 KEY = "/etc/nano-snapshot-mirror/producer.key"
@@ -45,7 +45,7 @@ with subtest("no connection is refused while it restarts"):
         before = mirror.succeed(f"systemctl show -P MainPID {UNIT}")
         mirror.succeed(f"systemctl restart {UNIT}")
         t.assertNotEqual(before, mirror.succeed(f"systemctl show -P MainPID {UNIT}"))
-        retry(lambda _: told(mirror, "resuming", newest) >= restarts, 30)
+        retry(lambda _: logged(mirror, "resuming", newest) >= restarts, 30)
         t.assertEqual(current(mirror), held)
     mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {newest}")
     t.assertEqual(digest(mirror), digest(producer))
@@ -62,9 +62,9 @@ with subtest("no connection is refused while it restarts"):
 with subtest("a reload takes over what has changed, and refuses mistakes, without a restart"):
     before = mirror.succeed(f"systemctl show -P MainPID {UNIT}")
     mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"3s\"/' {CONFIG}", f"systemctl reload {UNIT}")
-    retry(lambda _: told(mirror, "now in effect: poll-interval"), 30)
+    retry(lambda _: logged(mirror, "now in effect: poll-interval"), 30)
     mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"never\"/' {CONFIG}", f"systemctl reload {UNIT}")
-    retry(lambda _: told(mirror, "going on with the one before"), 30)
+    retry(lambda _: logged(mirror, "going on with the one before"), 30)
     t.assertEqual(before, mirror.succeed(f"systemctl show -P MainPID {UNIT}"))
     mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"2s\"/' {CONFIG}")
 
@@ -73,7 +73,7 @@ with subtest("status and metrics are served, and only to this machine"):
     producer.succeed("curl --fail --silent http://127.0.0.1:9109/metrics | grep ^nano_snapshot")
     client.fail("timeout 2 bash -c 'exec 3<>/dev/tcp/producer/9109'")
 
-with subtest("commands are taken from root, and from nobody else"):
+with subtest("commands are accepted from root alone"):
     producer.succeed("nano-snapshot-mirror status --alive")
     t.assertEqual(producer.succeed("stat --format=%a:%U:%G /run/nano-snapshot-mirror/control.sock").strip(), "660:root:nano-snapshot-mirror")
 

@@ -1,4 +1,4 @@
-//! Peer exchange (BEP 11) between our session and libtorrent, in both directions: whoever is in the
+//! Peer exchange (BEP 11) between our session and libtorrent, in both directions: the peer in the
 //! middle gives no content, only the address of the seed.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -117,7 +117,7 @@ async fn we_are_told(release: Libtorrent) {
     let (session, torrent) = world.ours("ours", RateLimits::default()).await;
     torrent.add_peers(&[middle.address()]).await;
     wait(&torrent, "both to be peers", |status| status.peers == 2).await;
-    // Whichever dialled the other, it heard of it from libtorrent: nobody else knows both.
+    // Whichever dialled the other got its address from libtorrent, the only peer that knows both.
     seed.handle().set_rate_limits(RateLimits::default()).await;
     wait(&torrent, "us to be whole", whole).await;
     session.shutdown().await;

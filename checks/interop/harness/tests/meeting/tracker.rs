@@ -115,13 +115,13 @@ impl Tracker {
         }
     }
 
-    /// Waits until somebody announced.
+    /// Waits for an announce.
     pub(crate) async fn heard(&self) {
         let mut announces = self.announces.clone();
         let heard = announces.wait_for(|count| *count > 0);
         tokio::time::timeout(super::PATIENCE, heard)
             .await
-            .expect("nobody announced")
+            .expect("no announce")
             .unwrap();
     }
 }
