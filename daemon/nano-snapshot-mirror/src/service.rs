@@ -41,9 +41,10 @@ use crate::store::catalogue;
 use crate::store::data_dir::{DataDir, StreamName};
 use crate::store::snapshot_info::SnapshotInfo;
 use crate::store::space;
-use crate::transfer::disk_pause::Paused;
-use crate::transfer::download::{Fetched, Torrent};
-use crate::transfer::session::{Network, Role};
+use crate::transfer::disk_pause::PausedDownloads;
+use crate::transfer::download::DownloadOutcome;
+use crate::transfer::network::{Network, Role};
+use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
 use downloads::{Fetching, first_fetched};
 use health::{CHECK_EVERY, Checked, Health};
@@ -139,7 +140,7 @@ enum Event {
     /// Time to keep alive what the authorities signed.
     KeepAliveDue,
     KeptAlive(Vec<KeptAlive>),
-    Fetched(InfoHashV2, Result<Fetched>),
+    Fetched(InfoHashV2, Result<DownloadOutcome>),
     Verified(InfoHashV2, Result<Option<Verdict>>),
     Asked(Request),
     ReportDue,
@@ -164,7 +165,7 @@ struct Service<'a> {
     policy: LedgerPolicy,
     live: &'a Live,
     retry: Duration,
-    seeding: HashMap<InfoHashV2, Torrent>,
+    seeding: HashMap<InfoHashV2, SnapshotTorrent>,
     /// At most one for each stream: one without peers does not keep others waiting.
     fetching: Vec<Fetching<'a>>,
     verifying: Option<Verifying<'a>>,
@@ -177,7 +178,7 @@ struct Service<'a> {
     manager: Manager,
     hooks: &'a Hooks,
     /// Downloads that wait for room on the disk.
-    paused: watch::Sender<Paused>,
+    paused: watch::Sender<PausedDownloads>,
     /// When to try again what lacked room on the disk.
     room: Option<Instant>,
     /// What was said of that, and when.

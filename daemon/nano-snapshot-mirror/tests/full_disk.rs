@@ -128,7 +128,7 @@ fn what_is_there_is_served_during_a_pause() {
     mirror.until("what is there to be offered", || {
         fs::read_to_string(&log)
             .unwrap()
-            .contains("serving meanwhile")
+            .contains("serving the verified part")
     });
     // Nobody else has anything.
     let seeder = published.seeder.take();

@@ -22,7 +22,7 @@ use crate::kit::listening;
 use crate::kit::systemd::Inherited;
 use crate::observe::report::{Addresses, ReportWatch};
 use crate::store::data_dir::DataDir;
-use crate::transfer::session::Network;
+use crate::transfer::network::Network;
 
 /// Sockets that listen and are not answered yet.
 pub(crate) struct Listeners {

@@ -34,8 +34,9 @@ use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue::{self, Entry, Retention};
 use crate::store::data_dir::DataDir;
 use crate::text::{Bytes, Time};
-use crate::transfer::download::{self, Fetched, Reader, Torrent, Wanted};
-use crate::transfer::session::{Network, Role};
+use crate::transfer::download::{self, ContentReader, DownloadOutcome, DownloadRequest};
+use crate::transfer::network::{Network, Role};
+use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
 /// How long to try to reach the DHT before giving up.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
@@ -209,7 +210,7 @@ impl Fetch<'_> {
     /// can be done while it is seeded. `None` when interrupted.
     async fn put(
         &self,
-        torrent: &Torrent,
+        torrent: &SnapshotTorrent,
         unpacked: Result<Option<Unpacked>>,
     ) -> Result<Option<Remaining>> {
         let format = catalogue::content(&torrent.dir, &torrent.store.info());
@@ -333,34 +334,37 @@ impl Fetch<'_> {
     }
 
     /// The snapshot in the session, whole; `None` when interrupted.
-    async fn obtain(&self, id: InfoHashV2, along: &Along) -> Result<Option<Torrent>> {
+    async fn obtain(&self, id: InfoHashV2, along: &Along) -> Result<Option<SnapshotTorrent>> {
         match block_in_place(|| catalogue::look(self.data, id)) {
             Some(Entry::Whole(generation)) => {
                 info!(snapshot = %id, "held already");
-                return Torrent::seed(self.network, generation).await.map(Some);
+                return SnapshotTorrent::seed(self.network, generation)
+                    .await
+                    .map(Some);
             }
             Some(Entry::Refused(faults)) => return Err(unsound(id, &faults)),
             _ => {}
         }
         let reads_along = self.once.extract && !self.once.discard_archive;
-        let wanted = Wanted {
+        let wanted = DownloadRequest {
             id,
             open: Vec::new(),
             policy: self.policy,
-            reader: reads_along.then_some(along as &dyn Reader),
-            or_refuse: true,
+            reader: reads_along.then_some(along as &dyn ContentReader),
+            fail_if_no_space: true,
             paused: &watch::Sender::default(),
         };
         let stop = &along.stop_fetch;
-        let fetched = download::fetch(self.network, self.data, wanted, self.display, stop).await?;
+        let fetched =
+            download::download(self.network, self.data, wanted, self.display, stop).await?;
         Ok(match fetched {
-            Fetched::Whole(torrent) => Some(*torrent),
-            Fetched::Stopped => None,
+            DownloadOutcome::Whole(torrent) => Some(*torrent),
+            DownloadOutcome::Stopped => None,
         })
     }
 
     /// Looks into the ledger of a whole snapshot, unless that was done; `false` when interrupted.
-    async fn check(&self, torrent: &Torrent) -> Result<bool> {
+    async fn check(&self, torrent: &SnapshotTorrent) -> Result<bool> {
         let info = torrent.store.info();
         let verdict = match self.policy.judge(&torrent.dir, &info) {
             Verdict::Unverified => {
@@ -383,7 +387,7 @@ impl Fetch<'_> {
     }
 
     /// Puts a reflink of the content in its place. `None` where the file system has none.
-    async fn reflink(&self, torrent: &Torrent) -> Result<Option<Ended>> {
+    async fn reflink(&self, torrent: &SnapshotTorrent) -> Result<Option<Ended>> {
         let content = plain_ledger(torrent)?;
         let (data, id) = (self.data.clone(), torrent.id);
         let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
@@ -418,7 +422,7 @@ impl Fetch<'_> {
     }
 
     /// Gives back, for a time or up to a ratio, or until a signal.
-    async fn seed(&self, torrent: &Torrent, seed_for: SeedFor) {
+    async fn seed(&self, torrent: &SnapshotTorrent, seed_for: SeedFor) {
         let total = torrent.store.layout().content_length();
         let started = Instant::now();
         info!(?seed_for, "seeding");
@@ -458,7 +462,7 @@ fn unsound(id: InfoHashV2, faults: &[String]) -> anyhow::Error {
     )
 }
 
-fn plain_ledger(torrent: &Torrent) -> Result<PathBuf> {
+fn plain_ledger(torrent: &SnapshotTorrent) -> Result<PathBuf> {
     catalogue::plain_ledger(&torrent.dir, &torrent.store.info())
         .context("the snapshot is no plain ledger")
 }

@@ -23,7 +23,7 @@ use crate::api::control;
 use crate::commands::key_file;
 use crate::config::Config;
 use crate::store::data_dir::DataDir;
-use crate::transfer::session::{self, Role};
+use crate::transfer::{dht, network::Role};
 pub(crate) use by_mirror::Mirror;
 
 /// Look-ups made before the number in use counts as unknown: a node that has just started may
@@ -126,8 +126,8 @@ impl Publishing<'_> {
             }
             None => {
                 let any = Ipv4Addr::UNSPECIFIED;
-                let port = session::dht_port(&self.config.dht, &Role::Once);
-                Box::new(session::start_dht(&self.config.dht, any, self.data, port).await?)
+                let port = dht::dht_port(&self.config.dht, &Role::Once);
+                Box::new(dht::start_dht(&self.config.dht, any, self.data, port).await?)
             }
         };
         let lookup = self.look_up(&*dht).await;

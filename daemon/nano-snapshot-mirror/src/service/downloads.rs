@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{Running, Service};
-use crate::transfer::download::{self, Fetched, Wanted};
+use crate::transfer::download::{self, DownloadOutcome, DownloadRequest};
 
 /// A running download.
 pub(super) struct Fetching<'a> {
     pub(super) id: InfoHashV2,
     pub(super) stop: CancellationToken,
-    pub(super) task: Running<'a, Result<Fetched>>,
+    pub(super) task: Running<'a, Result<DownloadOutcome>>,
 }
 
 impl<'a> Service<'a> {
@@ -27,20 +27,20 @@ impl<'a> Service<'a> {
         let open = open.map(|torrent| (torrent.id, torrent.store.clone()));
         let open = open.collect();
         let task = Box::pin(async move {
-            let wanted = Wanted {
+            let wanted = DownloadRequest {
                 id,
                 open,
                 policy: &policy,
                 reader: None,
-                or_refuse: false,
+                fail_if_no_space: false,
                 paused: &told,
             };
-            download::fetch(network, data, wanted, display, &until).await
+            download::download(network, data, wanted, display, &until).await
         });
         self.fetching.push(Fetching { id, stop, task });
     }
 
-    pub(super) fn fetched(&mut self, id: InfoHashV2, result: Result<Fetched>) {
+    pub(super) fn fetched(&mut self, id: InfoHashV2, result: Result<DownloadOutcome>) {
         let failure = result.as_ref().err();
         let failure = failure.map(|error| format!("snapshot {id}: {error:#}"));
         for followed in &mut self.streams {
@@ -51,10 +51,10 @@ impl<'a> Service<'a> {
             }
         }
         match result {
-            Ok(Fetched::Whole(torrent)) => {
+            Ok(DownloadOutcome::Whole(torrent)) => {
                 self.seeding.insert(id, *torrent);
             }
-            Ok(Fetched::Stopped) => {}
+            Ok(DownloadOutcome::Stopped) => {}
             Err(error) => {
                 error!(snapshot = %id, "not fetched, trying again at the next poll: {error:#}");
                 self.failed.insert(id);
@@ -82,17 +82,19 @@ impl<'a> Service<'a> {
     pub(super) async fn abandon(&mut self, fetching: Fetching<'a>) {
         fetching.stop.cancel();
         match fetching.task.await {
-            Ok(Fetched::Whole(torrent)) => {
+            Ok(DownloadOutcome::Whole(torrent)) => {
                 self.seeding.insert(fetching.id, *torrent);
             }
-            Ok(Fetched::Stopped) => {}
+            Ok(DownloadOutcome::Stopped) => {}
             Err(error) => warn!(snapshot = %fetching.id, "ended with: {error:#}"),
         }
     }
 }
 
 /// The first of the downloads to end; never, while there is none.
-pub(super) async fn first_fetched(fetching: &mut [Fetching<'_>]) -> (InfoHashV2, Result<Fetched>) {
+pub(super) async fn first_fetched(
+    fetching: &mut [Fetching<'_>],
+) -> (InfoHashV2, Result<DownloadOutcome>) {
     poll_fn(|context| {
         let ended = fetching
             .iter_mut()

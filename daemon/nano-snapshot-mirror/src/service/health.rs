@@ -145,7 +145,7 @@ impl<'a> Service<'a> {
         };
         let count = blocks.len();
         error!(snapshot = %id, blocks = count, "cannot read blocks from the disk, fetching them again");
-        if let Err(error) = torrent.mend(blocks).await {
+        if let Err(error) = torrent.repair(blocks).await {
             error!(snapshot = %id, "cannot repair the snapshot before the next start: {error}");
         }
         let text = format!("snapshot {id}: {count} blocks cannot be read; fetching them again");

@@ -16,7 +16,7 @@ use crate::store::catalogue::{self, Entry};
 use crate::store::data_dir::DirLock;
 use crate::store::space;
 use crate::text::Causes;
-use crate::transfer::download::Torrent;
+use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
 /// The problem of a data directory that cannot be read or changed, for programs.
 const STORE: &str = "store";
@@ -99,7 +99,7 @@ impl Service<'_> {
     }
 
     /// Takes a torrent out of the session; what it gave last counts too.
-    pub(super) async fn take_out(&mut self, torrent: Torrent) -> DirLock {
+    pub(super) async fn take_out(&mut self, torrent: SnapshotTorrent) -> DirLock {
         let id = torrent.id;
         let (lock, status) = torrent.leave().await;
         self.reporter.count(id, &status);
@@ -107,7 +107,7 @@ impl Service<'_> {
     }
 
     /// Takes a seeded snapshot out of what is seeded and scrubbed; it is still in the session.
-    pub(super) async fn leave(&mut self, id: InfoHashV2) -> Option<Torrent> {
+    pub(super) async fn leave(&mut self, id: InfoHashV2) -> Option<SnapshotTorrent> {
         self.scrubs.stop(id).await;
         self.seeding.remove(&id)
     }
@@ -123,7 +123,7 @@ impl Service<'_> {
                 let verdict = self.policy.judge(&generation.dir, &generation.store.info());
                 let holding = self.holding_by(id, verdict);
                 if holding != Holding::Refused {
-                    match Torrent::seed(self.network, generation).await {
+                    match SnapshotTorrent::seed(self.network, generation).await {
                         Ok(torrent) => {
                             info!(snapshot = %id, "seeding");
                             self.seeding.insert(id, torrent);

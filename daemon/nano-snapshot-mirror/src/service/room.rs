@@ -11,7 +11,7 @@ use tracing::warn;
 use super::Service;
 use crate::store::catalogue::{self, Held, Retention, State};
 use crate::store::set_aside;
-use crate::transfer::disk_pause::Paused;
+use crate::transfer::disk_pause::PausedDownloads;
 
 /// How soon to try again what a full disk kept from being done.
 const ROOM_RETRY: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ impl Service<'_> {
     }
 
     /// Makes room for the downloads that lack it: only what has to be kept is.
-    pub(super) async fn make_room(&mut self, paused: &Paused) {
+    pub(super) async fn make_room(&mut self, paused: &PausedDownloads) {
         for followed in &self.streams {
             let pause = followed.active.and_then(|id| paused.get(&id));
             let name = followed.stream.name.as_str();

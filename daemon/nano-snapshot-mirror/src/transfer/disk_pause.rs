@@ -1,4 +1,4 @@
-//! A fetch on a full disk: it waits until there is room and goes on by itself.
+//! Pauses a download on a full disk until there is enough free space.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,73 +20,73 @@ use crate::store::data_dir::DataDir;
 use crate::store::space::{self, Shortage};
 use crate::text::Bytes;
 
-/// How often to look whether there is room.
+/// Time between two checks of free space.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The shortest and the longest pause. They grow where free space says that there is room and
-/// writing says that there is none, as with a quota.
+/// The shortest and the longest pause. Pauses grow while the file system reports free space and writes
+/// still fail, as with a quota.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What a snapshot of which nothing is known yet needs to begin: its directory and metadata.
+/// Space for the directory and metadata of a snapshot whose size is still unknown, bytes.
 const TO_BEGIN: u64 = 1 << 20;
 
-/// Why a fetch does nothing at the moment.
+/// Why a download is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pause {
+pub(crate) struct DiskPause {
     /// Bytes that are still to be written.
     pub(crate) needed: u64,
-    /// Bytes that stay free besides.
+    /// Bytes that must stay free besides.
     pub(crate) reserve: u64,
 }
 
-impl fmt::Display for Pause {
+impl fmt::Display for DiskPause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the download is paused: it needs {} more and {} stay free on the disk",
+            "the download is paused: it needs {} more, and {} must stay free on the disk",
             Bytes(self.needed),
             Bytes(self.reserve)
         )
     }
 }
 
-/// Downloads that wait for room.
-pub(crate) type Paused = HashMap<InfoHashV2, Pause>;
+/// Downloads that wait for disk space.
+pub(crate) type PausedDownloads = HashMap<InfoHashV2, DiskPause>;
 
-/// The pauses of one fetch.
-pub(crate) struct Pauses<'a> {
+/// The pauses of one download.
+pub(crate) struct DiskPauses<'a> {
     data: &'a DataDir,
     id: InfoHashV2,
     display: &'a ProgressDisplay,
-    /// Who is told of them.
-    told: &'a watch::Sender<Paused>,
+    /// Receives them.
+    watchers: &'a watch::Sender<PausedDownloads>,
     next: Duration,
 }
 
-impl<'a> Pauses<'a> {
+impl<'a> DiskPauses<'a> {
     pub(crate) fn new(
         data: &'a DataDir,
         id: InfoHashV2,
         display: &'a ProgressDisplay,
-        told: &'a watch::Sender<Paused>,
+        watchers: &'a watch::Sender<PausedDownloads>,
     ) -> Self {
         Self {
             data,
             id,
             display,
-            told,
+            watchers,
             next: FIRST_PAUSE,
         }
     }
 
-    /// Waits until what `error` lacked is there; `false` when asked to stop before.
+    /// Waits until there is the space that `error` lacked; `false` after a stop request.
     pub(crate) async fn wait(
         &mut self,
         error: &anyhow::Error,
         stop: &CancellationToken,
     ) -> Result<bool> {
-        let pause = Pause {
+        let pause = DiskPause {
             needed: error.downcast_ref::<Shortage>().map_or_else(
                 || still_needed(&self.data.snapshot(self.id)),
                 |shortage| shortage.needed,
@@ -95,21 +95,21 @@ impl<'a> Pauses<'a> {
         };
         warn!(
             snapshot = %self.id, needed_bytes = pause.needed, reserve_bytes = pause.reserve,
-            "paused until there is room on the disk, nothing is lost: {error:#}"
+            "paused until there is free disk space; no data is lost: {error:#}"
         );
         let target = pause.needed.saturating_add(pause.reserve);
-        self.told.send_modify(|paused| {
+        self.watchers.send_modify(|paused| {
             paused.insert(self.id, pause);
         });
-        let goes_on = self.wait_for(target, stop).await;
-        self.told.send_modify(|paused| {
+        let space_found = self.wait_for(target, stop).await;
+        self.watchers.send_modify(|paused| {
             paused.remove(&self.id);
         });
         self.next = (self.next * 2).min(LAST_PAUSE);
-        if let Ok(true) = goes_on {
-            info!(snapshot = %self.id, "there is room on the disk: going on");
+        if let Ok(true) = space_found {
+            info!(snapshot = %self.id, "there is free disk space again: continuing");
         }
-        goes_on
+        space_found
     }
 
     async fn wait_for(&self, target: u64, stop: &CancellationToken) -> Result<bool> {
@@ -125,14 +125,14 @@ impl<'a> Pauses<'a> {
                 return Ok(true);
             }
             meter.message(&format!(
-                "{} more have to be free",
+                "{} more must be free",
                 Bytes(target.saturating_sub(free))
             ));
         }
     }
 }
 
-/// About what is still to be written of the snapshot in `dir`.
+/// Estimates how much is still to be written of the snapshot in `dir`, bytes.
 fn still_needed(dir: &Path) -> u64 {
     catalogue::read_info(dir).map_or(TO_BEGIN, |info| {
         let total = required_space(&Metainfo::from_info(info.into()));

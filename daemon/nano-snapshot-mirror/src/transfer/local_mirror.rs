@@ -1,7 +1,7 @@
 //! The mirror that runs on this machine, as a peer of a command that runs once.
 //!
-//! It is found by asking, in this order: the control socket of this command's configuration, the HTTP address of it, and the port at which that
-//! configuration has a mirror accept peers. Nothing that is found is trusted: content from it is verified as from any peer.
+//! The search tries, in this order: the configured control socket, the configured HTTP address, and the configured port for peers.
+//! Nothing from that mirror is trusted: its content is verified like that of any peer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -15,12 +15,12 @@ use crate::cli::Place;
 use crate::config::Config;
 use crate::store::data_dir::DataDir;
 
-/// Addresses that are taken from an answer, at most.
+/// The most addresses to take from an answer.
 const MOST: usize = 8;
 
-/// Where to ask for a mirror on this machine.
+/// Finds a mirror on this machine.
 #[derive(Debug, Clone)]
-pub(crate) struct Beside {
+pub(crate) struct LocalMirror {
     control: Option<PathBuf>,
     http: Option<SocketAddr>,
     listen: Vec<SocketAddr>,
@@ -39,8 +39,8 @@ struct Addresses {
     peers: Vec<SocketAddr>,
 }
 
-impl Beside {
-    /// Takes the places to ask from the configuration of a command that accepts peers at `own`.
+impl LocalMirror {
+    /// Reads where to ask from the configuration of a command that accepts peers at `own`.
     pub(crate) fn new(config: &Config, data: &DataDir, own: &[SocketAddr]) -> Self {
         Self {
             control: control::place(config, data),
@@ -53,10 +53,10 @@ impl Beside {
         }
     }
 
-    /// Returns where a mirror on this machine may accept peers. Asks each time: a mirror may start later.
+    /// Returns where a mirror on this machine may accept peers. Asks on each call: a mirror may start later.
     pub(crate) async fn peers(&self) -> Vec<SocketAddr> {
         let asked = self.clone();
-        // A panic there was printed; then there is no mirror to name.
+        // A panic there was printed; then there is no answer.
         let listen = spawn_blocking(move || asked.listen()).await;
         let addresses = listen.unwrap_or_default().into_iter();
         let mut peers: Vec<SocketAddr> = addresses
@@ -77,7 +77,7 @@ impl Beside {
                 debug!(addresses = ?report.addresses.peers, "found the mirror on this machine");
                 report.addresses.peers
             }
-            // It may run all the same: under another user who alone may use the control socket, and without HTTP.
+            // A mirror may still run: without HTTP, and with a control socket that this user may not use.
             None => self.listen.clone(),
         }
     }
@@ -118,14 +118,14 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_answer_the_configured_port_is_tried_unless_it_is_ours() {
-        let beside = |own: &[u16]| Beside {
+        let local_mirror = |own: &[u16]| LocalMirror {
             control: Some("/nonexistent/control.sock".into()),
             http: None,
             listen: vec!["[::]:6881".parse().unwrap()],
             own: own.to_vec(),
         };
-        let peers = beside(&[7]).peers().await;
+        let peers = local_mirror(&[7]).peers().await;
         assert_eq!(peers, ["127.0.0.1:6881".parse().unwrap()]);
-        assert!(beside(&[6881]).peers().await.is_empty());
+        assert!(local_mirror(&[6881]).peers().await.is_empty());
     }
 }

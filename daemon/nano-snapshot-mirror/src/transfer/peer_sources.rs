@@ -1,4 +1,4 @@
-//! Where peers are found besides the DHT: trackers, the local network, named file servers.
+//! Sources of peers besides the DHT: trackers, local discovery, web seeds.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -13,15 +13,15 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 
-/// What the configuration names.
-pub(crate) struct Sources {
+/// The configured sources.
+pub(crate) struct PeerSources {
     trackers: Vec<TrackerUrl>,
     web_seeds: Vec<WebSeedUrl>,
     lan: Option<LocalRegistry>,
 }
 
-impl Sources {
-    /// Opens what is to be open all the time; its task ends with `stop`.
+impl PeerSources {
+    /// Starts local discovery, if configured. Its task ends with `stop`.
     pub(crate) fn open(
         config: &Config,
         session: &Session,
@@ -37,7 +37,7 @@ impl Sources {
                 |lan| match LocalDiscovery::open(lan, session.announce_port()) {
                     Ok(discovery) => Some(discovery),
                     Err(error) => {
-                        info!(%error, "peers in the local network are not looked for");
+                        info!(%error, "cannot start local discovery");
                         None
                     }
                 },
@@ -54,8 +54,8 @@ impl Sources {
         }
     }
 
-    /// Has a torrent found under these names, until `stop` is cancelled.
-    pub(crate) fn attend(
+    /// Announces a torrent in these swarms until `stop` is cancelled.
+    pub(crate) fn announce(
         &self,
         session: &Session,
         torrent: &TorrentHandle,
@@ -74,8 +74,7 @@ impl Sources {
         let (torrent, web_seeds, stop) = (torrent.clone(), self.web_seeds.clone(), stop.clone());
         tasks.spawn(async move {
             torrent.add_web_seeds(&web_seeds).await;
-            // Trackers and others know of the torrent from its link or file; who made it private
-            // did not want us to tell anybody else.
+            // A private torrent is for its trackers only (BEP 27).
             let private = async {
                 match torrent.info().await {
                     Some(info) if info.is_private() => {}
@@ -84,14 +83,14 @@ impl Sources {
             };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = private => warn!("the torrent is private: not told in the local network"),
+                () = private => warn!("the torrent is private: stopped local discovery"),
             }
             drop(entry);
         });
     }
 }
 
-/// The local network that belongs to where we listen; none where only this machine reaches us.
+/// Returns the local network of the listening addresses; `None` if all are loopback.
 fn lan_of(listen: &[SocketAddr]) -> Option<LocalDiscoveryConfig> {
     let reached = listen.iter().find(|addr| !addr.ip().is_loopback())?;
     let interface = match reached.ip() {

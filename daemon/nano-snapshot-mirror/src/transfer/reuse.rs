@@ -1,4 +1,4 @@
-//! The held snapshots in which a fetch looks for blocks before it asks peers for them.
+//! The stored snapshots in which a download looks for blocks before it asks peers for them.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -15,27 +15,27 @@ use crate::store::data_dir::{DataDir, DirLock};
 use crate::text::Causes;
 
 /// A snapshot that this process has open.
-pub(crate) type Open = (InfoHashV2, Arc<TorrentStore>);
+pub(crate) type OpenStore = (InfoHashV2, Arc<TorrentStore>);
 
-/// Snapshots besides the one that is fetched, whole ones and parts. While this lives, nobody removes
-/// them.
+/// Complete and partial snapshots other than the one that is downloaded. Their locks keep other processes
+/// from removing them.
 pub(crate) struct Reuse {
     sources: Arc<ReuseSources>,
     _held: Vec<DirLock>,
 }
 
 impl Reuse {
-    /// Finds them, the newest first, and makes an index of all their blocks. `open` are those that need
-    /// not be opened again. Damaged ones are passed over: others will tell of them. Waits for the disk;
-    /// `stop` ends it early, with less to look through.
+    /// Finds them, the newest first, and indexes all their blocks. Those in `open` are not opened again.
+    /// Skips damaged snapshots; the scrub reports them. Blocks on the disk; `stop` ends it early, with fewer
+    /// snapshots.
     pub(crate) fn find(
         data: &DataDir,
         wanted: InfoHashV2,
-        open: &[Open],
+        open: &[OpenStore],
         stop: &CancellationToken,
     ) -> Self {
         let mut ids = data.snapshot_ids().unwrap_or_else(|error| {
-            warn!("nothing is reused: {error:#}");
+            warn!("cannot list snapshots, reusing none: {error:#}");
             Vec::new()
         });
         ids.retain(|id| *id != wanted);
@@ -44,7 +44,7 @@ impl Reuse {
         let (stores, held): (Vec<_>, Vec<_>) = ids
             .into_iter()
             .filter(|_| !stop.is_cancelled())
-            .filter_map(|id| hold(data, id, open))
+            .filter_map(|id| open_locked(data, id, open))
             .unzip();
         Self {
             sources: Arc::new(sources(stores, data, stop)),
@@ -57,8 +57,12 @@ impl Reuse {
     }
 }
 
-/// Opens a snapshot, whole or a part, and keeps others from removing it or writing to it.
-fn hold(data: &DataDir, id: InfoHashV2, open: &[Open]) -> Option<(Arc<TorrentStore>, DirLock)> {
+/// Opens a complete or partial snapshot and locks it against removal and writes.
+fn open_locked(
+    data: &DataDir,
+    id: InfoHashV2,
+    open: &[OpenStore],
+) -> Option<(Arc<TorrentStore>, DirLock)> {
     if let Some((_, store)) = open.iter().find(|(known, _)| *known == id) {
         return Some((store.clone(), data.share_snapshot(id).ok()??));
     }
@@ -66,7 +70,7 @@ fn hold(data: &DataDir, id: InfoHashV2, open: &[Open]) -> Option<(Arc<TorrentSto
         Entry::Whole(generation) | Entry::Mending(generation) => {
             Some((generation.store, generation.lock))
         }
-        // What a fetch had when the pointer moved on.
+        // A download that was abandoned when the pointer changed.
         Entry::Partial => {
             let dir = data.snapshot(id);
             let lock = data.own_snapshot(id).ok()??;
@@ -78,8 +82,8 @@ fn hold(data: &DataDir, id: InfoHashV2, open: &[Open]) -> Option<(Arc<TorrentSto
     }
 }
 
-/// With the index by which blocks are found that stand at other places now, if it can be made: a fetch
-/// without it only fetches more.
+/// Returns the stores with an index that finds blocks at other offsets. Without the index a download only
+/// fetches more.
 fn sources(
     stores: Vec<Arc<TorrentStore>>,
     data: &DataDir,
@@ -88,9 +92,14 @@ fn sources(
     if stores.iter().any(|store| store.is_sealed()) && !stop.is_cancelled() {
         match indexed(&stores, data, stop) {
             Ok(Ok(indexed)) => return indexed,
-            Ok(Err(StoreError::Cancelled)) => debug!("asked to stop while indexing what is held"),
-            Ok(Err(error)) => warn!("blocks that moved are fetched: {}", Causes(&error)),
-            Err(error) => warn!("blocks that moved are fetched: {error:#}"),
+            Ok(Err(StoreError::Cancelled)) => debug!("stopped while indexing stored snapshots"),
+            Ok(Err(error)) => warn!(
+                "cannot index stored snapshots, blocks at other offsets are downloaded: {}",
+                Causes(&error)
+            ),
+            Err(error) => warn!(
+                "cannot index stored snapshots, blocks at other offsets are downloaded: {error:#}"
+            ),
         }
     }
     ReuseSources::new(stores)
@@ -101,11 +110,11 @@ fn indexed(
     data: &DataDir,
     stop: &CancellationToken,
 ) -> Result<Result<ReuseSources, StoreError>> {
-    // Should we not live to remove it, the next start does.
+    // If this process dies before it removes the directory, the next start does.
     let (scratch, _ours) = data.new_build()?;
     let sources = ReuseSources::new(stores.to_vec());
     let indexed = sources.with_index(&scratch, &*catalogue::io(), &|| !stop.is_cancelled());
-    // An open file stays until it is closed.
+    // The index stays usable: an unlinked file exists until it is closed.
     fs::remove_dir_all(&scratch)?;
     Ok(indexed)
 }
@@ -141,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_searched_newest_first_and_opened_once() {
+    fn stored_snapshots_are_searched_newest_first_and_opened_once() {
         let temp = tempfile::tempdir().unwrap();
         let data = DataDir::create(Some(temp.path())).unwrap();
         let stop = CancellationToken::new();
@@ -156,7 +165,7 @@ mod tests {
         let ids: Vec<InfoHashV2> = found.iter().map(|store| store.info().hashes().v2).collect();
         assert_eq!(ids, [third.0, second.0, first.0]);
         assert!(Arc::ptr_eq(&found[1], &second.1));
-        // Nobody takes them away meanwhile, and the index leaves nothing behind.
+        // They cannot be removed meanwhile, and the index leaves no file.
         let lock = data.lock().unwrap();
         assert!(!data.remove_snapshot(second.0, &lock).unwrap());
         assert!(data.incoming().read_dir().unwrap().next().is_none());

@@ -1,6 +1,6 @@
-//! What the mirror of nano-snapshot-swarm left in the data directory: the archive itself, under the name
-//! it has in the torrent. Where it is what is to be fetched, its bytes are taken from there; it stays as
-//! it is. Where it is not, as after another day, nothing is lost but the time to read it.
+//! The archive that the mirror of nano-snapshot-swarm keeps in the data directory, under its name in the
+//! torrent. If it is the content of the snapshot, it is copied instead of downloaded, and the original
+//! stays. If it is of another day, only the time to read it is lost.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -19,13 +19,13 @@ use crate::store::catalogue;
 use crate::store::data_dir::DataDir;
 use crate::text::Causes;
 
-/// Bytes that are copied before the next look whether to stop.
+/// Bytes to copy between two checks for a stop request.
 const COPY_STEP: u64 = 64 << 20;
 
-/// The ledger that `--extract` puts there, which is ours.
+/// The ledger that `--extract` writes there.
 const EXTRACTED: &str = "data.ldb";
 
-/// The file that may be the content of this torrent.
+/// Returns the file that may be the content of this torrent.
 pub(crate) fn find(data: &DataDir, info: &Info) -> Option<PathBuf> {
     // The name of a torrent is a safe file name by construction.
     let path = data.root().join(info.name());
@@ -34,8 +34,8 @@ pub(crate) fn find(data: &DataDir, info: &Info) -> Option<PathBuf> {
     (fits && found.is_file() && found.len() == info.layout().content_length()).then_some(path)
 }
 
-/// The torrent with its piece layer, if the file at `path` is its content; `None` also when asked to
-/// stop. Reads all of the file.
+/// Returns the torrent with its piece layer if the file at `path` is its content; `None` also after a
+/// stop request. Reads all of the file.
 pub(crate) fn recognise(
     path: &Path,
     info: &Arc<Info>,
@@ -56,7 +56,7 @@ pub(crate) fn recognise(
         Ok(hashed) => hashed,
         Err(StoreError::Cancelled) => return None,
         Err(error) => {
-            warn!(path = %path.display(), "not reused: {}", Causes(&error));
+            warn!(path = %path.display(), "cannot reuse the file: {}", Causes(&error));
             return None;
         }
     };
@@ -68,15 +68,15 @@ pub(crate) fn recognise(
         layer.is_some_and(|layer| metainfo.set_layer(index, layer).is_ok())
     });
     if !(same && known) {
-        info!(path = %path.display(), "of another snapshot, and not reused");
+        info!(path = %path.display(), "the file belongs to another snapshot: not reused");
         return None;
     }
-    info!(path = %path.display(), "this is the snapshot: it is copied, not fetched");
+    info!(path = %path.display(), "the file is the snapshot: copying it instead of downloading");
     Some(metainfo)
 }
 
-/// Copies the file into the store, whose blocks are to be read and verified afterwards. A crash on the
-/// way leaves a mark that this is to be done. Returns `false` when asked to stop before the end.
+/// Copies the file into the store. The caller must verify the blocks afterwards; a mark on disk records
+/// that, should the process crash. Returns `false` after a stop request.
 pub(crate) fn copy(path: &Path, store: &TorrentStore, stop: &CancellationToken) -> Result<bool> {
     catalogue::note_unread(store.directory())?;
     let info = store.info();

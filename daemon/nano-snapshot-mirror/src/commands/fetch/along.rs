@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::Fetch;
 use crate::ledger::unpack::{self, Unpack, Unpacked};
-use crate::transfer::download::Reader;
+use crate::transfer::download::ContentReader;
 
 /// The extraction of an archive that goes along with its download.
 pub(super) struct Along {
@@ -48,8 +48,8 @@ impl Along {
     }
 }
 
-impl Reader for Along {
-    fn begins(&self, store: &Arc<TorrentStore>) -> bool {
+impl ContentReader for Along {
+    fn files_created(&self, store: &Arc<TorrentStore>) -> bool {
         let info = store.info();
         if info.is_single_file() && info.name().ends_with(".7z") {
             info!(

@@ -28,8 +28,8 @@ use crate::store::data_dir::StreamName;
 use crate::store::snapshot_info::SnapshotInfo;
 use crate::store::space;
 use crate::text::Causes;
-use crate::transfer::download::too_long;
-use crate::transfer::session::Network;
+use crate::transfer::download::metadata_too_long;
+use crate::transfer::network::Network;
 
 /// How often a report is made without anything having happened.
 const EVERY: Duration = Duration::from_secs(1);
@@ -484,7 +484,7 @@ impl Reporter {
             let status = handle.status();
             if let (SessionPhase::Metadata, Some(length)) = (&status.phase, status.refused_metadata)
             {
-                let text = format!("snapshot {}: {}", handle.id().v2, too_long(length));
+                let text = format!("snapshot {}: {}", handle.id().v2, metadata_too_long(length));
                 problems.push(problem("metadata-too-long", text));
             }
         }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::{News, Scrub, Settings, due, log_end};
-use crate::transfer::download::Torrent;
+use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
 /// Something for [`Scrubs::take`].
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Scrubs {
         &mut self,
         event: Event,
         settings: Settings,
-        seeding: &HashMap<InfoHashV2, Torrent>,
+        seeding: &HashMap<InfoHashV2, SnapshotTorrent>,
     ) {
         self.settings = settings;
         match event {
@@ -68,7 +68,7 @@ impl Scrubs {
             Event::News(News::Damaged(blocks)) => {
                 let id = self.running.as_ref().map(|(scrub, _)| scrub.id);
                 if let Some(torrent) = id.and_then(|id| seeding.get(&id))
-                    && let Err(error) = torrent.mend(blocks).await
+                    && let Err(error) = torrent.repair(blocks).await
                 {
                     error!(snapshot = %torrent.id, "not mended before the next start: {error}");
                 }
@@ -88,10 +88,10 @@ impl Scrubs {
         }
     }
 
-    fn look(&mut self, seeding: &HashMap<InfoHashV2, Torrent>) {
+    fn look(&mut self, seeding: &HashMap<InfoHashV2, SnapshotTorrent>) {
         self.look_at = Instant::now() + self.settings.look_every();
         // What is being mended is read as it comes.
-        let whole = |torrent: &&Torrent| torrent.status().phase.is_seeding();
+        let whole = |torrent: &&SnapshotTorrent| torrent.status().phase.is_seeding();
         let mut asked = None;
         while let Some(id) = self.asked.pop_front() {
             if seeding.get(&id).as_ref().is_some_and(whole) {

@@ -1,13 +1,13 @@
 //! How often the DHT is searched for the peers of one torrent.
 //!
-//! What counts is whether content arrives, not how many peers are connected: a handful of peers that give
-//! nothing must not keep a download from finding better ones.
+//! What counts is whether content arrives, not how many peers are connected: peers that send nothing must
+//! not keep a download from finding better ones.
 
 use std::time::Duration;
 
 use bittorrent_session::TorrentStatus;
 
-/// How often a torrent is looked at between searches.
+/// Time between two looks at the status of a torrent.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// Nodes forget an announced peer after half an hour or so (BEP 5 leaves the time open).
@@ -22,27 +22,26 @@ const FEW_PEERS: usize = 5;
 /// How long to wait after the first search that did not make content arrive; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 
-/// And at most so long.
+/// The longest of these waits.
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// A download that receives fewer bytes of use a second than this looks for peers as one that receives
-/// none.
+/// A download that receives fewer useful bytes a second than this searches as if it received none.
 const LEAST_RATE: u64 = 16 << 10;
 
 /// When to search next.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct SearchPace {
     /// The next pause while nothing arrives.
     retry: Duration,
     /// Time since the last search.
     since_search: Duration,
     /// Time since content last arrived at a fair rate, at most that since the last search.
     starving: Duration,
-    /// Bytes that were here when looked at last.
+    /// Useful bytes received at the last look.
     received: u64,
 }
 
-impl Default for Pace {
+impl Default for SearchPace {
     fn default() -> Self {
         Self {
             retry: FIRST_RETRY,
@@ -53,7 +52,7 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
+impl SearchPace {
     /// A search has ended.
     pub(super) fn searched(&mut self, status: &TorrentStatus) {
         self.since_search = Duration::ZERO;
@@ -61,7 +60,7 @@ impl Pace {
         self.received = useful(status);
     }
 
-    /// Whether to search again, being asked once in each [`TICK`].
+    /// Returns whether to search again. Must be called once in each [`TICK`].
     pub(super) fn is_due(&mut self, status: &TorrentStatus) -> bool {
         let arrived = useful(status).saturating_sub(self.received);
         self.received = useful(status);
@@ -84,7 +83,7 @@ impl Pace {
     }
 }
 
-/// Bytes that were received and kept so far.
+/// Returns the bytes received and kept so far.
 fn useful(status: &TorrentStatus) -> u64 {
     status.downloaded_payload.saturating_sub(status.wasted)
 }
@@ -95,9 +94,9 @@ mod tests {
 
     use super::*;
 
-    /// The seconds at which searches begin, each of which takes no time.
+    /// Returns the seconds at which searches start. A search takes no time here.
     fn searches(seconds: u64, status: impl Fn(u64) -> TorrentStatus) -> Vec<u64> {
-        let mut pace = Pace::default();
+        let mut pace = SearchPace::default();
         pace.searched(&status(0));
         let due = |second: &u64| {
             let due = pace.is_due(&status(*second));
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_give_nothing_do_not_stretch_the_search() {
+    fn peers_that_send_nothing_do_not_delay_the_search() {
         for peers in [0, 1, 4, 100] {
             let found = searches(200, |_| downloading(peers, 0));
             assert_eq!(found, [2, 6, 14, 30, 62, 122, 182], "{peers} peers");
