@@ -306,9 +306,9 @@ impl Engine {
     /// Verified blocks turned out not to be on disk: they are downloaded again. A piece that was
     /// verified as a whole starts again from nothing.
     pub fn handle_lost(&mut self, torrent: TorrentKey, blocks: &[BlockIndex], now: Instant) {
-        self.shared.advance(now);
+        let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.handle_lost(blocks, &mut self.shared);
+            torrent.handle_lost(blocks, &mut self.shared, now);
         }
     }
 
@@ -321,9 +321,9 @@ impl Engine {
         held: Vec<PieceLeaves>,
         now: Instant,
     ) {
-        self.shared.advance(now);
+        let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
-            torrent.handle_damaged(blocks, held, &mut self.shared);
+            torrent.handle_damaged(blocks, held, &mut self.shared, now);
         }
     }
 

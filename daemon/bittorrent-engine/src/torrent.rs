@@ -1,176 +1,172 @@
 //! One torrent: its connections and what they do for it.
 
 mod admission;
-mod blame;
 mod blocks;
+mod context;
 mod descent;
 mod dialling;
 mod events;
 mod exchange;
+mod false_data;
 mod hashes;
 mod hedging;
-mod metadata;
-mod pieces;
+mod interest;
 mod requests;
 mod reuse;
+mod swarm;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bittorrent_protocol::{InfoHashes, PieceIndex};
+use bittorrent_protocol::{BlockIndex, InfoHashes, MerkleHash, PieceIndex};
 
-use crate::api::addresses::Host;
-use crate::api::input::{Connected, Content, ContentError, Direction, PeerFault, Refusal};
+use self::context::Context;
+use self::swarm::Swarm;
+use crate::api::addresses::Scope;
+use crate::api::input::{Content, ContentError, DialFailure, PieceLeaves, Source, WriteFailed};
 use crate::api::keys::{PeerKey, TorrentKey};
-use crate::api::output::{DisconnectReason, Output, StopReason};
+use crate::api::output::{
+    Blame, BlockVerdict, Command, Discard, DisconnectReason, Output, StopReason,
+};
 use crate::api::status::{PeerStatus, TorrentPhase, TorrentStatus};
-use crate::hedge::AnswerTime;
-use crate::hosts::candidates::Candidates;
 use crate::metadata::Metadata;
 use crate::peer::{Peer, PeerPieces};
 use crate::pieces::piece_set::PieceSet;
+use crate::pieces::reuse::Reuse;
 use crate::pieces::transfer::Transfer;
-use crate::rate::Rate;
 use crate::shared::Shared;
 
-/// A connection that lasted this long was worth having.
-const LONG_ENOUGH: Duration = Duration::from_secs(60);
+/// What a torrent is doing.
+#[derive(Debug)]
+enum Phase {
+    /// Peers are asked for the info dictionary.
+    FindingMetadata(Metadata),
+    /// The info dictionary is complete; the caller has not called `set_content` yet.
+    AwaitingContent,
+    /// The content is known. A transfer that has stopped still serves what is verified.
+    Transferring(Box<Transfer>),
+    /// The info dictionary does not fit the v1 info-hash, so there will be no content.
+    Contradicted,
+}
 
 /// One torrent.
 #[derive(Debug)]
 pub(crate) struct Torrent {
-    key: TorrentKey,
     hashes: InfoHashes,
-    peers: BTreeMap<PeerKey, Peer>,
-    candidates: Candidates,
-    /// When the next address may be dialled; `None` when none may, or nothing is known about it.
-    dial_due: Option<Instant>,
-    dial_changed: bool,
-    /// Dials under way that are counted in [`Shared::dialling`].
-    dials_counted: usize,
-    metadata: Option<Metadata>,
-    /// The greatest length that was offered and is more than is fetched.
+    phase: Phase,
+    swarm: Swarm,
+    /// The greatest length of an info dictionary that a peer offered and that is above the limit.
     refused_metadata: Option<u32>,
-    transfer: Option<Transfer>,
-    stopped: Option<StopReason>,
-    /// Nothing is asked for: what is there is served.
-    serves_only: bool,
-    /// Pieces verified since peers were told.
-    unannounced: Vec<PieceIndex>,
-    /// Peers that may have room for requests.
-    awake: Vec<PeerKey>,
-    /// Something became available that starved peers may want.
-    wake_starved: bool,
-    /// Hashes may be asked for.
-    ask_hashes: bool,
-    /// Of hash requests.
-    answer_time: AnswerTime,
-    down: Rate,
-    up: Rate,
-    wasted: u64,
-    hash_bytes: u64,
-    banned: u64,
 }
 
 impl Torrent {
     pub(crate) fn new(key: TorrentKey, hashes: InfoHashes, shared: &Shared, now: Instant) -> Self {
         Self {
-            key,
             hashes,
-            peers: BTreeMap::new(),
-            candidates: Candidates::default(),
-            dial_due: None,
-            dial_changed: false,
-            dials_counted: 0,
-            refused_metadata: None,
-            metadata: Some(Metadata::new(
+            phase: Phase::FindingMetadata(Metadata::new(
                 hashes.v2,
                 shared.config.max_metadata_len,
                 shared.config.metadata_timeout,
                 shared.config.hedge_after,
             )),
-            transfer: None,
-            stopped: None,
-            serves_only: false,
-            unannounced: Vec::new(),
-            awake: Vec::new(),
-            wake_starved: false,
-            ask_hashes: false,
-            answer_time: AnswerTime::default(),
-            down: Rate::new(now),
-            up: Rate::new(now),
-            wasted: 0,
-            hash_bytes: 0,
-            banned: 0,
+            swarm: Swarm::new(key, now),
+            refused_metadata: None,
+        }
+    }
+
+    fn transfer(&self) -> Option<&Transfer> {
+        match &self.phase {
+            Phase::Transferring(transfer) => Some(transfer),
+            Phase::FindingMetadata(_) | Phase::AwaitingContent | Phase::Contradicted => None,
+        }
+    }
+
+    /// Returns what the steps of a transfer work on, once the content is known.
+    fn context<'a>(&'a mut self, shared: &'a mut Shared, now: Instant) -> Option<Context<'a>> {
+        match &mut self.phase {
+            Phase::Transferring(transfer) => Some(Context {
+                transfer,
+                swarm: &mut self.swarm,
+                shared,
+                now,
+            }),
+            Phase::FindingMetadata(_) | Phase::AwaitingContent | Phase::Contradicted => None,
         }
     }
 
     pub(crate) fn is_complete(&self) -> bool {
-        self.transfer.as_ref().is_some_and(Transfer::is_complete)
+        self.transfer().is_some_and(Transfer::is_complete)
     }
 
-    /// Whether nothing more is wanted of peers.
+    /// Returns whether nothing more is wanted of peers.
     pub(crate) fn wants_nothing(&self) -> bool {
-        self.serves_only || self.is_complete()
+        self.swarm.serves_only || self.is_complete()
     }
 
-    /// Whether nothing may be asked for.
-    fn is_at_rest(&self) -> bool {
-        self.serves_only || self.stopped.is_some()
+    fn stopped(&self) -> Option<StopReason> {
+        match &self.phase {
+            Phase::Transferring(transfer) => transfer.stopped,
+            Phase::Contradicted => Some(StopReason::HashesContradict),
+            Phase::FindingMetadata(_) | Phase::AwaitingContent => None,
+        }
     }
 
     pub(crate) fn stop_downloading(&mut self) {
-        self.serves_only = true;
+        self.swarm.serves_only = true;
     }
 
     pub(crate) fn download_in_order(&mut self) {
-        if let Some(transfer) = &mut self.transfer {
+        if let Phase::Transferring(transfer) = &mut self.phase {
             transfer.picker.download_in_order();
         }
     }
 
     pub(crate) fn peer_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
-        self.peers.get_mut(&key)
+        self.swarm.peers.get_mut(&key)
     }
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values()
+        self.swarm.peers.values()
     }
 
     pub(crate) fn has_peers(&self) -> bool {
-        !self.peers.is_empty()
+        !self.swarm.peers.is_empty()
     }
 
-    /// It has something to serve.
+    /// Returns whether some content is verified and can be served.
     pub(crate) fn can_serve(&self) -> bool {
-        self.transfer
-            .as_ref()
+        self.transfer()
             .is_some_and(|transfer| transfer.bytes_verified > 0)
     }
 
-    /// The metadata is known: from here on content can be asked for.
+    /// Returns whether look-ups are under way.
+    pub(crate) fn is_looking(&self) -> bool {
+        let reuse = self.transfer().and_then(|transfer| transfer.reuse.as_ref());
+        reuse.is_some_and(Reuse::is_looking)
+    }
+
+    /// Starts the transfer of a torrent whose metadata is known.
     pub(crate) fn set_content(
         &mut self,
         content: Content,
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), ContentError> {
-        if self.transfer.is_some() {
-            return Err(ContentError::NotWaiting);
+        match self.phase {
+            Phase::FindingMetadata(_) | Phase::AwaitingContent => {}
+            Phase::Transferring(_) | Phase::Contradicted => return Err(ContentError::NotWaiting),
         }
         let (expected, found) = (content.layout.files().len(), content.layers.len());
         if expected != found {
             return Err(ContentError::LayerCount { expected, found });
         }
-        self.metadata = None;
-        let transfer = self.transfer.insert(Transfer::new(content));
+        let mut transfer = Transfer::new(content);
         if let Some(reuse) = &mut transfer.reuse {
             let pieces = transfer.layout.piece_count() as usize;
             reuse.start_at(shared.rng.below(pieces) as u32);
         }
         let mut invalid = Vec::new();
-        for peer in self.peers.values_mut() {
+        for peer in self.swarm.peers.values_mut() {
             let PeerPieces::Unchecked(early) = &peer.has else {
                 continue;
             };
@@ -179,111 +175,28 @@ impl Torrent {
                 Err(_) => invalid.push(peer.key),
             }
         }
+        let swarm = &mut self.swarm;
+        self.phase = Phase::Transferring(Box::new(transfer));
+        swarm.dialler.look_again();
+        swarm.ask_hashes = true;
+        shared.slots_changed = true;
         for key in invalid {
             self.disconnect(key, DisconnectReason::InvalidPieces, shared, now);
         }
-        let keys: Vec<_> = self.peers.keys().copied().collect();
-        for key in keys {
-            self.send_bitfield(key, shared);
-            self.count_pieces(key);
-            self.update_interest(key, shared);
-            self.drop_if_redundant(key, shared, now);
-        }
-        shared.slots_changed = true;
-        self.dial_changed = true;
-        self.ask_hashes = true;
-        Ok(())
-    }
-
-    /// Whether an incoming connection is welcome, if there is a place for it.
-    pub(crate) fn may_accept(
-        &self,
-        addr: SocketAddr,
-        shared: &Shared,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        if shared.bans.contains(addr, now) {
-            return Err(Refusal::Banned);
-        }
-        if self.candidates.is_own(addr) {
-            return Err(Refusal::Ourselves);
-        }
-        if self.peers.values().any(|peer| peer.addr == addr) {
-            return Err(Refusal::Duplicate);
-        }
-        if self.is_crowded(addr, shared) {
-            return Err(Refusal::Crowded);
-        }
-        Ok(())
-    }
-
-    /// Takes a connection that is `accepted`; it takes the place of another one, if one is named.
-    pub(crate) fn handle_connected(
-        &mut self,
-        connected: &Connected,
-        accepted: Result<Option<PeerKey>, Refusal>,
-        shared: &mut Shared,
-        now: Instant,
-    ) -> Result<PeerKey, Refusal> {
-        self.dial_changed = true;
-        match accepted {
-            Ok(None) => {}
-            Ok(Some(twin)) => self.disconnect(twin, DisconnectReason::Duplicate, shared, now),
-            Err(refusal) => {
-                if connected.direction == Direction::Outgoing {
-                    self.refused_dial(connected.addr, refusal, shared, now);
-                }
-                return Err(refusal);
+        let keys = self.swarm.peer_keys();
+        if let Some(mut cx) = self.context(shared, now) {
+            for key in keys {
+                let mut interest = cx.interest();
+                interest.send_bitfield(key);
+                interest.count_pieces(key);
+                interest.update_interest(key);
+                interest.drop_if_redundant(key);
             }
         }
-        let key = shared.keys.peer(self.key);
-        let layout = self.transfer.as_ref().map(|transfer| &*transfer.layout);
-        let peer = Peer::new(key, connected, layout, &shared.config, now);
-        if connected.direction == Direction::Outgoing {
-            self.dialled(connected.addr, shared);
-        }
-        self.peers.insert(key, peer);
-        shared.connected += 1;
-        self.send_bitfield(key, shared);
-        shared.slots_changed = true;
-        Ok(key)
+        Ok(())
     }
 
-    /// Whether a connection is welcome, if there is a place for it; or one to the same peer that has to go
-    /// for it.
-    pub(crate) fn accept(
-        &self,
-        connected: &Connected,
-        shared: &Shared,
-        now: Instant,
-    ) -> Result<Option<PeerKey>, Refusal> {
-        if shared.config.peer_id == Some(connected.peer_id) {
-            return Err(Refusal::Ourselves);
-        }
-        self.may_accept(connected.addr, shared, now)?;
-        // Anyone can read a peer's id and connect under it, so an id counts for one host only.
-        let host = Host::of(connected.addr.ip());
-        let Some(twin) = self
-            .peers
-            .values()
-            .find(|peer| peer.peer_id == connected.peer_id && peer.host() == host)
-        else {
-            return Ok(None);
-        };
-        // Two peers that dial each other at once must both keep the same connection: the one
-        // that the greater id opened.
-        let Some(own) = shared.config.peer_id else {
-            return Err(Refusal::Duplicate);
-        };
-        let ours_wins = own > connected.peer_id;
-        let new_is_ours = connected.direction == Direction::Outgoing;
-        if twin.direction == connected.direction || new_is_ours != ours_wins {
-            return Err(Refusal::Duplicate);
-        }
-        Ok(Some(twin.key))
-    }
-
-    /// Forgets a peer and tells the caller to close its connection.
+    /// Forgets a peer and asks the caller to close its connection.
     fn disconnect(
         &mut self,
         key: PeerKey,
@@ -297,12 +210,12 @@ impl Torrent {
         }
     }
 
-    /// A connection is closed.
+    /// Handles the end of a connection.
     pub(crate) fn handle_disconnected(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
         self.remove_peer(key, false, shared, now);
     }
 
-    /// Forgets a peer. What it was asked for is free again.
+    /// Forgets a peer. Its requests are free for other peers. `false` when it was unknown.
     fn remove_peer(
         &mut self,
         key: PeerKey,
@@ -310,114 +223,152 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) -> bool {
-        self.release_all(key);
-        self.uncount_pieces(key);
-        self.drop_hash_waits(key);
-        let Some(peer) = self.peers.remove(&key) else {
-            return false;
-        };
-        if let Some(metadata) = &mut self.metadata {
+        if let Some(mut cx) = self.context(shared, now) {
+            return cx.remove_peer(key, at_fault);
+        }
+        if let Phase::FindingMetadata(metadata) = &mut self.phase {
             metadata.forget(key);
         }
-        shared.connected -= 1;
-        shared.room_made = true;
-        shared.slots_changed |= !peer.choked;
-        if let Some(listens) = peer.listens {
-            let useful = !at_fault
-                && (peer.down.total() > 0
-                    || peer.up.total() > 0
-                    || peer.since + LONG_ENOUGH <= now);
-            let seed = peer.is_seed() || peer.upload_only;
-            self.candidates.disconnected(
-                listens,
-                useful,
-                seed,
-                &shared.config,
-                &mut shared.rng,
-                now,
-            );
-        }
-        self.dial_changed = true;
-        true
+        self.swarm.remove(key, at_fault, shared, now)
     }
 
-    /// Closes every connection.
+    /// Bans an address and closes the connections with every banned address.
+    fn ban(&mut self, addr: SocketAddr, blame: Blame, shared: &mut Shared, now: Instant) {
+        self.swarm.ban(addr, blame, shared, now);
+        for key in self.swarm.banned_peers(shared, now) {
+            self.disconnect(key, DisconnectReason::Banned, shared, now);
+        }
+    }
+
+    /// Closes the connection of a peer that requests nothing when nothing is wanted of it either.
+    fn drop_if_redundant(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
+        let requests_nothing = |peer: &Peer| peer.is_seed() || peer.upload_only;
+        if self.wants_nothing() && self.swarm.peers.get(&key).is_some_and(requests_nothing) {
+            self.disconnect(key, DisconnectReason::Redundant, shared, now);
+        }
+    }
+
+    /// Closes every connection and forgets every address.
     pub(crate) fn close(&mut self, shared: &mut Shared, now: Instant) {
-        let keys: Vec<_> = self.peers.keys().copied().collect();
-        for key in keys {
+        for key in self.swarm.peer_keys() {
             self.disconnect(key, DisconnectReason::Removed, shared, now);
         }
-        self.candidates = Candidates::default();
-        self.count_dials(shared);
+        self.swarm.dialler.clear(shared);
     }
 
-    /// A peer broke the protocol.
-    fn fault(
-        &mut self,
-        key: PeerKey,
-        fault: PeerFault,
-        shared: &mut Shared,
-        now: Instant,
-    ) -> PeerFault {
-        self.remove_peer(key, true, shared, now);
-        fault
-    }
-
-    /// Requests nothing any more.
-    fn stop(&mut self, reason: StopReason, shared: &mut Shared) {
-        if self.stopped.is_some() {
-            return;
-        }
-        self.stopped = Some(reason);
-        shared.emit(Output::Stopped {
-            torrent: self.key,
-            reason,
-        });
-        let keys: Vec<_> = self.peers.keys().copied().collect();
-        for key in keys {
-            self.cancel_all(key, shared);
-            self.update_interest(key, shared);
-        }
-    }
-
-    /// Does everything that was put off: sends what is due.
+    /// Sends everything that was put off until the end of a batch of inputs.
     pub(crate) fn settle(&mut self, shared: &mut Shared, now: Instant) {
-        self.ask_metadata(shared, now);
-        self.look_up(shared, now);
-        if std::mem::take(&mut self.ask_hashes) {
-            self.ask_for_hashes(shared, now);
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.reuse().look_up();
+            if std::mem::take(&mut cx.swarm.ask_hashes) {
+                cx.hashes().ask_for_hashes();
+            }
+            cx.requests().refill_awake();
+            cx.interest().announce_pieces();
+        } else {
+            self.swarm.drop_work();
+            if let Phase::FindingMetadata(metadata) = &mut self.phase {
+                while let Some((peer, piece)) = metadata.ask(now) {
+                    let request =
+                        bittorrent_protocol::wire::OwnedMetadataMessage::Request { piece };
+                    shared.send(peer, Command::Metadata(request));
+                }
+            }
         }
-        self.refill_awake(shared, now);
-        self.announce_pieces(shared);
-        self.dial(shared, now);
+        let (complete, stopped) = (self.wants_nothing(), self.stopped().is_some());
+        self.swarm.dial(complete, stopped, shared, now);
     }
 
-    /// Time passes.
+    /// Measures rates and handles what timed out.
     pub(crate) fn tick(&mut self, shared: &mut Shared, now: Instant) {
-        self.down.tick(now);
-        self.up.tick(now);
-        if let Some(metadata) = &mut self.metadata {
+        self.swarm.measure(now);
+        if let Phase::FindingMetadata(metadata) = &mut self.phase {
             metadata.tick(now);
         }
-        for peer in self.peers.values_mut() {
-            peer.down.tick(now);
-            peer.up.tick(now);
-            peer.pipeline.tick(peer.down.per_second());
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.hashes().tick_hashes();
+            cx.reuse().tick_reuse();
+            cx.requests().tick_requests();
         }
-        self.tick_hashes(shared, now);
-        self.tick_reuse(shared, now);
-        self.tick_requests(shared, now);
         self.exchange_peers(shared, now);
     }
 
-    /// A peer asks for blocks.
+    pub(crate) fn handle_block(
+        &mut self,
+        key: PeerKey,
+        block: BlockIndex,
+        leaf: MerkleHash,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> BlockVerdict {
+        match self.context(shared, now) {
+            Some(mut cx) => cx.blocks().handle_block(key, block, leaf),
+            None => BlockVerdict::Discard(Discard::Unrequested),
+        }
+    }
+
+    pub(crate) fn handle_written(
+        &mut self,
+        block: BlockIndex,
+        result: Result<(), WriteFailed>,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.blocks().handle_written(block, result);
+        }
+    }
+
+    pub(crate) fn handle_damaged(
+        &mut self,
+        blocks: &[BlockIndex],
+        held: Vec<PieceLeaves>,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.blocks().handle_damaged(blocks, held);
+        }
+    }
+
+    pub(crate) fn handle_lost(&mut self, blocks: &[BlockIndex], shared: &mut Shared, now: Instant) {
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.blocks().handle_lost(blocks);
+        }
+    }
+
+    pub(crate) fn handle_looked_up(
+        &mut self,
+        piece: PieceIndex,
+        adopted: &[(BlockIndex, MerkleHash)],
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.reuse().handle_looked_up(piece, adopted);
+        }
+    }
+
+    pub(crate) fn handle_leaves_looked_up(
+        &mut self,
+        piece: PieceIndex,
+        held: &[(BlockIndex, MerkleHash)],
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.descent().handle_leaves_looked_up(piece, held);
+        }
+    }
+
+    /// Handles a peer's request for blocks.
     pub(crate) fn handle_upload_requested(
         &mut self,
         key: PeerKey,
         shared: &mut Shared,
         now: Instant,
     ) {
-        if let Some(peer) = self.peers.get_mut(&key) {
+        if let Some(peer) = self.swarm.peers.get_mut(&key) {
             peer.last_asked = now;
             peer.last_use = now;
             shared.idle_hosts.remove(peer.host());
@@ -431,22 +382,58 @@ impl Torrent {
         shared: &mut Shared,
         now: Instant,
     ) {
-        // What a peer got that has left meanwhile was uploaded all the same.
-        self.up.add(bytes);
-        if let Some(peer) = self.peers.get_mut(&key) {
+        // What was sent to a peer that is gone was uploaded all the same.
+        self.swarm.up.add(bytes);
+        if let Some(peer) = self.swarm.peers.get_mut(&key) {
             peer.up.add(bytes);
         }
         self.handle_upload_requested(key, shared, now);
     }
 
+    pub(crate) fn add_candidates(
+        &mut self,
+        addrs: &[SocketAddr],
+        source: Source,
+        scope: Scope,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        self.swarm.add_candidates(addrs, source, scope, shared, now);
+    }
+
+    pub(crate) fn mark_own(&mut self, addr: SocketAddr, shared: &mut Shared) {
+        self.swarm.dialler.mark_own(addr, shared);
+    }
+
+    pub(crate) fn handle_dial_failed(
+        &mut self,
+        addr: SocketAddr,
+        failure: DialFailure,
+        shared: &mut Shared,
+        now: Instant,
+    ) {
+        self.swarm.dialler.dial_failed(addr, failure, shared, now);
+    }
+
+    /// There may be room for dials.
+    pub(crate) fn look_for_dials(&mut self) {
+        self.swarm.dialler.look_again();
+    }
+
+    /// Returns when the next address may be dialled.
+    pub(crate) fn dial_due(&self) -> Option<Instant> {
+        self.swarm.dialler.due()
+    }
+
     pub(crate) fn status(&self) -> TorrentStatus {
-        let transfer = self.transfer.as_ref();
-        let phase = match (self.stopped, transfer) {
+        let transfer = self.transfer();
+        let phase = match (self.stopped(), transfer) {
             (Some(reason), _) => TorrentPhase::Stopped(reason),
             (None, None) => TorrentPhase::Metadata,
             (None, Some(transfer)) if transfer.is_complete() => TorrentPhase::Seeding,
             (None, Some(_)) => TorrentPhase::Downloading,
         };
+        let swarm = &self.swarm;
         TorrentStatus {
             phase,
             refused_metadata: self.refused_metadata,
@@ -462,22 +449,23 @@ impl Torrent {
             }),
             pieces_total: transfer.map_or(0, |transfer| transfer.layout.piece_count()),
             pieces_verified: transfer.map_or(0, |transfer| transfer.have.len()),
-            downloaded: self.down.total(),
-            uploaded: self.up.total(),
-            wasted: self.wasted,
-            hash_bytes: self.hash_bytes,
-            down_rate: self.down.per_second(),
-            up_rate: self.up.per_second(),
-            peers: self.peers.len(),
-            seeds: self.peers.values().filter(|peer| peer.is_seed()).count(),
-            candidates: self.candidates.len(),
-            dialling: self.candidates.dialling(),
-            banned: self.banned,
+            downloaded: swarm.down.total(),
+            uploaded: swarm.up.total(),
+            wasted: swarm.wasted,
+            hash_bytes: swarm.hash_bytes,
+            down_rate: swarm.down.per_second(),
+            up_rate: swarm.up.per_second(),
+            peers: swarm.peers.len(),
+            seeds: swarm.peers.values().filter(|peer| peer.is_seed()).count(),
+            candidates: swarm.dialler.known(),
+            dialling: swarm.dialler.dialling(),
+            banned: swarm.banned,
         }
     }
 
     pub(crate) fn peer_statuses(&self) -> Vec<PeerStatus> {
-        self.peers
+        self.swarm
+            .peers
             .values()
             .map(|peer| PeerStatus {
                 key: peer.key,

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, Layout, MerkleHash, PieceIndex};
 
-use crate::api::input::Content;
+use crate::api::input::{Content, PeerFault};
 use crate::api::keys::{PeerKey, TorrentKey};
-use crate::api::output::Output;
+use crate::api::output::{Output, StopReason};
 use crate::pieces::layers::Layers;
 use crate::pieces::open_piece::{OpenPiece, PieceStage};
 use crate::pieces::picker::PiecePicker;
@@ -56,6 +56,8 @@ pub(crate) struct Transfer {
     lacking: Vec<u32>,
     /// How often a file's pieces did not fold to its root.
     pub(crate) false_files: u32,
+    /// Why nothing is requested any more, if so.
+    pub(crate) stopped: Option<StopReason>,
 }
 
 impl Transfer {
@@ -120,7 +122,18 @@ impl Transfer {
             unproven_blocks: 0,
             lacking,
             false_files: 0,
+            stopped: None,
         }
+    }
+
+    /// Returns the piece of a number that a peer sent.
+    pub(crate) fn checked_piece(&self, number: u32) -> Result<PieceIndex, PeerFault> {
+        self.layout
+            .piece(number)
+            .ok_or_else(|| PeerFault::PieceOutOfRange {
+                index: number,
+                pieces: self.layout.piece_count(),
+            })
     }
 
     pub(crate) fn is_complete(&self) -> bool {

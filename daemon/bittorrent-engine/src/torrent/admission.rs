@@ -1,11 +1,11 @@
 //! How many connections there may be.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::Torrent;
+use super::{Phase, Torrent};
 use crate::api::addresses::Host;
+use crate::api::input::{Connected, Direction, Refusal};
 use crate::api::keys::PeerKey;
 use crate::api::output::DisconnectReason;
 use crate::peer::Peer;
@@ -26,6 +26,99 @@ const MAY_WAIT: Duration = Duration::from_secs(120);
 pub(crate) type Displaced = (usize, Duration);
 
 impl Torrent {
+    /// Whether an incoming connection is welcome, if there is a place for it.
+    pub(crate) fn may_accept(
+        &self,
+        addr: SocketAddr,
+        shared: &Shared,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if shared.bans.contains(addr, now) {
+            return Err(Refusal::Banned);
+        }
+        if self.swarm.dialler.is_own(addr) {
+            return Err(Refusal::Ourselves);
+        }
+        if self.swarm.peers.values().any(|peer| peer.addr == addr) {
+            return Err(Refusal::Duplicate);
+        }
+        if self.is_crowded(addr, shared) {
+            return Err(Refusal::Crowded);
+        }
+        Ok(())
+    }
+
+    /// Takes a connection that is `accepted`; it takes the place of another one, if one is named.
+    pub(crate) fn handle_connected(
+        &mut self,
+        connected: &Connected,
+        accepted: Result<Option<PeerKey>, Refusal>,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<PeerKey, Refusal> {
+        self.swarm.dialler.look_again();
+        match accepted {
+            Ok(None) => {}
+            Ok(Some(twin)) => self.disconnect(twin, DisconnectReason::Duplicate, shared, now),
+            Err(refusal) => {
+                if connected.direction == Direction::Outgoing {
+                    self.swarm
+                        .dialler
+                        .refused(connected.addr, refusal, shared, now);
+                }
+                return Err(refusal);
+            }
+        }
+        let key = shared.keys.peer(self.swarm.key);
+        let layout = self.transfer().map(|transfer| &*transfer.layout);
+        let peer = Peer::new(key, connected, layout, &shared.config, now);
+        if connected.direction == Direction::Outgoing {
+            self.swarm.dialler.connected(connected.addr, shared);
+        }
+        self.swarm.peers.insert(key, peer);
+        shared.connected += 1;
+        shared.slots_changed = true;
+        if let Some(mut cx) = self.context(shared, now) {
+            cx.interest().send_bitfield(key);
+        }
+        Ok(key)
+    }
+
+    /// Whether a connection is welcome, if there is a place for it; or one to the same peer that has to go
+    /// for it.
+    pub(crate) fn accept(
+        &self,
+        connected: &Connected,
+        shared: &Shared,
+        now: Instant,
+    ) -> Result<Option<PeerKey>, Refusal> {
+        if shared.config.peer_id == Some(connected.peer_id) {
+            return Err(Refusal::Ourselves);
+        }
+        self.may_accept(connected.addr, shared, now)?;
+        // Anyone can read a peer's id and connect under it, so an id counts for one host only.
+        let host = Host::of(connected.addr.ip());
+        let Some(twin) = self
+            .swarm
+            .peers
+            .values()
+            .find(|peer| peer.peer_id == connected.peer_id && peer.host() == host)
+        else {
+            return Ok(None);
+        };
+        // Two peers that dial each other at once must both keep the same connection: the one
+        // that the greater id opened.
+        let Some(own) = shared.config.peer_id else {
+            return Err(Refusal::Duplicate);
+        };
+        let ours_wins = own > connected.peer_id;
+        let new_is_ours = connected.direction == Direction::Outgoing;
+        if twin.direction == connected.direction || new_is_ours != ours_wins {
+            return Err(Refusal::Duplicate);
+        }
+        Ok(Some(twin.key))
+    }
+
     /// Whether there is no place for one more connection.
     pub(crate) fn is_full(&self, shared: &Shared) -> bool {
         self.has_its_share(shared) || shared.connected >= shared.config.max_peers
@@ -33,7 +126,7 @@ impl Torrent {
 
     /// Whether there are as many connections as one torrent may have.
     pub(crate) fn has_its_share(&self, shared: &Shared) -> bool {
-        self.peers.len() >= shared.config.max_peers_per_torrent
+        self.swarm.peers.len() >= shared.config.max_peers_per_torrent
     }
 
     /// Whether there are as many connections with the host of this address as allowed.
@@ -44,7 +137,7 @@ impl Torrent {
             return false;
         }
         let there = |peer: &&Peer| peer.host() == host;
-        self.peers.values().filter(there).count() >= most
+        self.swarm.peers.values().filter(there).count() >= most
     }
 
     /// Whether every place is taken, no peer gives us anything, and there is an address that may do better:
@@ -52,10 +145,10 @@ impl Torrent {
     pub(crate) fn wants_untried_addresses(&self, shared: &Shared, now: Instant) -> bool {
         let helps = |peer: &Peer| self.may_help(peer) && peer.last_use + MAY_WAIT > now;
         !self.is_complete()
-            && self.stopped.is_none()
+            && self.stopped().is_none()
             && self.is_full(shared)
-            && !self.peers.values().any(helps)
-            && self.candidates.next_dial(false).is_some_and(|at| at <= now)
+            && !self.swarm.peers.values().any(helps)
+            && self.swarm.dialler.has_untried(now)
     }
 
     /// The peer that makes room for a newcomer from this host (`None`: from one without connections), when
@@ -67,13 +160,14 @@ impl Torrent {
         shared: &Shared,
         now: Instant,
     ) -> Option<(Displaced, PeerKey)> {
-        let crowds = self.crowds();
+        let crowds = self.swarm.crowds();
         let crowd = |host: Host| match host.is_bounded() {
             true => crowds.get(&host).copied().unwrap_or(0),
             false => 1,
         };
         let newcomers = newcomer.map_or(0, |host| crowds.get(&host).copied().unwrap_or(0));
-        self.peers
+        self.swarm
+            .peers
             .values()
             .filter_map(|peer| {
                 let host = peer.host();
@@ -99,29 +193,22 @@ impl Torrent {
 
     /// Whether a peer has something that we lack.
     fn may_help(&self, peer: &Peer) -> bool {
-        match &self.metadata {
-            Some(metadata) => metadata.is_offered_by(peer.key),
-            None => peer.offers > 0,
+        match &self.phase {
+            Phase::FindingMetadata(metadata) => metadata.is_offered_by(peer.key),
+            Phase::AwaitingContent | Phase::Transferring(_) | Phase::Contradicted => {
+                peer.offers > 0
+            }
         }
-    }
-
-    /// Connections with each host.
-    pub(super) fn crowds(&self) -> BTreeMap<Host, usize> {
-        let mut crowds = BTreeMap::new();
-        for peer in self.peers.values() {
-            *crowds.entry(peer.host()).or_insert(0) += 1;
-        }
-        crowds
     }
 
     /// Closes what is above the limits of one torrent and one host.
     pub(crate) fn shed_surplus(&mut self, shared: &mut Shared, now: Instant) {
         let most = shared.config.max_peers_per_torrent;
         let most_of_host = shared.config.max_peers_per_host;
-        let mut worst_first: Vec<_> = self.peers.values().collect();
+        let mut worst_first: Vec<_> = self.swarm.peers.values().collect();
         worst_first.sort_by_key(|peer| peer.worth());
         let mut left = worst_first.len();
-        let mut crowds = self.crowds();
+        let mut crowds = self.swarm.crowds();
         let mut surplus = Vec::new();
         for peer in worst_first {
             let bounded = peer.host().is_bounded();

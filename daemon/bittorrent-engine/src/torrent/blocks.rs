@@ -1,50 +1,43 @@
 //! Blocks that arrive, are written and are proven.
 
-use std::time::Instant;
-
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex, merkle};
 
-use super::Torrent;
+use super::context::Context;
 use crate::api::input::{PieceLeaves, WriteFailed};
 use crate::api::keys::PeerKey;
 use crate::api::output::{Blame, BlockVerdict, Discard, Output, StopReason};
 use crate::pieces::open_piece::{BlockState, PieceStage};
 use crate::pieces::transfer::run_size;
-use crate::shared::Shared;
 
-impl Torrent {
-    pub(crate) fn handle_block(
+pub(super) struct Blocks<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> Blocks<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
+    }
+
+    pub(super) fn handle_block(
         &mut self,
         key: PeerKey,
         block: BlockIndex,
         leaf: MerkleHash,
-        shared: &mut Shared,
-        now: Instant,
     ) -> BlockVerdict {
-        self.wake(key);
-        let verdict = self.decide_block(key, block, leaf, shared, now);
-        if let Some(transfer) = &self.transfer {
-            let size = u64::from(transfer.layout.block_size(block));
-            self.down.add(size);
-            if verdict != BlockVerdict::Write {
-                self.wasted += size;
-            }
+        self.cx.swarm.wake(key);
+        let verdict = self.decide_block(key, block, leaf);
+        let size = u64::from(self.cx.transfer.layout.block_size(block));
+        self.cx.swarm.down.add(size);
+        if verdict != BlockVerdict::Write {
+            self.cx.swarm.wasted += size;
         }
         verdict
     }
 
-    fn decide_block(
-        &mut self,
-        key: PeerKey,
-        block: BlockIndex,
-        leaf: MerkleHash,
-        shared: &mut Shared,
-        now: Instant,
-    ) -> BlockVerdict {
-        let Some(transfer) = &mut self.transfer else {
-            return BlockVerdict::Discard(Discard::Unrequested);
-        };
-        let Some(peer) = self.peers.get_mut(&key) else {
+    fn decide_block(&mut self, key: PeerKey, block: BlockIndex, leaf: MerkleHash) -> BlockVerdict {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return BlockVerdict::Discard(Discard::UnknownPeer);
         };
         let piece = block.piece();
@@ -73,16 +66,16 @@ impl Torrent {
                 return BlockVerdict::Discard(Discard::Duplicate);
             }
         }
-        if self.stopped.is_some() {
+        if transfer.stopped.is_some() {
             if waited {
-                self.release_block(block);
+                self.cx.requests().release_block(block);
             }
             return BlockVerdict::Discard(Discard::Stopped);
         }
         if open_piece.solo && open_piece.exclusive != Some(key) {
             // Two senders in a piece that is to show whether one of them lies.
             if waited {
-                self.release_block(block);
+                self.cx.requests().release_block(block);
             }
             return BlockVerdict::Discard(Discard::Unrequested);
         }
@@ -99,9 +92,9 @@ impl Torrent {
         };
         if is_false {
             if waited {
-                self.release_block(block);
+                self.cx.requests().release_block(block);
             }
-            self.ban(addr, Blame::Block(block), shared, now);
+            self.cx.ban(addr, Blame::Block(block));
             return BlockVerdict::Discard(Discard::False);
         }
         let sender = *peer
@@ -114,19 +107,17 @@ impl Torrent {
             transfer.requestable.remove(&piece);
         }
         if requests > u8::from(waited) {
-            self.cancel_others(block, shared);
+            self.cx.requests().cancel_others(block);
         }
         if collected {
-            self.collected(piece, shared, now);
+            self.collected(piece);
         }
         BlockVerdict::Write
     }
 
     /// Every block of a piece is here: is it the piece?
-    pub(super) fn collected(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn collected(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
@@ -146,16 +137,14 @@ impl Torrent {
             if is_unproven != was_unproven {
                 transfer.count_unproven(piece, is_unproven);
             }
-            self.convict_suspects(piece, shared, now);
+            self.cx.false_data().convict_suspects(piece);
         }
-        self.advance(piece, shared, now);
+        self.advance(piece);
     }
 
     /// Takes the next step with a piece all of whose blocks are here, once no write is under way.
-    pub(super) fn advance(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn advance(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get(&piece) else {
             return;
         };
@@ -165,11 +154,11 @@ impl Torrent {
         match open_piece.stage {
             PieceStage::Collecting => {
                 if open_piece.is_proven() {
-                    self.prove(piece, shared, now);
+                    self.prove(piece);
                 }
             }
-            PieceStage::Unproven => self.fold_file(piece, shared, now),
-            PieceStage::False => self.judge_piece(piece, shared, now),
+            PieceStage::Unproven => self.cx.false_data().fold_file(piece),
+            PieceStage::False => self.cx.false_data().judge_piece(piece),
             PieceStage::FindingFalseBlocks(_)
             | PieceStage::Probing(_)
             | PieceStage::RequestingLeaves(_)
@@ -180,10 +169,8 @@ impl Torrent {
     }
 
     /// Reports the written blocks of a piece whose leaves are proven.
-    pub(super) fn prove(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn prove(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
@@ -192,28 +179,28 @@ impl Torrent {
             let size = run_size(layout, piece, first_block, leaves.len());
             transfer.bytes_verified += size;
             transfer.bytes_proven += size;
-            shared.emit(Output::Proven {
-                torrent: self.key,
+            self.cx.shared.emit(Output::Proven {
+                torrent: self.cx.swarm.key,
                 piece,
                 first_block,
                 leaves,
             });
         }
         if open_piece.is_verified() {
-            self.finish(piece, shared, now);
+            self.finish(piece);
         }
     }
 
     /// A piece is whole.
-    pub(super) fn finish(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn finish(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let first = transfer.have.is_empty();
         transfer.finish(piece);
-        self.unannounced.push(piece);
+        self.cx.swarm.unannounced.push(piece);
         let complete = transfer.is_complete();
         let keys: Vec<_> = self
+            .cx
+            .swarm
             .peers
             .values_mut()
             .filter_map(|peer| {
@@ -225,38 +212,32 @@ impl Torrent {
             })
             .collect();
         for key in keys {
-            self.update_interest(key, shared);
+            self.cx.interest().update_interest(key);
         }
         if first {
             // From here on there is something to upload.
-            shared.slots_changed = true;
+            self.cx.shared.slots_changed = true;
         }
         if complete {
-            shared.emit(Output::Complete { torrent: self.key });
-            let keys: Vec<_> = self.peers.keys().copied().collect();
+            self.cx.shared.emit(Output::Complete {
+                torrent: self.cx.swarm.key,
+            });
+            let keys: Vec<_> = self.cx.swarm.peers.keys().copied().collect();
             for key in keys {
-                self.drop_if_redundant(key, shared, now);
+                self.cx.interest().drop_if_redundant(key);
             }
         }
     }
 
-    pub(crate) fn handle_written(
-        &mut self,
-        block: BlockIndex,
-        result: Result<(), WriteFailed>,
-        shared: &mut Shared,
-        now: Instant,
-    ) {
+    pub(super) fn handle_written(&mut self, block: BlockIndex, result: Result<(), WriteFailed>) {
         match result {
-            Ok(()) => self.block_written(block, shared, now),
-            Err(WriteFailed) => self.write_failed(block, shared),
+            Ok(()) => self.block_written(block),
+            Err(WriteFailed) => self.write_failed(block),
         }
     }
 
-    fn block_written(&mut self, block: BlockIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    fn block_written(&mut self, block: BlockIndex) {
+        let transfer = &mut *self.cx.transfer;
         let piece = block.piece();
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
@@ -265,17 +246,17 @@ impl Torrent {
             return;
         }
         if matches!(open_piece.stage, PieceStage::Probing(_)) {
-            self.ask_hashes = true;
+            self.cx.swarm.ask_hashes = true;
         }
         if open_piece.is_collected() {
-            self.advance(piece, shared, now);
+            self.advance(piece);
         } else if let Some(leaf) = open_piece.verify_one(block.in_piece()) {
             // Its leaf was known beforehand, so it counts at once.
             let size = u64::from(transfer.layout.block_size(block));
             transfer.bytes_verified += size;
             transfer.bytes_proven += size;
-            shared.emit(Output::Proven {
-                torrent: self.key,
+            self.cx.shared.emit(Output::Proven {
+                torrent: self.cx.swarm.key,
                 piece,
                 first_block: block.in_piece(),
                 leaves: vec![leaf],
@@ -283,10 +264,10 @@ impl Torrent {
         }
     }
 
-    fn write_failed(&mut self, block: BlockIndex, shared: &mut Shared) {
+    fn write_failed(&mut self, block: BlockIndex) {
         let piece = block.piece();
-        if let Some(transfer) = &mut self.transfer
-            && let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+        let transfer = &mut *self.cx.transfer;
+        if let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
             && open_piece.write_failed(block.in_piece())
         {
             let was_unproven = matches!(open_piece.stage, PieceStage::Unproven);
@@ -295,52 +276,45 @@ impl Torrent {
                 transfer.count_unproven(piece, false);
             }
             transfer.reopen(piece);
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
-        self.stop(StopReason::WritesFail, shared);
+        self.cx.stop(StopReason::WritesFail);
     }
 
     /// Blocks that were verified are damaged on disk, the others of their pieces are not.
-    pub(crate) fn handle_damaged(
-        &mut self,
-        blocks: &[BlockIndex],
-        held: Vec<PieceLeaves>,
-        shared: &mut Shared,
-    ) {
-        if let Some(transfer) = &mut self.transfer {
-            for piece in held {
-                let damaged = |in_piece| {
-                    let of = |block: &BlockIndex| (block.piece(), block.in_piece());
-                    blocks
-                        .iter()
-                        .map(of)
-                        .any(|block| block == (piece.piece, in_piece))
-                };
-                let good = piece.leaves.iter().filter(|(block, _)| !damaged(*block));
-                transfer.lose_all_but(piece.piece, good.copied().collect());
-            }
+    pub(super) fn handle_damaged(&mut self, blocks: &[BlockIndex], held: Vec<PieceLeaves>) {
+        for piece in held {
+            let damaged = |in_piece| {
+                let of = |block: &BlockIndex| (block.piece(), block.in_piece());
+                blocks
+                    .iter()
+                    .map(of)
+                    .any(|block| block == (piece.piece, in_piece))
+            };
+            let good = piece.leaves.iter().filter(|(block, _)| !damaged(*block));
+            self.cx
+                .transfer
+                .lose_all_but(piece.piece, good.copied().collect());
         }
-        self.handle_lost(blocks, shared);
+        self.handle_lost(blocks);
     }
 
     /// Blocks that were verified are not on disk any more.
-    pub(crate) fn handle_lost(&mut self, blocks: &[BlockIndex], shared: &mut Shared) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn handle_lost(&mut self, blocks: &[BlockIndex]) {
+        let transfer = &mut *self.cx.transfer;
         for block in blocks {
             transfer.lose(*block);
         }
-        for peer in self.peers.values_mut() {
+        for peer in self.cx.swarm.peers.values_mut() {
             if let Some(set) = peer.pieces() {
                 peer.offers = set.count_without(&transfer.have);
             }
         }
-        let keys: Vec<_> = self.peers.keys().copied().collect();
+        let keys: Vec<_> = self.cx.swarm.peers.keys().copied().collect();
         for key in keys {
-            self.update_interest(key, shared);
+            self.cx.interest().update_interest(key);
         }
-        self.wake_starved = true;
-        self.dial_changed = true;
+        self.cx.swarm.wake_starved = true;
+        self.cx.swarm.dialler.look_again();
     }
 }

@@ -1,20 +1,25 @@
 //! Learning leaves by way of coarser nodes. See [`crate::pieces::descent`].
 
-use std::time::Instant;
-
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
 use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
 
-use super::Torrent;
+use super::context::Context;
 use super::reuse::piece_run;
 use crate::api::keys::PeerKey;
 use crate::api::output::Output;
 use crate::peer::{HashPurpose, Peer};
 use crate::pieces::descent::{Descent, GROUP, LAYER, LeafRange};
 use crate::pieces::open_piece::PieceStage;
-use crate::shared::Shared;
 
-impl Torrent {
+pub(super) struct Descending<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> Descending<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
+    }
+
     /// A peer gave the coarse nodes of these pieces, or says so.
     pub(super) fn nodes_learnt(
         &mut self,
@@ -22,13 +27,13 @@ impl Torrent {
         request: &CheckedRequest,
         (first, pieces): (PieceIndex, u32),
         hashes: &[MerkleHash],
-        shared: &mut Shared,
-        now: Instant,
     ) -> Result<(), ProofFault> {
-        let nodes = self.proven_below(key, request, (first, pieces), hashes)?;
-        let Some(transfer) = &mut self.transfer else {
-            return Ok(());
-        };
+        let now = self.cx.now;
+        let nodes = self
+            .cx
+            .reuse()
+            .proven_below(key, request, (first, pieces), hashes)?;
+        let transfer = &mut *self.cx.transfer;
         let low = merkle::piece_height(&transfer.layout, first);
         let run = piece_run(transfer, first, pieces);
         for (piece, nodes) in run.into_iter().zip(nodes.chunks(1 << (low - LAYER))) {
@@ -46,8 +51,8 @@ impl Torrent {
             open_piece.stage =
                 PieceStage::LookingUpLeaves(Box::new(Descent::new(nodes.clone(), blocks)));
             reuse.asked(now);
-            shared.emit(Output::LookupLeaves {
-                torrent: self.key,
+            self.cx.shared.emit(Output::LookupLeaves {
+                torrent: self.cx.swarm.key,
                 piece,
                 nodes,
             });
@@ -55,16 +60,13 @@ impl Torrent {
         Ok(())
     }
 
-    pub(crate) fn handle_leaves_looked_up(
+    pub(super) fn handle_leaves_looked_up(
         &mut self,
         piece: PieceIndex,
         held: &[(BlockIndex, MerkleHash)],
-        shared: &mut Shared,
-        now: Instant,
     ) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let (Some(reuse), Some(open_piece)) =
             (&mut transfer.reuse, transfer.open_pieces.get_mut(&piece))
         else {
@@ -79,25 +81,24 @@ impl Torrent {
                 reuse.count_differing(differ, of);
                 reuse.descending.insert(piece);
                 open_piece.stage = PieceStage::Descending(descent);
-                self.ask_hashes = true;
-                self.end_descent(piece, shared, now);
+                self.cx.swarm.ask_hashes = true;
+                self.end_descent(piece);
             }
             other => open_piece.stage = other,
         }
     }
 
     /// Asks for the leaves below nodes that differ.
-    pub(super) fn ask_below(&mut self, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn ask_below(&mut self) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let Some(reuse) = &mut transfer.reuse else {
             return;
         };
         let mut stranded = Vec::new();
         let mut asked = Vec::new();
         for piece in &reuse.descending {
-            if !self.peers.values().any(Peer::can_give_below) {
+            if !self.cx.swarm.peers.values().any(Peer::can_give_below) {
                 break;
             }
             let Some(open_piece) = transfer.open_pieces.get_mut(piece) else {
@@ -109,7 +110,7 @@ impl Torrent {
                 continue;
             };
             let able = |peer: &&mut Peer| peer.may_give_leaves() && peer.has(*piece);
-            let mut able: Vec<&mut Peer> = self.peers.values_mut().filter(able).collect();
+            let mut able: Vec<&mut Peer> = self.cx.swarm.peers.values_mut().filter(able).collect();
             if able.is_empty() {
                 stranded.push(*piece);
                 continue;
@@ -127,7 +128,12 @@ impl Torrent {
                     stranded.push(*piece);
                     break;
                 };
-                peer.request_hashes(request, HashPurpose::Below(*piece, range), shared, now);
+                peer.request_hashes(
+                    request,
+                    HashPurpose::Below(*piece, range),
+                    self.cx.shared,
+                    now,
+                );
             }
             if !descent.has_wanted() {
                 asked.push(*piece);
@@ -148,14 +154,8 @@ impl Torrent {
         request: &CheckedRequest,
         (piece, range): (PieceIndex, LeafRange),
         hashes: &[MerkleHash],
-        shared: &mut Shared,
-        now: Instant,
     ) -> Result<(), ProofFault> {
-        let Some(open_piece) = self
-            .transfer
-            .as_mut()
-            .and_then(|transfer| transfer.open_pieces.get_mut(&piece))
-        else {
+        let Some(open_piece) = self.cx.transfer.open_pieces.get_mut(&piece) else {
             return Ok(());
         };
         // If the way was given up meanwhile, nobody wants to know any more.
@@ -171,36 +171,30 @@ impl Torrent {
             }
         };
         descent.learn(range, leaves);
-        if let Some(peer) = self.peers.get_mut(&key) {
+        if let Some(peer) = self.cx.swarm.peers.get_mut(&key) {
             peer.leaves_given();
         }
-        self.end_descent(piece, shared, now);
+        self.end_descent(piece);
         Ok(())
     }
 
     /// Looks for the blocks of a piece once all its leaves are known.
-    fn end_descent(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(open_piece) = self
-            .transfer
-            .as_ref()
-            .and_then(|transfer| transfer.open_pieces.get(&piece))
-        else {
+    fn end_descent(&mut self, piece: PieceIndex) {
+        let Some(open_piece) = self.cx.transfer.open_pieces.get(&piece) else {
             return;
         };
         let PieceStage::Descending(descent) = &open_piece.stage else {
             return;
         };
         if let Some(leaves) = descent.leaves() {
-            self.apply_leaves(piece, &leaves, shared, now);
-            self.look_for_blocks(piece, &leaves, shared, now);
+            self.cx.false_data().apply_leaves(piece, &leaves);
+            self.cx.reuse().look_for_blocks(piece, &leaves);
         }
     }
 
     /// The leaves below nodes of a piece are not to be had: it begins again.
     pub(super) fn descent_failed(&mut self, piece: PieceIndex) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+        let transfer = &mut *self.cx.transfer;
         let descends = transfer
             .open_pieces
             .get(&piece)
@@ -208,8 +202,8 @@ impl Torrent {
         if descends {
             transfer.return_to_search(piece);
         }
-        self.ask_hashes = true;
-        self.wake_starved = true;
+        self.cx.swarm.ask_hashes = true;
+        self.cx.swarm.wake_starved = true;
     }
 }
 

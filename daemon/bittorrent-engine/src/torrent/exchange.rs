@@ -15,10 +15,16 @@ use crate::shared::Shared;
 impl Torrent {
     /// Tells peers whose time has come whom we are connected to.
     pub(super) fn exchange_peers(&mut self, shared: &mut Shared, now: Instant) {
-        if !self.peers.values().any(|peer| peer.exchange.is_due(now)) {
+        if !self
+            .swarm
+            .peers
+            .values()
+            .any(|peer| peer.exchange.is_due(now))
+        {
             return;
         }
         let connected: Vec<(PeerKey, SocketAddr, PexFlags)> = self
+            .swarm
             .peers
             .values()
             .filter_map(|peer| {
@@ -29,7 +35,7 @@ impl Torrent {
                 Some((peer.key, peer.listens?, flags))
             })
             .collect();
-        for peer in self.peers.values_mut() {
+        for peer in self.swarm.peers.values_mut() {
             if !peer.exchange.is_due(now) {
                 continue;
             }
@@ -53,7 +59,7 @@ impl Torrent {
         now: Instant,
     ) {
         let complete = self.wants_nothing();
-        let Some(peer) = self.peers.get_mut(&key) else {
+        let Some(peer) = self.swarm.peers.get_mut(&key) else {
             return;
         };
         let scope = Scope::of(peer.addr.ip());
@@ -62,6 +68,7 @@ impl Torrent {
             |named| scope.may_name(named.addr) && !(complete && named.flags.seed),
             now,
         );
-        self.add_candidates(&addrs, Source::Exchange, scope, shared, now);
+        self.swarm
+            .add_candidates(&addrs, Source::Exchange, scope, shared, now);
     }
 }

@@ -1,19 +1,18 @@
 //! Which hashes are asked of whom (BEP 52, "hash request").
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bittorrent_protocol::MerkleHash;
 use bittorrent_protocol::merkle::HashRequest;
 
-use super::Torrent;
+use super::context::Context;
 use crate::api::input::{Link, PeerFault};
 use crate::api::keys::PeerKey;
 use crate::api::output::Output;
 use crate::peer::{HashPurpose, HashWait, Peer};
-use crate::pieces::layers::{LayerProgress, Layers};
+use crate::pieces::layers::LayerProgress;
 use crate::pieces::leaves::{content_leaves, leaf_request};
 use crate::pieces::open_piece::PieceStage;
-use crate::shared::Shared;
 
 /// What a message with hashes has besides them, in bytes: length, kind and the request.
 const HASHES_HEADER: u64 = 4 + 1 + 48;
@@ -26,25 +25,34 @@ const HOPELESS: u32 = 3;
 /// How long nobody must be able to give piece layers before pieces are begun without.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
-impl Torrent {
+pub(super) struct Hashes<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> Hashes<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
+    }
+
     /// Sends the hash requests that can be sent now.
-    pub(super) fn ask_for_hashes(&mut self, shared: &mut Shared, now: Instant) {
-        if self.is_at_rest() {
+    pub(super) fn ask_for_hashes(&mut self) {
+        if self.cx.is_at_rest() {
             return;
         }
         // What others wait for goes first.
-        self.hedge_hashes(shared, now);
-        self.ask_for_leaves(shared, now);
-        self.learn_leaves(shared, now);
-        let layers = self.transfer.as_ref().map(|transfer| &transfer.layers);
-        if layers.is_none_or(Layers::is_complete) {
+        self.cx.hedging().hedge_hashes();
+        self.ask_for_leaves();
+        self.cx.reuse().learn_leaves();
+        if self.cx.transfer.layers.is_complete() {
             return;
         }
         // A host that left requests unanswered is asked when nobody else has anything to do: it may have
         // several connections, and each would cost a time-out.
-        let unanswered = self.unanswered(shared, now);
+        let unanswered = self.cx.hedging().unanswered();
         let of_host = |peer: &Peer| unanswered.get(&peer.host()).copied();
         let mut order: Vec<_> = self
+            .cx
+            .swarm
             .peers
             .values()
             .map(|peer| (of_host(peer).unwrap_or(0), peer.key))
@@ -52,25 +60,26 @@ impl Torrent {
         order.sort_unstable();
         let silent = order.partition_point(|(unanswered, _)| *unanswered == 0);
         let (answering, silent) = order.split_at(silent);
-        self.ask_for_layers(answering, shared, now);
+        self.ask_for_layers(answering);
         let is_chunk = |wait: &HashWait| matches!(wait.purpose, HashPurpose::Chunk(_));
         let is_busy = |peer: &Peer| peer.hash_waits.iter().any(is_chunk);
-        let mut busy = answering.iter().filter_map(|(_, key)| self.peers.get(key));
+        let mut busy = answering
+            .iter()
+            .filter_map(|(_, key)| self.cx.swarm.peers.get(key));
         if !busy.any(is_busy) {
-            self.ask_for_layers(silent, shared, now);
+            self.ask_for_layers(silent);
         }
     }
 
     /// Asks these peers for piece layers, one chunk each in turn, so that the chunks spread over them.
-    fn ask_for_layers(&mut self, peers: &[(u32, PeerKey)], shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    fn ask_for_layers(&mut self, peers: &[(u32, PeerKey)]) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let mut asked = true;
         while asked {
             asked = false;
             for (_, key) in peers {
-                let Some(peer) = self.peers.get_mut(key) else {
+                let Some(peer) = self.cx.swarm.peers.get_mut(key) else {
                     continue;
                 };
                 if !peer.can_give_hashes(PER_PEER, now) {
@@ -80,7 +89,7 @@ impl Torrent {
                     continue;
                 };
                 if let Some((chunk, request)) = transfer.layers.ask(&transfer.layout, have, now) {
-                    peer.request_hashes(request, HashPurpose::Chunk(chunk), shared, now);
+                    peer.request_hashes(request, HashPurpose::Chunk(chunk), self.cx.shared, now);
                     asked = true;
                 }
             }
@@ -88,10 +97,9 @@ impl Torrent {
     }
 
     /// Asks for the leaves of false pieces; gives up on those nobody can help with.
-    fn ask_for_leaves(&mut self, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    fn ask_for_leaves(&mut self) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let mut hopeless = Vec::new();
         for (piece, open_piece) in &mut transfer.open_pieces {
             let PieceStage::FindingFalseBlocks(query) = &mut open_piece.stage else {
@@ -101,7 +109,7 @@ impl Torrent {
                 continue;
             }
             let request = leaf_request(&transfer.layout, *piece).filter(|_| !query.is_exhausted());
-            let mut able = self.peers.values_mut().filter(|peer| {
+            let mut able = self.cx.swarm.peers.values_mut().filter(|peer| {
                 peer.link == Link::V2 && peer.has(*piece) && !query.was_asked(peer.key)
             });
             let (Some(request), Some(first)) = (request, able.next()) else {
@@ -116,10 +124,10 @@ impl Torrent {
                 continue;
             };
             query.ask(peer.key);
-            peer.request_hashes(request, HashPurpose::Leaves(*piece), shared, now);
+            peer.request_hashes(request, HashPurpose::Leaves(*piece), self.cx.shared, now);
         }
         for piece in hopeless {
-            self.retry_solo(piece, shared);
+            self.cx.false_data().retry_solo(piece);
         }
     }
 
@@ -128,40 +136,51 @@ impl Torrent {
         key: PeerKey,
         request: &HashRequest,
         hashes: &[MerkleHash],
-        shared: &mut Shared,
-        now: Instant,
     ) -> Result<(), PeerFault> {
-        self.hash_bytes += HASHES_HEADER + hashes.len() as u64 * 32;
-        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
+        let now = self.cx.now;
+        self.cx.swarm.hash_bytes += HASHES_HEADER + hashes.len() as u64 * 32;
+        let transfer = &mut *self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return Ok(());
         };
         let wait = match peer.take_hash_wait(request) {
             None => return Err(PeerFault::UnrequestedHashes),
             // Too late: somebody else was asked.
             Some(None) => {
-                self.answer_time.add(shared.config.hash_timeout);
+                self.cx
+                    .swarm
+                    .answer_time
+                    .add(self.cx.shared.config.hash_timeout);
                 return Ok(());
             }
             Some(Some(wait)) => wait,
         };
-        self.answer_time
+        self.cx
+            .swarm
+            .answer_time
             .add(now.saturating_duration_since(wait.asked));
-        self.ask_hashes = true;
+        self.cx.swarm.ask_hashes = true;
         let piece = match wait.purpose {
             HashPurpose::Leaves(piece) => piece,
             HashPurpose::Reuse(first, pieces) => {
                 return self
-                    .leaves_learnt(key, &wait.request, (first, pieces), hashes, shared, now)
+                    .cx
+                    .reuse()
+                    .leaves_learnt(key, &wait.request, (first, pieces), hashes)
                     .map_err(PeerFault::FalseHashes);
             }
             HashPurpose::Nodes(first, pieces) => {
                 return self
-                    .nodes_learnt(key, &wait.request, (first, pieces), hashes, shared, now)
+                    .cx
+                    .descent()
+                    .nodes_learnt(key, &wait.request, (first, pieces), hashes)
                     .map_err(PeerFault::FalseHashes);
             }
             HashPurpose::Below(piece, range) => {
                 return self
-                    .below_learnt(key, &wait.request, (piece, range), hashes, shared, now)
+                    .cx
+                    .descent()
+                    .below_learnt(key, &wait.request, (piece, range), hashes)
                     .map_err(PeerFault::FalseHashes);
             }
             HashPurpose::Chunk(id) => {
@@ -171,7 +190,7 @@ impl Torrent {
                 match answer {
                     Ok(progress) => {
                         peer.hash_failures = 0;
-                        self.hashes_arrived(id.file, progress, shared, now);
+                        self.hashes_arrived(id.file, progress);
                         return Ok(());
                     }
                     Err(fault) => {
@@ -192,7 +211,7 @@ impl Torrent {
                     |open_piece| matches!(&open_piece.stage, PieceStage::FindingFalseBlocks(query) if query.is_waiting()),
                 );
                 if waiting {
-                    self.apply_leaves(piece, &leaves, shared, now);
+                    self.cx.false_data().apply_leaves(piece, &leaves);
                 }
                 Ok(())
             }
@@ -204,19 +223,13 @@ impl Torrent {
     }
 
     /// Some pieces' hashes are known now.
-    fn hashes_arrived(
-        &mut self,
-        file: bittorrent_protocol::FileIndex,
-        progress: LayerProgress,
-        shared: &mut Shared,
-        now: Instant,
-    ) {
+    fn hashes_arrived(&mut self, file: bittorrent_protocol::FileIndex, progress: LayerProgress) {
         let pieces = match progress {
             LayerProgress::Nothing => return,
             LayerProgress::Chunk(pieces) => pieces,
             LayerProgress::Layer(pieces, layer) => {
-                shared.emit(Output::Layer {
-                    torrent: self.key,
+                self.cx.shared.emit(Output::Layer {
+                    torrent: self.cx.swarm.key,
                     file,
                     layer,
                 });
@@ -224,30 +237,30 @@ impl Torrent {
             }
         };
         for number in pieces {
-            let Some(transfer) = &mut self.transfer else {
-                return;
-            };
+            let transfer = &mut *self.cx.transfer;
             let Some(piece) = transfer.layout.piece(number) else {
                 continue;
             };
             match transfer.open_pieces.get(&piece) {
                 Some(open_piece) if matches!(open_piece.stage, PieceStage::Unproven) => {
-                    self.collected(piece, shared, now);
+                    self.cx.blocks().collected(piece);
                 }
                 Some(_) => {}
                 None => transfer.announce(piece),
             }
         }
-        self.wake_starved = true;
+        self.cx.swarm.wake_starved = true;
     }
 
-    pub(super) fn handle_hash_reject(&mut self, key: PeerKey, request: &HashRequest, now: Instant) {
+    pub(super) fn handle_hash_reject(&mut self, key: PeerKey, request: &HashRequest) {
         let wait = self
+            .cx
+            .swarm
             .peers
             .get_mut(&key)
             .and_then(|peer| peer.take_hash_wait(request));
         if let Some(Some(wait)) = wait {
-            if let Some(peer) = self.peers.get_mut(&key) {
+            if let Some(peer) = self.cx.swarm.peers.get_mut(&key) {
                 match wait.purpose {
                     HashPurpose::Reuse(..) | HashPurpose::Below(..) => peer.leaves_rejected(),
                     // It need not have them: it is asked for leaves.
@@ -255,15 +268,16 @@ impl Torrent {
                     HashPurpose::Chunk(_) | HashPurpose::Leaves(_) => {}
                 }
             }
-            self.hashes_failed(key, &wait, now);
+            self.hashes_failed(key, &wait);
         }
     }
 
     /// A hash request came to nothing: ask someone else, and this peer not so soon again.
-    fn hashes_failed(&mut self, key: PeerKey, wait: &HashWait, now: Instant) {
+    fn hashes_failed(&mut self, key: PeerKey, wait: &HashWait) {
+        let now = self.cx.now;
         // Not having leaves at hand says nothing about piece layers.
         if let HashPurpose::Chunk(_) = wait.purpose
-            && let Some(peer) = self.peers.get_mut(&key)
+            && let Some(peer) = self.cx.swarm.peers.get_mut(&key)
         {
             peer.hashes_not_before = now + BACKOFF.saturating_mul(1 << peer.hash_failures.min(6));
             peer.hash_failures += 1;
@@ -273,39 +287,36 @@ impl Torrent {
 
     /// A hash request will not be answered by this peer.
     fn ask_others(&mut self, key: PeerKey, wait: &HashWait) {
-        self.ask_hashes = true;
-        if self.hand_over(key, wait) {
+        self.cx.swarm.ask_hashes = true;
+        if self.cx.hedging().hand_over(key, wait) {
             return;
         }
         match wait.purpose {
             HashPurpose::Chunk(id) => {
-                if let Some(transfer) = &mut self.transfer {
-                    transfer.layers.give_up(id, None);
-                }
+                self.cx.transfer.layers.give_up(id, None);
             }
             HashPurpose::Leaves(_) => self.leaves_refused(key, wait),
             HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
-                self.leaves_not_learnt(key, first, pieces);
+                self.cx.reuse().leaves_not_learnt(key, first, pieces);
             }
-            HashPurpose::Below(piece, _) => self.descent_failed(piece),
+            HashPurpose::Below(piece, _) => self.cx.descent().descent_failed(piece),
         }
     }
 
     fn leaves_refused(&mut self, key: PeerKey, wait: &HashWait) {
         if let HashPurpose::Leaves(piece) = wait.purpose
-            && let Some(transfer) = &mut self.transfer
-            && let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+            && let Some(open_piece) = self.cx.transfer.open_pieces.get_mut(&piece)
             && let PieceStage::FindingFalseBlocks(query) = &mut open_piece.stage
             && query.is_waiting_for(key)
         {
             query.give_up();
-            self.ask_hashes = true;
+            self.cx.swarm.ask_hashes = true;
         }
     }
 
     /// A peer is going: what it was asked for is asked of others.
     pub(super) fn drop_hash_waits(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(&key) else {
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return;
         };
         for wait in std::mem::take(&mut peer.hash_waits) {
@@ -314,10 +325,13 @@ impl Torrent {
     }
 
     /// Time-outs, and whether pieces must be begun without their hashes.
-    pub(super) fn tick_hashes(&mut self, shared: &Shared, now: Instant) {
-        let keys: Vec<_> = self.peers.keys().copied().collect();
+    pub(super) fn tick_hashes(&mut self) {
+        let now = self.cx.now;
+        let keys: Vec<_> = self.cx.swarm.peers.keys().copied().collect();
         for key in keys {
             let expired = self
+                .cx
+                .swarm
                 .peers
                 .get_mut(&key)
                 .map(|peer| peer.expire_hash_waits(now))
@@ -327,16 +341,14 @@ impl Torrent {
                     wait.purpose,
                     HashPurpose::Reuse(..) | HashPurpose::Nodes(..) | HashPurpose::Below(..)
                 );
-                if let Some(peer) = self.peers.get_mut(&key).filter(|_| for_reuse) {
+                if let Some(peer) = self.cx.swarm.peers.get_mut(&key).filter(|_| for_reuse) {
                     peer.leaves_failed();
                 }
-                self.hashes_failed(key, &wait, now);
+                self.hashes_failed(key, &wait);
             }
         }
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
-        self.ask_hashes = true;
+        let transfer = &mut *self.cx.transfer;
+        self.cx.swarm.ask_hashes = true;
         if transfer.layers.is_complete() {
             return;
         }
@@ -347,18 +359,18 @@ impl Torrent {
                     .pieces()
                     .is_some_and(|have| transfer.layers.could_use(&transfer.layout, have))
         };
-        let someone_has = self.peers.values().any(|peer| peer.offers > 0);
-        if !someone_has || self.peers.values().any(could_give) {
+        let someone_has = self.cx.swarm.peers.values().any(|peer| peer.offers > 0);
+        if !someone_has || self.cx.swarm.peers.values().any(could_give) {
             transfer.no_layers_since = None;
             return;
         }
         let since = *transfer.no_layers_since.get_or_insert(now);
         if since + PATIENCE <= now
             && !transfer.unproven_mode
-            && transfer.unproven_blocks < shared.config.max_unproven_blocks
+            && transfer.unproven_blocks < self.cx.shared.config.max_unproven_blocks
         {
             transfer.set_unproven_mode(true);
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
     }
 }

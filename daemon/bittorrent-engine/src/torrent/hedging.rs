@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bittorrent_protocol::PieceIndex;
 
-use super::Torrent;
+use super::context::Context;
 use super::hashes::PER_PEER;
 use super::reuse::piece_run;
 use crate::api::addresses::Host;
@@ -15,21 +15,31 @@ use crate::hedge::{Hedge, MOST_HEDGES};
 use crate::peer::{HashPurpose, HashWait, Peer};
 use crate::pieces::open_piece::PieceStage;
 use crate::pieces::transfer::Transfer;
-use crate::shared::Shared;
 
-impl Torrent {
+pub(super) struct Hedging<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> Hedging<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
+    }
+
     /// Whether a hash request is unanswered for longer than answers take.
-    fn is_overdue(&self, wait: &HashWait, shared: &Shared, now: Instant) -> bool {
-        self.answer_time
-            .is_overdue(wait.asked, shared.config.hedge_after, now)
+    fn is_overdue(&self, wait: &HashWait) -> bool {
+        let now = self.cx.now;
+        self.cx
+            .swarm
+            .answer_time
+            .is_overdue(wait.asked, self.cx.shared.config.hedge_after, now)
     }
 
     /// How many hash requests each host left unanswered, as far as is known.
-    pub(super) fn unanswered(&self, shared: &Shared, now: Instant) -> BTreeMap<Host, u32> {
+    pub(super) fn unanswered(&self) -> BTreeMap<Host, u32> {
         let mut unanswered: BTreeMap<Host, u32> = BTreeMap::new();
-        for peer in self.peers.values() {
+        for peer in self.cx.swarm.peers.values() {
             let overdue = peer.hash_waits.iter();
-            let overdue = overdue.filter(|wait| self.is_overdue(wait, shared, now));
+            let overdue = overdue.filter(|wait| self.is_overdue(wait));
             *unanswered.entry(peer.host()).or_default() +=
                 peer.hash_failures + overdue.count() as u32;
         }
@@ -37,14 +47,15 @@ impl Torrent {
     }
 
     /// Asks other hosts for hashes that are overdue.
-    pub(super) fn hedge_hashes(&mut self, shared: &mut Shared, now: Instant) {
+    pub(super) fn hedge_hashes(&mut self) {
+        let now = self.cx.now;
         let mut under_way = 0;
         let mut overdue = Vec::new();
-        for peer in self.peers.values() {
+        for peer in self.cx.swarm.peers.values() {
             for wait in &peer.hash_waits {
                 match wait.hedge {
                     Hedge::Duplicate => under_way += 1,
-                    Hedge::None if self.is_overdue(wait, shared, now) => {
+                    Hedge::None if self.is_overdue(wait) => {
                         overdue.push((wait.asked, peer.key, wait.request, wait.purpose));
                     }
                     Hedge::None | Hedge::Sent => {}
@@ -55,15 +66,15 @@ impl Torrent {
             return;
         }
         overdue.sort_unstable_by_key(|(asked, key, ..)| (*asked, *key));
-        let unanswered = self.unanswered(shared, now);
+        let unanswered = self.unanswered();
         for (_, asked, request, purpose) in overdue {
             if under_way >= MOST_HEDGES {
                 return;
             }
-            let Some(other) = self.other_peer_for(asked, purpose, &unanswered, now) else {
+            let Some(other) = self.other_peer_for(asked, purpose, &unanswered) else {
                 continue;
             };
-            let first = self.peers.get_mut(&asked);
+            let first = self.cx.swarm.peers.get_mut(&asked);
             let waits = first.map(|peer| peer.hash_waits.iter_mut());
             if let Some(wait) = waits.and_then(|mut waits| waits.find(|w| w.purpose == purpose)) {
                 wait.hedge = Hedge::Sent;
@@ -71,8 +82,8 @@ impl Torrent {
             if let Some(query) = self.leaf_query(purpose) {
                 query.ask(other);
             }
-            if let Some(peer) = self.peers.get_mut(&other) {
-                peer.request_hashes_too(request, purpose, shared, now);
+            if let Some(peer) = self.cx.swarm.peers.get_mut(&other) {
+                peer.request_hashes_too(request, purpose, self.cx.shared, now);
                 under_way += 1;
             }
         }
@@ -85,12 +96,14 @@ impl Torrent {
         asked: PeerKey,
         purpose: HashPurpose,
         unanswered: &BTreeMap<Host, u32>,
-        now: Instant,
     ) -> Option<PeerKey> {
-        let transfer = self.transfer.as_ref()?;
+        let now = self.cx.now;
+        let transfer = &*self.cx.transfer;
         // The host that was asked is among those that leave something unanswered.
         let answers = |peer: &&Peer| unanswered.get(&peer.host()) == Some(&0);
-        self.peers
+        self.cx
+            .swarm
+            .peers
             .values()
             .filter(answers)
             .filter(|peer| can_answer(transfer, peer, asked, purpose, now))
@@ -106,7 +119,7 @@ impl Torrent {
         let HashPurpose::Leaves(piece) = purpose else {
             return None;
         };
-        let open_piece = self.transfer.as_mut()?.open_pieces.get_mut(&piece)?;
+        let open_piece = self.cx.transfer.open_pieces.get_mut(&piece)?;
         match &mut open_piece.stage {
             PieceStage::FindingFalseBlocks(query) => Some(query),
             _ => None,
@@ -122,7 +135,14 @@ impl Torrent {
             let mut waits = peer.hash_waits.iter();
             peer.key != key && waits.any(|other| other.purpose == wait.purpose)
         };
-        let Some(other) = self.peers.values().find(asked).map(|peer| peer.key) else {
+        let Some(other) = self
+            .cx
+            .swarm
+            .peers
+            .values()
+            .find(asked)
+            .map(|peer| peer.key)
+        else {
             return false;
         };
         match wait.purpose {
@@ -132,13 +152,12 @@ impl Torrent {
                 }
             }
             HashPurpose::Reuse(first, pieces) | HashPurpose::Nodes(first, pieces) => {
-                if let Some(transfer) = &mut self.transfer {
-                    for piece in piece_run(transfer, first, pieces) {
-                        if let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
-                            && is_learning_of(&open_piece.stage, key)
-                        {
-                            open_piece.stage = PieceStage::RequestingLeaves(other);
-                        }
+                let transfer = &mut *self.cx.transfer;
+                for piece in piece_run(transfer, first, pieces) {
+                    if let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
+                        && is_learning_of(&open_piece.stage, key)
+                    {
+                        open_piece.stage = PieceStage::RequestingLeaves(other);
                     }
                 }
             }

@@ -1,17 +1,17 @@
 //! Which blocks are asked of whom.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bittorrent_protocol::wire::Request;
 use bittorrent_protocol::{BlockIndex, PieceIndex};
 
-use super::Torrent;
+use super::context::Context;
 use crate::api::keys::PeerKey;
 use crate::api::output::Command;
 use crate::peer::Peer;
 use crate::pieces::open_piece::{BlockState, PieceStage};
 use crate::pieces::transfer::Transfer;
 use crate::rng::Rng;
-use crate::shared::Shared;
 
 /// Peers join pieces that others work on, rather than begin new ones, once this many blocks are
 /// to be requested in those: whole pieces are worth more to a swarm than many half ones.
@@ -31,51 +31,56 @@ const UNTRIED: u32 = 4;
 /// How long an interested peer may have nothing to do before we say we want nothing: seeds close
 /// connections that stay idle for 60 s.
 const IDLE: Duration = Duration::from_secs(40);
+/// How long a peer that rejects a block of a piece is not asked for that piece.
+const REFUSAL_TIME: Duration = Duration::from_secs(10);
 
-impl Torrent {
-    /// The peer may have room for requests.
-    pub(super) fn wake(&mut self, key: PeerKey) {
-        if let Some(peer) = self.peers.get_mut(&key)
-            && !peer.wake
-        {
-            peer.wake = true;
-            self.awake.push(key);
-        }
+pub(super) struct Requests<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> Requests<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
     }
 
     /// Gives requests to every peer that may have room for them.
-    pub(super) fn refill_awake(&mut self, shared: &mut Shared, now: Instant) {
-        if std::mem::take(&mut self.wake_starved) {
+    pub(super) fn refill_awake(&mut self) {
+        let now = self.cx.now;
+        if std::mem::take(&mut self.cx.swarm.wake_starved) {
             let starved: Vec<_> = self
+                .cx
+                .swarm
                 .peers
                 .values()
                 .filter(|peer| peer.starved.is_some())
                 .map(|peer| peer.key)
                 .collect();
             for key in starved {
-                if let Some(peer) = self.peers.get_mut(&key)
+                if let Some(peer) = self.cx.swarm.peers.get_mut(&key)
                     && std::mem::take(&mut peer.parked)
                 {
                     // Its idleness begins anew: it is to have time for what is free now.
                     peer.starved = Some(now);
                 }
-                self.update_interest(key, shared);
-                self.wake(key);
+                self.cx.interest().update_interest(key);
+                self.cx.swarm.wake(key);
             }
         }
         // A refill may wake others; they are served at the next opportunity.
-        for key in std::mem::take(&mut self.awake) {
-            if let Some(peer) = self.peers.get_mut(&key) {
+        for key in std::mem::take(&mut self.cx.swarm.awake) {
+            if let Some(peer) = self.cx.swarm.peers.get_mut(&key) {
                 peer.wake = false;
-                self.refill(key, shared, now);
+                self.refill(key);
             }
         }
     }
 
-    fn refill(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
-        let at_rest = self.is_at_rest();
-        let probes = self.choose_probes(key, shared);
-        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
+    fn refill(&mut self, key: PeerKey) {
+        let now = self.cx.now;
+        let at_rest = self.cx.is_at_rest();
+        let probes = self.cx.reuse().choose_probes(key);
+        let transfer = &mut *self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return;
         };
         if at_rest || !peer.wanted || (peer.choking_us && peer.allowed_fast.is_empty()) {
@@ -98,10 +103,10 @@ impl Torrent {
         }
         while room > 0 {
             let limits = Limits {
-                open_blocks: shared.config.max_open_blocks,
-                unproven_blocks: shared.config.max_unproven_blocks,
+                open_blocks: self.cx.shared.config.max_open_blocks,
+                unproven_blocks: self.cx.shared.config.max_unproven_blocks,
             };
-            let Some(piece) = choose_piece(transfer, peer, &limits, &mut shared.rng) else {
+            let Some(piece) = choose_piece(transfer, peer, &limits, &mut self.cx.shared.rng) else {
                 break;
             };
             let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
@@ -121,19 +126,21 @@ impl Torrent {
         }
         peer.starved = (room > 0).then(|| peer.starved.unwrap_or(now));
         if !was_end_game && transfer.is_end_game() {
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
         if room > 0 && !peer.choking_us && transfer.is_end_game() {
-            self.double(key, room, &mut batch, now);
+            self.double(key, room, &mut batch);
         }
         if !batch.is_empty() {
-            shared.send(key, Command::Request(batch));
+            self.cx.shared.send(key, Command::Request(batch));
         }
     }
 
     /// At the end: asks a peer for blocks that a slower one is not likely to deliver soon.
-    fn double(&mut self, key: PeerKey, room: usize, batch: &mut Vec<BlockIndex>, now: Instant) {
-        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get(&key)) else {
+    fn double(&mut self, key: PeerKey, room: usize, batch: &mut Vec<BlockIndex>) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get(&key) else {
             return;
         };
         let room = room.min(MOST_DOUBLE.saturating_sub(peer.pipeline.len()));
@@ -148,6 +155,8 @@ impl Torrent {
             other.pipeline.expected_wait(before, now)
         };
         let mut slowest: Vec<(f64, &Peer)> = self
+            .cx
+            .swarm
             .peers
             .values()
             .filter(|other| other.key != key && !other.pipeline.is_empty())
@@ -184,7 +193,7 @@ impl Torrent {
         }
         for block in chosen {
             if let Some(open_piece) = transfer.open_pieces.get_mut(&block.piece())
-                && let Some(peer) = self.peers.get_mut(&key)
+                && let Some(peer) = self.cx.swarm.peers.get_mut(&key)
             {
                 open_piece.request(block.in_piece());
                 peer.pipeline.push(block, now);
@@ -195,15 +204,17 @@ impl Torrent {
 
     /// A request for a block has ended without it.
     pub(super) fn release_block(&mut self, block: BlockIndex) {
-        if let Some(transfer) = &mut self.transfer {
+        {
+            let transfer = &mut *self.cx.transfer;
             transfer.release(block);
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
     }
 
     /// The peer works on no piece any more; others may take it over.
     pub(super) fn leave_piece(&mut self, key: PeerKey) {
-        let (Some(transfer), Some(peer)) = (&mut self.transfer, self.peers.get_mut(&key)) else {
+        let transfer = &mut *self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return;
         };
         if let Some(piece) = peer.current.take()
@@ -211,13 +222,56 @@ impl Torrent {
             && open_piece.worker == Some(key)
         {
             open_piece.worker = None;
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
+    }
+
+    /// Handles a peer that chokes us: it works on no piece any more.
+    pub(super) fn choked(&mut self, key: PeerKey) {
+        let fast = self.cx.swarm.peers.get(&key).is_some_and(|peer| peer.fast);
+        if fast {
+            // The peer still answers each request, by the block or by a reject (BEP 6).
+            self.leave_piece(key);
+            self.cx.false_data().lose_exclusive(key, None);
+        } else {
+            self.release_all(key);
+        }
+    }
+
+    /// Handles a peer's refusal to send a block.
+    pub(super) fn handle_reject(&mut self, key: PeerKey, request: Request) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
+            return;
+        };
+        let Some(block) = transfer.layout.block_at(request.index, request.begin) else {
+            return;
+        };
+        if !peer.pipeline.reject(block) {
+            return;
+        }
+        if !peer.choking_us {
+            // It is willing to serve, just not this: asking again at once would go on for ever.
+            if transfer.is_probed(block.piece()) {
+                peer.leaves_failed();
+            }
+            peer.refuse(block.piece(), now + REFUSAL_TIME);
+            peer.rejected(now);
+            if peer.current == Some(block.piece()) {
+                self.leave_piece(key);
+            }
+        }
+        self.release_block(block);
+        self.cx
+            .false_data()
+            .lose_exclusive(key, Some(block.piece()));
+        self.cx.swarm.wake(key);
     }
 
     /// Gives up everything a peer was asked for, without telling it. Returns the blocks.
     pub(super) fn release_all(&mut self, key: PeerKey) -> Vec<BlockIndex> {
-        let Some(peer) = self.peers.get_mut(&key) else {
+        let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return Vec::new();
         };
         let blocks = peer.pipeline.abandon_all();
@@ -225,41 +279,42 @@ impl Torrent {
         for block in &blocks {
             self.release_block(*block);
         }
-        self.lose_exclusive(key, None);
+        self.cx.false_data().lose_exclusive(key, None);
         blocks
     }
 
     /// Gives up everything a peer was asked for, and tells it.
-    pub(super) fn cancel_all(&mut self, key: PeerKey, shared: &mut Shared) {
+    pub(super) fn cancel_all(&mut self, key: PeerKey) {
         let blocks = self.release_all(key);
         if !blocks.is_empty() {
-            shared.send(key, Command::Cancel(blocks));
+            self.cx.shared.send(key, Command::Cancel(blocks));
         }
     }
 
     /// A block is here: whoever else was asked for it need not send it.
-    pub(super) fn cancel_others(&mut self, block: BlockIndex, shared: &mut Shared) {
-        for peer in self.peers.values_mut() {
+    pub(super) fn cancel_others(&mut self, block: BlockIndex) {
+        for peer in self.cx.swarm.peers.values_mut() {
             if peer.pipeline.abandon(block) {
-                shared.send(peer.key, Command::Cancel(vec![block]));
+                self.cx.shared.send(peer.key, Command::Cancel(vec![block]));
                 if !peer.wake {
                     peer.wake = true;
-                    self.awake.push(peer.key);
+                    self.cx.swarm.awake.push(peer.key);
                 }
             }
         }
     }
 
     /// Looks for peers that do not answer, and for ones with nothing to do.
-    pub(super) fn tick_requests(&mut self, shared: &mut Shared, now: Instant) {
-        let timeout = shared.config.request_timeout;
-        let keys: Vec<_> = self.peers.keys().copied().collect();
+    pub(super) fn tick_requests(&mut self) {
+        let now = self.cx.now;
+        let timeout = self.cx.shared.config.request_timeout;
+        let keys: Vec<_> = self.cx.swarm.peers.keys().copied().collect();
         for key in keys {
-            let Some(peer) = self.peers.get_mut(&key) else {
+            let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
                 continue;
             };
             if peer.forgive(now) {
-                self.wake_starved = true;
+                self.cx.swarm.wake_starved = true;
             }
             // Whether it answers at all shows sooner: many that do not must not hold everything.
             let timeout = if peer.down.total() == 0 {
@@ -270,16 +325,16 @@ impl Torrent {
             let deadline = peer.pipeline.deadline(timeout);
             if deadline.is_some_and(|deadline| deadline <= now) {
                 peer.pipeline.snub();
-                let transfer = self.transfer.as_ref();
+                let transfer = &*self.cx.transfer;
                 if peer
                     .pipeline
                     .newest_first()
-                    .any(|block| transfer.is_some_and(|transfer| transfer.is_probed(block.piece())))
+                    .any(|block| transfer.is_probed(block.piece()))
                 {
                     peer.leaves_failed();
                 }
-                self.cancel_all(key, shared);
-                self.wake(key);
+                self.cancel_all(key);
+                self.cx.swarm.wake(key);
                 continue;
             }
             let idle = peer.wanted
@@ -288,10 +343,10 @@ impl Torrent {
                 && peer.starved.is_some_and(|since| since + IDLE <= now);
             if idle {
                 peer.parked = true;
-                self.update_interest(key, shared);
+                self.cx.interest().update_interest(key);
             } else if peer.starved.is_some() && !peer.parked {
                 // Whatever frees work wakes those who starve; this bounds what a slip could cost.
-                self.wake(key);
+                self.cx.swarm.wake(key);
             }
         }
     }

@@ -1,11 +1,9 @@
 //! Looking for what is missing in what is held already. See [`crate::pieces::reuse`] for the way of a piece.
 
-use std::time::Instant;
-
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 
-use super::Torrent;
+use super::context::Context;
 use super::hashes::{PATIENCE, PER_PEER};
 use crate::api::config::Config;
 use crate::api::input::Link;
@@ -16,9 +14,7 @@ use crate::pieces::descent::{GROUP, LAYER};
 use crate::pieces::layers::piece_range;
 use crate::pieces::open_piece::{BlockState, PieceStage};
 use crate::pieces::piece_set::PieceSet;
-use crate::pieces::reuse::Reuse;
 use crate::pieces::transfer::Transfer;
-use crate::shared::Shared;
 
 /// Leaves in one request for those of several pieces; a single long piece may have more. What BEP
 /// 52 advises.
@@ -35,52 +31,47 @@ const PROBE_SEARCH: usize = 256;
 /// gives them, the rest can still be looked for.
 const READY_AHEAD: u32 = 1 << 14;
 
-impl Torrent {
-    /// Look-ups are under way.
-    pub(crate) fn is_looking(&self) -> bool {
-        let reuse = self
-            .transfer
-            .as_ref()
-            .and_then(|transfer| transfer.reuse.as_ref());
-        reuse.is_some_and(Reuse::is_looking)
+pub(super) struct ReuseSearch<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> ReuseSearch<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
     }
 
     /// Asks for the look-ups of whole pieces that can be asked for now.
-    pub(super) fn look_up(&mut self, shared: &mut Shared, now: Instant) {
-        if self.is_at_rest() {
+    pub(super) fn look_up(&mut self) {
+        let now = self.cx.now;
+        if self.cx.is_at_rest() {
             return;
         }
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
-        let most = shared.config.max_lookup_blocks;
+        let transfer = &mut *self.cx.transfer;
+        let most = self.cx.shared.config.max_lookup_blocks;
         while let Some(reuse) = &mut transfer.reuse
             && let Some(piece) = reuse.look_up_next(&transfer.layout, most, now)
         {
-            shared.emit(Output::Lookup {
-                torrent: self.key,
+            self.cx.shared.emit(Output::Lookup {
+                torrent: self.cx.swarm.key,
                 piece,
                 leaves: None,
             });
         }
     }
 
-    pub(crate) fn handle_looked_up(
+    pub(super) fn handle_looked_up(
         &mut self,
         piece: PieceIndex,
         adopted: &[(BlockIndex, MerkleHash)],
-        shared: &mut Shared,
-        now: Instant,
     ) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let Some(reuse) = &mut transfer.reuse else {
             return;
         };
         if reuse.answered_whole(piece) {
             reuse.answered(now);
-            self.whole_looked_up(piece, adopted, shared, now);
+            self.whole_looked_up(piece, adopted);
         } else if let Some(open_piece) = transfer.open_pieces.get_mut(&piece)
             && matches!(open_piece.stage, PieceStage::LookingUpBlocks)
         {
@@ -97,23 +88,15 @@ impl Torrent {
                 reuse.count_differing(differ, of);
             }
             transfer.reopen(piece);
-            self.wake_starved = true;
-            self.ask_hashes = true;
-            self.prove(piece, shared, now);
+            self.cx.swarm.wake_starved = true;
+            self.cx.swarm.ask_hashes = true;
+            self.cx.blocks().prove(piece);
         }
     }
 
     /// A piece counts as found when all of it is there and folds to its hash.
-    fn whole_looked_up(
-        &mut self,
-        piece: PieceIndex,
-        adopted: &[(BlockIndex, MerkleHash)],
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    fn whole_looked_up(&mut self, piece: PieceIndex, adopted: &[(BlockIndex, MerkleHash)]) {
+        let transfer = &mut *self.cx.transfer;
         let blocks = transfer.layout.block_count(piece);
         let mut leaves = vec![None; blocks as usize];
         for (block, leaf) in adopted.iter().filter(|(block, _)| block.piece() == piece) {
@@ -131,39 +114,38 @@ impl Torrent {
             transfer.bytes_verified += size;
             transfer.bytes_proven += size;
             transfer.bytes_reused += size;
-            shared.emit(Output::Proven {
-                torrent: self.key,
+            self.cx.shared.emit(Output::Proven {
+                torrent: self.cx.swarm.key,
                 piece,
                 first_block: 0,
                 leaves,
             });
-            self.finish(piece, shared, now);
+            self.cx.blocks().finish(piece);
         } else if blocks == 1 {
             // Its one leaf is its hash: there is nothing more to look for.
             transfer.offer(piece);
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         } else {
             if let Some(reuse) = &mut transfer.reuse {
                 reuse.insert(piece, true);
             }
-            self.ask_hashes = true;
+            self.cx.swarm.ask_hashes = true;
             // Those who must be asked for a block first.
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
     }
 
     /// Asks for the leaves of pieces that are not there as a whole.
-    pub(super) fn learn_leaves(&mut self, shared: &mut Shared, now: Instant) {
-        self.ask_probed(shared, now);
-        self.ask_below(shared, now);
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn learn_leaves(&mut self) {
+        let now = self.cx.now;
+        self.ask_probed();
+        self.cx.descent().ask_below();
+        let transfer = &mut *self.cx.transfer;
         // One each in turn, so that the requests spread over the peers.
         let mut asked = true;
         while asked {
             asked = false;
-            for peer in self.peers.values_mut() {
+            for peer in self.cx.swarm.peers.values_mut() {
                 if transfer
                     .reuse
                     .as_ref()
@@ -173,7 +155,7 @@ impl Torrent {
                 }
                 if peer.leaf_support != LeafSupport::Yes
                     || !peer.can_give_hashes(PER_PEER, now)
-                    || !may_begin(transfer, &shared.config, peer.pipeline.is_empty())
+                    || !may_begin(transfer, &self.cx.shared.config, peer.pipeline.is_empty())
                 {
                     continue;
                 }
@@ -191,17 +173,16 @@ impl Torrent {
                 for piece in piece_run(transfer, first, pieces) {
                     transfer.begin_reuse(piece, PieceStage::RequestingLeaves(peer.key));
                 }
-                peer.request_hashes(request, purpose, shared, now);
+                peer.request_hashes(request, purpose, self.cx.shared, now);
                 asked = true;
             }
         }
     }
 
     /// Asks those who have sent a block of a piece for its leaves.
-    fn ask_probed(&mut self, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    fn ask_probed(&mut self) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let Some(reuse) = &mut transfer.reuse else {
             return;
         };
@@ -220,7 +201,7 @@ impl Torrent {
             {
                 return true;
             }
-            let Some(peer) = self.peers.get_mut(&key) else {
+            let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
                 stranded.push(*piece);
                 return false;
             };
@@ -230,7 +211,12 @@ impl Torrent {
             match crate::pieces::leaves::leaf_request(&transfer.layout, *piece) {
                 Some(request) => {
                     open_piece.stage = PieceStage::RequestingLeaves(key);
-                    peer.request_hashes(request, HashPurpose::Reuse(*piece, 1), shared, now);
+                    peer.request_hashes(
+                        request,
+                        HashPurpose::Reuse(*piece, 1),
+                        self.cx.shared,
+                        now,
+                    );
                 }
                 None => stranded.push(*piece),
             }
@@ -243,8 +229,9 @@ impl Torrent {
 
     /// The pieces of which this peer is to be asked for a block before it gives their leaves, nobody
     /// else being able to.
-    pub(super) fn choose_probes(&self, key: PeerKey, shared: &Shared) -> Vec<PieceIndex> {
-        let (Some(transfer), Some(peer)) = (&self.transfer, self.peers.get(&key)) else {
+    pub(super) fn choose_probes(&self, key: PeerKey) -> Vec<PieceIndex> {
+        let transfer = &*self.cx.transfer;
+        let Some(peer) = self.cx.swarm.peers.get(&key) else {
             return Vec::new();
         };
         let (Some(reuse), Some(have)) = (&transfer.reuse, peer.pieces()) else {
@@ -253,7 +240,7 @@ impl Torrent {
         if peer.leaf_support != LeafSupport::AfterBlock
             || peer.choking_us
             || !reuse.has_unlike()
-            || !may_begin(transfer, &shared.config, peer.pipeline.is_empty())
+            || !may_begin(transfer, &self.cx.shared.config, peer.pipeline.is_empty())
         {
             return Vec::new();
         }
@@ -263,6 +250,8 @@ impl Torrent {
         };
         let under_way = transfer.open_pieces.values().filter(is_its).count();
         let others: Vec<&PieceSet> = self
+            .cx
+            .swarm
             .peers
             .values()
             .filter(|peer| peer.link == Link::V2 && peer.leaf_support == LeafSupport::Yes)
@@ -285,8 +274,7 @@ impl Torrent {
         (first, pieces): (PieceIndex, u32),
         hashes: &'h [MerkleHash],
     ) -> Result<&'h [MerkleHash], ProofFault> {
-        let transfer = self.transfer.as_ref();
-        let node = transfer.and_then(|transfer| known_above(transfer, request, (first, pieces)));
+        let node = known_above(self.cx.transfer, request, (first, pieces));
         let proven = request.verify(hashes, |_, _| node);
         if proven.is_err() {
             self.leaves_not_learnt(key, first, pieces);
@@ -301,58 +289,48 @@ impl Torrent {
         request: &CheckedRequest,
         (first, pieces): (PieceIndex, u32),
         hashes: &[MerkleHash],
-        shared: &mut Shared,
-        now: Instant,
     ) -> Result<(), ProofFault> {
         let leaves = self.proven_below(key, request, (first, pieces), hashes)?;
-        let Some(transfer) = &self.transfer else {
-            return Ok(());
-        };
+        let transfer = &*self.cx.transfer;
         let run = piece_run(transfer, first, pieces);
         let low = merkle::piece_height(&transfer.layout, first);
         let counts: Vec<usize> = run
             .iter()
             .map(|piece| transfer.layout.block_count(*piece) as usize)
             .collect();
-        if let Some(peer) = self.peers.get_mut(&key) {
+        if let Some(peer) = self.cx.swarm.peers.get_mut(&key) {
             peer.leaves_given();
         }
         for ((piece, leaves), count) in run.into_iter().zip(leaves.chunks(1 << low)).zip(counts) {
             let waiting = self
+                .cx
                 .transfer
-                .as_ref()
-                .and_then(|transfer| transfer.open_pieces.get(&piece))
+                .open_pieces
+                .get(&piece)
                 .is_some_and(|open_piece| {
                     matches!(open_piece.stage, PieceStage::RequestingLeaves(_))
                 });
             if waiting {
                 let leaves = leaves.get(..count).unwrap_or(leaves);
-                self.apply_leaves(piece, leaves, shared, now);
-                self.look_for_blocks(piece, leaves, shared, now);
+                self.cx.false_data().apply_leaves(piece, leaves);
+                self.look_for_blocks(piece, leaves);
             }
         }
         Ok(())
     }
 
     /// The leaves of a piece are proven: asks for the look-up of the blocks it lacks.
-    pub(super) fn look_for_blocks(
-        &mut self,
-        piece: PieceIndex,
-        leaves: &[MerkleHash],
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn look_for_blocks(&mut self, piece: PieceIndex, leaves: &[MerkleHash]) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         if let (Some(reuse), Some(open_piece)) =
             (&mut transfer.reuse, transfer.open_pieces.get_mut(&piece))
         {
             open_piece.stage = PieceStage::LookingUpBlocks;
             reuse.asked(now);
             transfer.reopen(piece);
-            shared.emit(Output::Lookup {
-                torrent: self.key,
+            self.cx.shared.emit(Output::Lookup {
+                torrent: self.cx.swarm.key,
                 piece,
                 leaves: Some(leaves.to_vec()),
             });
@@ -361,9 +339,7 @@ impl Torrent {
 
     /// A peer does not give the leaves of these pieces.
     pub(super) fn leaves_not_learnt(&mut self, key: PeerKey, first: PieceIndex, pieces: u32) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+        let transfer = &mut *self.cx.transfer;
         for piece in piece_run(transfer, first, pieces) {
             let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
                 continue;
@@ -382,25 +358,26 @@ impl Torrent {
                 transfer.return_to_search(piece);
             }
         }
-        self.ask_hashes = true;
-        self.wake_starved = true;
+        self.cx.swarm.ask_hashes = true;
+        self.cx.swarm.wake_starved = true;
     }
 
     /// Gives up look-ups that nobody answers, and leaves that nobody gives.
-    pub(super) fn tick_reuse(&mut self, shared: &Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn tick_reuse(&mut self) {
+        let now = self.cx.now;
+        let transfer = &mut *self.cx.transfer;
         let Some(reuse) = &mut transfer.reuse else {
             return;
         };
-        if reuse.is_overdue(shared.config.lookup_timeout, now) {
+        if reuse.is_overdue(self.cx.shared.config.lookup_timeout, now) {
             transfer.end_reuse();
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
             return;
         }
         let layout = &transfer.layout;
         let with_some: Vec<_> = self
+            .cx
+            .swarm
             .peers
             .values()
             .filter(|peer| {
@@ -436,7 +413,7 @@ impl Torrent {
                 reuse.take_unlike(piece);
             }
             transfer.offer(piece);
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
     }
 }

@@ -6,82 +6,38 @@
 //! again from one single peer; if it is right now, the difference names the liars, and if it is
 //! not, that one peer is one.
 
-use std::net::SocketAddr;
-use std::time::Instant;
-
 use bittorrent_protocol::{FileIndex, MerkleHash, PieceIndex, merkle};
 
-use super::Torrent;
+use super::context::Context;
 use crate::api::keys::PeerKey;
-use crate::api::output::{Blame, DisconnectReason, Output, StopReason};
+use crate::api::output::{Blame, Output, StopReason};
 use crate::pieces::layers::piece_range;
 use crate::pieces::leaves::LeafQuery;
 use crate::pieces::open_piece::{BlockState, PieceStage, Suspect};
 use crate::pieces::senders::Sender;
-use crate::shared::Shared;
 
 /// How often the pieces of files may fold to the wrong root before the torrent stops.
 const MOST_FALSE_FILES: u32 = 3;
 
-impl Torrent {
-    /// Bans an address, and its host when others of it are banned as well. Closes their connections.
-    pub(super) fn ban(
-        &mut self,
-        addr: SocketAddr,
-        blame: Blame,
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        let listens = self
-            .peers
-            .values()
-            .find(|peer| peer.addr == addr)
-            .and_then(|peer| peer.listens);
-        if !shared.bans.contains(addr, now) {
-            let time = shared.config.ban_time;
-            shared.bans.add(addr, time, now);
-            if let Some(listens) = listens.filter(|listens| *listens != addr) {
-                shared.bans.add(listens, time, now);
-            }
-            self.banned += 1;
-            shared.emit(Output::Banned {
-                torrent: self.key,
-                addr,
-                blame,
-            });
-        }
-        let keys: Vec<_> = self
-            .peers
-            .values()
-            .filter(|peer| shared.bans.contains(peer.addr, now))
-            .map(|peer| peer.key)
-            .collect();
-        for key in keys {
-            self.disconnect(key, DisconnectReason::Banned, shared, now);
-        }
+pub(super) struct FalseData<'c, 'a> {
+    cx: &'c mut Context<'a>,
+}
+
+impl<'c, 'a> FalseData<'c, 'a> {
+    pub(super) fn new(cx: &'c mut Context<'a>) -> Self {
+        Self { cx }
     }
 
-    pub(super) fn ban_for_metadata(&mut self, key: PeerKey, shared: &mut Shared, now: Instant) {
-        if let Some(addr) = self.peers.get(&key).map(|peer| peer.addr) {
-            self.ban(addr, Blame::Metadata, shared, now);
-        }
-    }
-
-    fn ban_sender(&mut self, sender: Sender, blame: Blame, shared: &mut Shared, now: Instant) {
-        let addr = self
-            .transfer
-            .as_ref()
-            .and_then(|transfer| transfer.senders.addr(sender));
+    fn ban_sender(&mut self, sender: Sender, blame: Blame) {
+        let addr = self.cx.transfer.senders.addr(sender);
         if let Some(addr) = addr {
-            self.ban(addr, blame, shared, now);
+            self.cx.ban(addr, blame);
         }
     }
 
     /// A piece is false, and no write to it is under way.
-    pub(super) fn judge_piece(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn judge_piece(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
@@ -94,25 +50,17 @@ impl Torrent {
             open_piece.exclusive = None;
             open_piece.worker = None;
             transfer.reopen(piece);
-            self.ban_sender(sender, Blame::Piece(piece), shared, now);
-            self.wake_starved = true;
+            self.ban_sender(sender, Blame::Piece(piece));
+            self.cx.swarm.wake_starved = true;
             return;
         }
         open_piece.stage = PieceStage::FindingFalseBlocks(LeafQuery::default());
-        self.ask_hashes = true;
+        self.cx.swarm.ask_hashes = true;
     }
 
     /// The true leaves of a false piece are known.
-    pub(super) fn apply_leaves(
-        &mut self,
-        piece: PieceIndex,
-        leaves: &[MerkleHash],
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn apply_leaves(&mut self, piece: PieceIndex, leaves: &[MerkleHash]) {
+        let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
@@ -126,19 +74,17 @@ impl Torrent {
             open_piece.revoke(suspect.in_piece);
         }
         open_piece.stage = PieceStage::Collecting;
-        transfer.revoke_blocks(self.key, piece, &held, shared);
+        transfer.revoke_blocks(self.cx.swarm.key, piece, &held, self.cx.shared);
         transfer.reopen(piece);
-        self.wake_starved = true;
-        self.convict(piece, &wrong, shared, now);
-        self.convict_suspects(piece, shared, now);
-        self.prove(piece, shared, now);
+        self.cx.swarm.wake_starved = true;
+        self.convict(piece, &wrong);
+        self.convict_suspects(piece);
+        self.cx.blocks().prove(piece);
     }
 
     /// Nobody gives the leaves of a false piece: downloads it again from one peer.
-    pub(super) fn retry_solo(&mut self, piece: PieceIndex, shared: &mut Shared) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn retry_solo(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
             return;
         };
@@ -166,17 +112,15 @@ impl Torrent {
         open_piece.solo = true;
         open_piece.exclusive = None;
         open_piece.worker = None;
-        transfer.revoke_blocks(self.key, piece, &held, shared);
+        transfer.revoke_blocks(self.cx.swarm.key, piece, &held, self.cx.shared);
         transfer.reopen(piece);
-        self.wake_starved = true;
+        self.cx.swarm.wake_starved = true;
     }
 
     /// The one peer that a piece is taken from fails to deliver: another one starts over. With
     /// `only`, just for that piece.
     pub(super) fn lose_exclusive(&mut self, key: PeerKey, only: Option<PieceIndex>) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+        let transfer = &mut *self.cx.transfer;
         let solo: Vec<_> = transfer
             .open_pieces
             .values_mut()
@@ -195,22 +139,13 @@ impl Torrent {
             .collect();
         for piece in solo {
             transfer.reopen(piece);
-            self.wake_starved = true;
+            self.cx.swarm.wake_starved = true;
         }
     }
 
     /// A piece that was false before is proven now: whoever sent something else lied.
-    pub(super) fn convict_suspects(
-        &mut self,
-        piece: PieceIndex,
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        let Some(open_piece) = self
-            .transfer
-            .as_mut()
-            .and_then(|transfer| transfer.open_pieces.get_mut(&piece))
-        else {
+    pub(super) fn convict_suspects(&mut self, piece: PieceIndex) {
+        let Some(open_piece) = self.cx.transfer.open_pieces.get_mut(&piece) else {
             return;
         };
         if !open_piece.is_proven() {
@@ -218,10 +153,10 @@ impl Torrent {
         }
         let mut wrong = std::mem::take(&mut open_piece.suspects);
         wrong.retain(|suspect| open_piece.slot(suspect.in_piece).leaf != suspect.leaf);
-        self.convict(piece, &wrong, shared, now);
+        self.convict(piece, &wrong);
     }
 
-    fn convict(&mut self, piece: PieceIndex, wrong: &[Suspect], shared: &mut Shared, now: Instant) {
+    fn convict(&mut self, piece: PieceIndex, wrong: &[Suspect]) {
         let mut convicted: Vec<Sender> = Vec::new();
         for suspect in wrong {
             if convicted.contains(&suspect.sender) {
@@ -229,21 +164,20 @@ impl Torrent {
             }
             convicted.push(suspect.sender);
             let block = self
+                .cx
                 .transfer
-                .as_ref()
-                .and_then(|transfer| transfer.layout.block(piece, u32::from(suspect.in_piece)));
+                .layout
+                .block(piece, u32::from(suspect.in_piece));
             if let Some(block) = block {
-                self.ban_sender(suspect.sender, Blame::Block(block), shared, now);
+                self.ban_sender(suspect.sender, Blame::Block(block));
             }
         }
     }
 
     /// When everything that lacks of a file waits for hashes that nobody gives, the file's root
     /// decides about all of it.
-    pub(super) fn fold_file(&mut self, piece: PieceIndex, shared: &mut Shared, now: Instant) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    pub(super) fn fold_file(&mut self, piece: PieceIndex) {
+        let transfer = &mut *self.cx.transfer;
         let file = transfer.layout.file_of(piece);
         if !transfer.awaits_only_hashes(file) {
             return;
@@ -272,30 +206,22 @@ impl Torrent {
         let layout = std::sync::Arc::clone(&transfer.layout);
         match transfer.layers.complete_by(&layout, file, hashes) {
             Some(layer) => {
-                shared.emit(Output::Layer {
-                    torrent: self.key,
+                self.cx.shared.emit(Output::Layer {
+                    torrent: self.cx.swarm.key,
                     file,
                     layer,
                 });
                 for piece in waiting {
-                    self.collected(piece, shared, now);
+                    self.cx.blocks().collected(piece);
                 }
             }
-            None => self.drop_false_file(file, &waiting, shared, now),
+            None => self.drop_false_file(file, &waiting),
         }
     }
 
     /// The pieces of a file, none of them proven, do not fold to its root.
-    fn drop_false_file(
-        &mut self,
-        file: FileIndex,
-        waiting: &[PieceIndex],
-        shared: &mut Shared,
-        now: Instant,
-    ) {
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
+    fn drop_false_file(&mut self, file: FileIndex, waiting: &[PieceIndex]) {
+        let transfer = &mut *self.cx.transfer;
         let mut senders = std::collections::BTreeSet::new();
         for piece in waiting {
             if let Some(open_piece) = transfer.open_pieces.get(piece) {
@@ -308,11 +234,11 @@ impl Torrent {
         let hopeless = transfer.false_files >= MOST_FALSE_FILES;
         let first = piece_range(transfer.layout.file(file)).start;
         let first = transfer.layout.piece(first);
-        self.wake_starved = true;
+        self.cx.swarm.wake_starved = true;
         if let (1, Some(sender), Some(first)) = (senders.len(), senders.first(), first) {
-            self.ban_sender(*sender, Blame::Piece(first), shared, now);
+            self.ban_sender(*sender, Blame::Piece(first));
         } else if hopeless {
-            self.stop(StopReason::FilesFalse, shared);
+            self.cx.stop(StopReason::FilesFalse);
         }
     }
 }
