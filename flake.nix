@@ -23,7 +23,7 @@
         rec {
           default = (pkgs.callPackage ./nixos-modules/package.nix { }).overrideAttrs (previous: {
             passthru = (previous.passthru or { }) // {
-              # All but the build itself, which is the package.
+              # All checks but the build itself, which is the package.
               tests = removeAttrs self.checks.${system} [ "package" ];
             };
           });
@@ -38,7 +38,7 @@
       nixosModules.default =
         { pkgs, lib, ... }:
         {
-          # Errors name this file, and a module that several others import is one.
+          # Errors name this file, and a module that is imported several times counts once.
           _file = "${self}/flake.nix";
           key = "${self}/flake.nix#nixosModules.default";
           imports = [ ./nixos-modules ];

@@ -1,4 +1,4 @@
-# What options cannot say together. A message names the options and what to write instead.
+# Contradictions between options. A message names the options and the remedy.
 {
   config,
   lib,
@@ -37,8 +37,8 @@ in
   config = lib.mkMerge [
     (lib.mkIf (cfg.enable || cfg.fetch.enable) {
       warnings = lib.optional (withPassword != [ ]) ''
-        services.nano-snapshot-mirror.settings has a URL with a password, which everyone on this machine can read in the Nix store. Write
-        that key into a file of its own and name it in services.nano-snapshot-mirror.secretSettingsFile.
+        services.nano-snapshot-mirror.settings has a URL with a password, which all users of this machine can read in the Nix store. Put
+        that key into a file of its own, and set services.nano-snapshot-mirror.secretSettingsFile to its path.
       '';
     })
 
@@ -62,8 +62,8 @@ in
           assertion =
             cfg.settings.peer.listen != [ ] && !lib.elem 0 (derived.allPeerPorts ++ derived.allHttpPorts);
           message = ''
-            services.nano-snapshot-mirror.settings.peer.listen and settings.http.listen must name a port: sockets and firewall need to
-            know it. Leave the key out for the default.
+            services.nano-snapshot-mirror.settings.peer.listen and settings.http.listen must name a port: sockets and firewall need
+            it. Omit the key for the default.
           '';
         }
         {
@@ -77,7 +77,7 @@ in
           assertion = cfg.openFirewall -> cfg.settings.dht.port != 0;
           message = ''
             services.nano-snapshot-mirror.openFirewall is true, and settings.dht.port is 0: the firewall cannot open a port that is chosen
-            at random at each start. Leave settings.dht.port out for the default, or set openFirewall = false and open ports yourself.
+            at random at each start. Omit settings.dht.port for the default, or set openFirewall = false and open ports yourself.
           '';
         }
         {
@@ -103,7 +103,7 @@ in
           assertion = derived.controlSocket != null;
           message = ''
             services.nano-snapshot-mirror.settings.control.socket is "off", and producer.enable is true: the producer reaches the mirror
-            over this socket. Leave the key out for the default.
+            over this socket. Omit the key for the default.
           '';
         }
         {
@@ -122,7 +122,7 @@ in
         {
           assertion = cfg.producer.user != "nano-snapshot-mirror";
           message = ''
-            services.nano-snapshot-mirror.producer.user must not be the mirror's own user, which talks to strangers: name the user who owns
+            services.nano-snapshot-mirror.producer.user must not be the mirror's own user, which is exposed to the network: name the user who owns
             ${cfg.producer.ledgerPath}.
           '';
         }
@@ -148,8 +148,8 @@ in
         {
           assertion = lib.all (lib.hasSuffix ".service") cfg.fetch.before;
           message = ''
-            services.nano-snapshot-mirror.fetch.before has ${toString cfg.fetch.before}: only services can be held back until the ledger
-            is there. Name the service of the node.
+            services.nano-snapshot-mirror.fetch.before has ${toString cfg.fetch.before}: only services can wait for the ledger. Name
+            the service of the node.
           '';
         }
       ];

@@ -39,13 +39,13 @@ let
   };
   shared = {
     inherit units derived;
-    # A scalar of a unit gives way to the user's. To a list of ours the user's is added; `lib.mkForce` replaces it.
+    # The user's scalar replaces ours. The user's list is added to ours; `lib.mkForce` replaces it.
     asDefaults = lib.mapAttrs (
       _: value: if lib.isList value then lib.mkBefore value else lib.mkDefault value
     );
-    unit = part: said: said // { ${part} = shared.asDefaults said.${part}; };
+    unit = part: settings: settings // { ${part} = shared.asDefaults settings.${part}; };
     # Creates the directories of `systemd.tmpfiles.settings.NAME`, which may be on a file system that is mounted only after systemd-tmpfiles
-    # ran at boot. Of that file alone: a mistake in another one would keep the unit from starting.
+    # ran at boot. Only of that file: an error in another one would keep the unit from starting.
     makeDirectories = name: "+${config.systemd.package}/bin/systemd-tmpfiles --create ${name}.conf";
     # How the mirror and the fetch get secrets.
     secrets =
@@ -60,7 +60,7 @@ let
 
   format = pkgs.formats.toml { };
   written = format.generate "nano-snapshot-mirror.toml" derived.file;
-  # A mistake in the settings fails the build, with the words of the program itself.
+  # A mistake in the settings fails the build, with the error of the program.
   checked = pkgs.runCommand "nano-snapshot-mirror-config.toml" { } ''
     cp ${written} "$out"
     ${lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
@@ -82,7 +82,7 @@ in
     { _module.args.nanoSnapshotMirror = shared; }
 
     (lib.mkIf (cfg.enable || cfg.producer.enable || cfg.fetch.enable) {
-      # Where the program looks by itself, so that an operator's commands see the same settings.
+      # The program's default path, so that an operator's commands use the same settings.
       environment.etc."nano-snapshot-mirror/config.toml".source = checked;
       environment.systemPackages = [ cfg.package ];
     })
@@ -106,8 +106,8 @@ in
       systemd.services.nano-snapshot-mirror = lib.mkMerge [
         (unit "serviceConfig" units.services.nano-snapshot-mirror)
         {
-          # Another port must reach the sockets: a service that changes is stopped with them, and both are started again. What the
-          # mirror can take over while it runs only reloads it.
+          # A new port must reach the sockets: a service that changes is stopped with them, and both are started again. Settings
+          # that the mirror can apply at run time only reload it.
           restartTriggers = [
             (builtins.toJSON derived.needRestart)
             (builtins.toJSON (map (name: config.systemd.sockets.${name}.socketConfig) socketUnits))

@@ -1,4 +1,4 @@
-# Paths and arguments as systemd reads them in unit files; see systemd.syntax(7). Plain ones stay as they are.
+# Paths and arguments as systemd reads them in unit files; see systemd.syntax(7). Plain ones are not changed.
 rec {
   plain = text: builtins.match "[A-Za-z0-9/._+=@,:-]+" text != null;
   # A value that is one path to the end of the line: only specifiers need care.

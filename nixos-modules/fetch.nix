@@ -1,8 +1,8 @@
 # services.nano-snapshot-mirror.fetch
 #
-# The node is held back by a condition, not by a dependency: its start is skipped while there is no ledger, and the fetch starts it when
-# the ledger is in place. So no switch and no boot waits for the download, and a failed attempt, which systemd repeats, leaves nothing
-# behind that stays off. With Requires= and After= both would happen.
+# The node waits by a condition, not by a dependency: its start is skipped while there is no ledger, and the fetch starts it when the
+# ledger exists. So no switch and no boot waits for the download, and a failed attempt, which systemd repeats, does not leave the node
+# off. With Requires= and After= both would happen.
 {
   config,
   lib,
@@ -30,7 +30,7 @@ let
 in
 {
   config = lib.mkIf cfg.fetch.enable {
-    # Only made when it is missing; what is there stays as it is.
+    # Created only if it is missing; an existing one is not changed.
     systemd.tmpfiles.settings.nano-snapshot-fetch.${escape.path directory}.d = {
       user = ":${cfg.fetch.user}";
       group = ":${(config.users.users.${cfg.fetch.user} or { group = "root"; }).group}";
@@ -44,17 +44,17 @@ in
           (unit "serviceConfig" units.services.${name})
           (lib.mkIf (cfg.fetch.before == [ ]) {
             wantedBy = [ "multi-user.target" ];
-            # A target waits for what it wants unless that comes after it.
+            # A target waits for the units that it wants unless they are ordered after it.
             after = [ "multi-user.target" ];
           })
           {
             onSuccess = cfg.fetch.before;
             unitConfig.ConditionPathExists = map (path: "!${escape.path path}") cfg.fetch.unless;
-            # It is done once, and a download of hours is not thrown away for a new configuration.
+            # It runs once, and a new configuration does not abort a download of hours.
             restartIfChanged = false;
             serviceConfig = {
               User = lib.mkDefault cfg.fetch.user;
-              # What requires this unit, besides the node, does not fail with the first attempt.
+              # Units that require this one, besides the node, do not fail with the first attempt.
               RestartMode = lib.mkDefault "direct";
               ExecStartPre = lib.mkBefore [ (makeDirectories name) ];
             }

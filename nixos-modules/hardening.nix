@@ -1,5 +1,5 @@
-# What every unit of ours gives up. Plain data, so that checks/units.py can compare it with packaging/systemd/ without nixpkgs.
-# A unit that needs something back says so, with its reason, in units.nix.
+# The restrictions of all our units. Plain data, so that checks/nix/units.py can compare it with packaging/systemd/ without nixpkgs.
+# Exceptions of a unit are in units.nix, with their reasons.
 {
   # No capability, no device, no new privileges.
   AmbientCapabilities = "";
@@ -11,7 +11,7 @@
   PrivateUsers = true;
   RestrictSUIDSGID = true;
 
-  # Nothing of the machine but what the unit names.
+  # Access only to the parts of the machine that the unit names.
   PrivateMounts = true;
   PrivateTmp = true;
   ProcSubset = "pid";
@@ -26,7 +26,7 @@
   ProtectSystem = "strict";
   RemoveIPC = true;
 
-  # No way to run what is not the program.
+  # No execution of other code.
   KeyringMode = "private";
   LockPersonality = true;
   MemoryDenyWriteExecute = true;

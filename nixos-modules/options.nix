@@ -36,9 +36,9 @@ in
       description = ''
         Settings of the mirror, written to {file}`/etc/nano-snapshot-mirror/config.toml` and checked when the system is built.
         Keys are those of the [configuration reference](https://github.com/nano-snapshot-mirror/nano-snapshot-mirror/blob/main/docs/configuration.md).
-        Everyone on this machine can read the file. URLs with a password or key belong into {option}`secretSettingsFile`.
-        Ports are here alone: socket units and firewall follow. A change of what the mirror can take over while it runs reloads it, any
-        other restarts it and its sockets.
+        All users of this machine can read the file. Put URLs with a password or key into {option}`secretSettingsFile`.
+        Ports are set only here; socket units and firewall follow. A change of settings that the mirror can apply at run time reloads it,
+        any other change restarts it and its sockets.
       '';
       default = { };
       example = {
@@ -54,15 +54,15 @@ in
             default = "/var/lib/nano-snapshot-mirror";
             example = "/srv/nano-snapshots";
             description = ''
-              Where snapshots are kept. An update needs room for two of them beside each other, on btrfs and XFS only for what changed.
-              The mirror waits for the file system that the directory is on, and creates the directory there.
+              The directory of snapshots. An update needs space for two of them, on btrfs and XFS only for what changed. The mirror waits for
+              the file system of the directory, and creates the directory there.
             '';
           };
           peer.listen = lib.mkOption {
             type = types.listOf address;
             default = defaults.peer.listen;
             example = [ "[::]:51413" ];
-            description = "Where to accept peers (TCP). `[::]` takes IPv4 as well.";
+            description = "Addresses on which to accept peers (TCP). `[::]` includes IPv4.";
           };
           peer.local-discovery = lib.mkOption {
             type = types.bool;
@@ -74,13 +74,13 @@ in
             type = types.port;
             default = defaults.dht.port;
             example = 51414;
-            description = "UDP port of the DHT node; 0 takes any free one, which the firewall does not open.";
+            description = "UDP port of the DHT node; 0 means any free one, which cannot be combined with {option}`openFirewall`.";
           };
           http.listen = lib.mkOption {
             type = types.either (types.enum [ "off" ]) address;
             default = defaults.http.listen;
             example = "[::]:8080";
-            description = "Where the status page, `/metrics`, `/healthz` and `/readyz` are; `off` for none.";
+            description = "Address of the status page, `/metrics`, `/healthz` and `/readyz`; `off` for none.";
           };
           control.socket = lib.mkOption {
             type = types.either (types.enum [ "off" ]) types.path;
@@ -97,9 +97,9 @@ in
       default = null;
       example = "/run/secrets/nano-snapshot-mirror.toml";
       description = ''
-        File with further settings in TOML, which override {option}`settings`. This is the way for URLs of trackers, file servers and webhooks
-        that have a password or key in them: systemd hands the file to the mirror and the fetch as a credential, and only root need be
-        able to read it. After a change of it: {command}`systemctl restart nano-snapshot-mirror`.
+        File with further settings in TOML, which override {option}`settings`. Use it for URLs of trackers, file servers and webhooks that
+        contain a password or key: systemd passes the file to the mirror and the fetch as a credential, so only root needs to be able to
+        read it. After a change: {command}`systemctl restart nano-snapshot-mirror`.
       '';
     };
 
@@ -109,8 +109,8 @@ in
       example = "/run/secrets/nano-snapshot-mirror.env";
       description = ''
         File with variables, read by systemd before the mirror and the fetch start, in the form of {manpage}`systemd.exec(5)`. Each key of
-        {option}`settings` has a variable, which overrides it: `NANO_SNAPSHOT_MIRROR_TRACKERS__URLS` is `trackers.urls`. Another way for
-        secrets, where variables are at hand. Only root need be able to read the file. After a change of it:
+        {option}`settings` has a variable, which overrides it: `NANO_SNAPSHOT_MIRROR_TRACKERS__URLS` is `trackers.urls`. An alternative to
+        {option}`secretSettingsFile`. Only root needs to be able to read the file. After a change:
         {command}`systemctl restart nano-snapshot-mirror`.
       '';
     };
@@ -130,8 +130,8 @@ in
       default = false;
       example = true;
       description = ''
-        Whether to open the port of the status page and metrics in the firewall. `settings.http.listen` must be an address that others
-        reach. Nothing can be changed through it.
+        Whether to open the port of the status page and metrics in the firewall. `settings.http.listen` must be an address that other
+        machines can reach. The port is read-only.
       '';
     };
 
@@ -142,7 +142,7 @@ in
         type = types.externalPath;
         default = "/var/lib/nano/Nano/data.ldb";
         example = "/home/nano/Nano/data.ldb";
-        description = "The ledger of the node, which may run.";
+        description = "The ledger of the node. The node may run.";
       };
 
       user = lib.mkOption {
@@ -150,8 +150,8 @@ in
         default = "nano";
         example = "nanonode";
         description = ''
-          The owner of the ledger, as whom the producer runs: a copy of a live ledger enters itself in the node's lock file. It is made a
-          member of the group `nano-snapshot-mirror` while it runs.
+          The owner of the ledger. The producer runs as this user, because a copy of a live ledger registers itself in the node's lock file,
+          and with the group `nano-snapshot-mirror`.
         '';
       };
 
@@ -160,8 +160,8 @@ in
         default = null;
         example = "/var/lib/secrets/nano-snapshot-producer.key";
         description = ''
-          The key that signs the pointer, made by {command}`nano-snapshot-mirror keygen`. Only root need be able to read it: systemd
-          hands it to the producer, which has no network, as a credential.
+          The key that signs the pointer, made by {command}`nano-snapshot-mirror keygen`. Only root needs to be able to read it: systemd
+          passes it as a credential to the producer, which has no network.
         '';
       };
 
@@ -179,14 +179,14 @@ in
         type = types.str;
         default = "daily";
         example = "*-*-* 03:00:00";
-        description = "When to publish, in the form of {manpage}`systemd.time(7)`. A run that was missed is made up for.";
+        description = "When to publish, in the form of {manpage}`systemd.time(7)`. A missed run is made up for.";
       };
 
       randomizedDelaySec = lib.mkOption {
         type = types.str;
         default = "1h";
         example = "0";
-        description = "By how much at most to delay each run, so that producers do not all publish at the same moment.";
+        description = "The maximum random delay of each run, so that producers do not all publish at the same time.";
       };
 
       layout = lib.mkOption {
@@ -197,8 +197,8 @@ in
         default = "plain";
         example = "tar.zst";
         description = ''
-          The form of a snapshot: the ledger itself, of which an update costs what changed, or an archive of some two thirds of the size,
-          of which an update costs several times that.
+          The form of a snapshot: the ledger itself, with updates of the size of the changes; or an archive of some two thirds of the size,
+          with updates several times larger.
         '';
       };
 
@@ -220,7 +220,7 @@ in
         type = types.externalPath;
         default = "/var/lib/nano/Nano/data.ldb";
         example = "/srv/nano/Nano/data.ldb";
-        description = "Where the node expects its ledger. While a file is there nothing is fetched.";
+        description = "The path at which the node expects its ledger. While a file exists there, nothing is fetched.";
       };
 
       unless = lib.mkOption {
@@ -228,7 +228,7 @@ in
         default = [ ];
         example = [ "/var/lib/nano/Nano/rocksdb" ];
         description = ''
-          While one of these is there nothing is fetched either: a ledger in another form, or a mark of yours that the node is to build its own.
+          While one of these paths exists, nothing is fetched: a ledger in another form, or a marker of yours that the node builds its own.
         '';
       };
 
@@ -237,7 +237,7 @@ in
         default = [ ];
         example = [ "nano-node.service" ];
         description = ''
-          Services that start only once the ledger is in place. Until then their start is skipped, and no switch or boot waits for the
+          Services that start only after the ledger exists. Until then their start is skipped, and no switch or boot waits for the
           download; the fetch starts them when it is done.
         '';
       };
@@ -246,7 +246,7 @@ in
         type = types.str;
         default = "nano";
         example = "nanonode";
-        description = "The user of the node, who fetches and will own the ledger.";
+        description = "The user of the node. The fetch runs as this user, who then owns the ledger.";
       };
     };
   };

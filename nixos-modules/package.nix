@@ -12,7 +12,7 @@ rustPlatform.buildRustPackage {
   pname = "nano-snapshot-mirror";
   inherit (manifest) version;
 
-  # Only what cargo reads, so that a change of documents or tests of machines builds nothing again.
+  # Only the files that cargo reads, so that a change of pages or machine tests does not rebuild the program.
   src = lib.fileset.toSource {
     inherit root;
     fileset = lib.fileset.unions [

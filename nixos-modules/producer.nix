@@ -34,7 +34,7 @@ in
           };
         }
       ))
-      # A running copy of hours is not thrown away for a new configuration.
+      # A new configuration does not abort a copy of hours.
       { restartIfChanged = false; }
     ];
 

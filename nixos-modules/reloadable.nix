@@ -1,4 +1,4 @@
-# The settings that a running mirror takes over on a reload; `true` stands for a key or a whole section. Plain data, which checks/nix/run compares with
+# The settings that a running mirror applies on a reload; `true` means a key or a whole section. Plain data, which checks/nix/run compares with
 # docs/configuration.md.
 {
   poll-interval = true;

@@ -10,7 +10,7 @@ let
     from: to: change:
     lib.mkChangedOptionModule (here ++ from) (here ++ to) (config: change (value from config));
   renamed = from: to: lib.mkRenamedOptionModule (here ++ from) (here ++ to);
-  # What mkMergedOptionModule gives an option that is not set.
+  # The value that mkMergedOptionModule passes for an option that is not set.
   orDefault = given: default: if given == "_mkMergedOptionModule" then default else given;
 in
 {

@@ -1,4 +1,4 @@
-# What the module derives from `settings`: the file, what a change of it means, and the ports.
+# Values that the module derives from `settings`: the file, the effect of a change, and the ports.
 { lib, settings }:
 let
   defaults = {
@@ -9,7 +9,7 @@ let
     limits = { };
   };
 
-  # `settings` without what `drop` refuses; `mask` has the same structure, and sections that become empty by that go with it.
+  # `settings` without the values for which `drop` is true; `mask` has the same structure. Sections that become empty are removed.
   without =
     drop: mask: settings:
     lib.filterAttrs (name: value: value != { } || !(mask ? ${name})) (
@@ -33,7 +33,7 @@ let
     ];
   isIPv4 = address: !lib.hasPrefix "[" address;
 
-  # Addresses as a socket unit has them. A port alone is every address, also on a host without IPv6.
+  # Addresses in the form of a socket unit. A port alone means every address, also on a host without IPv6.
   socketOf =
     addresses:
     let
@@ -55,23 +55,23 @@ let
 in
 {
   inherit defaults portOf isLocal;
-  # Only what differs from the program's defaults: a port that is written down counts as chosen, and a default one gives way to
-  # another instance's.
+  # Only values that differ from the program's defaults: the program keeps a configured port, and replaces a default one that is in
+  # use.
   file = without (default: value: !lib.isAttrs default && default == value) defaults settings;
-  # What a running mirror cannot take over.
+  # Settings that a running mirror cannot apply.
   needRestart = without (live: _: live == true) (import ./reloadable.nix) settings;
 
   peerSocket = socketOf peers;
   httpSocket = if http == [ ] then null else removeAttrs (socketOf http) [ "BindIPv6Only" ];
   controlSocket = if settings.control.socket == "off" then null else settings.control.socket;
 
-  # Ports that others reach.
+  # Ports that other machines can reach.
   peerPorts = map portOf (lib.filter (address: !isLocal address) peers);
   httpPorts = map portOf (lib.filter (address: !isLocal address) http);
   allHttpPorts = map portOf http;
   allPeerPorts = map portOf peers;
-  # 0 is any port, which no firewall can name.
+  # 0 is a random port, which a firewall cannot name.
   dhtPorts = lib.filter (port: port != 0) [ settings.dht.port ];
-  # Where mirrors of a local network announce themselves (BEP 14).
+  # The port of local discovery (BEP 14).
   discoveryPorts = lib.optional settings.peer.local-discovery 6771;
 }

@@ -1,24 +1,24 @@
-# What our units say, as plain data without nixpkgs: the attributes are those of `systemd.services` and so on. The module adds what
-# differs from host to host; packaging/systemd/ says the same for other systems, and checks/nix/units.py compares them.
+# The settings of our units, as plain data without nixpkgs: the attributes are those of `systemd.services` and so on. The module adds the
+# settings that depend on the host. packaging/systemd/ has the same units for other systems, and checks/nix/units.py compares them.
 {
-  # The program and what comes with every system, with their paths.
+  # Paths of the program and of tools that every system has.
   program,
   kill,
   mv,
   rm,
-  # [Socket] settings of where peers connect and where status and metrics are; the latter null for none.
+  # [Socket] settings for peers, and for status and metrics; the latter null for none.
   peerSocket,
   httpSocket,
   # Path of the control socket; null for none.
   controlSocket,
-  # The node's ledger and the directory it is in.
+  # The node's ledger and its directory.
   ledger,
   ledgerDirectory,
   # The data directory that mirror and producer share.
   dataDirectory,
   # The setting that loads the signing key: LoadCredential or LoadCredentialEncrypted, with the file.
   signingKey,
-  # Where a ledger is to be before a node starts, and the directory it is in.
+  # The path of the ledger that a node needs before it starts, and its directory.
   fetchTo,
   fetchDirectory,
 }:
@@ -44,7 +44,7 @@ let
     );
   }
   // given (controlSocket != null) {
-    # The directory of the socket belongs to this unit, which outlives the service.
+    # This unit creates the directory of the socket and outlives the service.
     nano-snapshot-mirror-control = socket "control" {
       FileDescriptorName = "control";
       ListenStream = escape.path controlSocket;
@@ -68,19 +68,19 @@ in
       Type = "notify";
       ExecStart = program;
       ExecReload = "${kill} -HUP $MAINPID";
-      # The service is given their descriptors by name, so a restart loses no connection attempt.
+      # The service receives their descriptors by name, so a restart loses no connection attempt.
       Sockets = map (name: "${name}.socket") (builtins.attrNames sockets);
       Restart = "on-failure";
       RestartSec = "10s";
       TimeoutStopSec = "30s";
-      # Earned by the loops that do the work, never by a timer of its own.
+      # Notified by the loops that do the work, never by a timer of its own.
       WatchdogSec = "120s";
       StateDirectory = "nano-snapshot-mirror";
 
       # Exceptions to the hardening: the addresses of peers and DHT nodes are not known in advance, so neither
       # PrivateNetwork= nor IPAddressDeny= can be set. AF_UNIX is for the journal, the service manager and the control socket.
       RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
-      # @resources stays: the scrub lowers its own priority, and what a hook runs is given limits.
+      # @resources stays allowed: the scrub lowers its own priority, and the mirror limits the processes of hooks.
       SystemCallFilter = [
         "@system-service"
         "~@privileged"
@@ -107,22 +107,22 @@ in
       // {
         Type = "oneshot";
         ExecStart = "${program} produce --ledger ${escape.argument ledger} --key %d/signing-key --data-dir ${escape.argument dataDirectory}";
-        # A copy that was killed leaves its reader in the node's lock file, and the node's ledger grows until that is cleared.
+        # A killed copy leaves its reader in the node's lock file, and the node's ledger grows until the reader is cleared.
         ExecStopPost = "${program} clear-readers --ledger ${escape.argument ledger}";
-        # What it writes into the store, the mirror must be able to seed and to remove.
+        # The mirror must be able to seed and to remove what the producer writes into the store.
         SupplementaryGroups = [ "nano-snapshot-mirror" ];
         UMask = "0007";
-        # The node comes first.
+        # The node has priority.
         Nice = 19;
         IOSchedulingClass = "idle";
 
-        # The process that holds the key has no network: the mirror looks the pointer up and stores it in the DHT for it.
+        # The process with the key has no network: the mirror looks the pointer up and stores it in the DHT for it.
         PrivateNetwork = true;
         IPAddressDeny = "any";
         RestrictAddressFamilies = [ "AF_UNIX" ];
 
-        # Exceptions to the hardening: a consistent copy of a live ledger enters itself in the node's lock file, so the ledger's directory is writable, and
-        # shown even where /home hides it.
+        # Exceptions to the hardening: a consistent copy of a live ledger registers itself in the node's lock file, so the ledger's directory is writable, and
+        # visible even below /home.
         ProtectHome = "tmpfs";
         BindPaths = [ (escape.bind ledgerDirectory) ];
         ReadWritePaths = [ (escape.word dataDirectory) ];
@@ -134,7 +134,7 @@ in
 
   services.nano-snapshot-fetch =
     let
-      # Beside the ledger's place, so that the last step is a rename.
+      # In the ledger's directory, so that the last step is a rename.
       work = "${fetchDirectory}/.nano-snapshot-fetch";
     in
     {
@@ -157,7 +157,7 @@ in
         Restart = "on-failure";
         RestartSec = "60s";
 
-        # Exceptions to the hardening: peers and the DHT are on the network, and the ledger is written where the node will look for it.
+        # Exceptions to the hardening: peers and the DHT are on the network, and the ledger is written to the node's directory.
         RestrictAddressFamilies = [ "AF_INET AF_INET6 AF_UNIX" ];
         ProtectHome = "tmpfs";
         BindPaths = [ (escape.bind fetchDirectory) ];

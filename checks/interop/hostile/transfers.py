@@ -40,9 +40,13 @@ BESIDE_A_SEED = ("bad_messages", "choke_flap", "crowd_interested", "handshake_cr
 
 # What an attacker must have done beside a download, or the row proves nothing.
 ATTACKS = {"hash_liar": "false hashes", "reject_all": "requests rejected", "twin_id": "times as the seeder"}
-# The most that an attacker may have done: 16 connections get 32 requests in a row, then pause for 1, 2, 4 s; a download of 5 s has three rounds, and requests
-# in flight. Without the pauses there are three times as many.
-MOST = {"reject_all": ("requests rejected", 2048)}
+# The most that an attacker may have done. 16 connections get 32 requests in a row, then none for 1, 2, 4 s: three rounds in a download of 5 s, two in the rest of
+# one, and requests in flight. Without the pauses there are 6,000 and 2,000. Each of 8 hosts is banned after its first false hashes.
+MOST = {
+    ("reject_all", "download"): ("requests rejected", 2048),
+    ("reject_all", "midway"): ("requests rejected", 1536),
+    ("hash_liar", "late seeder"): ("false hashes", 16),
+}
 
 
 class Transfers:
@@ -107,8 +111,8 @@ class Transfers:
         what = ", ".join(f"{count:,} {action}" for action, count in counts.items())
         median = statistics.median(times)
         bounds = [Bound("transfer", median, median)]
-        if name in MOST and beside == "download":
-            action, most = MOST[name]
+        if (name, beside) in MOST:
+            action, most = MOST[name, beside]
             bounds.append(Bound(action, counts.get(action, 0), most, ""))
         return Row(name or "undisturbed", beside, bounds, memory, descriptors, what)
 
