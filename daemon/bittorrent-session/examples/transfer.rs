@@ -244,7 +244,7 @@ async fn begin(
 ) -> Result<(TorrentHandle, Arc<TorrentStore>), Error> {
     let sources = sources(options)?;
     let place = |metainfo: &Metainfo| {
-        let made = TorrentStore::create_from(options.dir()?, metainfo, Arc::new(RealIo), &sources);
+        let made = sources.create(options.dir()?, metainfo, Arc::new(RealIo));
         let (store, clones) = made?;
         println!(r#"{{"cloned":{}}}"#, clones.bytes);
         Ok::<_, Error>(Arc::new(store))

@@ -355,18 +355,19 @@ fn write_loop(jobs: &Receiver<DiskJob>, done: &mpsc::Sender<FinishedJob>, lives:
                 let pieces = proofs.iter().map(|proof| proof.piece).collect();
                 JobOutcome::Proven(pieces, result)
             }
-            DiskWork::Revoke(blocks) => JobOutcome::Revoked(guarded(|| store.unverify(&blocks))),
+            DiskWork::Revoke(blocks) => JobOutcome::Revoked(guarded(|| store.revoke(&blocks))),
             DiskWork::ReuseLookup(sources, ReuseLookup { piece, by }) => match by {
-                LookupBy::Piece => {
-                    JobOutcome::LookedUp(piece, guarded(|| store.adopt(&sources, piece, None)))
-                }
+                LookupBy::Piece => JobOutcome::LookedUp(
+                    piece,
+                    guarded(|| sources.reuse_blocks(&store, piece, None)),
+                ),
                 LookupBy::Blocks(leaves) => {
-                    let found = guarded(|| store.adopt(&sources, piece, Some(&leaves)));
+                    let found = guarded(|| sources.reuse_blocks(&store, piece, Some(&leaves)));
                     JobOutcome::LookedUp(piece, found)
                 }
                 LookupBy::Leaves(nodes) => JobOutcome::Recalled(
                     piece,
-                    guarded(|| Ok(store.recall(&sources, piece, &nodes))),
+                    guarded(|| Ok(sources.find_leaves(&store, piece, &nodes))),
                 ),
             },
             DiskWork::Layer(file, layer) => {

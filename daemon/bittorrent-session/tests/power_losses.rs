@@ -89,7 +89,7 @@ async fn download(
             Ok(store) => store,
             Err(_) => {
                 let bare = Metainfo::from_info(new.meta.info().clone());
-                TorrentStore::create_from(Path::new(NEW), &bare, disk.io(), &sources)?.0
+                sources.create(Path::new(NEW), &bare, disk.io())?.0
             }
         };
         let store = Arc::new(store);

@@ -46,7 +46,7 @@ async fn update(
     let meta = Metainfo::from_info(torrent.info().await.unwrap());
     let place = dir.join("leech");
     let io = Arc::new(RealIo);
-    let (store, _) = TorrentStore::create_from(&place, &meta, io, &sources).unwrap();
+    let (store, _) = sources.create(&place, &meta, io).unwrap();
     let store = Arc::new(store);
     torrent
         .attach_reusing(store.clone(), Arc::new(sources))

@@ -13,18 +13,16 @@ use std::sync::Arc;
 use bittorrent_protocol::metainfo::{BuildError, HashedContent, Metainfo, MetainfoBuilder};
 use bittorrent_protocol::{MerkleHash, PieceLength, merkle};
 
-use crate::error::StoreError;
-use crate::io::{Io, OpenMode};
-use crate::paths::Paths;
-use crate::progress::replace;
+use crate::disk::io::{Io, OpenMode};
+use crate::disk::paths::Paths;
+use crate::disk::whole_file::replace;
+use crate::error::{Operation, StoreError};
 use crate::store::TorrentStore;
 
 use folder::LeafSink;
 use parallel::hash_file;
 pub use pipeline::hash_stream;
 pub use v1::V1Pieces;
-pub(crate) use v1::hash_zeros;
-
 /// What a torrent is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -47,7 +45,7 @@ pub struct Cut {
 }
 
 /// Told the bytes hashed so far of the file at hand; says whether to go on.
-pub type Progress<'a> = &'a mut dyn FnMut(u64) -> bool;
+pub type ProgressCallback<'a> = &'a mut dyn FnMut(u64) -> bool;
 
 /// A generation in the making: files are written below its directory and hashed on the way.
 ///
@@ -89,7 +87,7 @@ impl Draft {
         check_names(name, &[])?;
         for made in [paths.root().to_owned(), paths.content(), paths.leaves_dir()] {
             io.create_dir_all(&made)
-                .map_err(StoreError::io("make directory", &made))?;
+                .map_err(StoreError::io(Operation::CreateDirectory, &made))?;
         }
         Ok(Self {
             paths,
@@ -129,7 +127,7 @@ impl Draft {
         &mut self,
         path: &[String],
         source: &mut (dyn Read + Send),
-        progress: Progress<'_>,
+        progress: ProgressCallback<'_>,
     ) -> Result<u64, StoreError> {
         let path = self.free_path(path)?;
         let place = self.content_path(path);
@@ -140,18 +138,19 @@ impl Draft {
         {
             self.io
                 .create_dir_all(above)
-                .map_err(StoreError::io("make directory", above))?;
+                .map_err(StoreError::io(Operation::CreateDirectory, above))?;
         }
         let file = self
             .io
             .open(&place, OpenMode::Replace)
-            .map_err(StoreError::io("create", &place))?;
+            .map_err(StoreError::io(Operation::Create, &place))?;
         let (cut, v1) = (self.cut, self.v1());
         let hashed = self.keep_leaves(|keep| {
             let to = Some((&*file, place.as_path()));
             hash_stream(source, to, cut.piece_length, v1, keep, progress)
         })?;
-        file.sync_data().map_err(StoreError::io("sync", &place))?;
+        file.sync_data()
+            .map_err(StoreError::io(Operation::Sync, &place))?;
         Ok(self.keep_file(path, hashed))
     }
 
@@ -165,18 +164,19 @@ impl Draft {
     pub fn add_present(
         &mut self,
         path: &[String],
-        progress: Progress<'_>,
+        progress: ProgressCallback<'_>,
     ) -> Result<u64, StoreError> {
         let path = self.free_path(path)?;
         let place = self.content_path(path);
         let file = self
             .io
             .open(&place, OpenMode::Read)
-            .map_err(StoreError::io("open", &place))?;
+            .map_err(StoreError::io(Operation::Open, &place))?;
         let (cut, v1) = (self.cut, self.v1());
         let hashed = self
             .keep_leaves(|keep| hash_file(&*file, &place, cut.piece_length, v1, keep, progress))?;
-        file.sync_data().map_err(StoreError::io("sync", &place))?;
+        file.sync_data()
+            .map_err(StoreError::io(Operation::Sync, &place))?;
         Ok(self.keep_file(path, hashed))
     }
 
@@ -210,7 +210,7 @@ impl Draft {
         let leaves = self
             .io
             .open(&leaves_path, OpenMode::Replace)
-            .map_err(StoreError::io("create", &leaves_path))?;
+            .map_err(StoreError::io(Operation::Create, &leaves_path))?;
         let mut end = 0;
         let content = hash(&mut |hashes| {
             let bytes: Vec<u8> = hashes.iter().flat_map(|hash| *hash.as_bytes()).collect();
@@ -218,7 +218,7 @@ impl Draft {
             end += bytes.len() as u64;
             leaves
                 .write_all_at(&mut [IoSlice::new(&bytes)], offset)
-                .map_err(StoreError::io("write", &leaves_path))
+                .map_err(StoreError::io(Operation::Write, &leaves_path))
         })?;
         Ok((content, leaves_path))
     }
@@ -284,11 +284,11 @@ impl Draft {
                 let place = self.paths.leaves(index);
                 self.io
                     .rename(&file.leaves, &place)
-                    .map_err(StoreError::io("rename", &place))?;
+                    .map_err(StoreError::io(Operation::Rename, &place))?;
             } else {
                 self.io
                     .remove_file(&file.leaves)
-                    .map_err(StoreError::io("remove", &file.leaves))?;
+                    .map_err(StoreError::io(Operation::Remove, &file.leaves))?;
             }
         }
         replace(
@@ -315,8 +315,12 @@ fn builder(name: &str, shape: Shape, cut: Cut, files: &[DraftFile]) -> MetainfoB
 /// # Errors
 ///
 /// When the content cannot be read or makes no torrent, and [`StoreError::Cancelled`].
-pub fn hash_path(path: &Path, cut: Cut, progress: Progress<'_>) -> Result<Metainfo, StoreError> {
-    let io = crate::io::RealIo;
+pub fn hash_path(
+    path: &Path,
+    cut: Cut,
+    progress: ProgressCallback<'_>,
+) -> Result<Metainfo, StoreError> {
+    let io = crate::disk::io::RealIo;
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
@@ -330,7 +334,7 @@ pub fn hash_path(path: &Path, cut: Cut, progress: Progress<'_>) -> Result<Metain
             .fold(path.to_owned(), |place, component| place.join(component));
         let file = io
             .open(&place, OpenMode::Read)
-            .map_err(StoreError::io("open", &place))?;
+            .map_err(StoreError::io(Operation::Open, &place))?;
         let v1 = V1Pieces::of(shape, cut);
         let mut ignore = |_: &[MerkleHash]| Ok(());
         let content = hash_file(&*file, &place, cut.piece_length, v1, &mut ignore, progress)?;
@@ -361,7 +365,7 @@ pub fn copy_path(
     dir: &Path,
     cut: Cut,
     io: Arc<dyn Io>,
-    progress: Progress<'_>,
+    progress: ProgressCallback<'_>,
 ) -> Result<TorrentStore, StoreError> {
     let name = path
         .file_name()
@@ -373,7 +377,8 @@ pub fn copy_path(
         let place = relative
             .iter()
             .fold(path.to_owned(), |place, component| place.join(component));
-        let mut file = std::fs::File::open(&place).map_err(StoreError::io("open", &place))?;
+        let mut file =
+            std::fs::File::open(&place).map_err(StoreError::io(Operation::Open, &place))?;
         draft.add_file(&relative, &mut file, progress)?;
     }
     draft.finish(|builder| builder)
@@ -393,11 +398,11 @@ fn list(path: &Path) -> Result<(Shape, Vec<Vec<String>>), StoreError> {
             .fold(path.to_owned(), |place, component: &String| {
                 place.join(component)
             });
-        for entry in std::fs::read_dir(&place).map_err(StoreError::io("list", &place))? {
-            let entry = entry.map_err(StoreError::io("list", &place))?;
+        for entry in std::fs::read_dir(&place).map_err(StoreError::io(Operation::List, &place))? {
+            let entry = entry.map_err(StoreError::io(Operation::List, &place))?;
             let kind = entry
                 .file_type()
-                .map_err(StoreError::io("inspect", &entry.path()))?;
+                .map_err(StoreError::io(Operation::Inspect, &entry.path()))?;
             let name = entry
                 .file_name()
                 .into_string()

@@ -1,27 +1,142 @@
-//! What can go wrong on the disk.
+//! The errors of a store.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bittorrent_protocol::metainfo::{BuildError, LayerError, MetainfoError};
 use bittorrent_protocol::{BlockIndex, InfoHashV2, PieceIndex};
+use rustix::io::Errno;
 
-/// Something on our disk went wrong; no peer is to blame.
+/// An operation on the local disk failed; no peer caused it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file or directory operation failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
+    /// A file exists, or may exist, and could not be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file or directory.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// `snapshot.torrent` is no torrent. The generation cannot be used; removing its directory
-    /// fetches it again.
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be written to.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be created.
+    #[error("cannot create {}", path.display())]
+    Create {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory could not be created.
+    #[error("cannot create the directory {}", path.display())]
+    CreateDirectory {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file or a directory could not be made durable.
+    #[error("cannot sync {}", path.display())]
+    Sync {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be renamed to this path.
+    #[error("cannot rename a file to {}", path.display())]
+    Rename {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be removed.
+    #[error("cannot remove {}", path.display())]
+    Remove {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// Length and times of a file could not be read.
+    #[error("cannot inspect {}", path.display())]
+    Inspect {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory could not be listed.
+    #[error("cannot list {}", path.display())]
+    List {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A new file could not be made a clone (reflink) of another one.
+    #[error("cannot clone another file to {}", path.display())]
+    Clone {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// The length of a file could not be changed.
+    #[error("cannot set the length of {}", path.display())]
+    SetLength {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be made read-only.
+    #[error("cannot make read-only: {}", path.display())]
+    Seal {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be emptied.
+    #[error("cannot empty {}", path.display())]
+    Empty {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: io::Error,
+    },
+    /// `snapshot.torrent` cannot be parsed. Removing the directory lets the snapshot be fetched again.
     #[error("{} is damaged; remove the directory to fetch it again", path.display())]
     Torrent {
         /// The file.
@@ -30,8 +145,8 @@ pub enum StoreError {
         #[source]
         source: Box<MetainfoError>,
     },
-    /// `snapshot.torrent` is a torrent, and not the one that was asked for: it rotted in a place that
-    /// still parses, or it was exchanged.
+    /// `snapshot.torrent` is another torrent than the expected one: it was damaged in a way that still
+    /// parses, or it was replaced.
     #[error(
         "{} is damaged: its info-hash is {found}, not {expected}; remove the directory to fetch it \
          again",
@@ -40,25 +155,25 @@ pub enum StoreError {
     OtherTorrent {
         /// The file.
         path: PathBuf,
-        /// The info-hash that the caller asked for.
+        /// The info-hash that the caller expected.
         expected: InfoHashV2,
-        /// The info-hash of what the file holds.
+        /// The info-hash of the torrent in the file.
         found: InfoHashV2,
     },
-    /// A generation was to be made where there is one.
-    #[error("{} holds a generation already", path.display())]
+    /// The directory has a generation already.
+    #[error("{} already contains a torrent", path.display())]
     Exists {
         /// Its directory.
         path: PathBuf,
     },
-    /// A content file is another one than when the generation was taken up. Taking it up again finds out
-    /// what is good.
-    #[error("{} was replaced by another file meanwhile", path.display())]
+    /// A content file was replaced by another file while the generation was open. Opening it again finds
+    /// out which blocks are good.
+    #[error("{} was replaced by another file while it was in use", path.display())]
     Replaced {
         /// The file.
         path: PathBuf,
     },
-    /// A content file is missing, or another program changed it since it was complete.
+    /// A content file is missing, or another program changed it after it was complete.
     #[error("{} is missing or was changed by another program", path.display())]
     Changed {
         /// The file.
@@ -69,78 +184,78 @@ pub enum StoreError {
     Truncated {
         /// The file.
         path: PathBuf,
-        /// Where it ends.
+        /// The length of the file.
         length: u64,
-        /// The piece that was to be read.
+        /// The piece that the caller wanted to read.
         piece: PieceIndex,
     },
-    /// A block was given with another length than it has: a bug of the caller.
+    /// The caller passed a block of the wrong length, which is a bug of the caller.
     #[error("block {block} has {expected} bytes, not {found}")]
     BlockLength {
         /// The block.
         block: BlockIndex,
-        /// Its length.
+        /// The length of the block.
         expected: u32,
-        /// What was given.
+        /// The number of bytes passed.
         found: usize,
     },
-    /// Leaves were given for blocks that do not exist: a bug of the caller.
+    /// The caller passed leaves of blocks that do not exist, which is a bug of the caller.
     #[error("piece {piece} has no {count} blocks from block {first_block} on")]
     NoSuchBlocks {
         /// The piece.
         piece: PieceIndex,
         /// The first block.
         first_block: u16,
-        /// How many leaves there were.
+        /// The number of leaves passed.
         count: usize,
     },
     /// A piece layer belongs to another file.
     #[error("the piece layer does not fit the file")]
     Layer(#[source] Box<LayerError>),
-    /// The disk lost what was written since the last checkpoint: all of it counts as missing again.
-    #[error("the disk failed to keep {} blocks written since the last checkpoint", lost.len())]
+    /// The disk lost what was written since the last checkpoint. All of it counts as missing again.
+    #[error("the disk lost {} blocks written since the last checkpoint", lost.len())]
     SyncFailed {
         /// The blocks that are missing again.
         lost: Vec<BlockIndex>,
-        /// What the disk said.
+        /// The operation that failed.
         #[source]
         source: Box<StoreError>,
     },
-    /// A block is said to be verified that the disk has lost since it was written: it may still be
-    /// read, but only until its memory is needed. It has to be written again.
+    /// A block to be marked as verified was lost by the disk after it was written. It may still be readable
+    /// from the page cache, but has to be written again.
     #[error("block {block} was lost by the disk and has to be written again")]
     Lost {
         /// The first such block.
         block: BlockIndex,
     },
-    /// Sealing was asked for before everything was there.
+    /// The generation cannot be sealed, because blocks are missing.
     #[error("{missing} blocks are missing")]
     Incomplete {
-        /// How many.
+        /// The number of missing blocks.
         missing: u64,
     },
-    /// The content makes no torrent.
-    #[error("the content makes no usable torrent")]
+    /// No torrent can be made of the content.
+    #[error("no torrent can be made of the content")]
     Build(#[source] Box<BuildError>),
-    /// A file of a new torrent has a name that could leave its directory or that is no name.
+    /// A file of a new torrent has an invalid name, or one that could lead out of its directory.
     #[error("{name:?} cannot be a file name in a torrent")]
     FileName {
         /// The component of the path.
         name: String,
     },
-    /// What was to be hashed could not be read.
+    /// The content to be hashed could not be read.
     #[error("cannot read the content to be hashed")]
     Source {
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A draft has another number of files than was announced: a bug of the caller.
+    /// A draft has another number of files than announced, which is a bug of the caller.
     #[error("{announced} files were announced and {added} added")]
     FileCount {
-        /// How many were announced.
+        /// The number announced.
         announced: usize,
-        /// How many were added.
+        /// The number added.
         added: usize,
     },
     /// The caller asked to stop.
@@ -148,26 +263,59 @@ pub enum StoreError {
     Cancelled,
 }
 
-impl StoreError {
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
+macro_rules! operations {
+    ($($name:ident),* $(,)?) => {
+        /// An operation on a file or directory that can fail: each has its variant of [`StoreError`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Operation {
+            $($name,)*
         }
+
+        impl Operation {
+            fn failed(self, path: PathBuf, source: io::Error) -> StoreError {
+                match self {
+                    $(Self::$name => StoreError::$name { path, source },)*
+                }
+            }
+        }
+
+        impl StoreError {
+            /// Returns the error of the operating system, if one is the cause.
+            fn io_error(&self) -> Option<&io::Error> {
+                match self {
+                    $(Self::$name { source, .. } => Some(source),)*
+                    Self::Source { source } => Some(source),
+                    Self::SyncFailed { source, .. } => source.io_error(),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    Open, Read, Write, Create, CreateDirectory, Sync, Rename, Remove, Inspect, List, Clone, SetLength, Seal, Empty
+}
+
+impl StoreError {
+    pub(crate) fn io(operation: Operation, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| operation.failed(path.to_owned(), source)
     }
 
-    /// Whether the file system, or the owner's quota, is full: waiting or making room helps.
+    /// Returns whether the file system, or the owner's quota, is full: waiting or freeing space helps.
     pub fn is_out_of_space(&self) -> bool {
-        match self {
-            Self::Io { source, .. } => is_out_of_space(source),
-            Self::SyncFailed { source, .. } => source.is_out_of_space(),
-            _ => false,
-        }
+        self.io_error().is_some_and(is_out_of_space)
+    }
+
+    /// Returns whether the process or the system had no file descriptor left (`EMFILE`, `ENFILE`). The
+    /// files are as good as before: trying again later helps.
+    pub fn is_busy(&self) -> bool {
+        let errno = self.io_error().and_then(Errno::from_io_error);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE))
     }
 }
 
-/// Whether an operation failed because the file system, or the owner's quota, is full.
+/// Returns whether an operation failed because the file system, or the owner's quota, is full.
 pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),

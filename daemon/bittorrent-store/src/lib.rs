@@ -1,31 +1,33 @@
-//! Torrent content on disk: verified blocks, leaf hashes, durable progress.
+//! The content of one torrent on disk: a block counts as stored only once it is proven, and as claimed only once it
+//! is durable.
 //!
-//! Synchronous and positioned: a [`TorrentStore`] is shared by disk threads, which call it with
-//! `&self`. It knows nothing of peers or networks; what it is told to be proven it believes.
+//! Synchronous, with positioned I/O through one trait ([`Io`]), so that a test double can lose whatever was not synced.
+//! Disk threads share a [`TorrentStore`] by `&self`. It knows nothing of peers or networks: the caller proves the
+//! blocks that it marks as verified.
+//!
+//! Rooms, the lowest first: `disk` (files), `record` (claims and journal), `store` (one open generation), `create` (new
+//! generations from local content), `reuse` (blocks from older generations).
 
 mod bitmap;
 pub mod create;
-
+mod disk;
 mod error;
-mod files;
-mod io;
-mod journal;
-mod pages;
-mod paths;
-mod progress;
+mod record;
 mod reuse;
 mod space;
 mod store;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod zeros;
 
+pub use disk::io::{Identity, Io, IoFile, OpenMode, RealIo};
+pub use disk::pages::{PAGE, page_aligned};
 pub use error::StoreError;
-pub use io::{Identity, Io, IoFile, OpenMode, RealIo};
-pub use pages::{PAGE, page_aligned};
-pub use progress::claimed_blocks;
-pub use reuse::ReuseSources;
-pub use space::{free_space, required_space};
+pub use record::claims::claimed_blocks;
+pub use reuse::{Clones, ReuseSources};
+pub use space::required_space;
 pub use store::{
-    Checkpoint, Clones, Condition, Damage, Extent, Inspection, Recovery, Room, Scrub, ScrubCursor,
+    Checkpoint, Condition, DamagedBlock, Extent, Inspection, Recovery, Scrub, ScrubCursor,
     SharedFile, TorrentStore, Verification,
 };

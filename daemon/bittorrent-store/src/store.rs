@@ -1,336 +1,246 @@
-//! One torrent's content in a directory of its own.
+//! One open generation: the content of one torrent in a directory of its own.
 //!
-//! What is *verified* is written and proven, and may be served; what is *claimed* is verified and
-//! durable, and is believed at the next start. A [checkpoint](TorrentStore::checkpoint) turns one
-//! into the other, in this order: content, leaf hashes, claims.
+//! A block is *verified* when it is written and proven; it may be served then. It is *claimed* when it is also durable
+//! and recorded; it counts at the next start then. A [checkpoint](TorrentStore::checkpoint) claims what is verified, in
+//! this order: content, leaf hashes, claims.
 //!
-//! Locks are taken in this order: `gate`, `checkpoint`, `progress`.
+//! Locks are taken in this order: `gate`, then those of [`Durability`].
 
-mod adopt;
-mod begin;
-mod claim;
+mod block_states;
+mod create;
+mod durability;
+mod free_space;
 mod inspect;
 mod open;
 mod read;
-mod room;
-mod scrub;
-mod verify;
+mod recheck;
+mod stored_files;
 mod write;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_protocol::{
-    BlockIndex, BlockSet, FileIndex, InfoHashV2, Layout, MerkleHash, PieceIndex,
+    BLOCK_LEN, BlockIndex, BlockSet, FileIndex, InfoHashV2, Layout, PieceIndex,
 };
 
-use crate::bitmap::AtomicBitmap;
+use crate::disk::io::Io;
 use crate::error::StoreError;
-use crate::files::FileTable;
-use crate::io::{Io, IoFile};
-use crate::journal::Journal;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use crate::sync::read;
+use durability::Durability;
+use recheck::Recheck;
 
-pub use begin::Clones;
-pub use claim::Checkpoint;
+pub(crate) use block_states::BlockStates;
+pub(crate) use create::create_with;
+pub(crate) use stored_files::StoredFiles;
+
+pub use durability::Checkpoint;
 pub use inspect::{Condition, Inspection};
 pub use open::Recovery;
 pub use read::{Extent, SharedFile};
-pub use room::Room;
-pub use scrub::{Damage, Scrub, ScrubCursor};
-pub use verify::Verification;
+pub use recheck::{DamagedBlock, Scrub, ScrubCursor, Verification};
 
-/// The content of one torrent on disk, whole or in part. Shared by several threads; positioned
+/// The content of one torrent on disk, complete or partial. Shared by several threads; positioned
 /// I/O only. At most 64 content files stay open, and 32 files of leaf hashes.
 #[derive(Debug)]
 pub struct TorrentStore {
-    paths: Paths,
-    io: Arc<dyn Io>,
-    info: Arc<Info>,
+    files: StoredFiles,
+    blocks: BlockStates,
+    durability: Durability,
     metainfo: RwLock<Arc<Metainfo>>,
-    contents: FileTable,
-    leaves: FileTable,
-    verified: AtomicBitmap,
-    /// Blocks that were written since the files were opened, proven or not.
-    touched: AtomicBitmap,
-    /// Content files of which nothing is in memory that an earlier process left there.
-    forgotten: AtomicBitmap,
-    /// Blocks that a failed sync may have lost, until they are written again. Made by the first one.
-    lost: OnceLock<AtomicBitmap>,
-    /// How many blocks there are.
-    total: u64,
-    /// How many blocks are in `progress`, for those who may not wait for a disk thread.
-    dirty: AtomicU64,
-    sealed: AtomicBool,
-    /// Content files began as clones of old ones: what is written takes space though the file is full.
+    /// Content files started as clones of older ones: overwriting takes space although they have their
+    /// full length.
     cloned: AtomicBool,
-    /// Shared while blocks are written, alone while blocks become verified: so no write that began
-    /// before that can go on after it.
+    /// Shared while blocks are written, exclusive while blocks become verified. So a write that started
+    /// before a block was verified has ended.
     gate: RwLock<()>,
-    /// Held while `snapshot.torrent` is replaced.
+    /// Locked while `snapshot.torrent` is replaced.
     torrent_file: Mutex<()>,
-    progress: Mutex<Pending>,
-    /// Pieces that could not be read since [`TorrentStore::recheck_unreadable`] looked last.
+    /// Pieces that could not be read since the last [`TorrentStore::recheck_unreadable`].
     unreadable: Mutex<BTreeSet<PieceIndex>>,
-    /// Held during a checkpoint, so that they follow each other.
-    checkpoint: Mutex<Claims>,
-}
-
-/// What was verified since the last checkpoint.
-#[derive(Debug, Default)]
-struct Pending {
-    window: Window,
-    /// How many blocks are durable, and claimed here, whose claims could not be written.
-    synced: u64,
-    since: Option<Instant>,
-    /// `None` when sealed.
-    journal: Option<Journal>,
-}
-
-/// Verified blocks that are not claimed yet.
-#[derive(Debug, Default)]
-struct Window {
-    blocks: Vec<BlockIndex>,
-    /// The files they are in, by number.
-    files: BTreeSet<u32>,
-}
-
-/// What is claimed on disk.
-#[derive(Debug)]
-struct Claims {
-    words: Vec<u64>,
-    /// Of the claims on disk. The journal's is the same, or one more after a checkpoint that failed
-    /// half-way.
-    epoch: u64,
-    /// The disk claims, or may claim, something else.
-    stale: bool,
-}
-
-impl Claims {
-    fn none(layout: &Layout) -> Self {
-        Self {
-            words: vec![0; layout.block_numbers().div_ceil(64) as usize],
-            epoch: 0,
-            stale: false,
-        }
-    }
-
-    fn get(&self, number: u64) -> bool {
-        self.words[(number / 64) as usize] >> (number % 64) & 1 == 1
-    }
-
-    fn set(&mut self, number: u64) {
-        self.words[(number / 64) as usize] |= 1 << (number % 64);
-    }
-
-    fn clear(&mut self, number: u64) {
-        self.words[(number / 64) as usize] &= !(1 << (number % 64));
-    }
 }
 
 impl TorrentStore {
-    /// The torrent, with the piece layers known so far.
+    /// Returns the torrent, with the piece layers known so far.
     pub fn metainfo(&self) -> Arc<Metainfo> {
-        self.metainfo
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        read(&self.metainfo).clone()
     }
 
-    /// The info dictionary.
+    /// Returns the info dictionary.
     pub fn info(&self) -> Arc<Info> {
-        self.info.clone()
+        self.files.info().clone()
     }
 
-    /// The piece space.
+    /// Returns the layout of pieces and files.
     pub fn layout(&self) -> &Arc<Layout> {
-        self.info.layout()
+        self.files.layout()
     }
 
-    /// The directory of the generation, as it was given.
+    /// Returns the directory of the generation, as passed to the constructor.
     pub fn directory(&self) -> &Path {
-        self.paths.root()
+        self.files.paths().root()
     }
 
-    /// Where a content file lies.
+    /// Returns the path of a content file.
     pub fn file_path(&self, file: FileIndex) -> PathBuf {
-        self.paths.file(&self.info, file)
+        self.files.file_path(file)
     }
 
-    /// A copy of the set of verified blocks.
+    /// Returns a copy of the set of verified blocks.
     pub fn verified(&self) -> BlockSet {
-        BlockSet::from_words(self.layout(), self.verified.words())
+        BlockSet::from_words(self.layout(), self.blocks.verified_words())
     }
 
-    /// How many blocks are verified.
+    /// Returns the number of verified blocks.
     pub fn verified_blocks(&self) -> u64 {
-        self.verified.count()
+        self.blocks.verified_count()
     }
 
-    /// How many blocks there are.
+    /// Returns the number of blocks.
     pub const fn total_blocks(&self) -> u64 {
-        self.total
+        self.blocks.total()
     }
 
-    /// Whether every block is verified.
+    /// Returns whether all blocks are verified.
     pub fn is_complete(&self) -> bool {
-        self.verified.count() == self.total
+        self.blocks.verified_count() == self.blocks.total()
     }
 
-    /// Whether the content is complete and can no longer be written.
+    /// Returns whether the content is complete and read-only.
     pub fn is_sealed(&self) -> bool {
-        self.sealed.load(Ordering::Acquire)
+        self.durability.is_sealed()
     }
 
-    /// Whether a block is verified.
+    /// Returns whether a block is verified.
     pub fn is_block_verified(&self, block: BlockIndex) -> bool {
-        self.verified.get(self.layout().block_number(block))
+        self.blocks.is_verified(self.layout().block_number(block))
     }
 
-    /// Whether every block that `length` bytes from `begin` in a piece touch is verified. What lies
-    /// past the content is padding, which is always there; past the piece, nothing is.
+    /// Returns whether all blocks are verified that contain any of `length` bytes from `begin` in a piece.
+    /// Bytes past the content are padding and count as verified; bytes past the piece do not.
     pub fn is_range_verified(&self, piece: PieceIndex, begin: u32, length: u32) -> bool {
         let layout = self.layout();
         let end = u64::from(begin) + u64::from(length);
         if end > u64::from(layout.piece_length().bytes()) {
             return false;
         }
-        let block = u64::from(bittorrent_protocol::BLOCK_LEN);
+        let block = u64::from(BLOCK_LEN);
         let start = u64::from(piece.get()) * u64::from(layout.piece_length().blocks());
         let last = end.div_ceil(block).min(layout.block_count(piece).into());
-        self.verified
-            .all(start + u64::from(begin) / block..start + last)
+        self.blocks
+            .are_verified(start + u64::from(begin) / block..start + last)
     }
 
-    /// Bytes verified and not yet claimed: what a power failure would cost.
+    /// Returns the bytes that are verified and not claimed yet: what a power failure would lose.
     pub fn dirty_bytes(&self) -> u64 {
-        self.dirty.load(Ordering::Relaxed) * u64::from(bittorrent_protocol::BLOCK_LEN)
+        self.durability.dirty_blocks() * u64::from(BLOCK_LEN)
     }
 
-    /// Since when there has been something to claim.
-    pub fn dirty_since(&self) -> Option<Instant> {
-        self.pending().since
+    /// Returns whether content files started as clones of older ones and the generation is not complete
+    /// yet.
+    pub fn is_cloned(&self) -> bool {
+        self.cloned.load(Ordering::Relaxed)
     }
 
-    fn unreadable(&self) -> MutexGuard<'_, BTreeSet<PieceIndex>> {
-        // Every state of a set is a good one.
-        self.unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Returns the bytes of the blocks that are not verified, at most.
+    pub fn missing_bytes(&self) -> u64 {
+        ((self.total_blocks() - self.verified_blocks()) * u64::from(BLOCK_LEN))
+            .min(self.layout().content_length())
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the bytes that the generation may still take on disk until it is complete: content without
+    /// disk space, leaf hashes, and records. For content that started as a clone all missing blocks count,
+    /// because overwriting them ends the sharing. Blocks that are in place already are known only after
+    /// [`ReuseSources::reuse_blocks`](crate::ReuseSources::reuse_blocks), so before that the result can be
+    /// far too large.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be inspected.
+    pub fn space_needed(&self) -> Result<u64, StoreError> {
+        free_space::needed(self)
     }
 
-    /// To be called after every change of the window.
-    fn count_dirty(&self, pending: &Pending) {
-        let blocks = pending.window.blocks.len() as u64 + pending.synced;
-        self.dirty.store(blocks, Ordering::Relaxed);
+    /// Reads what a directory claims to contain. Writes nothing and reads no content.
+    ///
+    /// # Errors
+    ///
+    /// When `snapshot.torrent` is missing, unreadable, damaged or another torrent than `expected`; when
+    /// the claims or a content file exist and cannot be opened.
+    pub fn inspect(
+        dir: &Path,
+        expected: Option<InfoHashV2>,
+        io: &dyn Io,
+    ) -> Result<Inspection, StoreError> {
+        inspect::inspect(dir, expected, io)
     }
 
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Compares the content files in the directory with those that were opened: at most `most` files from
+    /// number `first` on. Returns the number to continue with; 0 after the last. Reads no content. Changed
+    /// bytes are only noticed by the file's modification time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Changed`] when a file is missing, has another length, was replaced, or was written to
+    /// by another program after the content was sealed, and when the claims on disk no longer say that the
+    /// content is complete.
+    pub fn check_files(&self, first: u32, most: u32) -> Result<u32, StoreError> {
+        inspect::check_files(self, first, most)
     }
 
-    fn torrent_id(&self) -> InfoHashV2 {
-        self.info.hashes().v2
-    }
-
-    /// The content file of a piece.
-    fn content_of(&self, piece: PieceIndex) -> Result<(FileIndex, Arc<dyn IoFile>), StoreError> {
-        let file = self.layout().file_of(piece);
-        Ok((file, self.contents.get(file)?))
-    }
-
-    /// The numbers of a file's blocks in the torrent.
-    pub(crate) fn numbers(&self, file: FileIndex) -> Range<u64> {
-        let span = self.layout().file(file);
-        let first = span.piece_indices().next().map_or(0, |piece| {
-            u64::from(piece.get()) * u64::from(self.layout().piece_length().blocks())
-        });
-        first..first + span.blocks()
-    }
-
-    /// The number of a block in its file.
-    fn number_in_file(&self, block: BlockIndex) -> u64 {
-        let file = self.layout().file_of(block.piece());
-        self.layout().block_number(block) - self.numbers(file).start
-    }
-
-    pub(crate) fn block_of(&self, number: u64) -> Option<BlockIndex> {
-        let per_piece = u64::from(self.layout().piece_length().blocks());
-        let piece = u32::try_from(number / per_piece).ok()?;
-        self.layout()
-            .block(self.layout().piece(piece)?, (number % per_piece) as u32)
-    }
-
-    /// Whether the disk may have lost what was written of a block.
-    fn is_lost(&self, number: u64) -> bool {
-        self.lost.get().is_some_and(|lost| lost.get(number))
-    }
-
-    /// The leaf hash kept for each of `count` blocks of a file, from one on: fewer when they are
+    /// Reads all content with one thread per core, compares it with its hashes, and corrects which blocks are
+    /// verified and claimed. Calls `go_on` with the bytes read so far, and stops when it returns `false`. A
+    /// sealed generation with damaged blocks is unsealed; [`Self::finish`] seals it once they are written
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails, and [`StoreError::Cancelled`]. The blocks found damaged until then count as
     /// missing.
-    pub(crate) fn kept_leaves(
+    pub fn verify_all(
         &self,
-        file: FileIndex,
-        first: u64,
-        count: usize,
-    ) -> Result<Vec<MerkleHash>, StoreError> {
-        if !self.leaves.has(file) {
-            return Ok(self.layout().file(file).root().into_iter().collect());
-        }
-        let leaves = self.leaves.get(file)?;
-        let mut bytes = vec![0; count * MerkleHash::LEN];
-        let offset = first * MerkleHash::LEN as u64;
-        let read = crate::io::read_full(&*leaves, &mut bytes, offset)
-            .map_err(self.leaves.failed("read", file))?;
-        bytes.truncate(read);
-        Ok(bytes
-            .chunks_exact(MerkleHash::LEN)
-            .filter_map(MerkleHash::from_slice)
-            .collect())
+        go_on: &(dyn Fn(u64) -> bool + Sync),
+    ) -> Result<Verification, StoreError> {
+        Recheck::new(self).verify_all(go_on)
     }
 
-    /// Claims on disk what is claimed here, as of an epoch.
-    fn write_progress(
+    /// Reads verified blocks again from the position of the cursor on, at least one piece and at most
+    /// `max_bytes` beyond it, and revokes damaged ones. A sealed generation with damaged blocks is unsealed
+    /// until [`Self::finish`]. Writes damaged leaf hashes again.
+    ///
+    /// Drops the pages from memory first, so that the bytes come from the disk. Runs on the calling thread
+    /// alone, which sets the pace.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails in a way that says nothing of the blocks, such as [`StoreError::is_busy`], and when
+    /// the findings cannot be recorded. The damaged blocks then count as missing until the next start only.
+    pub fn scrub_slice(
         &self,
-        claims: &mut Claims,
-        epoch: u64,
-        sealed: bool,
-    ) -> Result<(), StoreError> {
-        let numbered = (0..).zip(self.layout().files());
-        let identities = numbered
-            .map(|(number, _)| {
-                let file = self.layout().file_index(number)?;
-                self.contents.identity(file)
-            })
-            // Empty files are not looked at.
-            .map(Option::unwrap_or_default)
-            .collect();
-        Progress {
-            torrent: self.torrent_id(),
-            epoch,
-            sealed,
-            identities,
-            words: if sealed {
-                Vec::new()
-            } else {
-                claims.words.clone()
-            },
-        }
-        .write(&self.paths, &*self.io)?;
-        claims.epoch = epoch;
-        claims.stale = false;
-        Ok(())
+        cursor: &mut ScrubCursor,
+        max_bytes: u64,
+    ) -> Result<Scrub, StoreError> {
+        Recheck::new(self).scrub_slice(cursor, max_bytes)
+    }
+
+    /// Reads the pieces again that could not be read since the last call, and revokes the verified blocks
+    /// that are damaged. Returns these; none if no read failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::scrub_slice`].
+    pub fn recheck_unreadable(&self) -> Result<Vec<BlockIndex>, StoreError> {
+        Recheck::new(self).recheck_unreadable()
+    }
+
+    pub(crate) fn files(&self) -> &StoredFiles {
+        &self.files
+    }
+
+    pub(crate) fn blocks(&self) -> &BlockStates {
+        &self.blocks
     }
 }

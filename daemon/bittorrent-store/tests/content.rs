@@ -298,7 +298,7 @@ fn what_is_to_be_executed_can_be_once_it_is_sealed() {
     assert_eq!((mode("plain"), mode("tool")), (0o444, 0o555));
     // Who has to mend it keeps that.
     let block = store.layout().block_at(1, 0).unwrap();
-    store.unverify(&[block]).unwrap();
+    store.revoke(&[block]).unwrap();
     store
         .write_blocks(&[(block, Bytes::copy_from_slice(&bytes))])
         .unwrap();

@@ -15,18 +15,6 @@ use bittorrent_store::{RealIo, Recovery, StoreError, TorrentStore};
 use bytes::Bytes;
 use common::{BLOCK, Sample, salted};
 
-fn sample() -> Sample {
-    Sample::directory(
-        2 * BLOCK,
-        &[
-            ("a", salted(4 * BLOCK + 100, 1)),
-            ("b", Vec::new()),
-            ("c/one", salted(700, 2)),
-            ("d", salted(2 * BLOCK, 3)),
-        ],
-    )
-}
-
 /// A whole and sealed generation on the real disk.
 fn sealed(sample: &Sample) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -54,7 +42,7 @@ fn touch(file: &File) {
 
 #[test]
 fn a_sealed_file_that_was_changed_is_noticed_and_mended() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let size = sample.contents[0].len() as u64;
     type Change<'a> = &'a dyn Fn(&Path);
     let changes: [(&str, Change<'_>); 5] = [
@@ -100,7 +88,7 @@ fn a_sealed_file_that_was_changed_is_noticed_and_mended() {
 
 #[test]
 fn a_partial_file_that_was_cut_or_replaced_is_noticed() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let changes: [&dyn Fn(&Path); 3] = [
         &|path| force(path).set_len(BLOCK).unwrap(),
         &|path| force(path).set_len(100 * BLOCK).unwrap(),
@@ -132,7 +120,7 @@ fn a_partial_file_that_was_cut_or_replaced_is_noticed() {
 
 #[test]
 fn what_someone_who_is_not_the_administrator_sealed_he_can_mend() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let disk = ForgetfulDisk::new();
     let place = Path::new("/s");
     sample.complete(&sample.create(place, disk.io()));
@@ -151,7 +139,7 @@ fn what_someone_who_is_not_the_administrator_sealed_he_can_mend() {
 
 #[test]
 fn bit_rot_is_found_and_only_that_is_fetched_again() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     for restart in [false, true] {
         let mut disk = ForgetfulDisk::new();
         let place = Path::new("/s");
@@ -256,7 +244,7 @@ fn put(path: &Path, bytes: Option<&Vec<u8>>) {
 
 #[test]
 fn damaged_claims_claim_nothing_and_the_content_is_found_again() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let (_dir, place) = sealed(&sample);
     let (_other_dir, other) = sealed(&Sample::single(2 * BLOCK, salted(4 * BLOCK, 7)));
     let path = place.join("progress");
@@ -284,7 +272,7 @@ fn damaged_claims_claim_nothing_and_the_content_is_found_again() {
 
 #[test]
 fn what_is_left_of_a_journal_is_used_and_nothing_else() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let (_other_dir, other) = sealed(&Sample::single(2 * BLOCK, salted(4 * BLOCK, 7)));
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("s");
@@ -331,7 +319,7 @@ fn what_is_left_of_a_journal_is_used_and_nothing_else() {
 
 #[test]
 fn a_journal_alone_proves_what_it_tells() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("s");
     let store = sample.create(&place, Arc::new(RealIo));
@@ -366,7 +354,7 @@ fn the_journal_of_another_torrent_proves_nothing() {
 
 #[test]
 fn a_damaged_torrent_is_an_error_or_another_torrent() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let (_dir, place) = sealed(&sample);
     let path = place.join("snapshot.torrent");
     let whole = fs::read(&path).unwrap();
@@ -379,7 +367,7 @@ fn a_damaged_torrent_is_an_error_or_another_torrent() {
                 assert_eq!(named, path, "{what}");
                 told += 1;
             }
-            Err(StoreError::Io { .. }) => {
+            Err(StoreError::Open { .. }) => {
                 // Another name of a file, or none at all.
             }
             Ok((store, recovery)) => {
@@ -397,19 +385,19 @@ fn a_damaged_torrent_is_an_error_or_another_torrent() {
 
 #[test]
 fn missing_content_is_an_error_that_names_the_file() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let (_dir, place) = sealed(&sample);
     let gone = place.join("content/sample/d");
     fs::remove_file(&gone).unwrap();
     match TorrentStore::open(&place, Arc::new(RealIo)) {
-        Err(StoreError::Io { path, .. }) => assert_eq!(path, gone),
+        Err(StoreError::Open { path, .. }) => assert_eq!(path, gone),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn links_out_of_the_directory_are_not_followed() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let (dir, place) = sealed(&sample);
     let outside = dir.path().join("outside");
     fs::write(&outside, &sample.contents[3]).unwrap();
@@ -421,7 +409,7 @@ fn links_out_of_the_directory_are_not_followed() {
 
 #[test]
 fn making_it_again_keeps_what_is_there_and_claims_nothing() {
-    let sample = sample();
+    let sample = Sample::four_files(2);
     let (_dir, place) = sealed(&sample);
     fs::remove_file(place.join("snapshot.torrent")).unwrap();
     let store = sample.create(&place, Arc::new(RealIo));

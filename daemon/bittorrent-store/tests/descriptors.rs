@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bittorrent_protocol::PieceIndex;
-use bittorrent_store::{RealIo, ReuseSources, StoreError, TorrentStore};
+use bittorrent_store::{RealIo, ReuseSources, ScrubCursor, StoreError, TorrentStore};
 use common::{BLOCK, Sample, salted};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -91,6 +91,22 @@ fn five_thousand_files_need_few_descriptors() {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
     assert!(open < 200, "{open} descriptors");
 
+    // Without a free descriptor nothing is read, and nothing counts as damaged.
+    let mut taken = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    let piece = pieces[2_000];
+    let busy = store.read(piece, 0, &mut [0]).unwrap_err();
+    assert!(busy.is_busy() && !busy.is_out_of_space(), "{busy:?}");
+    let mut cursor = ScrubCursor::at(piece.get());
+    assert!(store.scrub_slice(&mut cursor, 1).unwrap_err().is_busy());
+    assert_eq!(cursor.piece(), piece.get());
+    drop(taken);
+    assert!(store.recheck_unreadable().unwrap().is_empty());
+    assert!(store.is_complete() && store.is_sealed());
+    read(piece);
+
     // A file that takes another's place is not read as if it were that one.
     let stranger = store.file_path(sample.layout().file_index(4_000).unwrap());
     let aside = stranger.with_extension("aside");
@@ -110,10 +126,11 @@ fn five_thousand_files_need_few_descriptors() {
 
     // Everything but that comes from the old generation.
     let sources = ReuseSources::new(vec![Arc::new(store)]);
-    let (store, _) =
-        TorrentStore::create_from(&new, &sample.meta, Arc::new(RealIo), &sources).unwrap();
+    let (store, _) = sources
+        .create(&new, &sample.meta, Arc::new(RealIo))
+        .unwrap();
     for piece in &pieces {
-        for (block, leaf) in store.adopt(&sources, *piece, None).unwrap() {
+        for (block, leaf) in sources.reuse_blocks(&store, *piece, None).unwrap() {
             store
                 .mark_verified(block.piece(), block.in_piece(), &[leaf])
                 .unwrap();

@@ -8,26 +8,7 @@ use std::path::Path;
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::testing::ForgetfulDisk;
 use bittorrent_store::{Condition, StoreError, TorrentStore};
-use common::{BLOCK, Sample, salted};
-
-const DIR: &str = "/s";
-
-fn sample() -> Sample {
-    Sample::directory(
-        2 * BLOCK,
-        &[
-            ("a", salted(4 * BLOCK + 100, 1)),
-            ("b", Vec::new()),
-            ("c/one", salted(700, 2)),
-            ("d", salted(3 * BLOCK, 3)),
-        ],
-    )
-}
-
-fn sealed(disk: &ForgetfulDisk, sample: &Sample) -> TorrentStore {
-    sample.complete(&sample.create(Path::new(DIR), disk.io()));
-    TorrentStore::open(Path::new(DIR), disk.io()).unwrap().0
-}
+use common::{BLOCK, DIR, Sample};
 
 fn condition(disk: &ForgetfulDisk) -> Condition {
     let before = disk.changes();
@@ -38,7 +19,7 @@ fn condition(disk: &ForgetfulDisk) -> Condition {
 
 #[test]
 fn conditions_of_a_generation() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
     let store = sample.create(Path::new(DIR), disk.io());
     assert_eq!(condition(&disk), Condition::Partial { claimed: 0 });
@@ -47,7 +28,7 @@ fn conditions_of_a_generation() {
     assert_eq!(condition(&disk), Condition::Partial { claimed: 3 });
     sample.complete(&store);
     assert_eq!(condition(&disk), Condition::Sealed);
-    store.unverify(&sample.blocks[..1]).unwrap();
+    store.revoke(&sample.blocks[..1]).unwrap();
     let claimed = sample.blocks.len() as u64 - 1;
     assert_eq!(condition(&disk), Condition::Partial { claimed });
     sample.complete(&store);
@@ -64,9 +45,9 @@ fn conditions_of_a_generation() {
 
 #[test]
 fn the_directory_of_another_torrent_is_refused_and_left_as_it_is() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
-    let ours = sealed(&disk, &sample).info().hashes().v2;
+    let ours = sample.sealed_on(&disk).info().hashes().v2;
     let other = InfoHashV2::from_bytes([7; 32]);
     let before = disk.changes();
     let dir = Path::new(DIR);
@@ -89,7 +70,7 @@ fn the_directory_of_another_torrent_is_refused_and_left_as_it_is() {
 
 #[test]
 fn files_that_change_under_a_store_are_noticed() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     type Meddling = fn(&ForgetfulDisk);
     let path = |name: &str| Path::new(DIR).join(name);
     let cases: [(&str, Meddling); 4] = [
@@ -113,7 +94,7 @@ fn files_that_change_under_a_store_are_noticed() {
     ];
     for (what, meddle) in cases {
         let disk = ForgetfulDisk::new();
-        let store = sealed(&disk, &sample);
+        let store = sample.sealed_on(&disk);
         // All at once, and one after the other.
         assert_eq!(store.check_files(0, 100).unwrap(), 0);
         let mut next = 0;
@@ -135,16 +116,16 @@ fn files_that_change_under_a_store_are_noticed() {
     assert_eq!(store.check_files(0, 100).unwrap(), 0);
     sample.complete(&store);
     assert_eq!(store.check_files(0, 100).unwrap(), 0);
-    store.unverify(&sample.blocks[..2]).unwrap();
+    store.revoke(&sample.blocks[..2]).unwrap();
     assert_eq!(store.check_files(0, 100).unwrap(), 0);
     assert!(disk.files().contains(&path("progress")));
 }
 
 #[test]
 fn blocks_that_cannot_be_read_while_serving_are_taken_back() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
-    let store = sealed(&disk, &sample);
+    let store = sample.sealed_on(&disk);
     assert!(store.recheck_unreadable().unwrap().is_empty());
     disk.scratch(
         &Path::new(DIR).join("content/sample/d"),
@@ -162,9 +143,9 @@ fn blocks_that_cannot_be_read_while_serving_are_taken_back() {
 
 #[test]
 fn blocks_that_cannot_be_read_do_not_end_a_verification() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
-    let store = sealed(&disk, &sample);
+    let store = sample.sealed_on(&disk);
     disk.scratch(
         &Path::new(DIR).join("content/sample/d"),
         BLOCK + 1..BLOCK + 2,

@@ -101,7 +101,7 @@ impl Life {
             Ok((store, _)) => store,
             Err(_) => {
                 let meta = &self.sample.meta;
-                TorrentStore::create_from(Path::new(NEW), meta, disk.io(), &sources)?.0
+                sources.create(Path::new(NEW), meta, disk.io())?.0
             }
         };
         self.fill(&store, &sources, dice)?;
@@ -138,7 +138,7 @@ impl Life {
         }
         for piece in self.sample.layout().clone().piece_indices() {
             let leaves = dice.toss().then(|| self.sample.leaves(piece));
-            for (block, leaf) in store.adopt(sources, piece, leaves.as_deref())? {
+            for (block, leaf) in sources.reuse_blocks(&store, piece, leaves.as_deref())? {
                 store.mark_verified(piece, block.in_piece(), &[leaf])?;
             }
             self.grow(store)?;

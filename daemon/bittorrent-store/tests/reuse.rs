@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
 use bittorrent_store::testing::{Dice, ForgetfulDisk, Operation};
-use bittorrent_store::{Clones, Io as _, RealIo, ReuseSources, StoreError, TorrentStore};
+use bittorrent_store::{Clones, RealIo, ReuseSources, StoreError, TorrentStore};
 use bytes::Bytes;
 use common::{BLOCK, Sample, broken, salted};
 use proptest::prelude::*;
@@ -32,8 +32,8 @@ fn index(disk: &ForgetfulDisk, generations: Vec<Arc<TorrentStore>>) -> ReuseSour
         .unwrap()
 }
 
-/// What is adopted of a whole torrent, by its proven leaf hashes or without them.
-fn adopt_all(
+/// Reuses the blocks of a whole torrent, by its proven leaf hashes or without them.
+fn reuse_all(
     sample: &Sample,
     store: &TorrentStore,
     sources: &ReuseSources,
@@ -42,7 +42,9 @@ fn adopt_all(
     let mut all = BTreeSet::new();
     for piece in sample.layout().piece_indices() {
         let leaves = by_leaves.then(|| sample.leaves(piece));
-        let found = store.adopt(sources, piece, leaves.as_deref()).unwrap();
+        let found = sources
+            .reuse_blocks(store, piece, leaves.as_deref())
+            .unwrap();
         all.extend(check(sample, store, piece, &found));
     }
     all
@@ -116,9 +118,9 @@ fn only_changed_blocks_are_missing_whatever_the_lengths() {
                 let new = Sample::single(new_piece * BLOCK, bytes);
                 let old = held(&disk, &old, "/old");
                 let sources = ReuseSources::new(vec![old]);
-                let (store, clones) =
-                    TorrentStore::create_from(Path::new(NEW), &new.meta, disk.io(), &sources)
-                        .unwrap();
+                let (store, clones) = sources
+                    .create(Path::new(NEW), &new.meta, disk.io())
+                    .unwrap();
                 let expected = Clones {
                     files: reflinks.into(),
                     bytes: if reflinks { 40 * BLOCK + 77 } else { 0 },
@@ -132,7 +134,7 @@ fn only_changed_blocks_are_missing_whatever_the_lengths() {
                     missing.extend(40..new.blocks.len());
                 }
                 let before = disk.changes();
-                let found = adopt_all(&new, &store, &sources, true);
+                let found = reuse_all(&new, &store, &sources, true);
                 assert_eq!(found, all_but(&new, &missing), "{length}");
                 // What the clone brought is not written.
                 assert_eq!(disk.changes() == before, reflinks, "{length}");
@@ -164,7 +166,7 @@ fn a_piece_is_found_by_its_hash_in_its_place_and_elsewhere() {
         let sources = ReuseSources::new(vec![held(&disk, &old, &dir)]);
         let place = format!("/new{old_piece}");
         let store = new.create(Path::new(&place), disk.io());
-        let found = adopt_all(&new, &store, &sources, false);
+        let found = reuse_all(&new, &store, &sources, false);
         let pieces: BTreeSet<u32> = found.iter().map(|block| block.piece().get()).collect();
         // Pieces of another length are found in their place only.
         let expected = if old_piece == 4 {
@@ -214,7 +216,7 @@ fn blocks_are_found_anywhere_in_several_generations() {
     let generations = vec![held(&disk, &one, "/one"), held(&disk, &two, "/two")];
     let sources = index(&disk, generations.clone());
     let store = new.create(Path::new(NEW), disk.io());
-    assert_eq!(adopt_all(&new, &store, &sources, true), all_but(&new, &[3]));
+    assert_eq!(reuse_all(&new, &store, &sources, true), all_but(&new, &[3]));
     new.complete(&store);
     new.check_verified(&store).unwrap();
 
@@ -225,7 +227,7 @@ fn blocks_are_found_anywhere_in_several_generations() {
     let fewer = index(&disk, generations[1..].to_vec());
     assert!(disk.changes() > changes);
     let store = new.create(Path::new("/again"), disk.io());
-    let found = adopt_all(&new, &store, &fewer, true);
+    let found = reuse_all(&new, &store, &fewer, true);
     assert_eq!(found, all_but(&new, &[1, 3, 4, 5, 6]));
 }
 
@@ -249,7 +251,7 @@ fn an_index_that_is_damaged_costs_reuse_and_nothing_else() {
         disk.meddle(&path, at as u64, &[good[at] ^ 0x81]).unwrap();
         let sources = index(&disk, vec![old.clone()]);
         let store = new.create(Path::new(&format!("/new{number}")), disk.io());
-        let found = adopt_all(&new, &store, &sources, true);
+        let found = reuse_all(&new, &store, &sources, true);
         // One entry, or the boundary of two buckets.
         assert!(found.len() >= 18, "{at}: {}", found.len());
         disk.meddle(&path, 0, &good).unwrap();
@@ -279,9 +281,10 @@ fn what_rotted_in_an_old_generation_does_not_spread() {
         let leaves = Path::new("/old/leaves/0");
         disk.meddle(leaves, 10 * 32 + 1, b"rot").unwrap();
         let sources = index(&disk, vec![source]);
-        let (store, _) =
-            TorrentStore::create_from(Path::new(NEW), &new.meta, disk.io(), &sources).unwrap();
-        let found = adopt_all(&new, &store, &sources, by_leaves);
+        let (store, _) = sources
+            .create(Path::new(NEW), &new.meta, disk.io())
+            .unwrap();
+        let found = reuse_all(&new, &store, &sources, by_leaves);
         let missing = match (by_leaves, reflinks) {
             // A clone has the block though the old generation no longer knows it.
             (true, true) => vec![5, 16, 17],
@@ -299,12 +302,12 @@ fn what_an_old_generation_lost_is_not_looked_for_in_it() {
     let disk = ForgetfulDisk::new();
     let old = Sample::single(4 * BLOCK, salted(16 * BLOCK, 1));
     let source = held(&disk, &old, "/old");
-    source.unverify(&old.blocks[6..7]).unwrap();
+    source.revoke(&old.blocks[6..7]).unwrap();
     let new = Sample::single(4 * BLOCK, salted(17 * BLOCK, 1));
     let store = new.create(Path::new(NEW), disk.io());
     let sources = ReuseSources::new(vec![source]);
     // Its hash is still kept, as are its bytes; but they are in doubt.
-    let found = adopt_all(&new, &store, &sources, true);
+    let found = reuse_all(&new, &store, &sources, true);
     assert_eq!(found, all_but(&new, &[6, 7, 16]));
 }
 
@@ -317,10 +320,11 @@ fn zeros_are_held_also_where_a_clone_has_something_else() {
     bytes[8 * BLOCK as usize..].fill(0);
     let new = Sample::single(4 * BLOCK, bytes);
     let sources = ReuseSources::new(vec![held(&disk, &old, "/old")]);
-    let (store, _) =
-        TorrentStore::create_from(Path::new(NEW), &new.meta, disk.io(), &sources).unwrap();
+    let (store, _) = sources
+        .create(Path::new(NEW), &new.meta, disk.io())
+        .unwrap();
     let before = disk.changes();
-    assert_eq!(adopt_all(&new, &store, &sources, true), all_but(&new, &[]));
+    assert_eq!(reuse_all(&new, &store, &sources, true), all_but(&new, &[]));
     // Two neighbours with one call; the tail is in the hole behind the clone.
     assert_eq!(disk.changes() - before, 1);
     new.complete(&store);
@@ -330,7 +334,7 @@ fn zeros_are_held_also_where_a_clone_has_something_else() {
     let bare = new.create(Path::new("/bare"), disk.io());
     let before = disk.changes();
     let none = ReuseSources::new(Vec::new());
-    let found = adopt_all(&new, &bare, &none, true);
+    let found = reuse_all(&new, &bare, &none, true);
     assert_eq!(found.len(), 3);
     assert_eq!(disk.changes(), before);
 }
@@ -368,8 +372,7 @@ fn a_file_with_the_same_root_is_taken_whole_with_its_layer() {
         );
         let sources = ReuseSources::new(vec![held(&disk, &old, "/old")]);
         let bare = Metainfo::from_info(new.meta.info().clone());
-        let (store, clones) =
-            TorrentStore::create_from(Path::new(NEW), &bare, disk.io(), &sources).unwrap();
+        let (store, clones) = sources.create(Path::new(NEW), &bare, disk.io()).unwrap();
         assert_eq!(
             (clones.files, clones.refused),
             if reflinks { (4, 0) } else { (0, 4) }
@@ -381,7 +384,7 @@ fn a_file_with_the_same_root_is_taken_whole_with_its_layer() {
         };
         assert_eq!(missing(&store), [0]);
         let before = disk.changes();
-        let found = adopt_all(&new, &store, &sources, false);
+        let found = reuse_all(&new, &store, &sources, false);
         assert_eq!(found, all_but(&new, &[0, 1, 2]));
         assert_eq!(disk.changes() == before, reflinks);
         drop(store);
@@ -400,16 +403,16 @@ fn what_is_verified_is_left_alone() {
     let store = new.create(Path::new(NEW), disk.io());
     new.fill(&store, &new.blocks[1..3]);
     let piece = new.layout().piece(0).unwrap();
-    let found = store.adopt(&sources, piece, None).unwrap();
+    let found = sources.reuse_blocks(&store, piece, None).unwrap();
     assert_eq!(
         check(&new, &store, piece, &found),
         [new.blocks[0], new.blocks[3]]
     );
     mark(&store, &found);
-    let again = store.adopt(&sources, piece, Some(&new.leaves(piece)));
+    let again = sources.reuse_blocks(&store, piece, Some(&new.leaves(piece)));
     assert_eq!(again.unwrap(), []);
     // A bug of the caller.
-    let wrong = store.adopt(&sources, piece, Some(&new.leaves(piece)[1..]));
+    let wrong = sources.reuse_blocks(&store, piece, Some(&new.leaves(piece)[1..]));
     assert!(matches!(
         wrong,
         Err(StoreError::NoSuchBlocks { count: 3, .. })
@@ -417,7 +420,7 @@ fn what_is_verified_is_left_alone() {
 }
 
 #[test]
-fn a_failed_sync_makes_adopted_blocks_doubtful_wherever_they_came_from() {
+fn a_failed_sync_makes_reused_blocks_doubtful_wherever_they_came_from() {
     let disk = ForgetfulDisk::new().with_reflinks();
     let bytes = salted(8 * BLOCK, 1);
     let old = Sample::single(4 * BLOCK, bytes.clone());
@@ -426,12 +429,13 @@ fn a_failed_sync_makes_adopted_blocks_doubtful_wherever_they_came_from() {
     moved[..4 * BLOCK as usize].rotate_left(BLOCK as usize);
     let new = Sample::single(4 * BLOCK, moved);
     let sources = index(&disk, sources.generations().to_vec());
-    let (store, _) =
-        TorrentStore::create_from(Path::new(NEW), &new.meta, disk.io(), &sources).unwrap();
+    let (store, _) = sources
+        .create(Path::new(NEW), &new.meta, disk.io())
+        .unwrap();
     let pieces: Vec<_> = new.layout().piece_indices().collect();
     let lookup = |piece| {
-        store
-            .adopt(&sources, piece, Some(&new.leaves(piece)))
+        sources
+            .reuse_blocks(&store, piece, Some(&new.leaves(piece)))
             .unwrap()
     };
     // One piece was copied, the other stood there. One block of it is verified when the sync fails.
@@ -475,7 +479,9 @@ fn an_earlier_process_may_have_left_what_the_disk_lost() {
     let (store, _) = TorrentStore::open(Path::new(NEW), disk.io()).unwrap();
     let none = ReuseSources::new(Vec::new());
     let piece = new.layout().piece(0).unwrap();
-    let found = store.adopt(&none, piece, Some(&new.leaves(piece))).unwrap();
+    let found = none
+        .reuse_blocks(&store, piece, Some(&new.leaves(piece)))
+        .unwrap();
     mark(&store, &found);
     store.checkpoint().unwrap();
     drop(store);
@@ -506,7 +512,7 @@ fn a_full_disk_is_told_while_cloning_and_while_copying() {
     let old = Sample::single(4 * BLOCK, salted(8 * BLOCK, 1));
     let sources = ReuseSources::new(vec![held(&disk, &old, "/old")]);
     let new = Sample::single(4 * BLOCK, salted(9 * BLOCK, 1));
-    let begin = || TorrentStore::create_from(Path::new(NEW), &new.meta, disk.io(), &sources);
+    let begin = || sources.create(Path::new(NEW), &new.meta, disk.io());
     disk.fail(Operation::Write, "content", ErrorKind::StorageFull, 1);
     assert!(begin().unwrap_err().is_out_of_space());
     // Any other reason not to clone is none not to begin.
@@ -518,9 +524,9 @@ fn a_full_disk_is_told_while_cloning_and_while_copying() {
     store.write_blocks(&[(new.blocks[0], junk)]).unwrap();
     disk.fail(Operation::Write, "content", ErrorKind::StorageFull, 1);
     let piece = new.layout().piece(0).unwrap();
-    let full = store.adopt(&sources, piece, None).unwrap_err();
+    let full = sources.reuse_blocks(&store, piece, None).unwrap_err();
     assert!(full.is_out_of_space());
-    assert_eq!(adopt_all(&new, &store, &sources, false).len(), 8);
+    assert_eq!(reuse_all(&new, &store, &sources, false).len(), 8);
 }
 
 proptest! {
@@ -552,13 +558,13 @@ proptest! {
         let new_sample = build(&new, tails.1, pieces.1);
         let sources = index(&disk, vec![held(&disk, &old_sample, "/old")]);
         let (store, _) =
-            TorrentStore::create_from(Path::new(NEW), &new_sample.meta, disk.io(), &sources)
+            sources.create(Path::new(NEW), &new_sample.meta, disk.io())
                 .unwrap();
         // Something may be in the way already.
         let junk = new_sample.blocks[0];
         let length = new_sample.bytes(junk).len();
         store.write_blocks(&[(junk, Bytes::from(vec![0x77; length]))]).unwrap();
-        let found = adopt_all(&new_sample, &store, &sources, true);
+        let found = reuse_all(&new_sample, &store, &sources, true);
         let mut missing: Vec<usize> = (0..new.len())
             .filter(|n| new[*n] != 0 && !old.contains(&new[*n]))
             .collect();
@@ -589,8 +595,7 @@ fn a_real_file_system_clones_or_is_copied_to() {
     old.complete(&store);
     let sources = ReuseSources::new(vec![Arc::new(store)]);
     let place = dir.path().join("new");
-    let (store, clones) =
-        TorrentStore::create_from(&place, &new.meta, Arc::new(RealIo), &sources).unwrap();
+    let (store, clones) = sources.create(&place, &new.meta, Arc::new(RealIo)).unwrap();
     assert_eq!(clones.files + clones.refused, 1);
     if let Some(expected) = expected() {
         let is = if clones.files == 1 {
@@ -601,7 +606,7 @@ fn a_real_file_system_clones_or_is_copied_to() {
         assert_eq!(is, expected, "{clones:?}");
     }
     assert_eq!(store.is_cloned(), clones.files == 1);
-    let found = adopt_all(&new, &store, &sources, true);
+    let found = reuse_all(&new, &store, &sources, true);
     assert_eq!(found, all_but(&new, &[3, 20]));
     new.complete(&store);
     new.check_verified(&store).unwrap();
@@ -622,7 +627,7 @@ fn a_clone_takes_the_room_of_what_changed_only() {
     let free = || {
         let root = std::fs::File::open(dir.path()).unwrap();
         rustix::fs::syncfs(&root).unwrap();
-        RealIo.free_space(dir.path()).unwrap()
+        file_kit::space::FileSystem::of(dir.path()).unwrap().free()
     };
     let bytes = salted(BLOCKS * BLOCK, 1);
     let old = Sample::single(64 * BLOCK, bytes.clone());
@@ -633,9 +638,8 @@ fn a_clone_takes_the_room_of_what_changed_only() {
     let sources = ReuseSources::new(vec![Arc::new(store)]);
     let before = free();
     let place = dir.path().join("new");
-    let (store, _) =
-        TorrentStore::create_from(&place, &new.meta, Arc::new(RealIo), &sources).unwrap();
-    let found = adopt_all(&new, &store, &sources, true);
+    let (store, _) = sources.create(&place, &new.meta, Arc::new(RealIo)).unwrap();
+    let found = reuse_all(&new, &store, &sources, true);
     assert_eq!(found.len() as u64, BLOCKS - numbers.len() as u64);
     let fetched: Vec<BlockIndex> = (numbers.iter())
         .map(|number| new.blocks[*number as usize])

@@ -49,11 +49,11 @@ fn update(
     }
     let store = match TorrentStore::open(Path::new(NEW), disk.io()) {
         Ok((store, _)) => store,
-        Err(_) => TorrentStore::create_from(Path::new(NEW), &new.meta, disk.io(), &sources)?.0,
+        Err(_) => sources.create(Path::new(NEW), &new.meta, disk.io())?.0,
     };
     for piece in new.layout().piece_indices() {
         let leaves = dice.toss().then(|| new.leaves(piece));
-        for (block, leaf) in store.adopt(&sources, piece, leaves.as_deref())? {
+        for (block, leaf) in sources.reuse_blocks(&store, piece, leaves.as_deref())? {
             if dice.below(8) > 0 {
                 store.mark_verified(piece, block.in_piece(), &[leaf])?;
             }

@@ -7,26 +7,7 @@ use std::path::Path;
 
 use bittorrent_store::testing::ForgetfulDisk;
 use bittorrent_store::{Scrub, ScrubCursor, TorrentStore};
-use common::{BLOCK, Sample, salted};
-
-const DIR: &str = "/s";
-
-fn sample() -> Sample {
-    Sample::directory(
-        2 * BLOCK,
-        &[
-            ("a", salted(4 * BLOCK + 100, 1)),
-            ("b", Vec::new()),
-            ("c/one", salted(700, 2)),
-            ("d", salted(3 * BLOCK, 3)),
-        ],
-    )
-}
-
-fn sealed(disk: &ForgetfulDisk, sample: &Sample) -> TorrentStore {
-    sample.complete(&sample.create(Path::new(DIR), disk.io()));
-    TorrentStore::open(Path::new(DIR), disk.io()).unwrap().0
-}
+use common::{BLOCK, DIR, Sample};
 
 /// A whole scrub, in slices.
 fn scrub(store: &TorrentStore, slice: u64) -> Scrub {
@@ -50,10 +31,10 @@ fn scrub(store: &TorrentStore, slice: u64) -> Scrub {
 
 #[test]
 fn rot_that_memory_hides_is_found_whatever_the_slices() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     for slice in [1, 2 * BLOCK, 5 * BLOCK, u64::MAX / 2] {
         let disk = ForgetfulDisk::new();
-        let store = sealed(&disk, &sample);
+        let store = sample.sealed_on(&disk);
         let clean = scrub(&store, slice);
         assert_eq!(clean.bytes, sample.layout().content_length());
         assert!(clean.damage.is_empty() && store.is_sealed());
@@ -95,9 +76,9 @@ fn rot_that_memory_hides_is_found_whatever_the_slices() {
 
 #[test]
 fn what_cannot_be_read_is_damage_and_not_the_end_of_the_scrub() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
-    let store = sealed(&disk, &sample);
+    let store = sample.sealed_on(&disk);
     let file = Path::new(DIR).join("content/sample/d");
     disk.scratch(&file, BLOCK + 1..BLOCK + 2);
     let found = scrub(&store, 1);
@@ -107,9 +88,9 @@ fn what_cannot_be_read_is_damage_and_not_the_end_of_the_scrub() {
 
 #[test]
 fn leaf_hashes_that_rot_are_computed_again() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
-    let store = sealed(&disk, &sample);
+    let store = sample.sealed_on(&disk);
     disk.rot(Path::new("/s/leaves/0"), 33, b"rot").unwrap();
     let found = scrub(&store, BLOCK);
     assert!(found.damage.is_empty() && store.is_sealed());
@@ -119,7 +100,7 @@ fn leaf_hashes_that_rot_are_computed_again() {
 
 #[test]
 fn of_a_partial_generation_only_what_is_verified_is_judged() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
     let store = sample.create(Path::new(DIR), disk.io());
     let blocks = &sample.blocks;
@@ -140,9 +121,9 @@ fn of_a_partial_generation_only_what_is_verified_is_judged() {
 
 #[test]
 fn a_cursor_beyond_the_end_begins_again() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
-    let store = sealed(&disk, &sample);
+    let store = sample.sealed_on(&disk);
     let mut cursor = ScrubCursor::at(1000);
     let nothing = store.scrub_slice(&mut cursor, 1 << 30).unwrap();
     assert_eq!((nothing.bytes, nothing.done, cursor.piece()), (0, true, 0));
@@ -150,7 +131,7 @@ fn a_cursor_beyond_the_end_begins_again() {
 
 #[test]
 fn whole_and_sealed_is_opened_without_a_trace_and_nothing_else() {
-    let sample = sample();
+    let sample = Sample::four_files(3);
     let disk = ForgetfulDisk::new();
     let open = || TorrentStore::open_sealed(Path::new(DIR), disk.io()).unwrap();
     let store = sample.create(Path::new(DIR), disk.io());
@@ -162,7 +143,7 @@ fn whole_and_sealed_is_opened_without_a_trace_and_nothing_else() {
     sample.check_verified(&sealed).unwrap();
     assert_eq!(disk.changes(), before);
     // Being mended: whoever does it writes to it.
-    store.unverify(&sample.blocks[..1]).unwrap();
+    store.revoke(&sample.blocks[..1]).unwrap();
     let before = disk.changes();
     assert!(open().is_none());
     sample.complete(&store);

@@ -82,13 +82,9 @@ async fn unchanged_frames_are_found_although_they_moved() {
     let sources = ReuseSources::new(vec![store(&path("old"), &path("held"))])
         .with_index(&path("index"), &RealIo, &|| true)
         .unwrap();
-    let (fetched, _) = TorrentStore::create_from(
-        &path("fetched"),
-        &seeded.metainfo(),
-        Arc::new(RealIo),
-        &sources,
-    )
-    .unwrap();
+    let (fetched, _) = sources
+        .create(&path("fetched"), &seeded.metainfo(), Arc::new(RealIo))
+        .unwrap();
     let torrent = leech
         .add_store_reusing(Arc::new(fetched), Arc::new(sources))
         .await

@@ -10,12 +10,12 @@ use bittorrent_protocol::{BLOCK_LEN, MerkleHash, PieceLength, merkle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha_lanes::Sha1;
 
-use super::Progress;
+use super::ProgressCallback;
 use super::folder::{Folder, Hashed, LeafSink};
 use super::v1::{PieceInLane, V1Pieces};
-use crate::error::StoreError;
-use crate::io::{IoFile, read_full};
-use crate::pages::{PAGE, page_aligned};
+use crate::disk::io::{IoFile, read_full};
+use crate::disk::pages::{PAGE, page_aligned};
+use crate::error::{Operation, StoreError};
 
 /// Bytes read at once, by each thread; whole blocks.
 const READ: usize = 64 << 10;
@@ -64,11 +64,11 @@ pub(super) fn hash_file(
     piece_length: PieceLength,
     v1: V1Pieces,
     leaves: LeafSink<'_>,
-    progress: Progress<'_>,
+    progress: ProgressCallback<'_>,
 ) -> Result<HashedContent, StoreError> {
     let length = file
         .identity()
-        .map_err(StoreError::io("inspect", path))?
+        .map_err(StoreError::io(Operation::Inspect, path))?
         .length;
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
     let parts = Parts::new(length, piece_length, v1, threads);
@@ -210,10 +210,11 @@ fn read<'b>(
     let most = buffer.len().min(READ) as u64;
     let wanted = most.min(range.end.saturating_sub(range.start)) as usize;
     let (bytes, _) = buffer.split_at_mut(wanted);
-    let read = read_full(file, bytes, range.start).map_err(StoreError::io("read", path))?;
+    let read =
+        read_full(file, bytes, range.start).map_err(StoreError::io(Operation::Read, path))?;
     if read < wanted {
         // Somebody cut it: it is not what was to be hashed.
-        return Err(StoreError::io("read", path)(
+        return Err(StoreError::io(Operation::Read, path)(
             std::io::ErrorKind::UnexpectedEof.into(),
         ));
     }

@@ -9,11 +9,11 @@ use bittorrent_protocol::metainfo::HashedContent;
 use bittorrent_protocol::{MerkleHash, PieceLength, PieceSha1, merkle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::Progress;
+use super::ProgressCallback;
 use super::folder::{Folder, Hashed};
 use super::v1::{PieceHasher, V1Pieces};
-use crate::error::StoreError;
-use crate::io::IoFile;
+use crate::disk::io::IoFile;
+use crate::error::{Operation, StoreError};
 
 /// Bytes handed to the hashing threads at once; whole blocks. Few enough that they are still in a
 /// cache when they are written and hashed: with 1 MiB copying a file takes twice the time.
@@ -47,7 +47,7 @@ pub fn hash_stream(
     piece_length: PieceLength,
     v1: V1Pieces,
     leaves: &mut dyn FnMut(&[MerkleHash]) -> Result<(), StoreError>,
-    progress: Progress<'_>,
+    progress: ProgressCallback<'_>,
 ) -> Result<HashedContent, StoreError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     // SHA-1 goes through a piece from start to end, so it has one thread, and the leaves the rest.
@@ -95,7 +95,7 @@ pub fn hash_stream(
             };
             if let Some((file, path)) = target {
                 file.write_all_at(&mut [IoSlice::new(chunk.bytes())], length)
-                    .map_err(StoreError::io("write", path))?;
+                    .map_err(StoreError::io(Operation::Write, path))?;
             }
             length += read as u64;
             let chunk = Arc::new(chunk);

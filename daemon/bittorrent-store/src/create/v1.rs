@@ -5,6 +5,7 @@ use bittorrent_protocol::{PieceLength, PieceSha1};
 use sha1::{Digest as _, Sha1};
 
 use super::{Cut, Shape};
+use crate::zeros::hash_zeros;
 
 /// Which SHA-1 piece hashes of a hybrid are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,15 +128,5 @@ impl PieceInLane {
             }
         }
         PieceSha1::from_bytes(self.sha1.finish(&self.tail))
-    }
-}
-
-/// Feeds zeros to a SHA-1.
-pub(crate) fn hash_zeros(sha1: &mut Sha1, mut count: usize) {
-    const ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-    while count > 0 {
-        let some = ZEROS.split_at(count.min(ZEROS.len())).0;
-        sha1.update(some);
-        count -= some.len();
     }
 }

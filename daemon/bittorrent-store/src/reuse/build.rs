@@ -13,8 +13,8 @@ use bittorrent_protocol::{BLOCK_LEN, MerkleHash, merkle};
 
 use super::index::{BUCKETS, ENTRY, Entry, HEADER, header, path};
 use super::sealed;
-use crate::error::StoreError;
-use crate::io::{Io, IoFile, OpenMode};
+use crate::disk::io::{Io, IoFile, OpenMode};
+use crate::error::{Operation, StoreError};
 use crate::store::TorrentStore;
 
 /// Memory for sorting, in bytes.
@@ -33,12 +33,12 @@ pub(super) fn build(
     go_on: &dyn Fn() -> bool,
 ) -> Result<(), StoreError> {
     io.create_dir_all(scratch)
-        .map_err(StoreError::io("make directory", scratch))?;
+        .map_err(StoreError::io(Operation::CreateDirectory, scratch))?;
     let place = path(scratch);
     let fresh = place.with_extension("new");
     let file = io
         .open(&fresh, OpenMode::Replace)
-        .map_err(StoreError::io("create", &fresh))?;
+        .map_err(StoreError::io(Operation::Create, &fresh))?;
     let mut output = Output {
         path: &fresh,
         file: &*file,
@@ -66,12 +66,13 @@ pub(super) fn build(
         })
         .collect();
     file.write_all_at(&mut [IoSlice::new(&header(generations, &ends))], 0)
-        .map_err(StoreError::io("write", &fresh))?;
-    file.sync_data().map_err(StoreError::io("sync", &fresh))?;
+        .map_err(StoreError::io(Operation::Write, &fresh))?;
+    file.sync_data()
+        .map_err(StoreError::io(Operation::Sync, &fresh))?;
     io.rename(&fresh, &place)
-        .map_err(StoreError::io("rename", &fresh))?;
+        .map_err(StoreError::io(Operation::Rename, &fresh))?;
     io.sync_dir(scratch)
-        .map_err(StoreError::io("sync", scratch))
+        .map_err(StoreError::io(Operation::Sync, scratch))
 }
 
 /// Picks the entries from a key on, in order and each key once, as many as fit: says from which key on
@@ -135,14 +136,14 @@ fn scan(
             let Some(file) = layout.file_index(number).filter(|_| fresh) else {
                 continue;
             };
-            let start = store.numbers(file).start;
+            let start = store.files().numbers(file).start;
             let mut first = 0;
             while first < span.blocks() {
                 if !go_on() {
                     return Err(StoreError::Cancelled);
                 }
                 let count = CHUNK.min(span.blocks() - first);
-                let leaves = store.kept_leaves(file, first, count as usize)?;
+                let leaves = store.files().stored_leaves(file, first, count as usize)?;
                 for (number, leaf) in (start + first..).zip(&leaves) {
                     // The first says nothing was ever kept here.
                     if *leaf != MerkleHash::ZERO && *leaf != zeros {
@@ -176,7 +177,7 @@ impl Output<'_> {
             let offset = HEADER as u64 + self.written;
             self.file
                 .write_all_at(&mut [IoSlice::new(&bytes)], offset)
-                .map_err(StoreError::io("write", self.path))?;
+                .map_err(StoreError::io(Operation::Write, self.path))?;
             self.written += bytes.len() as u64;
         }
         Ok(())

@@ -15,8 +15,8 @@ use bittorrent_protocol::MerkleHash;
 use sha2::{Digest as _, Sha256};
 
 use super::{beginning, sealed};
-use crate::error::StoreError;
-use crate::io::{Io, IoFile, OpenMode, read_full};
+use crate::disk::io::{Io, IoFile, OpenMode, read_full};
+use crate::error::{Operation, StoreError};
 use crate::store::TorrentStore;
 
 const MAGIC: &[u8; 8] = b"btreuse\x01";
@@ -92,10 +92,11 @@ impl LeafIndex {
         let file = match io.open(&path, OpenMode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("open", &path)(error)),
+            Err(error) => return Err(StoreError::io(Operation::Open, &path)(error)),
         };
         let mut found = vec![0; HEADER];
-        let read = read_full(&*file, &mut found, 0).map_err(StoreError::io("read", &path))?;
+        let read =
+            read_full(&*file, &mut found, 0).map_err(StoreError::io(Operation::Read, &path))?;
         let expected = header(generations, &[]);
         let Some((start, ends)) = found.split_at_checked(expected.len()) else {
             return Ok(None);
@@ -107,7 +108,7 @@ impl LeafIndex {
         let ends: Vec<u64> = ends.iter().map(|end| u64::from_be_bytes(*end)).collect();
         let length = file
             .identity()
-            .map_err(StoreError::io("inspect", &path))?
+            .map_err(StoreError::io(Operation::Inspect, &path))?
             .length;
         let entries = ends.last().copied().unwrap_or(0);
         let whole = entries.checked_mul(ENTRY as u64) == length.checked_sub(HEADER as u64);
@@ -174,7 +175,7 @@ impl LeafIndex {
         let length = buffer.len().min(count as usize * ENTRY);
         let wanted = buffer.split_at_mut(length).0;
         let read = read_full(&*self.file, wanted, HEADER as u64 + first * ENTRY as u64)
-            .map_err(StoreError::io("read", &self.path))?;
+            .map_err(StoreError::io(Operation::Read, &self.path))?;
         Ok(wanted.split_at(read).0)
     }
 }

@@ -1,55 +1,68 @@
-//! Taking up a generation's directory.
+//! Opens the directory of a generation.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::metainfo::Metainfo;
-use bittorrent_protocol::{BLOCK_LEN, FileSpan, InfoHashV2, merkle};
+use bittorrent_protocol::{BLOCK_LEN, InfoHashV2, merkle};
 
+use super::block_states::BlockStates;
+use super::durability::Durability;
 use super::inspect::is_same;
-use super::{Claims, Pending, TorrentStore};
-use crate::bitmap::AtomicBitmap;
-use crate::error::StoreError;
-use crate::files::{FileTable, Kind};
-use crate::io::{Io, OpenMode, read_full};
-use crate::journal;
-use crate::paths::Paths;
-use crate::progress::{Progress, read_whole};
+use super::stored_files::StoredFiles;
+use super::{TorrentStore, create_with};
+use crate::disk::io::{Io, OpenMode, read_full};
+use crate::disk::paths::Paths;
+use crate::disk::whole_file::read_whole;
+use crate::error::{Operation, StoreError};
+use crate::record::claims::ClaimsRecord;
+use crate::record::journal;
 
-/// What was found when a generation was taken up.
+/// What opening a generation found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recovery {
-    /// Blocks that were claimed and are believed without being read.
+    /// Claimed blocks, which count as verified without being read.
     pub blocks_claimed: u64,
-    /// Blocks verified after the last checkpoint, hashed again and found good.
+    /// Blocks verified after the last checkpoint that were read again and are good.
     pub blocks_rehashed: u64,
-    /// Blocks verified after the last checkpoint that were not good, and blocks whose file is no
-    /// longer the one they were claimed for.
+    /// Blocks verified after the last checkpoint that are not good, and claimed blocks whose file was
+    /// replaced or changed.
     pub blocks_dropped: u64,
-    /// Whether claims were lost although the content may be good: the record of progress is missing
-    /// or damaged, or a file was changed or copied. [`TorrentStore::verify_all`] finds what is good.
+    /// Whether claims were lost although the content may be good: the claims are missing or damaged, or a
+    /// file was changed or copied. [`TorrentStore::verify_all`] finds the good blocks.
     pub claims_lost: bool,
 }
 
 impl TorrentStore {
-    /// Takes up a directory that [`Self::create`] made. What was verified after the last checkpoint
-    /// is hashed again and claimed; nothing else is read, whatever the size.
+    /// Creates the directory of a torrent, without any block. Content files get their full length and take
+    /// no space. All of it is durable, the directory's own entry included.
     ///
     /// # Errors
     ///
-    /// When `snapshot.torrent` or a content file is missing or unreadable. A damaged record of
-    /// progress is no error: it claims nothing. [`StoreError::SyncFailed`] when the disk lost what was
-    /// not claimed: a second attempt does without.
+    /// [`StoreError::Exists`] when the directory has a generation, and when something cannot be created.
+    /// What was created stays, and a second attempt continues.
+    pub fn create(dir: &Path, metainfo: &Metainfo, io: Arc<dyn Io>) -> Result<Self, StoreError> {
+        create_with(dir, metainfo.clone(), io, &mut |_, _, _| Ok(()))
+    }
+
+    /// Opens a directory that [`Self::create`] made. Reads the blocks that were verified after the last
+    /// checkpoint again and claims the good ones. Reads no other content, whatever the size.
+    ///
+    /// # Errors
+    ///
+    /// When `snapshot.torrent` or a content file is missing or unreadable. Damaged claims are no error:
+    /// then nothing is claimed. [`StoreError::SyncFailed`] when the disk lost blocks that were not claimed;
+    /// a second attempt opens the generation without them.
     pub fn open(dir: &Path, io: Arc<dyn Io>) -> Result<(Self, Recovery), StoreError> {
         Self::open_expecting(dir, None, io)
     }
 
-    /// [`Self::open`], but only if `snapshot.torrent` has the info-hash `expected`; `None` accepts any.
-    /// Nothing is written to the directory of another torrent.
+    /// Opens a directory as [`Self::open`] does, if `snapshot.torrent` has the info-hash `expected`; `None`
+    /// accepts any. Writes nothing to the directory of another torrent.
     ///
     /// # Errors
     ///
@@ -60,44 +73,46 @@ impl TorrentStore {
         io: Arc<dyn Io>,
     ) -> Result<(Self, Recovery), StoreError> {
         let paths = Paths::new(dir);
-        let (metainfo, progress) = read_notes(&paths, expected, &*io)?;
-        let mut claims = Claims::none(metainfo.info().layout());
+        let (metainfo, record) = read_records(&paths, expected, &*io)?;
         let mut recovery = Recovery {
-            claims_lost: progress.is_none(),
+            claims_lost: record.is_none(),
             ..Recovery::default()
         };
-        let sealed = progress.as_ref().is_some_and(|progress| progress.sealed);
-        claims.epoch = progress.as_ref().map_or(0, |progress| progress.epoch);
-        let mut store = Self::assemble(paths, io, metainfo, claims, sealed)?;
-        if let Some(progress) = progress {
-            let same = store.believe(&progress, &mut recovery)?;
+        let sealed = record.as_ref().is_some_and(|record| record.sealed);
+        let epoch = record.as_ref().map_or(0, |record| record.epoch);
+        let mut store = Self::assemble(paths, io, metainfo, epoch, sealed)?;
+        if let Some(record) = record {
+            let same = store.restore_claims(&record, &mut recovery)?;
             if sealed && !same {
-                // Someone changed a sealed file: it counts as unsealed, so that it can be mended.
+                // Another program changed a sealed file. The generation opens unsealed, so that it can be
+                // repaired.
                 store = store.reopen_for_writing()?;
             }
         }
         if !store.is_sealed() {
             store.restore_lengths()?;
-            // Without claims everything that is in the journals may be tried: it proves itself.
-            let epoch = store.claims().epoch;
+            // Without claims all blocks in the journals are tried: each is read and compared.
+            let epoch = store.durability.epoch();
             store.replay_journal(epoch, &mut recovery)?;
-            store.settle(epoch.saturating_add(1))?;
+            store
+                .durability
+                .settle(&store.files, &store.blocks, epoch.saturating_add(1))?;
         }
         Ok((store, recovery))
     }
 
-    /// Takes up a directory whose content is whole and sealed, and unchanged since. `None` for any other.
-    /// Nothing is written, so that others may have it open, too.
+    /// Opens a directory whose content is complete, sealed and unchanged. Returns `None` for any other.
+    /// Writes nothing, so that other processes may have it open too.
     ///
     /// # Errors
     ///
-    /// When `snapshot.torrent`, the record of progress or a content file is missing or unreadable.
+    /// When `snapshot.torrent`, the claims or a content file is missing or unreadable.
     pub fn open_sealed(dir: &Path, io: Arc<dyn Io>) -> Result<Option<Self>, StoreError> {
         Self::open_sealed_expecting(dir, None, io)
     }
 
-    /// [`Self::open_sealed`], but only if `snapshot.torrent` has the info-hash `expected`; `None`
-    /// accepts any.
+    /// Opens a directory as [`Self::open_sealed`] does, if `snapshot.torrent` has the info-hash `expected`;
+    /// `None` accepts any.
     ///
     /// # Errors
     ///
@@ -108,202 +123,197 @@ impl TorrentStore {
         io: Arc<dyn Io>,
     ) -> Result<Option<Self>, StoreError> {
         let paths = Paths::new(dir);
-        let (metainfo, progress) = read_notes(&paths, expected, &*io)?;
-        let Some(progress) = progress.filter(|progress| progress.sealed) else {
+        let (metainfo, record) = read_records(&paths, expected, &*io)?;
+        let Some(record) = record.filter(|record| record.sealed) else {
             return Ok(None);
         };
-        let mut claims = Claims::none(metainfo.info().layout());
-        claims.epoch = progress.epoch;
-        let store = Self::assemble(paths, io, metainfo, claims, true)?;
-        let same = store.believe(&progress, &mut Recovery::default())?;
+        let store = Self::assemble(paths, io, metainfo, record.epoch, true)?;
+        let same = store.restore_claims(&record, &mut Recovery::default())?;
         Ok(same.then_some(store))
     }
 
-    /// Claims what was found when a generation was taken up, as of the next epoch, and starts its
-    /// journal. Until the claims are written the old journals stay as they are.
-    pub(super) fn settle(&self, epoch: u64) -> Result<(), StoreError> {
-        let mut claims = self.claims();
-        let window = std::mem::take(&mut self.pending().window);
-        self.claim(&mut claims, window, epoch)?;
-        let mut pending = self.pending();
-        pending.since = None;
-        pending.journal = Some(self.new_journal(epoch)?);
-        self.count_dirty(&pending);
-        Ok(())
+    /// Opens a generation that was just created and has no block.
+    pub(super) fn start(
+        paths: Paths,
+        io: Arc<dyn Io>,
+        metainfo: Metainfo,
+    ) -> Result<Self, StoreError> {
+        let store = Self::assemble(paths, io, metainfo, 0, false)?;
+        // A mark may be left of an earlier attempt.
+        store.set_cloned(false);
+        store.durability.settle(&store.files, &store.blocks, 1)?;
+        Ok(store)
     }
 
-    /// Takes over a directory whose content and leaf hashes were just written whole, and seals it.
+    /// Sets whether content files started as clones.
+    pub(crate) fn set_cloned(&self, cloned: bool) {
+        self.cloned.store(cloned, Ordering::Relaxed);
+    }
+
+    /// Opens a generation whose content and leaf hashes were just written completely, and seals it.
     pub(crate) fn seal_whole(
         paths: Paths,
         io: Arc<dyn Io>,
         metainfo: Metainfo,
     ) -> Result<Self, StoreError> {
         let layout = metainfo.info().layout().clone();
-        let claims = Claims::none(&layout);
-        let store = Self::assemble(paths, io, metainfo, claims, false)?;
-        let mut directories = BTreeSet::from([store.paths.content()]);
+        let store = Self::assemble(paths, io, metainfo, 0, false)?;
+        let content = store.files.paths().content();
+        let mut directories = BTreeSet::from([content.clone()]);
         for number in 0..layout.files().len() as u32 {
             let Some(file) = layout.file_index(number) else {
                 continue;
             };
-            for number in store.numbers(file) {
-                store.verified.set(number);
-                store.claims().set(number);
+            for number in store.files.numbers(file) {
+                store.blocks.set_verified(number);
             }
+            store.durability.restore_claims(store.files.numbers(file));
             let path = store.file_path(file);
             let above = path
                 .ancestors()
                 .skip(1)
-                .take_while(|above| above.starts_with(store.paths.content()));
+                .take_while(|above| above.starts_with(&content));
             directories.extend(above.map(Path::to_owned));
         }
         for directory in &directories {
             store
-                .io
+                .files
+                .io()
                 .sync_dir(directory)
-                .map_err(StoreError::io("sync", directory))?;
+                .map_err(StoreError::io(Operation::Sync, directory))?;
         }
         store.finish()?;
         Ok(store)
     }
 
-    /// Opens the files. Sealed content is opened to be read only.
-    pub(super) fn assemble(
+    /// Opens the files of a generation of which nothing is known yet but the epoch of its claims.
+    fn assemble(
         paths: Paths,
         io: Arc<dyn Io>,
         metainfo: Metainfo,
-        claims: Claims,
+        epoch: u64,
         sealed: bool,
     ) -> Result<Self, StoreError> {
         let info = metainfo.info().clone();
-        let table = |kind| FileTable::new(io.clone(), paths.clone(), info.clone(), kind, !sealed);
-        let (contents, leaves) = (table(Kind::Content), table(Kind::Leaves));
-        // By these they are known again, should they be closed meanwhile.
-        contents
-            .all()
-            .try_for_each(|file| contents.get(file).map(drop))?;
-        leaves
-            .all()
-            .try_for_each(|file| leaves.get(file).map(drop))?;
-        if !sealed {
-            let directory = paths.leaves_dir();
-            io.sync_dir(&directory)
-                .map_err(StoreError::io("sync", &directory))?;
-        }
-        let cloned = !sealed && io.open(&paths.cloned(), OpenMode::Read).is_ok();
-        let layout = info.layout();
-        Ok(Self {
-            total: layout.files().iter().map(FileSpan::blocks).sum(),
-            verified: AtomicBitmap::new(layout.block_numbers()),
-            touched: AtomicBitmap::new(layout.block_numbers()),
-            forgotten: AtomicBitmap::new(layout.files().len() as u64),
-            lost: OnceLock::new(),
-            dirty: AtomicU64::new(0),
-            sealed: AtomicBool::new(sealed),
+        let (blocks, durability) = {
+            let layout = info.layout();
+            (
+                BlockStates::new(layout),
+                Durability::new(layout, epoch, sealed),
+            )
+        };
+        let files = StoredFiles::open(paths, io, info, sealed)?;
+        Ok(Self::of_parts(
+            files,
+            blocks,
+            durability,
+            Arc::new(metainfo),
+        ))
+    }
+
+    fn of_parts(
+        files: StoredFiles,
+        blocks: BlockStates,
+        durability: Durability,
+        metainfo: Arc<Metainfo>,
+    ) -> Self {
+        let mark = files.paths().cloned();
+        let cloned = !durability.is_sealed() && files.io().open(&mark, OpenMode::Read).is_ok();
+        Self {
+            files,
+            blocks,
+            durability,
+            metainfo: RwLock::new(metainfo),
             cloned: AtomicBool::new(cloned),
             gate: RwLock::new(()),
             torrent_file: Mutex::new(()),
-            metainfo: RwLock::new(Arc::new(metainfo)),
-            progress: Mutex::new(Pending::default()),
             unreadable: Mutex::default(),
-            checkpoint: Mutex::new(claims),
-            contents,
-            leaves,
-            info,
-            paths,
-            io,
-        })
+        }
     }
 
     fn reopen_for_writing(self) -> Result<Self, StoreError> {
-        let metainfo = Metainfo::clone(&self.metainfo());
-        let claims = self
-            .checkpoint
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let store = Self::assemble(self.paths, self.io, metainfo, claims, false)?;
-        Ok(Self {
-            verified: self.verified,
-            ..store
-        })
+        let metainfo = self.metainfo();
+        let files = self.files.reopen_for_writing()?;
+        let durability = self.durability.unsealed();
+        Ok(Self::of_parts(files, self.blocks, durability, metainfo))
     }
 
-    /// Gives every file its length again: a file may have been cut or prolonged meanwhile.
+    /// Sets the length of each file whose length was changed by another program.
     fn restore_lengths(&self) -> Result<(), StoreError> {
-        for file in self.contents.all() {
+        let contents = self.files.contents();
+        for file in contents.all() {
             let length = self.layout().file(file).length();
-            if self
-                .contents
+            if contents
                 .identity(file)
                 .is_some_and(|is| is.length != length)
             {
-                self.contents
-                    .change(file, "extend", |open| open.set_len(length))?;
+                contents.change(file, Operation::SetLength, |open| open.set_len(length))?;
             }
         }
         Ok(())
     }
 
-    /// Takes over the claims for files that are still the same; true when all are.
-    fn believe(&self, progress: &Progress, recovery: &mut Recovery) -> Result<bool, StoreError> {
-        let layout = self.layout();
+    /// Takes over the claims of files that are unchanged; returns whether all are.
+    fn restore_claims(
+        &self,
+        record: &ClaimsRecord,
+        recovery: &mut Recovery,
+    ) -> Result<bool, StoreError> {
         let mut all_same = true;
-        let mut claims = self.claims();
-        for index in self.contents.all() {
-            let was = progress.identities.get(index.as_usize());
-            let Some((is, was)) = self.contents.identity(index).zip(was) else {
+        for file in self.files.contents().all() {
+            let was = record.identities.get(file.as_usize());
+            let Some((is, was)) = self.files.contents().identity(file).zip(was) else {
                 continue;
             };
-            let same = is_same(is, *was, layout.file(index).length(), progress.sealed);
+            let length = self.layout().file(file).length();
+            let same = is_same(is, *was, length, record.sealed);
             all_same &= same;
-            for number in self.numbers(index) {
-                match (progress.claims(number), same) {
-                    (true, true) => {
-                        claims.set(number);
-                        self.verified.set(number);
-                        recovery.blocks_claimed += 1;
-                    }
-                    (true, false) => recovery.blocks_dropped += 1,
-                    (false, _) => {}
-                }
+            let claimed = self.files.numbers(file).filter(|n| record.claims(*n));
+            if !same {
+                recovery.blocks_dropped += claimed.count() as u64;
+                continue;
             }
+            let restored = claimed.inspect(|number| {
+                self.blocks.set_verified(*number);
+                recovery.blocks_claimed += 1;
+            });
+            self.durability.restore_claims(restored);
         }
         recovery.claims_lost |= !all_same;
         Ok(all_same)
     }
 
-    /// Hashes again what the journals name, as it is on the disk, and takes what is good.
+    /// Reads the blocks in the journals again from the disk, and takes those that are good.
     fn replay_journal(&self, epoch: u64, recovery: &mut Recovery) -> Result<(), StoreError> {
         let layout = self.layout();
         let mut buffer = vec![0; BLOCK_LEN as usize];
         // A block may be named more than once, with the same leaf each time.
         let mut bad = BTreeSet::new();
         let mut reread = BTreeSet::new();
-        let named = journal::replay(&self.paths, &*self.io, self.torrent_id(), epoch)?;
+        let (paths, torrent) = (self.files.paths(), self.files.torrent_id());
+        let named = journal::replay(paths, self.files.io(), torrent, epoch)?;
         for (number, leaf) in named {
-            let block = self.block_of(number);
+            let block = self.files.block_of(number);
             let Some(block) = block.filter(|block| !self.is_block_verified(*block)) else {
                 continue;
             };
-            let (file, content) = self.content_of(block.piece())?;
+            let (file, content) = self.files.content_of(block.piece())?;
             let slot = buffer.split_at_mut(layout.block_size(block) as usize).0;
             let offset = layout.offset_in_file(block.piece()) + u64::from(block.begin());
             if reread.insert(file) {
                 content
                     .forget_cached(0, layout.file(file).length())
-                    .map_err(StoreError::io("read", &self.file_path(file)))?;
+                    .map_err(StoreError::io(Operation::Read, &self.file_path(file)))?;
             }
             let read = read_full(&*content, slot, offset)
-                .map_err(StoreError::io("read", &self.file_path(file)))?;
+                .map_err(StoreError::io(Operation::Read, &self.file_path(file)))?;
             if read < slot.len() || merkle::leaf(slot) != leaf {
                 bad.insert(number);
                 continue;
             }
-            self.write_leaves(file, &[(number, leaf)])?;
-            self.verified.set(number);
-            let mut pending = self.pending();
-            pending.window.blocks.push(block);
-            pending.window.files.insert(file.get());
+            self.files.write_leaves(file, &[(number, leaf)])?;
+            self.blocks.set_verified(number);
+            self.durability.restore_pending(file, block);
             recovery.blocks_rehashed += 1;
         }
         recovery.blocks_dropped += bad.len() as u64;
@@ -311,17 +321,17 @@ impl TorrentStore {
     }
 }
 
-/// Reads the torrent of a directory. What has another info-hash than `expected` is an error.
+/// Reads the torrent of a directory. Another info-hash than `expected` is an error.
 pub(super) fn read_torrent(
     paths: &Paths,
     expected: Option<InfoHashV2>,
     io: &dyn Io,
 ) -> Result<Metainfo, StoreError> {
     let path = paths.torrent();
-    // One byte more than may be, so that what is too long is told from what is cut.
+    // One byte more than allowed, so that a too long file is recognised.
     let most = Limits::TORRENT.max_len as u64 + 1;
     let bytes = read_whole(io, &path, most)?
-        .ok_or_else(|| StoreError::io("open", &path)(ErrorKind::NotFound.into()))?;
+        .ok_or_else(|| StoreError::io(Operation::Open, &path)(ErrorKind::NotFound.into()))?;
     let metainfo = match Metainfo::parse(&bytes, &Limits::TORRENT) {
         Ok(metainfo) => metainfo,
         Err(source) => {
@@ -342,30 +352,29 @@ pub(super) fn read_torrent(
     }
 }
 
-/// Reads the record of progress of a torrent; `None` where it is missing, damaged or about something
-/// else.
-pub(super) fn read_progress(
+/// Reads the claims of a torrent; `None` if they are missing, damaged or of another torrent.
+pub(super) fn read_claims(
     paths: &Paths,
     metainfo: &Metainfo,
     io: &dyn Io,
-) -> Result<Option<Progress>, StoreError> {
+) -> Result<Option<ClaimsRecord>, StoreError> {
     let layout = metainfo.info().layout();
     let words = layout.block_numbers().div_ceil(64);
-    Ok(Progress::read(paths, io)?.filter(|progress| {
-        progress.torrent == metainfo.info().hashes().v2
-            && progress.identities.len() == layout.files().len()
-            && (progress.sealed || progress.words.len() as u64 == words)
+    Ok(ClaimsRecord::read(paths, io)?.filter(|record| {
+        record.torrent == metainfo.info().hashes().v2
+            && record.identities.len() == layout.files().len()
+            && (record.sealed || record.words.len() as u64 == words)
     }))
 }
 
-fn read_notes(
+fn read_records(
     paths: &Paths,
     expected: Option<InfoHashV2>,
     io: &dyn Io,
-) -> Result<(Metainfo, Option<Progress>), StoreError> {
+) -> Result<(Metainfo, Option<ClaimsRecord>), StoreError> {
     let metainfo = read_torrent(paths, expected, io)?;
-    let progress = read_progress(paths, &metainfo, io)?;
-    Ok((metainfo, progress))
+    let record = read_claims(paths, &metainfo, io)?;
+    Ok((metainfo, record))
 }
 
 #[cfg(test)]
@@ -376,10 +385,10 @@ mod tests {
     use bittorrent_protocol::{MerkleHash, PieceLength};
 
     use super::*;
-    use crate::io::RealIo;
+    use crate::disk::io::RealIo;
 
     #[test]
-    fn a_hundred_gigabytes_are_taken_up_without_being_read() {
+    fn a_hundred_gigabytes_are_opened_without_being_read() {
         const LENGTH: u64 = 100_000_000_000 / BLOCK_LEN as u64 * BLOCK_LEN as u64;
         let piece_length = PieceLength::DEFAULT;
         let zeros = merkle::leaf(&[0; BLOCK_LEN as usize]);
@@ -412,7 +421,7 @@ mod tests {
         let started = Instant::now();
         let (store, recovery) = TorrentStore::open(&place, Arc::new(RealIo)).unwrap();
         let took = started.elapsed();
-        println!("{} blocks taken up in {took:?}", store.total_blocks());
+        println!("{} blocks opened in {took:?}", store.total_blocks());
         assert_eq!(recovery.blocks_claimed, blocks as u64);
         assert!(store.is_sealed() && store.is_complete());
         // Reading it, even from memory, takes longer than this.

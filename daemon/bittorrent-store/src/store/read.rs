@@ -8,15 +8,16 @@ use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault}
 use bittorrent_protocol::{FileIndex, MerkleHash, PieceIndex};
 
 use super::TorrentStore;
-use crate::error::StoreError;
-use crate::io::{IoFile, read_full};
-use crate::pages::{PAGE, page_aligned};
+use crate::disk::io::{IoFile, read_full};
+use crate::disk::pages::{PAGE, page_aligned};
+use crate::error::{Operation, StoreError};
+use crate::sync;
 
-/// The most leaves read to answer one request: 2 MiB of them. Enough for every layer that clients ask
-/// for: leaves, and anything from the piece layer up, which needs none.
+/// The most leaves read to answer one request: 2 MiB of them. Enough for every layer that clients
+/// request: leaves, and layers from the piece layer up, which need none.
 const MAX_LEAVES: u64 = 65_536;
 
-/// A content file as the kernel knows it, for reads of other kinds than this crate offers.
+/// An open content file, for kinds of reads that this crate does not offer.
 #[derive(Debug, Clone)]
 pub struct SharedFile(Arc<dyn IoFile>);
 
@@ -26,30 +27,35 @@ impl AsFd for SharedFile {
     }
 }
 
-/// Where the bytes of a stretch of a piece lie: first in a file, then zeros that lie nowhere.
+/// The location of a range of a piece: bytes in a file, then padding zeros.
 #[derive(Debug, Clone)]
 pub struct Extent {
     /// The file.
     pub file: SharedFile,
-    /// The first byte in it.
+    /// The position of the first byte in the file.
     pub offset: u64,
-    /// How many bytes are in the file.
+    /// The number of bytes in the file.
     pub content: u32,
-    /// How many zeros follow: what a peer asks for past the end of a file is padding.
+    /// The number of zeros that follow: padding past the end of the file.
     pub zeros: u32,
 }
 
 impl TorrentStore {
-    /// Reads from a position of a piece; bytes past the content are zeros. Verified or not, the
-    /// bytes are those on disk. A failure is noted for [`Self::recheck_unreadable`].
+    /// Reads from a position of a piece, verified or not. Bytes past the content are zeros. A failure is
+    /// noted for [`Self::recheck_unreadable`].
     ///
     /// # Errors
     ///
-    /// When the disk fails or the file is too short.
+    /// When the disk fails, when the file is too short, and when no file descriptor is free
+    /// ([`StoreError::is_busy`]), which is not noted.
     pub fn read(&self, piece: PieceIndex, begin: u32, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.read_content(piece, begin, buffer).inspect_err(|_| {
-            self.unreadable().insert(piece);
-        })
+        self.read_content(piece, begin, buffer)
+            .inspect_err(|error| {
+                // Without a free descriptor nothing is known of the piece.
+                if !error.is_busy() {
+                    sync::lock(&self.unreadable).insert(piece);
+                }
+            })
     }
 
     fn read_content(
@@ -61,17 +67,13 @@ impl TorrentStore {
         let there = self.layout().piece_size(piece).saturating_sub(begin) as usize;
         let (content, zeros) = buffer.split_at_mut(there.min(buffer.len()));
         zeros.fill(0);
-        let (file, open) = self.content_of(piece)?;
+        let (file, open) = self.files.content_of(piece)?;
         let offset = self.layout().offset_in_file(piece) + u64::from(begin);
-        let path = || self.file_path(file);
-        let read = read_full(&*open, content, offset).map_err(|source| StoreError::Io {
-            action: "read",
-            path: path(),
-            source,
-        })?;
+        let read = read_full(&*open, content, offset)
+            .map_err(self.files.contents().failed(Operation::Read, file))?;
         if read < content.len() {
             return Err(StoreError::Truncated {
-                path: path(),
+                path: self.file_path(file),
                 length: offset + read as u64,
                 piece,
             });
@@ -79,10 +81,13 @@ impl TorrentStore {
         Ok(())
     }
 
-    /// Where `length` bytes from a position of a piece lie, if their file is open right now: never waits
-    /// for a disk. [`Self::read`] opens it.
+    /// Returns the location of `length` bytes from a position of a piece, if their file is open right now.
+    /// Never waits for a disk. [`Self::read`] opens the file.
     pub fn extent(&self, piece: PieceIndex, begin: u32, length: u32) -> Option<Extent> {
-        let file = self.contents.at_hand(self.layout().file_of(piece))?;
+        let file = self
+            .files
+            .contents()
+            .open_file(self.layout().file_of(piece))?;
         let content = self
             .layout()
             .piece_size(piece)
@@ -96,10 +101,10 @@ impl TorrentStore {
         })
     }
 
-    /// Answers a hash request (BEP 52): the asked hashes, then the uncles. `None` is a hash reject:
-    /// the request makes no sense, or what it asks for is not verified here.
+    /// Answers a hash request (BEP 52): the requested hashes, then the uncles. `None` means a hash reject:
+    /// the request is invalid, or its blocks are not verified here.
     ///
-    /// Layers from the piece layer up come from the torrent; those below from the kept leaves.
+    /// Layers from the piece layer up come from the torrent, those below from the stored leaves.
     ///
     /// # Errors
     ///
@@ -120,13 +125,13 @@ impl TorrentStore {
             if reply.is_some() && self.is_sound(file, &checked, reply.as_deref()) {
                 return Ok(reply);
             }
-            // Files with the same content have the same root; another of them may be further on.
+            // Files with the same content have the same root; a later one may have the hashes.
         }
         Ok(None)
     }
 
-    /// Whether an answer does not contradict what is known of the tree: a leaf file that was damaged must
-    /// not make us a liar.
+    /// Returns whether an answer agrees with the known part of the tree, so that a damaged leaf file never
+    /// makes this client send false hashes.
     fn is_sound(
         &self,
         file: FileIndex,
@@ -148,8 +153,8 @@ impl TorrentStore {
         matches!(verdict, Ok(_) | Err(ProofFault::Unanchored))
     }
 
-    /// Nodes of a file's tree that cover content; `None` where they do not follow from what is
-    /// verified.
+    /// Returns nodes of a file's tree that cover content; `None` if they do not follow from verified
+    /// blocks.
     fn nodes(
         &self,
         file: FileIndex,
@@ -168,7 +173,7 @@ impl TorrentStore {
             return Ok(None);
         }
         let count = (leaves.end - leaves.start) as usize;
-        let kept = self.kept_leaves(file, leaves.start, count)?;
+        let kept = self.files.stored_leaves(file, leaves.start, count)?;
         if kept.len() != count {
             return Ok(None);
         }
@@ -180,18 +185,19 @@ impl TorrentStore {
     }
 
     fn are_leaves_verified(&self, file: FileIndex, leaves: &Range<u64>) -> bool {
-        let first = self.numbers(file).start;
-        self.verified.all(first + leaves.start..first + leaves.end)
+        let first = self.files.numbers(file).start;
+        self.blocks
+            .are_verified(first + leaves.start..first + leaves.end)
     }
 
-    /// The leaves of a piece as its bytes on disk give them. `each` sees the bytes too, in order.
+    /// Reads a piece from disk and returns its leaves. Passes the bytes to `each`, in order.
     pub(super) fn hash_piece(
         &self,
         piece: PieceIndex,
         buffer: &mut Vec<u8>,
         each: &mut dyn FnMut(&[u8]),
     ) -> Result<Vec<MerkleHash>, StoreError> {
-        /// Bytes read at once; whole blocks.
+        /// Bytes read at once, a multiple of the block length.
         const CHUNK: u32 = 64 << 10;
         buffer.resize(CHUNK as usize + PAGE, 0);
         let buffer = page_aligned(buffer);

@@ -1,27 +1,26 @@
-//! Writing blocks, and keeping what proves them.
+//! Writes blocks and their leaf hashes, and counts them as verified.
 
 use std::io::IoSlice;
-use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, RwLockReadGuard};
 
-use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, MerkleHash, PieceIndex, PieceLayer};
+use bittorrent_protocol::{BlockIndex, FileIndex, MerkleHash, PieceIndex, PieceLayer};
 use bytes::Bytes;
 
-use super::TorrentStore;
+use super::{Checkpoint, TorrentStore};
+use crate::disk::whole_file::replace;
 use crate::error::StoreError;
-use crate::progress::replace;
+use crate::sync;
 
 impl TorrentStore {
-    /// Writes blocks at their places, neighbours with one call. A block that is verified already is
-    /// passed over: its bytes are good and stay.
+    /// Writes blocks, adjacent ones with one call. Skips verified blocks: their bytes are good and stay.
     ///
     /// # Errors
     ///
-    /// When the disk fails, after which any of the blocks may be written in part; and, before any is
-    /// written, when a block has the wrong length.
+    /// When the disk fails; any of the blocks may then be written in part. When a block has the wrong
+    /// length; then none is written.
     pub fn write_blocks(&self, blocks: &[(BlockIndex, Bytes)]) -> Result<(), StoreError> {
         let layout = self.layout();
-        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.lock_writes();
         let mut wanted = Vec::with_capacity(blocks.len());
         for (block, bytes) in blocks {
             let expected = layout.block_size(*block);
@@ -39,12 +38,7 @@ impl TorrentStore {
         // Of two versions of a block the later one is written last.
         wanted.sort_by_key(|(block, _)| *block);
         for (block, _) in &wanted {
-            let number = layout.block_number(*block);
-            // Before it is written: a sync that fails in between may lose it.
-            self.touched.set(number);
-            if let Some(lost) = self.lost.get() {
-                lost.clear(number);
-            }
+            self.blocks.begin_write(layout.block_number(*block));
         }
         let mut slices = Vec::with_capacity(wanted.len());
         for run in wanted.chunk_by(|(a, _), (b, _)| self.follows(*a, *b)) {
@@ -55,20 +49,25 @@ impl TorrentStore {
             let offset = layout.offset_in_file(first.piece()) + u64::from(first.begin());
             slices.clear();
             slices.extend(run.iter().map(|(_, bytes)| IoSlice::new(bytes)));
-            self.contents.write(file, &mut slices, offset)?;
+            self.files.contents().write(file, &mut slices, offset)?;
         }
         Ok(())
     }
 
-    /// Whether `b` begins where `a` ends, in the same file. Only a full block has one behind it.
+    /// Lets no block become verified while the guard lives; writes may go on.
+    pub(crate) fn lock_writes(&self) -> RwLockReadGuard<'_, ()> {
+        sync::read(&self.gate)
+    }
+
+    /// Returns whether `b` starts where `a` ends, in the same file. Only a full block has one after it.
     fn follows(&self, a: BlockIndex, b: BlockIndex) -> bool {
         let layout = self.layout();
         layout.block_number(a) + 1 == layout.block_number(b)
             && (a.piece() == b.piece() || layout.file_of(a.piece()) == layout.file_of(b.piece()))
     }
 
-    /// Keeps the leaf hashes of written and proven blocks of a piece, from one on, and counts the
-    /// blocks as verified: they may be served, and the next checkpoint claims them.
+    /// Stores the leaf hashes of written and proven blocks of a piece, from one on, and counts the blocks
+    /// as verified: they may be served, and the next checkpoint claims them.
     ///
     /// # Errors
     ///
@@ -90,56 +89,35 @@ impl TorrentStore {
                 first_block,
                 count: leaves.len(),
             })?;
-        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = sync::write(&self.gate);
         self.mark(first, leaves)
     }
 
-    /// [`Self::mark_verified`], called while nothing is written.
+    /// Does the work of [`Self::mark_verified`]. The caller has locked the gate for itself.
     pub(super) fn mark(&self, first: BlockIndex, leaves: &[MerkleHash]) -> Result<(), StoreError> {
         let layout = self.layout();
         let number = layout.block_number(first);
-        // What is verified already keeps its hash.
+        // A verified block keeps its hash.
         let fresh: Vec<(u64, MerkleHash)> = (number..)
             .zip(leaves.iter().copied())
-            .filter(|(number, _)| !self.verified.get(*number))
+            .filter(|(number, _)| !self.blocks.is_verified(*number))
             .collect();
         let file = layout.file_of(first.piece());
-        self.write_leaves(file, &fresh)?;
-        let mut pending = self.pending();
-        if let Some((number, _)) = fresh.iter().find(|(number, _)| self.is_lost(*number)) {
-            return Err(StoreError::Lost {
-                block: self.block_of(*number).unwrap_or(first),
-            });
-        }
-        if let Some(journal) = &mut pending.journal {
-            journal.append(&self.paths, &fresh)?;
-        }
-        for (number, _) in &fresh {
-            if let Some(block) = self.block_of(*number)
-                && self.verified.set(*number)
-            {
-                pending.window.blocks.push(block);
-            }
-        }
-        if !fresh.is_empty() {
-            pending.since.get_or_insert_with(Instant::now);
-            pending.window.files.insert(file.get());
-        }
-        self.count_dirty(&pending);
-        Ok(())
+        self.files.write_leaves(file, &fresh)?;
+        self.durability
+            .mark_verified(&self.files, &self.blocks, file, &fresh)
     }
 
-    /// Keeps the leaf hashes of blocks of one file without saying that they are proven: where the
-    /// piece hash is not known yet, so that the file's root can decide later. Verified blocks keep
-    /// theirs.
+    /// Stores the unproven leaf hashes of blocks of one file, for pieces whose hash is not known yet: the
+    /// file's root can prove them later. Verified blocks keep theirs.
     ///
     /// # Errors
     ///
-    /// When the disk fails, and when there are more hashes than blocks, before any is kept.
+    /// When the disk fails. When there are more hashes than blocks; then none is stored.
     pub fn keep_leaves(&self, first: BlockIndex, leaves: &[MerkleHash]) -> Result<(), StoreError> {
         let file = self.layout().file_of(first.piece());
         let number = self.layout().block_number(first);
-        if self.numbers(file).end - number < leaves.len() as u64 {
+        if self.files.numbers(file).end - number < leaves.len() as u64 {
             return Err(StoreError::NoSuchBlocks {
                 piece: first.piece(),
                 first_block: first.in_piece(),
@@ -148,49 +126,20 @@ impl TorrentStore {
         }
         let unproven: Vec<_> = (number..)
             .zip(leaves.iter().copied())
-            .filter(|(number, _)| !self.verified.get(*number))
+            .filter(|(number, _)| !self.blocks.is_verified(*number))
             .collect();
-        self.write_leaves(file, &unproven)
+        self.files.write_leaves(file, &unproven)
     }
 
-    /// Writes leaf hashes of a file, each with the number of its block in the torrent, in order.
-    pub(super) fn write_leaves(
-        &self,
-        file: FileIndex,
-        leaves: &[(u64, MerkleHash)],
-    ) -> Result<(), StoreError> {
-        if !self.leaves.has(file) {
-            return Ok(());
-        }
-        let start = self.numbers(file).start;
-        for run in leaves.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-            let Some((first, _)) = run.first() else {
-                continue;
-            };
-            let bytes: Vec<u8> = run.iter().flat_map(|(_, leaf)| *leaf.as_bytes()).collect();
-            let offset = (first - start) * MerkleHash::LEN as u64;
-            self.leaves
-                .write(file, &mut [IoSlice::new(&bytes)], offset)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps the proven piece layer of a file. `snapshot.torrent` is replaced once all layers are
-    /// known.
+    /// Keeps the proven piece layer of a file. Writes `snapshot.torrent` once all layers are known.
     ///
     /// # Errors
     ///
-    /// When the layer is another file's, or the disk fails.
+    /// When the layer belongs to another file, or the disk fails.
     pub fn set_layer(&self, file: FileIndex, layer: Arc<PieceLayer>) -> Result<(), StoreError> {
-        let _alone = self
-            .torrent_file
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = sync::lock(&self.torrent_file);
         let whole = {
-            let mut metainfo = self
-                .metainfo
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut metainfo = sync::write(&self.metainfo);
             Arc::make_mut(&mut metainfo)
                 .set_layer(file, layer)
                 .map_err(|source| StoreError::Layer(Box::new(source)))?;
@@ -198,14 +147,55 @@ impl TorrentStore {
             all_known.then(|| metainfo.clone())
         };
         whole.map_or(Ok(()), |metainfo| {
-            let path = self.paths.torrent();
-            replace(&*self.io, &self.paths, &path, &metainfo.encode())
+            let path = self.files.paths().torrent();
+            replace(
+                self.files.io(),
+                self.files.paths(),
+                &path,
+                &metainfo.encode(),
+            )
         })
     }
 
-    /// Bytes a file system needs for what is not verified yet, at most.
-    pub fn missing_bytes(&self) -> u64 {
-        ((self.total - self.verified_blocks()) * u64::from(BLOCK_LEN))
-            .min(self.layout().content_length())
+    /// Makes the verified blocks durable and claims them. Blocks verified meanwhile wait for the next
+    /// checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::SyncFailed`] when the disk lost what was written since the last checkpoint. Those
+    /// blocks are no longer verified. They, and blocks that were written and not verified yet, have to be
+    /// written again. After any other error the blocks stay verified, and the next checkpoint tries again.
+    pub fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
+        self.durability.checkpoint(&self.files, &self.blocks)
+    }
+
+    /// Seals a complete generation: makes everything durable, makes the files read-only and records their
+    /// identities.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Incomplete`] when blocks are missing; otherwise when the disk fails, see
+    /// [`Self::checkpoint`]. The call may be repeated.
+    pub fn finish(&self) -> Result<(), StoreError> {
+        if self.is_sealed() {
+            return Ok(());
+        }
+        self.blocks.check_complete()?;
+        self.checkpoint()?;
+        self.durability.seal(&self.files, &self.blocks)?;
+        self.set_cloned(false);
+        let _ = self.files.io().remove_file(&self.files.paths().cloned());
+        Ok(())
+    }
+
+    /// Revokes blocks that are bad on disk or in doubt, durably: they count as missing and may be written,
+    /// also if the files were sealed. A sealed generation is unsealed; [`Self::finish`] seals it again once
+    /// the blocks are there.
+    ///
+    /// # Errors
+    ///
+    /// When the disk fails. The blocks then count as missing until the next start only.
+    pub fn revoke(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
+        self.durability.revoke(&self.files, &self.blocks, blocks)
     }
 }

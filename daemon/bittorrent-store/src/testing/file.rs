@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Dice, survivors};
 use super::{ForgetfulDisk, Operation};
-use crate::io::{Identity, IoFile, next_content, read_full};
+use crate::disk::io::{Identity, IoFile, next_content, read_full};
 
 #[derive(Debug)]
 pub(super) struct ForgetfulFile {

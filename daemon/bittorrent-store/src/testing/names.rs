@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::file::ForgetfulFile;
 use super::{Directory, EntryChange, ForgetfulDisk, Node, Operation, Regular};
-use crate::io::{Io, IoFile, OpenMode};
+use crate::disk::io::{Io, IoFile, OpenMode};
 
 impl Io for ForgetfulDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn IoFile>> {
@@ -93,12 +93,6 @@ impl Io for ForgetfulDisk {
         let node = disk.find(path)?;
         disk.regular_mut(node)?.read_only = false;
         Ok(())
-    }
-
-    fn free_space(&self, _directory: &Path) -> io::Result<u64> {
-        let disk = self.disk();
-        disk.powered()?;
-        Ok(disk.room.unwrap_or(u64::MAX))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -15,10 +15,14 @@ use bittorrent_protocol::metainfo::{HashedContent, Metainfo, MetainfoBuilder};
 use bittorrent_protocol::{
     BLOCK_LEN, BlockIndex, Layout, MerkleHash, PieceIndex, PieceLength, merkle,
 };
+use bittorrent_store::testing::ForgetfulDisk;
 use bittorrent_store::{Io, StoreError, TorrentStore};
 use bytes::Bytes;
 
 pub const BLOCK: u64 = BLOCK_LEN as u64;
+
+/// Where tests on a [`ForgetfulDisk`] have their generation.
+pub const DIR: &str = "/s";
 
 /// The bytes that the merkle vectors are made of.
 pub fn content(length: u64) -> Vec<u8> {
@@ -86,6 +90,25 @@ impl Sample {
             assert_eq!(file.path().join("/"), *path, "give them in order");
         }
         Self::of(meta, files.iter().map(|(_, bytes)| bytes.clone()).collect())
+    }
+
+    /// A directory of four files: several pieces, empty, shorter than a block, and `blocks` whole blocks.
+    pub fn four_files(blocks: u64) -> Self {
+        Self::directory(
+            2 * BLOCK,
+            &[
+                ("a", salted(4 * BLOCK + 100, 1)),
+                ("b", Vec::new()),
+                ("c/one", salted(700, 2)),
+                ("d", salted(blocks * BLOCK, 3)),
+            ],
+        )
+    }
+
+    /// A complete and sealed generation in [`DIR`] of a disk, opened again.
+    pub fn sealed_on(&self, disk: &ForgetfulDisk) -> TorrentStore {
+        self.complete(&self.create(Path::new(DIR), disk.io()));
+        TorrentStore::open(Path::new(DIR), disk.io()).unwrap().0
     }
 
     fn of(meta: Metainfo, contents: Vec<Vec<u8>>) -> Self {

@@ -246,7 +246,7 @@ impl<'a> World<'a> {
             Err(error) => {
                 self.fails(&error);
                 // Everything but the claims was made durable, unless it did not even begin.
-                let began = !matches!(&error, StoreError::Io { path, .. } if is_journal(path));
+                let began = !matches!(&error, StoreError::Create { path, .. } if is_journal(path));
                 if began && !self.disk.is_dead() {
                     self.synced = self.marked.clone();
                 }

@@ -164,7 +164,7 @@ pub(crate) fn shortage<'a>(
         purpose,
         needed,
         reserve: reserve(place)?,
-        free: bittorrent_store::free_space(place.dir)?,
+        free: file_kit::space::FileSystem::of(place.dir)?.free(),
         dir: place.dir.to_owned(),
     };
     Ok((found.missing() > 0).then_some(found))

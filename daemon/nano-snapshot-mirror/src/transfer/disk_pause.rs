@@ -120,7 +120,7 @@ impl<'a> DiskPauses<'a> {
                 () = stop.cancelled() => return Ok(false),
                 () = sleep(LOOK_EVERY) => {}
             }
-            let free = bittorrent_store::free_space(self.data.root())?;
+            let free = file_kit::space::FileSystem::of(self.data.root())?.free();
             if free >= target && begun.elapsed() >= self.next {
                 return Ok(true);
             }

@@ -87,22 +87,17 @@ pub(super) fn into_file(
             let mut done = from;
             let mut buffer = vec![0; PIPE];
             loop {
-                let failed = |action| {
-                    let path = place.to_owned();
-                    move |source| StoreError::Io {
-                        action,
-                        path,
-                        source,
-                    }
-                };
                 let read = source
                     .read(&mut buffer)
-                    .map_err(failed("read the ledger into"))?;
+                    .map_err(|source| StoreError::Source { source })?;
                 if read == 0 {
                     return Ok(done);
                 }
                 let bytes = buffer.get(..read).unwrap_or_default();
-                file.write_all(bytes).map_err(failed("write"))?;
+                file.write_all(bytes).map_err(|source| StoreError::Write {
+                    path: place.to_owned(),
+                    source,
+                })?;
                 done += read as u64;
                 meter.set(done, None);
                 written(done);

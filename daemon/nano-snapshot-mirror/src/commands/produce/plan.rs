@@ -52,7 +52,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
         return Ok(text.trim_end().to_owned());
     }
     let needed = build::space_needed(args.layout.unwrap_or(LayoutArg::Plain), size);
-    let free = bittorrent_store::free_space(data.root())?;
+    let free = file_kit::space::FileSystem::of(data.root())?.free();
     line(
         "room",
         &format_args!(

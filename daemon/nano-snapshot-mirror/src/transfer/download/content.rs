@@ -80,9 +80,7 @@ impl Download<'_> {
         }
         let place = dir.to_owned();
         let sources = reuse.sources().clone();
-        let store = spawn_blocking(move || {
-            TorrentStore::create_from(&place, &meta, catalogue::io(), &sources)
-        });
+        let store = spawn_blocking(move || sources.create(&place, &meta, catalogue::io()));
         let (store, clones) = store.await?.context(DirectoryError::Unusable)?;
         debug!(snapshot = %self.id, ?clones, "created the files");
         if !nothing_held {
@@ -130,7 +128,7 @@ impl Download<'_> {
         before: &mut Option<u64>,
     ) -> Result<()> {
         let missing = store.missing_bytes();
-        let free = bittorrent_store::free_space(self.data.root())?;
+        let free = file_kit::space::FileSystem::of(self.data.root())?.free();
         let taken = before
             .replace(free)
             .map_or(0, |before| before.saturating_sub(free));

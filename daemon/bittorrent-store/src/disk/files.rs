@@ -5,14 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bittorrent_protocol::FileIndex;
 use bittorrent_protocol::metainfo::Info;
 
-use crate::error::StoreError;
-use crate::io::{Identity, Io, IoFile, OpenMode};
-use crate::paths::Paths;
+use super::io::{Identity, Io, IoFile, OpenMode};
+use super::paths::Paths;
+use crate::error::{Operation, StoreError};
+use crate::sync::lock;
 
 /// Of which files a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,10 +116,10 @@ impl FileTable {
     /// A failed operation on a file.
     pub(crate) fn failed(
         &self,
-        action: &'static str,
+        operation: Operation,
         file: FileIndex,
     ) -> impl FnOnce(io::Error) -> StoreError {
-        move |source| StoreError::io(action, &self.path(file))(source)
+        move |source| StoreError::io(operation, &self.path(file))(source)
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -134,7 +135,7 @@ impl FileTable {
     }
 
     /// A file, if it is open right now: never waits for a disk.
-    pub(crate) fn at_hand(&self, file: FileIndex) -> Option<Arc<dyn IoFile>> {
+    pub(crate) fn open_file(&self, file: FileIndex) -> Option<Arc<dyn IoFile>> {
         let mut slots = self.slots();
         slots.clock += 1;
         let now = slots.clock;
@@ -145,7 +146,7 @@ impl FileTable {
 
     /// A file to read from.
     pub(crate) fn get(&self, file: FileIndex) -> Result<Arc<dyn IoFile>, StoreError> {
-        if let Some(open) = self.at_hand(file) {
+        if let Some(open) = self.open_file(file) {
             return Ok(open);
         }
         let opened = self.open(file)?;
@@ -164,7 +165,7 @@ impl FileTable {
 
     /// A file to write to, which stays in the table while it is in use.
     fn get_to_write(&self, file: FileIndex) -> Result<Arc<dyn IoFile>, StoreError> {
-        if let Some(open) = self.at_hand(file) {
+        if let Some(open) = self.open_file(file) {
             return Ok(open);
         }
         let opened = self.open(file)?;
@@ -180,7 +181,7 @@ impl FileTable {
             && let Err(source) = slot.file.sync_data()
             && let Some(file) = self.info.layout().file_index(number)
         {
-            closing.get_or_insert(self.failed("sync", file)(source));
+            closing.get_or_insert(self.failed(Operation::Sync, file)(source));
         }
         Ok(kept)
     }
@@ -194,11 +195,11 @@ impl FileTable {
             (Kind::Content, false) => self.io.open(&path, OpenMode::Read),
             (Kind::Leaves, _) => open_leaves(&*self.io, &path, !writable),
         };
-        let opened = opened.map_err(StoreError::io("open", &path))?;
+        let opened = opened.map_err(StoreError::io(Operation::Open, &path))?;
         if self.kind == Kind::Content {
             let is = opened
                 .identity()
-                .map_err(StoreError::io("inspect", &path))?;
+                .map_err(StoreError::io(Operation::Inspect, &path))?;
             let mut slots = self.slots();
             let was = slots.identities.entry(file.get()).or_insert(is);
             if was.inode != is.inode {
@@ -215,18 +216,20 @@ impl FileTable {
         slices: &mut [IoSlice<'_>],
         offset: u64,
     ) -> Result<(), StoreError> {
-        self.change(file, "write", |open| open.write_all_at(slices, offset))
+        self.change(file, Operation::Write, |open| {
+            open.write_all_at(slices, offset)
+        })
     }
 
     /// Does something to a file that has to be synced.
     pub(crate) fn change(
         &self,
         file: FileIndex,
-        action: &'static str,
+        operation: Operation,
         change: impl FnOnce(&dyn IoFile) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let open = self.get_to_write(file)?;
-        let changed = change(&*open).map_err(self.failed(action, file));
+        let changed = change(&*open).map_err(self.failed(operation, file));
         // Afterwards, as a sync meanwhile may have missed it, and also when it failed: it may be done in
         // part. Files in use are not put out.
         if let Some(slot) = self.slots().open.get_mut(&file.get()) {
@@ -251,7 +254,8 @@ impl FileTable {
             // One that was put out was synced, but the failure of that may have been told to another
             // process's descriptor only; and earlier processes wrote, too.
             let open = open.map_or_else(|| self.open(file), Ok)?;
-            open.sync_data().map_err(self.failed("sync", file))?;
+            open.sync_data()
+                .map_err(self.failed(Operation::Sync, file))?;
         }
         self.closing().take().map_or(Ok(()), Err)
     }
@@ -266,8 +270,11 @@ impl FileTable {
     pub(crate) fn seal(&self, file: FileIndex) -> Result<(), StoreError> {
         let open = self.get(file)?;
         let executable = self.info.file(file).is_executable();
-        open.seal(executable).map_err(self.failed("seal", file))?;
-        let is = open.identity().map_err(self.failed("inspect", file))?;
+        open.seal(executable)
+            .map_err(self.failed(Operation::Seal, file))?;
+        let is = open
+            .identity()
+            .map_err(self.failed(Operation::Inspect, file))?;
         let mut slots = self.slots();
         slots.identities.insert(file.get(), is);
         if let Some(slot) = slots.open.get_mut(&file.get()) {
@@ -277,12 +284,11 @@ impl FileTable {
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        // No code that can panic runs between two consistent states.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     fn closing(&self) -> MutexGuard<'_, Option<StoreError>> {
-        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.closing)
     }
 }
 

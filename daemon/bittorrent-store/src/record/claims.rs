@@ -6,14 +6,15 @@
 //! ```
 //! All integers are little-endian. A sealed generation needs no bitmap: it has every block.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bittorrent_protocol::InfoHashV2;
 use sha2::{Digest as _, Sha256};
 
+use crate::disk::io::{Identity, Io};
+use crate::disk::paths::Paths;
+use crate::disk::whole_file::{read_whole, replace};
 use crate::error::StoreError;
-use crate::io::{Identity, Io, OpenMode, read_full};
-use crate::paths::Paths;
 
 const MAGIC: &[u8; 8] = b"btprog\0\x01";
 const DIGEST: usize = 32;
@@ -23,7 +24,7 @@ const MAX_LENGTH: u64 = 1 << 30;
 
 /// The claims of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub(crate) struct ClaimsRecord {
     pub(crate) torrent: InfoHashV2,
     /// Journals of this epoch and later ones hold what was verified after these claims.
     pub(crate) epoch: u64,
@@ -35,7 +36,7 @@ pub(crate) struct Progress {
     pub(crate) words: Vec<u64>,
 }
 
-impl Progress {
+impl ClaimsRecord {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.identities.len() * 32 + self.words.len() * 8);
         bytes.extend_from_slice(MAGIC);
@@ -125,10 +126,10 @@ impl Progress {
 ///
 /// When the record is there and cannot be read.
 pub fn claimed_blocks(dir: &Path, io: &dyn Io) -> Result<Option<u64>, StoreError> {
-    let progress = Progress::read(&Paths::new(dir), io)?;
-    let partial = progress.filter(|progress| !progress.sealed);
-    Ok(partial.map(|progress| {
-        let ones = progress.words.iter().map(|word| word.count_ones());
+    let record = ClaimsRecord::read(&Paths::new(dir), io)?;
+    let partial = record.filter(|record| !record.sealed);
+    Ok(partial.map(|record| {
+        let ones = record.words.iter().map(|word| word.count_ones());
         ones.map(u64::from).sum()
     }))
 }
@@ -139,58 +140,14 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Reads a whole file of the generation, but no more than `most` bytes, so that damage cannot take all
-/// memory; `None` when it is not there.
-pub(crate) fn read_whole(
-    io: &dyn Io,
-    path: &std::path::Path,
-    most: u64,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let file = match io.open(path, OpenMode::Read) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StoreError::io("open", path)(error)),
-    };
-    let length = file
-        .identity()
-        .map_err(StoreError::io("inspect", path))?
-        .length;
-    let mut bytes = vec![0; length.min(most) as usize];
-    let read = read_full(&*file, &mut bytes, 0).map_err(StoreError::io("read", path))?;
-    bytes.truncate(read);
-    Ok(Some(bytes))
-}
-
-/// Replaces a file of the generation so that after a crash it holds the old or the new bytes.
-pub(crate) fn replace(
-    io: &dyn Io,
-    paths: &Paths,
-    path: &std::path::Path,
-    bytes: &[u8],
-) -> Result<(), StoreError> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
-    let file = io
-        .open(&fresh, OpenMode::Replace)
-        .map_err(StoreError::io("create", &fresh))?;
-    file.write_all_at(&mut [std::io::IoSlice::new(bytes)], 0)
-        .map_err(StoreError::io("write", &fresh))?;
-    file.sync_data().map_err(StoreError::io("sync", &fresh))?;
-    io.rename(&fresh, path)
-        .map_err(StoreError::io("rename", &fresh))?;
-    io.sync_dir(paths.root())
-        .map_err(StoreError::io("sync", paths.root()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn sample() -> Progress {
-        Progress {
+    fn sample() -> ClaimsRecord {
+        ClaimsRecord {
             torrent: InfoHashV2::from_bytes([7; 32]),
             epoch: 3,
             sealed: false,
@@ -206,19 +163,19 @@ mod tests {
     #[test]
     fn claims_survive_and_damage_of_any_byte_is_noticed() {
         let bytes = sample().encode();
-        assert_eq!(Progress::decode(&bytes), Some(sample()));
+        assert_eq!(ClaimsRecord::decode(&bytes), Some(sample()));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            assert_eq!(Progress::decode(&damaged), None, "byte {at}");
-            assert_eq!(Progress::decode(&bytes[..at]), None, "cut at {at}");
+            assert_eq!(ClaimsRecord::decode(&damaged), None, "byte {at}");
+            assert_eq!(ClaimsRecord::decode(&bytes[..at]), None, "cut at {at}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Progress::decode(&bytes);
+            let _ = ClaimsRecord::decode(&bytes);
         }
     }
 }

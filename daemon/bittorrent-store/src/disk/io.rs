@@ -11,7 +11,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use file_kit::FileError;
-use file_kit::space::FileSystem;
 use rustix::fs::{Advice, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -56,8 +55,6 @@ pub trait Io: fmt::Debug + Send + Sync {
     fn unseal(&self, path: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Bytes that an ordinary user can still write to the file system of a directory.
-    fn free_space(&self, directory: &Path) -> io::Result<u64>;
 }
 
 /// Operations on an open file; positions are given, so that threads can share it.
@@ -165,12 +162,6 @@ impl Io for RealIo {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         file_kit::fs::sync_dir(path).map_err(FileError::into_io)
-    }
-
-    fn free_space(&self, directory: &Path) -> io::Result<u64> {
-        FileSystem::of(directory)
-            .map(|found| found.free())
-            .map_err(FileError::into_io)
     }
 }
 

@@ -1,15 +1,15 @@
 //! Taking blocks from what is already on this disk.
 
 use std::borrow::Cow;
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use bittorrent_protocol::{BLOCK_LEN, BlockIndex, FileIndex, MerkleHash, PieceIndex, merkle};
 use bytes::{Bytes, BytesMut};
 
-use super::TorrentStore;
-use crate::error::StoreError;
-use crate::io::read_full;
-use crate::reuse::{Origin, ReuseSources};
+use super::{Origin, ReuseSources};
+use crate::disk::io::read_full;
+use crate::error::{Operation, StoreError};
+use crate::store::TorrentStore;
 
 /// Blocks that are read at once: 256 KiB, which caches keep while they are hashed and written.
 const STRETCH: usize = 16;
@@ -49,28 +49,24 @@ fn leaf_of(block: &[u8]) -> MerkleHash {
     merkle::leaf(block)
 }
 
-impl TorrentStore {
-    /// Looks for blocks of a piece that are not verified in what is already on this disk, brings them to
-    /// their places and says which stand there now, in order, with their leaf hashes. `leaves` are the
-    /// proven leaf hashes of all blocks of the piece; without them the piece is found as a whole, by its
-    /// hash.
-    ///
-    /// Every block was hashed from what was read of it just now, so what rotted in an old generation is
-    /// not found. Nothing is marked as verified. As with [`Self::write_blocks`], nobody may write
-    /// other bytes to these blocks until they are.
-    ///
-    /// # Errors
-    ///
-    /// When the disk of this torrent fails, after which any of the blocks may be written; and
-    /// [`StoreError::NoSuchBlocks`] when there are more or fewer leaves than blocks. What cannot be read
-    /// in other generations is not found.
-    pub fn adopt(
+/// The search of one torrent's blocks in older generations.
+pub(super) struct BlockReuse<'a> {
+    store: &'a TorrentStore,
+    sources: &'a ReuseSources,
+}
+
+impl<'a> BlockReuse<'a> {
+    pub(super) fn new(store: &'a TorrentStore, sources: &'a ReuseSources) -> Self {
+        Self { store, sources }
+    }
+
+    /// Does the work of [`ReuseSources::reuse_blocks`].
+    pub(super) fn reuse_blocks(
         &self,
-        sources: &ReuseSources,
         piece: PieceIndex,
         leaves: Option<&[MerkleHash]>,
     ) -> Result<Vec<(BlockIndex, MerkleHash)>, StoreError> {
-        let layout = self.layout();
+        let layout = self.store.layout();
         let count = layout.block_count(piece) as usize;
         if let Some(leaves) = leaves.filter(|leaves| leaves.len() != count) {
             return Err(StoreError::NoSuchBlocks {
@@ -79,8 +75,8 @@ impl TorrentStore {
                 count: leaves.len(),
             });
         }
-        let (file, first) = self.place_of_piece(piece);
-        let counterparts = sources.counterparts(&self.info, file);
+        let (file, first) = self.store.files().position_of_piece(piece);
+        let counterparts = self.sources.counterparts(self.store.files().info(), file);
         let mut origins: Vec<Origin> = counterparts
             .into_iter()
             .map(|(generation, file)| Origin {
@@ -91,7 +87,7 @@ impl TorrentStore {
             .collect();
         let leaves = match leaves {
             Some(leaves) => Cow::Borrowed(leaves),
-            None => match self.find_piece(sources, piece, &mut origins) {
+            None => match self.find_piece(piece, &mut origins) {
                 Some(leaves) => Cow::Owned(leaves),
                 None => return Ok(Vec::new()),
             },
@@ -99,7 +95,7 @@ impl TorrentStore {
         let mut wanted: Vec<Wanted> = layout
             .blocks(piece)
             .zip(leaves.iter())
-            .filter(|(block, _)| !self.is_block_verified(*block))
+            .filter(|(block, _)| !self.store.is_block_verified(*block))
             .map(|(block, leaf)| Wanted {
                 block,
                 leaf: *leaf,
@@ -110,25 +106,22 @@ impl TorrentStore {
         self.find_in_place(piece, &mut wanted, &mut found)?;
         self.write_zeros(&mut wanted, &mut found)?;
         for origin in &origins {
-            self.find_at(sources, *origin, &mut wanted, &mut found)?;
+            self.find_at(*origin, &mut wanted, &mut found)?;
         }
-        self.find_anywhere(sources, &mut wanted, &mut found)?;
+        self.find_anywhere(&mut wanted, &mut found)?;
         found.sort_unstable_by_key(|(block, _)| *block);
         Ok(found)
     }
 
-    /// Leaf hashes that are held of what stood at the place of a piece before, and of zeros, below those
-    /// of its `nodes` that they lead to: the proven nodes two layers above the leaves. Reads nothing but
-    /// leaf hashes, and what cannot be read is not found.
-    pub fn recall(
+    /// Does the work of [`ReuseSources::find_leaves`].
+    pub(super) fn find_leaves(
         &self,
-        sources: &ReuseSources,
         piece: PieceIndex,
         nodes: &[MerkleHash],
     ) -> Vec<(BlockIndex, MerkleHash)> {
         const LAYER: u8 = 2;
-        let layout = self.layout();
-        let (file, first) = self.place_of_piece(piece);
+        let layout = self.store.layout();
+        let (file, first) = self.store.files().position_of_piece(piece);
         let blocks: Vec<BlockIndex> = layout.blocks(piece).collect();
         let mut below: Vec<_> = nodes.iter().zip(blocks.chunks(1 << LAYER)).collect();
         let mut found = Vec::new();
@@ -140,8 +133,8 @@ impl TorrentStore {
                 false
             });
         };
-        for (generation, file) in sources.counterparts(&self.info, file) {
-            let Some(source) = sources.generation(generation) else {
+        for (generation, file) in self.sources.counterparts(self.store.files().info(), file) {
+            let Some(source) = self.sources.generation(generation) else {
                 continue;
             };
             let origin = Origin {
@@ -165,21 +158,16 @@ impl TorrentStore {
 
     /// The leaf hashes of a piece that is known by its hash alone. What shows where it stands is put
     /// before the other origins.
-    fn find_piece(
-        &self,
-        sources: &ReuseSources,
-        piece: PieceIndex,
-        origins: &mut Vec<Origin>,
-    ) -> Option<Vec<MerkleHash>> {
-        let layout = self.layout();
-        let hash = self.metainfo().piece_hash(piece)?;
+    fn find_piece(&self, piece: PieceIndex, origins: &mut Vec<Origin>) -> Option<Vec<MerkleHash>> {
+        let layout = self.store.layout();
+        let hash = self.store.metainfo().piece_hash(piece)?;
         let count = layout.block_count(piece) as usize;
         let height = merkle::piece_height(layout, piece);
         let is_piece = |leaves: &[MerkleHash]| {
             leaves.len() == count && merkle::fold(leaves, 0, height) == hash
         };
-        for origin in origins.iter().copied().chain(sources.pieces(&hash)) {
-            let source = sources.generation(origin.generation)?;
+        for origin in origins.iter().copied().chain(self.sources.pieces(&hash)) {
+            let source = self.sources.generation(origin.generation)?;
             let leaves = held_leaves(source, origin, count);
             if is_piece(&leaves) {
                 origins.insert(0, origin);
@@ -201,18 +189,18 @@ impl TorrentStore {
         wanted: &mut Vec<Wanted>,
         found: &mut Vec<(BlockIndex, MerkleHash)>,
     ) -> Result<(), StoreError> {
-        let layout = self.layout();
-        let (file, content) = self.content_of(piece)?;
+        let layout = self.store.layout();
+        let (file, content) = self.store.files().content_of(piece)?;
         let start = layout.offset_in_file(piece);
         let number = |want: &Wanted| layout.block_number(want.block);
         let mut buffer = vec![0; STRETCH * BLOCK_LEN as usize];
         let mut left = Vec::with_capacity(wanted.len());
         let content_from = |offset| {
             let found = content.next_content(offset);
-            found.map_err(self.contents.failed("read", file))
+            found.map_err(self.store.files().contents().failed(Operation::Read, file))
         };
         let mut next_content = content_from(start)?;
-        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.store.lock_writes();
         for run in stretches(wanted) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else {
                 continue;
@@ -230,23 +218,25 @@ impl TorrentStore {
                 continue;
             }
             // What an earlier process could not make durable may still be in memory.
-            let untouched = run.iter().any(|want| !self.touched.get(number(want)));
-            if untouched && self.forgotten.set(file.get().into()) {
+            let untouched = run
+                .iter()
+                .any(|want| !self.store.blocks().is_touched(number(want)));
+            if untouched && self.store.blocks().forget_file(file.get()) {
                 content
                     .forget_cached(0, layout.file(file).length())
-                    .map_err(self.contents.failed("read", file))?;
+                    .map_err(self.store.files().contents().failed(Operation::Read, file))?;
             }
             for want in run {
                 // Before it is read: a sync that fails in between may lose it.
-                self.touched.set(number(want));
+                self.store.blocks().touch(number(want));
             }
             let bytes = buffer.split_at_mut((end - begin) as usize).0;
-            let read =
-                read_full(&*content, bytes, begin).map_err(self.contents.failed("read", file))?;
+            let read = read_full(&*content, bytes, begin)
+                .map_err(self.store.files().contents().failed(Operation::Read, file))?;
             let bytes = bytes.split_at(read).0;
             for (want, is) in run.iter().zip(bytes.chunks(BLOCK_LEN as usize)) {
                 let good = is.len() == want.size
-                    && !self.is_lost(number(want))
+                    && !self.store.blocks().is_lost(number(want))
                     && leaf_of(is) == want.leaf;
                 if good {
                     found.push((want.block, want.leaf));
@@ -271,7 +261,7 @@ impl TorrentStore {
             .iter()
             .map(|want| (want.block, Bytes::from_static(ZEROS.split_at(want.size).0)))
             .collect();
-        self.write_blocks(&blocks)?;
+        self.store.write_blocks(&blocks)?;
         found.extend(zeros.iter().map(|want| (want.block, want.leaf)));
         Ok(())
     }
@@ -279,12 +269,12 @@ impl TorrentStore {
     /// Takes blocks that stand in the same order in a held file.
     fn find_at(
         &self,
-        sources: &ReuseSources,
         origin: Origin,
         wanted: &mut Vec<Wanted>,
         found: &mut Vec<(BlockIndex, MerkleHash)>,
     ) -> Result<(), StoreError> {
-        let (Some(source), Some(last)) = (sources.generation(origin.generation), wanted.last())
+        let (Some(source), Some(last)) =
+            (self.sources.generation(origin.generation), wanted.last())
         else {
             return Ok(());
         };
@@ -297,7 +287,7 @@ impl TorrentStore {
         let mut taken = Vec::new();
         for run in stretches(&same) {
             let at = origin.first + run.first().map_or(0, Wanted::in_piece);
-            self.take(source, origin.file, at, run, &mut taken)?;
+            self.copy(source, origin.file, at, run, &mut taken)?;
         }
         settle(wanted, taken, found);
         Ok(())
@@ -306,19 +296,18 @@ impl TorrentStore {
     /// Takes blocks that stand anywhere.
     fn find_anywhere(
         &self,
-        sources: &ReuseSources,
         wanted: &mut Vec<Wanted>,
         found: &mut Vec<(BlockIndex, MerkleHash)>,
     ) -> Result<(), StoreError> {
         let leaves: Vec<MerkleHash> = wanted.iter().map(|want| want.leaf).collect();
         // An index that cannot be read finds nothing.
-        let places = sources.blocks(&leaves).unwrap_or_default();
+        let places = self.sources.blocks(&leaves).unwrap_or_default();
         let mut placed: Vec<(Wanted, Origin)> = wanted
             .iter()
             .zip(places)
             .filter_map(|(want, place)| Some((*want, place?)))
             .filter(|(want, place)| {
-                let source = sources.generation(place.generation);
+                let source = self.sources.generation(place.generation);
                 source.is_some_and(|source| held_leaves(source, *place, 1) == [want.leaf])
             })
             .collect();
@@ -334,11 +323,11 @@ impl TorrentStore {
             let Some((_, origin)) = run.first() else {
                 continue;
             };
-            let Some(source) = sources.generation(origin.generation) else {
+            let Some(source) = self.sources.generation(origin.generation) else {
                 continue;
             };
             let run: Vec<Wanted> = run.iter().map(|(want, _)| *want).collect();
-            self.take(source, origin.file, origin.first, &run, &mut taken)?;
+            self.copy(source, origin.file, origin.first, &run, &mut taken)?;
         }
         settle(wanted, taken, found);
         Ok(())
@@ -346,7 +335,7 @@ impl TorrentStore {
 
     /// Reads neighbouring blocks from a held file, from a block of it on, and writes those that are what
     /// they should be.
-    fn take(
+    fn copy(
         &self,
         source: &TorrentStore,
         file: FileIndex,
@@ -357,7 +346,7 @@ impl TorrentStore {
         let length = run.iter().map(|want| want.size).sum();
         let mut bytes = BytesMut::zeroed(length);
         // Where a disk cannot read what it held, the network can.
-        let content = source.contents.get(file).ok();
+        let content = source.files().contents().get(file).ok();
         let read = content
             .and_then(|open| read_full(&*open, &mut bytes, at * u64::from(BLOCK_LEN)).ok())
             .unwrap_or(0);
@@ -374,7 +363,7 @@ impl TorrentStore {
                 taken.push((want.block, want.leaf));
             }
         }
-        self.write_blocks(&good)
+        self.store.write_blocks(&good)
     }
 }
 
@@ -383,11 +372,12 @@ impl TorrentStore {
 fn held_leaves(source: &Arc<TorrentStore>, origin: Origin, count: usize) -> Vec<MerkleHash> {
     let blocks = source.layout().file(origin.file).blocks();
     let count = (blocks.saturating_sub(origin.first)).min(count as u64);
-    let start = source.numbers(origin.file).start + origin.first;
-    let held = (start..start + count).take_while(|number| source.verified.get(*number));
+    let start = source.files().numbers(origin.file).start + origin.first;
+    let held = (start..start + count).take_while(|number| source.blocks().is_verified(*number));
     let held = held.count();
     source
-        .kept_leaves(origin.file, origin.first, held)
+        .files()
+        .stored_leaves(origin.file, origin.first, held)
         .unwrap_or_default()
 }
 

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use bittorrent_protocol::{InfoHashV2, MerkleHash};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::StoreError;
-use crate::io::{Io, IoFile, OpenMode};
-use crate::paths::Paths;
-use crate::progress::read_whole;
+use crate::disk::io::{Io, IoFile, OpenMode};
+use crate::disk::paths::Paths;
+use crate::disk::whole_file::read_whole;
+use crate::error::{Operation, StoreError};
 
 const RECORD: usize = 56;
 const CHECK: usize = 8;
@@ -46,7 +46,7 @@ impl Journal {
         let path = paths.journal(epoch);
         let file = io
             .open(&path, OpenMode::Replace)
-            .map_err(StoreError::io("create", &path))?;
+            .map_err(StoreError::io(Operation::Create, &path))?;
         Ok(Self {
             file,
             torrent,
@@ -76,7 +76,7 @@ impl Journal {
         }
         self.file
             .write_all_at(&mut [IoSlice::new(&bytes)], self.end)
-            .map_err(StoreError::io("write", &paths.journal(self.epoch)))?;
+            .map_err(StoreError::io(Operation::Write, &paths.journal(self.epoch)))?;
         self.end += bytes.len() as u64;
         Ok(())
     }
@@ -134,7 +134,7 @@ pub(crate) fn discard(paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
         let path = paths.journal(turn);
         io.open(&path, OpenMode::Replace)
             .map(drop)
-            .map_err(StoreError::io("empty", &path))
+            .map_err(StoreError::io(Operation::Empty, &path))
     })
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn remove(paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
         let path = paths.journal(turn);
         match io.remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StoreError::io("remove", &path)(error));
+                return Err(StoreError::io(Operation::Remove, &path)(error));
             }
             _ => {}
         }
