@@ -1,4 +1,4 @@
-//! What can go wrong with archives, by operation, and what is refused, by name.
+//! Errors of packing and extracting, one variant per operation, and the refusals of archives, one variant per rule.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ pub enum PackError {
         "{given} bytes of ledger per frame are not possible; take a multiple of 64 KiB up to 64 MiB"
     )]
     FrameBytes {
-        /// What was asked for.
+        /// The requested value.
         given: u32,
     },
     /// zstd has no such level.
     #[error("zstd has no compression level {given}; take one from 1 to 22")]
     Level {
-        /// What was asked for.
+        /// The requested value.
         given: i32,
     },
     /// The ledger could not be opened.
@@ -27,7 +27,7 @@ pub enum PackError {
     Open {
         /// The ledger.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -36,14 +36,16 @@ pub enum PackError {
     Read {
         /// First byte of the failed read.
         offset: u64,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The ledger has another length than was said: it changes while it is packed.
-    #[error("the ledger was to have {declared} bytes but has another length; pack a copy of it")]
+    /// The ledger does not have the given length: it changes while it is packed.
+    #[error(
+        "the ledger does not have the expected {declared} bytes, it changed while it was packed; pack a copy of it"
+    )]
     Length {
-        /// The length said.
+        /// The expected length.
         declared: u64,
     },
     /// The archive could not be written, such as for lack of space.
@@ -51,7 +53,7 @@ pub enum PackError {
     Write {
         /// First byte of the failed write.
         offset: u64,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -65,9 +67,8 @@ pub enum PackError {
 
 /// Why an archive was not extracted.
 ///
-/// [`ExtractError::Refused`] is the archive's fault: it stays bad, and what was extracted of it is
-/// removed. All others are this machine's: what is extracted stays, and opening the same extraction
-/// again goes on where it was.
+/// [`ExtractError::Refused`] is a fault of the archive: extracting it again fails again, and the extracted data is removed.
+/// All other errors are faults of this machine: the extracted data stays, and the extraction can be resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     /// The archive is not one to extract.
@@ -82,7 +83,7 @@ pub enum ExtractError {
     OpenArchive {
         /// The archive.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -91,7 +92,7 @@ pub enum ExtractError {
     ReadArchive {
         /// First byte of the failed read.
         offset: u64,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -112,7 +113,7 @@ pub enum ExtractError {
     OpenTarget {
         /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -123,16 +124,16 @@ pub enum ExtractError {
         path: PathBuf,
         /// First byte of the failed write.
         offset: u64,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// What was written could not be made durable; nothing is claimed of it.
+    /// The written data could not be synced; the journal does not refer to it.
     #[error("cannot sync {} to disk", path.display())]
     Sync {
         /// The file or directory.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -141,18 +142,18 @@ pub enum ExtractError {
     Journal {
         /// The journal.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The ledger is whole but could not be given its name.
+    /// The ledger is complete but could not be renamed to the target.
     #[error("cannot rename {} to {}", from.display(), to.display())]
     Rename {
         /// The temporary name.
         from: PathBuf,
         /// The target.
         to: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -161,32 +162,31 @@ pub enum ExtractError {
     Remove {
         /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The start of the archive could not be given back to the file system; some file systems cannot
-    /// do that at all.
+    /// The disk space of the archive's start could not be freed; some file systems do not support that.
     #[error(
         "cannot free the extracted part of the archive; without discarding it, archive and \
          ledger must both fit"
     )]
     Discard {
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
     /// The allocated size of a file could not be asked for.
     #[error("cannot tell the size on disk of the archive or the ledger")]
     Measure {
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
     /// zstd could not allocate its context.
     #[error("there is no memory for a zstd decoder")]
     Memory,
-    /// The caller's progress function said so. What is extracted stays.
+    /// The caller's progress function stopped the extraction. The extracted data stays.
     #[error("the extraction was stopped")]
     Stopped,
 }
@@ -200,11 +200,11 @@ impl From<Refusal> for ExtractError {
 /// The rule an archive breaks. No archive that breaks one replaces a target.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The start is that of no format.
+    /// The first bytes are those of no known format.
     #[error("this is neither a ledger nor a tar.zst nor a 7z archive")]
     UnknownFormat,
     /// The file is a ledger and no archive.
-    #[error("this is a ledger already, there is nothing to extract")]
+    #[error("this file is a ledger and not an archive: there is nothing to extract")]
     Plain,
     /// The archive ends early.
     #[error("the archive ends at byte {at}, before its content does")]
@@ -213,7 +213,7 @@ pub enum Refusal {
         at: u64,
     },
     /// There is more in the file than the archive.
-    #[error("there is something else behind the archive, at byte {at}")]
+    #[error("the file continues after the end of the archive, at byte {at}")]
     TrailingGarbage {
         /// Bytes from the archive's start.
         at: u64,
@@ -259,7 +259,7 @@ pub enum Refusal {
         detail: &'static str,
     },
     /// Something other than zeros follows the tar file's end.
-    #[error("there is something behind the tar file's end, at its byte {at}")]
+    #[error("there is data after the end of the tar file, at its byte {at}")]
     TarTrailing {
         /// Bytes of uncompressed tar file.
         at: u64,
@@ -325,31 +325,31 @@ pub enum Refusal {
     #[error("the archive contains too many entries")]
     TooManyEntries,
     /// The ledger is larger than the caller allows.
-    #[error("the ledger in the archive has {declared} bytes, {limit} are allowed")]
+    #[error("the ledger in the archive has {declared} bytes, more than the {limit} allowed")]
     TooLarge {
-        /// Bytes it says it has.
+        /// Declared length in bytes.
         declared: u64,
         /// Bytes allowed.
         limit: u64,
     },
-    /// What is in the archive beside the ledger is large.
+    /// The other entries of the archive are too large.
     #[error("the archive contains more than {limit} bytes beside the ledger")]
     OthersTooLarge {
         /// Bytes allowed.
         limit: u64,
     },
-    /// More comes out of the archive than its header says.
-    #[error("the archive contains more than the {declared} bytes it says")]
+    /// The archive contains more than its header declares.
+    #[error("the archive contains more than the {declared} bytes that it declares")]
     MoreThanDeclared {
-        /// Bytes it says.
+        /// Declared length in bytes.
         declared: u64,
     },
-    /// Less comes out of the archive than its header says.
-    #[error("the archive contains {found} bytes instead of the {declared} it says")]
+    /// The archive contains less than its header declares.
+    #[error("the archive contains {found} bytes instead of the {declared} that it declares")]
     LessThanDeclared {
         /// Bytes found.
         found: u64,
-        /// Bytes it says.
+        /// Declared length in bytes.
         declared: u64,
     },
     /// The 7z header is damaged or longer than one that describes a ledger.
@@ -361,9 +361,9 @@ pub enum Refusal {
     /// The 7z header does not have its checksum.
     #[error("the 7z header has a wrong checksum")]
     SevenZHeaderChecksum,
-    /// The file is shorter than its header says.
+    /// The file is shorter than its header declares.
     #[error(
-        "the 7z archive has {len} of the {end} bytes that its header says: it is not complete, or the first \
+        "the 7z archive has {len} of the {end} bytes that its header declares: it is not complete, or the first \
          of several volumes (.7z.001, .7z.002 and so on), which have to be joined with `cat` first"
     )]
     SevenZIncomplete {
@@ -381,18 +381,18 @@ pub enum Refusal {
          make it with `7z a -m0=lzma2 -mf=off`"
     )]
     SevenZMethod {
-        /// What 7-Zip calls the method, with its number in hexadecimal.
+        /// 7-Zip's name of the method, with its number in hexadecimal.
         name: String,
     },
     /// Unpacking needs more memory than is allowed.
-    #[error("the 7z archive needs a dictionary of {needed} bytes, {limit} are allowed")]
+    #[error("the 7z archive needs a dictionary of {needed} bytes, more than the {limit} allowed")]
     SevenZDictionary {
         /// Bytes needed.
         needed: u64,
         /// Bytes allowed.
         limit: u64,
     },
-    /// The ledger in a 7z archive has no checksum, so nobody could tell whether it is damaged.
+    /// The ledger in a 7z archive has no checksum, so damage could not be detected.
     #[error("the 7z archive has no checksum of the ledger")]
     SevenZUnchecked,
     /// The ledger in a 7z archive does not have its checksum.
@@ -403,7 +403,7 @@ pub enum Refusal {
     SevenZData {
         /// Bytes unpacked so far.
         at: u64,
-        /// The decoder's words.
+        /// The error of the decoder.
         #[source]
         source: io::Error,
     },

@@ -10,17 +10,17 @@ use crate::tar_reader::{TarPart, TarReader};
 use crate::target::Target;
 use crate::{ArchiveId, LedgerFormat};
 
-/// Bytes of ledger between two checkpoints, and so what a crash costs and what of the archive is kept
-/// behind the extraction when it is discarded.
+/// Bytes of ledger between two checkpoints. A crash costs at most as much, and a discarded archive keeps as much
+/// behind the extraction.
 pub(crate) const CHECKPOINT: u64 = 64 << 20;
 /// Bytes of archive or ledger after which [`Extractor::advance`] returns.
 const BATCH: u64 = 64 << 20;
 /// Bytes read at a time.
 const READ: u64 = 256 << 10;
-/// Memory for unpacking a 7z archive unless told otherwise. 7-Zip's own levels need at most 64 MiB.
+/// Default limit of the dictionary of a 7z archive. 7-Zip's own levels need at most 64 MiB.
 const MAX_DICTIONARY: u64 = 1 << 30;
 
-/// How to extract.
+/// Options for extracting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtractOptions {
     pub(crate) max_ledger_bytes: u64,
@@ -30,8 +30,8 @@ pub struct ExtractOptions {
 }
 
 impl ExtractOptions {
-    /// Refuses archives whose ledger has more than `max_ledger_bytes`: the free space, or what was said
-    /// of the ledger by somebody trusted.
+    /// Refuses archives whose ledger has more than `max_ledger_bytes`, such as the free space or a size from a trusted
+    /// source.
     #[must_use]
     pub fn new(max_ledger_bytes: u64) -> Self {
         Self {
@@ -42,8 +42,8 @@ impl ExtractOptions {
         }
     }
 
-    /// Gives the archive back to the file system as it is extracted. The archive is lost, whether the
-    /// extraction succeeds or not. Only for `tar.zst`: a 7z archive is refused then.
+    /// Deletes the archive piece by piece while it is extracted. The archive is lost, whether the extraction succeeds or
+    /// not. Only for `tar.zst`: a 7z archive is refused then.
     #[must_use]
     pub fn discarding_archive(mut self) -> Self {
         self.discard = true;
@@ -66,23 +66,23 @@ impl ExtractOptions {
     }
 }
 
-/// How far an extraction is.
+/// The progress of an extraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExtractProgress {
-    /// Bytes of the archive that are done with.
+    /// Bytes of the archive that were processed.
     pub archive_bytes: u64,
     /// Bytes of the archive.
     pub archive_len: u64,
     /// Bytes of the ledger that are written.
     pub ledger_bytes: u64,
-    /// Bytes of the ledger, once the archive has said so.
+    /// Length of the ledger in bytes, once its header was read.
     pub ledger_len: Option<u64>,
 }
 
-/// What was extracted.
+/// The result of an extraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExtractReport {
-    /// What the archive was.
+    /// The format of the archive.
     pub format: LedgerFormat,
     /// Bytes of the archive.
     pub archive_bytes: u64,
@@ -95,13 +95,13 @@ pub struct ExtractReport {
     pub peak_disk_bytes: u64,
 }
 
-/// An extraction of a `tar.zst` under way.
+/// A running extraction of a `tar.zst`.
 ///
-/// It is driven by [`Extractor::advance`] whenever more of the archive can be read, writes to
-/// `<target>.partial`, and keeps `<target>.journal`. Dropping it, or the end of the process, leaves both,
-/// and [`Extractor::open`] with the same archive goes on at the last checkpoint. Checkpoints lie at
-/// frame ends: archives made by [`pack`] have one every 128 KiB unless told otherwise; one that is a single frame, as
-/// `zstd` makes them, starts from zero.
+/// The caller calls [`Extractor::advance`] whenever more of the archive can be read. The extractor writes to
+/// `<target>.partial` and keeps `<target>.journal`. Both files stay when it is dropped or the process ends, and
+/// [`Extractor::open`] with the same archive resumes at the last checkpoint. Checkpoints lie at frame ends. Archives
+/// made by [`pack`] have a frame end every 128 KiB by default; an archive with a single frame, as `zstd` makes them,
+/// starts from zero.
 ///
 /// [`pack`]: crate::pack
 pub struct Extractor {
@@ -126,25 +126,25 @@ pub struct Extractor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ExtractState {
     Extracting,
-    /// The journal says that all is on disk.
+    /// The whole ledger is on disk, by the journal.
     Whole,
-    /// And so under the target's name.
+    /// The whole ledger is on disk and has the target's name.
     Installed,
 }
 
-/// What [`Extractor::advance`] came to.
+/// The result of [`Extractor::advance`].
 pub enum ExtractStep {
-    /// More can be done at once.
+    /// More of the archive is available: call [`Extractor::advance`] again.
     More(Extractor),
-    /// Nothing more can be done until more of the archive is available.
+    /// The extraction waits until more of the archive is available.
     NeedsMore(Extractor),
     /// The whole archive is extracted.
     Whole(Extracted),
 }
 
 impl Extractor {
-    /// Begins to extract an archive of `archive_len` bytes to `target`, or goes on where an earlier
-    /// extraction of the same archive to the same target stopped. What another one left is overwritten.
+    /// Starts extracting an archive of `archive_len` bytes to `target`, or resumes an earlier extraction of the same
+    /// archive to the same target. The files of another archive's extraction are overwritten.
     ///
     /// # Errors
     ///
@@ -179,7 +179,7 @@ impl Extractor {
         Ok(extractor)
     }
 
-    /// Goes on where a journal says, if there is one and it is about this archive.
+    /// Resumes at the last record of a journal, if there is one of this archive.
     fn resume(&mut self) -> Result<bool, ExtractError> {
         let Some(file) = self.target.journal()? else {
             return Ok(false);
@@ -224,7 +224,7 @@ impl Extractor {
         Ok(true)
     }
 
-    /// How far it is.
+    /// Returns the progress.
     #[must_use]
     pub fn progress(&self) -> ExtractProgress {
         ExtractProgress {
@@ -235,13 +235,13 @@ impl Extractor {
         }
     }
 
-    /// Extracts what can be read of `source`, at most some 64 MiB of it. Blocks for reading, writing
-    /// and syncing; call it on a thread for disk work.
+    /// Extracts the available bytes of `source`, at most some 64 MiB. Blocks while it reads, writes and syncs: call it on
+    /// a thread for disk work.
     ///
     /// # Errors
     ///
-    /// [`ExtractError`]. After [`ExtractError::Refused`] the partial file is removed; after all others
-    /// it stays, and [`Extractor::open`] goes on.
+    /// [`ExtractError`]. After [`ExtractError::Refused`] the partial file is removed; after all others it stays, and
+    /// [`Extractor::open`] resumes.
     pub fn advance(mut self, source: &impl ArchiveSource) -> Result<ExtractStep, ExtractError> {
         match self.run(source) {
             Ok(StopReason::More) => Ok(ExtractStep::More(self)),
@@ -298,7 +298,7 @@ impl Extractor {
         }
     }
 
-    /// Decodes some of the input and writes what comes of it.
+    /// Decodes some of the input and writes the content.
     fn decode(&mut self) -> Result<(), ExtractError> {
         let input = self.input.get(self.input_at..).unwrap_or_default();
         let step = self.frames.step(input)?;
@@ -329,7 +329,7 @@ impl Extractor {
         Ok(())
     }
 
-    /// Makes durable what is written, then claims it, then gives up what it was made from.
+    /// Syncs the ledger, then writes a record to the journal, then discards the archive up to it if that was asked for.
     fn checkpoint(&mut self, source: &impl ArchiveSource) -> Result<(), ExtractError> {
         let claim = Checkpoint {
             archive: self.frames.at(),
@@ -360,7 +360,7 @@ impl Extractor {
         Ok(())
     }
 
-    /// The archive is read to its end: is all there?
+    /// Checks that the archive is complete. Called at its end.
     fn finish(&mut self, source: &impl ArchiveSource) -> Result<(), ExtractError> {
         if !self.frames.between_frames() {
             return Err(Refusal::Truncated {
@@ -388,7 +388,7 @@ impl Extractor {
     }
 }
 
-/// Reads a `tar.zst` up to the start of its ledger, and judges what comes before it.
+/// Reads a `tar.zst` up to the start of its ledger and checks the entries before it.
 pub(crate) fn inspect(
     source: &impl ArchiveSource,
     options: &ExtractOptions,
@@ -421,24 +421,24 @@ pub(crate) fn inspect(
     }
 }
 
-/// Why the work of one call ended.
+/// Why a call of [`Extractor::advance`] ended.
 enum StopReason {
     More,
     Available,
     End,
 }
 
-/// A ledger that is whole and on disk, but does not have its name yet: the place to verify it.
+/// An extracted ledger that is complete and synced but does not have its final name. The caller can verify it first.
 #[derive(Debug)]
 pub struct Extracted {
     pub(crate) target: Target,
     pub(crate) report: ExtractReport,
-    /// An earlier process gave it its name.
+    /// An earlier process renamed it to the target already.
     pub(crate) installed: bool,
 }
 
 impl Extracted {
-    /// Where the ledger is now.
+    /// Returns the current path of the ledger.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         if self.installed {
@@ -448,18 +448,18 @@ impl Extracted {
         }
     }
 
-    /// What was extracted.
+    /// Returns the report of the extraction.
     #[must_use]
     pub fn report(&self) -> &ExtractReport {
         &self.report
     }
 
-    /// Gives the ledger its name, durably, and replaces what had that name.
+    /// Renames the ledger to the target, durably. It replaces an earlier target.
     ///
     /// # Errors
     ///
-    /// [`ExtractError`]; the ledger keeps one of its two names, and extracting again only does what is
-    /// left (a 7z archive is extracted anew).
+    /// [`ExtractError`]; the ledger keeps one of its two names, and extracting again completes the rest (a 7z archive is
+    /// extracted from the start).
     pub fn install(self) -> Result<ExtractReport, ExtractError> {
         if self.installed {
             self.target.abandon()?;
@@ -469,7 +469,7 @@ impl Extracted {
         Ok(self.report)
     }
 
-    /// Removes the ledger: it is not what it should be. An earlier target stays.
+    /// Removes the extracted ledger, such as after a failed verification. An earlier target stays.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The three formats of a ledger in a snapshot, told apart by their first bytes.
+//! The three formats of a ledger in a snapshot, recognised by their first bytes.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::error::{ExtractError, Refusal};
 use crate::source::ArchiveSource;
 use crate::{measured, open};
 
-/// The form a snapshot has.
+/// The format of the ledger in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LedgerFormat {
     /// The ledger itself.
@@ -21,8 +21,8 @@ impl LedgerFormat {
     /// Bytes that [`LedgerFormat::from_header`] looks at.
     pub const HEADER_LEN: usize = 20;
 
-    /// The format of a file that starts with `start`: [`LedgerFormat::HEADER_LEN`] bytes, or the whole file if it
-    /// has fewer. `None` if it is none of them.
+    /// Returns the format of a file that starts with `start`: [`LedgerFormat::HEADER_LEN`] bytes, or the whole file if
+    /// it has fewer. Returns `None` for other files.
     #[must_use]
     pub fn from_header(start: &[u8]) -> Option<Self> {
         const LMDB_MAGIC: [u8; 4] = 0xBEEF_C0DE_u32.to_le_bytes();
@@ -38,7 +38,7 @@ impl LedgerFormat {
     }
 }
 
-/// The format of a file.
+/// Returns the format of the file at `path`.
 ///
 /// # Errors
 ///

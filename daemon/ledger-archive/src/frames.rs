@@ -1,4 +1,4 @@
-//! zstd frames, decoded as their bytes come.
+//! Decodes zstd frames as their bytes arrive.
 
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
@@ -17,17 +17,17 @@ const DICTIONARY_WRONG: usize = 32;
 pub(crate) struct FrameReader {
     context: DCtx<'static>,
     out: Vec<u8>,
-    /// Bytes of the archive taken.
+    /// Bytes of the archive consumed.
     at: u64,
     /// No frame is open.
     between_frames: bool,
-    /// Content may come without further bytes of the archive.
+    /// The decoder may return more content without further input.
     holds_back: bool,
 }
 
-/// What one step of decoding gave.
+/// The result of one step of decoding.
 pub(crate) struct DecodedChunk<'a> {
-    /// Bytes of the input that are done with.
+    /// Bytes of the input that were consumed.
     pub(crate) taken: usize,
     /// Content.
     pub(crate) content: &'a [u8],
@@ -49,7 +49,7 @@ impl FrameReader {
         })
     }
 
-    /// Bytes of the archive taken so far, from its start.
+    /// Bytes of the archive consumed so far.
     pub(crate) fn at(&self) -> u64 {
         self.at
     }

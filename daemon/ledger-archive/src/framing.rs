@@ -1,9 +1,8 @@
-//! How the frames of a packed archive lie: every frame starts at a multiple of 16 KiB, and a seek
-//! table ends the file.
+//! Writes the frames of a packed archive: every frame starts at a multiple of 16 KiB, and a seek table ends the file.
 //!
-//! BitTorrent v2 compares files by leaves of 16 KiB. A frame that did not change is made of the
-//! same leaves in the next archive wherever it comes to lie, as long as it begins with a leaf. The gap
-//! to the next leaf is a skippable frame, which every zstd decoder passes over (RFC 8878, 3.1.2).
+//! BitTorrent v2 compares files by leaves of 16 KiB. An unchanged frame that starts at a leaf
+//! consists of the same leaves in the next archive, at whatever offset. The gap to the next leaf is a skippable frame,
+//! which every zstd decoder skips (RFC 8878, 3.1.2).
 
 use std::io::{self, Write};
 

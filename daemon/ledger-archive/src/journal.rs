@@ -16,9 +16,8 @@
 //! checksum                  4   CRC-32 of the header's checksum and both
 //! ```
 //!
-//! Numbers are little endian. A record is written only after what it claims was synced, and is synced
-//! before anything is built on it. The last whole record counts; a torn one at the end is as if it had
-//! never been written.
+//! Numbers are little endian. A record is written only after the data it refers to was synced, and is synced
+//! before the archive is discarded. The last whole record counts; a torn record at the end is ignored.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,7 +32,7 @@ const RECORD: usize = 20;
 /// A journal of 120 GB has 40 KB. Larger ones are not read.
 const MAX_LEN: u64 = 16 << 20;
 
-/// A place where an extraction can go on.
+/// A point at which an extraction can resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Checkpoint {
     /// Byte of the archive where a frame starts.
@@ -42,7 +41,7 @@ pub(crate) struct Checkpoint {
     pub(crate) ledger: u64,
 }
 
-/// What a journal is about.
+/// The header of a journal: which extraction it belongs to.
 #[derive(Debug)]
 pub(crate) struct JournalHeader {
     pub(crate) archive: ArchiveId,
@@ -53,7 +52,7 @@ pub(crate) struct JournalHeader {
     pub(crate) names: Names,
 }
 
-/// A journal that is being written.
+/// An open journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
@@ -62,7 +61,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Begins a journal in an empty file.
+    /// Writes the header of a journal into an empty file.
     pub(crate) fn begin(file: File, subject: &JournalHeader) -> io::Result<Self> {
         let names = subject.names.encode();
         let mut bytes = Vec::with_capacity(FIXED + names.len() + 4);
@@ -71,7 +70,7 @@ impl Journal {
         for number in [subject.archive_len, subject.ledger_len, subject.inode] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        // Names are bounded far below.
+        // The total length of names is far below the limit of the field.
         bytes.extend_from_slice(&(names.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&names);
         let header = crc32fast::hash(&bytes).to_le_bytes();
@@ -85,7 +84,7 @@ impl Journal {
         })
     }
 
-    /// Reads a journal back. `None` if it claims nothing, or cannot be understood.
+    /// Reads an existing journal. Returns `None` if it has no record or is damaged.
     pub(crate) fn resume(mut file: File) -> io::Result<Option<(Self, JournalHeader, Checkpoint)>> {
         let mut bytes = Vec::new();
         (&mut file).take(MAX_LEN).read_to_end(&mut bytes)?;
@@ -105,7 +104,7 @@ impl Journal {
         let Some(claim) = last else {
             return Ok(None);
         };
-        // What is torn shall not stand behind what follows.
+        // Later records must not follow a torn one.
         file.set_len(valid as u64)?;
         let journal = Self {
             file,
@@ -115,7 +114,7 @@ impl Journal {
         Ok(Some((journal, subject, claim)))
     }
 
-    /// Makes a claim durable. What it claims is.
+    /// Writes and syncs a record. The caller has synced the data it refers to.
     pub(crate) fn claim(&mut self, claim: Checkpoint) -> io::Result<()> {
         let mut record = [0; RECORD];
         record[..8].copy_from_slice(&claim.archive.to_le_bytes());
@@ -247,7 +246,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is torn or damaged, no claim is read that was not written.
+        /// A torn or damaged journal never yields a record that was not written.
         #[test]
         fn no_claim_is_invented(
             cut in 0_usize..300,

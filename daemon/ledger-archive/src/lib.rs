@@ -2,8 +2,8 @@
 //!
 //! A snapshot has one of three [`LedgerFormat`]s. *Plain* is the ledger itself and needs nothing from
 //! here. *tar.zst* is written by [`pack`] and extracted by [`Extractor`] while it arrives. *7z* is only
-//! read, for streams that publish it. [`detect`] tells them apart by their first bytes; names play no
-//! part.
+//! read, for streams that publish it. [`detect`] recognises them by their first bytes, not by
+//! their names.
 //!
 //! # What [`pack`] writes
 //!
@@ -23,9 +23,9 @@
 //! # What is extracted
 //!
 //! The one regular file whose name is `data.ldb`, in whatever directory of the archive. Other files and
-//! directories are passed over and never written, up to 64 MiB of them. Everything else is a
-//! [`Refusal`]: links, devices, sparse files, absolute names, `..`, names that come twice, two ledgers,
-//! more bytes than declared or allowed, wrong checksums, an early end, and anything behind the end.
+//! directories are skipped and never written, up to 64 MiB of them. Everything else is a
+//! [`Refusal`]: links, devices, sparse files, absolute names, `..`, duplicate names, two ledgers,
+//! more bytes than declared or allowed, wrong checksums, an early end, and data after the end.
 //!
 //! The ledger is written to `<target>.partial`, synced, and only [`Extracted::install`] renames it: until
 //! then an earlier target is as it was. Nothing but the target, the partial file and
@@ -35,12 +35,12 @@
 //!
 //! | | `tar.zst` | `tar.zst`, discarding the archive | `7z` |
 //! |---|---|---|---|
-//! | begins | with the first bytes | with the first bytes | when the archive is whole |
+//! | starts | with the first bytes | with the first bytes | when the archive is whole |
 //! | after a crash | at the last checkpoint | at the last checkpoint | from zero |
 //! | disk at most | archive + ledger | the larger of both + a checkpoint | archive + ledger |
 //! | memory | 128 MiB window at most | the same | the dictionary, limited by an option |
 //!
-//! [`disk_needed`] computes it beforehand, [`ExtractReport::peak_disk_bytes`] says what it was.
+//! [`disk_needed`] computes the disk space beforehand; [`ExtractReport::peak_disk_bytes`] has the measured maximum.
 //!
 //! # Example
 //!
@@ -65,7 +65,7 @@
 //!     println!("{} of {}", progress.archive_bytes, progress.archive_len);
 //!     ControlFlow::Continue(())
 //! })?;
-//! // Here is the place to verify `extracted.path()`.
+//! // Verify `extracted.path()` here.
 //! extracted.install()?;
 //! assert_eq!(fs::read(&target)?, fs::read(dir.join("ledger"))?);
 //! # Ok(())
@@ -100,20 +100,19 @@ pub use name::EntryName;
 pub use pack::{PackOptions, PackReport, pack, pack_file};
 pub use source::{ArchiveSource, FileSource};
 
-/// What tells one archive from another for an extraction that goes on after an interruption.
+/// Identifies an archive, so that an interrupted extraction resumes with the same one only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArchiveId([u8; 32]);
 
 impl ArchiveId {
-    /// A name that only this content has, such as the info-hash of its torrent.
+    /// Makes an id from bytes that identify the content, such as the info-hash of its torrent.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// What tells this file from others and from what it was before somebody wrote to it: file system,
-    /// inode, length and modification time. Discarding an archive is writing to it, so an extraction
-    /// that does so needs a name of its content to go on after an interruption.
+    /// Makes an id from the file system, inode, length and modification time of a file. Discarding an archive changes
+    /// its modification time, so an extraction that does so needs [`from_bytes`](Self::from_bytes) to resume.
     ///
     /// # Errors
     ///
@@ -138,8 +137,8 @@ impl ArchiveId {
 
 /// Extracts the archive in the file at `path`, whatever its format, to `<target>.partial`.
 ///
-/// `progress` is called every now and then, and can stop the extraction; doing the same again goes on
-/// where it was (7z: from zero).
+/// `progress` is called regularly and can stop the extraction. Calling this again resumes it (7z: from
+/// the start).
 ///
 /// # Errors
 ///
@@ -166,8 +165,8 @@ pub fn extract_file(
     extract(&source, id, target, options, progress)
 }
 
-/// Extracts an archive that is whole, whatever its format: all that is available of `source` is all
-/// there is. See [`extract_file`].
+/// Extracts a complete archive of any format: the available bytes of `source` are the whole archive. See
+/// [`extract_file`].
 ///
 /// # Errors
 ///
@@ -186,7 +185,7 @@ pub fn extract(
             return sevenz::extract(source, target, &options, &mut progress);
         }
         Ok(LedgerFormat::TarZst) => {}
-        // A discarded archive has lost its start; its journal knows what it is.
+        // A discarded archive has lost its start; its journal identifies it.
         Err(ExtractError::Refused { .. }) if options.discard => {}
         Err(error) => return Err(error),
     }
@@ -209,10 +208,9 @@ pub fn extract(
     }
 }
 
-/// Looks at the archive in the file at `path` without extracting it: at the header of a 7z, at a `tar.zst` up to
-/// the start of its ledger. Takes milliseconds, and finds what would be refused before any content is read:
-/// encryption, methods and entries that are not supported, a missing volume, no ledger. Damaged content is found
-/// by extracting only.
+/// Checks the archive in the file at `path` without extracting it: the header of a 7z, a `tar.zst` up to the start
+/// of its ledger. Takes milliseconds. Finds encryption, unsupported methods and entries, a missing volume, and an
+/// archive without a ledger. Only extracting finds damaged content.
 ///
 /// # Errors
 ///
@@ -228,7 +226,7 @@ pub fn inspect(path: &Path, options: &ExtractOptions) -> Result<LedgerFormat, Ex
     Ok(format)
 }
 
-/// Removes the partial file and the journal that an interrupted extraction to `target` left, if there are any.
+/// Removes the partial file and the journal of an interrupted extraction to `target`, if they exist.
 ///
 /// # Errors
 ///
@@ -240,7 +238,8 @@ pub fn remove_leftovers(target: &Path) -> Result<(), ExtractError> {
     Ok(())
 }
 
-/// Most bytes on disk that extracting takes, archive and ledger together. The archive's are there already.
+/// Returns the maximum disk space of an extraction in bytes, archive and ledger together. It includes the space that
+/// the archive takes already.
 ///
 /// With `discard` (for [`LedgerFormat::TarZst`] only), an archive made by [`pack`] stays below this. One that
 /// compresses the ledger's start far better than its end may exceed it by as much as it exceeds the rest

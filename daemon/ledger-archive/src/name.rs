@@ -1,4 +1,4 @@
-//! Names of the entries of an archive: remote bytes that never become a path here.
+//! Names of the entries of an archive: untrusted bytes that never become a path.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::error::Refusal;
 const MAX_LEN: usize = 4096;
 /// Bytes of all names together. An archive of a ledger has a handful of entries.
 const MAX_TOTAL: usize = 1 << 16;
-/// What the ledger is called.
+/// File name of the ledger.
 pub(crate) const LEDGER: &[u8] = b"data.ldb";
 
 /// The name of an archive's entry, for messages: quoted, escaped and cut.
@@ -33,7 +33,7 @@ impl fmt::Display for EntryName {
     }
 }
 
-/// The names seen so far, each judged when it comes.
+/// The names seen so far. Each is checked when it is added.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Names {
     seen: HashSet<Vec<u8>>,
@@ -41,7 +41,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Judges one more name. True if it is the ledger's (for a file).
+    /// Checks and adds a name. Returns whether it is that of a ledger (if the entry is a file).
     pub(crate) fn admit(&mut self, name: &[u8]) -> Result<bool, Refusal> {
         let shown = || EntryName::new(name);
         if name.is_empty() || name.len() > MAX_LEN || name.contains(&0) {
@@ -52,7 +52,7 @@ impl Names {
         }
         let mut plain = Vec::with_capacity(name.len());
         let mut last: &[u8] = b"";
-        // A backslash separates too where the archive comes from Windows.
+        // Archives made on Windows may use a backslash.
         for part in name.split(|&byte| byte == b'/' || byte == b'\\') {
             match part {
                 b"" | b"." => {}
@@ -91,7 +91,7 @@ impl Names {
         out
     }
 
-    /// What [`Names::encode`] wrote. `None` if it is something else.
+    /// Reads the output of [`Names::encode`]. Returns `None` for other bytes.
     pub(crate) fn decode(mut bytes: &[u8]) -> Option<Self> {
         let mut names = Self::default();
         while let Some((len, rest)) = bytes.split_first_chunk() {

@@ -17,11 +17,11 @@ use crate::name::LEDGER;
 const LARGEST_PAGE: u32 = 64 << 10;
 /// Largest frame: two threads then need half a gigabyte.
 const MAX_FRAME_BYTES: u32 = 64 << 20;
-/// A tar file's unit.
+/// Block size of tar files.
 const TAR_BLOCK: u64 = 512;
 
-/// How to pack. The same options make the same bytes of the same ledger, with the same version of zstd
-/// and however many threads.
+/// Options for packing. With one version of zstd, the same ledger and options give the same bytes, whatever the
+/// number of threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackOptions {
     frame_bytes: u32,
@@ -41,8 +41,8 @@ impl Default for PackOptions {
 }
 
 impl PackOptions {
-    /// Bytes of ledger in a frame: a multiple of 64 KiB up to 64 MiB. Small frames are found again in
-    /// the next day's archive more often, but compress worse and are padded more: by 8 KiB on average.
+    /// Sets the bytes of ledger in a frame: a multiple of 64 KiB up to 64 MiB. Smaller frames are more often identical in
+    /// the next day's archive, but compress worse and are padded more: by 8 KiB on average.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl PackOptions {
     }
 }
 
-/// What was packed.
+/// The result of packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackReport {
     /// Bytes of the ledger.
@@ -93,11 +93,11 @@ pub struct PackReport {
     pub padding_bytes: u64,
 }
 
-/// Packs the ledger at `path`, which nobody may write to meanwhile, into `out`.
+/// Packs the ledger at `path` into `out`. The file must not be written to meanwhile.
 ///
 /// # Errors
 ///
-/// [`PackError`]; what was written until then is no archive.
+/// [`PackError`]; the data written to `out` by then is not a valid archive.
 pub fn pack_file(
     path: &Path,
     out: impl Write,
@@ -122,7 +122,7 @@ pub fn pack_file(
 ///
 /// # Errors
 ///
-/// [`PackError`]; what was written until then is no archive.
+/// [`PackError`]; the data written to `out` by then is not a valid archive.
 pub fn pack(
     ledger: impl Read,
     len: u64,
@@ -151,13 +151,13 @@ pub fn pack(
     })
 }
 
-/// Frames handed to a worker before the first comes back.
+/// Frames that a worker may have at a time.
 const IN_FLIGHT: usize = 2;
 
-/// What is known of a thread that left no reason.
+/// The error for a worker thread that ended without one.
 const THREAD_ENDED: &str = "a compressing thread ended";
 
-/// A frame on its way: its content, and room for what becomes of it.
+/// A frame to compress: its content, and a buffer for the result.
 #[derive(Default)]
 struct Job {
     content: Vec<u8>,
@@ -169,7 +169,7 @@ struct Worker {
     results: Receiver<Result<Job, &'static str>>,
 }
 
-/// The work of one thread: ends when there are no more jobs or nobody wants the results.
+/// Runs one worker thread. Returns when the channel of jobs or that of results is closed.
 fn compress_frames(level: i32, todo: &Receiver<Job>, done: &SyncSender<Result<Job, &'static str>>) {
     let mut context = match context(level) {
         Ok(context) => context,
@@ -192,7 +192,7 @@ fn compress_frames(level: i32, todo: &Receiver<Job>, done: &SyncSender<Result<Jo
     }
 }
 
-/// Frames say the length and the checksum of their content.
+/// Makes a context that writes the length and the checksum of the content into every frame.
 fn context(level: i32) -> Result<CCtx<'static>, &'static str> {
     let mut context = CCtx::try_create().ok_or("no memory for a context")?;
     for parameter in [
@@ -213,14 +213,14 @@ struct Packer<R, W> {
     read: u64,
     frame_bytes: usize,
     out: FrameWriter<W>,
-    /// Buffers that came back.
+    /// Buffers to be used again.
     spare: Vec<Job>,
 }
 
 impl<R: Read, W: Write> Packer<R, W> {
-    /// Reads, hands out and writes in turn. Frame n goes to worker n mod threads and comes back from
-    /// there, so results need no sorting, and since no worker ever has more than [`IN_FLIGHT`] frames,
-    /// neither side can wait for the other for ever.
+    /// Reads frames, sends them to workers and writes the results in order. Frame n goes to worker n mod threads and its
+    /// result is received from there, so results need no sorting. No worker has more than [`IN_FLIGHT`] frames, so
+    /// neither side can block the other.
     fn run(mut self, workers: &[Worker]) -> Result<PackReport, PackError> {
         let mut next = 0;
         let mut written = 0;

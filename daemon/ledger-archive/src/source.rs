@@ -1,4 +1,4 @@
-//! Where an archive is read from: a file that may still be growing.
+//! The source of an archive: a file that may still be growing.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,9 @@ use rustix::fs::FallocateFlags;
 /// Bytes `st_blocks` counts in.
 const STAT_BLOCK: u64 = 512;
 
-/// An archive of which the start can be read, and more and more of it.
+/// An archive that is read while it arrives, from its start.
 ///
-/// Only bytes that are known to be the archive's may be called available: what is read once is not
-/// read again.
+/// Only verified bytes may be reported as available: every byte is read once.
 pub trait ArchiveSource {
     /// Bytes from the archive's start that can be read now. Never falls.
     fn available(&self) -> u64;
@@ -22,22 +21,22 @@ pub trait ArchiveSource {
     ///
     /// # Errors
     ///
-    /// What the system answers.
+    /// The error of the operating system.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// Bytes the archive takes on disk.
     ///
     /// # Errors
     ///
-    /// What the system answers.
+    /// The error of the operating system.
     fn allocated(&self) -> io::Result<u64>;
 
-    /// Gives the bytes before `offset`, which are never read again, back to the file system. With 0 it
-    /// only tells whether that is possible.
+    /// Frees the disk space of the bytes before `offset`, which are not read again. With 0 it only checks whether
+    /// the file system supports that.
     ///
     /// # Errors
     ///
-    /// What the system answers; `EOPNOTSUPP` where the file system cannot.
+    /// The error of the operating system; `EOPNOTSUPP` where the file system does not support it.
     fn discard_before(&self, offset: u64) -> io::Result<()>;
 }
 
@@ -71,7 +70,7 @@ impl FileSource {
         }
     }
 
-    /// Says that the first `len` bytes can be read. May be called from any thread while others read.
+    /// Marks the first `len` bytes as readable. May be called from any thread while others read.
     pub fn set_available(&self, len: u64) {
         self.available.fetch_max(len, Ordering::AcqRel);
     }
@@ -91,7 +90,7 @@ impl ArchiveSource for FileSource {
     }
 
     fn discard_before(&self, offset: u64) -> io::Result<()> {
-        // A hole behind the end changes nothing, but is refused where holes cannot be.
+        // A hole beyond the end changes nothing, but fails where holes are not supported.
         let (start, len) = match offset {
             0 => (self.file.metadata()?.len(), STAT_BLOCK),
             offset => (0, offset),

@@ -1,6 +1,6 @@
-//! A tar file, read as its bytes come, of which only the ledger is of interest.
+//! Reads a tar file as its bytes arrive and returns the content of its ledger.
 //!
-//! Everything else is judged and passed over; nothing but the ledger's content leaves this module.
+//! Other entries are checked and skipped; only the ledger's content leaves this module.
 //! Formats: POSIX ustar and pax, GNU with long names and sizes in binary, and the older ones.
 
 use tar::{Header, PaxExtensions};
@@ -14,7 +14,7 @@ const MAX_EXTENSION: u64 = 1 << 16;
 /// Bytes of everything that is not the ledger: readmes, headers, padding.
 pub(crate) const MAX_OTHERS: u64 = 64 << 20;
 
-/// What the next bytes mean.
+/// A part of the tar file that the caller handles.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TarPart<'a> {
     /// The ledger begins, and has this many bytes.
@@ -25,15 +25,15 @@ pub(crate) enum TarPart<'a> {
 
 #[derive(Debug)]
 enum TarState {
-    /// Within a header of which so much is there.
+    /// Within a header; `filled` bytes of it were read.
     Header { filled: usize },
     /// Within an extension header's data.
     Extension { kind: Kind, left: usize },
     /// Within the ledger.
     Ledger { left: u64 },
-    /// Within something of no interest.
+    /// Within content or padding that is skipped.
     Skip { left: u64 },
-    /// Behind the first of the two blocks of zeros that end a tar file, by so many bytes.
+    /// After the first of the two blocks of zeros that end a tar file; `behind` bytes after it were read.
     End { behind: u64 },
 }
 
@@ -47,7 +47,7 @@ enum Kind {
     Global,
 }
 
-/// What extension headers said about the next entry.
+/// The attributes of the next entry from its extension headers.
 #[derive(Debug, Default)]
 struct PendingEntry {
     name: Option<Vec<u8>>,
@@ -56,7 +56,7 @@ struct PendingEntry {
     seen: bool,
 }
 
-/// Reads a tar file piece by piece.
+/// Reads a tar file incrementally.
 #[derive(Debug)]
 pub(crate) struct TarReader {
     state: TarState,
@@ -64,7 +64,7 @@ pub(crate) struct TarReader {
     extension: Vec<u8>,
     next: PendingEntry,
     names: Names,
-    /// Bytes of the tar file taken.
+    /// Bytes of the tar file consumed.
     at: u64,
     /// Bytes of them that are not the ledger's.
     others: u64,
@@ -73,7 +73,7 @@ pub(crate) struct TarReader {
 }
 
 impl TarReader {
-    /// At the start of a tar file whose ledger may have `limit` bytes.
+    /// Starts reading a tar file. A ledger of more than `limit` bytes is refused.
     pub(crate) fn new(limit: u64) -> Self {
         Self {
             state: TarState::Header { filled: 0 },
@@ -88,8 +88,8 @@ impl TarReader {
         }
     }
 
-    /// Behind the first `done` bytes of a ledger of `len`, with all names up to it. Positions in
-    /// messages count from the ledger's first byte then.
+    /// Resumes after the first `done` bytes of a ledger of `len` bytes. `names` are the names up to it. Positions in
+    /// error messages then count from the first byte of the ledger.
     pub(crate) fn within_ledger(names: Names, len: u64, done: u64, limit: u64) -> Self {
         let mut reader = Self::new(limit);
         reader.names = names;
@@ -112,7 +112,7 @@ impl TarReader {
         matches!(self.state, TarState::Ledger { .. })
     }
 
-    /// Takes bytes from `input` until there is something to tell or none are left.
+    /// Consumes bytes from `input` until there is a part to return or none are left.
     pub(crate) fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -172,7 +172,7 @@ impl TarReader {
         }
     }
 
-    /// Says whether the tar file is whole now that there is no more of the archive's `archive_len` bytes.
+    /// Checks that the tar file is complete. Called at the end of the archive of `archive_len` bytes.
     pub(crate) fn finish(&self, archive_len: u64) -> Result<(), Refusal> {
         match self.state {
             TarState::End { behind } if behind >= BLOCK as u64 => match self.ledger {
@@ -199,7 +199,7 @@ impl TarReader {
         Ok(())
     }
 
-    /// Judges the header in `block` and goes on to what it describes.
+    /// Checks the header in `block` and enters the state for the entry it describes.
     fn take_header(&mut self) -> Result<Option<TarPart<'static>>, Refusal> {
         let at = self.at - BLOCK as u64;
         if self.block == [0; BLOCK] {
@@ -284,7 +284,7 @@ impl TarReader {
         Ok(Some(TarPart::Begins(size)))
     }
 
-    /// Understands the extension header in `extension`.
+    /// Parses the extension header in `extension`.
     fn take_extension(&mut self, kind: Kind) -> Result<(), Refusal> {
         let at = self.at;
         let refuse = |detail| Refusal::TarExtension { at, detail };
@@ -368,7 +368,7 @@ fn split<'a>(input: &mut &'a [u8], want: usize) -> &'a [u8] {
     part
 }
 
-/// Puts `part` behind the first `filled` bytes of `block`. Returns how many there are then.
+/// Copies `part` to `block` after its first `filled` bytes. Returns the new number of bytes.
 fn fill(block: &mut [u8; BLOCK], filled: usize, part: &[u8]) -> usize {
     let end = filled + part.len();
     if let Some(slot) = block.get_mut(filled..end) {

@@ -1,7 +1,7 @@
-//! Where a ledger is extracted to: the target, the partial file beside it, and the journal.
+//! The files of an extraction: the target, the partial file beside it, and the journal.
 //!
-//! All three are opened by name within one directory that is opened once; none may be a link. What a
-//! name in an archive says plays no part.
+//! All three are opened by name within one directory that is opened once; none may be a link. Names in an archive
+//! have no influence on them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,13 +15,13 @@ use rustix::io::Errno;
 
 use crate::error::ExtractError;
 
-/// What the name of the partial file has after the target's.
+/// Suffix of the partial file.
 const PARTIAL: &str = ".partial";
-/// And that of the journal.
+/// Suffix of the journal.
 const JOURNAL: &str = ".journal";
 /// Bytes `st_blocks` counts in.
 const STAT_BLOCK: u64 = 512;
-/// Rounds of opening the partial file while others rename it away.
+/// Attempts to open the partial file while other processes rename it.
 const ROUNDS: u32 = 8;
 
 /// The files of one extraction. While it exists, no other process extracts to the same target.
@@ -101,7 +101,7 @@ impl Target {
         self.parent.join(&self.journal_name)
     }
 
-    /// What identifies the partial file, also once it has the target's name.
+    /// Returns the inode of the partial file, which it keeps when it is renamed.
     pub(crate) fn inode(&self) -> u64 {
         self.inode
     }
@@ -141,7 +141,7 @@ impl Target {
             })
     }
 
-    /// Makes what was written durable.
+    /// Syncs the partial file.
     pub(crate) fn sync(&self) -> Result<(), ExtractError> {
         self.partial
             .sync_data()
@@ -151,14 +151,13 @@ impl Target {
             })
     }
 
-    /// Forgets what was extracted. The journal goes first, durably: it must not outlive what it
-    /// claims.
+    /// Empties the partial file. The journal is removed first, durably: it must not outlive the data that it refers to.
     pub(crate) fn start_over(&self) -> Result<(), ExtractError> {
         self.end_journal()?;
         self.truncate(0)
     }
 
-    /// The journal that is there.
+    /// Opens the existing journal.
     pub(crate) fn journal(&self) -> Result<Option<File>, ExtractError> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.dir, &self.journal_name, flags, Mode::empty()) {
@@ -181,7 +180,7 @@ impl Target {
         }
     }
 
-    /// A new journal. It and the partial file have their names durably.
+    /// Creates a new journal and syncs the directory.
     pub(crate) fn create_journal(&self) -> Result<File, ExtractError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.dir, &self.journal_name, flags, PUBLIC)
@@ -197,7 +196,7 @@ impl Target {
         }
     }
 
-    /// Gives the partial file the target's name, which replaces what had it, and ends the journal.
+    /// Renames the partial file to the target, which replaces an earlier one, and removes the journal.
     pub(crate) fn install(&self) -> Result<(), ExtractError> {
         rustix::fs::renameat(&self.dir, &self.partial_name, &self.dir, &self.name).map_err(
             |errno| ExtractError::Rename {
@@ -244,7 +243,7 @@ impl Target {
     }
 }
 
-/// Readable by all, as ledgers are; the user's mask applies.
+/// File mode: readable by all, as ledgers are; the user's mask applies.
 const PUBLIC: Mode = Mode::from_raw_mode(0o644);
 
 fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
@@ -255,8 +254,8 @@ fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
 
 /// Opens or creates the partial file and takes its lock.
 ///
-/// Between opening and locking, whoever held the lock may have given the file the target's name; it
-/// must not be written to then.
+/// Between opening and locking, the previous owner of the lock may have renamed the file to the target. It must not be
+/// written to then.
 fn open_locked(
     dir: &OwnedFd,
     parent: &Path,
@@ -276,7 +275,7 @@ fn open_locked(
             errno => failed(errno),
         })?;
         let opened = rustix::fs::fstat(&fd).map_err(failed)?;
-        // A second name may be the ledger somebody uses.
+        // A second hard link may be a ledger in use.
         if !FileType::from_raw_mode(opened.st_mode).is_file() || opened.st_nlink > 1 {
             return Err(ExtractError::NotAFile { path: path() });
         }

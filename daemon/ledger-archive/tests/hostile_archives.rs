@@ -1,4 +1,4 @@
-//! Archives nobody vouches for: every rule by name, and whatever damage does.
+//! Hostile archives: every refusal by name, and random damage.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;

@@ -80,7 +80,7 @@ impl ArchiveSource for Prefix<'_> {
     }
 
     fn discard_before(&self, _: u64) -> io::Result<()> {
-        unreachable!("nobody asked for it");
+        unreachable!("the archive is not discarded");
     }
 }
 
@@ -372,7 +372,7 @@ fn a_damaged_end_takes_back_what_was_extracted() {
         open(&bench, &archive),
         &Prefix::new(&archive, archive.len()),
     );
-    // Nobody reads the seek table.
+    // The seek table is not read.
     seek_table.break_value().unwrap().remove().unwrap();
     // Within a frame of the last quarter.
     let leaf = (archive.len() * 3 / 4).next_multiple_of(16_384);

@@ -1,11 +1,11 @@
-//! Numbers at offsets of byte slices that nobody vouches for.
+//! Reads numbers at offsets of untrusted byte slices.
 
 /// The `N` bytes at `offset`, if `bytes` reaches that far.
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
 }
 
-/// The parts one behind the other, zeros after them. What does not fit is left out.
+/// Concatenates `parts` and fills the rest with zeros. Parts that do not fit are left out.
 pub(crate) fn joined<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let mut bytes = [0; N];
     let mut rest = bytes.as_mut_slice();

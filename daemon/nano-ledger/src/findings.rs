@@ -1,6 +1,6 @@
 //! Findings of a scan: the first example and a count.
 
-/// Something a scan came across, of which the first example is kept and all are counted.
+/// Findings of one kind: their number and the first example.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     count: u64,
@@ -15,7 +15,7 @@ impl Findings {
         self.count += 1;
     }
 
-    /// Adds what came across behind these.
+    /// Appends later findings.
     pub(crate) fn append(&mut self, later: Self) {
         if self.count == 0 {
             self.first = later.first;

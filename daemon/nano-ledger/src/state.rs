@@ -1,15 +1,14 @@
-//! Which state a node's ledger is in, and copying on from where a copy of it was interrupted.
+//! The state of a node's ledger, and resuming an interrupted copy of it.
 //!
-//! Why that may be done: LMDB never writes to a page of the newest committed state; it writes other pages
-//! and then one of the two meta pages, with a greater number. So while the newest state is the one a
-//! copy was begun of, every page of that state is what it was when it was copied, whether anybody held a
-//! reader slot in between or not. Pages that are free in it may have been written to meanwhile. In an
-//! uninterrupted copy they are no different: the node goes on writing to them while it is made, nothing
-//! in the copy names them, and they are replaced when private rows are taken out.
+//! A copy can be resumed for this reason: LMDB never writes to a page of the newest committed state. It writes other
+//! pages, and then one of the two meta pages with a greater transaction number. While the newest state is still the one
+//! that was being copied, all its pages are unchanged, with or without a reader slot in between. Pages that are free
+//! in it may have been written to meanwhile. An uninterrupted copy has the same property: the node writes to free pages
+//! during the copy, nothing in the copy refers to them, and they are overwritten when private rows are removed.
 //!
-//! The number alone does not tell a state: a system that crashed under a node that does not sync its
-//! commits may come back with an older one, from which other blocks lead to the same number. So the
-//! state also has what the file system says of the file: after a crash whoever commits changes its times.
+//! The transaction number alone does not identify a state. After a crash of the system, a node that does not sync its
+//! commits may continue from an older state and reach the same number with other blocks. The state therefore includes
+//! the file's metadata: after a crash, the next commit changes its times.
 
 use std::fmt;
 use std::fs::File;
@@ -36,9 +35,9 @@ pub struct LedgerState {
     length: u64,
     /// Seconds and nanoseconds of the last change of the content and of the inode.
     times: [i64; 4],
-    /// Of the newest committed transaction.
+    /// Number of the newest committed transaction.
     transaction: u64,
-    /// Bytes up to the end of the last page that state gives out.
+    /// Bytes up to the end of the last page given out in this state.
     end: u64,
     metas: Vec<u8>,
 }

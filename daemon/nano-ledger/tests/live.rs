@@ -326,7 +326,7 @@ fn missing_permissions_are_named() {
     let ask = || Helper::start("open", &path, other).finish();
 
     if other.is_some() {
-        // Owned by root: nobody else can make a lock file that root's node could use.
+        // Owned by root: no other user can make a lock file that root's node could use.
         mode(&path, 0o644);
         assert_eq!(ask(), "LockMissing");
     }
@@ -351,7 +351,7 @@ fn another_lock_format_in_use_is_told() {
     content[..4].copy_from_slice(&0xBEEF_C0DE_u32.to_le_bytes());
     content[4] = 1;
     fs::write(&lock, content).unwrap();
-    // Unused, it is initialised anew.
+    // An unused lock file is initialised again.
     drop(LiveLedger::open(&path).unwrap());
     let mut content = fs::read(&lock).unwrap();
     content[4] ^= 3;

@@ -183,7 +183,7 @@ fn a_writer_in_a_thread_stops_when_told() {
     assert!(transactions >= 5);
     assert_eq!(sound(&path).blocks, before.blocks + 4 * transactions);
 
-    // What fails is told at the end.
+    // Failures are reported at the end.
     let writer = LiveWriter::start(&dir.path().join("no/such/dir"), 1).unwrap();
     assert!(matches!(writer.stop(), Err(SyntheticError::Lmdb { .. })));
 }

@@ -317,7 +317,7 @@ fn hostile_archives_are_refused_and_the_old_ledger_stays() {
         (
             "garbage.tar.zst",
             garbage,
-            "something else behind the archive",
+            "continues after the end of the archive",
         ),
         ("flipped.tar.zst", flipped, "checksum|damaged"),
         (
@@ -343,7 +343,7 @@ fn hostile_archives_are_refused_and_the_old_ledger_stays() {
         (
             "bomb.tar.zst",
             zstd::bulk::compress(bomb.as_bytes(), 1).unwrap(),
-            "are allowed",
+            "allowed",
         ),
         ("half.tar.zst", packed(&half), "file-length"),
         ("torn.tar.zst", packed(&torn), "refused"),

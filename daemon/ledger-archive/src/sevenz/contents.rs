@@ -1,4 +1,4 @@
-//! What a 7z archive contains, and which of it is the ledger.
+//! The entries of a 7z archive, and which of them is the ledger.
 
 use super::coder::Coder;
 use super::reader::damaged;
@@ -9,7 +9,7 @@ use crate::name::{EntryName, Names};
 const REPARSE_POINT: u32 = 0x400;
 const UNIX_MODE: u32 = 0x8000;
 
-/// What is in an archive.
+/// The contents of an archive.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) folders: Vec<Folder>,
@@ -36,7 +36,7 @@ pub(super) struct File {
     pub(super) attributes: u32,
 }
 
-/// Where the ledger is, and how to get it out.
+/// The location of the ledger in the archive, and how to decode it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ledger {
     pub(super) coder: Coder,
@@ -56,7 +56,7 @@ pub(super) struct Ledger {
 }
 
 impl Contents {
-    /// Judges all entries and finds the ledger.
+    /// Checks all entries and finds the ledger.
     pub(super) fn ledger(&self) -> Result<Ledger, Refusal> {
         let mut names = Names::default();
         let mut streams = self.folders.iter().flat_map(|folder| {
@@ -79,8 +79,8 @@ impl Contents {
                 attributes if attributes & UNIX_MODE != 0 => match attributes >> 16 & 0o170_000 {
                     0 | 0o100_000 | 0o040_000 => {}
                     0o120_000 => return Err(Refusal::Link { name: name() }),
-                    // 7-Zip stores the mode of what it read from: `7z a -si` a pipe, `7z a /dev/sda` a
-                    // device. What has content is a file, as every unpacker makes it.
+                    // 7-Zip stores the mode of its input: `7z a -si` that of a pipe, `7z a /dev/sda` that of a
+                    // device. An entry with content is a file, as for every other unpacker.
                     _ if file.has_stream => {}
                     _ => return Err(Refusal::Device { name: name() }),
                 },

@@ -1,8 +1,7 @@
 //! The headers of a 7z archive, as `7zFormat.txt` of the LZMA SDK describes them, as far as an archive
 //! of a ledger has them.
 //!
-//! Total: whatever the bytes are, parsing ends, never panics, and allocates no more than a small
-//! multiple of their number.
+//! Parsing is total: for any bytes it ends, never panics, and allocates at most a small multiple of their number.
 
 use super::coder::Coder;
 use super::contents::{Contents, File, Folder};
@@ -58,7 +57,7 @@ impl Packed {
     }
 }
 
-/// A header, as it is or still to be unpacked.
+/// A header, plain or compressed.
 #[derive(Debug)]
 pub(super) enum Headers {
     Packed(Packed),
@@ -129,7 +128,7 @@ impl Reader<'_> {
                 .ok_or_else(outside)?;
         }
         if self.found(id::CRC) {
-            // What they are of is checked when it is unpacked.
+            // Checksums of unpacked data are compared instead.
             self.checksums(count)?;
         }
         self.expect(id::END, "its list of packed streams does not end")?;
@@ -187,7 +186,7 @@ impl Reader<'_> {
             } else {
                 &[]
             };
-            // The method first: it says more than the form.
+            // An unsupported method is the more helpful refusal, so it is checked first.
             coder = Ok(Coder::parse(method, properties)?);
             if flags & (COMPLEX | RESERVED) != 0 {
                 return Err(damaged("a method has several streams"));
@@ -332,7 +331,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Any bytes come to an end.
+        /// Parsing ends for any bytes.
         #[test]
         fn parsing_is_total(mut bytes in prop::collection::vec(
             prop_oneof![0_u8..0x1A, any::<u8>()], 0..200,

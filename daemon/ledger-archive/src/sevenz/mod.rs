@@ -1,9 +1,9 @@
 //! Extracting a 7z archive.
 //!
-//! Its header is at its end and its content is one stream, so the archive must be whole, and an
-//! interrupted extraction starts from zero. The header is parsed here, strictly and within bounds;
-//! the decoders are those of `lzma-rust2`. One thread decodes: its many-threaded decoder buffers the
-//! compressed stream up to the next place where the dictionary is reset, which an archive need not have.
+//! The header is at the end and the content is one stream. The archive must therefore be complete, and an interrupted
+//! extraction starts from zero. The header is parsed here, strictly and within bounds; the decoders are those of
+//! `lzma-rust2`. One thread decodes: the multi-threaded decoder buffers the compressed stream up to the next reset of
+//! the dictionary, which an archive need not have.
 
 mod coder;
 mod contents;
@@ -80,7 +80,7 @@ pub(super) fn extract<S: ArchiveSource>(
     })
 }
 
-/// Reads the headers and judges what they describe, and whether the ledger can be decoded.
+/// Reads and checks the headers, and checks that the ledger can be decoded.
 pub(super) fn inspect(
     source: &impl ArchiveSource,
     options: &ExtractOptions,
@@ -94,7 +94,7 @@ pub(super) fn inspect(
     Ok(())
 }
 
-/// Reads the headers and judges what they describe.
+/// Reads and checks the headers and locates the ledger.
 fn find_ledger(
     source: &impl ArchiveSource,
     archive_len: u64,
@@ -233,7 +233,7 @@ impl<S: ArchiveSource> Extraction<'_, S> {
     }
 }
 
-/// Where the reading of a [`ArchiveStream`] is, for whoever holds the decoder that took it.
+/// The position of an [`ArchiveStream`]. It stays accessible after a decoder has taken the stream.
 #[derive(Debug, Default)]
 struct StreamPosition {
     at: Cell<u64>,
@@ -241,7 +241,7 @@ struct StreamPosition {
 }
 
 impl StreamPosition {
-    /// An error that came out of a decoder: the archive's, or that of reading it.
+    /// Converts an error of a decoder: the archive is damaged, or reading it failed.
     fn error(&self, content: u64, source: io::Error) -> ExtractError {
         if self.failed.get() {
             let offset = self.at.get();

@@ -1,4 +1,4 @@
-//! The pieces that 7z headers are made of.
+//! Reads the primitive values of 7z headers.
 
 use crate::error::Refusal;
 
@@ -10,7 +10,7 @@ pub(super) fn damaged(detail: &'static str) -> Refusal {
     Refusal::SevenZHeader { detail }
 }
 
-/// Reads from the front.
+/// A cursor over the bytes of a header.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -37,7 +37,7 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    /// A number: the ones that begin the first byte count the bytes that follow.
+    /// Reads a number. The leading ones of its first byte count the bytes that follow.
     pub(super) fn number(&mut self) -> Result<u64, Refusal> {
         let first = self.byte()?;
         let more = first.leading_ones();
@@ -52,7 +52,7 @@ impl<'a> Reader<'a> {
         Ok(number)
     }
 
-    /// A number of things, each of which takes at least a bit of the header.
+    /// Reads a count of entries. Each entry takes at least one bit of the header.
     pub(super) fn count(&mut self) -> Result<usize, Refusal> {
         match self.number()? {
             count @ 0..=MAX_COUNT => Ok(count as usize),
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether the next byte is `id`; takes it then.
+    /// Returns whether the next byte is `id`, and consumes it if so.
     pub(super) fn found(&mut self, id: u8) -> bool {
         match self.0 {
             [first, rest @ ..] if *first == id => {
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         Ok(bits.take(count).collect())
     }
 
-    /// A list of flags, which is short when all are set.
+    /// Reads a list of flags. It has a short form in which all are set.
     pub(super) fn all_or_bits(&mut self, count: usize) -> Result<Vec<bool>, Refusal> {
         match self.byte()? {
             0 => self.bits(count),
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// A name in UTF-16, ended by a zero.
+    /// Reads a name in UTF-16 that ends with a zero.
     pub(super) fn name(&mut self) -> Result<Vec<u8>, Refusal> {
         let mut units = Vec::new();
         loop {

@@ -6,7 +6,7 @@ use crate::error::Refusal;
 /// Longest header. That of an archive with one file has some 150 bytes.
 pub(super) const MAX_HEADER: u64 = 1 << 20;
 
-/// The first 32 bytes, which say where the header is.
+/// The first 32 bytes, which locate the header.
 #[derive(Debug)]
 pub(super) struct StartHeader {
     /// First byte of the header.
@@ -19,7 +19,7 @@ pub(super) struct StartHeader {
 impl StartHeader {
     pub(super) const LEN: u64 = 32;
 
-    /// Checks that the header is what an archive of `archive_len` bytes ends with.
+    /// Parses the start header and checks that the header it locates ends an archive of `archive_len` bytes.
     pub(super) fn parse(bytes: &[u8], archive_len: u64) -> Result<Self, Refusal> {
         let truncated = || Refusal::Truncated { at: archive_len };
         let mut reader = Reader(bytes);

@@ -1,4 +1,4 @@
-//! Blocks as the node stores them: type, block, and the *sideband* with what the node worked out.
+//! Blocks as the node stores them: type, block, and the *sideband* with the data that the node derived.
 //!
 //! Layouts and hashes after nano-node's `nano/lib/blocks.cpp`, store versions 21 to 24.
 
@@ -11,7 +11,7 @@ use crate::bytes::{array_at, joined, u64_at, u64_be_at, u128_be_at};
 /// An account, block hash, representative or link.
 pub(crate) type Id = [u8; ID_LEN];
 
-/// What is zero in place of an id that is not there.
+/// The value of an absent id.
 pub(crate) const NONE: Id = [0; ID_LEN];
 
 /// The kinds of blocks; state blocks replaced the others.
@@ -79,7 +79,7 @@ const EPOCH_BITS: u8 = 0x1F;
 /// How epoch 0 is written; the later ones follow.
 pub(crate) const EPOCH_0: u8 = 2;
 
-/// What a stored block says, in one form for all kinds.
+/// A stored block, in one form for all kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) kind: BlockKind,
@@ -102,7 +102,7 @@ pub(crate) struct Block {
     pub(crate) source_epoch: u8,
 }
 
-/// A block with what proves it.
+/// A block with its hash, signature and work.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Signed {
     pub(crate) block: Block,
@@ -112,7 +112,7 @@ pub(crate) struct Signed {
 }
 
 impl Block {
-    /// What work is done for: the previous block, or the account of a first one.
+    /// Returns the input of the proof of work: the previous block, or the account for its first block.
     pub(crate) fn root(&self) -> Id {
         if self.previous == NONE {
             self.account
@@ -129,7 +129,7 @@ impl Block {
     /// Bytes of the form for sorting.
     pub(crate) const SORTED_LEN: usize = 5 * ID_LEN + 8 + 16 + 3 + ID_LEN;
 
-    /// Account, height and all the rest, so that bytes sort as chains do.
+    /// Encodes account, height and the rest, so that records sort by chain.
     pub(crate) fn to_sorted(self, hash: &Id) -> [u8; Self::SORTED_LEN] {
         joined(&[
             &self.account,

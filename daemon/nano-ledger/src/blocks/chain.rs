@@ -1,8 +1,7 @@
 //! The rules by which an account's blocks follow one another.
 //!
-//! After `ledger_processor` of nano-node's `nano/secure/ledger.cpp`: what the node let into its
-//! ledger, and what it wrote down about it, is worked out again here. Times are not looked at: they
-//! are the node's own clock, which may be set back.
+//! Follows `ledger_processor` of nano-node's `nano/secure/ledger.cpp`: the node's checks and the data it stores with a
+//! block are computed again here. Times are not checked: they are from the node's own clock, which may be set back.
 
 use crate::blocks::block::{self, Block, BlockKind, EPOCH, Id, NONE, RECEIVE, SEND};
 use crate::blocks::proof::epoch_of_link;
@@ -21,7 +20,7 @@ pub(crate) struct Chain {
     is_state: bool,
 }
 
-/// What a block does to others.
+/// The effect of a block on other accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Nothing.
@@ -32,7 +31,7 @@ pub(crate) enum Effect {
     Receive { source: Id, amount: u128, epoch: u8 },
 }
 
-/// What breaks the rules.
+/// A violation of the rules.
 pub(crate) type Breach = &'static str;
 
 impl Chain {
@@ -54,8 +53,8 @@ impl Chain {
         }
     }
 
-    /// Follows `before` (nothing for an account's first block) by a block. Whatever the breach, the
-    /// chain goes on from the block.
+    /// Appends a block to the chain `before` (`None` for an account's first block). After a violation the chain continues
+    /// from this block.
     pub(crate) fn follow(
         before: Option<&Self>,
         hash: &Id,
@@ -76,7 +75,7 @@ impl Chain {
     }
 }
 
-/// Whether the block stands where it says it does.
+/// Checks that the block follows the previous one at the stated height.
 fn position(before: Option<&Chain>, block: &Block) -> Result<(), Breach> {
     let opens = matches!(block.kind, BlockKind::Open | BlockKind::State);
     match before {
@@ -145,7 +144,7 @@ fn state(before: Option<&Chain>, chain: &mut Chain, block: &Block) -> Result<Eff
         if representative.is_some_and(|representative| block.representative != representative) {
             return Err("an epoch upgrade changes the representative");
         }
-        // Whoever has no block yet may begin in any epoch.
+        // An account without blocks may start in any epoch.
         if before.is_some() && upgrade != epoch + 1 {
             return Err("an epoch upgrade leaves one out or goes back");
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::blocks::schema;
 
-/// The network a ledger belongs to, told by its genesis block.
+/// The network of a ledger, determined by its genesis block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Network {
     /// The live network.
@@ -26,12 +26,12 @@ pub(crate) const GENESIS: [(Network, [u8; 32]); 2] = [
     ),
 ];
 
-/// Whether this is the genesis block of the network, which receives what nobody sent.
+/// Returns whether this is the genesis block of the network, which receives without a send.
 pub(crate) fn is_genesis(network: Network, hash: &[u8; 32]) -> bool {
     GENESIS.contains(&(network, *hash))
 }
 
-/// The text of a [`Network`] is none.
+/// A text is not the name of a [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("networks are live, dev and unknown")]
 pub struct UnknownNetwork;

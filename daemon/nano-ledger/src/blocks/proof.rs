@@ -1,4 +1,4 @@
-//! What proves a block: the signature of its account, and the work done for it.
+//! The proofs of a block: the signature of its account and its proof of work.
 //!
 //! Nano signs with Ed25519 over Blake2b-512 in place of SHA-512, and verifies as ed25519-donna does.
 //! Signers and thresholds of the networks after nano-node's `nano/secure/common.cpp` and
@@ -12,8 +12,7 @@ use crate::blocks::block::{Block, BlockKind, EPOCH, Id, RECEIVE, Signed};
 use crate::blocks::network::Network;
 use crate::blocks::schema;
 
-/// Links of the blocks that upgrade an account to epoch 1 and 2, by anybody's request signed by
-/// one key.
+/// Links of the blocks that upgrade an account to epoch 1 and 2. All of them are signed by one key.
 const EPOCH_LINKS: [&[u8; 14]; 2] = [b"epoch v1 block", b"epoch v2 block"];
 
 const LIVE_GENESIS: Id =
@@ -52,14 +51,14 @@ pub(crate) fn epoch_of_link(link: &Id) -> Option<u8> {
         .find_map(|(epoch, link)| (text == link).then_some(epoch))
 }
 
-/// Whether the block is one that upgrades its account, told by its sideband.
+/// Returns whether the block upgrades its account to an epoch, by its sideband.
 pub(crate) fn is_upgrade(block: &Block) -> bool {
     block.kind == BlockKind::State
         && block.details & EPOCH != 0
         && epoch_of_link(&block.link).is_some()
 }
 
-/// Who signs a block. `None` for an upgrade on a network whose signers are not known.
+/// Returns the key that signs a block. `None` for an upgrade on a network whose signers are not known.
 fn signer(block: &Block, network: Network) -> Option<Id> {
     if !is_upgrade(block) {
         return Some(block.account);
@@ -94,8 +93,8 @@ const ORDER: [u8; 32] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
-/// The signature with its scalar below the order of the group, as this library insists on. The
-/// node takes any below 2^253, and the scalar is not hashed, so both mean the same.
+/// Returns the signature with its scalar reduced below the order of the group, as this library requires. The node accepts
+/// any scalar below 2^253. The scalar is not hashed, so both forms are equivalent.
 fn canonical(signature: &[u8; 64]) -> Option<[u8; 64]> {
     let (_, scalar) = signature.split_at_checked(32)?;
     if scalar.last()? & 0xE0 != 0 {

@@ -14,12 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct SortError {
     /// The directory of the temporary file.
     pub dir: PathBuf,
-    /// What the system answered.
+    /// The error of the operating system.
     #[source]
     pub source: io::Error,
 }
 
-/// Sorts records of `N` bytes. What does not fit into memory goes into a nameless file.
+/// Sorts records of `N` bytes. Records that do not fit into memory are written to an unlinked file.
 #[derive(Debug)]
 pub(crate) struct Sorter<const N: usize> {
     records: Vec<[u8; N]>,
@@ -177,7 +177,7 @@ impl<const N: usize> Merge<N> {
     }
 }
 
-/// A file without a name, gone with its last descriptor.
+/// Creates an unlinked file in `dir`.
 fn nameless(dir: &Path) -> io::Result<File> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -19,7 +19,7 @@ pub enum OpenError {
     NotReadable {
         /// The ledger.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -49,7 +49,7 @@ pub enum OpenError {
     LockMissing {
         /// The lock file.
         lock: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -59,7 +59,7 @@ pub enum OpenError {
     LockNotWritable {
         /// The lock file.
         lock: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -70,7 +70,7 @@ pub enum OpenError {
         /// The lock file.
         lock: PathBuf,
     },
-    /// Whoever uses the ledger now has another lock format than LMDB 0.9.70.
+    /// The process that uses the ledger has another lock format than LMDB 0.9.70.
     #[error("the running node's LMDB locks {} in another format than this program's (0.9.70); \
              stop the node for the copy, or use a version of this program made for that node",
              lock.display())]
@@ -107,7 +107,7 @@ pub enum CopyError {
     /// The copy could not be written, such as for lack of space.
     #[error("cannot write the copy")]
     Write {
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -116,7 +116,7 @@ pub enum CopyError {
     Read {
         /// The ledger.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -127,7 +127,7 @@ pub enum CopyError {
         #[source]
         source: LedgerError,
     },
-    /// Somebody wrote to the ledger during an exact copy.
+    /// The ledger was written to during an exact copy.
     #[error("{} changed while it was copied; stop the node for an exact copy", path.display())]
     Changed {
         /// The ledger.
@@ -159,7 +159,7 @@ pub enum CopyError {
         lock: PathBuf,
         /// The number both processes have, each in its PID namespace.
         number: u32,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },

@@ -2,15 +2,15 @@
 //!
 //! A running node keeps writing, so its file cannot just be read: pages change under the reader.
 //! LMDB's own copy runs inside a read transaction, which keeps the writer from re-using any page
-//! of the state being copied. The writer is held up only while the two meta pages are written out,
-//! and goes on during the rest; what it frees meanwhile it cannot re-use, so its file grows a little
+//! of the state being copied. The writer waits only while the two meta pages are written out,
+//! and continues during the rest. It cannot re-use the pages that it frees meanwhile, so its file grows a little
 //! for as long as the copy takes. Copy at disk speed, not at network speed.
 //!
 //! What the uncompacted copy is, by `mdb_env_copyfd0` of LMDB 0.9.70 and measured on the ledgers in
 //! `tests/data`: both meta pages and all pages up to the last one given out, byte for byte, at the
-//! offsets they have in the source, free pages with whatever they last held. So of a ledger that nobody
-//! writes to it is the file itself; only bytes behind the last page given out (a file that once was
-//! or is reserved to be longer) are left out. [`copy_exact`] copies those too.
+//! offsets they have in the source, free pages with their last content. The copy of a ledger that is not written to is
+//! therefore identical to the file, except for bytes after the last page given out (in a file that was longer or has
+//! reserved space). [`copy_exact`] copies those too.
 //!
 //! # Locking
 //!
@@ -147,8 +147,8 @@ impl LiveLedger {
         })
     }
 
-    /// Enters this process in the lock file as one that reads, before anything is copied. Copies do so
-    /// too; this is for who wants to know beforehand.
+    /// Registers this process as a reader in the lock file. Copies do so too; call this to find out beforehand whether
+    /// that works.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl LiveLedger {
         self.reader().map(drop)
     }
 
-    /// Bytes a copy taken now would have; one taken later may have more.
+    /// Returns the length in bytes of a copy made now. A later copy may be longer.
     ///
     /// # Errors
     ///
@@ -171,16 +171,16 @@ impl LiveLedger {
     /// Writes a consistent, uncompacted copy to `out`, from its current position on.
     ///
     /// `out` may be the writing end of a pipe, so that another thread hashes or stores the bytes
-    /// while they are copied. Give it empty: the node cannot commit until the first two pages are
-    /// written. It blocks until all is written, and returns early with [`CopyError::ReaderGone`] once
+    /// while they are copied. The pipe must be empty: the node cannot commit until the first two
+    /// pages are written. The call blocks until all is written, and returns early with [`CopyError::ReaderGone`] once
     /// the reading end is closed, which is how to cancel a copy. `out` must not be non-blocking.
-    /// (`SIGPIPE` must be ignored, as Rust programs do unless told otherwise.)
+    /// (`SIGPIPE` must be ignored, which is the default of Rust programs.)
     ///
     /// # Errors
     ///
-    /// [`CopyError`]; what was written until then is no ledger.
+    /// [`CopyError`]; the data written by then is not a valid ledger.
     pub fn copy_to(&self, out: &mut File) -> Result<(), CopyError> {
-        // Its failures are not to be taken for those of writing.
+        // Its errors must not be mistaken for write errors.
         self.register()?;
         self.env
             .copy_to_file(out, CompactionOption::Disabled)
@@ -206,19 +206,18 @@ pub fn clear_dead_readers(path: &Path) -> Result<usize, OpenError> {
     LiveLedger::open(path)?.clear_dead_readers()
 }
 
-/// Copies a ledger that nobody writes to, byte for byte with everything behind the last page in use.
+/// Copies a ledger that is not written to, byte for byte, including everything after the last page in use.
 /// Returns the number of bytes.
 ///
 /// It takes no lock and needs only to read the file, so it also serves ledgers on read-only media
-/// and atomic file system snapshots. A writer is noticed instead of held up: the file's length,
-/// modification time and both meta pages must be the same before and after. What is copied is a
-/// consistent ledger even if an uncommitted transaction of a writer went unnoticed, since LMDB never
-/// writes to a page of the committed state.
+/// and atomic file system snapshots. A writer is not blocked but detected: the file's length,
+/// modification time and both meta pages must be the same before and after. The copy is a consistent ledger even if an
+/// uncommitted transaction of a writer was not detected, since LMDB never writes to a page of the committed state.
 ///
 /// # Errors
 ///
-/// [`CopyError::Changed`] when somebody wrote meanwhile, else the failure to read or write; what
-/// was written until then is no ledger.
+/// [`CopyError::Changed`] when the ledger was written to meanwhile, else the failure to read or write; what
+/// was written by then is not a valid ledger.
 pub fn copy_exact(path: &Path, out: &mut File) -> Result<u64, CopyError> {
     let read = |source| CopyError::Read {
         path: path.to_owned(),
@@ -263,7 +262,7 @@ const CLOCK_GRANULARITY: Duration = Duration::from_millis(50);
 /// Bytes read and written at a time.
 const BUFFER: usize = 1 << 20;
 
-/// What changes when somebody writes to a ledger.
+/// Identifies a state of a ledger file: it changes with every write.
 #[derive(PartialEq, Eq)]
 struct FileStamp {
     len: u64,
@@ -293,7 +292,7 @@ fn lock_path(path: &Path) -> PathBuf {
     lock.into()
 }
 
-/// Makes sure that LMDB will get at its lock file, and says why not before LMDB does worse.
+/// Checks that LMDB can use its lock file and creates it if it is missing. Its errors are more precise than LMDB's.
 fn prepare_lock(lock: &Path, ledger: &fs::Metadata) -> Result<(), OpenError> {
     // Before the environment is opened: closing this descriptor later would drop its locks.
     let created = OpenOptions::new()

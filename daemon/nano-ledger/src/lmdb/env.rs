@@ -18,7 +18,7 @@ pub(crate) fn open_for_reading(path: &Path) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     // SAFETY: `flags` is unsafe for NO_LOCK, NO_SYNC and their like; these two are not among them.
     let options = unsafe { options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::READ_ONLY) };
-    // SAFETY: mapping a file is sound while nobody truncates it or writes outside of LMDB's rules.
+    // SAFETY: mapping a file is sound while no process truncates it or writes outside of LMDB's rules.
     // All that write to a node's ledger do so through LMDB under the same lock file, which this
     // environment uses too (never NO_LOCK, and `LiveLedger::open` refuses the one case in which
     // LMDB goes without: a read-only file system). LMDB never truncates. heed refuses to open the
@@ -40,14 +40,14 @@ pub(crate) fn open_for_generating(path: &Path, map_size: usize) -> heed::Result<
     unsafe { options.open(path) }
 }
 
-/// Opens a file that nobody else knows of for writing, without a lock file. Commits are not synced.
+/// Opens a file that no other process uses for writing, without a lock file. Commits are not synced.
 pub(crate) fn open_private(path: &Path) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.max_dbs(MAX_TABLES);
     let flags = EnvFlags::NO_SUB_DIR | EnvFlags::NO_SYNC | EnvFlags::NO_LOCK;
-    // SAFETY: without a lock, others must not use the file meanwhile: by contract they do not know of
-    // it. Without a sync it may be damaged when the system crashes: then it is thrown away.
+    // SAFETY: without a lock, other processes must not use the file meanwhile, which is the contract of this function.
+    // Without a sync it may be damaged when the system crashes; then it is discarded.
     let options = unsafe { options.flags(flags) };
-    // SAFETY: nobody else truncates or writes the file, by the same contract.
+    // SAFETY: no other process truncates or writes the file, by the same contract.
     unsafe { options.open(path) }
 }

@@ -13,7 +13,7 @@ pub enum LedgerError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -24,7 +24,7 @@ pub enum LedgerError {
         path: PathBuf,
         /// First byte of the failed read.
         offset: u64,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -43,7 +43,7 @@ pub enum LedgerError {
         path: PathBuf,
         /// The table or list.
         tree: String,
-        /// What was found where.
+        /// The contradiction and its page.
         #[source]
         source: PageFault,
     },

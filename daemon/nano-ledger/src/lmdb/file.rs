@@ -2,7 +2,7 @@
 //!
 //! Nothing here maps the file: a damaged disk or a file cut short while being read is an error, not
 //! a signal, and a hostile file can at worst be refused. Memory is bounded by one page per tree
-//! level; time by the page counts in the tree roots, which are held against the length of the file.
+//! level. Time is bounded by the page counts in the tree roots, which are compared with the length of the file.
 
 use std::fs::File;
 use std::io;
@@ -16,8 +16,8 @@ use crate::lmdb::page::PageFault;
 
 /// A ledger file opened for reading.
 ///
-/// It is the state of the newer valid meta page at the time of opening. Use it on files nobody
-/// writes to (copies, snapshots); beside a running node, pages may change between two reads.
+/// It has the state of the newer valid meta page at the time of opening. Use it on files that are not written to
+/// (copies, snapshots). Beside a running node, pages may change between two reads.
 #[derive(Debug)]
 pub struct LedgerFile {
     file: File,
@@ -238,7 +238,7 @@ fn read_metas(
     Ok([first, Err(MetaFault::Magic)])
 }
 
-/// What a file without meta pages looks like, for the person who named the wrong one.
+/// Describes a file without meta pages, for an error message.
 fn describe(file: &File, fault: &MetaFault) -> String {
     let mut start = [0; 16];
     let found = file.read_at(&mut start, 0).unwrap_or(0);

@@ -5,7 +5,7 @@ use crate::lmdb::error::LedgerError;
 use crate::lmdb::file::LedgerFile;
 use crate::lmdb::walk::Value;
 
-/// What the list of free pages says.
+/// The content of the list of free pages.
 #[derive(Debug, Default)]
 pub(crate) struct FreeList {
     /// Pages listed.
@@ -25,7 +25,7 @@ pub(crate) fn read(file: &LedgerFile) -> Result<FreeList, LedgerError> {
     read_each(file, &mut |_| ())
 }
 
-/// Reads the whole list and shows `visit` every page on it.
+/// Reads the whole list and calls `visit` with every page in it.
 pub(crate) fn read_each(
     file: &LedgerFile,
     visit: &mut dyn FnMut(u64),

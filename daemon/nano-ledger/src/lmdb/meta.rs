@@ -22,7 +22,7 @@ const FLAG_META_PAGE: u16 = 0x08;
 /// Page number that stands for "no page".
 const NO_PAGE: u64 = u64::MAX;
 
-/// Why a meta page is not one.
+/// Why a meta page is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetaFault {
     /// The file ends inside the page.

@@ -1,4 +1,4 @@
-//! The LMDB file format, read with positioned reads and without trust.
+//! The LMDB file format, read with positioned reads and without trust in the file.
 
 pub(crate) mod env;
 pub(crate) mod error;

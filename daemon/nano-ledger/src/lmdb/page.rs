@@ -1,4 +1,4 @@
-//! One page of a tree, read without trusting a single number in it.
+//! One page of a tree, parsed without trusting any number in it.
 
 use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::lmdb::meta::PAGE_HEADER;
@@ -6,17 +6,17 @@ use crate::lmdb::meta::PAGE_HEADER;
 const FLAG_BRANCH: u16 = 0x01;
 const FLAG_LEAF: u16 = 0x02;
 const FLAG_OVERFLOW: u16 = 0x04;
-/// Marks of LMDB's memory that may be left on disk and mean nothing there: dirty, loose, keep.
+/// Flags of LMDB's memory state that may remain on disk and have no meaning there: dirty, loose, keep.
 const FLAGS_IGNORED: u16 = 0x10 | 0x4000 | 0x8000;
 
 const NODE_HEADER: usize = 8;
 const NODE_OVERFLOW: u16 = 0x01;
 const NODE_TABLE: u16 = 0x02;
 
-/// What contradicts the format in the pages of a tree.
+/// A contradiction to the format in the pages of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PageFault {
-    /// A pointer leads out of the file or to a meta page.
+    /// A pointer is outside of the file or points to a meta page.
     #[error("a pointer to page {page}, outside 2..{pages}")]
     OutOfFile {
         /// The page pointed to.
@@ -29,10 +29,10 @@ pub enum PageFault {
     Number {
         /// Where the page lies.
         page: u64,
-        /// What its header says.
+        /// The number in its header.
         found: u64,
     },
-    /// The page is of another kind than its place in the tree asks for.
+    /// The page is of another kind than its level in the tree requires.
     #[error("page {page} has flags {flags:#06x}, expected {expected:#06x}")]
     Kind {
         /// The page.
@@ -60,7 +60,7 @@ pub enum PageFault {
         /// The node's position in it.
         node: usize,
     },
-    /// A node is of a kind that has no place here: duplicates, or a table below the top.
+    /// A node is of a kind that is not allowed here: duplicates, or a table below the top tree.
     #[error("node {node} of page {page} has unexpected flags {flags:#06x}")]
     NodeKind {
         /// The page.
@@ -107,9 +107,9 @@ pub enum PageFault {
     Count {
         /// `entries`, `leaf pages` or `branch pages`.
         what: &'static str,
-        /// What the root says.
+        /// The number in the root.
         expected: u64,
-        /// What was there.
+        /// The number found.
         found: u64,
     },
     /// The root of a tree is impossible.

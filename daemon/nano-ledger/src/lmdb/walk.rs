@@ -8,7 +8,7 @@ use crate::lmdb::file::LedgerFile;
 use crate::lmdb::meta::{PAGE_HEADER, Tree};
 use crate::lmdb::page::{NodeValue, Page, PageFault, PageKind, overflow_run};
 
-/// Longest value that is handed out whole. Records of a ledger have at most a few hundred bytes.
+/// Longest value that is returned whole. Records of a ledger have at most a few hundred bytes.
 const MAX_VALUE: u32 = 64 * 1024;
 
 /// How a tree orders its keys.
@@ -51,7 +51,7 @@ pub(crate) struct OverflowRun {
     pub(crate) len: u32,
 }
 
-/// An entry the walk stands at: the node of the topmost page.
+/// The current entry of a walk: a node of the topmost page.
 struct CurrentEntry {
     node: usize,
     run: Option<OverflowRun>,
@@ -78,10 +78,10 @@ struct PageCounts {
     overflow: u64,
 }
 
-/// Walks the entries of a tree, checking all it passes: bounds, page numbers and kinds, the order
-/// of keys and separators, and at the end the counts of the root.
+/// Walks the entries of a tree. Checks bounds, page numbers and kinds, the order of keys and separators, and at the end
+/// the counts of the root.
 ///
-/// A walk ends: no more pages are visited than the root counts, nor than the file has.
+/// Every walk ends: it visits no more pages than the root counts, and no more than the file has.
 pub struct Entries<'a> {
     file: &'a LedgerFile,
     name: &'a str,
@@ -89,7 +89,7 @@ pub struct Entries<'a> {
     order: KeyOrder,
     /// The pages from the root to the current leaf.
     stack: Vec<PageFrame>,
-    /// Buffers of pages left behind.
+    /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
     started: bool,
     /// The greatest key or separator passed.
@@ -146,12 +146,12 @@ impl<'a> Entries<'a> {
         }))
     }
 
-    /// The page of the entry that was handed out last.
+    /// Returns the page of the entry that was returned last.
     pub(crate) fn leaf(&self) -> Option<u64> {
         self.stack.last().map(|frame| frame.number)
     }
 
-    /// As [`next`](Self::next), but tells tables from bytes and leaves long values in the file.
+    /// As [`next`](Self::next), but distinguishes tables from bytes and does not read long values.
     pub(crate) fn next_raw(&mut self) -> Result<Option<(&[u8], Value<'_>)>, LedgerError> {
         let Some(step) = self.step()? else {
             return Ok(None);
@@ -505,7 +505,7 @@ mod tests {
         let in_trees = in_trees + file.meta().free.pages() + file.meta().main.pages();
         assert_eq!(in_trees + free.pages + 2, file.meta().last_page + 1);
 
-        // One byte more than is handed out whole.
+        // One byte more than is returned whole.
         let env = crate::lmdb::env::open_for_generating(&path, 1 << 30).unwrap();
         let txn = env.write_txn().unwrap();
         env.create_databases_and_commit(txn, |opener, txn| {

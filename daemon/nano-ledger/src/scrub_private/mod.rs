@@ -1,18 +1,18 @@
-//! Taking out of a copy what is nobody else's business.
+//! Removes the node's private data from a copy.
 //!
-//! `peers` holds the addresses the producer's node talked to, `online_weight` what it saw when, and
-//! `final_votes` what it voted for. Nodes fill all three anew. Emptying the tables is not enough:
-//! LMDB never wipes. Old rows stay in free pages, and, since it writes pages from buffers it
-//! used before, in the unused middle of pages of any other table (314 whole rows of `final_votes` in
-//! pages of blocks in a ledger of 4 MB). So all three are done here:
+//! `peers` contains the addresses of peers of the producer's node, `online_weight` its samples of the online weight, and
+//! `final_votes` its votes. Nodes fill all three again. Emptying the tables is not enough: LMDB never overwrites rows.
+//! Old rows stay in free pages, and, since it writes pages from buffers it used before, in the unused middle of
+//! pages of any other table (314 whole rows of `final_votes` in pages of blocks in a ledger of 4 MB). There are three
+//! steps:
 //!
 //! 1. LMDB empties the tables in a transaction of its own. Their pages join the list of free pages, as
 //!    the node that will use the copy can use them; the pages of other tables stay where they are.
-//! 2. Free pages that hold such rows, told by the sizes of keys and values, are filled with zeros.
+//! 2. Free pages with such rows, recognised by the sizes of keys and values, are filled with zeros.
 //! 3. The unused middle of every other page is filled with zeros.
 //!
-//! What happens to a page depends on nothing but its own bytes and on whether it is free. So what
-//! does not change from one day to the next does not change in the scrubbed copies either.
+//! The treatment of a page depends only on its bytes and on whether it is free. Pages that do not change from one day to
+//! the next therefore do not change in the scrubbed copies either.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -42,20 +42,20 @@ const PRIVATE: [(&str, usize, usize); 3] = [
 /// Bytes read and written at a time; a multiple of every page size.
 const CHUNK: usize = 1 << 20;
 
-/// What scrubbing did.
+/// The result of scrubbing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScrubReport {
     /// The emptied tables and the rows each had.
     pub cleared: Vec<(&'static str, u64)>,
-    /// Pages that held these rows until now, filled with zeros.
+    /// Pages of these tables, filled with zeros.
     pub pages_in_use: u64,
-    /// Free pages that still held such rows, filled with zeros.
+    /// Free pages with rows of these tables, filled with zeros.
     pub pages_stale: u64,
     /// Pages of which only the unused middle was filled with zeros.
     pub pages_trimmed: u64,
 }
 
-/// Why a copy could not be scrubbed. What is left is neither the copy nor a scrubbed one.
+/// Why a copy could not be scrubbed. The file is neither the original copy nor a scrubbed one then.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrubError {
     /// The copy is no sound ledger.
@@ -83,7 +83,7 @@ pub enum ScrubError {
     Write {
         /// The copy.
         path: PathBuf,
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -92,12 +92,12 @@ pub enum ScrubError {
 /// Empties `peers`, `online_weight` and `final_votes` of the ledger at `path` and overwrites every
 /// trace of their rows, then syncs the file. The same file becomes the same bytes.
 ///
-/// `path` must be a copy made by this program of a ledger it trusts, which nobody else has open:
-/// LMDB maps it, and takes no lock.
+/// `path` must be a copy that this program made of a trusted ledger, and no other process may have it open: LMDB maps it
+/// and takes no lock.
 ///
 /// # Errors
 ///
-/// [`ScrubError`]; throw the copy away then.
+/// [`ScrubError`]; discard the copy then.
 pub fn scrub_copy(path: &Path) -> Result<ScrubReport, ScrubError> {
     let mut report = ScrubReport::default();
     let ledger = LedgerFile::open(path)?;
@@ -206,7 +206,7 @@ impl Pages {
     }
 }
 
-/// Overwrites all that is private and in no tree.
+/// Overwrites private rows outside of trees.
 fn overwrite(path: &Path, report: &mut ScrubReport) -> Result<(), ScrubError> {
     let failed = |source| ScrubError::Write {
         path: path.to_owned(),
@@ -278,13 +278,13 @@ fn join_metas(ledger: &LedgerFile, out: &File) -> std::io::Result<()> {
     out.write_all_at(&record, size - newer + header)
 }
 
-/// What became of a page.
+/// What was done to a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PageEdit {
     Nothing,
-    /// It is all zeros now.
+    /// It was filled with zeros.
     Wiped,
-    /// A part of it is zeros now.
+    /// A part of it was filled with zeros.
     Trimmed,
 }
 
@@ -307,7 +307,7 @@ fn middle(bytes: &[u8]) -> Option<(usize, usize)> {
     (PAGE_HEADER <= lower && lower <= upper && upper <= bytes.len()).then_some((lower, upper))
 }
 
-/// A page of a tree.
+/// Overwrites the unused middle of a page of a tree.
 fn live(bytes: &mut [u8], number: u64, is_list: bool) -> PageEdit {
     let mut did = PageEdit::Nothing;
     if Page::new(bytes, number, PageKind::Leaf).is_err()
@@ -328,7 +328,7 @@ fn live(bytes: &mut [u8], number: u64, is_list: bool) -> PageEdit {
     }
 }
 
-/// Where records of the list of free pages have room behind their last number.
+/// Returns the unused ends of the records of the list of free pages.
 fn spare_room(bytes: &[u8], number: u64) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let Ok(page) = Page::new(bytes, number, PageKind::Leaf) else {
@@ -349,7 +349,7 @@ fn spare_room(bytes: &[u8], number: u64) -> Vec<(usize, usize)> {
     found
 }
 
-/// A page in no tree: as LMDB last wrote it, or anything.
+/// Overwrites a free page, unless it is a page of a tree without private rows.
 fn stale(bytes: &mut [u8], number: u64) -> PageEdit {
     if bytes.iter().all(|byte| *byte == 0) {
         return PageEdit::Nothing;
@@ -366,7 +366,7 @@ fn stale(bytes: &mut [u8], number: u64) -> PageEdit {
 
 /// Whether a free page is a page of a tree whose rows are of other sizes than the private ones.
 /// Some rows and keys of other tables are of the same sizes, such as the keys of `pending`: pages
-/// with them go too, which costs nobody anything.
+/// with them are overwritten too, which does no harm.
 fn is_harmless(bytes: &[u8], number: u64) -> bool {
     if let Ok(page) = Page::new(bytes, number, PageKind::Leaf) {
         return (0..page.len()).all(|node| match (page.key(node), page.value(node)) {

@@ -184,7 +184,7 @@ fn a_node_goes_on_with_a_scrubbed_copy() {
     let ever = live_through(&path, 100, 3);
     assert!(!rows(&path, "peers").is_empty());
     assert!(ever[0].len() > rows(&path, "peers").len());
-    // What the tables held is free for use: the file has not grown.
+    // The pages of the tables are free: the file has not grown.
     assert_eq!(LedgerFile::open(&path).unwrap().meta().last_page, given_out);
     assert_all_pass(&path);
 }

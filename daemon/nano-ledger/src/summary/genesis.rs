@@ -21,8 +21,8 @@ pub(crate) fn network(file: &LedgerFile, tables: &[Table]) -> Result<Network, Le
     Ok(Network::Unknown)
 }
 
-/// What is wrong with the genesis block of a known network, if its hash is not that under which it is stored.
-/// Rows of an unknown form, as newer store versions have, are not looked at.
+/// Returns a fault if the genesis block of a known network is not stored under its own hash. Rows in the unknown formats
+/// of newer store versions are not checked.
 pub(crate) fn forged_genesis(
     file: &LedgerFile,
     tables: &[Table],
@@ -44,7 +44,7 @@ pub(crate) fn forged_genesis(
     Ok(None)
 }
 
-/// Most accounts of a network not known here whose first blocks are read to find the genesis block. No test
+/// Maximum number of accounts whose first blocks are read to find the genesis block of an unknown network. No test
 /// network has as many.
 const MOST_ACCOUNTS_WITHOUT_KNOWN_GENESIS: u64 = 1 << 20;
 

@@ -1,4 +1,4 @@
-//! What a ledger holds.
+//! Summary of a ledger: network, tables and counts.
 
 pub(crate) mod genesis;
 pub(crate) mod scan;
@@ -23,7 +23,7 @@ pub struct TableSummary {
     pub entries: u64,
 }
 
-/// What a ledger holds.
+/// Summary of a ledger: network, tables and counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerSummary {
     /// Bytes per LMDB page: what the operating system of the machine that made the file uses.
@@ -51,7 +51,7 @@ pub struct LedgerSummary {
     pub pending: u64,
 }
 
-/// The tables of a file that has at least those no ledger is without.
+/// Returns the tables of a file. It must have at least those of every ledger.
 pub(crate) fn ledger_tables(file: &LedgerFile) -> Result<Vec<Table>, LedgerError> {
     let tables = file.tables()?;
     let missing: Vec<_> = TELLTALE_TABLES
@@ -84,7 +84,7 @@ pub(crate) fn store_version(
     Ok(value.and_then(|value| schema::parse_version(&value)))
 }
 
-/// What the roots of the tables say of a ledger; reading it takes milliseconds.
+/// The counts in the roots of a ledger's tables; reading them takes milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerOutline {
     /// The network.
@@ -97,7 +97,7 @@ pub struct LedgerOutline {
 ///
 /// # Errors
 ///
-/// [`LedgerError`] when the file is something else, is damaged or cannot be read.
+/// [`LedgerError`] when the file is not a ledger, is damaged or cannot be read.
 pub fn outline(path: &Path) -> Result<LedgerOutline, LedgerError> {
     let file = LedgerFile::open(path)?;
     let tables = ledger_tables(&file)?;
@@ -108,13 +108,13 @@ pub fn outline(path: &Path) -> Result<LedgerOutline, LedgerError> {
     })
 }
 
-/// Reads what the ledger at `path` holds: roots of all tables, and a scan of the `accounts` and
+/// Reads the summary of the ledger at `path`: roots of all tables, and a scan of the `accounts` and
 /// `confirmation_height` tables (seconds to minutes on a live-network ledger).
 ///
 /// # Errors
 ///
-/// [`LedgerError::NotALedger`] when the file is something else, [`LedgerError::Damaged`] and
-/// [`LedgerError::Record`] when it contradicts itself on the way.
+/// [`LedgerError::NotALedger`] when the file is not a ledger, [`LedgerError::Damaged`] and [`LedgerError::Record`] when it
+/// contradicts itself.
 pub fn summarize(path: &Path) -> Result<LedgerSummary, LedgerError> {
     let file = LedgerFile::open(path)?;
     let tables = ledger_tables(&file)?;

@@ -28,7 +28,7 @@ pub(crate) struct AccountScan {
     pub(crate) heights: Findings,
 }
 
-/// A row of fixed sizes, or the error that names it.
+/// Parses a row of fixed sizes.
 pub(crate) fn record<'e, const KEY: usize, T>(
     file: &LedgerFile,
     table: &str,
@@ -75,7 +75,7 @@ pub(crate) fn next_height(
     .map(Some)
 }
 
-/// Walks `accounts` and `confirmation_height` side by side and shows `visit` every account.
+/// Walks `accounts` and `confirmation_height` side by side and calls `visit` with every account.
 pub(crate) fn scan_accounts<E: From<LedgerError>>(
     file: &LedgerFile,
     accounts: &Table,
@@ -91,7 +91,7 @@ pub(crate) fn scan_accounts<E: From<LedgerError>>(
     let mut entries = file.entries(accounts);
     loop {
         let account = next_account(file, &mut entries)?;
-        // Heights of accounts before this one belong to none.
+        // Heights of accounts before this one belong to no account.
         while let Some((owner, Height { height: rows, .. })) = height {
             let order = account
                 .as_ref()

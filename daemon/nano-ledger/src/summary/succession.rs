@@ -1,4 +1,4 @@
-//! Whether a ledger may take the place of another: it must be of the same network, and not older.
+//! Decides whether a ledger may replace another: it must belong to the same network and not be older.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::blocks::network::Network;
 use crate::lmdb::error::LedgerError;
 use crate::summary::{LedgerSummary, outline, summarize};
 
-/// What two ledgers are compared by.
+/// The network and size of a ledger, by which two are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerPosition {
     /// The network.
@@ -17,23 +17,22 @@ pub struct LedgerPosition {
     pub cemented: u64,
 }
 
-/// Why a ledger should not take the place of the one before.
+/// Why a ledger should not replace another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Regression {
-    /// It is of another network.
+    /// The new ledger is of another network.
     OtherNetwork {
-        /// The network of the ledger before.
+        /// The network of the earlier ledger.
         before: Network,
-        /// Its own.
+        /// The network of the new ledger.
         after: Network,
     },
-    /// It is an older state: it has fewer cemented blocks, which never become fewer, or as many and fewer
-    /// blocks. (With more cemented blocks it may have fewer others, as a node drops blocks that lose an
-    /// election.)
+    /// The new ledger is an older state: it has fewer cemented blocks, whose number never falls, or as many and fewer
+    /// blocks. (With more cemented blocks it may have fewer blocks, as a node drops blocks that lose an election.)
     Older {
-        /// What the ledger before has.
+        /// The earlier ledger.
         before: LedgerPosition,
-        /// What it has itself.
+        /// The new ledger.
         after: LedgerPosition,
     },
 }
@@ -49,7 +48,7 @@ impl From<&LedgerSummary> for LedgerPosition {
 }
 
 impl LedgerPosition {
-    /// Why a ledger with this standing should not follow one with the standing `before`, if so.
+    /// Returns why a ledger at this position should not replace one at the position `before`, if so.
     #[must_use]
     pub fn regression_from(&self, before: &Self) -> Option<Regression> {
         let (before, after) = (*before, *self);
@@ -64,14 +63,14 @@ impl LedgerPosition {
     }
 }
 
-/// Why the ledger at `after` should not take the place of the one at `before`, if so.
+/// Returns why the ledger at `after` should not replace the one at `before`, if so.
 ///
 /// A ledger that has no fewer blocks takes milliseconds to compare; otherwise the accounts of both are
 /// scanned, which takes seconds to minutes on a live-network ledger.
 ///
 /// # Errors
 ///
-/// [`LedgerError`] when one of them is no ledger, is damaged or cannot be read.
+/// [`LedgerError`] when one of them is not a ledger, is damaged or cannot be read.
 pub fn regression(before: &Path, after: &Path) -> Result<Option<Regression>, LedgerError> {
     let outlines = (outline(before)?, outline(after)?);
     if outlines.0.network == outlines.1.network && outlines.1.blocks >= outlines.0.blocks {

@@ -11,9 +11,9 @@ use crate::lmdb::tables::Table;
 use crate::lmdb::walk::Entries;
 use crate::summary::scan::{next_account, record};
 
-/// Most representatives whose weights are held in memory at a time: 24 MiB.
+/// Maximum number of weights in memory at a time: 24 MiB.
 pub(crate) const WEIGHT_ROWS: usize = 1 << 19;
-/// Most passes over the accounts that comparing all weights may take below the deepest level.
+/// Maximum number of passes over the accounts to compare all weights, below the deepest level.
 pub(crate) const WEIGHT_PASSES: u32 = 8;
 
 /// Compares `rep_weights` with the balances delegated to each representative, a range of
@@ -23,7 +23,7 @@ pub(crate) struct Weights<'a> {
     rows: Entries<'a>,
     /// Most rows in a range.
     range: usize,
-    /// Representatives of the current range with the weight no account has claimed yet.
+    /// Representatives of the current range, each with its weight minus the balances subtracted so far.
     left: Vec<([u8; ID_LEN], u128)>,
     /// The greatest representative of the ranges before this one.
     after: Option<[u8; ID_LEN]>,
@@ -57,7 +57,7 @@ impl<'a> Weights<'a> {
         Ok(weights)
     }
 
-    /// Takes the next range of rows.
+    /// Reads the next range of rows.
     fn load(&mut self) -> Result<(), LedgerError> {
         self.after = self
             .left
@@ -97,7 +97,7 @@ impl<'a> Weights<'a> {
         self.greatest.ids()
     }
 
-    /// Takes an account's balance off its representative's weight.
+    /// Subtracts an account's balance from the weight of its representative.
     pub(crate) fn take(&mut self, account: &[u8; ID_LEN], record: &Account) {
         let representative = &record.representative;
         let before = self.after.is_some_and(|after| *representative <= after);
@@ -136,10 +136,10 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Closes the first range after `take` saw every account, and compares the others.
+    /// Completes the first range, for which `take` was called with every account, and compares the other ranges.
     ///
-    /// `Err(reason)` inside when there are more representatives than `passes` over the accounts
-    /// compare. `step` is called for every account.
+    /// Returns an inner `Err(reason)` when there are more representatives than `passes` over the accounts can compare.
+    /// `step` is called for every account.
     pub(crate) fn finish<E: From<LedgerError>>(
         mut self,
         accounts: &Table,
@@ -177,7 +177,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// The most of something that [`Greatest`] keeps.
+/// Number of ids that [`Greatest`] keeps.
 const GREATEST: usize = 64;
 
 /// The ids with the greatest amounts.

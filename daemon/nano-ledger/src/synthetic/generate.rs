@@ -6,7 +6,7 @@ use super::{Options, SyntheticError};
 use crate::blocks::schema::{SUPPLY, VERSION_KEY};
 use crate::random::Random;
 
-/// Bytes of file per block, with everything that goes with a block; measured at 8 to 400 MB.
+/// Bytes of file per block, with all rows that belong to it; measured at 8 to 400 MB.
 const LEN_PER_BLOCK: u64 = 560;
 /// Blocks per account, as on the live network.
 const BLOCKS_PER_ACCOUNT: u64 = 5;

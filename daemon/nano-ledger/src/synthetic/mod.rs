@@ -61,7 +61,7 @@ pub enum SyntheticError {
     /// The writing thread could not be started.
     #[error("cannot start the writing thread")]
     Thread {
-        /// What the system answered.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },

@@ -21,7 +21,7 @@ const EPOCH_0: u8 = 2;
 /// 2026-01-01, in seconds since 1970.
 const FIRST_SECOND: u64 = 1_767_225_600;
 
-/// What a block says beyond random signature and work.
+/// The fields of a block besides random signature and work.
 pub(super) struct Block {
     pub(super) account: Id,
     pub(super) previous: Id,

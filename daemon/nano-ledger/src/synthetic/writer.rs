@@ -51,7 +51,7 @@ impl LiveWriter {
     ///
     /// # Errors
     ///
-    /// [`SyntheticError::Thread`]; failures to write are told by [`stop`](Self::stop).
+    /// [`SyntheticError::Thread`]; [`stop`](Self::stop) returns failures to write.
     pub fn start(path: &Path, per_txn: u32) -> Result<Self, SyntheticError> {
         let state = Arc::new(AtomicU64::new(0));
         let path = path.to_owned();

@@ -3,10 +3,10 @@
 use crate::blocks::sort::SortError;
 use crate::lmdb::error::LedgerError;
 
-/// Why a verification came to no verdict.
+/// Why a verification has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The file could not be read, or is no ledger at all.
+    /// The file could not be read, or is not a ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The caller asked to stop.

@@ -1,10 +1,13 @@
-//! Every block, and everything the node derives from blocks.
+//! The checks of L3: every block, and everything the node derives from blocks.
 //!
-//! Three passes, each through what the one before sorted: all blocks as they are stored, by hash, with
-//! their proofs; the blocks of each account in order beside the rows of `accounts` and
-//! `confirmation_height`; all sends beside what took them and the rows of `pending`. So nothing is
-//! ever looked up at random, and memory does not depend on the ledger. The proofs, by far the most
-//! work, are checked on all cores.
+//! There are three passes, and each reads what the previous one sorted:
+//!
+//! 1. all blocks by hash, as they are stored, with their proofs ([`workers`](super::workers));
+//! 2. the blocks of each account in order, beside the rows of `accounts` and `confirmation_height`;
+//! 3. all sends beside the receives and the rows of `pending` ([`moves`](super::moves)).
+//!
+//! There are no random lookups, and memory does not depend on the size of the ledger. The proofs, by far the most work,
+//! are checked on all cores.
 
 use std::path::Path;
 
@@ -24,8 +27,7 @@ use crate::verify::proofs::{Links, Proofs, skip_all};
 use crate::verify::sample::{self, SampleScope, SampledAccounts};
 use crate::verify::workers::{Blocks, prove};
 
-/// Runs the three passes. Of a pruned ledger the last two cannot be run; instead the accounts `picked` are
-/// looked into.
+/// Runs the three passes. The last two are not possible for a pruned ledger; the accounts `picked` are checked instead.
 pub(super) fn run(
     ledger: &Ledger<'_>,
     picked: Option<&SampledAccounts>,
@@ -114,7 +116,7 @@ struct Chains<'a> {
     has_genesis: bool,
 }
 
-/// Blocks in order, the next one at hand.
+/// The sorted blocks, with the next one read ahead.
 struct BlockQueue {
     sorted: Sorted<{ Block::SORTED_LEN }>,
     next: Option<(Id, Block)>,
@@ -133,7 +135,7 @@ impl BlockQueue {
         Ok(())
     }
 
-    /// Takes the next block if it is the account's.
+    /// Returns the next block and advances, if it belongs to the account.
     fn take(&mut self, account: &Id) -> Result<Option<(Id, Block)>, VerifyError> {
         let taken = self.next.filter(|(_, block)| block.account == *account);
         if taken.is_some() {
@@ -163,7 +165,7 @@ impl Chains<'_> {
             let Some(key) = with_blocks.into_iter().chain(with_row).min() else {
                 break;
             };
-            // Heights of accounts that do not exist were told by an earlier check.
+            // The check of confirmation heights has reported heights of accounts that do not exist.
             while height.is_some_and(|(owner, _)| owner < key) {
                 height = next_height(file, &mut height_rows)?;
             }
@@ -292,7 +294,7 @@ impl Chains<'_> {
         Ok(())
     }
 
-    /// Whether this is the block that nobody sent anything for.
+    /// Returns whether this is the genesis block, which receives without a send.
     fn is_genesis(&self, hash: &Id, block: &Block, source: &Id, amount: u128) -> bool {
         match self.ledger.network {
             Network::Unknown => block.height == 1 && *source == block.account && amount == SUPPLY,

@@ -1,5 +1,5 @@
-//! Ten thousand small ledgers with something wrong in some page, of every kind a page can be: all
-//! end in a verdict, after a bounded number of reads.
+//! Ten thousand small ledgers, each with a fault in a page of some kind: every verification ends with a report after a
+//! bounded number of reads.
 //!
 //! Two thousand of them are the default; `LEDGER_HOSTILE_CASES=10000` runs all. A case that fails
 //! names its number, by which it can be run alone.

@@ -16,7 +16,7 @@ pub(super) struct Ledger<'a> {
 }
 
 impl Ledger<'_> {
-    /// Why blocks cannot be read, if they cannot.
+    /// Returns the reason why blocks cannot be parsed, if so.
     pub(super) fn unreadable_blocks(&self) -> Option<String> {
         match self.version {
             Some(OLDEST_VERSION..=NEWEST_VERSION) => None,

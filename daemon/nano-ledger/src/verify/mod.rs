@@ -1,10 +1,9 @@
 //! Verification of a ledger file, without a node.
 //!
-//! The levels follow what each costs, and each does all that those below it do. None proves that
-//! the network confirmed what the file says: only other nodes, or somebody who is trusted, can. A
-//! ledger that passes [`Level::L2`] is one a node opens and does not refuse at start-up, although
-//! a few blocks that the sample left out may be forged; in one that passes [`Level::L3`] every block
-//! is genuine, and everything that the node derives from blocks is derived rightly.
+//! The levels differ in cost, and each includes the checks of those below it. No level proves that the network
+//! confirmed the content: only other nodes or a trusted authority can. A node opens a ledger that passes
+//! [`Level::L2`], although a few blocks outside of the sample may be forged. In a ledger that passes [`Level::L3`]
+//! every block is genuine, and everything that the node derives from blocks is correct.
 //!
 //! The names of checks are stable: `meta-pages`, `free-list`, `file-length`, `table-list`,
 //! `store-version`, `tables`, `table-flags`, `policy` (L0); `page-accounting`, `counts`, `genesis`,
@@ -50,8 +49,8 @@ pub use report::{Check, Level, Outcome, VerifyReport};
 ///
 /// # Errors
 ///
-/// [`VerifyError::Ledger`] when the file is something else altogether or the system fails to read
-/// it, [`VerifyError::Cancelled`], and [`VerifyError::Scratch`].
+/// [`VerifyError::Ledger`] when the file is not a ledger or cannot be read, [`VerifyError::Cancelled`], and
+/// [`VerifyError::Sort`].
 pub fn verify(
     path: &Path,
     level: Level,

@@ -111,7 +111,7 @@ pub(super) fn match_moves(
     let mut sorted = moves.finish()?;
     let mut cementing = Findings::default();
     let mut pace = ledger.options.pace("matching", 0);
-    // The last send, and whether something took it.
+    // The last send, and whether it was received.
     let mut last: Option<(Move, bool)> = None;
     while let Some(bytes) = sorted.next()? {
         pace.step()?;
@@ -165,7 +165,7 @@ pub(super) fn match_moves(
     Ok((findings, cementing))
 }
 
-/// Tells of a send that nothing took: its row in `pending` is missing.
+/// Adds a finding for a send without a receive and without a row in `pending`.
 fn untaken(sent: Option<(Move, bool)>, findings: &mut Findings) {
     if let Some((sent, false)) = sent {
         findings.add(|| {

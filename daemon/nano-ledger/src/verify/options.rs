@@ -1,4 +1,4 @@
-//! How a ledger is verified, beyond how deep.
+//! Options of a verification, besides its level.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -6,28 +6,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::verify::error::VerifyError;
 
-/// How far a verification has come.
+/// The progress of a verification within one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageProgress {
-    /// What it does now, a word or two; stages follow one another.
+    /// Name of the stage, one or two words.
     pub stage: &'static str,
-    /// Rows of this stage that are done.
+    /// Rows of this stage that were checked.
     pub done: u64,
-    /// Rows the stage has by the roots of the tables, which may lie.
+    /// Rows of this stage, by the roots of the tables, which may be wrong.
     pub total: u64,
 }
 
-/// Which accounts [`Level::L2`](super::Level::L2) looks into.
+/// The accounts that [`Level::L2`](super::Level::L2) checks block by block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// The same seed picks the same accounts. `None` takes one that nobody knows before, as whoever
-    /// knows it can keep forgeries out of the sample. The report names it.
+    /// The same seed picks the same accounts. `None` takes a random one: a forger who knows the seed could keep forged
+    /// accounts out of the sample. The report contains the seed.
     pub seed: Option<u64>,
     /// Accounts picked at random, besides the 64 of greatest balance and the 64 representatives of
     /// greatest weight. Of a ledger in which a share `f` of the accounts is forged, `n` accounts
-    /// miss all with a probability of `(1 - f)^n`. With 0 nothing is looked into, not even those.
+    /// miss all with a probability of `(1 - f)^n`. With 0 no account is checked, not even those.
     pub accounts: u32,
-    /// Blocks looked at of each, the newest. 10,000 accounts to 16 blocks are minutes at the most.
+    /// Number of newest blocks to check of each account. 10,000 accounts with 16 blocks take minutes at most.
     pub depth: u32,
 }
 
@@ -41,34 +41,34 @@ impl Default for Sample {
     }
 }
 
-/// What a ledger must be beyond sound. The default asks for nothing.
+/// Requirements beyond a sound ledger. The default has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Store versions that are accepted, such as those the own node opens.
+    /// Accepted store versions, such as those that the operator's node opens.
     pub store_versions: Option<RangeInclusive<u32>>,
-    /// The store version its publisher named.
+    /// The store version that the publisher claims.
     pub claimed_version: Option<u32>,
-    /// The blocks its publisher counted.
+    /// The number of blocks that the publisher claims.
     pub claimed_blocks: Option<u64>,
-    /// The cemented blocks its publisher counted; looked at from [`Level::L2`](super::Level::L2).
+    /// The number of cemented blocks that the publisher claims; compared from [`Level::L2`](super::Level::L2).
     pub claimed_cemented: Option<u64>,
     /// Blocks of the ledger accepted before.
     pub least_blocks: Option<u64>,
-    /// Cemented blocks of the ledger accepted before: they never become fewer. Looked at from
+    /// Cemented blocks of the ledger accepted before, whose number never falls. Compared from
     /// [`Level::L2`](super::Level::L2).
     pub least_cemented: Option<u64>,
 }
 
-/// How to verify.
+/// Options of a verification.
 #[derive(Clone, Copy)]
 pub struct VerifyOptions<'a> {
-    /// Told now and then how far it has come, from any thread.
+    /// Called regularly with the progress, from any thread.
     pub progress: Option<&'a (dyn Fn(StageProgress) + Sync)>,
-    /// Ends the verification once it is set.
+    /// Stops the verification when it is set.
     pub cancel: Option<&'a AtomicBool>,
-    /// The accounts that are looked into.
+    /// The accounts to check block by block.
     pub sample: Sample,
-    /// What is asked of the ledger.
+    /// Requirements beyond a sound ledger.
     pub policy: &'a Policy,
     /// Bytes of memory for sorting, which [`Level::L3`](super::Level::L3) does. Everything else
     /// takes some 60 MiB at most, however many accounts and blocks there are.
@@ -99,7 +99,7 @@ impl Default for VerifyOptions<'_> {
     }
 }
 
-/// Rows between two looks at the flag and two reports.
+/// Rows between two checks of the flag and two progress reports.
 const STRIDE: u64 = 1024;
 
 /// Progress through one stage.
@@ -109,7 +109,7 @@ pub(crate) struct StageMeter<'a> {
 }
 
 impl<'a> VerifyOptions<'a> {
-    /// Begins a stage.
+    /// Starts a stage.
     pub(crate) fn pace(&self, stage: &'static str, total: u64) -> StageMeter<'a> {
         StageMeter {
             options: *self,
@@ -130,12 +130,12 @@ impl<'a> VerifyOptions<'a> {
 }
 
 impl StageMeter<'_> {
-    /// One row more.
+    /// Counts one row.
     pub(crate) fn step(&mut self) -> Result<(), VerifyError> {
         self.advance(1)
     }
 
-    /// Some rows more.
+    /// Counts `rows` rows.
     pub(crate) fn advance(&mut self, rows: u64) -> Result<(), VerifyError> {
         let before = self.progress.done / STRIDE;
         self.progress.done += rows;

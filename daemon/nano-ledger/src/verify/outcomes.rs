@@ -4,8 +4,8 @@ use crate::lmdb::error::LedgerError;
 use crate::verify::error::VerifyError;
 use crate::verify::report::{Check, Outcome};
 
-/// Collects outcomes; a contradiction in the pages becomes the failure of the check that met it,
-/// a failure of the system to read ends the verification.
+/// Collects outcomes. A contradiction in the pages becomes a failure of the check that found it. A read error of the
+/// operating system ends the verification.
 #[derive(Default)]
 pub(super) struct Checks(Vec<Check>);
 
@@ -19,7 +19,7 @@ impl Checks {
         self.0.push(Check { name, outcome });
     }
 
-    /// Records the outcome and passes the value on.
+    /// Records the outcome and returns the value.
     pub(super) fn run<T, E: Into<VerifyError>>(
         &mut self,
         name: &'static str,

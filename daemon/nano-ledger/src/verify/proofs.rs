@@ -1,4 +1,4 @@
-//! What can be told of blocks one by one, and of how they follow one another.
+//! Findings on single blocks and on the chains of accounts.
 
 use crate::blocks::block::{self, Block, Id, Signed};
 use crate::blocks::chain::{Chain, Effect};
@@ -10,14 +10,14 @@ use crate::lmdb::error::LedgerError;
 use crate::verify::outcomes::{Checks, skipped, unless};
 use crate::verify::representatives::Representatives;
 
-/// Findings on blocks by themselves.
+/// Findings on single blocks.
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     pub(super) blocks: u64,
     pub(super) hashes: Findings,
     signatures: Findings,
     work: Findings,
-    /// Receives presented as changes.
+    /// Receives stored as changes.
     disguised: Findings,
     /// Blocks whose signer is not known.
     unsigned: u64,
@@ -61,7 +61,7 @@ impl Proofs {
         Some(signed)
     }
 
-    /// Looks for a receive that is presented as a change.
+    /// Adds a finding if the block is a receive that is stored as a change.
     pub(super) fn representative(
         &mut self,
         signed: &Signed,
@@ -89,7 +89,7 @@ impl Proofs {
         self.unworked += later.unworked;
     }
 
-    /// Adds the outcomes; `what` says of which blocks.
+    /// Adds the outcomes; `what` describes the blocks they are about.
     pub(super) fn report(&self, what: &str, checks: &mut Checks) {
         let blocks = self.blocks;
         checks.add(
@@ -142,7 +142,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Follows a chain by a block, and says what the block does if it breaks no rule.
+    /// Appends a block to a chain and returns its effect, or [`Effect::None`] if it violates a rule.
     pub(super) fn follow(&mut self, chain: &mut Option<Chain>, hash: &Id, block: &Block) -> Effect {
         let before = chain.as_ref();
         let successor = before.is_none_or(|before| before.successor == *hash);
@@ -203,7 +203,7 @@ impl Links {
         self.receivables.append(later.receivables);
     }
 
-    /// Adds the outcomes but that of receivables; `what` says of which accounts.
+    /// Adds the outcomes except that of receivables; `what` describes the accounts they are about.
     pub(super) fn report(&self, what: &str, checks: &mut Checks) {
         let accounts = self.accounts;
         let found = |of: &str| format!("{of} of {accounts} accounts{what}");
@@ -234,7 +234,7 @@ impl Links {
     }
 }
 
-/// Skips what [`Proofs`] and [`Links`] report, when there is nothing to report.
+/// Adds all outcomes of [`Proofs`] and [`Links`] as skipped.
 pub(super) fn skip_all(reason: &str, checks: &mut Checks) {
     for name in ["block-hashes", "signatures", "work", "representatives"] {
         checks.add(name, skipped(reason));
@@ -242,7 +242,7 @@ pub(super) fn skip_all(reason: &str, checks: &mut Checks) {
     skip_links(reason, checks);
 }
 
-/// Skips what [`Links`] reports.
+/// Adds all outcomes of [`Links`] as skipped.
 pub(super) fn skip_links(reason: &str, checks: &mut Checks) {
     for name in ["chains", "account-heads", "confirmed-blocks", "receivables"] {
         checks.add(name, skipped(reason));

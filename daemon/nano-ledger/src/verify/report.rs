@@ -2,7 +2,7 @@
 
 use crate::summary::LedgerSummary;
 
-/// How deep to look.
+/// The depth of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// Milliseconds: meta pages, file length, list of free pages, tables, store version and what
@@ -20,29 +20,29 @@ pub enum Level {
     L3,
 }
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it should be.
+    /// The check passed.
     Passed {
         /// What was found.
         found: String,
     },
-    /// Not as it should be.
+    /// The check failed.
     Failed {
-        /// What a sound ledger has.
+        /// The property of a sound ledger.
         expected: String,
-        /// What this one has.
+        /// The property of this ledger.
         found: String,
     },
-    /// Not looked at.
+    /// The check did not run.
     Skipped {
         /// Why.
         reason: String,
     },
 }
 
-/// One check and how it ended.
+/// One check and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Stable short name, such as `supply`.
@@ -51,10 +51,10 @@ pub struct Check {
     pub outcome: Outcome,
 }
 
-/// What verification found.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// How deep it looked.
+    /// The level that was run.
     pub level: Level,
     /// All checks of that level in order.
     pub checks: Vec<Check>,
@@ -65,7 +65,7 @@ pub struct VerifyReport {
     pub summary: Option<LedgerSummary>,
 }
 
-/// The checks that make out [`Level::L2`]. (How much work a network asks for need not be known.)
+/// The checks that distinguish [`Level::L2`] from L1. (How much work a network asks for need not be known.)
 const OF_BLOCKS: [&str; 7] = [
     "block-hashes",
     "signatures",
@@ -76,7 +76,7 @@ const OF_BLOCKS: [&str; 7] = [
     "receivables",
 ];
 
-/// What [`Level::L3`] has beyond them.
+/// The checks that distinguish [`Level::L3`] from L2.
 const OF_ALL_BLOCKS: [&str; 1] = ["cementing"];
 
 impl VerifyReport {
@@ -88,9 +88,8 @@ impl VerifyReport {
             .any(|check| matches!(check.outcome, Outcome::Failed { .. }))
     }
 
-    /// The deepest level up to which everything was looked at, and why not deeper. Blocks of an unknown
-    /// store version are looked at by no level above [`Level::L1`], and a ledger without the blocks that
-    /// were pruned cannot be looked at as [`Level::L3`] does.
+    /// Returns the deepest level that ran completely, and why it was not a deeper one. Blocks of an unknown store version
+    /// cannot be checked above [`Level::L1`], and a pruned ledger cannot be checked at [`Level::L3`].
     pub fn reached(&self) -> (Level, Option<&str>) {
         let skipped = |name: &str| {
             self.checks.iter().find_map(|check| match &check.outcome {

@@ -1,10 +1,10 @@
 //! Whether a representative is a block of the ledger.
 //!
-//! A legacy receive and a legacy change are hashed alike: Blake2b of the previous block and one more id, which
-//! is the received send or the new representative. So a receive can be stored as a change whose
-//! representative is the hash of the send. Its hash, signature and work hold, and everything derived from the
-//! blocks fits: only the account never gets what was sent to it. No key is known whose bytes are the hash of
-//! a block, so such a change is refused. State blocks say what they are, and may name any representative.
+//! A legacy receive and a legacy change are hashed alike: Blake2b of the previous block and one more id, which is the
+//! received send or the new representative. A receive can therefore be stored as a change whose representative is the
+//! hash of the send. Its hash, signature and work stay valid, and everything derived from the blocks fits, but the
+//! account never receives the amount. No key is known whose bytes are the hash of a block, so such a change is
+//! refused. State blocks are unambiguous and may name any representative.
 
 use std::collections::HashSet;
 
@@ -13,10 +13,10 @@ use crate::lmdb::error::LedgerError;
 use crate::lmdb::file::LedgerFile;
 use crate::lmdb::tables::{Table, find};
 
-/// Most representatives that are remembered to be no blocks: 2 MiB.
+/// Maximum number of representatives in the cache of those that are no blocks: 2 MiB.
 const MOST_KNOWN: usize = 1 << 16;
 
-/// Looks representatives up among the blocks, each but once as long as there are not too many.
+/// Looks up representatives among the blocks and caches those that are not found.
 pub(super) struct Representatives<'a> {
     file: &'a LedgerFile,
     tables: [Option<&'a Table>; 2],
@@ -49,7 +49,7 @@ impl<'a> Representatives<'a> {
         Ok(false)
     }
 
-    /// Whether the block is a receive that is presented as a change.
+    /// Returns whether the block is a receive that is stored as a change.
     pub(super) fn is_receive_in_disguise(&mut self, signed: &Signed) -> Result<bool, LedgerError> {
         match signed.block.kind {
             BlockKind::Change => self.is_block(&signed.block.representative),

@@ -1,4 +1,4 @@
-//! The newest blocks of some accounts.
+//! The sample of L2: the newest blocks of some accounts.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::thread;
@@ -19,10 +19,10 @@ use crate::verify::proofs::{Links, Proofs, skip_all, skip_links};
 use crate::verify::representatives::Representatives;
 use crate::verify::workers::threads;
 
-/// Most accounts picked for their representative, which anybody can choose in a state block.
+/// Maximum number of accounts that are added for their representative, which is free to choose in a state block.
 const MAX_SUSPECTS: u32 = 10_000;
 
-/// The accounts to look into: some at random, and those that move most.
+/// The accounts of the sample: some at random, and those with the largest balances and weights.
 pub(super) struct SampledAccounts {
     seed: u64,
     random: Random,
@@ -37,7 +37,7 @@ pub(super) struct SampledAccounts {
 
 impl SampledAccounts {
     pub(super) fn new(sample: &Sample) -> Self {
-        // What seeds hash maps comes from the system's randomness.
+        // The keys of hash maps are seeded from the system's randomness.
         let seed = sample
             .seed
             .unwrap_or_else(|| RandomState::new().hash_one(0));
@@ -72,12 +72,12 @@ impl SampledAccounts {
         self.others.extend(keys);
     }
 
-    /// Whether anything is to be picked.
+    /// Returns whether a sample was asked for.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted > 0
     }
 
-    /// Adds an account whose representative is a block: a receive may be presented as a change in its chain.
+    /// Adds an account whose representative is a block: its chain may have a receive that is stored as a change.
     pub(super) fn add_suspect(&mut self, key: Id) {
         if self.suspects < MAX_SUSPECTS {
             self.suspects += 1;
@@ -95,16 +95,16 @@ impl SampledAccounts {
     }
 }
 
-/// What to look into of the accounts picked.
+/// The checks that run on the sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SampleScope {
-    /// Their blocks, and how they follow one another.
+    /// The blocks and their order.
     All,
-    /// How their blocks follow one another; all blocks by themselves have been looked into.
+    /// The order of the blocks only; all blocks have been checked already.
     Links,
 }
 
-/// Looks into the accounts picked.
+/// Checks the accounts of the sample.
 pub(super) fn run(
     ledger: &Ledger<'_>,
     picked: Option<&SampledAccounts>,
@@ -168,7 +168,7 @@ pub(super) fn run(
     });
     let (mut proofs, mut links) = (Proofs::default(), Links::default());
     for result in results {
-        // Unreadable pages are a finding of their own; what else was found is lost with them.
+        // Unreadable pages are a finding of their own; other findings are dropped then.
         match result {
             Ok((more_proofs, more_links)) => {
                 proofs.append(more_proofs);
@@ -203,7 +203,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// The tables that looking into an account takes.
+/// The tables needed to check an account.
 struct AccountInspector<'a> {
     ledger: &'a Ledger<'a>,
     accounts: &'a Table,
@@ -230,7 +230,7 @@ impl<'a> AccountInspector<'a> {
         Ok(self.ledger.file.get(table, key)?)
     }
 
-    /// A block stored under its hash, without looking at its proofs.
+    /// Reads a block that is stored under its hash, without checking its proofs.
     fn block(&self, hash: &Id) -> Result<Option<Signed>, VerifyError> {
         let row = self.get(self.blocks, hash)?;
         Ok(row
@@ -263,7 +263,7 @@ impl<'a> AccountInspector<'a> {
         {
             match self.block(&oldest.block.previous)? {
                 Some(before) => chain = Some(Chain::at(&before.hash, &before.block)),
-                // Pruned, or missing and told already: the rest is looked at without it.
+                // Pruned, or missing and reported already: the rest is checked without it.
                 None => {
                     chain = Some(Chain::at(&oldest.hash, &oldest.block));
                     newest.next();
@@ -340,7 +340,7 @@ impl<'a> AccountInspector<'a> {
         Ok(found)
     }
 
-    /// Whether a receive took what its source sent.
+    /// Checks a receive against the send that it names.
     fn source(
         &self,
         hash: &Id,
@@ -391,7 +391,7 @@ impl<'a> AccountInspector<'a> {
         Ok(())
     }
 
-    /// Whether an account's confirmation height names the block there.
+    /// Checks that the confirmed block of an account is the one at its confirmation height.
     fn confirmed(&self, key: &Id, links: &mut Links) -> Result<(), VerifyError> {
         let row = self.get(self.heights, key)?;
         let Some(confirmed) = row.and_then(|row| schema::parse_height(&row)) else {

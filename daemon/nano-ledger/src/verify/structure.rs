@@ -11,7 +11,7 @@ use crate::verify::options::Policy;
 use crate::verify::outcomes::{failed, passed, skipped, unless};
 use crate::verify::report::Outcome;
 
-/// What the policy says of the store version; `None` when it says nothing.
+/// Compares the store version with the policy; `None` when the policy has no versions.
 pub(super) fn policy(version: Option<u32>, policy: &Policy) -> Option<Outcome> {
     let accepted = policy.store_versions.as_ref()?;
     let expected = format!("store version {} to {}", accepted.start(), accepted.end());
@@ -22,7 +22,7 @@ pub(super) fn policy(version: Option<u32>, policy: &Policy) -> Option<Outcome> {
     })
 }
 
-/// Compares with what was claimed, and with what was there before; `None` when that is nothing.
+/// Compares the ledger with the publisher's claims and the ledger before; `None` when there are none.
 pub(super) fn claims(tables: &[Table], version: Option<u32>, policy: &Policy) -> Option<Outcome> {
     let blocks = entries(tables, "blocks")
         .unwrap_or(0)
@@ -223,7 +223,7 @@ pub(super) fn counts(tables: &[Table]) -> Outcome {
     passed(found.join(", "))
 }
 
-/// Which network's ledger it is. Without its genesis block a ledger is none of any network.
+/// Finds the network of the ledger. A ledger without a genesis block belongs to no network.
 pub(super) fn genesis(
     file: &LedgerFile,
     tables: &[Table],

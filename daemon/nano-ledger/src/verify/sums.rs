@@ -13,7 +13,7 @@ use crate::verify::representatives::Representatives;
 use crate::verify::sample::SampledAccounts;
 use crate::verify::structure::entries;
 
-/// The scans of the small tables. Gives the sums, and the accounts to look into.
+/// Scans the small tables. Returns the sums, and the accounts to sample.
 pub(super) fn run(
     ledger: &Ledger<'_>,
     level: Level,

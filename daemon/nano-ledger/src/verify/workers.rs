@@ -16,15 +16,15 @@ use crate::verify::options::StageMeter;
 use crate::verify::proofs::Proofs;
 use crate::verify::representatives::Representatives;
 
-/// Most threads that look into blocks.
+/// Maximum number of threads that check blocks.
 const MAX_THREADS: usize = 16;
 
-/// Rows handed to another thread at a time.
+/// Rows in one batch for a worker thread.
 const BATCH: usize = 256;
 
 pub(super) type Blocks = Sorter<{ Block::SORTED_LEN }>;
 
-/// How many threads to look into blocks with.
+/// Returns the number of threads to check blocks with.
 pub(super) fn threads() -> usize {
     thread::available_parallelism()
         .map_or(1, NonZero::get)
@@ -39,14 +39,14 @@ struct Batch {
     ends: Vec<(usize, usize)>,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 struct Proven {
     number: u64,
     proofs: Proofs,
     sorted: Vec<[u8; Block::SORTED_LEN]>,
 }
 
-/// Reads all blocks and checks them by themselves.
+/// Reads all blocks and checks each on its own.
 pub(super) fn prove(
     ledger: &Ledger<'_>,
     blocks: &Table,
@@ -56,7 +56,7 @@ pub(super) fn prove(
     let workers = threads();
     let (rows_in, rows_out) = sync_channel::<(u64, Batch)>(2 * workers);
     let (proven_in, proven_out) = sync_channel::<Result<Proven, VerifyError>>(2 * workers);
-    // Gone with the last worker, which ends the reader too.
+    // Dropped by the last worker, which ends the reader too.
     let rows_out = Arc::new(Mutex::new(rows_out));
     thread::scope(|scope| {
         let reading = scope.spawn(move || read_blocks(ledger, blocks, &rows_in));
@@ -90,7 +90,7 @@ fn read_blocks(
             batch.bytes.extend_from_slice(value);
             batch.ends.push((key_end, batch.bytes.len()));
         }
-        // Nobody receives any longer when the verification ended early.
+        // The receiver is gone when the verification ended early.
         if batch.ends.is_empty() || rows.send((number, batch)).is_err() {
             break;
         }
@@ -151,7 +151,7 @@ fn collect(
     proofs: &mut Proofs,
     pace: &mut StageMeter<'_>,
 ) -> Result<(), VerifyError> {
-    // Findings are told in the order of the rows, whoever is first to find them.
+    // Findings are reported in the order of the rows, whichever thread finds them first.
     let mut early = BTreeMap::new();
     let mut next = 0;
     while let Ok(batch) = proven.recv() {

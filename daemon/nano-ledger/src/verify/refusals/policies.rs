@@ -108,7 +108,7 @@ fn of_a_pruned_ledger_less_is_claimed_than_was_asked_for() {
         assert_eq!(report.reached(), (level, None));
     }
 
-    // The second block of the longest chain goes, as a node prunes it.
+    // The second block of the longest chain is removed, as a node prunes it.
     apply(&path, |edit| {
         let rows = edit.rows("blocks");
         let parsed = rows
