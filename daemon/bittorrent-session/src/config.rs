@@ -3,8 +3,8 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::handshake::EncryptionPolicy;
-use crate::limits::RateLimits;
+use crate::transport::handshake::EncryptionPolicy;
+use crate::transport::rate_limit::RateLimits;
 
 /// How a [`Session`](crate::Session) listens, what it limits and how it presents itself to peers.
 #[derive(Debug)]

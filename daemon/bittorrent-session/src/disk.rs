@@ -9,6 +9,9 @@
 //! answer and there are fewer permits than places; the driver keeps back writes for which there
 //! is no place.
 
+pub(crate) mod content;
+pub(crate) mod piece_map;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -45,6 +48,15 @@ const READ_BUFFER_BYTES: usize = 8 << 20;
 
 /// The least a read may be charged for, so that their number is bounded too.
 pub(crate) const MIN_READ_CHARGE: u32 = 16 * 1024;
+
+/// A block of content on its way from a socket to the disk.
+#[derive(Debug)]
+pub(crate) struct ReceivedBlock {
+    pub(crate) block: BlockIndex,
+    pub(crate) data: Bytes,
+    /// Accounts for the memory of `data` until it is written.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
 
 /// Something the disk was to do went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +95,8 @@ pub(crate) enum LookupBy {
 
 #[derive(Debug)]
 pub(crate) enum DiskWork {
-    /// Write blocks; the permit stands for their memory.
-    Write(Vec<(BlockIndex, Bytes)>, Option<OwnedSemaphorePermit>),
+    /// Writes blocks.
+    Write(Vec<ReceivedBlock>),
     /// Keep leaf hashes of written blocks and count the blocks as verified.
     Prove(Vec<Proof>),
     /// Count blocks as missing again.
@@ -298,7 +310,7 @@ impl DiskQueues {
     pub(crate) fn submit(&self, writer: WriterId, job: DiskJob) {
         let queue = match job.work {
             DiskWork::Checkpoint | DiskWork::Finish => &self.syncer,
-            DiskWork::Write(..)
+            DiskWork::Write(_)
             | DiskWork::Prove(_)
             | DiskWork::Revoke(_)
             | DiskWork::ReuseLookup(..)
@@ -327,6 +339,21 @@ fn guarded<T>(work: impl Fn() -> Result<T, StoreError>) -> Result<T, DiskError> 
     }
 }
 
+/// Separates blocks from their permits, which become one.
+fn into_writes(
+    received: Vec<ReceivedBlock>,
+) -> (Vec<(BlockIndex, Bytes)>, Option<OwnedSemaphorePermit>) {
+    let mut all: Option<OwnedSemaphorePermit> = None;
+    let blocks = received.into_iter().map(|received| {
+        match &mut all {
+            Some(all) => all.merge(received.permit),
+            None => all = Some(received.permit),
+        }
+        (received.block, received.data)
+    });
+    (blocks.collect(), all)
+}
+
 fn write_loop(jobs: &Receiver<DiskJob>, done: &mpsc::Sender<FinishedJob>, lives: impl Fn()) {
     loop {
         lives();
@@ -340,7 +367,8 @@ fn write_loop(jobs: &Receiver<DiskJob>, done: &mpsc::Sender<FinishedJob>, lives:
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let outcome = match work {
-            DiskWork::Write(blocks, permit) => {
+            DiskWork::Write(received) => {
+                let (blocks, permit) = into_writes(received);
                 let result = guarded(|| store.write_blocks(&blocks));
                 let written = blocks.into_iter().map(|(block, _)| block).collect();
                 drop(permit);

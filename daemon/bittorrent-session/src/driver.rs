@@ -1,53 +1,50 @@
-//! The one task that owns the engine. It turns what connections, disks and callers say into
-//! calls of the engine and the engine's outputs into work for them, and never waits for any one
-//! of them.
+//! The task that owns the engine.
+//!
+//! It turns the messages of connections, the results of the disks and the commands of callers into calls
+//! of the engine, and the engine's outputs into work for them. It waits for none of them.
 
 mod commands;
+mod connections;
+mod dials;
 mod outputs;
-mod shutdown;
 mod swarms;
 mod torrent;
 mod web_seeds;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bittorrent_engine::{
-    BlockVerdict, Command, Connected, DialFailure, Engine, PeerKey, Scope, TorrentKey,
-};
-use bittorrent_protocol::PieceIndex;
+use bittorrent_engine::{BlockVerdict, Connected, Engine, Output, PeerKey, Scope, TorrentKey};
+use bittorrent_protocol::MerkleHash;
+use bittorrent_protocol::metainfo::Info;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use crate::config::Tuning;
-use crate::disk::{DiskQueues, FinishedJob};
+use crate::disk::{DiskQueues, FinishedJob, ReceivedBlock};
 use crate::error::Causes;
-use crate::handshake::{self, Encryption, HandshakeConfig, HandshakeError};
 use crate::heartbeat::Heartbeat;
 use crate::http::LazyHttpClient;
-use crate::limits::Buckets;
-use crate::mailbox;
-use crate::peer::{
-    self, Established, Instruction, PeerBatch, PeerContext, PeerError, PeerMessage, ReceivedBlock,
-    Start,
-};
+use crate::link::{PeerBatch, PeerContext, PeerMessage};
+use crate::peer::{self, PeerError};
+use crate::status::{ShutdownReport, TorrentStatus};
+use crate::transport::handshake::{Established, HandshakeConfig};
+use crate::transport::rate_limit::Buckets;
 pub(crate) use commands::{AddedTorrent, PreparedStore, SessionCommand};
-pub use shutdown::ShutdownReport;
+use connections::{Connections, LinkError, TaskResult};
+use dials::{Dials, EndedDial};
 use swarms::SwarmRegistry;
 use torrent::Torrent;
 
-/// Reports taken up in one go.
+/// Batches that are handled in one turn.
 const BATCHES_AT_ONCE: usize = 32;
 
 /// How often statuses are published and checkpoints considered.
-const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(1);
 
-/// The channels a driver listens to.
+/// The channels from which a driver receives.
 #[derive(Debug)]
 pub(crate) struct Inputs {
     pub(crate) commands: mpsc::Receiver<SessionCommand>,
@@ -68,19 +65,14 @@ pub(crate) struct Policy {
     pub(crate) http: Arc<LazyHttpClient>,
 }
 
-/// The driver's side of a connection.
-#[derive(Debug)]
-struct PeerHandle {
-    mailbox: mailbox::Sender<Instruction>,
-    /// Instructions of this turn.
-    pending: Vec<Instruction>,
-    cancel: CancellationToken,
-    addr: SocketAddr,
-    encryption: Encryption,
+/// The receivers of a torrent's status and metadata that its handles have.
+#[derive(Debug, Clone)]
+pub(crate) struct TorrentWatch {
+    pub(crate) status: watch::Receiver<TorrentStatus>,
+    pub(crate) info: watch::Receiver<Option<Arc<Info>>>,
 }
 
-type Dialled = Result<Established, HandshakeError>;
-
+/// The state of the task.
 pub(crate) struct Driver {
     engine: Engine,
     policy: Policy,
@@ -88,18 +80,13 @@ pub(crate) struct Driver {
     torrents: HashMap<TorrentKey, Torrent>,
     /// All names of all torrents.
     swarms: SwarmRegistry,
-    peers: HashMap<PeerKey, PeerHandle>,
-    /// Connections with instructions of this turn.
-    addressed: Vec<PeerKey>,
-    connections: JoinSet<Result<(), PeerError>>,
-    connection_keys: HashMap<Id, PeerKey>,
-    dials: JoinSet<Dialled>,
-    dial_keys: HashMap<Id, (TorrentKey, SocketAddr)>,
+    connections: Connections,
+    dials: Dials,
     cancel: CancellationToken,
-    /// Payload arrived since the last tick.
+    /// Whether payload has arrived since the last tick.
     busy: bool,
-    /// Web seeds that were ever named.
-    web_seeds_named: u32,
+    /// Web seeds that were ever added; numbers their addresses.
+    web_seeds_added: u32,
     heartbeat: Heartbeat,
 }
 
@@ -113,24 +100,20 @@ impl Driver {
     ) -> Self {
         Self {
             engine,
-            policy,
             disks,
             torrents: HashMap::new(),
             swarms: SwarmRegistry::default(),
-            peers: HashMap::new(),
-            addressed: Vec::new(),
-            connections: JoinSet::new(),
-            connection_keys: HashMap::new(),
-            dials: JoinSet::new(),
-            dial_keys: HashMap::new(),
+            connections: Connections::new(policy.context.clone(), cancel.clone()),
+            dials: Dials::new(policy.handshake_config.clone()),
+            policy,
             cancel,
             busy: false,
-            web_seeds_named: 0,
+            web_seeds_added: 0,
             heartbeat,
         }
     }
 
-    /// Works until cancelled, then brings everything to its end.
+    /// Runs until cancelled, then ends all connections and makes all content durable.
     pub(crate) async fn run(mut self, mut inputs: Inputs) -> ShutdownReport {
         let mut clock = tokio::time::interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -138,12 +121,12 @@ impl Driver {
         let mut batches = Vec::with_capacity(BATCHES_AT_ONCE);
         loop {
             let timeout = self.engine.poll_timeout();
-            // No fixed order: under full load one source would starve the others.
+            // In random order: under full load one source would starve the others.
             tokio::select! {
                 () = cancel.cancelled() => break,
                 _ = inputs.batches.recv_many(&mut batches, BATCHES_AT_ONCE) => {
-                    for report in batches.drain(..) {
-                        self.on_peer_batch(report);
+                    for batch in batches.drain(..) {
+                        self.on_peer_batch(batch);
                     }
                 }
                 Some(done) = inputs.done.recv() => {
@@ -153,36 +136,82 @@ impl Driver {
                     }
                 }
                 Some(command) = inputs.commands.recv() => self.on_command(command),
-                Some(ended) = self.connections.join_next_with_id(),
-                    if !self.connections.is_empty() =>
-                {
-                    // What it said last is still to be heard.
-                    while let Ok(report) = inputs.batches.try_recv() {
-                        self.on_peer_batch(report);
+                Some(ended) = self.connections.join_next() => {
+                    // The connection's last batch may still be queued.
+                    while let Ok(batch) = inputs.batches.try_recv() {
+                        self.on_peer_batch(batch);
                     }
                     self.on_connection_ended(ended);
                 }
-                Some(dialled) = self.dials.join_next_with_id(), if !self.dials.is_empty() => {
-                    self.on_dial_ended(dialled);
-                }
+                Some(ended) = self.dials.join_next() => self.on_dial_ended(ended),
                 () = sleep_until(timeout) => self.engine.handle_timeout(Instant::now()),
                 _ = clock.tick() => self.tick(),
             }
-            self.turn();
+            self.process_outputs();
         }
-        self.end(inputs).await
+        self.shut_down(inputs).await
     }
 
-    /// Does what the engine wants after something happened.
-    fn turn(&mut self) {
+    /// Ends all connections, then writes what is queued and makes it durable.
+    async fn shut_down(mut self, mut inputs: Inputs) -> ShutdownReport {
+        let mut report = ShutdownReport {
+            connections: self.connections.open(),
+            tasks: self.connections.tasks() + self.dials.len(),
+            ..ShutdownReport::default()
+        };
+        self.dials.shutdown().await;
+        // The connections' tokens are cancelled with ours. Closing the channel ends their waits for room in it.
+        inputs.batches.close();
+        while let Some(ended) = self.connections.join_next().await {
+            self.on_connection_ended(ended);
+        }
+        inputs.commands.close();
+        self.drain_disks(&mut inputs).await;
+        for torrent in self.torrents.values_mut() {
+            torrent.demand_checkpoint();
+        }
+        self.drain_disks(&mut inputs).await;
+        for torrent in self.torrents.values() {
+            match torrent.error() {
+                Some(error) => report.failures.push((torrent.hashes.v2, error.clone())),
+                None => report.torrents += 1,
+            }
+        }
+        report
+    }
+
+    /// Waits until the disk threads have finished all jobs.
+    async fn drain_disks(&mut self, inputs: &mut Inputs) {
+        loop {
+            while let Some(output) = self.engine.poll_output() {
+                // All peers have left, and none is dialled again.
+                if !matches!(output, Output::Dial { .. } | Output::Send { .. }) {
+                    self.apply_output(output);
+                }
+            }
+            self.submit_jobs();
+            if !self.torrents.values().any(|torrent| torrent.is_busy()) {
+                return;
+            }
+            match inputs.done.recv().await {
+                Some(done) => self.on_job_done(done),
+                None => return,
+            }
+        }
+    }
+
+    /// Applies what the engine decided after an event.
+    fn process_outputs(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             self.apply_output(output);
         }
-        self.deliver();
+        for peer in self.connections.deliver() {
+            self.engine.handle_disconnected(peer, Instant::now());
+        }
         self.submit_jobs();
     }
 
-    /// Gives the disks what there is to do.
+    /// Submits queued jobs to the disk threads.
     fn submit_jobs(&mut self) {
         for torrent in self.torrents.values_mut() {
             torrent.submit_jobs(&self.disks);
@@ -192,53 +221,23 @@ impl Driver {
         }
     }
 
-    fn instruct(&mut self, peer: PeerKey, instruction: Instruction) {
-        if let Some(handle) = self.peers.get_mut(&peer) {
-            if handle.pending.is_empty() {
-                self.addressed.push(peer);
-            }
-            handle.pending.push(instruction);
-        }
-    }
-
-    /// Hands over the instructions of this turn, one batch for each connection.
-    fn deliver(&mut self) {
-        while let Some(peer) = self.addressed.pop() {
-            let Some(handle) = self.peers.get_mut(&peer) else {
-                continue;
-            };
-            if handle.mailbox.send_all(&mut handle.pending).is_err() {
-                tracing::error!(peer = %handle.addr, "the connection does not take instructions");
-                self.disconnect(peer);
-                self.engine.handle_disconnected(peer, Instant::now());
-            }
-        }
-    }
-
-    /// Ends a connection from our side. The engine is not told.
-    fn disconnect(&mut self, peer: PeerKey) {
-        if let Some(handle) = self.peers.remove(&peer) {
-            handle.cancel.cancel();
-        }
-    }
-
-    fn on_peer_batch(&mut self, PeerBatch { peer, news }: PeerBatch) {
+    fn on_peer_batch(&mut self, PeerBatch { peer, messages }: PeerBatch) {
         let now = Instant::now();
-        for item in news {
-            match item {
-                PeerMessage::Block(arrived) => self.on_block(peer, arrived, now),
+        for message in messages {
+            match message {
+                PeerMessage::Block(block, leaf) => self.on_block(peer, block, leaf, now),
                 PeerMessage::Uploaded(bytes) => self.engine.handle_uploaded(peer, bytes, now),
-                PeerMessage::Asked => self.engine.handle_upload_requested(peer, now),
+                PeerMessage::HasRequests => self.engine.handle_upload_requested(peer, now),
                 PeerMessage::Event(event) => {
                     if let Err(fault) = self.engine.handle_event(peer, event, now) {
-                        if let Some(handle) = self.peers.get(&peer) {
+                        if let Some(addr) = self.connections.addr(peer) {
                             tracing::info!(
-                                peer = %handle.addr,
+                                peer = %addr,
                                 error = %Causes(&fault),
-                                "peer dropped"
+                                "disconnecting a peer that violated the protocol"
                             );
                         }
-                        self.disconnect(peer);
+                        self.connections.disconnect(peer);
                         return;
                     }
                 }
@@ -246,97 +245,57 @@ impl Driver {
         }
     }
 
-    fn on_block(&mut self, peer: PeerKey, arrived: ReceivedBlock, now: Instant) {
+    fn on_block(&mut self, peer: PeerKey, received: ReceivedBlock, leaf: MerkleHash, now: Instant) {
         self.busy = true;
-        match self
-            .engine
-            .handle_block(peer, arrived.block, arrived.leaf, now)
-        {
+        match self.engine.handle_block(peer, received.block, leaf, now) {
             BlockVerdict::Write => {
                 if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
-                    torrent.write(arrived);
+                    torrent.write(received);
                 }
             }
-            // Dropping it gives its permit back.
+            // Dropping the block releases its permit.
             BlockVerdict::Discard(reason) => {
-                tracing::trace!(%peer, block = %arrived.block, ?reason, "block discarded");
+                tracing::trace!(%peer, block = %received.block, ?reason, "block discarded");
             }
         }
     }
 
-    fn on_connection_ended(&mut self, ended: Result<(Id, Result<(), PeerError>), JoinError>) {
-        let id = match &ended {
-            Ok((id, _)) => *id,
-            Err(error) => error.id(),
-        };
-        let Some(peer) = self.connection_keys.remove(&id) else {
+    fn on_connection_ended(&mut self, ended: TaskResult) {
+        let Some(ended) = self.connections.remove_ended(ended) else {
             return;
         };
-        let handle = self.peers.remove(&peer);
-        let addr = handle.as_ref().map(|handle| handle.addr);
-        let error = match &ended {
-            Ok((_, result)) => result.as_ref().err(),
-            Err(_) => None,
-        };
-        let is_web_seed = self.web_seed_ended(peer, error);
-        match ended {
-            Ok((_, Err(PeerError::WebSeed(_)))) if is_web_seed => {}
-            Ok((_, Ok(()))) => {}
-            Ok((_, Err(error @ (PeerError::Closed | PeerError::Socket(_))))) => {
-                tracing::debug!(?addr, error = %Causes(&error), "peer gone");
+        let (peer, addr) = (ended.peer, ended.addr);
+        let is_web_seed = self.on_web_seed_ended(peer, ended.result.as_ref().ok());
+        match ended.result {
+            Ok(Ok(())) => {}
+            Ok(Err(LinkError::WebSeed(_))) if is_web_seed => {}
+            Ok(Err(LinkError::Peer(error @ (PeerError::Closed | PeerError::Socket(_))))) => {
+                tracing::debug!(?addr, error = %Causes(&error), "connection closed");
             }
-            Ok((_, Err(error))) => {
-                tracing::info!(
-                    ?addr,
-                    error = %Causes(&error),
-                    "peer dropped"
-                );
+            Ok(Err(error)) => {
+                tracing::info!(?addr, error = %Causes(&error), "connection failed");
             }
             Err(error) => {
-                tracing::error!(?addr, %error, "a connection panicked; the peer is dropped");
+                tracing::error!(?addr, %error, "the task of a connection panicked; it is closed");
             }
         }
-        if handle.is_some() {
+        if addr.is_some() {
             self.engine.handle_disconnected(peer, Instant::now());
         }
     }
 
-    fn dial(&mut self, torrent: TorrentKey, addr: SocketAddr) {
-        let Some(hashes) = self.torrents.get(&torrent).map(|torrent| torrent.hashes) else {
-            return;
-        };
-        let handshake_config = self.policy.handshake_config.clone();
-        let task = async move { handshake::dial(&handshake_config, addr, &hashes).await };
-        let span = tracing::debug_span!("dial", %addr);
-        let task = self.dials.spawn(task.instrument(span));
-        self.dial_keys.insert(task.id(), (torrent, addr));
+    fn on_dial_ended(&mut self, ended: EndedDial) {
+        match ended.result {
+            Ok(established) => self.on_connected(ended.torrent, established),
+            Err(failure) => {
+                self.engine
+                    .handle_dial_failed(ended.torrent, ended.addr, failure, Instant::now());
+            }
+        }
     }
 
-    fn on_dial_ended(&mut self, dialled: Result<(Id, Dialled), JoinError>) {
-        let (id, dialled) = match dialled {
-            Ok((id, dialled)) => (id, Some(dialled)),
-            Err(error) => {
-                tracing::error!(%error, "a dial panicked");
-                (error.id(), None)
-            }
-        };
-        let Some((torrent, addr)) = self.dial_keys.remove(&id) else {
-            return;
-        };
-        let failure = match dialled {
-            Some(Ok(established)) => return self.connected(torrent, established),
-            Some(Err(error)) => {
-                tracing::debug!(%addr, error = %Causes(&error), "cannot dial");
-                error.dial_failure()
-            }
-            None => DialFailure::Refused,
-        };
-        self.engine
-            .handle_dial_failed(torrent, addr, failure, Instant::now());
-    }
-
-    /// Takes a connection whose handshakes are done into service, if the engine wants it.
-    fn connected(&mut self, torrent: TorrentKey, established: Established) {
+    /// Starts the task of a connection whose handshakes are done, if the engine accepts the peer.
+    fn on_connected(&mut self, torrent: TorrentKey, established: Established) {
         let (addr, encryption) = (established.addr, established.encryption);
         let connected = Connected {
             addr,
@@ -353,35 +312,26 @@ impl Driver {
         {
             Ok(key) => key,
             Err(refusal) => {
-                tracing::debug!(%addr, %refusal, "connection not wanted");
+                tracing::debug!(%addr, %refusal, "connection refused");
                 return;
             }
         };
         let known = self.torrents.get(&torrent);
-        let (mailbox, instructions) = mailbox::mailbox();
-        let cancel = self.cancel.child_token();
-        let start = Start {
-            key,
-            info: known.and_then(|torrent| torrent.info.clone()),
-            content: known.and_then(|torrent| torrent.content.clone()),
-            established,
-            instructions,
-            throttles: self.policy.limits.throttles(),
-            cancel: cancel.clone(),
-            context: self.policy.context.clone(),
-        };
+        let info = known.and_then(|torrent| torrent.info.clone());
+        let content = known.and_then(|torrent| torrent.content.clone());
         tracing::debug!(%addr, peer = %key, ?encryption, "connected");
         let span = tracing::debug_span!("peer", %addr);
-        let task = self.connections.spawn(peer::run(start).instrument(span));
-        self.connection_keys.insert(task.id(), key);
-        let handle = PeerHandle {
-            mailbox,
-            pending: Vec::new(),
-            cancel,
-            addr,
-            encryption,
-        };
-        self.peers.insert(key, handle);
+        let throttles = self.policy.limits.throttles();
+        self.connections
+            .start(key, (addr, encryption), throttles, span, |link| {
+                let start = peer::Start {
+                    link,
+                    established,
+                    info,
+                    content,
+                };
+                async { peer::run(start).await.map_err(LinkError::Peer) }
+            });
     }
 
     fn tick(&mut self) {
@@ -395,13 +345,6 @@ impl Driver {
             self.policy.context.buffers.clear();
         }
     }
-
-    /// Tells `peers` about a piece that can be served from now on.
-    fn announce(&mut self, piece: PieceIndex, peers: Vec<PeerKey>) {
-        for peer in peers {
-            self.instruct(peer, Instruction::Send(Command::Have(vec![piece])));
-        }
-    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -409,11 +352,4 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// The ends of a torrent's news that its handles hold.
-#[derive(Debug, Clone)]
-pub(crate) struct TorrentWatch {
-    pub(crate) status: watch::Receiver<crate::TorrentStatus>,
-    pub(crate) info: watch::Receiver<Option<Arc<bittorrent_protocol::metainfo::Info>>>,
 }

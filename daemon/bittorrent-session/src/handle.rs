@@ -10,12 +10,12 @@ use bittorrent_protocol::{BlockIndex, InfoHashes, PieceIndex, merkle};
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::content::StoredContent;
+use crate::disk::content::StoredContent;
+use crate::disk::piece_map::MapCell;
 use crate::driver::{AddedTorrent, PreparedStore, SessionCommand, TorrentWatch};
 use crate::error::{AddError, Causes};
-use crate::limits::RateLimits;
-use crate::piece_map::MapCell;
 use crate::status::{Peer, TorrentStatus};
+use crate::transport::rate_limit::RateLimits;
 use crate::web_seed::WebSeedUrl;
 
 /// What changes a [`Session`](crate::Session) while it runs. Clones mean the same session.

@@ -23,27 +23,20 @@
 //! # }
 //! ```
 
-mod buffers;
 mod config;
-mod content;
 mod descriptors;
+mod discovery;
 mod disk;
 mod driver;
 mod error;
 mod handle;
-mod handshake;
 mod heartbeat;
 mod http;
-mod limits;
-mod listener;
-mod local_discovery;
-mod mailbox;
+mod link;
 mod peer;
-mod piece_map;
 mod session;
 mod status;
-mod stream;
-mod tracker;
+mod transport;
 mod web_seed;
 
 pub use bittorrent_engine::{
@@ -51,16 +44,17 @@ pub use bittorrent_engine::{
     StopReason,
 };
 pub use config::{SessionConfig, Tuning};
-pub use driver::ShutdownReport;
+pub use discovery::local_discovery::{
+    LocalDiscovery, LocalDiscoveryConfig, LocalRegistration, LocalRegistry,
+};
+pub use discovery::tracker::{Announcer, InvalidTrackerUrl, TrackerError, TrackerUrl};
+pub use disk::piece_map::{MAX_MAP_CELLS, MapCell};
 pub use error::{AddError, Causes, SessionError};
 pub use handle::{SessionHandle, TorrentHandle};
-pub use handshake::{Encryption, EncryptionPolicy};
 pub use heartbeat::Heartbeat;
 pub use http::{HttpClient, HttpError, HttpUrl, InvalidHttpUrl, next_chunk};
-pub use limits::RateLimits;
-pub use local_discovery::{LocalDiscovery, LocalDiscoveryConfig, LocalRegistration, LocalRegistry};
-pub use piece_map::{MAX_MAP_CELLS, MapCell};
 pub use session::Session;
-pub use status::{Peer, Phase, TorrentError, TorrentStatus};
-pub use tracker::{Announcer, InvalidTrackerUrl, TrackerError, TrackerUrl};
+pub use status::{Peer, Phase, ShutdownReport, TorrentError, TorrentStatus};
+pub use transport::handshake::{Encryption, EncryptionPolicy};
+pub use transport::rate_limit::RateLimits;
 pub use web_seed::{InvalidWebSeedUrl, WebSeedUrl};

@@ -1,5 +1,7 @@
 //! The session: one listening port, one engine, many torrents.
 
+mod listener;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,20 +13,21 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
-use crate::buffers::BufferPool;
 use crate::config::SessionConfig;
 use crate::descriptors::SocketBudget;
+use crate::discovery::tracker::{Announcer, TrackerUrl};
 use crate::disk::{self, DiskThreads};
-use crate::driver::{Driver, Inputs, Policy, SessionCommand, ShutdownReport};
+use crate::driver::{Driver, Inputs, Policy, SessionCommand};
 use crate::error::{AddError, SessionError};
 use crate::handle::{SessionHandle, TorrentHandle, prepare};
-use crate::handshake::{EncryptionPolicy, HandshakeConfig};
 use crate::heartbeat::Heartbeat;
 use crate::http::LazyHttpClient;
-use crate::limits::Buckets;
-use crate::listener::{self, AcceptState, Slots};
-use crate::peer::PeerContext;
-use crate::tracker::{Announcer, TrackerUrl};
+use crate::link::PeerContext;
+use crate::status::ShutdownReport;
+use crate::transport::buffers::BufferPool;
+use crate::transport::handshake::{EncryptionPolicy, HandshakeConfig};
+use crate::transport::rate_limit::Buckets;
+use listener::{AcceptState, Slots};
 
 /// Questions that may wait for the driver.
 const COMMAND_QUEUE: usize = 256;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bittorrent_engine::{PeerStatus, StopReason};
+use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::InfoError;
 
 use crate::disk::DiskError;
-use crate::handshake::Encryption;
+use crate::transport::handshake::Encryption;
 
 /// Why a torrent stopped. It stays stopped until it is removed and added again.
 #[derive(Debug, thiserror::Error)]
@@ -119,4 +120,19 @@ pub struct Peer {
     pub status: PeerStatus,
     /// How it is hidden from who looks for the protocol.
     pub encryption: Encryption,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Default)]
+pub struct ShutdownReport {
+    /// Connections that were open.
+    pub connections: usize,
+    /// Tasks that were joined: connections, dials, acceptors and the driver.
+    pub tasks: usize,
+    /// Threads that were joined.
+    pub threads: usize,
+    /// Torrents whose state was made durable.
+    pub torrents: usize,
+    /// Torrents that had stopped, or whose state could not be made durable.
+    pub failures: Vec<(InfoHashV2, Arc<TorrentError>)>,
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 
-use bittorrent_engine::{Command, PeerEvent, PeerKey};
+use bittorrent_engine::{Command, PeerEvent};
 use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::wire::{ExtendedHandshake, Request};
 use bittorrent_protocol::{BlockIndex, FileIndex, merkle};
@@ -16,13 +16,11 @@ use bytes::BytesMut;
 use hyper::body::Incoming;
 use hyper::{Response, StatusCode, header};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
-use crate::content::StoredContent;
+use crate::disk::ReceivedBlock;
+use crate::disk::content::StoredContent;
 use crate::http::{HttpClient, HttpError, next_chunk};
-use crate::limits::Throttles;
-use crate::mailbox;
-use crate::peer::{Instruction, PeerBatch, PeerContext, PeerError, PeerMessage, ReceivedBlock};
+use crate::link::{Instruction, LinkEnd, PeerBatch, PeerMessage};
 pub use url::{InvalidWebSeedUrl, WebSeedUrl};
 
 /// Blocks in one request: 16 MiB, so that it takes a fast server a moment and a slow one is not
@@ -48,19 +46,15 @@ pub(crate) enum WebSeedError {
     Short,
 }
 
-/// What a web seed is started with.
+/// What the driver gives to a new web seed.
 pub(crate) struct Start {
-    pub(crate) key: PeerKey,
+    pub(crate) link: LinkEnd,
     pub(crate) url: WebSeedUrl,
-    /// Files that it turned out not to have.
+    /// Files that the server turned out not to have.
     pub(crate) lacks: BTreeSet<FileIndex>,
     pub(crate) http: HttpClient,
     pub(crate) info: Arc<Info>,
     pub(crate) content: Arc<StoredContent>,
-    pub(crate) instructions: mailbox::Receiver<Instruction>,
-    pub(crate) throttles: Throttles,
-    pub(crate) cancel: CancellationToken,
-    pub(crate) context: Arc<PeerContext>,
 }
 
 /// The work stops: it was cancelled, or the session ends.
@@ -73,19 +67,19 @@ struct WebSeed {
     wanted: VecDeque<BlockIndex>,
     /// Blocks of the present request that are still to come and still wanted.
     asked: BTreeSet<BlockIndex>,
-    news: Vec<PeerMessage>,
+    messages: Vec<PeerMessage>,
 }
 
 /// Serves the engine's requests until it is cancelled or the server fails.
-pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
+pub(crate) async fn run(start: Start) -> Result<(), WebSeedError> {
     let mut seed = WebSeed {
         start,
         inbox: Vec::new(),
         wanted: VecDeque::new(),
         asked: BTreeSet::new(),
-        news: Vec::new(),
+        messages: Vec::new(),
     };
-    seed.introduce();
+    seed.send_extensions();
     loop {
         if seed.report().await.is_err() {
             return Ok(());
@@ -102,7 +96,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
             Err(error) => {
                 // What came before counts.
                 let _ = seed.report().await;
-                return Err(PeerError::WebSeed(error));
+                return Err(error);
             }
         }
     }
@@ -118,7 +112,7 @@ struct Run {
 
 impl WebSeed {
     /// Tells the engine what it is.
-    fn introduce(&mut self) {
+    fn send_extensions(&mut self) {
         let layout = self.start.content.layout();
         let extensions = ExtendedHandshake {
             reqq: Some(MOST_BLOCKS as u32),
@@ -140,19 +134,19 @@ impl WebSeed {
             PeerEvent::Bitfield(bits)
         };
         let events = [PeerEvent::Extensions(extensions), has, PeerEvent::Unchoke];
-        self.news.extend(events.map(PeerMessage::Event));
+        self.messages.extend(events.map(PeerMessage::Event));
     }
 
-    /// Hands the news to the driver.
+    /// Hands the messages to the driver.
     async fn report(&mut self) -> Result<(), Stopped> {
-        if self.news.is_empty() {
+        if self.messages.is_empty() {
             return Ok(());
         }
-        let batches = self.start.context.batches.clone();
+        let batches = self.start.link.context.batches.clone();
         let place = self.while_obeying(batches.reserve()).await?;
         place.map_err(|_| Stopped)?.send(PeerBatch {
-            peer: self.start.key,
-            news: std::mem::take(&mut self.news),
+            peer: self.start.link.key,
+            messages: std::mem::take(&mut self.messages),
         });
         Ok(())
     }
@@ -163,8 +157,8 @@ impl WebSeed {
         loop {
             tokio::select! {
                 biased;
-                () = self.start.cancel.cancelled() => return Err(Stopped),
-                () = self.start.instructions.news() => self.follow_all(),
+                () = self.start.link.cancel.cancelled() => return Err(Stopped),
+                () = self.start.link.instructions.changed() => self.follow_all(),
                 done = &mut work => return Ok(done),
             }
         }
@@ -174,8 +168,8 @@ impl WebSeed {
     async fn obey(&mut self) -> Result<(), Stopped> {
         tokio::select! {
             biased;
-            () = self.start.cancel.cancelled() => Err(Stopped),
-            () = self.start.instructions.news() => {
+            () = self.start.link.cancel.cancelled() => Err(Stopped),
+            () = self.start.link.instructions.changed() => {
                 self.follow_all();
                 Ok(())
             }
@@ -184,12 +178,12 @@ impl WebSeed {
 
     fn follow_all(&mut self) {
         let mut inbox = std::mem::take(&mut self.inbox);
-        self.start.instructions.take_all(&mut inbox);
+        self.start.link.instructions.take_all(&mut inbox);
         for instruction in inbox.drain(..) {
             match instruction {
                 Instruction::Send(Command::Request(blocks)) => self.wanted.extend(blocks),
                 Instruction::Send(Command::Cancel(blocks)) => self.cancel(&blocks),
-                Instruction::Limit(throttles) => self.start.throttles = *throttles,
+                Instruction::Limit(throttles) => self.start.link.throttles = *throttles,
                 // A file server has no use for anything else we could tell it.
                 Instruction::Send(_) | Instruction::Info(_) | Instruction::Attach(_) => {}
             }
@@ -203,7 +197,7 @@ impl WebSeed {
             let waiting = waiting.and_then(|at| self.wanted.remove(at)).is_some();
             if waiting || self.asked.remove(block) {
                 let request = Request::for_block(self.start.content.layout(), *block);
-                self.news
+                self.messages
                     .push(PeerMessage::Event(PeerEvent::Reject(request)));
             }
         }
@@ -272,24 +266,25 @@ impl WebSeed {
                         Ok(Ok(()))
                     };
                 };
-                self.start.throttles.download.settle(chunk.len());
+                self.start.link.throttles.download.settle(chunk.len());
                 buffer.extend_from_slice(&chunk);
             }
             let data = buffer.split_to(size as usize).freeze();
             if !self.asked.remove(block) {
                 continue;
             }
-            let permits = self.start.context.write_permits.clone();
+            let permits = self.start.link.context.write_permits.clone();
             let permit = match self.while_obeying(permits.acquire_many_owned(size)).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(_)) | Err(Stopped) => return Ok(Err(Stopped)),
             };
-            self.news.push(PeerMessage::Block(ReceivedBlock {
+            let leaf = merkle::leaf(&data);
+            let received = ReceivedBlock {
                 block: *block,
-                leaf: merkle::leaf(&data),
                 data,
                 permit,
-            }));
+            };
+            self.messages.push(PeerMessage::Block(received, leaf));
             if self.report().await.is_err() {
                 return Ok(Err(Stopped));
             }
@@ -308,14 +303,14 @@ impl WebSeed {
 
     /// Waits until more may come.
     async fn turn(&mut self) -> Result<(), Stopped> {
-        while self.start.throttles.download.is_limited()
-            && self.start.throttles.download.allowance(Instant::now()) == 0
+        while self.start.link.throttles.download.is_limited()
+            && self.start.link.throttles.download.allowance(Instant::now()) == 0
         {
-            let Some(next) = self.start.throttles.next_turn() else {
+            let Some(next) = self.start.link.throttles.next_turn() else {
                 break;
             };
             self.while_obeying(sleep_until(next)).await?;
-            self.start.throttles.wake(Instant::now());
+            self.start.link.throttles.wake(Instant::now());
         }
         Ok(())
     }

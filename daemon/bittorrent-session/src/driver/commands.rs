@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bittorrent_engine::{
-    ConnectionLimits, Content, Link, PeerKey, PieceLeaves, Scope, Source, TorrentKey,
-};
+use bittorrent_engine::{ConnectionLimits, Content, Link, PieceLeaves, Scope, Source, TorrentKey};
 use bittorrent_protocol::mse::HiddenSwarm;
 use bittorrent_protocol::{BlockIndex, InfoHashes, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
@@ -14,13 +12,13 @@ use tokio::sync::oneshot;
 
 use super::torrent::Torrent;
 use super::{Driver, TorrentWatch};
-use crate::AddError;
-use crate::content::StoredContent;
-use crate::handshake::{Acceptance, Encryption};
-use crate::limits::{Buckets, RateLimits};
-use crate::peer::{Established, Instruction};
-use crate::piece_map::BlockOrigins;
+use crate::disk::content::StoredContent;
+use crate::disk::piece_map::BlockOrigins;
+use crate::error::AddError;
+use crate::link::Instruction;
 use crate::status::Peer;
+use crate::transport::handshake::{Acceptance, Established};
+use crate::transport::rate_limit::{Buckets, RateLimits};
 use crate::web_seed::WebSeedUrl;
 
 /// A store with what the engine needs to know of it, read before the driver hears of it.
@@ -155,7 +153,9 @@ impl Driver {
             } => {
                 let _ = reply.send(self.accept(swarm, v2_offered, addr));
             }
-            SessionCommand::Incoming(torrent, established) => self.connected(torrent, *established),
+            SessionCommand::Incoming(torrent, established) => {
+                self.on_connected(torrent, *established)
+            }
         }
     }
 
@@ -205,7 +205,8 @@ impl Driver {
             self.set_info(key, &attached.store().info());
         }
         // Before what the engine has to say about the content.
-        self.instruct_all(key, || Instruction::Attach(attached.clone()));
+        self.connections
+            .instruct_all(Some(key), || Instruction::Attach(attached.clone()));
         let origins = BlockOrigins::new(&content.verified);
         if only_serve {
             self.engine.stop_downloading(key);
@@ -229,10 +230,7 @@ impl Driver {
         let statuses = self.engine.peers(torrent).into_iter();
         statuses
             .map(|status| Peer {
-                encryption: self
-                    .peers
-                    .get(&status.key)
-                    .map_or(Encryption::None, |handle| handle.encryption),
+                encryption: self.connections.encryption(status.key),
                 status,
             })
             .collect()
@@ -265,11 +263,9 @@ impl Driver {
 
     fn limit_rates(&mut self, rates: RateLimits) {
         self.policy.limits = Buckets::new(rates);
-        let peers: Vec<PeerKey> = self.peers.keys().copied().collect();
-        for peer in peers {
-            let throttles = Box::new(self.policy.limits.throttles());
-            self.instruct(peer, Instruction::Limit(throttles));
-        }
+        let limits = &self.policy.limits;
+        self.connections
+            .instruct_all(None, || Instruction::Limit(Box::new(limits.throttles())));
     }
 
     /// Looks the swarm up that a peer named, and decides under which hash to answer.

@@ -12,23 +12,29 @@ use bittorrent_store::StoreError;
 
 use super::Driver;
 use crate::disk::{DiskError, FinishedJob, JobOutcome, LookupBy, Proof, ReuseLookup};
-use crate::peer::Instruction;
+use crate::link::Instruction;
 use crate::status::TorrentError;
 
 impl Driver {
     pub(super) fn apply_output(&mut self, output: Output) {
         match output {
-            Output::Dial { torrent, addr } => self.dial(torrent, addr),
+            Output::Dial { torrent, addr } => {
+                if let Some(torrent_state) = self.torrents.get(&torrent) {
+                    self.dials.start(torrent, addr, torrent_state.hashes);
+                }
+            }
             Output::Send {
                 peer,
                 command: Command::Have(pieces),
             } => self.send_have(peer, pieces),
-            Output::Send { peer, command } => self.instruct(peer, Instruction::Send(command)),
+            Output::Send { peer, command } => {
+                self.connections.instruct(peer, Instruction::Send(command))
+            }
             Output::Disconnect { peer, reason } => {
-                if let Some(handle) = self.peers.get(&peer) {
-                    tracing::debug!(peer = %handle.addr, %reason, "disconnecting");
+                if let Some(addr) = self.connections.addr(peer) {
+                    tracing::debug!(peer = %addr, %reason, "disconnecting");
                 }
-                self.disconnect(peer);
+                self.connections.disconnect(peer);
             }
             Output::Metadata { torrent, info } => self.on_metadata(torrent, &info),
             Output::Layer {
@@ -113,7 +119,8 @@ impl Driver {
         };
         let now = torrent.defer_unserved(peer, pieces);
         if !now.is_empty() {
-            self.instruct(peer, Instruction::Send(Command::Have(now)));
+            let have = Instruction::Send(Command::Have(now));
+            self.connections.instruct(peer, have);
         }
     }
 
@@ -140,19 +147,8 @@ impl Driver {
         if torrent.hashes.v1.is_none() {
             torrent.hashes.v1 = info.hashes().v1;
         }
-        self.instruct_all(key, || Instruction::Info(info.clone()));
-    }
-
-    pub(super) fn instruct_all(&mut self, key: TorrentKey, make: impl Fn() -> Instruction) {
-        let peers: Vec<PeerKey> = self
-            .peers
-            .keys()
-            .filter(|peer| peer.torrent() == key)
-            .copied()
-            .collect();
-        for peer in peers {
-            self.instruct(peer, make());
-        }
+        self.connections
+            .instruct_all(Some(key), || Instruction::Info(info.clone()));
     }
 
     /// Stops a torrent for good: the engine forgets it and parts with its peers.
@@ -199,7 +195,10 @@ impl Driver {
                 let news = torrent.proven(&pieces);
                 torrent.consider_checkpoint(&self.policy.tuning);
                 for (piece, peers) in news {
-                    self.announce(piece, peers);
+                    for peer in peers {
+                        let have = Instruction::Send(Command::Have(vec![piece]));
+                        self.connections.instruct(peer, have);
+                    }
                 }
                 ("keeping leaf hashes", result)
             }

@@ -8,17 +8,15 @@ use bittorrent_engine::{PeerKey, TorrentKey};
 use bittorrent_protocol::metainfo::{Info, PieceLayer};
 use bittorrent_protocol::{BlockIndex, FileIndex, InfoHashes, PieceIndex, SwarmHash};
 use bittorrent_store::{ReuseSources, TorrentStore};
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::TorrentWatch;
 use super::web_seeds::WebSeeds;
 use crate::config::Tuning;
-use crate::content::StoredContent;
-use crate::disk::{DiskJob, DiskQueues, DiskWork, Proof, ReuseLookup, WriterId};
+use crate::disk::content::StoredContent;
+use crate::disk::piece_map::BlockOrigins;
+use crate::disk::{DiskJob, DiskQueues, DiskWork, Proof, ReceivedBlock, ReuseLookup, WriterId};
 use crate::error::Causes;
-use crate::peer::ReceivedBlock;
-use crate::piece_map::BlockOrigins;
 use crate::status::{Phase, TorrentError, TorrentStatus};
 
 /// Blocks in one write job: what arrives while the job before it runs, but not more than this.
@@ -62,7 +60,7 @@ pub(super) struct Torrent {
     pub(super) content: Option<Arc<StoredContent>>,
     pub(super) web_seeds: WebSeeds,
     writer: WriterId,
-    unwritten: Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>,
+    unwritten: Vec<ReceivedBlock>,
     writes: usize,
     unproven: Vec<Proof>,
     proving: bool,
@@ -178,10 +176,9 @@ impl Torrent {
         self.error.is_some()
     }
 
-    pub(super) fn write(&mut self, arrived: ReceivedBlock) {
+    pub(super) fn write(&mut self, received: ReceivedBlock) {
         if !self.is_failed() {
-            self.unwritten
-                .push((arrived.block, arrived.data, arrived.permit));
+            self.unwritten.push(received);
         }
     }
 
@@ -458,17 +455,10 @@ impl Torrent {
     }
 }
 
-/// The next write job: blocks in the order they came, one permit for them all.
-fn next_write(unwritten: &mut Vec<(BlockIndex, Bytes, OwnedSemaphorePermit)>) -> DiskWork {
-    let count = unwritten.len().min(WRITE_AT_ONCE);
-    let mut permit: Option<OwnedSemaphorePermit> = None;
-    let mut blocks = Vec::with_capacity(count);
-    for (block, data, share) in unwritten.drain(..count) {
-        blocks.push((block, data));
-        match &mut permit {
-            Some(permit) => permit.merge(share),
-            None => permit = Some(share),
-        }
+/// Takes the blocks of the next write job in the order in which they arrived.
+fn next_write(unwritten: &mut Vec<ReceivedBlock>) -> DiskWork {
+    if unwritten.len() <= WRITE_AT_ONCE {
+        return DiskWork::Write(std::mem::take(unwritten));
     }
-    DiskWork::Write(blocks, permit)
+    DiskWork::Write(unwritten.drain(..WRITE_AT_ONCE).collect())
 }

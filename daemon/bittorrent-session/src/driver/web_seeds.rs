@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use bittorrent_engine::{Connected, Direction, Link, PeerKey, TorrentKey, TorrentPhase};
 use bittorrent_protocol::{FileIndex, PeerId};
-use tracing::Instrument as _;
 
-use super::{Driver, PeerHandle};
+use super::Driver;
+use super::connections::LinkError;
 use crate::error::Causes;
-use crate::handshake::Encryption;
 use crate::http::HttpError;
-use crate::mailbox;
-use crate::peer::PeerError;
+use crate::transport::handshake::Encryption;
 use crate::web_seed::{self, WebSeedError, WebSeedUrl};
 
 /// Web seeds of one torrent; more are not taken on.
@@ -131,13 +129,13 @@ impl Driver {
             if seeds.len() >= MOST || seeds.iter().any(|seed| seed.url == url) {
                 continue;
             }
-            self.web_seeds_named += 1;
+            self.web_seeds_added += 1;
             seeds.push(WebSeed {
                 url,
                 state: State::Idle(Instant::now()),
                 lacks: BTreeSet::new(),
                 failures: 0,
-                addr: stand_in(self.web_seeds_named),
+                addr: stand_in(self.web_seeds_added),
             });
         }
     }
@@ -206,38 +204,31 @@ impl Driver {
             }
         };
         tracing::info!(%url, "peers give little: using a web seed");
-        let (mailbox, instructions) = mailbox::mailbox();
-        let cancel = self.cancel.child_token();
         let span = tracing::debug_span!("web_seed", %url);
-        let start = web_seed::Start {
-            key: peer,
-            url,
-            lacks,
-            http: self.policy.http.client(),
-            info,
-            content,
-            instructions,
-            throttles: self.policy.limits.throttles(),
-            cancel: cancel.clone(),
-            context: self.policy.context.clone(),
-        };
-        let task = self
-            .connections
-            .spawn(web_seed::run(start).instrument(span));
-        self.connection_keys.insert(task.id(), peer);
-        let handle = PeerHandle {
-            mailbox,
-            pending: Vec::new(),
-            cancel,
-            addr,
-            encryption: Encryption::None,
-        };
-        self.peers.insert(peer, handle);
+        let http = self.policy.http.client();
+        let throttles = self.policy.limits.throttles();
+        let remote = (addr, Encryption::None);
+        self.connections
+            .start(peer, remote, throttles, span, |link| {
+                let start = web_seed::Start {
+                    link,
+                    url,
+                    lacks,
+                    http,
+                    info,
+                    content,
+                };
+                async { web_seed::run(start).await.map_err(LinkError::WebSeed) }
+            });
         Some(peer)
     }
 
     /// Whether the connection that ended was a web seed; it is used again later, or never.
-    pub(super) fn web_seed_ended(&mut self, peer: PeerKey, result: Option<&PeerError>) -> bool {
+    pub(super) fn on_web_seed_ended(
+        &mut self,
+        peer: PeerKey,
+        result: Option<&Result<(), LinkError>>,
+    ) -> bool {
         let Some(torrent) = self.torrents.get_mut(&peer.torrent()) else {
             return false;
         };
@@ -246,7 +237,7 @@ impl Driver {
             return false;
         };
         let error = match result {
-            Some(PeerError::WebSeed(error)) => Some(error),
+            Some(Err(LinkError::WebSeed(error))) => Some(error),
             _ => None,
         };
         if let Some(error) = error {

@@ -11,10 +11,12 @@ use bittorrent_protocol::wire::{
 };
 use tokio::time::Instant;
 
-use super::{Peer, PeerError, PeerMessage, ReceivedBlock};
+use super::{Peer, PeerError};
+use crate::disk::ReceivedBlock;
+use crate::link::PeerMessage;
 
 /// Messages that may wait for the driver before we stop reading.
-pub(super) const MAX_NEWS: usize = 128;
+pub(super) const MAX_MESSAGES: usize = 128;
 
 /// Bytes of answers that may wait for a peer which goes on asking. The longest is a list of hashes;
 /// nobody who reads has more than a few of them waiting.
@@ -27,7 +29,7 @@ const MAX_TURNED_DOWN: usize = 3;
 impl Peer {
     /// Reads once from the socket.
     pub(super) fn receive(&mut self) -> Result<(), PeerError> {
-        if self.starved.is_some() || self.news.len() >= MAX_NEWS {
+        if self.starved.is_some() || self.messages.len() >= MAX_MESSAGES {
             return Ok(());
         }
         let stream = &mut self.stream;
@@ -70,7 +72,7 @@ impl Peer {
     }
 
     fn take_messages(&mut self) -> Result<(), PeerError> {
-        while self.news.len() + self.unhashed.len() < MAX_NEWS && !self.budget.is_spent() {
+        while self.messages.len() + self.unhashed.len() < MAX_MESSAGES && !self.budget.is_spent() {
             let input = self.input.bytes();
             let header = Header::peek(input, MAX_MESSAGE_LEN).map_err(PeerError::Wire)?;
             let total = match header {
@@ -134,7 +136,11 @@ impl Peer {
         };
         let mut data = self.input.take(PIECE_HEADER_LEN + length as usize);
         bytes::Buf::advance(&mut data, PIECE_HEADER_LEN);
-        self.unhashed.push((block, data, permit));
+        self.unhashed.push(ReceivedBlock {
+            block,
+            data,
+            permit,
+        });
         Ok(true)
     }
 
@@ -143,24 +149,21 @@ impl Peer {
         if self.unhashed.is_empty() {
             return;
         }
-        let blocks: Vec<&[u8]> = self.unhashed.iter().map(|(_, data, _)| &**data).collect();
+        let blocks: Vec<&[u8]> = self
+            .unhashed
+            .iter()
+            .map(|received| &*received.data)
+            .collect();
         let leaves = merkle::leaves(&blocks);
         let hashed = self.unhashed.drain(..).zip(leaves);
-        self.news
-            .extend(hashed.map(|((block, data, permit), leaf)| {
-                PeerMessage::Block(ReceivedBlock {
-                    block,
-                    leaf,
-                    data,
-                    permit,
-                })
-            }));
+        self.messages
+            .extend(hashed.map(|(received, leaf)| PeerMessage::Block(received, leaf)));
     }
 
     fn event(&mut self, event: PeerEvent) {
         // The driver hears everything in the order it came.
         self.hash_blocks();
-        self.news.push(PeerMessage::Event(event));
+        self.messages.push(PeerMessage::Event(event));
     }
 
     fn handle(&mut self, message: Message<'_>) -> Result<(), PeerError> {
@@ -212,8 +215,8 @@ impl Peer {
                 .is_some_and(|content| self.uploads.accept(request, content));
         if accepted {
             self.turned_down = 0;
-            if !std::mem::replace(&mut self.asked, true) {
-                self.news.push(PeerMessage::Asked);
+            if !std::mem::replace(&mut self.reported_requests, true) {
+                self.messages.push(PeerMessage::HasRequests);
             }
             return Ok(());
         }

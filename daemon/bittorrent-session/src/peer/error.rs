@@ -6,7 +6,6 @@ use std::time::Duration;
 use bittorrent_protocol::wire::{MetadataError, PexError, WireError};
 
 use crate::disk::DiskError;
-use crate::web_seed::WebSeedError;
 
 /// A connection ended, other than because we closed it.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +30,6 @@ pub(crate) enum PeerError {
     NotReading(usize),
     #[error("the rest of a block that is half sent cannot be read")]
     Torn(#[source] DiskError),
-    #[error("the web seed failed")]
-    WebSeed(#[source] WebSeedError),
     #[error("the peer sent {0} requests in a row that it may not send")]
     Requests(usize),
 }

@@ -58,7 +58,7 @@ impl Peer {
             return;
         }
         self.services.hashes.push_back(request);
-        self.wish_to_read();
+        self.request_read();
     }
 
     pub(super) fn send_hashes(
@@ -121,7 +121,7 @@ impl Peer {
             self.put_metadata(&block.unwrap_or(MetadataMessage::Reject { piece }));
         }
         if !self.services.hashes.is_empty() {
-            self.wish_to_read();
+            self.request_read();
         }
     }
 

@@ -16,9 +16,9 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::resident::ResidentReader;
-use crate::content::StoredContent;
+use crate::disk::content::StoredContent;
 use crate::disk::{BlockRange, DiskError, MIN_READ_CHARGE, RangesRead};
-use crate::stream::PeerStream;
+use crate::transport::stream::PeerStream;
 
 /// Blocks in one order to a disk thread.
 const READ_AT_ONCE: usize = 16;

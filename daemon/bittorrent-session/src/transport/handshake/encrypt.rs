@@ -4,13 +4,14 @@ use std::io;
 
 use bittorrent_protocol::SwarmHash;
 use bittorrent_protocol::mse::{
-    Ciphers, ENTROPY_LEN, Established as MseEstablished, Initiator, Methods, Responder, Step,
+    Ciphers, ENTROPY_LEN, Established as MseEstablished, HiddenSwarm, Initiator, Methods, MseError,
+    Responder, Step,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{HandshakeError, SwarmDirectory};
-use crate::stream::PeerStream;
+use crate::transport::stream::PeerStream;
 
 /// Bytes of a handshake that are read at once.
 const READ_AT_ONCE: usize = 1_024;
@@ -114,31 +115,24 @@ impl Wire {
         sent.map_err(HandshakeError::Socket)
     }
 
-    /// Begins an encrypted handshake with a peer of a swarm; `initial` is what we say first.
-    pub(super) async fn begin(
+    /// Performs an encrypted handshake with a peer of a swarm; `initial` is sent with it.
+    pub(super) async fn initiate(
         &mut self,
         swarm: SwarmHash,
         policy: EncryptionPolicy,
         initial: &[u8],
     ) -> Result<(), HandshakeError> {
         let initial = initial.to_vec();
-        let mut handshake = Initiator::new(swarm, policy.methods(), initial, &entropy()?);
-        loop {
-            match handshake.step().map_err(HandshakeError::Encryption)? {
-                Step::Send(bytes) => self.send(&bytes).await?,
-                Step::Done(established) => {
-                    self.establish(*established);
-                    return Ok(());
-                }
-                Step::Receive | Step::Find(_) => {
-                    let mut bytes = [0; READ_AT_ONCE];
-                    handshake.receive(self.read_some(&mut bytes).await?);
-                }
-            }
-        }
+        self.negotiate(Initiator::new(
+            swarm,
+            policy.methods(),
+            initial,
+            &entropy()?,
+        ))
+        .await
     }
 
-    /// Answers an encrypted handshake that began with `first`.
+    /// Answers an encrypted handshake of which `first` was read.
     pub(super) async fn respond(
         &mut self,
         first: &[u8],
@@ -147,20 +141,26 @@ impl Wire {
     ) -> Result<(), HandshakeError> {
         let mut handshake = Responder::new(policy.methods(), &entropy()?);
         handshake.receive(first);
+        self.negotiate(Answer {
+            handshake,
+            directory,
+        })
+        .await
+    }
+
+    /// Exchanges the messages of either side.
+    async fn negotiate(&mut self, mut side: impl Side) -> Result<(), HandshakeError> {
         loop {
-            match handshake.step().map_err(HandshakeError::Encryption)? {
+            match side.step().map_err(HandshakeError::Encryption)? {
                 Step::Send(bytes) => self.send(&bytes).await?,
                 Step::Done(established) => {
                     self.establish(*established);
                     return Ok(());
                 }
-                Step::Find(name) => {
-                    let swarm = directory.find(name).await;
-                    handshake.accept(swarm.ok_or(HandshakeError::HiddenSwarm)?);
-                }
+                Step::Find(name) => side.find(name).await?,
                 Step::Receive => {
                     let mut bytes = [0; READ_AT_ONCE];
-                    handshake.receive(self.read_some(&mut bytes).await?);
+                    side.receive(self.read_some(&mut bytes).await?);
                 }
             }
         }
@@ -183,6 +183,54 @@ impl Wire {
         };
         self.ciphers = established.ciphers;
         self.early = established.early;
+    }
+}
+
+/// A side of an encrypted handshake.
+trait Side {
+    fn step(&mut self) -> Result<Step, MseError>;
+
+    fn receive(&mut self, bytes: &[u8]);
+
+    /// Looks up the swarm that the peer named.
+    async fn find(&mut self, name: HiddenSwarm) -> Result<(), HandshakeError>;
+}
+
+impl Side for Initiator {
+    fn step(&mut self) -> Result<Step, MseError> {
+        Self::step(self)
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        Self::receive(self, bytes);
+    }
+
+    /// Never called: only responders look up swarms.
+    async fn find(&mut self, _: HiddenSwarm) -> Result<(), HandshakeError> {
+        Err(HandshakeError::HiddenSwarm)
+    }
+}
+
+/// The side that answers, with the swarms that it may answer for.
+struct Answer<'a, D> {
+    handshake: Responder,
+    directory: &'a D,
+}
+
+impl<D: SwarmDirectory> Side for Answer<'_, D> {
+    fn step(&mut self) -> Result<Step, MseError> {
+        self.handshake.step()
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        self.handshake.receive(bytes);
+    }
+
+    async fn find(&mut self, name: HiddenSwarm) -> Result<(), HandshakeError> {
+        let swarm = self.directory.find(name).await;
+        self.handshake
+            .accept(swarm.ok_or(HandshakeError::HiddenSwarm)?);
+        Ok(())
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 pub use encrypt::{Encryption, EncryptionPolicy};
 
-use crate::peer::Established;
+use super::stream::PeerStream;
 use encrypt::Wire;
 
 /// What we offer; v2 only where a v1 hash opens the connection.
@@ -83,6 +83,21 @@ impl HandshakeError {
             Self::Ourselves => DialFailure::Ourselves,
         }
     }
+}
+
+/// A connection whose handshakes are done.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) stream: PeerStream,
+    /// What the peer said already after its handshake.
+    pub(crate) early: Vec<u8>,
+    pub(crate) encryption: Encryption,
+    pub(crate) addr: SocketAddr,
+    pub(crate) direction: Direction,
+    pub(crate) peer_id: PeerId,
+    pub(crate) fast: bool,
+    pub(crate) extended: bool,
+    pub(crate) link: Link,
 }
 
 /// How to greet.
@@ -155,7 +170,7 @@ async fn dial_under(
             peer_id: handshake_config.peer_id,
         };
         if hide {
-            wire.begin(swarm, handshake_config.encryption, &ours.encode())
+            wire.initiate(swarm, handshake_config.encryption, &ours.encode())
                 .await?;
         } else {
             wire.send(&ours.encode()).await?;

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Causes;
 use crate::handle::TorrentHandle;
-use crate::handshake::EncryptionPolicy;
 use crate::http::{HttpClient, HttpError, Whole, public};
 use crate::status::TorrentStatus;
+use crate::transport::handshake::EncryptionPolicy;
 
 /// However often a tracker wants us, we do not come more often than this.
 const LEAST_INTERVAL: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ const MAX_WAITING: usize = 100_000;
 #[derive(Debug)]
 struct Shared<T> {
     waiting: Mutex<Vec<T>>,
-    news: Notify,
+    changed: Notify,
 }
 
 /// The driver's end.
@@ -32,7 +32,7 @@ pub(crate) struct MailboxFull;
 pub(crate) fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         waiting: Mutex::new(Vec::new()),
-        news: Notify::new(),
+        changed: Notify::new(),
     });
     (Sender(shared.clone()), Receiver(shared))
 }
@@ -57,15 +57,15 @@ impl<T> Sender<T> {
             waiting.append(items);
         }
         drop(waiting);
-        self.0.news.notify_one();
+        self.0.changed.notify_one();
         Ok(())
     }
 }
 
 impl<T> Receiver<T> {
     /// Waits until there may be something.
-    pub(crate) async fn news(&self) {
-        self.0.news.notified().await;
+    pub(crate) async fn changed(&self) {
+        self.0.changed.notified().await;
     }
 
     /// Takes everything in exchange for `into`, which must be empty.
@@ -84,13 +84,13 @@ mod tests {
         let (sender, receiver) = mailbox();
         sender.send_all(&mut vec![1, 2]).unwrap();
         sender.send_all(&mut vec![3]).unwrap();
-        receiver.news().await;
+        receiver.changed().await;
         let mut all = Vec::new();
         receiver.take_all(&mut all);
         assert_eq!(all, [1, 2, 3]);
         all.clear();
         sender.send_all(&mut vec![4]).unwrap();
-        receiver.news().await;
+        receiver.changed().await;
         receiver.take_all(&mut all);
         assert_eq!(all, [4]);
     }

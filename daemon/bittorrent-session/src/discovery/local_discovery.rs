@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Causes;
 use crate::handle::TorrentHandle;
-use crate::handshake;
+use crate::transport::handshake;
 
 /// How often everybody is told, as BEP 14 has it.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5 * 60);

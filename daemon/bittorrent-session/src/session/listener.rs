@@ -18,10 +18,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::SessionError;
 use crate::driver::SessionCommand;
 use crate::error::Causes;
-use crate::handshake::{self, Acceptance, HandshakeConfig, HandshakeError, SwarmDirectory};
+use crate::error::SessionError;
+use crate::transport::handshake::{
+    self, Acceptance, HandshakeConfig, HandshakeError, SwarmDirectory,
+};
 use slots::Slot;
 pub(crate) use slots::Slots;
 
