@@ -34,6 +34,7 @@ CRATES = [
     "nano-ledger",
     "ledger-archive",
     "snapshot-pointer",
+    "service-kit",
     "nano-snapshot-mirror",
 ]
 # Programs, and libraries with more source files than this, have rooms.
@@ -126,7 +127,7 @@ ROOMS = {
     ],
     "nano-snapshot-mirror": [
         "text",
-        "output",
+        "progress",
         "kit",
         "config",
         "cli",
@@ -145,7 +146,6 @@ FLAT: set[str] = set()
 UPWARD = {
     "nano-snapshot-mirror": {
         ("api", "commands"),
-        ("config", "api"),
         ("config", "cli"),
         ("config", "store"),
         ("kit", "config"),

@@ -42,10 +42,10 @@ use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
-use crate::api::http::HostName;
 use crate::cli::{HostPort, Place};
 use crate::kit::hooks::Webhook;
 use section::{ANY_NAME, Part, Shown, Table, section};
+use service_kit::http_server::HostName;
 
 pub(crate) use check::unusable;
 use command::HookCommand;

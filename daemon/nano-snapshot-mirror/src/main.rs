@@ -1,6 +1,6 @@
 //! Mirrors Nano ledger snapshots over BitTorrent v2: the command `nano-snapshot-mirror`.
 
-// They panic when stdout or stderr is closed or full, see `output`.
+// They panic when stdout or stderr is closed or full, see `service_kit::output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod api;
@@ -10,7 +10,6 @@ mod config;
 mod kit;
 mod ledger;
 mod observe;
-mod output;
 mod pointers;
 mod progress;
 mod service;
@@ -24,14 +23,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::Printable;
 use clap::Parser as _;
+use service_kit::output::{errln, out, outln};
+use service_kit::signals::{INTERRUPTED, Signals};
 use tokio::task::block_in_place;
 use tracing::info;
 
 use crate::cli::{Cli, Command};
 use crate::commands::fetch::Ended;
 use crate::config::{Live, Loaded};
-use crate::kit::signals::{INTERRUPTED, Signals};
-use crate::output::{errln, out, outln};
 use crate::progress::ProgressDisplay;
 
 /// The exit code of a command that did what was asked for.
@@ -55,9 +54,9 @@ fn main() -> ExitCode {
         Ok(cli) => start(&cli),
         Err(shown) => show(&shown),
     };
-    match output::finish() {
+    match service_kit::output::finish() {
         Ok(()) => ExitCode::from(code),
-        Err(error) => failed(&error),
+        Err(error) => failed(&error.into()),
     }
 }
 
@@ -96,7 +95,7 @@ fn start(cli: &Cli) -> u8 {
     match run(cli, &loaded, &live, &display) {
         Ok(Ended::Done) => DONE,
         // An answer that was not read is none.
-        Ok(Ended::Told(_)) if output::stdout_is_closed() => UNREAD,
+        Ok(Ended::Told(_)) if service_kit::output::stdout_is_closed() => UNREAD,
         Ok(Ended::Told(code)) => code,
         Ok(Ended::Interrupted) => {
             errln!("stopped by a signal; run the same command again to continue");

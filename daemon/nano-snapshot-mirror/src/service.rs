@@ -2,6 +2,7 @@
 
 mod downloads;
 mod health;
+mod heartbeats;
 mod held;
 mod ledgers;
 pub(crate) mod reconcile;
@@ -17,6 +18,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
+use service_kit::signals::Signals;
+use service_kit::systemd::{InheritedSockets, Notifier, SocketNames};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -27,9 +30,6 @@ use crate::config::{Limit, Live, Size};
 use crate::kit::clock::unix_seconds;
 use crate::kit::hooks::Hooks;
 use crate::kit::quota::{Allowance, Quota};
-use crate::kit::signals::Signals;
-use crate::kit::systemd::{Inherited, Manager};
-use crate::kit::watchdog::Life;
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::observe::events;
 use crate::observe::report::{FollowedState, Reporter, ServicePhase};
@@ -48,6 +48,7 @@ use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
 use downloads::{Fetching, first_fetched};
 use health::{CHECK_EVERY, Checked, Health};
+use heartbeats::Heartbeats;
 use ledgers::{Verifying, verified};
 use room::DISK_FULL;
 use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
@@ -55,9 +56,15 @@ use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
 /// A poll that takes longer hangs: each of its look-ups ends by itself long before.
 const POLL_LIMIT: Duration = Duration::from_secs(5 * 60);
 
+/// The sockets that the mirror accepts from the service manager.
+const SOCKETS: SocketNames = SocketNames {
+    tcp: &["peer", "http"],
+    unix: &["control"],
+};
+
 /// Mirrors until asked to stop.
 pub(crate) async fn run(live: &Live, display: &ProgressDisplay, signals: &Signals) -> Result<()> {
-    let mut manager = Manager::default();
+    let mut manager = Notifier::default();
     manager.starting("opening the store");
     let config = live.config();
     let data = DataDir::create(config.data_dir.as_deref())?
@@ -75,11 +82,11 @@ pub(crate) async fn run(live: &Live, display: &ProgressDisplay, signals: &Signal
             "removed what an interrupted command left in incoming/"
         );
     }
-    let mut inherited = Inherited::take()?;
+    let mut inherited = InheritedSockets::take(&SOCKETS)?;
     let doors = Listeners::open(&config, &data, &mut inherited)?;
-    let network = Network::start(live, &data, Role::Mirror(inherited.peer)).await?;
+    let network = Network::start(live, &data, Role::Mirror(inherited.take_tcp("peer"))).await?;
     let (requests_to, requests) = control::requests();
-    let life = Life::new();
+    let life = Heartbeats::new();
     let reporter = Reporter::start(
         &network,
         data.root().to_owned(),
@@ -174,8 +181,8 @@ struct Service<'a> {
     told_refused: HashSet<InfoHashV2>,
     reporter: Reporter,
     requests: Requests,
-    life: Life,
-    manager: Manager,
+    life: Heartbeats,
+    manager: Notifier,
     hooks: &'a Hooks,
     /// Downloads that wait for room on the disk.
     paused: watch::Sender<PausedDownloads>,

@@ -330,14 +330,14 @@ fn each_loop_that_hangs_ends_the_pings() {
         let held = Held::new(process, |thread, name| belongs(process, thread, name));
         manager.heard();
         let finding = common::eventually("the finding", || {
-            told("no sign of life").filter(|line| line.contains(hangs))
+            told("no progress for").filter(|line| line.contains(hangs))
         });
         // One may have been earned before, and sent after we began to listen.
         let pings = manager.heard();
         let pings = pings.iter().filter(|line| *line == ping).count();
         assert!(pings <= 1, "{pings} pings while {hangs} hung: {finding}");
         drop(held);
-        common::eventually("the loops again", || told("come round again"));
+        common::eventually("the loops again", || told("make progress again"));
         manager.until(&mut service, ping);
     }
     service.stop().succeeded();

@@ -4,7 +4,6 @@
 mod api;
 pub(crate) mod client;
 pub(crate) mod dht;
-mod listener;
 
 use std::path::PathBuf;
 
@@ -13,7 +12,6 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use api::Api;
-pub(crate) use listener::ControlListener;
 
 use crate::cli::Place;
 use crate::config::{Config, Reloaded};

@@ -1,7 +1,6 @@
 //! What anybody may look at: status page, metrics, health, and the way to the snapshots. Read-only, on
 //! TCP, on this machine alone unless told otherwise.
 
-mod guard;
 mod metrics;
 mod page;
 mod torrents;
@@ -19,15 +18,15 @@ use axum::response::sse::Event;
 use axum::routing::{MethodRouter, get};
 use axum::{Extension, Router};
 use bittorrent_session::MapCell;
+use service_kit::http_server::{
+    self, EventStreams, Host, Hosts, bytes_as, events, json, refuse, serve,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub(crate) use guard::{HostName, Hosts};
-
 use crate::kit::clock::unix_seconds;
-use crate::kit::http_server::{Host, Streams, bytes_as, events, json, refuse, serve};
 use crate::observe::report::{Report, ReportWatch, TorrentState};
 use crate::store::data_dir::DataDir;
 use page::Scene;
@@ -65,7 +64,7 @@ pub(crate) struct Site {
     pub(crate) watching: ReportWatch,
     pub(crate) data: DataDir,
     pub(crate) stop: CancellationToken,
-    pub(crate) streams: Streams,
+    pub(crate) streams: EventStreams,
 }
 
 impl Site {
@@ -89,7 +88,10 @@ impl Site {
                 router.route(path, answers)
             })
             .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here"))
-            .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::pass))
+            .layer(middleware::from_fn_with_state(
+                Arc::new(hosts),
+                http_server::pass,
+            ))
             .with_state(Arc::new(self))
     }
 

@@ -7,19 +7,20 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use service_kit::control_socket::ControlListener;
+use service_kit::http_server::{EventStreams, Hosts};
+use service_kit::listening;
+use service_kit::systemd::InheritedSockets;
 use snapshot_pointer::MainlineDht;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::control::{self, Api, ControlListener, Request};
-use crate::api::http::{Hosts, Site};
+use crate::api::control::{self, Api, Request};
+use crate::api::http::Site;
 use crate::cli::Place;
 use crate::config::{Chosen, Config};
-use crate::kit::http_server::Streams;
-use crate::kit::listening;
-use crate::kit::systemd::Inherited;
 use crate::observe::report::{Addresses, ReportWatch};
 use crate::store::data_dir::DataDir;
 use crate::transfer::network::Network;
@@ -34,10 +35,14 @@ pub(crate) struct Listeners {
 impl Listeners {
     /// Binds the configured addresses, except those that an inherited socket covers. If a *default* address cannot be bound, only warns: mirroring
     /// matters more than the status page.
-    pub(crate) fn open(config: &Config, data: &DataDir, inherited: &mut Inherited) -> Result<Self> {
+    pub(crate) fn open(
+        config: &Config,
+        data: &DataDir,
+        inherited: &mut InheritedSockets,
+    ) -> Result<Self> {
         Ok(Self {
-            control: open_control(config, data, inherited.control.take())?,
-            http: open_http(&config.http.listen, std::mem::take(&mut inherited.http))?,
+            control: open_control(config, data, inherited.take_unix("control"))?,
+            http: open_http(&config.http.listen, inherited.take_tcp("http"))?,
             hosts: Hosts::of_this_machine(&config.http.hosts),
         })
     }
@@ -51,7 +56,7 @@ impl Listeners {
             peers: peers.map(ToString::to_string).collect(),
             dht: None,
             http: http.map(|address| address.to_string()),
-            control: control.map(|listener| listener.place.path.display().to_string()),
+            control: control.map(|listener| listener.file.path().display().to_string()),
         }
     }
 
@@ -66,14 +71,14 @@ impl Listeners {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
         for listener in self.control {
-            info!(socket = %listener.place.path.display(), "answering on the control socket");
+            info!(socket = %listener.file.path().display(), "answering on the control socket");
             let api = Api {
                 watching: watching.clone(),
                 requests: requests.clone(),
                 data: data.clone(),
                 dht: dht.clone(),
                 stop: stop.clone(),
-                streams: Streams::default(),
+                streams: EventStreams::default(),
             };
             tasks.push(tokio::spawn(api.serve(listener)));
         }
@@ -86,7 +91,7 @@ impl Listeners {
                 watching: watching.clone(),
                 data: data.clone(),
                 stop: stop.clone(),
-                streams: Streams::default(),
+                streams: EventStreams::default(),
             };
             let hosts = self.hosts.clone();
             tasks.push(tokio::spawn(async move {
@@ -121,10 +126,10 @@ fn open_control(
     let Some(path) = place else {
         return Ok(listeners);
     };
-    if listeners.iter().any(|one| one.place.is(&path)) {
+    if listeners.iter().any(|one| one.file.is(&path)) {
         return Ok(listeners);
     }
-    match ControlListener::bind(&path) {
+    match ControlListener::bind(&path, "a mirror") {
         Err(error) if !named => warn!("no control socket: {error:#}"),
         bound => listeners.push(bound?),
     }

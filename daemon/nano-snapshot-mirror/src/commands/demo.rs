@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bittorrent_protocol::InfoHashV2;
 use nano_ledger::synthetic;
+use service_kit::output::{errln, outln};
+use service_kit::signals::Signals;
 use snapshot_pointer::loopback::LoopbackDht;
 use tokio::task::block_in_place;
 
 use crate::cli::DemoArgs;
 use crate::commands::fetch::Ended;
-use crate::kit::signals::Signals;
-use crate::output::{errln, outln};
 use crate::store::data_dir::{DataDir, StreamName};
 use crate::text::{Bytes, Count, Time};
 use child::Child;

@@ -10,9 +10,9 @@ use bittorrent_protocol::bencode::Limits;
 use bittorrent_protocol::magnet::Magnet;
 use bittorrent_protocol::metainfo::Metainfo;
 use serde::Serialize;
+use service_kit::output::{outln, to_json};
 
 use crate::cli::InspectArgs;
-use crate::output::{outln, to_json};
 use crate::store::snapshot_info::SnapshotInfo;
 use crate::text::{Bytes, Count};
 

@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ledger_archive::{Extracted, LedgerFormat};
+use service_kit::output::outln;
+use service_kit::signals::Signals;
 use tracing::{info, warn};
 
 use crate::cli::InstallArgs;
 use crate::commands::fetch::Ended;
 use crate::config::Config;
-use crate::kit::signals::Signals;
 use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_replacement};
 use crate::ledger::published::{CHUNK, Damaged, Published, read_chunk};
 use crate::ledger::unpack::{self, Unpack, Unpacked};
-use crate::output::outln;
 use crate::progress::{ProgressDisplay, WorkKind};
 use crate::store::catalogue;
 use crate::store::data_dir::{DataDir, DirLock, StreamName};

@@ -7,10 +7,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use service_kit::output::{errln, outln};
 use snapshot_pointer::SigningKey;
 
 use crate::cli::KeygenArgs;
-use crate::output::{errln, outln};
 use crate::store::data_dir::sync_dir;
 
 /// `keygen`: makes a key, writes it where nothing may be yet, and prints its public half.

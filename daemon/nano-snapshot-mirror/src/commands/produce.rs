@@ -21,6 +21,8 @@ use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
+use service_kit::output::outln;
+use service_kit::signals::Signals;
 use snapshot_pointer::{Authority, ItemKind, RecordStore, Salt};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +33,6 @@ use crate::cli::ProduceArgs;
 use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Mirror, Published, Publishing, Signer};
 use crate::config::{Config, Size, default_salt};
-use crate::kit::signals::Signals;
-use crate::output::outln;
 use crate::progress::ProgressDisplay;
 use crate::store::catalogue::{self, Retention};
 use crate::store::data_dir::{DataDir, StreamName};

@@ -1,14 +1,14 @@
 //! `rotate`: the holder of a key names the one that takes over, with the signatures of both.
 
 use anyhow::{Context as _, Result, bail};
+use service_kit::output::outln;
+use service_kit::signals::Signals;
 use snapshot_pointer::{ItemKind, RecordStore, SignedItem, Succession};
 
 use crate::cli::RotateArgs;
 use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
-use crate::kit::signals::Signals;
-use crate::output::outln;
 use crate::store::data_dir::DataDir;
 
 /// Signs and publishes that `--new` takes over from `--old`.

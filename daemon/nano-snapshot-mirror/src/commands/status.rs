@@ -14,6 +14,7 @@ use bittorrent_protocol::{InfoHashV2, Printable};
 use bittorrent_store::Condition;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
+use service_kit::output::{outln, raw_to_stdout, stdout_is_gone, to_json};
 use snapshot_pointer::{Authority, ItemKind, RecordDamage, RecordError, RecordStore, Salt};
 use tracing::warn;
 
@@ -21,7 +22,6 @@ use crate::api::control;
 use crate::cli::StatusArgs;
 use crate::config::Config;
 use crate::observe::report::Report;
-use crate::output::{outln, raw_to_stdout, stdout_is_gone, to_json};
 use crate::progress::percent;
 use crate::store::catalogue;
 use crate::store::data_dir::DataDir;

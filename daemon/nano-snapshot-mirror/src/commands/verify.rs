@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Result, bail};
 use bittorrent_protocol::{InfoHashV2, Printable};
 use nano_ledger::{Level, Outcome, Policy, Sample, VerifyOptions, minimum_node_version};
+use service_kit::output::outln;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::VerifyArgs;
@@ -14,7 +15,6 @@ use crate::commands::fetch::Ended;
 use crate::commands::install::node_lock::who_has_open;
 use crate::config::Config;
 use crate::ledger::verify_progress::VerifyProgress;
-use crate::output::outln;
 use crate::progress::{ProgressDisplay, WorkKind};
 use crate::service::scrub;
 use crate::store::catalogue;

@@ -14,9 +14,9 @@ use nano_ledger::Level;
 use snapshot_pointer::{Authority, Salt};
 
 use super::section::KeyType;
-use crate::api::http::HostName;
 use crate::cli::values::{duration, versions};
 use crate::cli::{HostPort, Place};
+use service_kit::http_server::HostName;
 
 /// A value with where it comes from. An address that is taken may be replaced, depending on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

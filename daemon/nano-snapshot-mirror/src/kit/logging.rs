@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bittorrent_protocol::Printable;
 use indicatif::MultiProgress;
+use service_kit::output::{errln, escape_json};
 use tracing::field::Field;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::fmt::{self, MakeWriter};
@@ -19,7 +20,6 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 use repeats::Repeats;
 
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::output::{errln, escape_json};
 use crate::text::{Bytes, Time};
 
 /// Changes the filter while the program runs.

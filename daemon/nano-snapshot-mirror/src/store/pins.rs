@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
+use service_kit::output::outln;
 
 use crate::cli::PinArgs;
 use crate::config::Config;
-use crate::output::outln;
 use crate::store::catalogue;
 use crate::store::data_dir::{DataDir, sync_dir, write_atomically};
 

@@ -7,10 +7,10 @@ use std::num::NonZeroU16;
 use anyhow::{Context as _, Result};
 use bittorrent_session::{EngineConfig, Session, SessionConfig, SessionError};
 use port_mapping::PortMapper;
+use service_kit::listening;
 use tracing::{info, warn};
 
 use crate::config::{Config, Origin};
-use crate::kit::listening;
 use crate::kit::quota::Allowance;
 use crate::transfer::limits::{connection_limits, rate_limits};
 use crate::transfer::network::Role;

@@ -1,5 +1,6 @@
 //! What can be asked over the control socket; `docs/openapi.json` describes it.
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Router};
 use bittorrent_protocol::InfoHashV2;
 use serde::Deserialize;
+use service_kit::control_socket::ControlListener;
+use service_kit::http_server::{EventStreams, Host, events, json, refuse, serve};
 use snapshot_pointer::MainlineDht;
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
@@ -21,9 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ControlListener, Denied, Reply, Request, dht};
+use super::{Denied, Reply, Request, dht};
 use crate::commands::status;
-use crate::kit::http_server::{Host, Streams, events, json, refuse, serve};
 use crate::observe::report::ReportWatch;
 use crate::store::data_dir::DataDir;
 use crate::store::pins;
@@ -42,7 +44,7 @@ pub(crate) struct Api {
     pub(crate) data: DataDir,
     pub(crate) dht: Arc<MainlineDht>,
     pub(crate) stop: CancellationToken,
-    pub(crate) streams: Streams,
+    pub(crate) streams: EventStreams,
 }
 
 /// One thing that can be asked.
@@ -94,10 +96,12 @@ impl Route {
 impl Api {
     /// Answers until the mirror stops.
     pub(crate) async fn serve(self, listener: ControlListener) {
-        let ControlListener { socket, place } = listener;
+        let ControlListener { socket, file } = listener;
         let stop = self.stop.clone();
-        let router = self.router(Gate::of(&place.path));
-        let describe = |stream: &UnixStream, _: &SocketAddr| (Host::LOCAL, Caller::of(stream));
+        let router = self.router(Gate::of(file.path()));
+        let describe = |stream: &UnixStream, _: &SocketAddr| {
+            (Host::of(Ipv4Addr::LOCALHOST.into()), Caller::of(stream))
+        };
         serve(socket, router, describe, stop).await;
     }
 

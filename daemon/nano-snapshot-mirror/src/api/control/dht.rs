@@ -9,12 +9,12 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
+use service_kit::http_server::{json, refuse};
 use snapshot_pointer::{
     AnswerCounts, Authority, Dht as _, InvalidRawItem, LookupResult, RawItem, Salt, SignedItem,
 };
 
 use super::api::Api;
-use crate::kit::http_server::{json, refuse};
 use crate::text::Causes;
 
 /// What a look-up found, as JSON.

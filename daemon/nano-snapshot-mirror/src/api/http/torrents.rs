@@ -8,9 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bittorrent_protocol::InfoHashV2;
+use service_kit::http_server::{bytes_as, refuse};
 
 use super::Site;
-use crate::kit::http_server::{bytes_as, refuse};
 use crate::observe::report::StreamReport;
 use crate::store::catalogue;
 

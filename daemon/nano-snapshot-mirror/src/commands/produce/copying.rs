@@ -18,12 +18,12 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use anyhow::{Context as _, Result, bail};
 use nano_ledger::{CopyError, LiveLedger};
 use rustix::pipe::fcntl_setpipe_size;
+use service_kit::output::errln;
+use service_kit::signals;
 use tracing::{debug, info, warn};
 
 use crate::cli::CopyLedgerArgs;
 use crate::commands::fetch::Ended;
-use crate::kit::signals;
-use crate::output::errln;
 
 /// The command by which this program starts itself as the copying process.
 pub(crate) const COMMAND: &str = "copy-ledger";

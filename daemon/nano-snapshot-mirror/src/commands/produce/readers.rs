@@ -1,11 +1,11 @@
 //! `clear-readers`: removes readers of dead processes from the lock file of a node's ledger.
 
 use anyhow::Result;
+use service_kit::output::outln;
 use tracing::info;
 
 use crate::cli::ClearReadersArgs;
 use crate::commands::fetch::Ended;
-use crate::output::outln;
 
 /// Clears, and prints how many there were.
 pub(crate) fn run(args: &ClearReadersArgs) -> Result<Ended> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bittorrent_session::{Direction, Encryption, Link, Peer, TorrentHandle};
+use service_kit::watchdog::Pulse;
 use snapshot_pointer::MainlineDht;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -13,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::reach::{Observation, PeerListener, Reachability};
 use super::{DhtReport, PeerReport, PeerTotals};
-use crate::kit::watchdog::Pulse;
 
 /// Time between two rounds of questions.
 const EVERY: Duration = Duration::from_secs(2);

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_session::{Phase as SessionPhase, TorrentHandle, TorrentStatus};
+use service_kit::http_server::Updates;
+use service_kit::watchdog::Pulse;
 use snapshot_pointer::{Decision, Poll, Record};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,7 +23,6 @@ use super::{
     ServicePhase, StreamReport, TorrentReport, TorrentState, TransferTotals, VoteState, WorkReport,
 };
 use crate::kit::clock::unix_seconds;
-use crate::kit::watchdog::Pulse;
 use crate::pointers::stream::Stream;
 use crate::progress::{ProgressDisplay, RunningWork};
 use crate::store::data_dir::StreamName;
@@ -93,12 +94,6 @@ impl ReportWatch {
         self.report.borrow().clone()
     }
 
-    /// Waits for a report newer than the one seen last; `None` at the end of the mirror.
-    pub(crate) async fn next(&mut self) -> Option<Arc<Report>> {
-        self.report.changed().await.ok()?;
-        Some(self.report.borrow_and_update().clone())
-    }
-
     /// The connections; a few seconds old.
     pub(crate) fn peers(&self) -> Vec<PeerReport> {
         self.observed.borrow().listed.clone()
@@ -116,6 +111,20 @@ impl ReportWatch {
     pub(crate) fn rates(&self) -> RateHistory {
         let rates = self.rates.lock();
         rates.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Updates for ReportWatch {
+    type Value = Arc<Report>;
+
+    fn current(&self) -> Arc<Report> {
+        self.report()
+    }
+
+    /// Waits for a report newer than the one seen last; `None` when the mirror ends.
+    async fn next(&mut self) -> Option<Arc<Report>> {
+        self.report.changed().await.ok()?;
+        Some(self.report.borrow_and_update().clone())
     }
 }
 

@@ -4,8 +4,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use anyhow::{Result, bail};
 use rustix::net::sockopt;
+
+/// An inherited socket accepts the connections of a part of a configured address.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address}: the socket {inherited} from the service manager takes a part of it; name the same \
+     address in {key} and in ListenStream= of the socket unit"
+)]
+pub struct PartlyInherited {
+    address: SocketAddr,
+    inherited: SocketAddr,
+    key: String,
+}
 
 /// Whose connections a socket accepts: those to one address of a family, or to all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +37,7 @@ impl Range {
         }
     }
 
-    /// Whether every connection for `other` is one for `self`.
+    /// Returns whether every connection for `other` is one for `self`.
     fn covers(self, other: Self) -> bool {
         match (self, other) {
             (Self::V4(own), Self::V4(_)) if own.is_unspecified() => true,
@@ -47,12 +58,13 @@ impl Range {
 ///
 /// # Errors
 ///
-/// When an inherited socket takes a part of an address, such as `127.0.0.1:6881` of `0.0.0.0:6881`. `key` names the configuration key.
-pub(crate) fn remaining(
+/// When an inherited socket accepts the connections of a part of an address, such as `127.0.0.1:6881` of `0.0.0.0:6881`. The error names the
+/// configuration key `key`.
+pub fn remaining(
     wanted: &[SocketAddr],
     inherited: &[TcpListener],
     key: &str,
-) -> Result<Vec<SocketAddr>> {
+) -> Result<Vec<SocketAddr>, PartlyInherited> {
     let taken: Vec<(SocketAddr, Vec<Range>)> = inherited
         .iter()
         .filter_map(|socket| {
@@ -77,16 +89,16 @@ pub(crate) fn remaining(
         for range in &open {
             let within = same_port().find(|(_, own)| address.port() != 0 && range.covers(*own));
             if let Some((inherited, _)) = within {
-                bail!(
-                    "cannot listen on {address}: the socket {inherited} from the service manager \
-                     takes a part of it; name the same address in {key} and in ListenStream= of \
-                     the socket unit"
-                );
+                return Err(PartlyInherited {
+                    address: *address,
+                    inherited,
+                    key: key.to_owned(),
+                });
             }
         }
         match open.as_slice() {
             [] => {}
-            // Where IPv4 is taken, the session binds `[::]` for IPv6 alone.
+            // If IPv4 is taken, the caller binds `[::]` for IPv6 alone.
             [only] => missing.push(SocketAddr::new(only.ip(), address.port())),
             _ => missing.push(*address),
         }
@@ -116,7 +128,7 @@ mod tests {
         socket.into()
     }
 
-    fn left(wanted: &[&str], inherited: &[TcpListener]) -> Result<Vec<String>> {
+    fn left(wanted: &[&str], inherited: &[TcpListener]) -> Result<Vec<String>, PartlyInherited> {
         let port = inherited[0].local_addr().unwrap().port();
         let wanted: Vec<SocketAddr> = wanted
             .iter()

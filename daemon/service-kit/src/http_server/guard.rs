@@ -1,7 +1,7 @@
-//! Which requests are answered at all: those that only look, and those that name us.
+//! Refuses requests that are not GET or HEAD, and requests for unknown host names.
 //!
-//! A page elsewhere can make a browser on this machine resolve a name of its own to our address and
-//! then read our answers (DNS rebinding). Such requests name a host that we do not know.
+//! A web page elsewhere can make a browser on this machine resolve a name of its own to our address and then read our answers (DNS rebinding). Such
+//! requests have an unknown name in `Host`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::kit::http_server::refuse;
+use super::answers::refuse;
 
-/// A host name as it is compared: in lower case, without the final dot of a complete name.
+/// A host name in lower case, without the final dot of a complete name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HostName(String);
+pub struct HostName(String);
 
 impl FromStr for HostName {
-    /// What is wrong and what to write.
+    /// What is wrong with the name, and what to write instead.
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -44,9 +44,9 @@ impl fmt::Display for HostName {
     }
 }
 
-/// The names under which requests are answered.
+/// The host names for which requests are answered.
 #[derive(Debug, Clone)]
-pub(crate) struct Hosts {
+pub struct Hosts {
     /// The first label of this machine's name. It is accepted with any domain.
     machine: Option<HostName>,
     /// The names of `http.hosts`.
@@ -54,8 +54,8 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Addresses, `localhost`, this machine's name, and the configured names.
-    pub(crate) fn of_this_machine(configured: &[HostName]) -> Self {
+    /// Accepts addresses, `localhost`, this machine's name, and the configured names.
+    pub fn of_this_machine(configured: &[HostName]) -> Self {
         let name = rustix::system::uname();
         let name = name.nodename().to_string_lossy();
         Self::new(&name, configured.to_vec())
@@ -64,7 +64,7 @@ impl Hosts {
     fn new(machine: &str, configured: Vec<HostName>) -> Self {
         let label = machine.split('.').next().unwrap_or_default();
         Self {
-            // `localhost` with a domain is a name that any page may have.
+            // `localhost` with a domain is a name that any web page may have.
             machine: label
                 .parse()
                 .ok()
@@ -73,7 +73,7 @@ impl Hosts {
         }
     }
 
-    /// Whether a `Host` header names us.
+    /// Returns whether the value of a `Host` header is an accepted name.
     fn know(&self, host: &str) -> bool {
         let name = without_port(host);
         let bare = name.trim_start_matches('[').trim_end_matches(']');
@@ -102,12 +102,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Lets a request through, or says why not.
-pub(super) async fn pass(
-    State(hosts): State<Arc<Hosts>>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Passes a request on, or answers it with a refusal.
+pub async fn pass(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let text = "nothing can be changed here: use the control socket";
         let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, text);
@@ -119,7 +115,7 @@ pub(super) async fn pass(
     let known = headers
         .iter()
         .all(|host| host.to_str().is_ok_and(|host| hosts.know(host)));
-    // HTTP/1.0 may come without the header, and no browser speaks it.
+    // An HTTP/1.0 request may have no header, and no browser sends one.
     if !known || headers.iter().count() > 1 {
         let text = "the Host header of this request names another host; ask by an address, by localhost \
                     or by this machine's name, or add the name to `http.hosts` in the configuration";
@@ -143,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_names_and_no_others() {
+    fn only_accepted_names_pass() {
         let configured = vec![
             "Mirror".parse().unwrap(),
             "status.example.org.".parse().unwrap(),

@@ -1,40 +1,55 @@
-//! What the outside asks of the running process.
+//! SIGINT and SIGTERM, which stop a process, and SIGHUP, which makes a service look at its surroundings again.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// The exit code after SIGINT or SIGTERM ended a command before its work was done.
-pub(crate) const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
+
+/// Signals cannot be received.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// No runtime could be started.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The handler of a signal could not be installed.
+    #[error("cannot listen for signals")]
+    Listen(#[source] io::Error),
+}
 
 /// Signals that come within this time are one request to stop: a terminal sends SIGINT to a whole process
 /// group, and shells, container engines and service managers pass a signal on that the process received itself.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// Requests by signal.
+/// The signals of a running process. Clones receive the same ones.
 #[derive(Debug, Clone)]
-pub(crate) struct Signals {
+pub struct Signals {
     /// Cancelled by the first SIGINT or SIGTERM; one that comes at least a second later ends the process
     /// at once.
-    pub(crate) stop: CancellationToken,
-    /// Told by every SIGHUP: look at the configuration, the store and the pointer again.
-    pub(crate) rescan: Arc<Notify>,
+    pub stop: CancellationToken,
+    /// Notified by every SIGHUP, the request to read the configuration and to look at everything again.
+    pub rescan: Arc<Notify>,
 }
 
-/// Ignores SIGINT, SIGTERM and SIGHUP from now on, as long as the result is kept.
-pub(crate) fn ignore() -> Result<impl Sized> {
+/// Ignores SIGINT, SIGTERM and SIGHUP until the returned value is dropped.
+///
+/// # Errors
+///
+/// When a handler cannot be installed.
+pub fn ignore() -> Result<impl Sized, SignalError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
-        .context("cannot start the runtime")?;
+        .map_err(SignalError::Runtime)?;
     let ignored = {
         let _inside = runtime.enter();
-        let on = |kind| signal(kind).context("cannot listen for signals");
+        let on = |kind| signal(kind).map_err(SignalError::Listen);
         [
             on(SignalKind::interrupt())?,
             on(SignalKind::terminate())?,
@@ -45,13 +60,17 @@ pub(crate) fn ignore() -> Result<impl Sized> {
 }
 
 impl Signals {
-    /// Starts listening. Must be called inside the runtime.
-    pub(crate) fn listen() -> Result<Self> {
+    /// Starts a task that receives the signals. Must be called inside the runtime.
+    ///
+    /// # Errors
+    ///
+    /// When a handler cannot be installed.
+    pub fn listen() -> Result<Self, SignalError> {
         let signals = Self {
             stop: CancellationToken::new(),
             rescan: Arc::new(Notify::new()),
         };
-        let on = |kind| signal(kind).context("cannot listen for signals");
+        let on = |kind| signal(kind).map_err(SignalError::Listen);
         let mut interrupt = on(SignalKind::interrupt())?;
         let mut terminate = on(SignalKind::terminate())?;
         let mut hangup = on(SignalKind::hangup())?;
@@ -63,7 +82,7 @@ impl Signals {
                     _ = interrupt.recv() => "SIGINT",
                     _ = terminate.recv() => "SIGTERM",
                     _ = hangup.recv() => {
-                        info!("SIGHUP: reading the configuration again, and looking again");
+                        info!("SIGHUP: reading the configuration and looking for changes");
                         received.rescan.notify_one();
                         continue;
                     }
@@ -87,7 +106,7 @@ impl Signals {
     }
 }
 
-/// What a signal that stops the process leads to.
+/// What a stop signal causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reaction {
     Stop,
@@ -95,14 +114,14 @@ enum Reaction {
     EndAtOnce,
 }
 
-/// When the process was asked to stop.
+/// When the first stop signal was received.
 #[derive(Debug, Default)]
 struct Stopping {
     since: Option<Instant>,
 }
 
 impl Stopping {
-    /// Reacts to one more signal at `now`.
+    /// Returns the reaction to a stop signal at `now`.
     fn signal(&mut self, now: Instant) -> Reaction {
         match self.since {
             None => {

@@ -1,32 +1,34 @@
-//! What the program prints: stdout and stderr, for every command.
+//! Stdout and stderr of a command.
 //!
-//! `outln!`, `out!` and `errln!` replace `println!` and its relatives, which panic when nothing can be written
-//! (clippy forbids them here). A reader that closed the pipe is no failure: a command finishes its work and
-//! keeps its exit code, or has 141 when that code was the answer. Any other failure of stdout, such as a full disk, ends the program with one line on
-//! stderr and exit code 1, see [`finish`]. Failures of stderr are ignored: there is no place to report them.
+//! `outln!`, `out!` and `errln!` replace `println!` and its relatives, which panic when stdout or stderr cannot be written. A reader that closed the
+//! pipe is no failure: the command finishes its work. [`finish`] returns any other failure of stdout, such as a full disk. Failures of stderr are
+//! ignored, because they cannot be reported.
 //!
-//! Lines are filtered by [`is_printable`], so that a missed [`Printable`](bittorrent_protocol::Printable)
+//! Characters that are not [printable](is_printable) are replaced, so text that was not passed through [`Printable`](bittorrent_protocol::Printable)
 //! cannot send commands to a terminal.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use anyhow::{Context as _, Result};
 use bittorrent_protocol::is_printable;
 use serde::Serialize;
+
+use crate::sync::lock;
 
 /// The first failure of stdout; nothing is written after it.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
 /// Prints a line on stdout.
+#[macro_export]
 macro_rules! outln {
     ($($arg:tt)*) => {
         $crate::output::to_stdout(format_args!("{}\n", format_args!($($arg)*)))
     };
 }
 
-/// Prints on stdout text that ends its own lines.
+/// Prints text on stdout. The text contains its line ends.
+#[macro_export]
 macro_rules! out {
     ($($arg:tt)*) => {
         $crate::output::to_stdout(format_args!($($arg)*))
@@ -34,22 +36,34 @@ macro_rules! out {
 }
 
 /// Prints a line on stderr.
+#[macro_export]
 macro_rules! errln {
     ($($arg:tt)*) => {
         $crate::output::to_stderr(format_args!("{}\n", format_args!($($arg)*)))
     };
 }
 
-pub(crate) use {errln, out, outln};
+pub use crate::{errln, out, outln};
 
-/// Prints on stdout, see the macros. A failure is kept for [`finish`].
-pub(crate) fn to_stdout(text: fmt::Arguments<'_>) {
+/// Stdout could not be written, or a value has no JSON form.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// A write to stdout failed.
+    #[error("cannot write to stdout")]
+    Stdout(#[source] io::Error),
+    /// A value has no JSON form.
+    #[error("cannot write JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+/// Prints on stdout; see the macros. [`finish`] returns the first failure.
+pub fn to_stdout(text: fmt::Arguments<'_>) {
     raw_to_stdout(&printable_lines(text));
 }
 
-/// Prints on stdout as it is: for what contains control sequences of our own.
-pub(crate) fn raw_to_stdout(text: &str) {
-    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+/// Prints on stdout without replacing characters, for text that contains control sequences of this program.
+pub fn raw_to_stdout(text: &str) {
+    let mut failed = lock(&FAILED);
     if failed.is_none() {
         let mut stdout = io::stdout().lock();
         let written = stdout.write_all(text.as_bytes());
@@ -58,56 +72,49 @@ pub(crate) fn raw_to_stdout(text: &str) {
 }
 
 /// Prints on stderr, see [`errln`].
-pub(crate) fn to_stderr(text: fmt::Arguments<'_>) {
-    // There is no place to report a failure.
+pub fn to_stderr(text: fmt::Arguments<'_>) {
+    // A failure cannot be reported.
     let _ = io::stderr()
         .lock()
         .write_all(printable_lines(text).as_bytes());
 }
 
-/// Whether stdout takes nothing more.
-pub(crate) fn stdout_is_gone() -> bool {
-    FAILED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .is_some()
+/// Returns whether a write to stdout failed; nothing is written after that.
+pub fn stdout_is_gone() -> bool {
+    lock(&FAILED).is_some()
 }
 
-/// Whether the reader of stdout closed it while there was more to write.
-pub(crate) fn stdout_is_closed() -> bool {
-    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+/// Returns whether the reader of stdout closed it before everything was written.
+pub fn stdout_is_closed() -> bool {
+    let failed = lock(&FAILED);
     let kind = failed.as_ref().map(io::Error::kind);
     kind == Some(ErrorKind::BrokenPipe)
 }
 
-/// Reports at the end of the program whether all of stdout was written.
+/// Returns at the end of the program whether all of stdout was written.
 ///
 /// # Errors
 ///
 /// The first failure of stdout, unless its reader closed it.
-pub(crate) fn finish() -> Result<()> {
-    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match failed {
-        Some(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
+pub fn finish() -> Result<(), OutputError> {
+    match lock(&FAILED).take() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(OutputError::Stdout(error)),
         _ => Ok(()),
     }
 }
 
-/// JSON for a person or a program, indented, in which characters that are not printable are escaped: JSON
-/// itself allows some of them.
+/// Formats a value as indented JSON. Characters that are not printable are escaped, although JSON allows some of them.
 ///
 /// # Errors
 ///
-/// When a value cannot be written as JSON.
-pub(crate) fn to_json(value: &impl Serialize) -> Result<String> {
-    let json = serde_json::to_string_pretty(value).context("cannot write JSON")?;
+/// [`OutputError::Json`] when the value has no JSON form.
+pub fn to_json(value: &impl Serialize) -> Result<String, OutputError> {
+    let json = serde_json::to_string_pretty(value).map_err(OutputError::Json)?;
     Ok(escape_json(&json))
 }
 
-/// The same JSON, in which characters that are not printable are escaped. They occur in strings only.
-pub(crate) fn escape_json(json: &str) -> String {
+/// Escapes the characters of JSON that are not printable. They occur in strings only.
+pub fn escape_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
         if c == '\n' || is_printable(c) {
@@ -120,7 +127,7 @@ pub(crate) fn escape_json(json: &str) -> String {
     escaped
 }
 
-/// Text of several lines in which all else is printable.
+/// Returns the text with all characters replaced that are neither printable nor line ends or tabs.
 fn printable_lines(text: fmt::Arguments<'_>) -> String {
     let keep = |c: char| matches!(c, '\n' | '\t') || is_printable(c);
     text.to_string()

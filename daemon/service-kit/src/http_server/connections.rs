@@ -1,15 +1,13 @@
-//! Serves HTTP/1 to a bounded number of connections.
+//! Serves HTTP/1 on a limited number of connections.
 //!
-//! A full server makes room for every new connection: it closes the one that has been idle for
-//! longest. So connections that are held open, with nothing or half a request sent, cannot keep
-//! others out.
+//! A server at its limit accepts a new connection and closes the one that has been idle for longest. So connections on which nothing or half a
+//! request was sent cannot keep others out.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use axum::extract::ConnectInfo;
 use axum::response::Response;
 use axum::serve::Listener;
 use axum::{Extension, Router};
+use bittorrent_engine::Host;
 use futures_util::future::BoxFuture;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -29,51 +28,28 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Connections to one server.
+use crate::sync::lock;
+
+/// Connections to one server, at most.
 const CONNECTIONS: usize = 64;
 
-/// Connections of one host to one server. This machine is not bounded, as a reverse proxy on it
-/// asks for many.
+/// Connections of one host to one server, at most. This machine has no such limit, because a reverse proxy on it has the connections of many.
 const PER_HOST: usize = 16;
 
-/// How long a client may take to send the head of a request, counted from the end of the answer
-/// before it.
-const HEAD: Duration = Duration::from_secs(30);
+/// The time in which a client must send the head of a request, counted from the end of the answer before it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection on which no byte moves for this long is closed, also in the middle of an answer.
-/// Event streams send something more often.
-const IDLE: Duration = Duration::from_secs(60);
+/// A connection on which nothing is sent or received for this long is closed, also in the middle of an answer. Event streams send something more
+/// often.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long answers that are being sent when the server stops may still take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time that answers have to complete when the server stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where a request comes from: an IPv4 address, an IPv6 network of 64 bits, or `None` for this
-/// machine and for Unix sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Host(pub(super) Option<IpAddr>);
-
-impl Host {
-    /// A client on this machine.
-    pub(crate) const LOCAL: Self = Self(None);
-
-    /// The host that an address belongs to.
-    pub(crate) fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            ip if ip.is_loopback() => Self::LOCAL,
-            IpAddr::V4(ip) => Self(Some(ip.into())),
-            IpAddr::V6(ip) => {
-                let network = Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64));
-                Self(Some(network.into()))
-            }
-        }
-    }
-}
-
-/// Answers requests until `stop`, then finishes what is being answered within [`LAST_WORDS`].
+/// Serves until `stop`. Then gives answers that have begun a second to complete.
 ///
-/// `describe` says from which host a connection comes, and what handlers get as its
-/// [`ConnectInfo`].
-pub(crate) async fn serve<L, C>(
+/// `describe` returns the host of a connection and what handlers get as its [`ConnectInfo`]. Handlers get the host as an [`Extension`].
+pub async fn serve<L, C>(
     mut listener: L,
     router: Router,
     describe: impl Fn(&L::Io, &L::Addr) -> (Host, C),
@@ -82,21 +58,21 @@ pub(crate) async fn serve<L, C>(
     L: Listener,
     C: Clone + Send + Sync + 'static,
 {
-    let table = Arc::new(Table::default());
+    let limit = Arc::new(ConnectionLimit::default());
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            // Ended ones are taken out as they end. A panic was printed when it happened.
+            // Removes ended tasks. A panic was printed when it happened.
             Some(_) = tasks.join_next() => {}
             (io, addr) = listener.accept() => {
                 let (host, info) = describe(&io, &addr);
-                let place = table.enter(host);
+                let slot = limit.enter(host);
                 let router = router
                     .clone()
                     .layer(Extension(ConnectInfo(info)))
                     .layer(Extension(host));
-                tasks.spawn(answer(io, router, place, stop.clone()));
+                tasks.spawn(answer(io, router, slot, stop.clone()));
             }
         }
     }
@@ -105,36 +81,37 @@ pub(crate) async fn serve<L, C>(
 }
 
 /// Answers the requests of one connection.
-async fn answer<T>(io: T, router: Router, place: Place, stop: CancellationToken)
+async fn answer<T>(io: T, router: Router, slot: Slot, stop: CancellationToken)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = Watched {
+    let io = IdleTimeout {
         inner: io,
-        idle: Box::pin(sleep(IDLE)),
-        connection: place.connection.clone(),
+        idle: Box::pin(sleep(IDLE_TIMEOUT)),
+        connection: slot.connection.clone(),
     };
     let service = Answering {
         router: TowerToHyperService::new(router),
-        connection: place.connection.clone(),
+        connection: slot.connection.clone(),
     };
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
     let connection = http.serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     tokio::select! {
-        // A client that breaks off or sends nonsense is not worth a message.
+        // A client that disconnects or sends an invalid request is not logged.
         _ = connection.as_mut() => return,
-        () = place.connection.close.cancelled() => return,
+        () = slot.connection.close.cancelled() => return,
         () = stop.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(LAST_WORDS, connection).await;
+    let _ = timeout(SHUTDOWN_TIMEOUT, connection).await;
 }
 
-/// The open connections of one server.
+/// The open connections of one server, which stay below the limits.
 #[derive(Debug)]
-struct Table {
+struct ConnectionLimit {
     open: Mutex<Open>,
     start: Instant,
 }
@@ -145,20 +122,20 @@ struct Open {
     connections: BTreeMap<u64, Arc<Connection>>,
 }
 
-/// What is known of one connection.
+/// The state of one connection.
 #[derive(Debug)]
 struct Connection {
     host: Host,
     start: Instant,
     /// Milliseconds from `start` until the last byte was sent, or until it was accepted.
     sent: AtomicU64,
-    /// A request is complete and its answer has not begun.
+    /// Whether a request is complete and its answer has not begun.
     answering: AtomicBool,
     /// Closes it.
     close: CancellationToken,
 }
 
-impl Default for Table {
+impl Default for ConnectionLimit {
     fn default() -> Self {
         Self {
             open: Mutex::default(),
@@ -167,13 +144,13 @@ impl Default for Table {
     }
 }
 
-impl Table {
-    /// Enters a connection. Where its host has too many, or the server is full, another one is
-    /// closed: the one that was sent nothing for longest, and whose request is not being worked on.
-    fn enter(self: &Arc<Self>, host: Host) -> Place {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+impl ConnectionLimit {
+    /// Adds a connection. If its host or the server is at the limit, closes another one: the one to which nothing was sent for longest, and whose
+    /// request is not being processed.
+    fn enter(self: &Arc<Self>, host: Host) -> Slot {
+        let mut open = lock(&self.open);
         let of_host = open.connections.values().filter(|one| one.host == host);
-        if host != Host::LOCAL && of_host.count() >= PER_HOST {
+        if host.is_bounded() && of_host.count() >= PER_HOST {
             open.close_one(|one| one.host == host);
         } else if open.connections.len() >= CONNECTIONS {
             open.close_one(|_| true);
@@ -188,8 +165,8 @@ impl Table {
         let number = open.next;
         open.next += 1;
         open.connections.insert(number, connection.clone());
-        Place {
-            table: self.clone(),
+        Slot {
+            limit: self.clone(),
             number,
             connection,
         }
@@ -218,22 +195,20 @@ fn millis_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A connection's place in the table, until it is dropped.
-struct Place {
-    table: Arc<Table>,
+/// The entry of a connection, which is removed when this is dropped.
+struct Slot {
+    limit: Arc<ConnectionLimit>,
     number: u64,
     connection: Arc<Connection>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let open = self.table.open.lock();
-        let mut open = open.unwrap_or_else(PoisonError::into_inner);
-        open.connections.remove(&self.number);
+        lock(&self.limit.open).connections.remove(&self.number);
     }
 }
 
-/// The router, with a note of when it works on a request.
+/// The router. Records while it processes a request.
 struct Answering {
     router: TowerToHyperService<Router>,
     connection: Arc<Connection>,
@@ -255,21 +230,20 @@ impl Service<Request<Incoming>> for Answering {
     }
 }
 
-/// A stream that ends with an error when no byte moves on it for [`IDLE`], and that notes when
-/// something was sent.
-struct Watched<T> {
+/// A stream that fails when nothing is sent or received for [`IDLE_TIMEOUT`], and that records when something was sent.
+struct IdleTimeout<T> {
     inner: T,
     idle: Pin<Box<Sleep>>,
     connection: Arc<Connection>,
 }
 
-impl<T> Watched<T> {
-    fn moved(&mut self) {
-        self.idle.as_mut().reset(Instant::now() + IDLE);
+impl<T> IdleTimeout<T> {
+    fn reset(&mut self) {
+        self.idle.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for IdleTimeout<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -277,10 +251,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if read.is_ready() {
-            self.moved();
+            self.reset();
             return read;
         }
-        // hyper reads all the time, to notice the end of the connection.
+        // hyper always reads, to notice the end of the connection.
         match self.idle.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -288,7 +262,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for IdleTimeout<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -296,7 +270,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if written.is_ready() {
-            self.moved();
+            self.reset();
             let now = millis_since(self.connection.start);
             self.connection.sent.store(now, Ordering::Relaxed);
         }
@@ -320,57 +294,47 @@ mod tests {
         Host::of([192, 0, 2, n].into())
     }
 
-    fn closed(places: &[Place]) -> Vec<usize> {
-        let is_closed = |place: &Place| place.connection.close.is_cancelled();
-        (0..places.len())
-            .filter(|n| is_closed(&places[*n]))
-            .collect()
+    fn local() -> Host {
+        Host::of([127, 0, 0, 1].into())
     }
 
-    #[test]
-    fn a_host_is_an_ipv4_address_or_an_ipv6_network() {
-        let of = |ip: &str| Host::of(ip.parse().unwrap());
-        assert_eq!(of("127.3.3.3"), Host::LOCAL);
-        assert_eq!(of("::ffff:127.0.0.1"), Host::LOCAL);
-        assert_eq!(of("::1"), Host::LOCAL);
-        assert_eq!(of("::ffff:192.0.2.1"), host(1));
-        assert_ne!(host(1), host(2));
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+    fn closed(slots: &[Slot]) -> Vec<usize> {
+        let is_closed = |slot: &Slot| slot.connection.close.is_cancelled();
+        (0..slots.len()).filter(|n| is_closed(&slots[*n])).collect()
     }
 
     /// Enters a connection that was sent something last `sent` milliseconds after the start.
-    fn enter(table: &Arc<Table>, host: Host, sent: u64) -> Place {
-        let place = table.enter(host);
-        place.connection.sent.store(sent, Ordering::Relaxed);
-        place
+    fn enter(limit: &Arc<ConnectionLimit>, host: Host, sent: u64) -> Slot {
+        let slot = limit.enter(host);
+        slot.connection.sent.store(sent, Ordering::Relaxed);
+        slot
     }
 
     #[tokio::test]
     async fn a_full_server_closes_the_connection_that_is_idle_for_longest() {
-        let table = Arc::new(Table::default());
-        let mut places: Vec<_> = (0..CONNECTIONS as u64)
-            .map(|sent| enter(&table, Host::LOCAL, sent))
+        let limit = Arc::new(ConnectionLimit::default());
+        let mut slots: Vec<_> = (0..CONNECTIONS as u64)
+            .map(|sent| enter(&limit, local(), sent))
             .collect();
-        assert_eq!(closed(&places), [0; 0]);
+        assert_eq!(closed(&slots), [0; 0]);
         // The first is sent something, the second one's request is being worked on.
-        let first = &places[0].connection;
+        let first = &slots[0].connection;
         first.sent.store(CONNECTIONS as u64, Ordering::Relaxed);
-        let second = &places[1].connection;
+        let second = &slots[1].connection;
         second.answering.store(true, Ordering::Relaxed);
-        places.push(enter(&table, host(1), 1_000));
-        assert_eq!(closed(&places), [2]);
-        drop(places.remove(10));
-        places.push(enter(&table, host(1), 1_000));
-        assert_eq!(closed(&places), [2], "there was a place");
-        assert_eq!(table.open.lock().unwrap().connections.len(), CONNECTIONS);
+        slots.push(enter(&limit, host(1), 1_000));
+        assert_eq!(closed(&slots), [2]);
+        drop(slots.remove(10));
+        slots.push(enter(&limit, host(1), 1_000));
+        assert_eq!(closed(&slots), [2], "there was a free slot");
+        assert_eq!(limit.open.lock().unwrap().connections.len(), CONNECTIONS);
     }
 
     #[tokio::test]
     async fn a_host_with_too_many_connections_loses_its_own() {
-        let table = Arc::new(Table::default());
-        let mut places = vec![enter(&table, host(1), 0)];
-        places.extend((0..=PER_HOST as u64).map(|sent| enter(&table, host(2), 1 + sent)));
-        assert_eq!(closed(&places), [1]);
+        let limit = Arc::new(ConnectionLimit::default());
+        let mut slots = vec![enter(&limit, host(1), 0)];
+        slots.extend((0..=PER_HOST as u64).map(|sent| enter(&limit, host(2), 1 + sent)));
+        assert_eq!(closed(&slots), [1]);
     }
 }

@@ -1,0 +1,18 @@
+//! What every daemon of this project needs and what has no part of Nano: the service manager, signals, output, and servers over TCP and Unix sockets.
+//!
+//! - [`systemd`]: sockets that the service manager opened, and notifications to it.
+//! - [`watchdog`]: pings to the service manager that every loop must earn.
+//! - [`signals`]: requests to stop and to reload.
+//! - [`listening`]: which addresses to bind besides inherited sockets.
+//! - [`http_server`]: HTTP/1 with limits on connections and event streams.
+//! - [`control_socket`]: the Unix socket for commands.
+//! - [`output`]: stdout and stderr without panics and control characters.
+
+pub mod control_socket;
+pub mod http_server;
+pub mod listening;
+pub mod output;
+pub mod signals;
+mod sync;
+pub mod systemd;
+pub mod watchdog;
