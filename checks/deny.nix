@@ -1,4 +1,4 @@
-# Licences, sources and bans hold; advisories need the network and are looked at in CI.
+# Checks licences, sources and bans. Advisories need the network and are checked in CI.
 {
   self,
   pkgs,

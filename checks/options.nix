@@ -1,4 +1,4 @@
-# docs/nixos-options.md says what the options say.
+# docs/nixos-options.md equals the descriptions of the options.
 { self, pkgs, ... }:
 let
   evaluated = import ./nix/evaluate.nix { inherit (pkgs) lib; };

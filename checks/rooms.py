@@ -149,7 +149,7 @@ def read(root: pathlib.Path) -> Rooms:
             used = name if name in rooms.uses else exports.get(name)
             if used in rooms.uses and used != module[0]:
                 rooms.uses[module[0]].setdefault(used, set()).add(str(source.relative_to(root)))
-    # A module with modules of its own counts once, whether its file is beside or in their directory.
+    # A module with submodules counts once, whether its file is beside or in their directory.
     directories: dict[str, set[str]] = {}
     for module in modules.values():
         for length in range(1, len(module) + 1):

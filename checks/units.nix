@@ -1,4 +1,4 @@
-# What NixOS renders from the module and what packaging/systemd says is the same.
+# The units that NixOS renders from the module equal those of packaging/systemd.
 {
   self,
   lib,

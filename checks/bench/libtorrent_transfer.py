@@ -16,7 +16,7 @@ import time
 
 import libtorrent as lt
 
-# What the comparison holds fixed. Everything else is libtorrent's default: docs/performance.md has what was tried.
+# The fixed settings of the comparison. Everything else is libtorrent's default; docs/performance.md lists what was tried.
 SETTINGS: dict[str, object] = {
     "enable_dht": False,
     "enable_lsd": False,

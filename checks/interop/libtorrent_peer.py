@@ -70,7 +70,7 @@ class Peer:
         self.puts: list[Any] = []
 
     def pop(self) -> None:
-        """Moves what libtorrent has to say into the log, keeping only its newest part."""
+        """Moves what libtorrent's messages into the log, and keeps only the newest part."""
         assert self.session is not None
         for alert in self.session.pop_alerts():
             kind = type(alert).__name__
@@ -168,7 +168,7 @@ class Peer:
         reached = poll(done, timeout)
         if reached:
             handle = self.handles[id]
-            # Of this torrent, and asked for now: each is flushed by itself too, when it completes.
+            # Requested for this torrent now; each is also flushed when it completes.
             self.flushed = []
             handle.flush_cache()
 

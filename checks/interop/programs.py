@@ -22,12 +22,12 @@ from dht import decode, encode  # noqa: E402
 PORT = 6881
 # Seconds after which anything here counts as stuck.
 PATIENCE = 40.0
-# Words before a command that give it namespaces of its own, which are gone when it is, whatever happens.
+# Prefix of a command that runs it in namespaces of its own, which end with it.
 NAMESPACES = ["unshare", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 class Failure(Exception):
-    """What did not hold."""
+    """An expectation that was not met."""
 
 
 def missing(**packages: str) -> str | None:
@@ -78,7 +78,7 @@ class Snapshot:
 
 
 def configuration(file: pathlib.Path, hash: str, address: str, data: pathlib.Path, peers: list[str], upload: int | None = None) -> pathlib.Path:
-    """What has the program hold or fetch the snapshot with this hash."""
+    """Writes a configuration with which the program seeds or fetches the snapshot with this hash."""
     limits = f'[limits]\nupload = "{upload} B/s"\n' if upload else ""
     file.write_text(
         f"""
@@ -101,7 +101,7 @@ pinned-after = "0s"
 
 @contextlib.contextmanager
 def process(command: list[object], log: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that is gone afterwards; what it prints is in `log`."""
+    """A process that is ended afterwards; its output is in `log`."""
     with log.open("w") as out:
         running = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=out, stderr=out, text=True)
     try:

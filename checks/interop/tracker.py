@@ -1,4 +1,4 @@
-"""A tiny HTTP tracker (BEP 3, BEP 23) for one test: always names one peer, whatever swarm is asked for.
+"""A tiny HTTP tracker (BEP 3, BEP 23) for one test: always returns one peer, for every swarm.
 
     tracker.py PEER_IP:PEER_PORT
 

@@ -1,4 +1,4 @@
-"""A network in one process: hosts are network namespaces with a TUN device each, and the way from one to another takes time and has a rate.
+"""A network in one process: hosts are network namespaces with a TUN device each, and the path from one to another has a delay and a rate.
 
     relay.py NAME=ADDRESS… --delay SECONDS --rate BITS
 

@@ -64,7 +64,7 @@ WARNINGS = {
     f"{{ {MIRROR}.fetch.enable = true; {NANO} }}": "before is empty",
     fetch_before("nano-nod", RUNS_NODE): "correct\nthe name",
     fetch_before("nano-node", RUNS_NODE): "",
-    # The unit of a package, which has a command of its own.
+    # The unit of a package, whose command is in the package.
     fetch_before("nano-node", ""): "overrideStrategy",
     fetch_before("nano-node", 'overrideStrategy = "asDropin";'): "",
 }
@@ -78,7 +78,7 @@ def override(unit: str, section: str, settings: str) -> str:
 
 # A configuration, a unit, a key of it, and the values that it must have, in turn.
 EXPECTED = [
-    # To lists of ours the user's are added; scalars of ours give way.
+    # The user's lists are added to ours; the user's scalars replace ours.
     (override("services.nano-snapshot-mirror", "serviceConfig", 'SystemCallFilter = [ "@keyring" ];'), SERVICE,
      "SystemCallFilter", ["@system-service", "~@privileged", "@keyring"]),
     (mirror('settings.data-dir = "/srv/a";', 'systemd.services.nano-snapshot-mirror.serviceConfig.ReadWritePaths = [ "/srv/b" ];'), SERVICE,
@@ -100,7 +100,7 @@ EXPECTED = [
     (mirror('environmentFile = "/run/secrets/mirror.env";'), SERVICE, "EnvironmentFile", ["/run/secrets/mirror.env"]),
     (mirror('producer = { enable = true; signingKeyEncryptedFile = "/c"; };', NANO), "nano-snapshot-mirror-producer.service",
      "LoadCredentialEncrypted", ["signing-key:/c"]),
-    # The node is held back by a condition, and started by the fetch.
+    # The node waits by a condition, and the fetch starts it.
     (FETCH, "nano-node.service", "ConditionPathExists", ["|/var/lib/nano/Nano/data.ldb", "|/l/rocksdb"]),
     (FETCH, "nano-node.service", "Wants", ["nano-snapshot-fetch.service"]),
     (FETCH, "nano-node.service", "After", []),

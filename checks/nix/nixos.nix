@@ -1,8 +1,8 @@
 # A stand-in for the parts of NixOS that the module sets, so that nixpkgs' lib alone can evaluate and render it.
 #
-# `options` declares those parts with the types that NixOS gives them: a name of a unit that NixOS would refuse is refused here too, lists of
+# `options` declares those parts with the types of NixOS: a name of a unit that NixOS would refuse is refused here too, lists of
 # several definitions are joined, different scalars of one priority conflict, and an option that is not listed does not exist.
-# `render` gives the text that NixOS writes for the units, for tmpfiles and for users.
+# `render` returns the text that NixOS writes for the units, for tmpfiles and for users.
 { lib }:
 let
   inherit (lib) mkOption types;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Renderings of the module: what NixOS would put on the hosts of hosts.nix, as files that another system can boot.
+"""Renderings of the module: the files that NixOS would install on the hosts of hosts.nix, for another system to boot.
 
     checks/nix/rendering.py --units DIR    compares with what NixOS itself rendered: DIR/HOST/UNIT (checks/rendered.nix calls it so)
     checks/nix/rendering.py --trees FILE   compares with evaluations by checks/nix/evaluate.nix: {HOST: EVALUATION} (likewise)
@@ -28,7 +28,7 @@ LINK = "-> "
 
 
 def tree(evaluation: dict[str, Any]) -> Tree:
-    """The files of one host, from what evaluate.nix returns for it."""
+    """The files of one host, from the result of evaluate.nix."""
     rendered = evaluation["rendered"]
     units = "etc/systemd/system"
     files: Tree = {f"{units}/{name}": text for name, text in rendered["units"].items()}
@@ -100,7 +100,7 @@ def differences(trees: dict[str, Tree]) -> list[str]:
 
 
 def comparable(text: str) -> list[str]:
-    """The lines of a unit without what depends on the version of nixpkgs: hashes, versions, and the environment of every service."""
+    """The lines of a unit without parts that depend on the version of nixpkgs: hashes, versions, and the environment of every service."""
     given = ("Environment=\"PATH=", "Environment=\"LOCALE_ARCHIVE=", "Environment=\"TZDIR=")
     lines = [line for line in text.splitlines() if line and not line.startswith(given)]
     return sorted(re.sub(r"/nix/store/[0-9a-z]{32}-([a-zA-Z-]*[a-zA-Z])[^/\s\"]*", r"\1", line) for line in lines)

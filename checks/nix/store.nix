@@ -1,6 +1,6 @@
-# Store paths as they stand in renderings: deterministic, so that a rendering can be checked in and booted elsewhere.
+# Store paths in renderings: deterministic, so that a rendering can be checked in and booted elsewhere.
 {
-  # A package: the same path whatever its version.
+  # A package: the same path for every version.
   package = name: {
     type = "derivation";
     inherit name;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the units together: what packaging/systemd says, nixos-modules/units.nix says too, and systemd finds no fault with them.
+"""Compares packaging/systemd with nixos-modules/units.nix, and has systemd check the units.
 
     checks/nix/units.py                  needs nix-instantiate and systemd-analyze
     checks/nix/units.py --rendered DIR   compares with unit files that NixOS rendered (checks/units.nix calls it so)
@@ -93,7 +93,7 @@ def words(value: Any) -> list[str]:
 
 
 def from_nix(said: dict[str, Any], section: str) -> Unit:
-    """A unit as units.nix says it: attributes as of `systemd.services.NAME`."""
+    """A unit of units.nix: attributes as of `systemd.services.NAME`."""
     unit: Unit = {
         "Unit": {
             "Description": words(said["description"]),
@@ -147,7 +147,7 @@ def with_drop_ins(name: str, unit: Unit) -> Unit:
 
 
 def differences(name: str, left: Unit, right: Unit, only_left: set[str], only_right: set[str]) -> list[str]:
-    """What `left` (packaged) and `right` (Nix) say differently, but for the keys that one of them may have alone."""
+    """Differences between `left` (packaged) and `right` (Nix), except for keys that only one of them may have."""
     found = []
     for section in sorted({*left, *right}):
         here, there = left.get(section, {}), right.get(section, {})
@@ -174,12 +174,12 @@ def compare_with_nix() -> list[str]:
 
 
 def without_store(unit: Unit) -> Unit:
-    """Programs by name alone, and without what NixOS gives every unit."""
+    """Reduces programs to their names, and removes what NixOS adds to every unit."""
     plain: Unit = {}
     for section, keys in unit.items():
         plain[section] = {}
         for key, value in keys.items():
-            # NixOS gives every service these.
+            # NixOS sets these for every service.
             value = [word for word in value if not re.match('"?(PATH|LOCALE_ARCHIVE|TZDIR)=', word)]
             if key == "Environment" and not value:
                 continue
@@ -213,7 +213,7 @@ def systemd_version() -> int:
 
 
 def known_here(text: str) -> str:
-    """A unit without what the systemd of this machine is too old for, which it would warn of and ignore."""
+    """A unit without settings that the systemd of this machine is too old for."""
     return text if systemd_version() >= 254 else re.sub(r"(?m)^RestartMode=.*\n", "", text)
 
 

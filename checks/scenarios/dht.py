@@ -37,7 +37,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """One bencoded value; raises ValueError or IndexError for what is none."""
+    """Decodes a bencoded value. Raises ValueError or IndexError for invalid data."""
     value, end = decode_at(data, 0)
     if end != len(data):
         raise ValueError("bytes after the end")
@@ -147,7 +147,7 @@ def local_address(sender: Address) -> str:
 
 
 class Network:
-    """The nodes and what they say of each other."""
+    """The nodes, which know each other."""
 
     def __init__(self, ports: range) -> None:
         # Spread over the key space, and the same every time.
@@ -173,7 +173,7 @@ class Network:
                     raise Refused(204, "command unknown")
 
     def reply(self, node: Node, data: bytes, sender: Address) -> bytes | None:
-        """What `node` answers to a datagram; None to what is no query."""
+        """Returns the answer of `node` to a datagram, or None if it is no query."""
         try:
             message = decode(data)
             transaction, query, arguments = message[b"t"], message[b"q"], message[b"a"]

@@ -76,7 +76,7 @@ def main() -> None:
         systemctl("stop", *stop)
     shutil.copytree(new, "/etc", symlinks=True, dirs_exist_ok=True, copy_function=replace, ignore=links)
     systemctl("daemon-reload")
-    # NixOS starts the active targets again, and with them whatever they want that is not running.
+    # NixOS starts the active targets again, and with them the units that they want and that are not running.
     start.append("multi-user.target")
     for verb, units in (("reload", reload), ("restart", restart), ("start", start)):
         if units:

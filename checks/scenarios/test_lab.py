@@ -19,7 +19,7 @@ from lab.machine import Failed, Machine, retry  # noqa: E402
 
 
 class Scripted(Machine):
-    """A machine whose commands end as the test says, one answer after the other; the last one stays."""
+    """A machine whose commands have the results of the test, one after the other; the last one repeats."""
 
     def __init__(self, answers: list[tuple[int, str]]) -> None:
         super().__init__("scripted", Quiet())

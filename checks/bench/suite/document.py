@@ -1,4 +1,4 @@
-"""Puts what was measured into docs/performance.md, between the marks of each part, and the rows behind it beside the page."""
+"""Writes tables into docs/performance.md, between the marks of each part, and their rows into docs/performance/."""
 
 import datetime
 import json
@@ -16,7 +16,7 @@ ROWS = ROOT / "docs/performance"
 
 
 def machine(lab: Lab) -> str:
-    """The machine, the day and what was measured."""
+    """The day, the commit and the machine of a measurement."""
 
     def line(path: str, name: str) -> str:
         found = re.search(rf"^{name}\s*:\s*(.*)$", pathlib.Path(path).read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What all parts share: the programs under test, the content they move and the place where it lies."""
+"""Shared by all parts: the programs under test, the content that they move, and its directory."""
 
 import dataclasses
 import json
@@ -119,7 +119,7 @@ class Lab:
 
     def _store(self, name: str, arguments: list[str]) -> Held:
         if name not in self._held:
-            # A data directory of the program for each, so that any may be given to it.
+            # A data directory of the program for each, so that it can use any of them.
             place = self.work / "data" / name / "snapshots"
             place.mkdir(parents=True)
             made = subprocess.run([self.transfer, "make", "--dir", place / "new", *arguments], check=True, capture_output=True, text=True)
@@ -129,7 +129,7 @@ class Lab:
         return self._held[name]
 
     def fresh(self, name: str = "fetched") -> pathlib.Path:
-        """An empty directory for what is fetched; what was fetched before is gone, also from the queue to the disk."""
+        """An empty directory for a fetch. Earlier content is removed, also from the write queue of the disk."""
         place = self.work / "fetched" / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -148,7 +148,7 @@ class Lab:
         limit = [] if seconds is None else ["--seconds", str(seconds)]
         if who == OURS:
             named = [word for peer in peers for word in ("--peer", str(peer))]
-            # The hash is enough where the peers have the metadata to give.
+            # The hash suffices if the peers have the metadata.
             what: list[Argument] = ["--hash", store.hash] if seconds is None else ["--torrent", store.torrent]
             return [self.transfer, "fetch", "--dir", place, *what, "--listen", f"{address}:0", *named, *limit]
         return [self.python, LIBTORRENT, "fetch", store.torrent, place, *map(str, peers), "--address", address, *limit]

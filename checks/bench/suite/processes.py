@@ -15,7 +15,7 @@ Row = dict[str, object]
 # A number of seconds after which anything here counts as stuck.
 PATIENCE = 300
 
-# Seconds between two looks at the memory of a process. What comes and goes faster is not seen.
+# Seconds between two readings of a process's memory. Shorter peaks are missed.
 SAMPLE = 0.05
 
 FIELDS = {"VmRSS": "rss", "RssAnon": "anon", "RssFile": "file"}
@@ -87,7 +87,7 @@ class Watched:
             self._rest += more
 
     def stop(self, member: str) -> Row:
-        """Ends its standard input, at which it ends, and gives its last word."""
+        """Closes its standard input, at which it exits. Returns its last line."""
         assert self.process.stdin
         self.process.stdin.close()
         return self.hear(member)

@@ -1,4 +1,4 @@
-"""How long it takes from the start of a process that holds a complete large store until a peer that connects gets its handshake."""
+"""The time from the start of a process with a complete large store until a peer that connects gets its handshake."""
 
 import socket
 import subprocess
@@ -48,7 +48,7 @@ def session(lab: Lab, store: Held) -> float:
 
 
 def program(lab: Lab, store: Held) -> float:
-    # The program takes no port it would have to tell us about; one that was free a moment ago is.
+    # The program does not report a port of its own choice, so this one was free a moment ago.
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "127.0.0.1:%d" % taken.getsockname()[1]
     data = store.directory.parent.parent

@@ -80,7 +80,7 @@ def swarm(lab: Lab, who: str, store: Held, leechers: int, address: str, prefix: 
     firsts = [at + times(row)[0] for at, row in zip(began, fetched)]
     lasts = [at + times(row)[1] for at, row in zip(began, fetched)]
     start = min(firsts)
-    # From when the first leecher got its first byte, so that who is made to wait is seen to have waited.
+    # From the first byte of the first leecher, so that waiting counts.
     took = [max(last - start, 1e-3) for last in lasts]
     size = store.file.stat().st_size
     moved = sum(number(row["bytes"]) for row in fetched)

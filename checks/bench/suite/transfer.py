@@ -31,7 +31,7 @@ PARTS = ((0, 1, 8), (2, 9, 3, 10), (4, 5, 6, 7))
 
 
 def times(row: Row) -> tuple[float, float]:
-    """When the first and the last payload byte came, in seconds. Ours looks at pieces that are written and proven."""
+    """When the first and the last payload byte arrived, in seconds. For ours, pieces that are written and proven count."""
     first = row.get("first_byte", row.get("first_piece")) or 0
     last = row.get("last_byte", row.get("last_piece"))
     return number(first), number(last)

@@ -44,13 +44,13 @@ class Authority:
 
 
 class Nodes:
-    """DHT nodes, one at each address, that know one another. Each answers `get` with the item that is put at its place in `items`."""
+    """DHT nodes, one at each address, that know each other. Each answers `get` with the item at its index in `items`."""
 
     def __init__(self, addresses: list[str], authority: Authority) -> None:
         self.addresses = addresses
         self.authority = authority
         self.items: list[Item | None] = [None] * len(addresses)
-        # Addresses given as peers of every torrent.
+        # Addresses returned as peers of every torrent.
         self.peers: list[bytes] = []
         self._ids = [hashlib.sha1(address.encode()).digest() for address in addresses]
         self._contacts = b"".join(
@@ -60,7 +60,7 @@ class Nodes:
             threading.Thread(target=self._serve, args=(number,), daemon=True).start()
 
     def publish(self, item: Item | None) -> None:
-        """Every node gives this item from now on."""
+        """Every node returns this item from now on."""
         self.items = [item] * len(self.items)
 
     @property
@@ -95,7 +95,7 @@ def message(kind: int, payload: bytes = b"") -> bytes:
 
 @dataclasses.dataclass
 class HostileSeeder:
-    """Serves the metadata of every info dictionary that it was given, has everything, and gives no block. Its client name is markup, terminal escapes and a false line of a log."""
+    """Serves the metadata of every added info dictionary, claims to have everything, and sends no block. Its client name is markup, terminal escapes and a false log line."""
 
     address: str
     infos: dict[bytes, bytes] = dataclasses.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What every row of the check needs: addresses, the real program in several roles, and measurements of it."""
+"""Shared by all rows of the check: addresses, the real program in several roles, and measurements of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOSTILE_SEEDER = "198.51.100.67"
 HTTP = 9109
 # The metric of the bytes of content that a mirror received.
 CONTENT_RECEIVED = 'nano_snapshot_mirror_content_bytes_total{source="peers"}'
-# Seconds that a health check may take.
+# Limit in seconds for a health check.
 HEALTHY = 1.0
 
 
@@ -47,7 +47,7 @@ def network() -> None:
 
 @dataclasses.dataclass
 class Settings:
-    """A configuration of the program. What follows an authority has no pinned snapshot."""
+    """A configuration of the program, with a pinned snapshot or an authority."""
 
     address: str
     data: pathlib.Path
@@ -84,7 +84,7 @@ port = 0
 
 @dataclasses.dataclass
 class Sample:
-    """The most that a process took: MiB beyond page cache, and descriptors."""
+    """The maximum that a process used: MiB beyond page cache, and descriptors."""
 
     memory: float = 0.0
     descriptors: int = 0
@@ -126,7 +126,7 @@ class Mirror:
         return time.monotonic() - begin
 
     def until_fetched(self, length: int, patience: float = PATIENCE) -> None:
-        """Waits until so many bytes of content were received."""
+        """Waits until this number of bytes of content was received."""
         end = time.monotonic() + patience
         while self._fetched() < length:
             if time.monotonic() > end or self.process.poll() is not None:
@@ -176,7 +176,7 @@ class Mirror:
 
 @contextlib.contextmanager
 def attacking(name: str, snapshot: Snapshot, pieces: int, piece_length: int, work: pathlib.Path) -> Iterator[None]:
-    """An attacker at work on the mirror; `did` in its log says what it did."""
+    """An attacker that attacks the mirror; `did` in its log has its counters."""
     log = work / f"{name}.log"
     command: list[object] = [sys.executable, HERE / "attackers" / f"{name}.py", "--hash", snapshot.hash, "--root", snapshot.root]
     command += ["--pieces", pieces, "--piece-length", piece_length, "--metadata", snapshot.metadata]

@@ -1,4 +1,4 @@
-"""The rows of the table: what was measured, what it may be, and whether it is."""
+"""The rows of the table: measured values, their limits, and whether they are met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks that are not one peer's: on the status page, by a hostile authority, and by DHT nodes that lie."""
+"""Attacks that do not come from a peer: on the status page, by a hostile authority, and by lying DHT nodes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rows import Bound, Row
 
 # Seconds from SIGTERM to the end.
 STOPPED = 5.0
-# Seconds that a health check may take while metadata of several MiB is parsed, by a program without optimisation.
+# Limit in seconds for a health check while a program without optimisation parses metadata of several MiB.
 HEALTHY_UNDER_LOAD = 5.0
 # Seconds in which a mirror that polls every second looks at least twice, also where nodes are silent.
 LOOK_UPS = 5.0
 # Unfinished snapshots that may be on disk: those that are kept, the one that is fetched, and one that is just being removed.
 UNFINISHED = 4
-# What a mirror may take more than at its start; twice as much beside info dictionaries: removing 90 nested directories takes as many descriptors.
+# Limits of growth since the start of a mirror; doubled beside info dictionaries, where removing 90 nested directories needs 90 descriptors.
 MEMORY, DESCRIPTORS = 48.0, 64
 
 
@@ -105,7 +105,7 @@ class Scenarios:
             return self._row("infos", mirror, bounds, f"{len(cases) + 1} info dictionaries")
 
     def sybils(self, snapshot: Snapshot, length: int, rate: int) -> Row:
-        """One DHT node of eight is honest; the others give old items, forged ones, or none. The honest snapshot is found and fetched.
+        """One DHT node of eight is honest; the others return old items, forged ones, or none. The honest snapshot is found and fetched.
 
         Then all nodes lie, and the mirror must not follow another snapshot.
         """
@@ -127,12 +127,12 @@ class Scenarios:
                     misled += mirror.stream()["desired"] != snapshot.hash
                     sample = mirror.sample
         assert sample
-        # A look-up waits 2 s for nodes that do not answer, and polls come every second.
+        # A look-up waits 2 s for nodes that do not answer, and the poll interval is a second.
         bounds = [Bound("found and fetched", slowest, length / rate + 12), Bound("misled", misled, 0, "")]
         return Row("sybils", "download", bounds, sample.memory, sample.descriptors, f"7 of 8 nodes give {', '.join(rest)}")
 
     def web(self, snapshot: Snapshot) -> Row:
-        """Connections to the status page that are held with nothing sent, half a request, or a stream of events that is not read."""
+        """Connections to the status page that stay open with nothing sent, half a request, or an event stream that is not read."""
         slowest, refused = 0.0, 0
         openings = (b"", b"GET / HTTP/1.1\r\nX", b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         settings = Settings(MIRROR, snapshot.data, [], snapshot.hash)
@@ -165,7 +165,7 @@ class Scenarios:
 
 
 class Taken:
-    """What a mirror takes now."""
+    """The memory and descriptors of a mirror now."""
 
     def __init__(self, mirror: Mirror) -> None:
         before = mirror.sample
@@ -185,7 +185,7 @@ def answers(mirror: Mirror) -> None:
 
 
 def watch(mirror: Mirror, seconds: float) -> float:
-    """Samples the mirror for so long. Returns the slowest health check; one without an answer took for ever."""
+    """Samples the mirror for this number of seconds. Returns the slowest health check, infinite without an answer."""
     slowest, end = 0.0, time.monotonic() + seconds
     while time.monotonic() < end:
         mirror.sample.take(mirror.process.pid)
@@ -231,7 +231,7 @@ def nested(depth: int) -> bytes:
 
 
 def infos() -> dict[str, bytes]:
-    """Info dictionaries by what is wrong with them."""
+    """Info dictionaries by their fault."""
     markup = "\x1b[31m<script>alert(1)</script>\n{a=\"b\"}".encode()
 
     def called(name: bytes) -> bytes:

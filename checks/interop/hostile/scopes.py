@@ -1,4 +1,4 @@
-"""Where answers of strangers lead a mirror: not into networks that are nearer than they, and hardly to a third party."""
+"""Which addresses from strangers a mirror connects to: none in networks nearer than the stranger, and few of a third party."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dht import decode, encode
 from lab import ATTACKER, MIRROR, Failure, Mirror, Programs, Settings, Snapshot, fresh
 from rows import Bound, Row
 
-# Addresses that no stranger may lead us to.
+# Addresses that a mirror must not accept from a stranger.
 NEAR = ("127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.0.1", "100.64.0.1")
 THIRD_PARTY = "203.0.113.200"
 PORTS = range(7001, 7033)
@@ -26,7 +26,7 @@ KNOCKS = 8
 
 
 class Listeners:
-    """Listens at all of these addresses, closes whatever comes, and counts it."""
+    """Listens on all of these addresses, and counts and closes every connection."""
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self.counts = dict.fromkeys(addresses, 0)

@@ -18,20 +18,20 @@ from rows import Bound, Row
 
 CONTENT = 12 << 20
 PIECE = 256 << 10
-# Bytes a second that honest peers send: the line is what a transfer waits for, not the processor that all share.
+# Bytes a second that honest peers send, so that the line limits a transfer and not the shared processor.
 RATE = 4_000_000
-# A transfer beside an attacker may take this many times as long as one without.
+# The limit for a transfer beside an attacker, as a multiple of one without.
 SLOWER = 1.3
-# What a mirror may take more beside an attacker: MiB beyond page cache, and descriptors.
+# Limits of growth beside an attacker: MiB beyond page cache, and descriptors.
 MEMORY, DESCRIPTORS = 48.0, 320
-# Seconds that an attacker has before the honest peer comes.
+# Seconds that an attacker has before the honest peer arrives.
 HEAD_START = 4.0
 # Bytes that a download has when an attacker arrives in the middle of it.
 MIDWAY = CONTENT // 4
 # Pairs of transfers, without and with the attacker, when one was slow.
 PAIRS = 3
 
-# In the order of the table. The second group meets a mirror whose honest seeder comes late, when all that it knows is from the attacker.
+# In the order of the table. The late seeder arrives when everything that the mirror knows is from the attacker.
 BESIDE_A_DOWNLOAD = ("bad_messages", "choke_flap", "handshake_crowd", "idle_handshakes", "reject_all", "reject_storm", "twin_id")
 MIDWAY_IN_A_DOWNLOAD = ("reject_all", "twin_id")
 BESIDE_A_LATE_SEEDER = ("metadata_sizes", "crowd_interested", "hash_liar")
@@ -76,7 +76,7 @@ class Transfers:
 
     def _row(self, name: str, beside: str) -> Row:
         if beside not in self._undisturbed:
-            # What others are compared with is measured more often.
+            # The base of all comparisons is measured more often.
             self._undisturbed[beside] = self._measured("", beside, max(2, self.repetitions))
             print(self._undisturbed[beside], flush=True)
         plain = self._undisturbed[beside]

@@ -1,4 +1,4 @@
-"""Does everything as slowly as can be: handshakes, messages and answers come a byte at a time, on many connections."""
+"""Sends everything as slowly as possible: handshakes, messages and answers, a byte at a time, on many connections."""
 
 from peer import HAVE_ALL, UNCHOKE, Animal, Link, message
 
@@ -24,7 +24,7 @@ def slow_message(link: Link) -> None:
 
 
 def slow_answer(link: Link) -> None:
-    """What the mirror asks of it comes a byte at a time."""
+    """Answers the requests of the mirror a byte at a time."""
     link.greet()
     link.socket.sendall(message(HAVE_ALL) + message(UNCHOKE) + (9 + 16384).to_bytes(4) + b"\x07" + bytes(8))
     trickle(link, bytes(16384))

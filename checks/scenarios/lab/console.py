@@ -1,4 +1,4 @@
-"""What a run says of itself: indented lines with the time since its start."""
+"""The output of a run: indented lines with the time since its start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Console:
 
     @contextmanager
     def nested(self, message: str, machine: str = "") -> Iterator[None]:
-        """Work that takes its time: says so, and how long it took when that was long."""
+        """Work that may be slow: prints its name, and its time if that was long."""
         begin = time.monotonic()
         self.log(message, machine)
         self.depth += 1

@@ -21,7 +21,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def hierarchies() -> list[Path]:
-    """Where a container needs a cgroup: one place with cgroup v2, one for each controller with v1."""
+    """The cgroups that a container needs: one with cgroup v2, one for each controller with v1."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
     return [place for place in sorted(CGROUPS.iterdir()) if not place.is_symlink() and (place / "cgroup.procs").exists()]

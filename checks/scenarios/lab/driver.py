@@ -1,4 +1,4 @@
-"""Runs one scenario: its machines, then its script with the names that NixOS tests give it."""
+"""Runs one scenario: its machines, then its script with the names that NixOS tests provide."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Driver:
         }
 
     def run(self) -> bool:
-        """Whether the scenario holds. What went wrong is printed."""
+        """Returns whether the scenario passes. Prints the fault otherwise."""
         path = STORIES / f"{self.story.name}.py"
         try:
             names = self.names()

@@ -20,7 +20,7 @@ def made(directory: Path) -> Path:
 
 
 def give(path: Path, root: Path, user: str) -> None:
-    """Gives `path` and what is in it to a user of that root."""
+    """Makes a user of that root the owner of `path` and its content."""
     lines = (line.split(":") for line in (root / "etc/passwd").read_text().splitlines())
     uid, gid = next((int(line[2]), int(line[3])) for line in lines if line[0] == user)
     for one in (path, *path.rglob("*")):

@@ -1,4 +1,4 @@
-"""Fills the root of one machine: units in one of two forms, settings, and what its scenario needs."""
+"""Fills the root of one machine: units in one of two forms, settings, and files of its scenario."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def fixtures(place: Path) -> None:
 
 
 def producer(root: Path, said: dict[str, object]) -> None:
-    """A node's ledger, the key, and what this host sets for its producer."""
+    """Installs a node's ledger, the key, and the producer's settings of this host."""
     etc = root / "etc"
     shutil.copy(LEDGERS / "before.ldb", root / LEDGER / "data.ldb")
     key = etc / "nano-snapshot-mirror/producer.key"
@@ -146,7 +146,7 @@ def producer(root: Path, said: dict[str, object]) -> None:
 
 
 def disk(root: Path, where: str, units: Units) -> None:
-    """A disk that is mounted late. With the packaged units its operator has given it to the mirror; the module does that itself."""
+    """Installs a disk that is mounted late. With the packaged units its operator has made the mirror its owner; the module does that itself."""
     system = root / "etc/systemd/system"
     write(system / "slow-disk.service", DISK_UNIT)
     options = "size=64m,mode=0755,_netdev"

@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager
 
 from .console import Console
 
-# How long a command or a wait may take before the scenario has failed.
+# Limit in seconds for a command or a wait.
 PATIENCE = 120
 
 
 class Failed(Exception):
-    """A scenario does not hold; the text says what."""
+    """A scenario failed; the text has the fault."""
 
 
 def retry(condition: Callable[[bool], bool], timeout_seconds: float = PATIENCE) -> None:

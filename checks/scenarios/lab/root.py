@@ -24,7 +24,7 @@ MASKED = (
 
 
 class CannotMake(Exception):
-    """The root cannot be made; the text says what is missing."""
+    """The root cannot be made; the text names what is missing."""
 
 
 def release() -> str:

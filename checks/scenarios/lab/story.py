@@ -1,4 +1,4 @@
-"""A scenario as it is written down: NAME.toml names the machines and NAME.py is what happens to them.
+"""A scenario on disk: NAME.toml has the machines, and NAME.py the script.
 
 checks/scenarios/nixos-test.nix reads the same two files.
 """
@@ -16,7 +16,7 @@ Settings = dict[str, Any]
 
 
 class BadStory(Exception):
-    """NAME.toml says something that is not understood; the text says where."""
+    """NAME.toml has an error; the text names its position."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def load(name: str) -> Story:
 
 
 def prelude() -> str:
-    """What stands before every script."""
+    """The text before every script."""
     return (STORIES / "prelude.py").read_text()
 
 

@@ -1,11 +1,11 @@
-# Passing proves: a mirror with a small disk comes through twelve snapshots in a row, while it is restarted, killed, reloaded and starved of disk and its
+# Passing proves: a mirror with a small disk handles twelve snapshots in a row, while it is restarted, killed, reloaded and starved of disk and its
 # only peer is killed: the last one is current, and what it keeps is whole.
 
 TROUBLES = ["nothing", "restarted", "killed", "starved", "reloaded", "alone"]
 DAYS = 2 * len(TROUBLES)
 FILLER = f"{DATA}/filler"
 
-# Killed more often than systemd lets a service die by itself, and back at once.
+# Killed more often than systemd's limit of restarts, and started again at once.
 OFTEN = "[Unit]\\nStartLimitIntervalSec=0\\n[Service]\\nRestartSec=100ms\\n"
 
 start_all()
@@ -39,7 +39,7 @@ for day in range(DAYS):
             retry(lambda _: logged(mirror, "until there is room") > paused, 60)
             mirror.succeed(f"rm {FILLER}")
         if trouble in ["restarted", "killed", "reloaded"]:
-            # It has begun.
+            # The download has begun.
             mirror.wait_for_file(f"{DATA}/snapshots/{newest}")
         if trouble == "restarted":
             mirror.succeed(f"systemctl restart {UNIT}")

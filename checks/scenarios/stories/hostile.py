@@ -1,4 +1,4 @@
-# Passing proves: a mirror refuses a pointer with a wrong signature and one with a lower number than it has seen, and says why; it bans a peer
+# Passing proves: a mirror refuses a pointer with a wrong signature and one with a lower number than the last one, and logs the reason; it bans a peer
 # that sends false data, and ends with the true snapshot all the same.
 
 def tell(words):

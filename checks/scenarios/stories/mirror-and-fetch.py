@@ -1,5 +1,5 @@
-# Passing proves: a mirror, a one-shot fetch and a second mirror run on one host beside each other, as units and by hand; none takes the ports of another, and the
-# fetch takes the snapshot from the mirror beside it when no other peer has it.
+# Passing proves: a mirror, a one-shot fetch and a second mirror run on one host beside each other, as units and by hand; none uses the ports of another, and the
+# fetch downloads the snapshot from the mirror beside it when no other peer has it.
 
 FETCH = "nano-snapshot-fetch.service"
 # A configuration of its own, without ports.

@@ -1,5 +1,5 @@
-# Passing proves: a mirror whose power is cut in the middle of a download goes on where it was after the reboot, fetches not everything again,
-# and takes nothing for good that the disk lost.
+# Passing proves: a mirror whose power is cut during a download continues after the reboot, does not fetch everything again,
+# and does not count content as verified that the disk lost.
 
 # What a power cut does to a file: some of the blocks that were written last are as if they never were. Prints how many these are.
 LOSE = """

@@ -1,4 +1,4 @@
-# What the scripts of scenarios share; it stands before each of them.
+# Shared by the scripts of scenarios; placed before each of them.
 
 import json
 import re
@@ -19,13 +19,13 @@ def current(machine):
 
 
 def publish(machine):
-    """Makes a snapshot of the node's ledger, whatever the timer says; its id."""
+    """Makes a snapshot of the node's ledger, independent of the timer. Returns its id."""
     machine.succeed("systemctl start nano-snapshot-mirror-producer.service")
     return current(machine)
 
 
 def received(machine):
-    """Bytes that came in through the network since the last boot."""
+    """Bytes received over the network since the last boot."""
     return int(machine.succeed("awk '/eth1:/ { print $2 }' /proc/net/dev"))
 
 

@@ -1,5 +1,5 @@
-# Passing proves: systemd holds the sockets, so that a connection starts the mirror and no connection is refused while it restarts; a mirror that
-# hangs is killed by the watchdog and comes back; only the producer can read the signing key, and it is never logged; and what the
+# Passing proves: systemd owns the sockets, so that a connection starts the mirror and no connection is refused while it restarts; a mirror that
+# hangs is killed by the watchdog and restarts; only the producer can read the signing key, and it is never logged; and what the
 # units forbid is forbidden.
 
 KEY = "/etc/nano-snapshot-mirror/producer.key"
@@ -56,7 +56,7 @@ with subtest("no connection is refused while it restarts"):
     client.succeed("systemctl show -P Result knocking.service | grep -x success")
     entered, answered, _ = [int(count) for count in re.findall("=([0-9]+)", said)]
     t.assertGreater(answered, 100)
-    # Four knock side by side; a restart may cut off those whom it finds inside.
+    # Four connect in parallel; a restart may cut off those that it is serving.
     t.assertGreaterEqual(answered, entered - 3 * 4)
 
 with subtest("a reload takes over what has changed, and refuses mistakes, without a restart"):

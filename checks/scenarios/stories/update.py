@@ -1,5 +1,5 @@
-# Passing proves: when the node's ledger has grown and the producer publishes again, a mirror takes what is unchanged from the snapshot it
-# holds and only the rest from its peer, switches `current`, keeps the older snapshot, and still seeds both.
+# Passing proves: when the node's ledger has grown and the producer publishes again, a mirror reuses what is unchanged from the snapshot that it
+# has, downloads only the rest from its peer, switches `current`, keeps the older snapshot, and still seeds both.
 
 
 def blocks(snapshot):

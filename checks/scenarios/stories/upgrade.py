@@ -1,4 +1,4 @@
-# Passing proves: a data directory that an older version left is taken over as it is: the mirror seeds its snapshot, puts its pointer into a DHT that
+# Passing proves: a data directory of an older version is used without changes: the mirror seeds its snapshot, puts its pointer into a DHT that
 # knows nothing of it, and a client gets the ledger from there.
 
 OLD = "/etc/scenario/store-0.1"

@@ -1,4 +1,4 @@
-//! A libtorrent session in a process of its own.
+//! A libtorrent session in a separate process.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -153,7 +153,7 @@ impl LibtorrentPeer {
         Ok(answer)
     }
 
-    /// What libtorrent says of a torrent: `progress`, `peers`, `downloaded`, `failed`, ….
+    /// The state of a torrent in libtorrent: `progress`, `peers`, `downloaded`, `failed`, ….
     pub fn status(&mut self, torrent: u64) -> Value {
         self.ask(&json!({"do": "status", "id": torrent}))
     }
@@ -163,7 +163,7 @@ impl LibtorrentPeer {
         self.ask_within(command, PATIENCE)
     }
 
-    /// As [`Self::ask`] for commands that take longer.
+    /// As [`Self::ask`], for slow commands.
     pub fn ask_within(&mut self, command: &Value, timeout: Duration) -> Value {
         self.answer(command, timeout)
             .unwrap_or_else(|Crashed(signal)| {

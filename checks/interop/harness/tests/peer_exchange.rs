@@ -1,5 +1,5 @@
 //! Peer exchange (BEP 11) between our session and libtorrent, in both directions: the peer in the
-//! middle gives no content, only the address of the seed.
+//! middle sends no content, only the address of the seed.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -73,7 +73,7 @@ impl World {
 
 async fn we_tell(release: Libtorrent) {
     let mut world = World::new(release);
-    // So slow that it is not done, and gone from the seed, before the other one has heard.
+    // Slow enough not to complete and leave before the other one has the address.
     let rates = RateLimits {
         upload: Some(0),
         download: Some(10_000),

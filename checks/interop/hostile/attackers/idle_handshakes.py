@@ -1,4 +1,4 @@
-"""One host opens 400 connections and sends nothing on them, to take every place for handshakes."""
+"""One host opens 400 connections and sends nothing on them, to use up all handshakes."""
 
 import threading
 

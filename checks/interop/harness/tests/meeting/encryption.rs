@@ -14,7 +14,7 @@ const LEVEL_PLAIN: u8 = 1;
 const LEVEL_RC4: u8 = 2;
 const LEVEL_BOTH: u8 = 3;
 
-/// Libtorrent's policy both ways and the levels it takes; ours; and what comes of them.
+/// Libtorrent's policy in both directions and its levels; ours; and the expected result.
 const CASES: [(u8, u8, EncryptionPolicy, Encryption); 7] = [
     (
         DISABLED,

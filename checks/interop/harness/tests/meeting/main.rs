@@ -1,4 +1,4 @@
-//! How our session and libtorrent come together: encrypted and plain, by trackers, over IPv6, by
+//! How our session and libtorrent connect: encrypted and plain, by trackers, over IPv6, by
 //! a file server. Each way in both directions where there are two, and byte for byte.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]

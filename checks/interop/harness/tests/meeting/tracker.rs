@@ -1,4 +1,4 @@
-//! A tracker that remembers who announced (BEP 3, BEP 15, BEP 23).
+//! A tracker that records announces (BEP 3, BEP 15, BEP 23).
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -25,7 +25,7 @@ struct Book {
 }
 
 impl Book {
-    /// Takes an announce down; gives the compact addresses of all others in the swarm.
+    /// Records an announce. Returns the compact addresses of all others in the swarm.
     fn announce(&self, swarm: &[u8], peer: SocketAddrV4) -> Vec<u8> {
         let mut swarms = self.swarms.lock().unwrap();
         let peers = swarms.entry(swarm.to_vec()).or_default();

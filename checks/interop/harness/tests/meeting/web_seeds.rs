@@ -88,7 +88,7 @@ async fn a_file_server_alone_gives_what_libtorrent_made_a_torrent_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_server_and_libtorrent_give_together() {
-    // So slow that both have the time, whatever comes from peers.
+    // Slow enough for both to take part, whatever peers send.
     let both = SessionConfig {
         tuning: Tuning {
             web_seeds_below: u64::MAX,
