@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use figment::value::Value;
 use snapshot_pointer::Salt;
 
-use crate::config::{Loose, Sources};
+use crate::config::{Sources, UnscopedValue};
 pub(crate) use authority::{AttestArgs, RotateArgs};
 pub(crate) use install::InstallArgs;
 pub(crate) use produce::{ClearReadersArgs, CopyLedgerArgs, LayoutArg, ProduceArgs, Publish};
@@ -210,12 +210,12 @@ pub(crate) struct DhtArgs {
 
 /// Flags that say keys of the configuration.
 #[derive(Default)]
-struct Flags(Vec<Loose>);
+struct Flags(Vec<UnscopedValue>);
 
 impl Flags {
     fn one(&mut self, path: &'static str, flag: &str, value: Option<&str>) {
         let value = value.map(Value::from);
-        self.0.extend(value.map(|value| Loose {
+        self.0.extend(value.map(|value| UnscopedValue {
             path,
             value,
             place: format!("flag {flag}"),
@@ -224,7 +224,7 @@ impl Flags {
 
     fn many(&mut self, path: &'static str, flag: &str, values: &[String]) {
         if !values.is_empty() {
-            self.0.push(Loose {
+            self.0.push(UnscopedValue {
                 path,
                 value: Value::from(values),
                 place: format!("flag {flag}"),

@@ -55,7 +55,7 @@ pub(crate) use page::keys;
 pub(crate) use print::effective;
 use schedule::Window;
 pub(crate) use sizes::{Every, Limit, Size, Speed};
-pub(crate) use sources::Loose;
+pub(crate) use sources::UnscopedValue;
 use traffic::Rate;
 pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Origin, Seconds};
 

@@ -1,21 +1,21 @@
 //! `--once`: find the newest snapshot, fetch it, verify it, put it in its place, and exit.
 
-mod along;
 mod extracted;
-mod last;
+mod final_extract;
+mod streaming_extract;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use along::Along;
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::InfoHashV2;
 use extracted::{Extracted, New};
-use last::{Last, note_damage};
+use final_extract::{FinalExtract, note_damage};
 use ledger_archive::LedgerFormat;
 use service_kit::output::outln;
 use service_kit::signals::Signals;
 use snapshot_pointer::{Decision, Tally};
+use streaming_extract::StreamingExtract;
 use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
@@ -99,7 +99,7 @@ pub(crate) async fn run(
     let Some(left) = ended? else {
         return Ok(Ended::Interrupted);
     };
-    let last = Last {
+    let final_extract = FinalExtract {
         data: &data,
         stream: &stream,
         id: left.id,
@@ -110,9 +110,9 @@ pub(crate) async fn run(
     };
     let ended = match left.to_do {
         Remaining::Nothing => Ended::Done,
-        Remaining::Complete => block_in_place(|| last.complete())?,
-        Remaining::Extract => block_in_place(|| last.extract())?,
-        Remaining::Discard => block_in_place(|| last.extract_discarding())?,
+        Remaining::Complete => block_in_place(|| final_extract.complete())?,
+        Remaining::Extract => block_in_place(|| final_extract.extract())?,
+        Remaining::Discard => block_in_place(|| final_extract.extract_discarding())?,
     };
     if ended == Ended::Interrupted {
         return Ok(ended);
@@ -131,8 +131,8 @@ pub(crate) async fn run(
     Ok(Ended::Done)
 }
 
-/// What the network part leaves to do.
-struct Left {
+/// The result of the part of a fetch that needs the network.
+struct NetworkResult {
     id: InfoHashV2,
     to_do: Remaining,
 }
@@ -161,11 +161,11 @@ struct Fetch<'a> {
 
 impl Fetch<'_> {
     /// `None` when interrupted.
-    async fn run(&self) -> Result<Option<Left>> {
+    async fn run(&self) -> Result<Option<NetworkResult>> {
         let Some(id) = self.look_up().await? else {
             return Ok(None);
         };
-        let left = |to_do| Ok(Some(Left { id, to_do }));
+        let left = |to_do| Ok(Some(NetworkResult { id, to_do }));
         if self.once.extract && Extracted::is_current(self.data, id) {
             info!(snapshot = %id, "data.ldb is this snapshot already");
             return left(Remaining::Complete);
@@ -181,9 +181,9 @@ impl Fetch<'_> {
                 self.data.snapshot(id).display()
             );
         }
-        let along = Along::new(self, id);
-        let obtained = self.obtain(id, &along).await;
-        let unpacked = along
+        let streaming = StreamingExtract::new(self, id);
+        let obtained = self.obtain(id, &streaming).await;
+        let unpacked = streaming
             .end(obtained.as_ref().is_ok_and(Option::is_some))
             .await;
         let (torrent, unpacked) = match (obtained, unpacked) {
@@ -334,7 +334,11 @@ impl Fetch<'_> {
     }
 
     /// The snapshot in the session, whole; `None` when interrupted.
-    async fn obtain(&self, id: InfoHashV2, along: &Along) -> Result<Option<SnapshotTorrent>> {
+    async fn obtain(
+        &self,
+        id: InfoHashV2,
+        streaming: &StreamingExtract,
+    ) -> Result<Option<SnapshotTorrent>> {
         match block_in_place(|| catalogue::look(self.data, id)) {
             Some(Entry::Whole(generation)) => {
                 info!(snapshot = %id, "held already");
@@ -345,16 +349,16 @@ impl Fetch<'_> {
             Some(Entry::Refused(faults)) => return Err(unsound(id, &faults)),
             _ => {}
         }
-        let reads_along = self.once.extract && !self.once.discard_archive;
+        let is_streaming = self.once.extract && !self.once.discard_archive;
         let wanted = DownloadRequest {
             id,
             open: Vec::new(),
             policy: self.policy,
-            reader: reads_along.then_some(along as &dyn ContentReader),
+            reader: is_streaming.then_some(streaming as &dyn ContentReader),
             fail_if_no_space: true,
             paused: &watch::Sender::default(),
         };
-        let stop = &along.stop_fetch;
+        let stop = &streaming.stop_fetch;
         let fetched =
             download::download(self.network, self.data, wanted, self.display, stop).await?;
         Ok(match fetched {

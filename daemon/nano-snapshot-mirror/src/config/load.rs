@@ -8,7 +8,7 @@ use figment::value::{Dict, Value};
 use figment::{Figment, Provider as _};
 
 use super::section::{ANY_NAME, Part as _, Table};
-use super::sources::{self, DEFAULT_FILE, Layer, Loose, Variables};
+use super::sources::{self, DEFAULT_FILE, Layer, UnscopedValue, Variables};
 use super::values::as_toml;
 use super::{Config, DEFAULT_STREAM, contradictions, is_stream_name};
 use crate::store::data_dir::StreamName;
@@ -21,7 +21,7 @@ pub(crate) struct Sources {
     /// Whether to read the default file where none was named.
     pub(crate) default_file: bool,
     pub(crate) variables: Variables,
-    pub(crate) flags: Vec<Loose>,
+    pub(crate) flags: Vec<UnscopedValue>,
 }
 
 /// A configuration, and where it comes from.
@@ -69,7 +69,7 @@ impl Mistakes {
 
 impl Sources {
     /// What this process was started with, and files.
-    pub(crate) fn of_process(file: Option<PathBuf>, flags: Vec<Loose>) -> Self {
+    pub(crate) fn of_process(file: Option<PathBuf>, flags: Vec<UnscopedValue>) -> Self {
         Self {
             file,
             default_file: true,
@@ -79,7 +79,7 @@ impl Sources {
     }
 
     /// Flags alone.
-    pub(crate) fn only(flags: Vec<Loose>) -> Self {
+    pub(crate) fn only(flags: Vec<UnscopedValue>) -> Self {
         Self {
             flags,
             ..Self::default()
@@ -189,7 +189,7 @@ impl Merged {
 }
 
 /// Says that variables of nano-snapshot-swarm count.
-fn notice(swarm: &[Loose]) -> Option<String> {
+fn notice(swarm: &[UnscopedValue]) -> Option<String> {
     let taken: Vec<String> = swarm
         .iter()
         .map(|loose| format!("{} as {}", loose.place, loose.path))
@@ -203,7 +203,7 @@ fn notice(swarm: &[Loose]) -> Option<String> {
 }
 
 /// The name of a stream without a section: that of its salt.
-fn name_of_stream<'a>(loose: impl Iterator<Item = &'a Loose>) -> String {
+fn name_of_stream<'a>(loose: impl Iterator<Item = &'a UnscopedValue>) -> String {
     let salt = loose
         .filter(|loose| loose.path == "stream.NAME.salt")
         .filter_map(|loose| loose.value.as_str()?.parse().ok())
@@ -215,9 +215,9 @@ fn name_of_stream<'a>(loose: impl Iterator<Item = &'a Loose>) -> String {
 }
 
 /// Gives values their stream: the only one there is.
-fn settle(name: &str, loose: &[Loose], stream: &Result<String, Vec<String>>) -> Layer {
+fn settle(name: &str, loose: &[UnscopedValue], stream: &Result<String, Vec<String>>) -> Layer {
     let mut layer = Layer::named(name);
-    for Loose { path, value, place } in loose {
+    for UnscopedValue { path, value, place } in loose {
         match stream {
             Ok(stream) => {
                 let path = path.replace(ANY_NAME, stream);

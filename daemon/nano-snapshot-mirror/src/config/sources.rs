@@ -318,7 +318,7 @@ const OF_THE_SWARM: [(&str, &str); 7] = [
 
 /// A value for a key whose stream is not known yet.
 #[derive(Debug, Clone)]
-pub(crate) struct Loose {
+pub(crate) struct UnscopedValue {
     /// The key's path, perhaps with [`super::section::ANY_NAME`] in it.
     pub(crate) path: &'static str,
     pub(crate) value: Value,
@@ -326,21 +326,21 @@ pub(crate) struct Loose {
 }
 
 /// What variables of nano-snapshot-swarm say.
-pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<Loose> {
+pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<UnscopedValue> {
     let said = |(variable, path): (&str, &'static str)| {
         let text = lookup(variables, variable)?;
-        Some(Loose {
+        Some(UnscopedValue {
             path,
             value: Value::from(text.to_string_lossy().into_owned()),
             place: format!("variable {variable}"),
         })
     };
-    let loose = OF_THE_SWARM.into_iter().filter_map(said);
-    loose.chain(metrics_of_the_swarm(variables)).collect()
+    let unscoped = OF_THE_SWARM.into_iter().filter_map(said);
+    unscoped.chain(metrics_of_the_swarm(variables)).collect()
 }
 
 /// Where nano-snapshot-swarm has its metrics, which it says in up to three variables.
-fn metrics_of_the_swarm(variables: &Variables) -> Option<Loose> {
+fn metrics_of_the_swarm(variables: &Variables) -> Option<UnscopedValue> {
     let names = ["METRICS_ENABLED", "METRICS_BIND", "METRICS_PORT"];
     // A Kubernetes Service called `metrics` sets METRICS_PORT=tcp://… for everyone in its namespace.
     let said = |name| {
@@ -362,7 +362,7 @@ fn metrics_of_the_swarm(variables: &Variables) -> Option<Loose> {
         }
     };
     let said = names.into_iter().filter(|name| said(name).is_some());
-    Some(Loose {
+    Some(UnscopedValue {
         path: "http.listen",
         value: Value::from(listen),
         place: format!("variable {}", said.collect::<Vec<_>>().join(", ")),

@@ -32,7 +32,7 @@ impl Case {
                 .collect(),
             flags: flags
                 .iter()
-                .map(|(path, value)| Loose {
+                .map(|(path, value)| UnscopedValue {
                     path,
                     value: Value::from(*value),
                     place: format!("flag of {path}"),

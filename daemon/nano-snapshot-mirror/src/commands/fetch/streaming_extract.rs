@@ -13,15 +13,15 @@ use super::Fetch;
 use crate::ledger::unpack::{self, Unpack, Unpacked};
 use crate::transfer::download::ContentReader;
 
-/// The extraction of an archive that goes along with its download.
-pub(super) struct Along {
+/// An extraction of an archive that runs while the archive is downloaded.
+pub(super) struct StreamingExtract {
     unpack: Unpack,
     /// Ends the download: asked to stop, or the archive is no good.
     pub(super) stop_fetch: CancellationToken,
     task: Mutex<Option<JoinHandle<Result<Unpacked>>>>,
 }
 
-impl Along {
+impl StreamingExtract {
     pub(super) fn new(fetch: &Fetch<'_>, id: InfoHashV2) -> Self {
         Self {
             unpack: fetch.unpack(id, fetch.signals.stop.child_token()),
@@ -48,7 +48,7 @@ impl Along {
     }
 }
 
-impl ContentReader for Along {
+impl ContentReader for StreamingExtract {
     fn files_created(&self, store: &Arc<TorrentStore>) -> bool {
         let info = store.info();
         if info.is_single_file() && info.name().ends_with(".7z") {

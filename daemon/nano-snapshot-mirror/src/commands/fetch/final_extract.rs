@@ -27,7 +27,7 @@ use crate::store::pins;
 use crate::store::space;
 
 /// What is done after seeding ended, with the network closed.
-pub(super) struct Last<'a> {
+pub(super) struct FinalExtract<'a> {
     pub(super) data: &'a DataDir,
     pub(super) stream: &'a Stream,
     pub(super) id: InfoHashV2,
@@ -37,7 +37,7 @@ pub(super) struct Last<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
-impl Last<'_> {
+impl FinalExtract<'_> {
     /// Extracts an archive that no other process uses and gives it up on the way.
     pub(super) fn extract_discarding(&self) -> Result<Ended> {
         let (data, id) = (self.data, self.id);
