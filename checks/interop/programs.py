@@ -51,8 +51,8 @@ class Programs:
 
     @staticmethod
     def built(release: bool) -> Programs:
-        place = TARGET / ("release" if release else "debug")
-        return Programs(place / "nano-snapshot-mirror", place / "examples/transfer")
+        folder = TARGET / ("release" if release else "debug")
+        return Programs(folder / "nano-snapshot-mirror", folder / "examples/transfer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Snapshot:
 
     @staticmethod
     def make(data: pathlib.Path, programs: Programs, length: int, piece_length: int) -> Snapshot:
-        place = data / "snapshots"
-        place.mkdir(parents=True)
-        command = [programs.transfer, "make", "--dir", place / "new", "--bytes", str(length), "--piece-length", str(piece_length)]
+        folder = data / "snapshots"
+        folder.mkdir(parents=True)
+        command = [programs.transfer, "make", "--dir", folder / "new", "--bytes", str(length), "--piece-length", str(piece_length)]
         made = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)["made"]
-        (place / "new").rename(place / made)
-        info = decode((place / made / "snapshot.torrent").read_bytes())[b"info"]
+        (folder / "new").rename(folder / made)
+        info = decode((folder / made / "snapshot.torrent").read_bytes())[b"info"]
         (file,) = info[b"file tree"].values()
         return Snapshot(made, file[b""][b"pieces root"].hex(), len(encode(info)), data)
 

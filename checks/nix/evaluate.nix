@@ -1,4 +1,4 @@
-# Evaluates the module with nixpkgs' lib alone, and nixos.nix in the place of NixOS.
+# Evaluates the module with nixpkgs' lib alone, and nixos.nix instead of NixOS.
 #
 #   nix-instantiate --eval --strict --json checks/nix/evaluate.nix --arg lib 'import NIXPKGS/lib' --arg configuration FILE
 #

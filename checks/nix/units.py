@@ -48,7 +48,7 @@ Unit = dict[str, dict[str, list[str]]]
 # Said by the packaged unit alone, with the reason.
 ONLY_PACKAGED = {
     ("nano-snapshot-mirror.service", "DynamicUser"): "a host that only mirrors needs no user that stays",
-    ("nano-snapshot-mirror.service", "StateDirectoryMode"): "likewise; producer-host/ says what the module says",
+    ("nano-snapshot-mirror.service", "StateDirectoryMode"): "likewise; producer-host/ equals the module",
     ("nano-snapshot-mirror.service", "UMask"): "likewise",
     ("nano-snapshot-mirror-producer.service", "User"): "the module asks whose the ledger is",
     ("nano-snapshot-fetch.service", "User"): "likewise",
@@ -221,12 +221,12 @@ def analyze_texts(texts: dict[str, str]) -> list[str]:
     """systemd's own opinion of units and their drop-ins, by file name."""
     found = []
     with tempfile.TemporaryDirectory(prefix="units-") as temporary:
-        place = pathlib.Path(temporary)
+        folder = pathlib.Path(temporary)
         for name, text in texts.items():
-            (place / name).parent.mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(exist_ok=True)
             # The programs need not be installed where this runs.
-            (place / name).write_text(re.sub(r"(?m)^(Exec\w+=[-+!:@]*)(/usr/bin|/nix/store/[^/]+/bin)/\S+", r"\1/bin/true", known_here(text)))
-        files = [str(path) for path in sorted(place.iterdir()) if path.is_file()]
+            (folder / name).write_text(re.sub(r"(?m)^(Exec\w+=[-+!:@]*)(/usr/bin|/nix/store/[^/]+/bin)/\S+", r"\1/bin/true", known_here(text)))
+        files = [str(path) for path in sorted(folder.iterdir()) if path.is_file()]
         done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, check=False)
         said = (done.stdout + done.stderr).strip()
         if done.returncode or said:

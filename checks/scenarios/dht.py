@@ -117,12 +117,12 @@ class Node:
     def put(self, arguments: Dict) -> None:
         item = Item(arguments[b"k"], arguments[b"sig"], arguments[b"seq"], arguments[b"v"])
         target = hashlib.sha1(item.key + arguments.get(b"salt", b"")).digest()
-        held = self.items.get(target)
-        if held and arguments.get(b"cas", held.seq) != held.seq:
+        stored = self.items.get(target)
+        if stored and arguments.get(b"cas", stored.seq) != stored.seq:
             raise Refused(301, "the CAS hash mismatched, re-read value and try again")
-        if held and item.seq < held.seq:
+        if stored and item.seq < stored.seq:
             raise Refused(302, "sequence number less than current")
-        if held != item:
+        if stored != item:
             self.items[target] = item
             self.history.append((target, item))
 

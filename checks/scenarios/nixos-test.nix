@@ -109,7 +109,7 @@ let
           argument = "${ledgers}/before.ldb";
         };
       };
-      # Starts where the ledger is in place and its own, as a node would.
+      # Starts only if the ledger exists and belongs to the node, as a node would.
       systemd.services.nano-node = lib.mkIf node {
         description = "A node";
         serviceConfig = {

@@ -24,7 +24,7 @@ def turn(lab: Lab, beside: str) -> Row:
     warm = lab.noise(lab.size.cold_bytes)
     # Longer, so that it lasts.
     other = lab.noise(2 * lab.size.cold_bytes, "other")
-    places = [lab.fresh("warm"), lab.fresh("other")]
+    folders = [lab.fresh("warm"), lab.fresh("other")]
     lab.pages.settle(warm.file, *([other.file] if beside == "warm" else []))
     if beside == "cold":
         drop(other.file)
@@ -34,8 +34,8 @@ def turn(lab: Lab, beside: str) -> Row:
         peer = seeder.hear("listening")["listening"]
         second = None
         if beside != "no leecher":
-            second = running.enter_context(Watched(lab.fetch(OURS, other, places[1], peer)))
-        first = running.enter_context(Watched(lab.fetch(OURS, warm, places[0], peer)))
+            second = running.enter_context(Watched(lab.fetch(OURS, other, folders[1], peer)))
+        first = running.enter_context(Watched(lab.fetch(OURS, warm, folders[0], peer)))
         fetched = first.hear("user")
         still = second is None or second.process.poll() is None
     begin, end = times(fetched)

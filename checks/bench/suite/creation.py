@@ -15,9 +15,9 @@ QUICK_GIB = 1 / 32
 
 
 def measure(lab: Lab) -> Found:
-    place = lab.work / "creation"
-    command = [sys.executable, SCRIPT, "--work", place, "--libtorrent", lab.libtorrent, "--repeat", str(lab.size.repeat)]
+    folder = lab.work / "creation"
+    command = [sys.executable, SCRIPT, "--work", folder, "--libtorrent", lab.libtorrent, "--repeat", str(lab.size.repeat)]
     if lab.size.quick:
         command += ["--gib", str(QUICK_GIB)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE).stdout
-    return Found("Creation", said, json.loads((place / "creation.json").read_text()))
+    return Found("Creation", said, json.loads((folder / "creation.json").read_text()))

@@ -31,10 +31,10 @@ def machine(lab: Lab) -> str:
     )
 
 
-def filesystem(place: pathlib.Path) -> str:
+def filesystem(folder: pathlib.Path) -> str:
     """The kind of file system that a directory is on."""
     mounts = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
-    above = [mount for mount in mounts if place.is_relative_to(mount[1])]
+    above = [mount for mount in mounts if folder.is_relative_to(mount[1])]
     return max(above, key=lambda mount: len(mount[1]))[2]
 
 

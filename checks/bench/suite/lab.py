@@ -67,7 +67,7 @@ QUICK = Size(
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class Stored:
     """A store, with the file of its content."""
 
     directory: pathlib.Path
@@ -101,57 +101,57 @@ class Lab:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         self.pages = Pages(work, fill)
-        self._held: dict[str, Held] = {}
+        self._stored: dict[str, Stored] = {}
 
     def close(self) -> None:
         self.pages.close()
         for name in ("data", "fetched"):
             shutil.rmtree(self.work / name, ignore_errors=True)
 
-    def noise(self, size: int, name: str = "noise") -> Held:
+    def noise(self, size: int, name: str = "noise") -> Stored:
         """A store of incompressible bytes, made once for each name and size."""
         return self._store(f"{name}-{size}", ["--bytes", str(size), "--piece-length", str(self.size.piece_length)])
 
-    def hole(self) -> Held:
+    def hole(self) -> Stored:
         """The large store, whose content is a hole."""
         arguments = ["--sparse", "--bytes", str(self.size.held_bytes), "--piece-length", str(self.size.held_piece_length)]
         return self._store("hole", arguments)
 
-    def _store(self, name: str, arguments: list[str]) -> Held:
-        if name not in self._held:
+    def _store(self, name: str, arguments: list[str]) -> Stored:
+        if name not in self._stored:
             # A data directory of the program for each, so that it can use any of them.
-            place = self.work / "data" / name / "snapshots"
-            place.mkdir(parents=True)
-            made = subprocess.run([self.transfer, "make", "--dir", place / "new", *arguments], check=True, capture_output=True, text=True)
+            folder = self.work / "data" / name / "snapshots"
+            folder.mkdir(parents=True)
+            made = subprocess.run([self.transfer, "make", "--dir", folder / "new", *arguments], check=True, capture_output=True, text=True)
             identity = json.loads(made.stdout)["made"]
-            (place / "new").rename(place / identity)
-            self._held[name] = Held(place / identity, identity)
-        return self._held[name]
+            (folder / "new").rename(folder / identity)
+            self._stored[name] = Stored(folder / identity, identity)
+        return self._stored[name]
 
     def fresh(self, name: str = "fetched") -> pathlib.Path:
         """An empty directory for a fetch. Earlier content is removed, also from the write queue of the disk."""
-        place = self.work / "fetched" / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+        folder = self.work / "fetched" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         os.sync()
-        return place
+        return folder
 
-    def seed(self, who: str, *stores: Held, address: str = "127.0.0.1") -> list[Argument]:
+    def seed(self, who: str, *stores: Stored, address: str = "127.0.0.1") -> list[Argument]:
         if who == OURS:
-            places = [word for store in stores for word in ("--dir", store.directory)]
-            return [self.transfer, "seed", *places, "--listen", f"{address}:0"]
+            folders = [word for store in stores for word in ("--dir", store.directory)]
+            return [self.transfer, "seed", *folders, "--listen", f"{address}:0"]
         return [self.python, LIBTORRENT, "seed", stores[0].torrent, stores[0].content, "--address", address]
 
     def fetch(
-        self, who: str, store: Held, place: pathlib.Path, *peers: object, address: str = "127.0.0.1", seconds: float | None = None
+        self, who: str, store: Stored, folder: pathlib.Path, *peers: object, address: str = "127.0.0.1", seconds: float | None = None
     ) -> list[Argument]:
         limit = [] if seconds is None else ["--seconds", str(seconds)]
         if who == OURS:
             named = [word for peer in peers for word in ("--peer", str(peer))]
             # The hash suffices if the peers have the metadata.
             what: list[Argument] = ["--hash", store.hash] if seconds is None else ["--torrent", store.torrent]
-            return [self.transfer, "fetch", "--dir", place, *what, "--listen", f"{address}:0", *named, *limit]
-        return [self.python, LIBTORRENT, "fetch", store.torrent, place, *map(str, peers), "--address", address, *limit]
+            return [self.transfer, "fetch", "--dir", folder, *what, "--listen", f"{address}:0", *named, *limit]
+        return [self.python, LIBTORRENT, "fetch", store.torrent, folder, *map(str, peers), "--address", address, *limit]
 
 
 def python_with_libtorrent(version: str) -> pathlib.Path:

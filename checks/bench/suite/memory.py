@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 
-from .lab import CLIENTS, HERE, Held, Lab
+from .lab import CLIENTS, HERE, Stored, Lab
 from .processes import Argument, Row, Watched, resident
 from .report import Found, form, table
 
@@ -26,7 +26,7 @@ RATE = 4e6
 REST = 1.0
 
 
-def light(lab: Lab, store: Held, role: str, *more: Argument) -> list[list[Argument]]:
+def light(lab: Lab, store: Stored, role: str, *more: Argument) -> list[list[Argument]]:
     shares = [(lab.size.peers + n) // PROCESSES for n in range(PROCESSES)]
     return [[sys.executable, LIGHT, role, "--hash", store.hash, "--connections", str(share), *more] for share in shares]
 
@@ -58,7 +58,7 @@ def seed(lab: Lab, who: str) -> Row:
 
 def fetch(lab: Lab, who: str) -> Row:
     store = lab.hole()
-    place = lab.fresh()
+    folder = lab.fresh()
     lab.pages.settle()
     with contextlib.ExitStack() as running:
         servers = [running.enter_context(Watched(command)) for command in light(lab, store, "serve", "--rate", str(RATE))]
@@ -67,7 +67,7 @@ def fetch(lab: Lab, who: str) -> Row:
             listening = server.hear("listening")["listening"]
             assert isinstance(listening, list)
             peers += listening
-        fetcher = running.enter_context(Watched(lab.fetch(who, store, place, *peers, seconds=lab.size.seconds)))
+        fetcher = running.enter_context(Watched(lab.fetch(who, store, folder, *peers, seconds=lab.size.seconds)))
         begin = time.monotonic()
         time.sleep(REST)
         early = resident(fetcher.process.pid)

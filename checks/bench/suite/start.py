@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-from .lab import OURS, Held, Lab
+from .lab import OURS, Stored, Lab
 from .pages import drop
 from .processes import PATIENCE, Argument, Row, Watched
 from .report import Found, form, median, table, where
@@ -14,7 +14,7 @@ from .report import Found, form, median, table, where
 RESERVED = bytes(8)
 
 
-def greets(address: str, store: Held) -> bool:
+def greets(address: str, store: Stored) -> bool:
     """Whether the listener answers a handshake for this torrent."""
     host, port = address.rsplit(":", 1)
     try:
@@ -31,7 +31,7 @@ def greets(address: str, store: Held) -> bool:
         return False
 
 
-def until_greeted(address: str, store: Held, begin: float) -> float:
+def until_greeted(address: str, store: Stored, begin: float) -> float:
     while not greets(address, store):
         if time.monotonic() - begin > PATIENCE:
             raise RuntimeError("never seeds")
@@ -39,7 +39,7 @@ def until_greeted(address: str, store: Held, begin: float) -> float:
     return time.monotonic() - begin
 
 
-def session(lab: Lab, store: Held) -> float:
+def session(lab: Lab, store: Stored) -> float:
     begin = time.monotonic()
     with Watched(lab.seed(OURS, store)) as seeder:
         took = until_greeted(str(seeder.hear("listening")["listening"]), store, begin)
@@ -47,7 +47,7 @@ def session(lab: Lab, store: Held) -> float:
     return took
 
 
-def program(lab: Lab, store: Held) -> float:
+def program(lab: Lab, store: Stored) -> float:
     # The program does not report a port of its own choice, so this one was free a moment ago.
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "127.0.0.1:%d" % taken.getsockname()[1]
@@ -83,5 +83,5 @@ def measure(lab: Lab) -> Found:
         warm, cold = (median(where(rows, way=name, cache=cache), "seconds") for cache in ("warm", "cold"))
         lines.append([name, form(".3f")(warm), form(".3f")(cold)])
         print(f"  {name}: {warm:.3f} s", file=sys.stderr)
-    text = f"{lab.size.held_bytes / 1e9:.0f} GB held, complete; medians of {lab.size.repeat}; seconds from the start of the process to the first handshake.\n\n"
+    text = f"{lab.size.held_bytes / 1e9:.0f} GB stored, complete; medians of {lab.size.repeat}; seconds from the start of the process to the first handshake.\n\n"
     return Found("Start", text + table(["what starts", "its notes in the page cache", "its notes on disk only"], lines), rows)

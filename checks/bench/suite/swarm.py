@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from .lab import CLIENTS, THEIRS, Held, Lab
+from .lab import CLIENTS, THEIRS, Stored, Lab
 from .processes import Argument, Row, Watched
 from .report import Found, form, median, number, tables, where
 from .transfer import cpu, times
@@ -45,12 +45,12 @@ def jain(values: list[float]) -> float:
     return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
 
 
-def swarm(lab: Lab, who: str, store: Held, leechers: int, address: str, prefix: list[str]) -> Row:
+def swarm(lab: Lab, who: str, store: Stored, leechers: int, address: str, prefix: list[str]) -> Row:
     """One swarm from start to end."""
     swarm_place = lab.fresh()
-    places = [swarm_place / str(at) for at in range(leechers)]
-    for place in places:
-        place.mkdir()
+    folders = [swarm_place / str(at) for at in range(leechers)]
+    for folder in folders:
+        folder.mkdir()
     lab.pages.settle(store.file)
 
     limit = LIBTORRENT_PATIENCE if who == THEIRS else None
@@ -61,7 +61,7 @@ def swarm(lab: Lab, who: str, store: Held, leechers: int, address: str, prefix: 
     with contextlib.ExitStack() as running:
         seeder = running.enter_context(Watched(inside(lab.seed(who, store, address=address))))
         peer = seeder.hear("listening")["listening"]
-        fetchers = [running.enter_context(Watched(inside(lab.fetch(who, store, place, peer, address=address, seconds=limit)))) for place in places]
+        fetchers = [running.enter_context(Watched(inside(lab.fetch(who, store, folder, peer, address=address, seconds=limit)))) for folder in folders]
         fetched: list[Row] = [{} for _ in fetchers]
 
         def hear(at: int) -> None:
@@ -127,8 +127,8 @@ def measure(lab: Lab) -> Found:
     rows: list[Row] = []
     lines = []
     with namespace() as prefix:
-        places = [(LOCAL, "one network", [])] + ([(STRANGERS, "strangers", prefix)] if prefix is not None else [])
-        for address, kind, words in places:
+        folders = [(LOCAL, "one network", [])] + ([(STRANGERS, "strangers", prefix)] if prefix is not None else [])
+        for address, kind, words in folders:
             for who in CLIENTS:
                 for leechers in (1, lab.size.leechers):
                     repeat = min(3, lab.size.repeat) if leechers == 1 else 1

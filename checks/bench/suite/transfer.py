@@ -43,12 +43,12 @@ def cpu(row: Row) -> float:
 
 def transfer(lab: Lab, seed: str, fetch: str) -> Row:
     store = lab.noise(lab.size.transfer_bytes)
-    place = lab.fresh()
+    folder = lab.fresh()
     lab.pages.settle(store.file)
     with Watched([lab.floor, "seed", store.file] if seed == FLOOR else lab.seed(seed, store)) as seeder:
         peer = seeder.hear("listening")["listening"]
         begin = time.monotonic()
-        fetching = [lab.floor, "fetch", place / "floor", "--peer", str(peer)] if fetch == FLOOR else lab.fetch(fetch, store, place, peer)
+        fetching = [lab.floor, "fetch", folder / "floor", "--peer", str(peer)] if fetch == FLOOR else lab.fetch(fetch, store, folder, peer)
         with Watched(fetching) as fetcher:
             fetched = fetcher.hear("user")
             fetcher.end()

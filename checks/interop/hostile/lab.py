@@ -186,7 +186,7 @@ def attacking(name: str, snapshot: Snapshot, pieces: int, piece_length: int, wor
         yield
         assert attacker.stdin
         attacker.stdin.close()
-        until(f"{name} says what it did", lambda: '"did"' in log.read_text(), log)
+        until(f"{name} reports what it did", lambda: '"did"' in log.read_text(), log)
 
 
 def did(name: str, work: pathlib.Path) -> dict[str, int]:

@@ -141,8 +141,8 @@ class Scenarios:
             answers(mirror)
             for hosts in (1, 16):
                 for opening in openings:
-                    with contextlib.ExitStack() as held:
-                        connections = [hold(f"203.0.113.{50 + number % hosts}", opening, held) for number in range(200)]
+                    with contextlib.ExitStack() as connected:
+                        connections = [hold(f"203.0.113.{50 + number % hosts}", opening, connected) for number in range(200)]
                         for beat in range(4 if self.long else 2):
                             for path in ("/healthz", "/metrics", "/"):
                                 status, seconds = mirror.get(path, 3)
@@ -157,7 +157,7 @@ class Scenarios:
                 Bound("without an answer", refused, 0, ""),
                 Bound("stopped", mirror.stop(), STOPPED),
             ]
-            return self._row("web", mirror, bounds, "200 connections held, of one host and of 16")
+            return self._row("web", mirror, bounds, "200 open connections of one host and of 16")
 
     @staticmethod
     def _row(name: str, mirror: Mirror, bounds: list[Bound], what: str) -> Row:
@@ -195,13 +195,13 @@ def watch(mirror: Mirror, seconds: float) -> float:
     return slowest
 
 
-def hold(source: str, opening: bytes, held: contextlib.ExitStack) -> socket.socket | None:
+def hold(source: str, opening: bytes, connected: contextlib.ExitStack) -> socket.socket | None:
     """A connection to the status page that sends `opening`, unless it is refused."""
     try:
         connection = socket.create_connection((MIRROR, HTTP), timeout=2, source_address=(source, 0))
     except OSError:
         return None
-    held.enter_context(connection)
+    connected.enter_context(connection)
     with contextlib.suppress(OSError):
         connection.sendall(opening)
     return connection

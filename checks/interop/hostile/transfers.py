@@ -58,8 +58,8 @@ class Transfers:
         self.repetitions = repetitions
         self.snapshot = Snapshot.make(work / "origin", programs, CONTENT, PIECE)
         # Two mirrors cannot have one data directory.
-        self.held = work / "held"
-        shutil.copytree(self.snapshot.data, self.held)
+        self.copy = work / "copy"
+        shutil.copytree(self.snapshot.data, self.copy)
         self._undisturbed: dict[str, Row] = {}
 
     def beside_download(self, name: str) -> Row:
@@ -153,7 +153,7 @@ class Transfers:
 
     def _seed(self, name: str, repetitions: int) -> tuple[list[float], Mirror]:
         """Downloads by newcomers, one after the other, from the mirror, which is attacked all the time."""
-        settings = Settings(MIRROR, self.held, [], self.snapshot.hash, upload=RATE)
+        settings = Settings(MIRROR, self.copy, [], self.snapshot.hash, upload=RATE)
         running = contextlib.ExitStack()
         try:
             mirror = running.enter_context(Mirror.running("mirror", settings, self.work, self.programs))

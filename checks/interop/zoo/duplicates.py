@@ -8,11 +8,11 @@ from peer import BLOCK, HAVE_ALL, PIECE, UNCHOKE, Animal, Link, message
 def behave(link: Link) -> None:
     link.greet()
     link.socket.sendall(message(HAVE_ALL) + message(UNCHOKE))
-    places = link.animal.places()
+    slots = link.animal.slots()
 
     def block() -> bytes:
-        place = struct.pack(">II", *next(places))
-        return message(PIECE, place + bytes(BLOCK)) * 4
+        position = struct.pack(">II", *next(slots))
+        return message(PIECE, position + bytes(BLOCK)) * 4
 
     link.flood(block, "times 4 unasked blocks")
 

@@ -1,4 +1,4 @@
-"""Says again and again that it has pieces, wants something and wants nothing, and is as good as its word in nothing."""
+"""Sends have, interested and not interested repeatedly, and none of it is true."""
 
 from peer import CHOKE, HAVE, HAVE_NONE, INTERESTED, NOT_INTERESTED, UNCHOKE, Animal, Link, message
 

@@ -8,8 +8,8 @@ AT_ONCE = 1000
 def behave(link: Link) -> None:
     link.greet()
     link.socket.sendall(message(HAVE_NONE) + message(INTERESTED))
-    places = link.animal.places()
-    link.flood(lambda: b"".join(request(*next(places)) for _ in range(AT_ONCE)), f"times {AT_ONCE} requests")
+    folders = link.animal.folders()
+    link.flood(lambda: b"".join(request(*next(folders)) for _ in range(AT_ONCE)), f"times {AT_ONCE} requests")
 
 
 animal = Animal()

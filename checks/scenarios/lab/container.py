@@ -24,25 +24,25 @@ def hierarchies() -> list[Path]:
     """The cgroups that a container needs: one with cgroup v2, one for each controller with v1."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
-    return [place for place in sorted(CGROUPS.iterdir()) if not place.is_symlink() and (place / "cgroup.procs").exists()]
+    return [folder for folder in sorted(CGROUPS.iterdir()) if not folder.is_symlink() and (folder / "cgroup.procs").exists()]
 
 
 class Container(Machine):
     """One nspawn container over an overlay of the shared root. What it wrote survives a crash and a power-off."""
 
-    def __init__(self, name: str, number: int, place: Path, base: Path, program: Path, console: Console) -> None:
+    def __init__(self, name: str, number: int, folder: Path, base: Path, program: Path, console: Console) -> None:
         super().__init__(name, console)
-        self.place = place
-        self.root = place / "root"
+        self.folder = folder
+        self.root = folder / "root"
         self.program = program
         self.process: subprocess.Popen[bytes] | None = None
         self.leader = 0
         self.outer = network.join(name, number)
         for part in ("upper", "work", "root"):
-            (place / part).mkdir(parents=True)
-        layers = f"lowerdir={base},upperdir={place}/upper,workdir={place}/work"
+            (folder / part).mkdir(parents=True)
+        layers = f"lowerdir={base},upperdir={folder}/upper,workdir={folder}/work"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(self.root)], check=True)
-        self.cgroups = [place / f"nsm-{os.getpid()}-{name}" for place in hierarchies()]
+        self.cgroups = [folder / f"nsm-{os.getpid()}-{name}" for folder in hierarchies()]
 
     @property
     def is_on(self) -> bool:
@@ -64,7 +64,7 @@ class Container(Machine):
             f"--bind-ro={self.program}:/usr/bin/nano-snapshot-mirror",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no",
         ]  # fmt: skip
-        with (self.place / "console").open("ab") as output:
+        with (self.folder / "console").open("ab") as output:
             self.process = subprocess.Popen(
                 ["/bin/sh", "-c", f'{enter}exec "$@"', "sh", *nspawn],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -99,7 +99,7 @@ class Container(Machine):
         return self.leader != 0
 
     def console_tail(self) -> str:
-        return (self.place / "console").read_text(errors="replace")[-2000:]
+        return (self.folder / "console").read_text(errors="replace")[-2000:]
 
     def _run(self, command: str, timeout: float) -> subprocess.CompletedProcess[str]:
         inside = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]

@@ -20,13 +20,13 @@ from .story import STORIES, Story, prelude
 class Driver:
     """The machines of one scenario. Lives in namespaces of its own."""
 
-    def __init__(self, story: Story, base: Path, program: Path, place: Path, units: install.Units) -> None:
+    def __init__(self, story: Story, base: Path, program: Path, folder: Path, units: install.Units) -> None:
         self.story = story
         self.console = Console()
         network.bring_up()
         self.machines: list[Container] = []
         for one in story.machines:
-            machine = Container(one.name, one.number, place / one.name, base, program, self.console)
+            machine = Container(one.name, one.number, folder / one.name, base, program, self.console)
             self.machines.append(machine)
             install.fill(machine.root, one, story, units)
 

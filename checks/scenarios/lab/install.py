@@ -36,7 +36,7 @@ ExecStart=/usr/bin/python3 /etc/scenario/dht.py serve
 WantedBy=multi-user.target
 """
 
-# Starts where the ledger is in place and its own, as a node would.
+# Starts where the ledger is in folder and its own, as a node would.
 NODE_UNIT = """\
 [Unit]
 Description=A node
@@ -114,15 +114,15 @@ def fill(root: Path, machine: Machine, story: Story, units: Units) -> None:
     (wants / "nftables.service").symlink_to("/lib/systemd/system/nftables.service")
 
 
-def fixtures(place: Path) -> None:
+def fixtures(folder: Path) -> None:
     """Copies the ledgers and tools that scripts use."""
-    place.mkdir()
+    folder.mkdir()
     for name in ("before.ldb", "after.ldb"):
-        shutil.copy(LEDGERS / name, place / name)
+        shutil.copy(LEDGERS / name, folder / name)
     for tool in (HERE / "dht.py", HERE / "knock.py", HERE / "node.py", REPOSITORY / "checks/interop/libtorrent_peer.py"):
-        shutil.copy(tool, place / tool.name)
+        shutil.copy(tool, folder / tool.name)
     for store in (HERE / "stories").glob("store-*"):
-        shutil.copytree(store, place / store.name, symlinks=True)
+        shutil.copytree(store, folder / store.name, symlinks=True)
 
 
 def producer(root: Path, said: dict[str, object]) -> None:

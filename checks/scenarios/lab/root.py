@@ -38,14 +38,14 @@ def base(cache: Path, suite: str = "") -> Path:
     """The root of a Debian release, by default that of this machine; from `cache` when it was made before. Raises CannotMake."""
     suite = suite or release()
     key = hashlib.sha256(" ".join((suite, *PACKAGES, *MASKED)).encode()).hexdigest()[:12]
-    place = cache / f"root-{suite}-{key}"
-    if place.is_dir():
-        return place
+    folder = cache / f"root-{suite}-{key}"
+    if folder.is_dir():
+        return folder
     if not shutil.which("mmdebstrap"):
         raise CannotMake("mmdebstrap is missing: apt-get install mmdebstrap systemd-container iproute2 nftables")
     cache.mkdir(parents=True, exist_ok=True)
     fresh = cache / f"making-{os.getpid()}"
-    print(f"making a Debian {suite} root in {place}", flush=True)
+    print(f"making a Debian {suite} root in {folder}", flush=True)
     command = [
         "mmdebstrap", "--quiet", "--variant=essential", f"--include={','.join(PACKAGES)}",
         "--aptopt=Acquire::Check-Valid-Until false", "--aptopt=Apt::Install-Recommends false",
@@ -62,10 +62,10 @@ def base(cache: Path, suite: str = "") -> Path:
         (units / unit).symlink_to("/dev/null")
     (fresh / "etc/machine-id").write_text("uninitialized\n")
     try:
-        fresh.rename(place)
+        fresh.rename(folder)
     except OSError:
         # Another run has made it meanwhile.
-        if not place.is_dir():
+        if not folder.is_dir():
             raise
         shutil.rmtree(fresh, ignore_errors=True)
-    return place
+    return folder

@@ -58,7 +58,7 @@ class Story:
 
 
 def merge(base: Settings, over: Settings) -> Settings:
-    """`base` with what `over` says; tables are merged, everything else replaced."""
+    """`base` with the values of `over`; tables are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

@@ -1,4 +1,4 @@
-# Passing proves: a node that has no ledger waits until one was fetched, verified and put into its place as its own; and once there is one, nothing is
+# Passing proves: a node that has no ledger waits until one was fetched, verified and moved to its path; and once there is one, nothing is
 # fetched over it.
 
 start_all()

@@ -2,7 +2,7 @@
 # after a restart; a disk that was never used becomes its own.
 
 DISK = "/srv/nano-snapshots"
-HELD = f"{DISK}/current/daily/content/data.ldb"
+STORED = f"{DISK}/current/daily/content/data.ldb"
 
 
 def moment(property_, unit):
@@ -22,8 +22,8 @@ with subtest("the mirror started after its disk"):
 with subtest("the snapshot is on the disk, and nothing is below it"):
     snapshot = publish(producer)
     mirror.wait_until_succeeds(f"readlink {DISK}/current/daily | grep {snapshot}")
-    t.assertEqual(mirror.succeed(f"findmnt --noheadings --output TARGET --target $(readlink -f {HELD})").strip(), DISK)
-    t.assertEqual(digest(mirror, HELD), digest(producer))
+    t.assertEqual(mirror.succeed(f"findmnt --noheadings --output TARGET --target $(readlink -f {STORED})").strip(), DISK)
+    t.assertEqual(digest(mirror, STORED), digest(producer))
     mirror.succeed("mkdir /mnt/below", "mount --bind /srv /mnt/below")
     t.assertEqual(mirror.succeed("ls -A /mnt/below/nano-snapshots").strip(), "")
 

@@ -13,8 +13,8 @@ start_all()
 dht.wait_for_unit("scenario-dht.service")
 producer.wait_for_unit(UNIT)
 mirror.wait_for_unit(UNIT)
-held = publish(producer)
-mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {held}")
+snapshot = publish(producer)
+mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {snapshot}")
 client.succeed("exec 3<>/dev/tcp/mirror/6881")
 
 with subtest("the settings name other ports"):

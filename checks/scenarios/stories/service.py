@@ -29,8 +29,8 @@ with subtest("a connection starts the mirror"):
     producer.wait_for_unit(UNIT)
 
 with subtest("a mirror holds a snapshot and is in the middle of the next"):
-    held = publish(producer)
-    mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {held}")
+    first = publish(producer)
+    mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {first}")
     producer.succeed("tc qdisc add dev eth1 root tbf rate 4mbit burst 32k latency 400ms")
     producer.succeed(f"cp --no-preserve=all /etc/scenario/after.ldb {LEDGER}")
     newest = publish(producer)
@@ -39,14 +39,14 @@ with subtest("a mirror holds a snapshot and is in the middle of the next"):
 with subtest("no connection is refused while it restarts"):
     client.succeed(
         "systemd-run --unit=knocking --property=RemainAfterExit=yes "
-        f"$(command -v python3) /etc/scenario/knock.py mirror 6881 {held} /tmp/enough"
+        f"$(command -v python3) /etc/scenario/knock.py mirror 6881 {first} /tmp/enough"
     )
     for restarts in [1, 2, 3]:
         before = mirror.succeed(f"systemctl show -P MainPID {UNIT}")
         mirror.succeed(f"systemctl restart {UNIT}")
         t.assertNotEqual(before, mirror.succeed(f"systemctl show -P MainPID {UNIT}"))
         retry(lambda _: logged(mirror, "resuming", newest) >= restarts, 30)
-        t.assertEqual(current(mirror), held)
+        t.assertEqual(current(mirror), first)
     mirror.wait_until_succeeds(f"readlink {DATA}/current/daily | grep {newest}")
     t.assertEqual(digest(mirror), digest(producer))
     client.succeed("touch /tmp/enough")

@@ -29,12 +29,12 @@ with subtest("after a day of the node the second one arrives, and current switch
     arrives(newer)
 
 with subtest("only what changed travelled"):
-    held, wanted = set(blocks(older)), blocks(newer)
-    shared = sum(block in held for block in wanted)
+    old, wanted = set(blocks(older)), blocks(newer)
+    shared = sum(block in old for block in wanted)
     reused = numbers(mirror, "reused")
     changed = (len(wanted) - shared) * 16384
     came = received(mirror) - before
-    log.info(f"{shared} of {len(wanted)} blocks were held; bytes reused by each download: {reused}; {changed} had changed, {came} came")
+    log.info(f"{shared} of {len(wanted)} blocks were stored; bytes reused by each download: {reused}; {changed} had changed, {came} came")
     t.assertGreater(shared, 0)
     t.assertEqual(reused, [0, shared * 16384])
     # With the packets' headers, leaf hashes and the DHT.

