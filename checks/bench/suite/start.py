@@ -84,4 +84,4 @@ def measure(lab: Lab) -> Found:
         lines.append([name, form(".3f")(warm), form(".3f")(cold)])
         print(f"  {name}: {warm:.3f} s", file=sys.stderr)
     text = f"{lab.size.held_bytes / 1e9:.0f} GB stored, complete; medians of {lab.size.repeat}; seconds from the start of the process to the first handshake.\n\n"
-    return Found("Start", text + table(["what starts", "its notes in the page cache", "its notes on disk only"], lines), rows)
+    return Found("Start", text + table(["what starts", "its metadata in the page cache", "its metadata on disk only"], lines), rows)
