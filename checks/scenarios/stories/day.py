@@ -31,12 +31,12 @@ for day in range(DAYS):
         if trouble == "starved":
             mirror.succeed(f"fallocate -l $(($(df --output=avail -B1 {DATA}/ | tail -1) - 1000000)) {FILLER}")
         producer.succeed(f"runuser -u nano -- $(command -v python3) /etc/scenario/node.py {LEDGER} {day}")
-        paused = logged(mirror, "until there is room")
+        paused = logged(mirror, "paused until there is")
         newest = publish(producer)
         t.assertNotIn(newest, snapshots)
         snapshots.append(newest)
         if trouble == "starved":
-            retry(lambda _: logged(mirror, "until there is room") > paused, 60)
+            retry(lambda _: logged(mirror, "paused until there is") > paused, 60)
             mirror.succeed(f"rm {FILLER}")
         if trouble in ["restarted", "killed", "reloaded"]:
             # The download has begun.
