@@ -69,9 +69,9 @@ def anchors(page: pathlib.Path) -> set[str]:
     return {re.sub(r"\s", "-", title) for title in plain}
 
 
-def faults_of(page: pathlib.Path) -> list[str]:
+def faults_of(page: pathlib.Path, text: str) -> list[str]:
     name = page.relative_to(ROOT)
-    lines = without_code(page.read_text())
+    lines = without_code(text)
     found = []
     for number, line in enumerate(lines, 1):
         if line.startswith("|") and columns(line) > COLUMNS:
@@ -95,7 +95,7 @@ def faults_of(page: pathlib.Path) -> list[str]:
 
 
 def faults() -> list[str]:
-    found = [fault for page in pages() for fault in faults_of(page)]
+    found = [fault for page in pages() for fault in faults_of(page, page.read_text())]
     readme = ROOT / "README.md"
     linked = {(ROOT / target.partition("#")[0]).resolve() for target in LINK.findall(readme.read_text()) if "://" not in target}
     for page in pages()[1:]:
