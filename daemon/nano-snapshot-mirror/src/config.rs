@@ -5,7 +5,7 @@
 //!
 //! 1. Describe it in its section below, in one place: documentation, when a change takes effect,
 //!    name, type and default. `max_connections` is the key `max-connections`. A key is `live` when
-//!    whoever uses it looks at [`Live::config`] each time or waits for [`Live::subscribe`]; a
+//!    code that uses it reads [`Live::config`] each time or waits for [`Live::subscribe`]; a
 //!    `restart` key keeps its value there until the next start.
 //! 2. Its type says what may be written ([`KeyType`](section::KeyType), in `values.rs`): take
 //!    `Number<MIN, MAX>`, `Seconds<MIN, MAX>`, `Vec<_>`, `Option<_>` or write another.
@@ -69,15 +69,15 @@ pub(crate) const DEFAULT_AUTHORITY: [u8; Authority::LEN] = [
 pub(crate) const DEFAULT_STREAM: &str = "daily";
 
 section! {
-    /// What stands at the top of the file, before all sections.
+    /// Keys at the top of the file, before all sections.
     Config {
-        /// Where everything is kept. By default `$STATE_DIRECTORY`, which systemd sets, or else
+        /// The data directory. By default `$STATE_DIRECTORY`, which systemd sets, or else
         /// `$XDG_DATA_HOME/nano-snapshot-mirror`, or else `~/.local/share/nano-snapshot-mirror`. In
         /// every path of the configuration `~/` at the beginning means `$HOME`.
         restart data_dir: Option<PathBuf>;
-        /// Time between two look-ups of a pointer. DHT nodes ban those who ask all the time.
+        /// Time between two look-ups of a pointer. DHT nodes ban clients that ask too often.
         live poll_interval: Seconds<1, 604_800> = const { Seconds::new(600) };
-        /// Peers to ask besides those the DHT names. Names are resolved again at every search.
+        /// Peers to connect to besides those of the DHT. Names are resolved again at every search.
         live seed_peers: Vec<HostPort>;
         section stream: Streams;
         section peer: Peer;
@@ -97,29 +97,29 @@ section! {
 }
 
 section! {
-    /// A stream of snapshots to follow: whose, and under which name. `NAME` is what
-    /// `current/NAME` in the data directory is called: letters, digits, `-` and `_`. Without any
-    /// such section the public stream is followed, as `daily`. The first stream in the file is the one
-    /// that `/latest.magnet` and the metrics of nano-snapshot-swarm are about.
+    /// A stream of snapshots to follow. `NAME` is its name in `current/NAME` of the data directory:
+    /// letters, digits, `-` and `_`. Without any such section the public stream is followed, as
+    /// `daily`. `/latest.magnet` and the metrics of nano-snapshot-swarm are those of the first
+    /// stream in the file.
     Stream {
-        /// Ed25519 public keys whose holders vouch for snapshots, at most 16. By default the one of
-        /// the public stream.
+        /// Ed25519 public keys whose owners sign snapshots, at most 16. By default the key of the
+        /// public stream.
         live authorities: Vec<Authority> = default_authorities();
         /// How many of the authorities must name the same snapshot before it is followed.
         live threshold: Number<1, 16> = const { Number::new(1) };
         /// The name under which the authorities publish this stream (the salt of BEP 44).
         live salt: Salt = default_salt();
-        /// A new snapshot is due after so long at the latest. When none came, the log and the status
-        /// say that the stream is stale: its authorities may have gone, or somebody withholds
-        /// their news. The snapshot that is held is seeded as before.
+        /// The maximum age of a pointer. When it is exceeded, the log and the status report the
+        /// stream as stale: its authorities may have stopped, or an attacker withholds newer
+        /// pointers. The stored snapshot is still seeded.
         live max_age: Option<Seconds<1, 31_536_000>>;
-        /// Files with pointers, read before each look-up, for a host that the DHT does not reach (it is
-        /// found by IPv4 alone): copies of what another mirror has in `streams/` of its data
-        /// directory. Signatures and sequence numbers decide, as with what comes from the DHT.
+        /// Files with pointers, read before each look-up, for a host that the DHT does not reach
+        /// (the DHT uses IPv4 alone): copies of files of another mirror in `streams/` of its data
+        /// directory. Signatures and sequence numbers are checked as for items of the DHT.
         live items: Vec<PathBuf>;
-        /// The v2 info-hash of a snapshot to take while no pointer was ever found.
+        /// The v2 info-hash of a snapshot to follow while no pointer was ever found.
         live pinned: Option<InfoHashV2>;
-        /// How long to look for a pointer before the pinned snapshot is taken.
+        /// How long to search for a pointer before the pinned snapshot is followed.
         live pinned_after: Seconds<0, 604_800> = const { Seconds::new(300) };
     }
 }
@@ -127,31 +127,30 @@ section! {
 section! {
     /// The BitTorrent side: how peers reach us, and how many.
     Peer {
-        /// Where to accept peers (TCP). `[::]` takes IPv4 as well. A command that runs once, such as `--once`,
-        /// takes any free port instead when the mirror on this machine has this one.
+        /// Addresses on which to accept peers (TCP). `[::]` includes IPv4. A command that runs
+        /// once, such as `--once`, uses any free port instead when the mirror on this machine uses
+        /// this one.
         restart listen: Chosen<Vec<SocketAddr>> = Chosen::by_default(vec![default_listen()]);
-        /// The port at which others are told to reach us, where a router hands over another one than
-        /// we listen at.
+        /// The port to announce, if a router forwards a different external port.
         restart announce_port: Option<Number<1, 65_535>>;
-        /// Whether to ask the router of this network for a port that leads to us (PCP, NAT-PMP, UPnP), the
-        /// one others are told. Not done where `listen` is on this machine only.
+        /// Whether to ask the router of this network to forward the announced port (PCP, NAT-PMP,
+        /// UPnP). Not done if `listen` is on this machine only.
         restart port_mapping: bool = false;
-        /// Most connections, over all snapshots.
+        /// Maximum number of connections, over all snapshots.
         live max_connections: Number<1, 10_000> = const { Number::new(200) };
-        /// Most connections of one snapshot.
+        /// Maximum number of connections of one snapshot.
         live max_connections_per_torrent: Number<1, 10_000> = const { Number::new(100) };
-        /// Most connections of one snapshot with one host: an IPv4 address or an IPv6 network of 64
-        /// bits. This machine is not bounded.
+        /// Maximum number of connections of one snapshot with one host: an IPv4 address or an IPv6
+        /// network of 64 bits. This machine is not limited.
         live max_connections_per_ip: Number<1, 10_000> = const { Number::new(4) };
-        /// Whether connections are hidden from who looks for BitTorrent in them, not who we are from
-        /// the peer. `prefer-plain` takes plain text where both sides may and encrypts for peers that
-        /// want it; `require` encrypts everything and leaves all others alone; `off` turns away who
-        /// encrypts.
+        /// Message Stream Encryption. It hides the protocol from traffic inspection and does not
+        /// authenticate peers. `prefer-plain` uses plain text and encrypts for peers that require
+        /// it; `require` encrypts every connection; `off` refuses encrypted ones.
         restart encryption: EncryptionPolicy = EncryptionPolicy::PreferPlain;
-        /// Whether peers are told of each other, and asked (BEP 11).
+        /// Whether to exchange addresses of peers with other peers (BEP 11).
         restart pex: bool = true;
-        /// Whether peers are looked for in the local network (BEP 14). Not done where `listen` is
-        /// on this machine only.
+        /// Whether to search for peers in the local network (BEP 14). Not done if `listen` is on
+        /// this machine only.
         restart local_discovery: bool = true;
     }
 }
@@ -159,10 +158,10 @@ section! {
 section! {
     /// The node in the Mainline DHT, in which pointers and peers are found.
     Dht {
-        /// UDP port of the mirror's node. Commands that run once take any free port unless `--dht-port`
-        /// gives one.
+        /// UDP port of the mirror's DHT node. Commands that run once use any free port unless
+        /// `--dht-port` names one.
         restart port: Chosen<u16> = Chosen::by_default(6882);
-        /// Nodes to start from, instead of the public ones.
+        /// Nodes for joining the DHT, instead of the public ones.
         restart bootstrap: Vec<HostPort>;
     }
 }
@@ -171,13 +170,13 @@ section! {
     /// The status page, metrics and health, over HTTP. Nothing can be changed there, and there is no
     /// password: to show it elsewhere, put a server with one before it.
     Http {
-        /// Where to answer. Requests must name the machine by an address, as `localhost`, by its host
-        /// name (with or without a domain), or by one of `hosts`.
+        /// Address to serve. Requests must name the machine by an address, as `localhost`, by its
+        /// host name (with or without a domain), or by one of `hosts`.
         restart listen: Chosen<Place<SocketAddr>> = Chosen::by_default(Place::At(default_http()));
-        /// Further host names under which requests may ask: the name of a service in a compose file or in
+        /// Further host names that requests may have: the name of a service in a compose file or in
         /// Kubernetes, or the name that a reverse proxy passes on. Requests for any other name are
-        /// answered with 421, so that a web page elsewhere cannot read the answers through a browser
-        /// here (DNS rebinding).
+        /// answered with 421, so that a web page elsewhere cannot read the answers through a
+        /// browser here (DNS rebinding).
         restart hosts: Vec<HostName>;
     }
 }
@@ -186,16 +185,17 @@ section! {
     /// How fast content comes and goes, over all snapshots. Everything that goes over connections
     /// with peers and web seeds counts, their own messages too.
     Limits {
-        /// What is sent.
+        /// Limit of the upload.
         live upload: Rate;
-        /// What is received.
+        /// Limit of the download.
         live download: Rate;
-        /// What is sent in a calendar month (UTC), content alone. When a mirror has sent so much, it
-        /// sends nothing more before the next month; connections stay, and downloads go on.
+        /// Limit of the upload in a calendar month (UTC); only content counts. When it is reached,
+        /// a mirror uploads nothing more until the next month; connections stay open, and downloads
+        /// continue.
         live monthly_upload: Limit<Size> = Limit::Unlimited;
-        /// Times, in UTC, at which other limits hold: the first window that is open counts. Without
-        /// `days` it opens every day; where `to` is not behind `from`, it closes on the next day. With
-        /// a limit of 0 nothing goes, and connections stay.
+        /// Windows of time, in UTC, with other limits; the first open window counts. Without `days`
+        /// it opens every day. If `to` is not after `from`, it closes on the next day. A limit of 0
+        /// stops the transfer, and connections stay open.
         live schedule: Vec<Window>;
     }
 }
@@ -203,8 +203,9 @@ section! {
 section! {
     /// Commands for the running mirror, over a Unix socket; see `docs/openapi.json`.
     Control {
-        /// Where the socket is; whoever may write to it may give commands. By default
-        /// `control.sock` in `$RUNTIME_DIRECTORY`, which systemd sets, or else in the data directory.
+        /// Path of the socket. Users who may write to it may send commands. By default
+        /// `control.sock` in `$RUNTIME_DIRECTORY`, which systemd sets, or else in the data
+        /// directory.
         restart socket: Option<Place<PathBuf>>;
     }
 }
@@ -212,7 +213,7 @@ section! {
 section! {
     /// Trackers, which bring together the peers of a snapshot.
     Trackers {
-        /// Each is told of every snapshot that is held or fetched.
+        /// Trackers at which every stored or fetched snapshot is announced.
         restart urls: Vec<TrackerUrl>;
     }
 }
@@ -220,8 +221,8 @@ section! {
 section! {
     /// The file system of the data directory. See `docs/upkeep.md`.
     Disk {
-        /// A floor of free space: nothing is begun that would cross it, and a download pauses before it
-        /// does. By default 1 GiB, or a twentieth of a smaller disk.
+        /// Space to keep free. No download begins that would use it, and a running download pauses
+        /// before that. By default 1 GiB, or a twentieth of a smaller disk.
         restart reserve: Option<Size>;
     }
 }
@@ -230,8 +231,8 @@ section! {
     /// File servers that have the snapshots (BEP 19), used while peers give little. What they send is
     /// verified like what peers send.
     WebSeeds {
-        /// With a `/` at the end, each snapshot's files are looked for under its name below the
-        /// directory; without, the URL is that of the one file of every snapshot.
+        /// File servers. With a `/` at the end, the files of a snapshot are requested under its
+        /// name below that URL. Without, the URL is that of the only file of every snapshot.
         restart urls: Vec<WebSeedUrl>;
     }
 }
@@ -239,9 +240,9 @@ section! {
 section! {
     /// Which snapshots are kept besides those that are current, wanted, in use or pinned.
     Retention {
-        /// How many whole snapshots of a stream, the current one included.
+        /// Number of complete snapshots of a stream to keep, the current one included.
         live generations: Number<1, 10_000> = const { Number::new(2) };
-        /// What all snapshots may take on disk together; the oldest go first.
+        /// Maximum size of all snapshots on disk; the oldest are removed first.
         live size: Limit<Size> = Limit::Unlimited;
     }
 }
@@ -251,7 +252,7 @@ section! {
     Scrub {
         /// Time between two scrubs of a snapshot.
         live interval: Every<Seconds<1, 315_360_000>> = Every::Every(const { Seconds::new(2_592_000) });
-        /// The most to read.
+        /// Maximum read rate.
         restart rate: Speed = const { Speed::new(20 << 20) };
     }
 }
@@ -259,26 +260,26 @@ section! {
 section! {
     /// What a ledger must be before it becomes current, is installed or published.
     Verify {
-        /// How deep to look into it: its structure (`l0` milliseconds, `l1` seconds), balances and a
-        /// sample of signatures (`l2`, minutes), everything (`l3`, hours). See
+        /// How thoroughly to verify it: its structure (`l0` milliseconds, `l1` seconds), balances
+        /// and a sample of signatures (`l2`, minutes), everything (`l3`, hours). See
         /// `docs/verification.md`.
         restart level: Level = Level::L1;
-        /// Take ledgers of these store versions only.
+        /// Accept only ledgers of these store versions.
         restart store_versions: Option<RangeInclusive<u32>>;
     }
 }
 
 section! {
-    /// Programs that are told when a snapshot is discovered, ready or refused, when nothing new comes,
-    /// and when something is wrong; see `docs/operating.md`.
+    /// Programs to notify when a snapshot is discovered, ready or refused, when a stream is stale,
+    /// and when a problem begins or ends; see `docs/operating.md`.
     Hooks {
         /// A program and its arguments. It gets the facts in its environment and as JSON on stdin.
         live command: HookCommand;
-        /// Where to post the facts as JSON: plain HTTP, for a service that is near.
+        /// URL to which the facts are posted as JSON: plain HTTP, for a local service.
         live webhook: Option<Webhook>;
-        /// How long one try may take.
+        /// Time limit of one attempt.
         live timeout: Seconds<1, 3_600> = const { Seconds::new(30) };
-        /// How often to try again what fails, after 1 s, 2 s, 4 s and so on.
+        /// How often to retry a failed attempt, after 1 s, 2 s, 4 s and so on.
         live retries: Number<0, 20> = const { Number::new(3) };
     }
 }
@@ -288,8 +289,8 @@ section! {
     Log {
         /// How much to log.
         live level: LogLevel = LogLevel::Info;
-        /// As `text` for people, `json` for programs, or to the `journal` with its fields. `auto`
-        /// takes the journal when stderr leads there, as under systemd.
+        /// `text` for people, `json` for programs, or `journal` with its fields. `auto` means the
+        /// journal if stderr leads there, as under systemd.
         restart format: LogFormat = LogFormat::Auto;
     }
 }
