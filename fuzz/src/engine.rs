@@ -394,7 +394,7 @@ impl World {
             } => {
                 if let Some(swarm) = self.swarm(torrent) {
                     let lied = swarm.liars.contains(&addr.ip());
-                    assert!(lied, "{addr} told the truth and is banned: {blame}");
+                    assert!(lied, "{addr} sent no false data and is banned: {blame}");
                 }
             }
             Output::Complete { torrent } => {

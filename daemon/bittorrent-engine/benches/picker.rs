@@ -83,7 +83,7 @@ fn bitfield(c: &mut Criterion) {
                 // Another address each time: those that left are remembered.
                 number += 1;
                 let peer = download.connect(number);
-                download.tell(peer, PeerEvent::Bitfield(black_box(bits.clone())));
+                download.event(peer, PeerEvent::Bitfield(black_box(bits.clone())));
                 download.disconnect(peer);
                 while download.engine.poll_output().is_some() {}
             });

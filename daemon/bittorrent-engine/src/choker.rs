@@ -1,17 +1,22 @@
 //! Decides who may download from us: upload slots over all torrents.
 //!
-//! Peers that give us data come first, the fastest first; then those that hold a slot for less than
-//! a minute, so that it is worth having one; then those that waited longest, one peer of each host before
-//! two of any; then those whose minute is over; last those of hosts that hold slots and ask for nothing. A few slots go to random waiting
-//! peers, who could not show what they give otherwise.
-//! Peers on this machine or network need no slot.
+//! Slots are assigned in this order:
+//!
+//! 1. Peers that send us data, the fastest first.
+//! 2. Peers that have had a slot for less than a minute, so that a slot is worth having.
+//! 3. Peers that waited longest, one peer of each host before two of any.
+//! 4. Peers whose minute is over.
+//! 5. Peers of hosts that have slots and request nothing.
+//!
+//! A few optimistic slots rotate among waiting peers, so that they can show what they send. Peers on this
+//! machine or network need no slot.
 
 use std::time::{Duration, Instant};
 
 use crate::api::keys::PeerKey;
 use crate::rng::Rng;
 
-/// How long a slot stays with a peer that gives nothing back, while others wait.
+/// How long a slot stays with a peer that sends nothing, while others wait.
 const QUANTUM: Duration = Duration::from_secs(60);
 
 /// A peer that wants to download.
@@ -21,13 +26,13 @@ pub(crate) struct Applicant {
     pub(crate) choked: bool,
     /// Since when it is choked, or not.
     pub(crate) since: Instant,
-    /// Bytes per second we get from it.
+    /// Bytes per second it sends us.
     pub(crate) gives: u64,
-    /// Bytes per second it gets from us.
+    /// Bytes per second we send it.
     pub(crate) takes: u64,
-    /// How many peers of its host hold a slot or wait for longer.
+    /// How many peers of its host have a slot or waited longer.
     pub(crate) turn: usize,
-    /// It asks for nothing although it may, or another peer of its host does not.
+    /// It requests nothing although it may, or another peer of its host does not.
     pub(crate) idle: bool,
 }
 
@@ -60,7 +65,7 @@ impl Applicant {
     }
 }
 
-/// Hands out upload slots.
+/// Assigns upload slots.
 #[derive(Debug, Default)]
 pub(crate) struct Choker {
     next_round: Option<Instant>,
@@ -69,12 +74,12 @@ pub(crate) struct Choker {
 }
 
 impl Choker {
-    /// When slots are given out anew.
+    /// Returns when slots are assigned again.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.next_round
     }
 
-    /// Gives out all slots anew. Returns who has one.
+    /// Assigns all slots and returns the peers that have one.
     pub(crate) fn round(
         &mut self,
         mut applicants: Vec<Applicant>,
@@ -115,12 +120,12 @@ impl Choker {
             self.optimistic.push(chosen);
         }
         winners.extend(&self.optimistic);
-        // Fewer applicants than slots: whoever is left gets one too.
+        // Fewer applicants than slots: the rest get one too.
         winners.extend(rest.into_iter().take(slots - winners.len()));
         winners
     }
 
-    /// Between rounds: who gets the slots that became free.
+    /// Returns the peers that get the slots that became free between rounds.
     pub(crate) fn fill(
         &self,
         mut applicants: Vec<Applicant>,
@@ -166,7 +171,7 @@ mod tests {
     const TIMES: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(30));
 
     #[test]
-    fn nobody_waits_while_slots_are_free() {
+    fn no_peer_waits_while_slots_are_free() {
         let now = Instant::now();
         let all = applicants(8, now);
         let mut choker = Choker::default();
@@ -206,7 +211,7 @@ mod tests {
         );
     }
 
-    /// Rounds of 15 s, in which whoever wins a slot has it from then on; who had one, round by round.
+    /// Plays rounds of 15 s and returns the applicants with a slot, round by round.
     fn rounds(
         all: &mut [Applicant],
         (slots, optimistic): (usize, usize),
@@ -272,7 +277,7 @@ mod tests {
             applicant.choked = false;
             applicant.since = now - QUANTUM;
         }
-        // Nobody waits: the fastest keep their slots.
+        // No peer waits: the fastest keep their slots.
         assert_eq!(rounds(&mut all.clone(), (2, 0), 1, now), [[1, 2]]);
         // One waits: the slower one makes room for it when its minute is over, not before.
         all[0].choked = true;

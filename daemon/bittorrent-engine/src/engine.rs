@@ -1,5 +1,7 @@
 //! All torrents of one process.
 
+mod slots;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,22 +15,20 @@ use crate::api::input::{
     Source, WriteFailed,
 };
 use crate::api::keys::{PeerKey, TorrentKey};
-use crate::api::output::{BlockVerdict, Command, Discard, Output};
+use crate::api::output::{BlockVerdict, Discard, Output};
 use crate::api::status::{PeerStatus, TorrentStatus};
-use crate::choker::{Applicant, Choker};
-use crate::peer::Peer;
+use crate::choker::Choker;
 use crate::shared::Shared;
 use crate::torrent::Torrent;
 
-/// How often rates are measured and deadlines looked at.
+/// How often rates are measured and time-outs are checked.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Decides for any number of torrents. See the [crate's page](crate) for how to drive it.
 ///
-/// Its methods are of three kinds: `handle_*` and the other ones that take `now` tell it what
-/// happened; [`Self::poll_output`] and [`Self::poll_timeout`] say what to do and when to come back;
-/// [`Self::status`] and [`Self::peers`] look. Time given as `now` must not run backwards; if it
-/// does, the latest time seen counts.
+/// Methods that take `now`, such as `handle_*`, report an event. [`Self::poll_output`] returns what to do,
+/// [`Self::poll_timeout`] when to call again. [`Self::status`] and [`Self::peers`] only read. `now` must not
+/// run backwards; if it does, the latest time seen counts.
 #[derive(Debug)]
 pub struct Engine {
     torrents: BTreeMap<TorrentKey, Torrent>,
@@ -38,7 +38,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without torrents. Equal seeds and equal inputs give equal outputs.
+    /// Creates an engine without torrents. Equal seeds and equal inputs produce equal outputs.
     pub fn new(config: Config, rng_seed: [u8; 32]) -> Self {
         Self {
             torrents: BTreeMap::new(),
@@ -48,8 +48,8 @@ impl Engine {
         }
     }
 
-    /// Adds a torrent whose content is not known yet: it looks for its metadata until
-    /// [`Self::set_content`].
+    /// Adds a torrent whose content is not known yet. It asks peers for the metadata until
+    /// [`Self::set_content`] is called.
     pub fn add_torrent(&mut self, hashes: InfoHashes, now: Instant) -> TorrentKey {
         let now = self.shared.advance(now);
         let key = self.shared.keys.torrent();
@@ -58,7 +58,7 @@ impl Engine {
         key
     }
 
-    /// Tells a torrent what it consists of, once. A torrent that is complete from the start gives no
+    /// Sets the content of a torrent, once. A torrent that is complete from the start emits no
     /// [`Output::Complete`].
     pub fn set_content(
         &mut self,
@@ -73,7 +73,7 @@ impl Engine {
             .set_content(content, &mut self.shared, now)
     }
 
-    /// Forgets a torrent and closes its connections.
+    /// Removes a torrent and closes its connections.
     pub fn remove_torrent(&mut self, torrent: TorrentKey, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(mut torrent) = self.torrents.remove(&torrent) {
@@ -81,25 +81,23 @@ impl Engine {
         }
     }
 
-    /// Asks for nothing of a torrent from now on, and serves what is there: for a disk that takes nothing
-    /// more. To be said before its content is known.
+    /// Requests nothing for a torrent from now on and serves what is verified: for a disk that cannot be
+    /// written. Call it before the content is known.
     pub fn stop_downloading(&mut self, torrent: TorrentKey) {
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
             torrent.stop_downloading();
         }
     }
 
-    /// Begins the pieces of a torrent in the order of its content from now on, for whoever reads along
-    /// while it comes. It costs the swarm: everybody who does so wants the same pieces. Does nothing
-    /// before the content is known.
+    /// Switches a torrent to sequential download, for a reader that follows the download. This costs the
+    /// swarm: all peers that do so want the same pieces. Does nothing before the content is known.
     pub fn download_in_order(&mut self, torrent: TorrentKey) {
         if let Some(torrent) = self.torrents.get_mut(&torrent) {
             torrent.download_in_order();
         }
     }
 
-    /// Changes how many connections there may be. What is above the limits is closed, the
-    /// connections that carry least first.
+    /// Changes the limits on connections. Connections above the limits are closed, the least useful first.
     pub fn limit_connections(&mut self, limits: ConnectionLimits, now: Instant) {
         let now = self.shared.advance(now);
         let config = &mut self.shared.config;
@@ -127,7 +125,7 @@ impl Engine {
         }
     }
 
-    /// Names an address where we listen ourselves, so that it is never dialled.
+    /// Adds an address where this process listens, so that it is never dialled.
     pub fn add_own_address(&mut self, addr: SocketAddr) {
         self.shared.own_addresses.push(addr);
         for torrent in self.torrents.values_mut() {
@@ -135,9 +133,9 @@ impl Engine {
         }
     }
 
-    /// Names addresses where peers of a torrent may be. Those known already keep their history. The
-    /// source may name what [`Scope::may_name`] lets a source at `scope` name; an operator may name
-    /// everything ([`Scope::Machine`]).
+    /// Adds addresses where peers of a torrent may be. Known addresses keep their history. Addresses that
+    /// [`Scope::may_name`] does not allow for `scope` are ignored; an operator may name every address
+    /// ([`Scope::Machine`]).
     pub fn add_candidates(
         &mut self,
         torrent: TorrentKey,
@@ -152,7 +150,7 @@ impl Engine {
         }
     }
 
-    /// An [`Output::Dial`] ended without a connection whose handshakes are done.
+    /// Reports that an [`Output::Dial`] ended without a connection whose handshakes are done.
     pub fn handle_dial_failed(
         &mut self,
         torrent: TorrentKey,
@@ -166,8 +164,8 @@ impl Engine {
         }
     }
 
-    /// Whether an incoming connection from this address is welcome; its handshake decides in the
-    /// end.
+    /// Checks whether an incoming connection from this address is allowed. Its handshake may still be
+    /// refused.
     pub fn may_accept(
         &self,
         torrent: TorrentKey,
@@ -181,7 +179,7 @@ impl Engine {
         self.place_for(torrent, Host::of(addr.ip()), now).map(drop)
     }
 
-    /// A connection's handshakes are done. When it is refused, the caller closes it; a dial that
+    /// Reports a connection whose handshakes are done. If it is refused, the caller closes it; a dial that
     /// led to it needs no `handle_dial_failed`.
     pub fn handle_connected(
         &mut self,
@@ -209,12 +207,12 @@ impl Engine {
             && let Some(torrent) = self.torrents.get_mut(&torrent)
             && torrent.can_serve()
         {
-            unchoke(torrent, key, &mut self.shared, now);
+            slots::unchoke(torrent, key, &mut self.shared, now);
         }
         Ok(key)
     }
 
-    /// A connection is closed, whoever closed it.
+    /// Reports that a connection is closed, by either side.
     pub fn handle_disconnected(&mut self, peer: PeerKey, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
@@ -222,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// A message came. After a fault the caller closes the connection; the engine has forgotten
+    /// Handles a message. After a fault the caller closes the connection; the engine has forgotten
     /// the peer already. Events of forgotten peers do nothing.
     pub fn handle_event(
         &mut self,
@@ -237,7 +235,7 @@ impl Engine {
         }
     }
 
-    /// A block came, of the block's real length, with this SHA-256. After [`BlockVerdict::Write`] the
+    /// Handles a block of the block's real length, with this SHA-256. After [`BlockVerdict::Write`] the
     /// caller writes it and reports [`Self::handle_written`]; until then no other copy of the
     /// block gets that verdict.
     pub fn handle_block(
@@ -268,13 +266,13 @@ impl Engine {
         }
     }
 
-    /// The answer to an [`Output::Lookup`](crate::Output::Lookup): these blocks of the piece stand
-    /// in the file now, each at its place, with the leaf hashes of what stands there. None of them
-    /// when nothing was found. What is false among them, or was not asked for, does not count; it
-    /// is asked of peers.
+    /// Handles the answer to an [`Output::Lookup`](crate::Output::Lookup): these blocks of the piece are
+    /// in the file now, each at its own offset, with the leaf hashes of the bytes there. The list is empty
+    /// when nothing was found. Blocks that are false or were not asked for are ignored and requested of
+    /// peers.
     ///
-    /// Every look-up is to be answered; if none is for [`Config::lookup_timeout`], the torrent
-    /// goes on without, and answers that come later do nothing.
+    /// Every look-up must be answered. After [`Config::lookup_timeout`] without any answer the torrent stops
+    /// looking up, and later answers do nothing.
     pub fn handle_looked_up(
         &mut self,
         torrent: TorrentKey,
@@ -288,8 +286,8 @@ impl Engine {
         }
     }
 
-    /// The answer to an [`Output::LookupLeaves`](crate::Output::LookupLeaves): leaf hashes that blocks of the piece
-    /// may have. What is false among them does not count. Else as [`Self::handle_looked_up`].
+    /// Handles the answer to an [`Output::LookupLeaves`](crate::Output::LookupLeaves): leaf hashes that
+    /// blocks of the piece may have. False ones are ignored. Otherwise like [`Self::handle_looked_up`].
     pub fn handle_leaves_looked_up(
         &mut self,
         torrent: TorrentKey,
@@ -303,7 +301,7 @@ impl Engine {
         }
     }
 
-    /// Verified blocks turned out not to be on disk: they are downloaded again. A piece that was
+    /// Reports that verified blocks are not on disk: they are downloaded again. A piece that was
     /// verified as a whole starts again from nothing.
     pub fn handle_lost(&mut self, torrent: TorrentKey, blocks: &[BlockIndex], now: Instant) {
         let now = self.shared.advance(now);
@@ -312,8 +310,8 @@ impl Engine {
         }
     }
 
-    /// Verified blocks turned out to be damaged on disk: they are downloaded again. Of the pieces they
-    /// are in, `held` names the blocks that are still good, with their leaf hashes; these are kept.
+    /// Reports that verified blocks are damaged on disk: they are downloaded again. `held` names the blocks
+    /// of their pieces that are still good, with their leaf hashes; these are kept.
     pub fn handle_damaged(
         &mut self,
         torrent: TorrentKey,
@@ -327,7 +325,7 @@ impl Engine {
         }
     }
 
-    /// So many payload bytes were sent to a peer.
+    /// Reports payload bytes that were sent to a peer.
     pub fn handle_uploaded(&mut self, peer: PeerKey, bytes: u64, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
@@ -335,8 +333,8 @@ impl Engine {
         }
     }
 
-    /// A peer has requests that are being served. To be reported when the first comes, and about once a
-    /// second while there are any: a peer that asks for nothing gives way to others.
+    /// Reports that a peer's requests are being served. Call it at the first request and about once a second
+    /// while there are any: a peer that requests nothing loses its upload slot to others.
     pub fn handle_upload_requested(&mut self, peer: PeerKey, now: Instant) {
         let now = self.shared.advance(now);
         if let Some(torrent) = self.torrents.get_mut(&peer.torrent()) {
@@ -344,7 +342,7 @@ impl Engine {
         }
     }
 
-    /// The time [`Self::poll_timeout`] named has come. Being called at other times does no harm.
+    /// Handles the time that [`Self::poll_timeout`] returned. Calls at other times do no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.shared.advance(now);
         if self.last_tick.is_none_or(|last| last + TICK <= now) {
@@ -360,7 +358,7 @@ impl Engine {
         }
     }
 
-    /// When to call [`Self::handle_timeout`], if nothing else happens before. `None` when time
+    /// Returns when to call [`Self::handle_timeout`], if nothing else happens before. `None` when time
     /// changes nothing.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let now = self.shared.now?;
@@ -376,8 +374,8 @@ impl Engine {
             .min()
     }
 
-    /// What to do next. Call it until it says `None` after each input, or after a batch of them:
-    /// requests, `have`s and hash requests are put off until then, so that they go out together.
+    /// Returns what to do next. Call it until it returns `None` after each input, or after a batch of
+    /// inputs: requests, `have`s and hash requests wait for this call, so that they go out together.
     pub fn poll_output(&mut self) -> Option<Output> {
         if let Some(output) = self.shared.next_output() {
             return Some(output);
@@ -395,12 +393,12 @@ impl Engine {
         self.shared.next_output()
     }
 
-    /// Numbers about a torrent.
+    /// Returns numbers about a torrent.
     pub fn status(&self, torrent: TorrentKey) -> Option<TorrentStatus> {
         self.torrents.get(&torrent).map(Torrent::status)
     }
 
-    /// Numbers about a torrent's connections.
+    /// Returns numbers about a torrent's connections.
     pub fn peers(&self, torrent: TorrentKey) -> Vec<PeerStatus> {
         self.torrents
             .get(&torrent)
@@ -408,7 +406,8 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    /// Whether there is a place for a newcomer from this host, or the peer that makes room for it.
+    /// Checks whether a connection with this host is within the limits. Returns the peer to close for it, if
+    /// one must be.
     fn place_for(
         &self,
         torrent: TorrentKey,
@@ -419,7 +418,7 @@ impl Engine {
         if !known.is_full(&self.shared) {
             return Ok(None);
         }
-        // What would ask for nothing again takes no other peer's place.
+        // A host that requests nothing replaces no other peer.
         if self.shared.idle_hosts.contains(newcomer, now) {
             return Err(Refusal::Full);
         }
@@ -427,8 +426,8 @@ impl Engine {
         displaced.map(Some).ok_or(Refusal::Full)
     }
 
-    /// The peer that makes room in a torrent that is full: one of its own, or of any where there are as
-    /// many connections as allowed over all torrents.
+    /// Returns the peer to close in a torrent that is full: one of its own, or one of any torrent if the limit
+    /// over all torrents is reached.
     fn displaceable(
         &self,
         torrent: &Torrent,
@@ -450,7 +449,7 @@ impl Engine {
         }
     }
 
-    /// Makes room for addresses that were not tried, in torrents where no peer gives anything.
+    /// Closes a connection for an untried address, in torrents where no peer sends anything.
     fn make_room_for_untried(&mut self, now: Instant) {
         let looking = |torrent: &&Torrent| torrent.wants_untried_addresses(&self.shared, now);
         let displaced: Vec<PeerKey> = self
@@ -462,156 +461,5 @@ impl Engine {
         for peer in displaced {
             self.displace(peer, now);
         }
-    }
-
-    /// Takes upload slots from peers that ask for nothing, as many as others wait for that may.
-    fn take_idle_slots(&mut self, now: Instant) {
-        let shared = &mut self.shared;
-        let mut idle = Vec::new();
-        for torrent in self.torrents.values() {
-            for peer in torrent.peers() {
-                if !peer.local && peer.wastes_slot(now) {
-                    shared.idle_hosts.add(peer.host(), now);
-                    idle.push((peer.last_asked.max(peer.choked_since), peer.key));
-                }
-            }
-        }
-        if idle.is_empty() {
-            return;
-        }
-        let serving = self.torrents.values().filter(|torrent| torrent.can_serve());
-        let waits = |peer: &&Peer| {
-            let may_ask = !shared.idle_hosts.contains(peer.host(), now);
-            peer.interested && peer.choked && !peer.local && may_ask
-        };
-        let waiting = serving.flat_map(Torrent::peers).filter(waits).count();
-        idle.sort_unstable();
-        for (_, key) in idle.into_iter().take(waiting) {
-            if let Some(torrent) = self.torrents.get_mut(&key.torrent()) {
-                choke(torrent, key, &mut self.shared, now);
-                self.shared.slots_changed = true;
-            }
-        }
-    }
-
-    /// Those who want an upload slot or hold one.
-    fn applicants(&self, now: Instant) -> Vec<Applicant> {
-        let mut applicants: Vec<(Host, Applicant)> = self
-            .torrents
-            .values()
-            .filter(|torrent| torrent.can_serve())
-            .flat_map(|torrent| {
-                let complete = torrent.wants_nothing();
-                let applies = |peer: &&Peer| peer.interested && !peer.local;
-                torrent.peers().filter(applies).map(move |peer| {
-                    let applicant = Applicant {
-                        key: peer.key,
-                        choked: peer.choked,
-                        since: peer.choked_since,
-                        gives: if complete { 0 } else { peer.down.per_second() },
-                        takes: peer.up.per_second(),
-                        turn: 0,
-                        idle: peer.wastes_slot(now)
-                            || self.shared.idle_hosts.contains(peer.host(), now),
-                    };
-                    (peer.host(), applicant)
-                })
-            })
-            .collect();
-        applicants.sort_by_key(|(host, one)| (*host, one.choked, one.since, one.key));
-        let mut last = None;
-        let mut turn = 0;
-        for (host, applicant) in &mut applicants {
-            turn = if last == Some(*host) { turn + 1 } else { 0 };
-            last = Some(*host);
-            applicant.turn = turn;
-        }
-        applicants.into_iter().map(|(_, one)| one).collect()
-    }
-
-    fn rechoke(&mut self, now: Instant) {
-        let config = &self.shared.config;
-        let times = (config.rechoke_interval, config.optimistic_interval);
-        let (slots, optimistic) = (config.unchoke_slots, config.optimistic_slots);
-        let applicants = self.applicants(now);
-        let rng = &mut self.shared.rng;
-        let winners = self
-            .choker
-            .round(applicants, slots, optimistic, times, rng, now);
-        for torrent in self.torrents.values_mut() {
-            let serves = torrent.can_serve();
-            let keys: Vec<_> = torrent.peers().map(|peer| peer.key).collect();
-            for key in keys {
-                let local = torrent.peer_mut(key).is_some_and(|peer| peer.local);
-                if (local && serves) || winners.contains(&key) {
-                    unchoke(torrent, key, &mut self.shared, now);
-                } else {
-                    choke(torrent, key, &mut self.shared, now);
-                }
-            }
-        }
-    }
-
-    /// Gives free slots to those who wait, without waiting for the next round.
-    fn fill_slots(&mut self, now: Instant) {
-        let slots = self.shared.config.unchoke_slots;
-        // Most often they are all taken: this is asked whenever a peer wants something.
-        let (mut used, mut waits, mut local) = (0, false, false);
-        for torrent in self.torrents.values().filter(|torrent| torrent.can_serve()) {
-            for peer in torrent.peers() {
-                let applies = peer.interested && !peer.local;
-                used += usize::from(applies && !peer.choked);
-                waits |= applies && peer.choked;
-                local |= peer.local && peer.choked;
-            }
-        }
-        if local {
-            self.serve_local(now);
-        }
-        if !waits || used >= slots {
-            return;
-        }
-        for key in self.choker.fill(self.applicants(now), slots, now) {
-            if let Some(torrent) = self.torrents.get_mut(&key.torrent()) {
-                unchoke(torrent, key, &mut self.shared, now);
-            }
-        }
-    }
-
-    /// Peers in the own network need no slot.
-    fn serve_local(&mut self, now: Instant) {
-        for torrent in self.torrents.values_mut() {
-            if !torrent.can_serve() {
-                continue;
-            }
-            let local: Vec<_> = torrent
-                .peers()
-                .filter(|peer| peer.local && peer.choked)
-                .map(|peer| peer.key)
-                .collect();
-            for key in local {
-                unchoke(torrent, key, &mut self.shared, now);
-            }
-        }
-    }
-}
-
-fn unchoke(torrent: &mut Torrent, key: PeerKey, shared: &mut Shared, now: Instant) {
-    if let Some(peer) = torrent.peer_mut(key)
-        && peer.choked
-    {
-        peer.choked = false;
-        peer.choked_since = now;
-        shared.send(key, Command::Unchoke);
-    }
-}
-
-fn choke(torrent: &mut Torrent, key: PeerKey, shared: &mut Shared, now: Instant) {
-    if let Some(peer) = torrent.peer_mut(key)
-        && !peer.choked
-    {
-        peer.choked = true;
-        peer.choked_since = now;
-        shared.send(key, Command::Choke);
     }
 }

@@ -1,22 +1,21 @@
-//! When a question that is not answered is asked of someone else as well.
+//! Sends an overdue hash or metadata request to a second peer as well.
 //!
-//! A peer that is silent says nothing about it, and its time-out is long enough for the slowest honest
-//! ones. So what stays unanswered for longer than answers take is asked once more, of another host; the
-//! first answer counts, and the other one does no harm.
+//! A time-out must be long enough for the slowest honest peer. So a request that takes longer than answers
+//! usually take is sent once more, to another host. The first answer counts; the second does no harm.
 
 use std::time::{Duration, Instant};
 
-/// Questions of one torrent that are asked a second time, under way at once.
+/// Requests of one torrent that are sent a second time, under way at once.
 pub(crate) const MOST_HEDGES: usize = 8;
 /// A question is overdue after this many times what answers take.
 const TIMES: u32 = 3;
 /// How much of the smoothed time one answer makes up: one part in so many.
 const SMOOTHING: u32 = 8;
 
-/// How a question stands to another one for the same thing.
+/// Whether a request has a duplicate, or is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hedge {
-    /// Nobody else was asked.
+    /// No other host was asked.
     None,
     /// Another host was asked as well.
     Sent,
@@ -45,7 +44,7 @@ impl AnswerTime {
         usual.max(least)
     }
 
-    /// Whether a question asked then is overdue, which it never is sooner than this.
+    /// Returns whether a question asked then is overdue, which it never is sooner than this.
     pub(crate) fn is_overdue(&self, asked: Instant, least: Duration, now: Instant) -> bool {
         now.saturating_duration_since(asked) >= self.overdue_after(least)
     }

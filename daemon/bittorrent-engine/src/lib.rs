@@ -1,9 +1,8 @@
 //! BitTorrent v2 decisions without I/O: peers, picker, choker, hash exchange, blame.
 //!
-//! The engine never touches a byte of content. It is told about indices, lengths, hashes and time,
-//! and answers with decisions. It opens no socket and no file, reads no clock and draws no
-//! randomness but from the seed it was given, so whole swarms of engines can run in one test under
-//! a clock of the test's own.
+//! The engine never touches a byte of content. Its inputs are indices, lengths, hashes and time; its
+//! outputs are decisions. It opens no socket and no file, reads no clock, and draws randomness only from the
+//! seed it was given. So whole swarms of engines can run in one test under a virtual clock.
 //!
 //! # Driving it
 //!
@@ -12,9 +11,9 @@
 //! [`Engine::poll_timeout`] names.
 //!
 //! - A torrent starts with [`Engine::add_torrent`]. When its metadata is known, from a file or from
-//!   [`Output::Metadata`], [`Engine::set_content`] tells its piece space and what is on disk.
-//! - Connections come about outside: [`Output::Dial`] asks for one, [`Engine::handle_connected`]
-//!   reports it with its handshakes done, whoever opened it. From then on every message goes to
+//!   [`Output::Metadata`], [`Engine::set_content`] sets its piece space and what is on disk.
+//! - The caller opens and accepts connections. [`Output::Dial`] asks for one, [`Engine::handle_connected`]
+//!   reports one, in either direction, with its handshakes done. From then on every message goes to
 //!   [`Engine::handle_event`], except payload: the caller hashes each block as it arrives and asks
 //!   [`Engine::handle_block`] what to do with it.
 //! - The caller serves peers itself. It sees [`Command::Choke`] and [`Command::Unchoke`] go by,

@@ -55,7 +55,7 @@ struct Collection {
     left: usize,
 }
 
-/// From whom an attempt takes blocks.
+/// Which peers an attempt takes blocks from.
 #[derive(Debug)]
 enum CollectMode {
     /// From all its peers, for one whole. So many requests timed out.
@@ -115,7 +115,7 @@ impl Metadata {
         }
     }
 
-    /// A peer of this host says it has the metadata, and how long it is.
+    /// Records that a peer of this host offers the metadata, and its length.
     pub(crate) fn offer(&mut self, key: PeerKey, host: Host, size: u32) {
         if size == 0 || size > self.most || self.helpers.iter().any(|h| h.key == key) {
             return;
@@ -131,7 +131,7 @@ impl Metadata {
         });
     }
 
-    /// Whether a peer said that it has the metadata.
+    /// Returns whether a peer said that it has the metadata.
     pub(crate) fn is_offered_by(&self, key: PeerKey) -> bool {
         self.helpers.iter().any(|helper| helper.key == key)
     }
@@ -265,8 +265,8 @@ impl Metadata {
         })
     }
 
-    /// Chooses from whom an attempt takes wholes apart: of each host one peer, those that left least
-    /// unanswered first. A peer that is late gives way to one that was not asked.
+    /// Chooses the peers that each send a whole of their own: one peer of each host, those with the fewest
+    /// unanswered requests first. A late peer is replaced by one that has not been asked.
     fn choose_apart(&mut self, place: usize, now: Instant) {
         let Some(size) = self.attempts.get(place).map(|attempt| attempt.size) else {
             return;

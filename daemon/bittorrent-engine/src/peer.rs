@@ -25,36 +25,36 @@ use crate::pieces::senders::Sender;
 use crate::rate::Rate;
 use crate::shared::Shared;
 
-/// Pieces a peer rejected lately.
+/// How many recently rejected pieces are remembered for one peer.
 const MOST_REFUSED: usize = 64;
-/// Pieces a peer serves while it chokes.
+/// How many allowed-fast pieces are remembered for one peer.
 const MOST_ALLOWED: usize = 64;
-/// Hash requests given up that may still be answered.
+/// How many given-up hash requests that may still be answered are remembered for one peer.
 const MOST_LATE_HASHES: usize = 64;
 
 /// Requests for few leaves under way to one peer: they are short, and pieces need several of them.
 const MOST_SHORT_REQUESTS: usize = 24;
 
-/// A peer that rejects so many requests in a row is asked for nothing for a while.
+/// After this many rejects in a row, a peer gets no requests for a while.
 const MOST_REJECTS: u32 = 32;
 /// For how long, the first time; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// It is doubled at most this often.
 const MOST_DOUBLINGS: u32 = 6;
 
-/// A peer that fails so often in a row to give leaves is asked no more.
+/// After this many failures in a row to send leaves, a peer is asked for none.
 const MOST_LEAF_FAILURES: u32 = 3;
 
 /// What a peer has.
 #[derive(Debug)]
 pub(crate) enum PeerPieces {
-    /// What it said before the torrent's size was known.
+    /// What it sent before the torrent's size was known.
     Unchecked(UncheckedPieces),
     /// The pieces.
     Known(PieceSet),
 }
 
-/// What a peer said about its pieces before the torrent's size was known. At most
+/// What a peer sent about its pieces before the torrent's size was known. At most
 /// [`MAX_PIECES`] bits.
 #[derive(Debug, Default)]
 pub(crate) struct UncheckedPieces {
@@ -63,14 +63,14 @@ pub(crate) struct UncheckedPieces {
     haves: Vec<u32>,
 }
 
-/// Why hashes were asked for.
+/// Why hashes were requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HashPurpose {
     /// A chunk of a piece layer.
     Chunk(ChunkId),
     /// The leaves of a false piece.
     Leaves(PieceIndex),
-    /// The leaves of so many neighbouring pieces, so that their blocks can be looked for.
+    /// The leaves of this many neighbouring pieces, so that their blocks can be looked up.
     Reuse(PieceIndex, u32),
     /// The same with coarser nodes instead of leaves.
     Nodes(PieceIndex, u32),
@@ -78,18 +78,18 @@ pub(crate) enum HashPurpose {
     Below(PieceIndex, LeafRange),
 }
 
-/// Whether a peer gives the leaves of the pieces it has.
+/// Whether a peer sends the leaves of the pieces it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeafSupport {
     /// It does, as far as is known.
     Yes,
-    /// It rejected a request: it may know a piece's leaves only when it has sent a block of it.
+    /// It rejected a request: it may know a piece's leaves only after it has sent a block of it.
     AfterBlock,
     /// It does not.
     No,
 }
 
-/// A hash request that is not answered.
+/// A hash request without an answer yet.
 #[derive(Debug)]
 pub(crate) struct HashWait {
     pub(crate) request: CheckedRequest,
@@ -104,7 +104,7 @@ pub(crate) struct HashWait {
 pub(crate) struct Peer {
     pub(crate) key: PeerKey,
     pub(crate) addr: SocketAddr,
-    /// Where it listens: its address when we dialled it, what it told otherwise.
+    /// Where it listens: its address when we dialled it, otherwise the port in its extended handshake.
     pub(crate) listens: Option<SocketAddr>,
     pub(crate) peer_id: PeerId,
     pub(crate) direction: Direction,
@@ -113,11 +113,11 @@ pub(crate) struct Peer {
     pub(crate) local: bool,
     pub(crate) client: Option<String>,
     pub(crate) since: Instant,
-    /// When it last asked for a block, or sent one that was needed; else when it connected.
+    /// When it last requested a block, or sent one that was needed; else when it connected.
     pub(crate) last_use: Instant,
-    /// When it last asked for a block; else when it connected.
+    /// When it last requested a block; else when it connected.
     pub(crate) last_asked: Instant,
-    /// Its name among those who sent blocks, once it did.
+    /// Its entry in the table of senders, once it has sent a block.
     pub(crate) sender: Option<Sender>,
 
     pub(crate) has: PeerPieces,
@@ -128,30 +128,30 @@ pub(crate) struct Peer {
     refused: Vec<(PieceIndex, Instant)>,
     /// Requests it rejected since the last block it sent, while it did not choke.
     rejects: u32,
-    /// How often it was asked for nothing because of that, in a row.
+    /// How often it was paused because of that, in a row.
     pauses: u32,
-    /// It is asked for no block before this time.
+    /// No block is requested from it before this time.
     pub(crate) paused_until: Option<Instant>,
 
-    /// It does not serve us.
+    /// It chokes us.
     pub(crate) choking_us: bool,
-    /// It wants something.
+    /// It has sent `interested`.
     pub(crate) interested: bool,
-    /// We do not serve it.
+    /// We choke it.
     pub(crate) choked: bool,
     /// Since when it is choked, or not.
     pub(crate) choked_since: Instant,
-    /// We told it that we want something.
+    /// We have sent it `interested`.
     pub(crate) wanted: bool,
-    /// We told it that we want nothing although it has what we lack, because others deliver it.
+    /// We have sent it `not interested` although it has pieces we lack, because other peers send those.
     pub(crate) parked: bool,
 
     pub(crate) pipeline: Pipeline,
     /// The piece it works on.
     pub(crate) current: Option<PieceIndex>,
-    /// It had room for requests and nothing was there for it, since this time.
+    /// Since when it has had room for requests and nothing could be requested from it.
     pub(crate) starved: Option<Instant>,
-    /// It may have room for requests: look at the next opportunity.
+    /// It may have room for requests and is in the list of peers to refill.
     pub(crate) wake: bool,
 
     pub(crate) hash_waits: Vec<HashWait>,
@@ -159,10 +159,10 @@ pub(crate) struct Peer {
     pub(crate) hashes_not_before: Instant,
     pub(crate) hash_failures: u32,
     pub(crate) leaf_support: LeafSupport,
-    /// It gives nodes between leaves and pieces, which BEP 52 leaves to it.
+    /// It sends nodes between leaves and pieces, which BEP 52 makes optional.
     pub(crate) answers_nodes: bool,
     leaf_failures: u32,
-    /// It helps with the metadata.
+    /// It supports `ut_metadata` (BEP 9).
     pub(crate) offers_metadata: bool,
     pub(crate) exchange: Exchange,
 
@@ -255,21 +255,21 @@ impl Peer {
         }
     }
 
-    /// How much would be lost without it: first whether either side wants anything, then what
-    /// goes over it.
+    /// Returns the value of the connection, for comparison: first whether either side is interested, then the
+    /// rate, then the bytes so far.
     pub(crate) fn worth(&self) -> (bool, u64, u64) {
         let wants = self.interested || self.offers > 0;
         let rate = self.down.per_second() + self.up.per_second();
         (wants, rate, self.down.total() + self.up.total())
     }
 
-    /// Whether it holds an upload slot and asks for nothing.
+    /// Returns whether it holds an upload slot and asks for nothing.
     pub(crate) fn wastes_slot(&self, now: Instant) -> bool {
         let since = self.choked_since.max(self.last_asked);
         self.interested && !self.choked && since + SLOT_IDLE <= now
     }
 
-    /// Whether it may be asked for hashes now.
+    /// Returns whether it may be asked for hashes now.
     pub(crate) fn can_give_hashes(&self, most: usize, now: Instant) -> bool {
         let long = self.hash_waits.len() - self.short_requests();
         self.link == Link::V2 && long < most && self.hashes_not_before <= now
@@ -280,22 +280,22 @@ impl Peer {
         self.hash_waits.iter().filter(short).count()
     }
 
-    /// Whether it may be asked for leaves below nodes now.
+    /// Returns whether it may be asked for leaves below nodes now.
     pub(crate) fn can_give_below(&self) -> bool {
         self.may_give_leaves() && self.short_requests() < MOST_SHORT_REQUESTS
     }
 
-    /// Whether it gives the leaves of what it has, as far as is known.
+    /// Returns whether it gives the leaves of what it has, as far as is known.
     pub(crate) fn may_give_leaves(&self) -> bool {
         self.link == Link::V2 && self.leaf_support == LeafSupport::Yes
     }
 
-    /// It gave leaves.
+    /// Records that it sent leaves.
     pub(crate) fn leaves_given(&mut self) {
         self.leaf_failures = 0;
     }
 
-    /// It rejected a request for leaves.
+    /// Records that it rejected a request for leaves.
     pub(crate) fn leaves_rejected(&mut self) {
         if self.leaf_support == LeafSupport::Yes {
             self.leaf_support = LeafSupport::AfterBlock;
@@ -305,7 +305,7 @@ impl Peer {
         }
     }
 
-    /// It left a request for leaves unanswered, or did not send the block that goes before one.
+    /// Records that it left a request for leaves unanswered, or did not send the block before one.
     pub(crate) fn leaves_failed(&mut self) {
         self.leaf_failures += 1;
         if self.leaf_failures >= MOST_LEAF_FAILURES {
@@ -313,7 +313,7 @@ impl Peer {
         }
     }
 
-    /// Asks it for hashes.
+    /// Requests hashes from it.
     pub(crate) fn request_hashes(
         &mut self,
         request: CheckedRequest,
@@ -324,7 +324,7 @@ impl Peer {
         self.ask_hashes(request, purpose, Hedge::None, shared, now);
     }
 
-    /// Asks it for hashes that another host has been asked for.
+    /// Requests hashes from it that were requested from another host.
     pub(crate) fn request_hashes_too(
         &mut self,
         request: CheckedRequest,
@@ -368,7 +368,7 @@ impl Peer {
         Some(None)
     }
 
-    /// Gives up the hash requests whose time is over and returns them.
+    /// Gives up the hash requests that timed out and returns them.
     pub(crate) fn expire_hash_waits(&mut self, now: Instant) -> Vec<HashWait> {
         let expired: Vec<_> = self
             .hash_waits
@@ -383,7 +383,7 @@ impl Peer {
         expired
     }
 
-    /// It rejected a block of this piece: ask others until then.
+    /// Records that it rejected a block of this piece: others are asked until then.
     pub(crate) fn refuse(&mut self, piece: PieceIndex, until: Instant) {
         self.refused.retain(|(refused, _)| *refused != piece);
         if self.refused.len() >= MOST_REFUSED {
@@ -392,8 +392,8 @@ impl Peer {
         self.refused.push((piece, until));
     }
 
-    /// It rejected a request although it does not choke. After many in a row it is asked for nothing for a
-    /// while, for longer each time: asking it for other pieces at once would go on for ever.
+    /// Records that it rejected a request although it does not choke. After many in a row it is paused, for
+    /// longer each time: requesting other pieces at once could repeat for ever.
     pub(crate) fn rejected(&mut self, now: Instant) {
         self.rejects += 1;
         let paused = self.paused_until.is_some_and(|until| until > now);
@@ -407,7 +407,7 @@ impl Peer {
         self.pipeline.snub();
     }
 
-    /// It sent a block it was asked for.
+    /// Records that it sent a requested block.
     pub(crate) fn delivered(&mut self) {
         self.rejects = 0;
         self.pauses = 0;
@@ -467,7 +467,7 @@ impl UncheckedPieces {
                 pieces: MAX_PIECES,
             });
         }
-        // Whoever has more to say than this says it with a bitfield.
+        // A peer with more pieces than this sends a bitfield.
         if self.haves.len() < 65_536 {
             self.haves.push(piece);
         }

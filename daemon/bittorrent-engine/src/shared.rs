@@ -24,11 +24,11 @@ pub(crate) struct Shared {
     pub(crate) connected: usize,
     /// Dials under way over all torrents.
     pub(crate) dialling: usize,
-    /// Someone gave up an upload slot, or began to want one.
+    /// A peer gave up an upload slot, or began to want one.
     pub(crate) slots_changed: bool,
     /// A connection or a dial has ended: any torrent may dial.
     pub(crate) room_made: bool,
-    /// The latest time the engine was told.
+    /// The latest time any caller passed.
     pub(crate) now: Option<Instant>,
     out: VecDeque<Output>,
 }
@@ -63,7 +63,7 @@ impl Shared {
         self.out.pop_front()
     }
 
-    /// Time never goes back, whatever the caller says.
+    /// Returns the latest time seen: time never goes back.
     pub(crate) fn advance(&mut self, now: Instant) -> Instant {
         let now = self.now.map_or(now, |last| last.max(now));
         self.now = Some(now);

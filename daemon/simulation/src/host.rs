@@ -10,7 +10,7 @@ use bittorrent_protocol::{BlockIndex, BlockSet, PeerId};
 use crate::queue::Life;
 use crate::random::mix;
 
-/// The first host's address: 20.0.0.1, of nobody's own network.
+/// The first host's address: 20.0.0.1, which is not private.
 const FIRST_ADDRESS: u32 = 0x1400_0001;
 const PORT: u16 = 6881;
 /// Blocks that go out together at most, as a session sends and reads them.
@@ -100,7 +100,7 @@ impl Node {
         in_turn.clamp(1, MOST_IN_BURST) as usize
     }
 
-    /// Whether the bytes it sends for a block are false: one block in so many of a liar's, the
+    /// Returns whether the bytes it sends for a block are false: one block in so many of a liar's, the
     /// same ones each time.
     pub(crate) fn lies(&self, block: BlockIndex, lies_in: u64) -> bool {
         let name = u64::from(block.piece().get()) << 32 | u64::from(block.in_piece());

@@ -142,7 +142,7 @@ fn main() -> ExitCode {
 const MOST: Duration = Duration::from_secs(2 * 86_400);
 
 /// Means over worlds that differ by their seeds: when half of the mirrors and when all have
-/// everything, in onces, and what came in vain.
+/// everything, in onces, and what was wasted.
 fn mean(plan: &Plan, rounds: u64) -> Result<(f64, f64, f64, Outcome), TorrentError> {
     let mut sums = (0.0, 0.0, 0.0);
     let mut last = None;
@@ -224,7 +224,7 @@ fn trouble(mirrors: usize, rounds: u64) -> Result<bool, TorrentError> {
         ("mirrors stay 30 s, away for 5 s", churn(30)),
         ("mirrors stay 10 s, away for 5 s", churn(10)),
     ];
-    println!("trouble | half | all | came in vain | bans | broken | departures");
+    println!("trouble | half | all | was wasted | bans | broken | departures");
     let mut done = true;
     for (name, plan) in worlds {
         let (half, all, waste, outcome) = mean(&plan, rounds)?;
@@ -243,12 +243,12 @@ fn trouble(mirrors: usize, rounds: u64) -> Result<bool, TorrentError> {
 
 fn schedules(seeds: std::ops::Range<u64>) -> Result<bool, TorrentError> {
     let count = seeds.end - seeds.start;
-    let (mut finished, mut happenings, mut longest) = (0, 0, Duration::ZERO);
+    let (mut finished, mut events, mut longest) = (0, 0, Duration::ZERO);
     let start = Instant::now();
     for seed in seeds {
         let mut world = World::new(Plan::random(seed))?;
         let outcome = world.run(MOST);
-        happenings += outcome.counts.happenings;
+        events += outcome.counts.events;
         longest = longest.max(outcome.lasted);
         if outcome.unfinished == 0 {
             finished += 1;
@@ -257,7 +257,7 @@ fn schedules(seeds: std::ops::Range<u64>) -> Result<bool, TorrentError> {
         }
     }
     println!(
-        "{finished} of {count} random worlds finished, the longest after {} s; {happenings} happenings in {:.1} s",
+        "{finished} of {count} random worlds finished, the longest after {} s; {events} events in {:.1} s",
         longest.as_secs(),
         start.elapsed().as_secs_f64(),
     );
@@ -283,7 +283,7 @@ fn curve(plan: Plan) -> Result<bool, TorrentError> {
     }
     let counts = outcome.counts;
     println!(
-        "{} finished, {} did not; {:.1} % came in vain; {} connections, {} bans, {} departures",
+        "{} finished, {} did not; {:.1} % was wasted; {} connections, {} bans, {} departures",
         outcome.times.len(),
         outcome.unfinished,
         outcome.waste() * 100.0,
@@ -292,14 +292,14 @@ fn curve(plan: Plan) -> Result<bool, TorrentError> {
         counts.departures,
     );
     println!(
-        "hashes made in {:.1} s; then {:.1} s for {:.0} s of the world: {:.2} M blocks and {:.2} M happenings, {:.0} k blocks/s, {:.0} k happenings/s",
+        "hashes made in {:.1} s; then {:.1} s for {:.0} s of the world: {:.2} M blocks and {:.2} M events, {:.0} k blocks/s, {:.0} k events/s",
         made.as_secs_f64(),
         took,
         outcome.lasted.as_secs_f64(),
         counts.blocks as f64 / 1e6,
-        counts.happenings as f64 / 1e6,
+        counts.events as f64 / 1e6,
         counts.blocks as f64 / took / 1e3,
-        counts.happenings as f64 / took / 1e3,
+        counts.events as f64 / took / 1e3,
     );
     Ok(outcome.unfinished == 0)
 }

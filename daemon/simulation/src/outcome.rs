@@ -5,15 +5,15 @@ use std::time::Duration;
 /// What happened, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Happenings: messages, bursts, writes, deadlines.
-    pub happenings: u64,
+    /// Events: messages, bursts, writes, deadlines.
+    pub events: u64,
     /// Blocks that arrived at an engine.
     pub blocks: u64,
     /// Those of them that were not written.
     pub discarded: u64,
     /// Connections made.
     pub connections: u64,
-    /// Addresses that somebody banned.
+    /// Addresses that nodes banned.
     pub bans: u64,
     /// Bursts that were sent again.
     pub losses: u64,
@@ -53,7 +53,7 @@ impl Outcome {
         time.as_secs_f64() / self.once.as_secs_f64()
     }
 
-    /// Blocks that arrived in vain, as a share of all.
+    /// Blocks that were wasted, as a share of all.
     pub fn waste(&self) -> f64 {
         self.counts.discarded as f64 / (self.counts.blocks.max(1)) as f64
     }

@@ -26,7 +26,7 @@ pub struct Plan {
     pub arrivals: Duration,
     /// Everybody begins the pieces in the order of the content.
     pub in_order: bool,
-    /// How many random addresses everybody is told at its start.
+    /// How many random addresses each node gets at its start.
     pub addresses: usize,
     /// Bytes a second a host sends, from the least to the most; the producer sends the least.
     pub up: (u64, u64),

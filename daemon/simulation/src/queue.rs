@@ -10,7 +10,7 @@ use bittorrent_protocol::{BlockIndex, PieceIndex};
 
 /// Something that happens to a node, or to one end of a connection.
 #[derive(Debug)]
-pub(crate) enum Happening {
+pub(crate) enum SimEvent {
     /// The node's engine wanted to be called.
     Timeout { node: usize },
     /// A dial reaches a node.
@@ -51,32 +51,32 @@ pub(crate) enum Happening {
     Leaves { of: Life },
 }
 
-/// A node from a start to its end: what was meant for a former life happens to nobody.
+/// A node from a start to its end: events for a former life are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life {
     pub(crate) node: usize,
     pub(crate) number: u32,
 }
 
-/// Happenings in the order of time; those at one time in the order they were put in.
+/// Events in the order of time; those at one time in the order they were put in.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     order: BinaryHeap<Reverse<(Duration, u64, usize)>>,
-    happenings: Vec<Option<Happening>>,
+    events: Vec<Option<SimEvent>>,
     free: Vec<usize>,
     put: u64,
 }
 
 impl Queue {
-    pub(crate) fn put(&mut self, at: Duration, happening: Happening) {
+    pub(crate) fn put(&mut self, at: Duration, event: SimEvent) {
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.happenings[slot] = Some(happening);
+                self.events[slot] = Some(event);
                 slot
             }
             None => {
-                self.happenings.push(Some(happening));
-                self.happenings.len() - 1
+                self.events.push(Some(event));
+                self.events.len() - 1
             }
         };
         self.put += 1;
@@ -84,12 +84,12 @@ impl Queue {
     }
 
     /// What happens next, if it does so until `end`.
-    pub(crate) fn take(&mut self, end: Duration) -> Option<(Duration, Happening)> {
+    pub(crate) fn take(&mut self, end: Duration) -> Option<(Duration, SimEvent)> {
         if self.order.peek()?.0.0 > end {
             return None;
         }
         let Reverse((at, _, slot)) = self.order.pop()?;
         self.free.push(slot);
-        Some((at, self.happenings[slot].take()?))
+        Some((at, self.events[slot].take()?))
     }
 }

@@ -1,4 +1,4 @@
-//! Torrents whose content nobody has: a block is known by its hash only.
+//! Torrents without content: a block is known by its hash only.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub enum TorrentError {
 }
 
 /// A torrent with everything that is true about it. The leaf hash of a block is that of the block's
-/// name, the hashes above are what BEP 52 says: 32 bytes a block, whoever shares it.
+/// name, the hashes above are those of BEP 52: 32 bytes a block, shared by all nodes.
 #[derive(Debug)]
 pub struct SyntheticTorrent {
     /// Its piece space.

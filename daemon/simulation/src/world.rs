@@ -16,11 +16,11 @@ use bittorrent_protocol::{BlockIndex, BlockSet, MerkleHash, merkle};
 use crate::host::{End, Node, Role, address};
 use crate::outcome::{Counts, Outcome};
 use crate::plan::Plan;
-use crate::queue::{Happening, Life, Queue};
+use crate::queue::{Life, Queue, SimEvent};
 use crate::random::{Random, mix};
 use crate::torrent::{SyntheticTorrent, TorrentError};
 
-/// More happenings than this without time going on are a loop.
+/// More events than this without time going on are a loop.
 const MOST_AT_ONCE: u64 = 10_000_000;
 
 /// A swarm under a virtual clock.
@@ -116,7 +116,7 @@ impl World {
             came,
             completed: has_all.then_some(Duration::ZERO),
         });
-        self.queue.put(came, Happening::Starts { node: number });
+        self.queue.put(came, SimEvent::Starts { node: number });
     }
 
     /// Runs until every mirror has everything, or so long. What must never happen is a panic: two
@@ -124,14 +124,14 @@ impl World {
     pub fn run(&mut self, most: Duration) -> Outcome {
         let mut at_once = 0;
         while self.lacking > 0 {
-            let Some((at, happening)) = self.queue.take(most) else {
+            let Some((at, event)) = self.queue.take(most) else {
                 break;
             };
             at_once = if at > self.now { 0 } else { at_once + 1 };
             assert!(at_once < MOST_AT_ONCE, "time stands still");
             self.now = at;
-            self.counts.happenings += 1;
-            self.happen(happening);
+            self.counts.events += 1;
+            self.apply(event);
         }
         let mirrors = || self.nodes.iter().filter(|node| node.role == Role::Mirror);
         let mut times: Vec<Duration> = mirrors()
@@ -165,12 +165,12 @@ impl World {
         self.start + self.now
     }
 
-    fn after(&mut self, wait: Duration, happening: Happening) {
-        self.queue.put(self.now + wait, happening);
+    fn after(&mut self, wait: Duration, event: SimEvent) {
+        self.queue.put(self.now + wait, event);
     }
 
     /// Along a connection: messages keep their order.
-    fn send(&mut self, end: usize, make: impl FnOnce(usize) -> Happening) {
+    fn send(&mut self, end: usize, make: impl FnOnce(usize) -> SimEvent) {
         let end = &mut self.ends[end];
         let at = end.no_sooner.max(self.now + end.latency);
         end.no_sooner = at;
@@ -179,13 +179,13 @@ impl World {
 
     fn send_event(&mut self, end: usize, event: PeerEvent) {
         let event = Box::new(event);
-        self.send(end, |end| Happening::Event { end, event });
+        self.send(end, |end| SimEvent::Event { end, event });
     }
 
-    fn happen(&mut self, happening: Happening) {
+    fn apply(&mut self, event: SimEvent) {
         let now = self.instant();
-        match happening {
-            Happening::Timeout { node } => {
+        match event {
+            SimEvent::Timeout { node } => {
                 let number = node;
                 let node = &mut self.nodes[number];
                 // One that was put off is asked for again by `settle`.
@@ -197,8 +197,8 @@ impl World {
                     self.settle(number);
                 }
             }
-            Happening::Dialled { from, to } => self.meet(from, to),
-            Happening::DialFailed { of, addr, failure } => {
+            SimEvent::Dialled { from, to } => self.meet(from, to),
+            SimEvent::DialFailed { of, addr, failure } => {
                 let node = &mut self.nodes[of.node];
                 if node.is(of) {
                     node.engine
@@ -206,18 +206,18 @@ impl World {
                     self.settle(of.node);
                 }
             }
-            Happening::Starts { node } => self.start(node),
-            Happening::Leaves { of } => {
+            SimEvent::Starts { node } => self.start(node),
+            SimEvent::Leaves { of } => {
                 if self.nodes[of.node].is(of) {
                     self.leave(of.node);
                 }
             }
-            Happening::Sent { of, end, blocks } => {
+            SimEvent::Sent { of, end, blocks } => {
                 if self.nodes[of.node].is(of) {
                     self.sent(of.node, end, blocks);
                 }
             }
-            Happening::Written { of, blocks } => {
+            SimEvent::Written { of, blocks } => {
                 let node = &mut self.nodes[of.node];
                 if node.is(of) {
                     for block in blocks {
@@ -227,42 +227,42 @@ impl World {
                     self.settle(of.node);
                 }
             }
-            Happening::Event { end, .. }
-            | Happening::Haves { end, .. }
-            | Happening::Asked { end, .. }
-            | Happening::Unasked { end, .. }
-            | Happening::Rejected { end, .. }
-            | Happening::Arrived { end, .. }
-            | Happening::Received { end, .. }
-            | Happening::Closed { end } => {
+            SimEvent::Event { end, .. }
+            | SimEvent::Haves { end, .. }
+            | SimEvent::Asked { end, .. }
+            | SimEvent::Unasked { end, .. }
+            | SimEvent::Rejected { end, .. }
+            | SimEvent::Arrived { end, .. }
+            | SimEvent::Received { end, .. }
+            | SimEvent::Closed { end } => {
                 if self.ends[end].open {
-                    self.happen_to_end(end, happening);
+                    self.apply_to_end(end, event);
                 }
             }
         }
     }
 
-    fn happen_to_end(&mut self, end: usize, happening: Happening) {
+    fn apply_to_end(&mut self, end: usize, event: SimEvent) {
         let now = self.instant();
         let (number, key) = (self.ends[end].node, self.ends[end].key);
-        match happening {
-            Happening::Event { event, .. } => self.tell(end, [*event]),
-            Happening::Haves { pieces, .. } => {
+        match event {
+            SimEvent::Event { event, .. } => self.deliver(end, [*event]),
+            SimEvent::Haves { pieces, .. } => {
                 let haves = pieces.iter().map(|piece| PeerEvent::Have(piece.get()));
-                self.tell(end, haves);
+                self.deliver(end, haves);
             }
-            Happening::Rejected { blocks, .. } => {
+            SimEvent::Rejected { blocks, .. } => {
                 let layout = Arc::clone(&self.torrent.layout);
                 let request = |block| PeerEvent::Reject(Request::for_block(&layout, block));
-                self.tell(end, blocks.into_iter().map(request));
+                self.deliver(end, blocks.into_iter().map(request));
             }
-            Happening::Asked { blocks, .. } => self.asked(end, blocks),
-            Happening::Unasked { blocks, .. } => {
+            SimEvent::Asked { blocks, .. } => self.asked(end, blocks),
+            SimEvent::Unasked { blocks, .. } => {
                 self.ends[end].queue.retain(|block| !blocks.contains(block));
             }
-            Happening::Arrived { blocks, .. } => self.arrived(end, blocks),
-            Happening::Received { blocks, .. } => self.received(end, blocks),
-            Happening::Closed { .. } => {
+            SimEvent::Arrived { blocks, .. } => self.arrived(end, blocks),
+            SimEvent::Received { blocks, .. } => self.received(end, blocks),
+            SimEvent::Closed { .. } => {
                 self.ends[end].open = false;
                 let node = &mut self.nodes[number];
                 node.ends.remove(&key);
@@ -274,8 +274,8 @@ impl World {
         }
     }
 
-    /// Tells an engine what came from a peer.
-    fn tell(&mut self, end: usize, events: impl IntoIterator<Item = PeerEvent>) {
+    /// Delivers messages of a peer to an engine.
+    fn deliver(&mut self, end: usize, events: impl IntoIterator<Item = PeerEvent>) {
         let now = self.instant();
         let (number, key) = (self.ends[end].node, self.ends[end].key);
         for event in events {
@@ -313,7 +313,7 @@ impl World {
         if !writes.is_empty() {
             let of = self.nodes[number].life();
             let blocks = writes;
-            self.after(self.plan.disk, Happening::Written { of, blocks });
+            self.after(self.plan.disk, SimEvent::Written { of, blocks });
         }
         self.settle(number);
     }
@@ -352,7 +352,7 @@ impl World {
             let of = from;
             self.after(
                 self.latency(from.node, to),
-                Happening::DialFailed { of, addr, failure },
+                SimEvent::DialFailed { of, addr, failure },
             );
             return;
         };
@@ -406,7 +406,7 @@ impl World {
         let (number, key) = (self.ends[end].node, self.ends[end].key);
         self.ends[end].queue = Default::default();
         self.nodes[number].ends.remove(&key);
-        self.send(end, |end| Happening::Closed { end });
+        self.send(end, |end| SimEvent::Closed { end });
     }
 
     /// A node starts with what it had proven before.
@@ -445,7 +445,7 @@ impl World {
         if let (Some(churn), Role::Mirror) = (self.plan.churn, node.role) {
             let of = node.life();
             let stays = self.random.wait(churn.stays);
-            self.after(stays, Happening::Leaves { of });
+            self.after(stays, SimEvent::Leaves { of });
         }
         self.settle(number);
     }
@@ -466,8 +466,8 @@ impl World {
                 .torrent
                 .held_leaves(|block| node.proven.contains(block));
         }
-        let told = node.engine.set_content(node.torrent, content, now);
-        assert!(told.is_ok(), "an engine takes its content once: {told:?}");
+        let set = node.engine.set_content(node.torrent, content, now);
+        assert!(set.is_ok(), "an engine takes its content once: {set:?}");
         if self.plan.in_order {
             node.engine.download_in_order(node.torrent);
         }
@@ -487,7 +487,7 @@ impl World {
         node.timeout = None;
         if let Some(churn) = self.plan.churn {
             let away = self.random.wait(churn.away);
-            self.after(away, Happening::Starts { node: number });
+            self.after(away, SimEvent::Starts { node: number });
         }
     }
 }

@@ -87,7 +87,7 @@ impl Swarm {
         }
     }
 
-    /// The content is told to the engine, with these blocks on disk.
+    /// Records that the engine has the content, with these blocks on disk.
     pub(super) fn hold(&mut self, held: &[BlockIndex]) {
         self.has_content = true;
         for block in held {
@@ -353,7 +353,7 @@ impl Swarm {
         Some((piece, held.collect()))
     }
 
-    /// After a while without any answer nobody looks any more. `None` before anything was asked.
+    /// After a while without any answer the engine stops looking up. `None` before anything was asked.
     fn give_up_late_lookups(&mut self, now: Instant) -> Option<()> {
         if now >= self.last_lookup? + Duration::from_secs(300) {
             self.lookups.clear();
@@ -428,7 +428,7 @@ impl Swarm {
     /// A message to a peer.
     pub(super) fn sent(&mut self, key: PeerKey, command: Command) {
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.key == key) else {
-            panic!("a message to nobody");
+            panic!("a message to an unknown peer");
         };
         if peer.gone {
             // Said before the peer was found to be gone.
@@ -516,7 +516,7 @@ impl Swarm {
     }
 }
 
-/// Whether the bits say this block.
+/// Returns whether the bits say this block.
 fn bit(bits: u32, block: BlockIndex) -> bool {
     bits >> (block.in_piece() % 32) & 1 == 1
 }

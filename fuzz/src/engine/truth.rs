@@ -87,7 +87,7 @@ impl Truth {
         Some(answer(request, tree))
     }
 
-    /// The content when these blocks are on disk. Their leaves are told, so that none is dropped.
+    /// The content when these blocks are on disk, with their leaves, so that none is dropped.
     pub(super) fn content(&self, with_layers: bool, held: &[BlockIndex]) -> Content {
         let mut verified = BlockSet::new(&self.layout);
         let mut leaves: Vec<PieceLeaves> = Vec::new();

@@ -69,7 +69,7 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// An engine that knows a torrent and nobody.
+    /// An engine that knows a torrent and no peer.
     pub(crate) fn new(shape: &Shape, now: Instant) -> Self {
         let mut engine = Engine::new(Config::default(), [7; 32]);
         let hashes = InfoHashes {
@@ -111,8 +111,8 @@ impl Download {
                 PeerEvent::Bitfield(shape.half(number))
             };
             let peer = download.connect(number);
-            download.tell(peer, has);
-            download.tell(peer, PeerEvent::Unchoke);
+            download.event(peer, has);
+            download.event(peer, PeerEvent::Unchoke);
         }
         download
     }
@@ -136,11 +136,11 @@ impl Download {
             reqq: Some(500),
             ..ExtendedHandshake::default()
         };
-        self.tell(peer, PeerEvent::Extensions(reqq));
+        self.event(peer, PeerEvent::Extensions(reqq));
         peer
     }
 
-    pub(crate) fn tell(&mut self, peer: PeerKey, event: PeerEvent) {
+    pub(crate) fn event(&mut self, peer: PeerKey, event: PeerEvent) {
         self.engine.handle_event(peer, event, self.now).unwrap();
     }
 

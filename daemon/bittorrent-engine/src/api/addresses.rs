@@ -10,7 +10,7 @@ pub enum Scope {
     Machine,
     /// This network: private, shared and link-local addresses.
     Network,
-    /// Everybody.
+    /// Every network.
     World,
 }
 
@@ -34,14 +34,14 @@ impl Scope {
         }
     }
 
-    /// Whether a source at this scope may name `addr`: a peer can listen there, and the address
+    /// Returns whether a source at this scope may name `addr`: a peer can listen there, and the address
     /// reaches at least as far as the source. Without this rule an answer from the world would lead
     /// our connections into the network behind our firewall.
     pub fn may_name(self, addr: SocketAddr) -> bool {
         is_dialable(addr) && Self::of(addr.ip()) >= self
     }
 
-    /// Whether no router lies in between.
+    /// Returns whether no router lies in between.
     pub fn is_local(self) -> bool {
         self < Self::World
     }
@@ -67,7 +67,7 @@ impl Host {
         self.0
     }
 
-    /// Whether limits for one host apply. They do not on this machine, where proxies and tunnels hand
+    /// Returns whether limits for one host apply. They do not on this machine, where proxies and tunnels hand
     /// over the connections of many.
     pub fn is_bounded(self) -> bool {
         Scope::of(self.0) != Scope::Machine
@@ -83,7 +83,7 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Whether a peer can listen at an address.
+/// Returns whether a peer can listen at an address.
 pub(crate) fn is_dialable(addr: SocketAddr) -> bool {
     let ip = addr.ip().to_canonical();
     let reserved = match ip {

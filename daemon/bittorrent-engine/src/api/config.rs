@@ -28,7 +28,7 @@ pub struct Config {
     pub unchoke_slots: usize,
     /// How many of these slots rotate among peers that gave us nothing yet. Default 3.
     pub optimistic_slots: usize,
-    /// How often slots are given out anew. Default 15 s.
+    /// How often upload slots are assigned again. Default 15 s.
     pub rechoke_interval: Duration,
     /// How long an optimistic slot stays with one peer. Default 30 s.
     pub optimistic_interval: Duration,

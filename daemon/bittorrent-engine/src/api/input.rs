@@ -1,4 +1,4 @@
-//! What the engine is told.
+//! Inputs of the engine.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ pub struct Content {
     /// The leaf hashes of verified blocks in pieces that are verified in part, as far as the
     /// store still knows them. A piece without its leaves here starts again from nothing.
     pub leaves: Vec<PieceLeaves>,
-    /// Something that is held already may contain what is missing here: each missing piece is
-    /// looked for there ([`Output::Lookup`](crate::Output::Lookup)) before it is asked of peers.
+    /// Older content may contain missing pieces: each is looked up there
+    /// ([`Output::Lookup`](crate::Output::Lookup)) before it is requested from peers.
     pub reuse: bool,
 }
 
@@ -63,7 +63,7 @@ pub enum Source {
     Tracker,
     /// Found in the local network (BEP 14).
     Lan,
-    /// A peer that connected to us and told its listening port.
+    /// A peer that connected to us and sent its listening port.
     Incoming,
     /// Named by a peer (BEP 11).
     Exchange,
@@ -120,7 +120,7 @@ pub enum DialFailure {
     Ourselves,
 }
 
-/// A message from a peer, as the wire says it. Numbers in it are unchecked.
+/// A message from a peer, as it was on the wire. Its numbers are unchecked.
 #[derive(Debug, Clone)]
 pub enum PeerEvent {
     /// BEP 3.
@@ -153,7 +153,7 @@ pub enum PeerEvent {
     Exchange(PexMessage),
     /// BEP 52.
     Hashes {
-        /// The request it says it answers.
+        /// The request that it answers, according to the peer.
         request: HashRequest,
         /// Base hashes, then proof.
         hashes: Vec<MerkleHash>,

@@ -1,4 +1,4 @@
-//! What the engine answers.
+//! Outputs of the engine.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -52,10 +52,10 @@ pub enum Output {
         /// The layer.
         layer: Arc<PieceLayer>,
     },
-    /// Look in what is held already for what this piece lacks, put what is found at its place in
-    /// the file, and answer with exactly one `handle_looked_up`. Until then nothing else is written
-    /// to the piece. Look-ups are asked for in the order of the file, as far as that makes sense;
-    /// at most [`Config::max_lookup_blocks`](crate::Config::max_lookup_blocks) are under way.
+    /// Look up the missing blocks of this piece in older content, write those that are found at their
+    /// offsets, and answer with exactly one `handle_looked_up`. Until then nothing else is written to the
+    /// piece. Look-ups are emitted nearly in the order of the file; at most
+    /// [`Config::max_lookup_blocks`](crate::Config::max_lookup_blocks) are under way.
     Lookup {
         /// In this torrent.
         torrent: TorrentKey,
@@ -65,8 +65,8 @@ pub enum Output {
         /// all its blocks: look for each block that is not verified yet by its own.
         leaves: Option<Vec<MerkleHash>>,
     },
-    /// Say which leaf hashes are held of what stood at the place of this piece before, and answer with
-    /// exactly one `handle_leaves_looked_up`. Counts as a look-up.
+    /// Look up the leaf hashes that the store knows of older content at the offset of this piece, and answer
+    /// with exactly one `handle_leaves_looked_up`. Counts as a look-up.
     LookupLeaves {
         /// In this torrent.
         torrent: TorrentKey,
@@ -87,8 +87,8 @@ pub enum Output {
         /// One leaf hash for each block.
         leaves: Vec<MerkleHash>,
     },
-    /// These blocks, verified before, are in doubt and will be downloaded again: take them back,
-    /// durably, before anything is written to them.
+    /// Verified blocks became doubtful and will be downloaded again: clear them in the store, durably,
+    /// before anything is written to them.
     Revoke {
         /// In this torrent.
         torrent: TorrentKey,
@@ -145,7 +145,7 @@ pub enum Command {
     HashRequest(HashRequest),
     /// BEP 9.
     Metadata(OwnedMetadataMessage),
-    /// BEP 11. Not to be sent, nor heard, where the torrent is private (BEP 27).
+    /// BEP 11. The caller neither sends nor accepts it where the torrent is private (BEP 27).
     Exchange(PexMessage),
 }
 

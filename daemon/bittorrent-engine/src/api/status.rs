@@ -31,13 +31,12 @@ pub struct TorrentStatus {
     pub bytes_total: u64,
     /// Bytes of content that are written and proven.
     pub bytes_verified: u64,
-    /// Bytes of content that were found in what is held already, and proven, since the torrent was
-    /// added.
+    /// Bytes of content that were found in older content, and proven, since the torrent was added.
     pub bytes_reused: u64,
     /// Bytes of content that peers sent, written and proven, since the torrent was added.
     pub bytes_fetched: u64,
-    /// Bytes of content that peers have to send: neither verified nor still looked for in what is
-    /// held already. An upper bound at the ends of files.
+    /// Bytes of content that peers have to send: neither verified nor still looked up in older content.
+    /// An upper bound at the ends of files.
     pub bytes_to_fetch: u64,
     /// Pieces; 0 while the metadata is unknown.
     pub pieces_total: u32,
@@ -47,7 +46,7 @@ pub struct TorrentStatus {
     pub downloaded: u64,
     /// Payload bytes reported by `handle_uploaded`.
     pub uploaded: u64,
-    /// Payload bytes received in vain: duplicate, false or unasked.
+    /// Payload bytes that were wasted: duplicate, false or not requested.
     pub wasted: u64,
     /// Bytes of messages with hashes received.
     pub hash_bytes: u64,
@@ -88,9 +87,9 @@ pub struct PeerStatus {
     pub seed: bool,
     /// It wants something from us.
     pub interested: bool,
-    /// It does not serve us.
+    /// It chokes us.
     pub choking_us: bool,
-    /// We do not serve it.
+    /// We choke it.
     pub choked: bool,
     /// Payload bytes received from it.
     pub downloaded: u64,

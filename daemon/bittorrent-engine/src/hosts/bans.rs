@@ -67,7 +67,7 @@ impl Bans {
         }
     }
 
-    /// Whether an address, or its whole host, is banned.
+    /// Returns whether an address, or its whole host, is banned.
     pub(crate) fn contains(&self, addr: SocketAddr, now: Instant) -> bool {
         self.until(addr, now).is_some()
     }

@@ -1,9 +1,9 @@
-//! Which incoming connections may shake hands.
+//! Limits on the handshakes of incoming connections.
 //!
-//! A peer that connects takes a slot until its handshake ends, and may send nothing for as long as that may
-//! take. So slots are never waited for: when a host has all of its slots, or all slots are taken, one
-//! handshake is closed for the newcomer. Honest peers send their handshake at once and leave their
-//! slot within a round trip or two.
+//! A peer that connects takes a slot until its handshake ends, and may stay silent until the time-out. So no
+//! connection waits for a slot: when a host has used up its slots, or all slots are taken, one handshake is
+//! closed for the new connection. Honest peers send their handshake at once and free their slot within a
+//! round trip or two.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -71,7 +71,7 @@ impl Handshakes {
         }
     }
 
-    /// Gives a slot to a peer that connected. Returns its handshake, and the one to close for it, if any:
+    /// Assigns a slot to a peer that connected. Returns its handshake, and the one to close for it, if any:
     /// of the same host when that has all of its slots, of the host with most slots when all are taken.
     /// Of those, the oldest one that has not named a torrent of ours; else the oldest.
     pub fn begin(&mut self, ip: IpAddr) -> (HandshakeKey, Option<HandshakeKey>) {
@@ -87,12 +87,12 @@ impl Handshakes {
         (key, closed)
     }
 
-    /// Whether a handshake has its slot still.
+    /// Returns whether a handshake has its slot still.
     pub fn is_under_way(&self, key: HandshakeKey) -> bool {
         self.under_way.contains_key(&key)
     }
 
-    /// The peer named a torrent of ours.
+    /// Records that the peer named a torrent of ours.
     pub fn named(&mut self, key: HandshakeKey) {
         if let Some(handshake) = self.under_way.get_mut(&key) {
             handshake.stage = HandshakeStage::Named;
@@ -104,7 +104,7 @@ impl Handshakes {
         self.under_way.remove(&key);
     }
 
-    /// Whether the host of this address may begin one more encrypted handshake now, which then counts.
+    /// Returns whether the host of this address may begin one more encrypted handshake now, which then counts.
     pub fn may_encrypt(&mut self, ip: IpAddr, now: Instant) -> bool {
         let host = Host::of(ip);
         !host.is_bounded() || self.encrypted.take(host, now)

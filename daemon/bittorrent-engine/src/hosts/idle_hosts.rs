@@ -1,26 +1,26 @@
-//! Hosts that hold upload slots and ask for nothing.
+//! Hosts that have upload slots and request nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::api::addresses::Host;
 
-/// How long a peer may hold an upload slot and ask for nothing, while others wait for one. Honest peers
-/// ask within a round trip.
+/// How long a peer may have an upload slot and request nothing, while others wait for one. Honest peers
+/// request within a round trip.
 pub(crate) const SLOT_IDLE: Duration = Duration::from_secs(3);
 /// How long a host is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
 /// How many hosts are remembered, about 50 bytes each.
 const MOST_HOSTS: usize = 1_024;
 
-/// Hosts whose peers asked for nothing when they could, whatever connection they came by.
+/// Hosts whose peers requested nothing while they had a slot, on any connection.
 #[derive(Debug, Default)]
 pub(crate) struct IdleHosts {
     until: BTreeMap<Host, Instant>,
 }
 
 impl IdleHosts {
-    /// A peer of the host holds a slot and asks for nothing.
+    /// Records that a peer of the host has a slot and requests nothing.
     pub(crate) fn add(&mut self, host: Host, now: Instant) {
         if !host.is_bounded() {
             return;
@@ -37,7 +37,7 @@ impl IdleHosts {
         self.until.insert(host, now + MEMORY);
     }
 
-    /// A peer of the host asks for something.
+    /// Forgets a host whose peer requests something.
     pub(crate) fn remove(&mut self, host: Host) {
         // Nearly always there are none, and this is said once a second of each peer.
         if !self.until.is_empty() {

@@ -1,4 +1,4 @@
-//! Peer exchange (BEP 11): peers tell each other whom they are connected to.
+//! Peer exchange (BEP 11): peers send each other the addresses of their peers.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use bittorrent_protocol::wire::{PexFlags, PexMessage, PexPeer};
 
-/// How often a peer is told what changed: no more often than once a minute.
+/// How often a peer is sent changes: at most once a minute (BEP 11).
 const EVERY: Duration = Duration::from_secs(60);
-/// When it is told first: by then those who connected with it said where they listen.
+/// When the first message is sent: by then most peers have sent their listening port.
 const FIRST: Duration = Duration::from_secs(5);
 /// Addresses in one list of a message, as BEP 11 bounds it.
 const MAX_SENT: usize = 50;
@@ -19,7 +19,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(30);
 /// Addresses taken from one connection, ever: one peer must not fill the table of addresses.
 const MAX_ACCEPTED: usize = 500;
 
-/// What one connection told and heard of others.
+/// The state of peer exchange on one connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// It takes messages.
@@ -41,12 +41,12 @@ impl Exchange {
         }
     }
 
-    /// Whether it is time to tell it.
+    /// Returns whether a message is due.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.supported && self.next <= now
     }
 
-    /// What changed since it was told last; `None` when nothing did.
+    /// Returns the changes since the last message; `None` when there are none.
     pub(crate) fn next_message(
         &mut self,
         connected: impl Iterator<Item = (SocketAddr, PexFlags)>,
@@ -77,7 +77,7 @@ impl Exchange {
     ) -> Vec<SocketAddr> {
         if self
             .last_received
-            .is_some_and(|heard| heard + MIN_INTERVAL > now)
+            .is_some_and(|last| last + MIN_INTERVAL > now)
         {
             return Vec::new();
         }
@@ -174,16 +174,16 @@ mod tests {
                 .collect(),
             dropped: Vec::new(),
         };
-        let mut heard = |from, wait: u64| {
+        let mut accepted = |from, wait: u64| {
             now += Duration::from_secs(wait);
             exchange
                 .accept(&message(from), |peer| peer.addr.port() % 2 == 0, now)
                 .len()
         };
-        assert_eq!(heard(1, 0), 100);
-        assert_eq!(heard(1_000, 29), 0);
-        assert_eq!(heard(1_000, 1), 100);
-        let rest: usize = (0..10).map(|_| heard(2_000, 60)).sum();
+        assert_eq!(accepted(1, 0), 100);
+        assert_eq!(accepted(1_000, 29), 0);
+        assert_eq!(accepted(1_000, 1), 100);
+        let rest: usize = (0..10).map(|_| accepted(2_000, 60)).sum();
         assert_eq!(rest, 300);
     }
 }

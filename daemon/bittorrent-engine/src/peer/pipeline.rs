@@ -84,7 +84,7 @@ impl Pipeline {
         }
     }
 
-    /// A request is sent.
+    /// Records a request that is sent.
     pub(crate) fn push(&mut self, block: BlockIndex, now: Instant) {
         if self.waiting.is_empty() {
             self.last_answer = now;
@@ -97,8 +97,8 @@ impl Pipeline {
         self.waiting.contains(&block)
     }
 
-    /// A block came. `None` when it was never asked for, `Some(true)` when it is waited for and
-    /// `Some(false)` when it was given up before.
+    /// Records a block that arrived. `None` when it was never requested, `Some(true)` when it is waited for,
+    /// and `Some(false)` when its request was given up before.
     pub(crate) fn arrive(&mut self, block: BlockIndex, now: Instant) -> Option<bool> {
         if self.take(block) {
             // The way to the peer and back comes before the first answer only.
@@ -119,12 +119,12 @@ impl Pipeline {
         Some(false)
     }
 
-    /// A request will not be answered. `false` when there is none.
+    /// Records that a request will not be answered. `false` when there is none.
     pub(crate) fn reject(&mut self, block: BlockIndex) -> bool {
         self.take(block)
     }
 
-    /// A request is given up; its answer may still come. `false` when there is none.
+    /// Gives up a request whose answer may still arrive. `false` when there is none.
     pub(crate) fn abandon(&mut self, block: BlockIndex) -> bool {
         let waited = self.take(block);
         if waited {
@@ -197,7 +197,7 @@ impl Pipeline {
         (!self.waiting.is_empty()).then(|| self.last_answer + timeout)
     }
 
-    /// The peer does not answer: it gets single requests until it does.
+    /// Limits a peer that does not answer to single requests until it does.
     pub(crate) fn snub(&mut self) {
         self.snubbed = true;
         self.slow_start = true;

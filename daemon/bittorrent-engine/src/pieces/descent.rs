@@ -1,9 +1,9 @@
-//! Learning the leaves of a piece from the top: most of them are held, and only those below nodes that
-//! differ have to be asked for.
+//! Finds the leaves of a piece from the top: most are in older content, so only those below nodes that
+//! differ are requested.
 
 use bittorrent_protocol::{MerkleHash, merkle};
 
-/// Layers above the leaves of the nodes that are asked for first: they stand for 64 KiB.
+/// Layers above the leaves of the nodes that are requested first: each covers 64 KiB.
 pub(crate) const LAYER: u8 = 2;
 /// Leaves below such a node.
 pub(crate) const GROUP: usize = 1 << LAYER;
@@ -12,14 +12,14 @@ const WIDEST: usize = 512;
 /// Bytes of a request and its answer besides the hashes: length, kind, and what is asked for, twice (BEP 52).
 const MESSAGES: usize = 2 * (4 + 1 + 48);
 
-/// The leaves of a piece as far as they are known, and what is asked for of the rest.
+/// The known leaves of a piece, and the requests for the rest.
 #[derive(Debug, Clone)]
 pub(crate) struct Descent {
     /// Proven.
     nodes: Vec<MerkleHash>,
     /// One for each block; known for all or none below a node.
     leaves: Vec<Option<MerkleHash>>,
-    /// To be asked for.
+    /// To be requested.
     wanted: Vec<LeafRange>,
 }
 
@@ -28,12 +28,12 @@ pub(crate) struct Descent {
 pub(crate) struct LeafRange {
     /// The first one's number in the piece.
     pub(crate) first: u16,
-    /// How many there are, those that stand for no content included: a power of two.
+    /// How many there are, with those past the end of the content: a power of two.
     pub(crate) width: u16,
 }
 
 impl Descent {
-    /// Nothing is known but the nodes over so many blocks.
+    /// Creates a descent from the nodes over `blocks` blocks.
     pub(crate) fn new(nodes: Vec<MerkleHash>, blocks: u32) -> Self {
         Self {
             nodes,
@@ -42,8 +42,8 @@ impl Descent {
         }
     }
 
-    /// Takes leaves that are held; those that do not lead to a node are passed over. What is missing
-    /// after that is to be asked for. Says below how many nodes something is, of how many.
+    /// Takes leaves of older content and ignores those that do not fold to a node. The missing ones must be
+    /// requested. Returns below how many nodes some are missing, and the number of nodes.
     pub(crate) fn recall(
         &mut self,
         held: impl IntoIterator<Item = (u16, MerkleHash)>,
@@ -79,7 +79,7 @@ impl Descent {
         )
     }
 
-    /// What is to be asked for next; it counts as asked then.
+    /// Returns the next range to request, and counts it as requested.
     pub(crate) fn ask(&mut self) -> Option<LeafRange> {
         self.wanted.pop()
     }
@@ -88,7 +88,7 @@ impl Descent {
         !self.wanted.is_empty()
     }
 
-    /// What the leaves of a range must fold to.
+    /// Returns the node to which the leaves of a range must fold.
     pub(crate) fn node(&self, range: LeafRange) -> Option<MerkleHash> {
         let first = usize::from(range.first) / GROUP;
         let count = usize::from(range.width) / GROUP;
@@ -100,7 +100,7 @@ impl Descent {
         Some(merkle::fold(nodes, LAYER, count.ilog2() as u8))
     }
 
-    /// Takes the proven leaves of a range that was asked for.
+    /// Takes the proven leaves of a range that was requested.
     pub(crate) fn learn(&mut self, range: LeafRange, leaves: &[MerkleHash]) {
         let slots = self.leaves.iter_mut().skip(range.first.into());
         for (slot, leaf) in slots.zip(leaves) {
@@ -108,7 +108,7 @@ impl Descent {
         }
     }
 
-    /// All leaves, once they are known.
+    /// Returns all leaves, once they are known.
     pub(crate) fn leaves(&self) -> Option<Vec<MerkleHash>> {
         self.leaves.iter().copied().collect()
     }

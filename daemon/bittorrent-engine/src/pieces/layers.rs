@@ -142,7 +142,7 @@ impl Layers {
         None
     }
 
-    /// Whether a peer with these pieces could be asked for anything, now or later.
+    /// Returns whether a peer with these pieces could be asked for anything, now or later.
     pub(crate) fn could_use(&self, layout: &Layout, have: &PieceSet) -> bool {
         self.wanted.iter().any(|file| {
             let pieces = piece_range(layout.file(*file));
@@ -150,7 +150,7 @@ impl Layers {
         })
     }
 
-    /// Whether a chunk was asked for and is not known yet, and has some of these pieces.
+    /// Returns whether a chunk was asked for and is not known yet, and has some of these pieces.
     pub(crate) fn is_asked(&self, layout: &Layout, id: ChunkId, have: &PieceSet) -> bool {
         let pieces = chunk_pieces(layout.file(id.file), id.number);
         let asked = match self.files.get(id.file.as_usize()) {
@@ -249,7 +249,7 @@ impl Layers {
         });
     }
 
-    /// Whether a file's layer is not complete.
+    /// Returns whether a file's layer is not complete.
     pub(crate) fn is_wanted(&self, file: FileIndex) -> bool {
         self.wanted.contains(&file)
     }

@@ -1,4 +1,4 @@
-//! Asking for the leaves of one piece, to find which of its blocks are false.
+//! Requests for the leaves of one piece, to find which of its blocks are false.
 
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest};
 use bittorrent_protocol::{Layout, MerkleHash, PieceIndex};
@@ -8,16 +8,16 @@ use crate::api::keys::PeerKey;
 /// How many peers are asked before the piece is given up.
 const MOST_PEERS: usize = 4;
 
-/// Who was asked for a piece's leaves.
+/// The peers that were asked for a piece's leaves.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LeafQuery {
     asked: Vec<PeerKey>,
-    /// Who has not answered yet.
+    /// The peer that has not answered yet.
     waiting: Option<PeerKey>,
 }
 
 impl LeafQuery {
-    /// Nobody else may be asked.
+    /// Returns whether no further peer may be asked.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.asked.len() >= MOST_PEERS
     }
@@ -39,18 +39,18 @@ impl LeafQuery {
         self.waiting = Some(peer);
     }
 
-    /// Another peer that was asked is waited for now.
+    /// Waits for another peer that was asked.
     pub(crate) fn count_on(&mut self, peer: PeerKey) {
         self.waiting = Some(peer);
     }
 
-    /// The peer will not answer.
+    /// Records that the peer will not answer.
     pub(crate) fn give_up(&mut self) {
         self.waiting = None;
     }
 }
 
-/// The request for all leaves of a piece. It needs no uncles: the leaves fold to the piece's own
+/// Returns the request for all leaves of a piece. It needs no uncles: the leaves fold to the piece's own
 /// hash. `None` when there is nothing to ask: one leaf only, or more than peers answer.
 pub(crate) fn leaf_request(layout: &Layout, piece: PieceIndex) -> Option<CheckedRequest> {
     let file = layout.file(layout.file_of(piece));

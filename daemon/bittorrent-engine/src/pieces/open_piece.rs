@@ -1,4 +1,4 @@
-//! A piece that is begun and not verified.
+//! A piece that is open: being downloaded or looked up, and not verified.
 //!
 //! Each block is in one of five states; the methods of [`OpenPiece`] are the only ways between them:
 //!
@@ -14,7 +14,7 @@
 //! | written | missing | [`OpenPiece::revoke`], [`OpenPiece::revoke_all`] |
 //!
 //! An arrived block is never given up: its write is under way, and a second write to the same
-//! place could land before the first. So a piece that is found false waits for its writes to end
+//! offset could end before the first. So a piece that is found false waits for its writes to end
 //! before anything is revoked.
 
 use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
@@ -24,12 +24,12 @@ use crate::pieces::descent::Descent;
 use crate::pieces::leaves::LeafQuery;
 use crate::pieces::senders::Sender;
 
-/// Where a block stands.
+/// The state of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlockState {
-    /// Not here and not asked for.
+    /// Neither stored nor requested.
     Missing,
-    /// Asked for, of as many peers as [`Slot::requests`] says.
+    /// Requested, from [`Slot::requests`] peers.
     Requested,
     /// Received; its write is under way.
     Arrived,
@@ -44,36 +44,34 @@ pub(crate) enum BlockState {
 pub(crate) struct Slot {
     /// The hash of what arrived, or, once the piece's leaves are proven, of what must arrive.
     pub(crate) leaf: MerkleHash,
-    /// Whom it came from.
+    /// The peer that sent it.
     pub(crate) sender: Sender,
     pub(crate) state: BlockState,
-    /// How many peers are asked for it. Not 0 exactly in [`BlockState::Requested`].
+    /// How many peers it is requested from. Above 0 exactly in [`BlockState::Requested`].
     pub(crate) requests: u8,
 }
 
-/// What is going on with a piece.
+/// What an open piece waits for.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum PieceStage {
     /// Blocks are being collected.
     #[default]
     Collecting,
-    /// All blocks are here; the piece's hash is not known.
+    /// All blocks have arrived; the piece's hash is not known.
     Unproven,
-    /// The blocks do not fold to the piece's hash; writes are awaited before the next step.
+    /// The blocks do not fold to the piece's hash; the next step waits for writes to end.
     False,
-    /// The piece's leaves are being asked for, to find the false blocks.
+    /// The piece's leaves are being requested, to find the false blocks.
     FindingFalseBlocks(LeafQuery),
-    /// A block was requested of this peer, or is here from it, so that it learns the piece's leaves
-    /// and gives them.
+    /// A block was requested from this peer, or has arrived from it, so that it can send the piece's leaves.
     Probing(PeerKey),
-    /// This peer was asked for the piece's leaves, so that blocks can be looked for by them.
+    /// The piece's leaves were requested from this peer, so that blocks can be looked up by them.
     RequestingLeaves(PeerKey),
-    /// Coarse nodes of it are proven, and the leaves below them are being looked for in what is held
-    /// already.
+    /// Coarse nodes of it are proven, and leaves below them are being looked up in older content.
     LookingUpLeaves(Box<Descent>),
-    /// Leaves below some of those nodes are being asked for.
+    /// Leaves below some of those nodes are being requested.
     Descending(Box<Descent>),
-    /// Its leaves are proven, and its missing blocks are being looked for in what is held already.
+    /// Its leaves are proven, and its missing blocks are being looked up in older content.
     LookingUpBlocks,
 }
 
@@ -85,7 +83,7 @@ pub(crate) struct Suspect {
     pub(crate) sender: Sender,
 }
 
-/// A piece that is begun and not verified.
+/// A piece that is open: being downloaded or looked up, and not verified.
 #[derive(Debug)]
 pub(crate) struct OpenPiece {
     piece: PieceIndex,
@@ -103,14 +101,14 @@ pub(crate) struct OpenPiece {
     pub(crate) solo: bool,
     /// That peer, once there is one.
     pub(crate) exclusive: Option<PeerKey>,
-    /// Who is working on it, if anyone.
+    /// The peer that works on it.
     pub(crate) worker: Option<PeerKey>,
-    /// What arrived the last time, when the piece turned out false.
+    /// The blocks that arrived the last time, when the piece turned out false.
     pub(crate) suspects: Vec<Suspect>,
 }
 
 impl OpenPiece {
-    /// A piece with no block here.
+    /// Creates a piece without any block.
     pub(crate) fn new(piece: PieceIndex, layout: &Layout) -> Self {
         let blocks = layout.block_count(piece);
         Self {
@@ -154,12 +152,12 @@ impl OpenPiece {
         self.proven
     }
 
-    /// Every block is here, written or being written.
+    /// Returns whether every block has arrived, written or being written.
     pub(crate) fn is_collected(&self) -> bool {
         self.missing == 0 && self.requested == 0
     }
 
-    /// No write is under way.
+    /// Returns whether no write is under way.
     pub(crate) fn is_settled(&self) -> bool {
         self.arrived == 0
     }
@@ -169,7 +167,7 @@ impl OpenPiece {
         self.is_collected() && self.arrived == 0 && self.written == 0
     }
 
-    /// Nothing has been received for it and nobody is asked.
+    /// Returns whether nothing of it was received and nothing is requested.
     pub(crate) fn is_untouched(&self) -> bool {
         self.missing == self.blocks()
     }
@@ -187,7 +185,7 @@ impl OpenPiece {
         self.slots.iter().map(|slot| slot.leaf).collect()
     }
 
-    /// Asks for the next missing block; the caller sends the request.
+    /// Marks the next missing block requested and returns it; the caller sends the request.
     pub(crate) fn request_next(&mut self, layout: &Layout) -> Option<BlockIndex> {
         if self.missing == 0 {
             return None;
@@ -204,7 +202,7 @@ impl OpenPiece {
         None
     }
 
-    /// One more peer is asked for this block.
+    /// Records one more request for this block.
     pub(crate) fn request(&mut self, in_piece: u16) {
         let slot = &mut self.slots[usize::from(in_piece)];
         match slot.state {
@@ -221,7 +219,7 @@ impl OpenPiece {
         }
     }
 
-    /// One peer less is asked for this block. `true` when it is missing now.
+    /// Records that a request for this block ended. `true` when it is missing now.
     pub(crate) fn release(&mut self, in_piece: u16) -> bool {
         let slot = &mut self.slots[usize::from(in_piece)];
         if slot.state != BlockState::Requested {
@@ -244,7 +242,7 @@ impl OpenPiece {
         self.hint = self.hint.min(in_piece);
     }
 
-    /// A block is here and goes to the disk. Returns how many other requests for it are moot.
+    /// Records a block that arrived and goes to the disk. Returns how many requests for it there were.
     pub(crate) fn arrive(&mut self, in_piece: u16, leaf: MerkleHash, sender: Sender) -> u8 {
         let slot = &mut self.slots[usize::from(in_piece)];
         match slot.state {
@@ -264,7 +262,7 @@ impl OpenPiece {
         others
     }
 
-    /// Its write has ended well. `false` when none was under way.
+    /// Records that the write of a block succeeded. `false` when none was under way.
     pub(crate) fn written(&mut self, in_piece: u16) -> bool {
         let slot = &mut self.slots[usize::from(in_piece)];
         if slot.state != BlockState::Arrived {
@@ -276,7 +274,7 @@ impl OpenPiece {
         true
     }
 
-    /// Its write has failed: it must arrive again. `false` when none was under way.
+    /// Records that the write of a block failed: it is missing again. `false` when none was under way.
     pub(crate) fn write_failed(&mut self, in_piece: u16) -> bool {
         if self.slot(in_piece).state != BlockState::Arrived {
             return false;
@@ -286,7 +284,7 @@ impl OpenPiece {
         true
     }
 
-    /// The bytes on disk are not what they should be, or are lost.
+    /// Marks a block missing whose bytes on disk are false or lost.
     pub(crate) fn revoke(&mut self, in_piece: u16) {
         match self.slot(in_piece).state {
             BlockState::Written => self.written -= 1,
@@ -296,7 +294,7 @@ impl OpenPiece {
         self.make_missing(in_piece);
     }
 
-    /// Gives up every block that is written and not verified.
+    /// Revokes every block that is written and not verified.
     pub(crate) fn revoke_all(&mut self) {
         for in_piece in 0..self.slots.len() as u16 {
             if self.slot(in_piece).state == BlockState::Written {
@@ -305,16 +303,16 @@ impl OpenPiece {
         }
     }
 
-    /// The leaves now in the slots are the true ones.
+    /// Marks the leaves in the slots as proven.
     pub(crate) fn accept_leaves(&mut self) {
         self.proven = true;
-        // From here on each block is judged by itself, whoever sends it.
+        // From here on each block is checked by itself, so any peer may send it.
         self.solo = false;
         self.exclusive = None;
     }
 
-    /// The true leaves, one for each block. Returns the suspects among what is here; the caller
-    /// revokes them.
+    /// Sets the proven leaves, one for each block. Returns the stored blocks that differ; the caller revokes
+    /// them.
     pub(crate) fn set_leaves(&mut self, leaves: &[MerkleHash]) -> Vec<Suspect> {
         let mut wrong = Vec::new();
         for (in_piece, (slot, leaf)) in (0..).zip(self.slots.iter_mut().zip(leaves)) {
@@ -335,7 +333,7 @@ impl OpenPiece {
         wrong
     }
 
-    /// A block of a former run is here and proven.
+    /// Marks a block verified that a former run stored.
     pub(crate) fn hold(&mut self, in_piece: u16, leaf: MerkleHash) {
         let Some(slot) = self.slots.get_mut(usize::from(in_piece)) else {
             return;
@@ -347,8 +345,8 @@ impl OpenPiece {
         }
     }
 
-    /// The block's bytes were found in what is held already and stand at their place. `false` when
-    /// they are not what they should be, or the block is here.
+    /// Marks a block written that was found in older content. `false` when its bytes are false or it is
+    /// stored already.
     pub(crate) fn adopt(&mut self, in_piece: u16, leaf: MerkleHash) -> bool {
         let Some(slot) = self.slots.get_mut(usize::from(in_piece)) else {
             return false;
@@ -363,7 +361,7 @@ impl OpenPiece {
         true
     }
 
-    /// It is looked for in what is held already.
+    /// Returns whether it is looked up in older content.
     pub(crate) fn is_looked_for(&self) -> bool {
         matches!(
             self.stage,
@@ -375,7 +373,7 @@ impl OpenPiece {
         )
     }
 
-    /// In how many runs of so many blocks one is missing, and how many runs there are.
+    /// Counts the runs of `blocks` blocks in which one is missing, and all runs.
     pub(crate) fn groups_missing(&self, blocks: usize) -> (usize, usize) {
         let groups = self.slots.chunks(blocks);
         let of = groups.len();
@@ -383,7 +381,7 @@ impl OpenPiece {
         (groups.filter(missing).count(), of)
     }
 
-    /// The verified blocks.
+    /// Returns the verified blocks.
     pub(crate) fn verified(&self) -> Vec<(u16, MerkleHash)> {
         self.slots()
             .filter(|(_, slot)| slot.state == BlockState::Verified)
@@ -426,7 +424,7 @@ impl OpenPiece {
         })
     }
 
-    /// The one sender of everything that is here and not verified, if there is only one.
+    /// Returns the sender of all blocks that are not verified, if there is only one.
     pub(crate) fn only_sender(&self) -> Option<Sender> {
         let mut senders = self
             .slots

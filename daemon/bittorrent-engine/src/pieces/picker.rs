@@ -1,7 +1,7 @@
-//! Which piece to begin next: the rarest that the peer has, or the first.
+//! Picks the next piece for a peer: the rarest that it has, or the first.
 //!
-//! Pieces that may be begun stand in buckets by the number of peers that have them. Seeds have
-//! every piece and are counted apart, so a seed coming or going touches nothing. A `have` moves one
+//! Pieces that are ready are in buckets by the number of peers that have them. Seeds have every piece and
+//! are counted apart, so a seed that connects or leaves touches no bucket. A `have` moves one
 //! piece by one bucket in constant time.
 
 use bittorrent_protocol::{Layout, PieceIndex};
@@ -13,34 +13,34 @@ use crate::rng::Rng;
 const PROBES: usize = 48;
 /// How many of the peer's pieces compete for being the rarest in that search.
 const CONTENDERS: usize = 16;
-/// Neighbouring pieces are begun one after the other within stretches of this many bytes, so that
+/// Neighbouring pieces are picked one after the other within extents of this many bytes, so that
 /// short pieces still make long writes.
 const EXTENT: u32 = 4 << 20;
-/// When a peer comes or goes with at least one in so many of the pieces that stand in buckets, all
-/// buckets are made anew in one sweep: moving single pieces jumps about in memory.
+/// When a peer connects or leaves with at least one in so many of the pieces in buckets, all
+/// buckets are rebuilt in one sweep: moving single pieces jumps about in memory.
 const REBUILD_SHARE: u32 = 16;
 /// A piece that is in no bucket.
 const NOWHERE: u32 = u32::MAX;
 
-/// Availability of all pieces, and the pieces that may be begun, rarest first.
+/// Availability of all pieces, and the pieces that are ready, rarest first.
 #[derive(Debug)]
 pub(crate) struct PiecePicker {
     /// How many connected peers that are not seeds have each piece.
     copies: Vec<u16>,
-    /// Where each piece stands in its bucket, or [`NOWHERE`].
+    /// The index of each piece in its bucket, or [`NOWHERE`].
     position: Vec<u32>,
     /// By number of copies.
     buckets: Vec<Vec<PieceIndex>>,
-    /// The pieces that stand in a bucket.
+    /// The pieces that are in a bucket.
     ready: PieceSet,
     seeds: usize,
     pieces_per_extent: u32,
-    /// Whoever downloads reads along: pieces are begun in the order of the content.
+    /// Sequential download: pieces are picked in the order of the content.
     in_order: bool,
 }
 
 impl PiecePicker {
-    /// Nothing is available, nothing may be begun.
+    /// Creates a picker without available or ready pieces.
     pub(crate) fn new(layout: &Layout) -> Self {
         let pieces = layout.piece_count();
         Self {
@@ -54,7 +54,7 @@ impl PiecePicker {
         }
     }
 
-    /// From now on pieces are begun in the order of the content.
+    /// Switches to sequential download.
     pub(crate) fn download_in_order(&mut self) {
         self.in_order = true;
     }
@@ -67,22 +67,22 @@ impl PiecePicker {
         self.seeds = self.seeds.saturating_sub(1);
     }
 
-    /// A peer that is no seed has this piece.
+    /// Counts a piece of a peer that is no seed.
     pub(crate) fn add_copy(&mut self, piece: PieceIndex) {
         self.recount(piece, self.copies[piece.as_usize()].saturating_add(1));
     }
 
-    /// A peer that is no seed and had this piece is gone or has become a seed.
+    /// Uncounts a piece of a peer that is gone or has become a seed.
     pub(crate) fn remove_copy(&mut self, piece: PieceIndex) {
         self.recount(piece, self.copies[piece.as_usize()].saturating_sub(1));
     }
 
-    /// A peer that is no seed has these pieces.
+    /// Counts the pieces of a peer that is no seed.
     pub(crate) fn add_copies(&mut self, pieces: &PieceSet, layout: &Layout) {
         self.recount_all(pieces, layout, |copies| copies.saturating_add(1));
     }
 
-    /// A peer that is no seed and had these pieces is gone or has become a seed.
+    /// Uncounts the pieces of a peer that is gone or has become a seed.
     pub(crate) fn remove_copies(&mut self, pieces: &PieceSet, layout: &Layout) {
         self.recount_all(pieces, layout, |copies| copies.saturating_sub(1));
     }
@@ -128,14 +128,14 @@ impl PiecePicker {
         usize::from(self.copies[piece.as_usize()]) + self.seeds
     }
 
-    /// The piece may be begun.
+    /// Makes a piece ready.
     pub(crate) fn insert(&mut self, piece: PieceIndex) {
         if self.ready.insert(piece) {
             self.put(piece);
         }
     }
 
-    /// The piece may not be begun (any more). `false` when it could not before.
+    /// Makes a piece not ready. `false` when it was not before.
     pub(crate) fn remove(&mut self, piece: PieceIndex) -> bool {
         self.take(piece);
         self.ready.remove(piece)
@@ -149,7 +149,7 @@ impl PiecePicker {
         self.ready.is_empty()
     }
 
-    /// How many pieces may be begun.
+    /// Returns how many pieces are ready.
     pub(crate) fn ready(&self) -> u32 {
         self.ready.len()
     }
@@ -181,8 +181,8 @@ impl PiecePicker {
         true
     }
 
-    /// The piece to begin for a peer that has `have`, leaving out what `refused` says.
-    /// `last` is the piece that peer began before.
+    /// Picks a piece for a peer that has `have`, except those for which `refused` returns `true`.
+    /// `last` is the piece that was picked for that peer before.
     pub(crate) fn pick(
         &self,
         have: &PieceSet,
@@ -229,7 +229,7 @@ impl PiecePicker {
             .min_by_key(|piece| self.copies[piece.as_usize()])
     }
 
-    /// A piece to begin with, wherever: the first pieces of a leech are better had soon than rare.
+    /// Picks a random piece: for the first pieces of a leech, soon matters more than rare.
     pub(crate) fn pick_any(
         &self,
         have: &PieceSet,
@@ -257,7 +257,7 @@ impl PiecePicker {
         found
     }
 
-    /// The first piece of the content that may be begun.
+    /// Returns the first ready piece of the content.
     fn first(
         &self,
         have: &PieceSet,
@@ -269,7 +269,7 @@ impl PiecePicker {
             .find(|piece| !refused(*piece))
     }
 
-    /// The piece behind `last`, if it is as rare and in the same range.
+    /// Returns the piece after `last`, if it is ready, as rare and in the same extent.
     fn neighbour(&self, last: PieceIndex, layout: &Layout) -> Option<PieceIndex> {
         let next = layout.piece(last.get() + 1)?;
         (next.get() % self.pieces_per_extent != 0

@@ -122,7 +122,7 @@ impl PieceSet {
             .sum()
     }
 
-    /// Whether any of the pieces `from..to` is in here.
+    /// Returns whether any of the pieces `from..to` is in here.
     pub(crate) fn any_in(&self, from: u32, to: u32) -> bool {
         let to = to.min(self.pieces);
         if from >= to {

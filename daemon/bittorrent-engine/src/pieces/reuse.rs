@@ -1,19 +1,19 @@
-//! What is looked for in what is held already, before peers are asked for it.
+//! Pieces to look up in older content before they are requested from peers.
 //!
-//! A piece that is missing goes this way:
+//! The steps of a missing piece:
 //!
-//! 1. It is looked for as a whole, by its hash. These look-ups run in the order of the torrent from
+//! 1. It is looked up as a whole, by its hash. These look-ups run in the order of the torrent from
 //!    a random piece on, so that disks read in order and swarms of updating peers do not all ask
 //!    their seed for the same pieces at the same time.
-//! 2. If it is not there, its leaves are asked of a peer, as those of many neighbouring pieces at a
-//!    time as one request takes. Where most of a piece is held, nodes of 64 KiB are asked for first
+//! 2. If it is not found, its leaves are requested from a peer, together with those of as many neighbouring
+//!    pieces as one request takes. Where most of a piece is in older content, nodes of 64 KiB are requested first
 //!    ([`crate::pieces::descent`]), and then the leaves below those that differ. A peer that rejects that may be one that learns a piece's leaves
-//!    only when it sends a block of it (libtorrent in its seed mode): where nobody else can help, a
+//!    only when it sends a block of it (libtorrent in its seed mode): where no other peer can help, a
 //!    block is requested of it first, and the leaves again when that block is here.
-//! 3. Each block is looked for by its leaf. What is found is proven by that; the rest is requested
+//! 3. Each block is looked up by its leaf. What is found is proven by that; the rest is requested
 //!    block by block.
 //!
-//! Where no leaves can be had, the piece is downloaded as if nothing were held.
+//! Where no peer sends leaves, the piece is downloaded as if there were no older content.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -24,34 +24,34 @@ use crate::pieces::piece_set::PieceSet;
 
 /// How much a piece counts in [`Reuse::differing`].
 const DIFFERING_WEIGHT: f64 = 0.125;
-/// Where more of the coarse nodes differ, their hashes and further requests cost more than they spare.
+/// Above this share, hashes of coarse nodes and further requests cost more than they save.
 const MOST_DIFFERING: f64 = 0.4;
 
-/// The pieces of a torrent that are still looked for, apart from those that are begun.
+/// The pieces of a torrent that are still looked up, except open ones.
 #[derive(Debug)]
 pub(crate) struct Reuse {
-    /// Not looked for yet.
+    /// Not looked up yet.
     unsearched: PieceSet,
-    /// Not there as a whole; their leaves are to be asked for.
+    /// Not found as a whole; their leaves must be requested.
     unlike: PieceSet,
-    /// Where the search for whole pieces goes on.
+    /// The piece at which the search for whole pieces continues.
     cursor: u32,
-    /// Where asking for leaves goes on.
+    /// The piece at which requests for leaves continue.
     leaf_cursor: u32,
-    /// Being looked for as a whole.
+    /// Being looked up as a whole.
     looking: BTreeSet<PieceIndex>,
     /// Pieces in [`PieceStage::Probing`](crate::pieces::open_piece::PieceStage::Probing), and some that were.
     pub(crate) probing: BTreeSet<PieceIndex>,
     /// Pieces in [`PieceStage::Descending`](crate::pieces::open_piece::PieceStage::Descending) with something to be asked
     /// for, and some that were.
     pub(crate) descending: BTreeSet<PieceIndex>,
-    /// Which share of the coarse nodes of pieces that differ has differed lately.
+    /// Smoothed share of coarse nodes that differ, over pieces that differ.
     differing: f64,
-    /// Look-ups that are not answered.
+    /// Unanswered look-ups.
     lookups: usize,
-    /// When a look-up was answered last, or the first one was asked for after a pause.
+    /// When a look-up was answered last, or the first one was emitted after a pause.
     last_answer: Option<Instant>,
-    /// Since when nobody can give the leaves that are to be asked for.
+    /// Since when no peer can send the leaves that are wanted.
     pub(crate) no_leaves_since: Option<Instant>,
 }
 
@@ -72,12 +72,12 @@ impl Reuse {
         }
     }
 
-    /// Begins the search at this piece.
+    /// Starts the search at this piece.
     pub(crate) fn start_at(&mut self, piece: u32) {
         (self.cursor, self.leaf_cursor) = (piece, piece);
     }
 
-    /// A piece is to be looked for, as a whole first unless parts of it are here.
+    /// Queues the look-up of a piece, as a whole first unless parts of it are stored.
     pub(crate) fn insert(&mut self, piece: PieceIndex, begun: bool) {
         if begun {
             self.unlike.insert(piece);
@@ -86,7 +86,7 @@ impl Reuse {
         }
     }
 
-    /// Asks for the next look-up of a whole piece, unless enough are under way.
+    /// Returns the next piece to look up as a whole, unless enough look-ups are under way.
     pub(crate) fn look_up_next(
         &mut self,
         layout: &Layout,
@@ -105,7 +105,7 @@ impl Reuse {
         Some(piece)
     }
 
-    /// A look-up is asked for.
+    /// Counts a look-up that was emitted.
     pub(crate) fn asked(&mut self, now: Instant) {
         if self.lookups == 0 {
             self.last_answer = Some(now);
@@ -113,13 +113,13 @@ impl Reuse {
         self.lookups += 1;
     }
 
-    /// A look-up is answered.
+    /// Counts a look-up that was answered.
     pub(crate) fn answered(&mut self, now: Instant) {
         self.lookups = self.lookups.saturating_sub(1);
         self.last_answer = Some(now);
     }
 
-    /// The look-up of a whole piece is answered. `false` when none was under way.
+    /// Ends the look-up of a whole piece. `false` when none was under way.
     pub(crate) fn answered_whole(&mut self, piece: PieceIndex) -> bool {
         self.looking.remove(&piece)
     }
@@ -129,12 +129,12 @@ impl Reuse {
         self.lookups > 0
     }
 
-    /// Look-ups are under way, and none has been answered for so long.
+    /// Returns whether look-ups are under way and none has been answered for `timeout`.
     pub(crate) fn is_overdue(&self, timeout: Duration, now: Instant) -> bool {
         self.lookups > 0 && self.last_answer.is_some_and(|last| last + timeout <= now)
     }
 
-    /// The pieces whose leaves are to be asked for and that are in `have`, nearly in order.
+    /// Returns the pieces in `have` whose leaves must be requested, nearly in order.
     pub(crate) fn unlike_in<'a>(
         &'a self,
         have: &'a PieceSet,
@@ -143,18 +143,18 @@ impl Reuse {
         self.unlike.common_from(have, self.leaf_cursor, layout)
     }
 
-    /// Of so many coarse nodes of a piece these differ from what is held.
+    /// Records how many coarse nodes of a piece differ from older content.
     pub(crate) fn count_differing(&mut self, differ: usize, of: usize) {
         let share = differ as f64 / of.max(1) as f64;
         self.differing += (share - self.differing) * DIFFERING_WEIGHT;
     }
 
-    /// Coarse nodes first make for less to be asked for than all leaves at once.
+    /// Returns whether requesting coarse nodes first costs less than requesting all leaves.
     pub(crate) fn descends(&self) -> bool {
         self.differing < MOST_DIFFERING
     }
 
-    /// It is looked for and not begun.
+    /// Returns whether a piece is looked up and not open.
     pub(crate) fn contains(&self, piece: PieceIndex) -> bool {
         self.unsearched.contains(piece)
             || self.unlike.contains(piece)
@@ -165,14 +165,14 @@ impl Reuse {
         self.unlike.contains(piece)
     }
 
-    /// The leaves of a piece are being asked for.
+    /// Removes a piece whose leaves are being requested.
     pub(crate) fn take_unlike(&mut self, piece: PieceIndex) {
         if self.unlike.remove(piece) {
             self.leaf_cursor = piece.get();
         }
     }
 
-    /// Nothing is left that could be looked for, apart from pieces that are begun.
+    /// Returns whether nothing is left to look up, except open pieces.
     pub(crate) fn is_empty(&self) -> bool {
         self.pieces() == 0
     }
@@ -181,13 +181,13 @@ impl Reuse {
         !self.unlike.is_empty()
     }
 
-    /// How many pieces are looked for, apart from those that are begun.
+    /// Returns how many pieces are looked up, except open ones.
     pub(crate) fn pieces(&self) -> u32 {
         // At most as many as there are pieces.
         self.unsearched.len() + self.unlike.len() + self.looking.len() as u32
     }
 
-    /// Every piece that is looked for and not begun.
+    /// Returns every piece that is looked up and not open.
     pub(crate) fn into_pieces(self, layout: &Layout) -> Vec<PieceIndex> {
         let waiting = self.unsearched.iter(layout).chain(self.unlike.iter(layout));
         waiting.chain(self.looking.iter().copied()).collect()

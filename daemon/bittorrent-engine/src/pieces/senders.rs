@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 pub(crate) struct Sender(u32);
 
 impl Sender {
-    /// Of blocks that nobody sent.
+    /// For blocks that no peer sent.
     pub(crate) const NONE: Self = Self(u32::MAX);
 }
 

@@ -1,4 +1,4 @@
-//! What is here, what is begun and what may be begun next, of one torrent.
+//! The pieces of one torrent: verified, open, and ready to pick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::shared::Shared;
 
 /// The pieces of a torrent.
 ///
-/// A piece is in exactly one of these states: verified (`have`), begun (`open_pieces`), ready
-/// (`picker`), looked for in what is held already (`reuse`), or waiting for its hash (none of them).
+/// A piece is in exactly one of these states: verified (`have`), open (`open_pieces`), ready
+/// (`picker`), looked up in older content (`reuse`), or waiting for its hash (none of them).
 #[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) layout: Arc<Layout>,
@@ -29,25 +29,25 @@ pub(crate) struct Transfer {
     pub(crate) bytes_verified: u64,
     /// Bytes proven in this run.
     pub(crate) bytes_proven: u64,
-    /// Those of them that were found in what is held already.
+    /// Those of them that were found in older content.
     pub(crate) bytes_reused: u64,
-    /// Ready to be begun, rarest first.
+    /// Ready to pick, rarest first.
     pub(crate) picker: PiecePicker,
-    /// To be looked for in what is held already; `None` when nothing is.
+    /// To be looked up in older content; `None` when there is none.
     pub(crate) reuse: Option<Reuse>,
-    /// Begun.
+    /// Being downloaded or looked up.
     pub(crate) open_pieces: BTreeMap<PieceIndex, OpenPiece>,
-    /// The begun ones with blocks to request.
+    /// The open ones with blocks to request.
     pub(crate) requestable: BTreeSet<PieceIndex>,
     /// Blocks in `open_pieces`.
     pub(crate) begun_blocks: u64,
     pub(crate) layers: Layers,
     pub(crate) senders: Senders,
-    /// Proven leaves of former runs, in pieces that are not begun.
+    /// Proven leaves of former runs, in pieces that are not open.
     held: BTreeMap<PieceIndex, Vec<(u16, MerkleHash)>>,
-    /// Pieces with an unknown hash may be begun: nobody gives piece layers.
+    /// Pieces with an unknown hash may be picked, because no peer sends piece layers.
     pub(crate) unproven_mode: bool,
-    /// Since when nobody can give piece layers.
+    /// Since when no peer can send piece layers.
     pub(crate) no_layers_since: Option<Instant>,
     /// Pieces in [`PieceStage::Unproven`], by file.
     pub(crate) unproven: BTreeMap<FileIndex, u32>,
@@ -140,7 +140,7 @@ impl Transfer {
         self.have.is_full()
     }
 
-    /// Nothing is left to be asked of anyone for the first time.
+    /// Returns whether every missing block has been requested from some peer.
     pub(crate) fn is_end_game(&self) -> bool {
         self.requestable.is_empty()
             && self.picker.is_empty()
@@ -149,7 +149,7 @@ impl Transfer {
             && !self.open_pieces.values().any(OpenPiece::is_looked_for)
     }
 
-    /// A ready piece is begun.
+    /// Opens a piece that is ready.
     pub(crate) fn begin(&mut self, piece: PieceIndex) {
         self.picker.remove(piece);
         if self.begin_at(piece, PieceStage::Collecting).missing() > 0 {
@@ -157,7 +157,7 @@ impl Transfer {
         }
     }
 
-    /// A piece that is looked for is begun, so that its leaves can be learnt.
+    /// Opens a piece that is looked up, so that its leaves can be requested.
     pub(crate) fn begin_reuse(&mut self, piece: PieceIndex, stage: PieceStage) -> &mut OpenPiece {
         if let Some(reuse) = &mut self.reuse {
             reuse.take_unlike(piece);
@@ -175,7 +175,7 @@ impl Transfer {
         self.open_pieces.entry(piece).or_insert(open_piece)
     }
 
-    /// Begins a piece with the request of one block to this peer, after which it may give the leaves.
+    /// Opens a piece with the request of one block to this peer, which may send its leaves after that.
     pub(crate) fn probe(&mut self, piece: PieceIndex, peer: PeerKey) -> Option<BlockIndex> {
         let layout = Arc::clone(&self.layout);
         self.reuse.as_mut()?.probing.insert(piece);
@@ -183,15 +183,15 @@ impl Transfer {
             .request_next(&layout)
     }
 
-    /// A block of this piece is requested so that the peer learns its leaves.
+    /// Returns whether a block of this piece is requested so that the peer can send its leaves.
     pub(crate) fn is_probed(&self, piece: PieceIndex) -> bool {
         self.open_pieces
             .get(&piece)
             .is_some_and(|open_piece| matches!(open_piece.stage, PieceStage::Probing(_)))
     }
 
-    /// A begun piece whose leaves cannot be learnt now is looked for again later. What is here of it
-    /// and not verified is given up.
+    /// Closes an open piece whose leaves no peer sends now; it is looked up again later. Its blocks that are
+    /// not verified are dropped.
     pub(crate) fn return_to_search(&mut self, piece: PieceIndex) {
         let Some(open_piece) = self.open_pieces.remove(&piece) else {
             return;
@@ -209,7 +209,7 @@ impl Transfer {
         }
     }
 
-    /// Nothing is looked for any more: every piece is asked of peers.
+    /// Ends all look-ups: every piece is requested from peers.
     pub(crate) fn end_reuse(&mut self) {
         let Some(reuse) = self.reuse.take() else {
             return;
@@ -240,7 +240,7 @@ impl Transfer {
         }
     }
 
-    /// The hash of a piece is known now.
+    /// Makes a piece whose hash became known ready, or queues its look-up.
     pub(crate) fn announce(&mut self, piece: PieceIndex) {
         match &mut self.reuse {
             Some(reuse) if !self.have.contains(piece) && !self.picker.is_ready(piece) => {
@@ -250,7 +250,7 @@ impl Transfer {
         }
     }
 
-    /// Bytes that may still be found in what is held already.
+    /// Returns the bytes that may still be found in older content.
     pub(crate) fn bytes_looked_for(&self) -> u64 {
         let Some(reuse) = &self.reuse else {
             return 0;
@@ -266,7 +266,7 @@ impl Transfer {
         (u64::from(reuse.pieces()) * piece_length + begun).min(left)
     }
 
-    /// Tells that verified blocks of a piece were revoked: whoever keeps them has to take them back.
+    /// Revokes verified blocks of a piece: the caller must clear them in its store.
     pub(crate) fn revoke_blocks(
         &mut self,
         torrent: TorrentKey,
@@ -287,7 +287,7 @@ impl Transfer {
         }
     }
 
-    /// Brings `requestable` in line with the state of an open piece.
+    /// Updates `requestable` for an open piece.
     pub(crate) fn reopen(&mut self, piece: PieceIndex) {
         let wants = self.open_pieces.get(&piece).is_some_and(|open_piece| {
             open_piece.missing() > 0 && matches!(open_piece.stage, PieceStage::Collecting)
@@ -299,7 +299,8 @@ impl Transfer {
         }
     }
 
-    /// A request for a block has ended without it. A piece nobody is at any more goes back.
+    /// Ends a request for a block that did not arrive. A piece without any request or block returns to the
+    /// picker.
     pub(crate) fn release(&mut self, block: BlockIndex) {
         let piece = block.piece();
         let Some(open_piece) = self.open_pieces.get_mut(&piece) else {
@@ -320,7 +321,7 @@ impl Transfer {
         }
     }
 
-    /// A begun piece of which nothing came is begun no more. What former runs verified of it stays.
+    /// Closes an open piece of which nothing was received. Blocks that former runs verified stay.
     pub(crate) fn return_to_picker(&mut self, piece: PieceIndex) {
         if let Some(open_piece) = self.open_pieces.remove(&piece) {
             self.begun_blocks -= u64::from(open_piece.blocks());
@@ -333,7 +334,7 @@ impl Transfer {
         self.offer(piece);
     }
 
-    /// Makes a piece that is neither here nor begun ready, if its hash is known or need not be.
+    /// Makes a piece that is neither verified nor open ready, if its hash is known or need not be.
     pub(crate) fn offer(&mut self, piece: PieceIndex) {
         let known = self.layers.piece_hash(&self.layout, piece).is_some();
         if (known || self.unproven_mode)
@@ -348,7 +349,7 @@ impl Transfer {
         }
     }
 
-    /// Lets pieces with an unknown hash be begun, or no longer.
+    /// Allows picking pieces with an unknown hash, or no longer.
     pub(crate) fn set_unproven_mode(&mut self, on: bool) {
         if self.unproven_mode == on {
             return;
@@ -372,7 +373,7 @@ impl Transfer {
         }
     }
 
-    /// A piece is verified as a whole.
+    /// Marks a piece verified as a whole.
     pub(crate) fn finish(&mut self, piece: PieceIndex) {
         if let Some(open_piece) = self.open_pieces.remove(&piece) {
             self.begun_blocks -= u64::from(open_piece.blocks());
@@ -383,8 +384,8 @@ impl Transfer {
         }
     }
 
-    /// Of a piece that is verified as a whole only these blocks are kept, given by their numbers with
-    /// their leaf hashes.
+    /// Marks a verified piece damaged, except for these blocks, given by their numbers with their leaf
+    /// hashes.
     pub(crate) fn lose_all_but(&mut self, piece: PieceIndex, mut leaves: Vec<(u16, MerkleHash)>) {
         if !self.have.remove(piece) {
             return;
@@ -407,7 +408,7 @@ impl Transfer {
         self.offer(piece);
     }
 
-    /// Verified blocks of a piece are lost.
+    /// Marks a verified block missing.
     pub(crate) fn lose(&mut self, block: BlockIndex) {
         let piece = block.piece();
         let size = u64::from(self.layout.block_size(block));
@@ -418,7 +419,7 @@ impl Transfer {
                 self.bytes_verified = self.bytes_verified.saturating_sub(size);
             }
             open_piece.revoke(block.in_piece());
-            // What waited for nothing but a hash waits for this block as well.
+            // A piece that waited only for a hash waits for this block as well.
             let waits = matches!(open_piece.stage, PieceStage::Unproven | PieceStage::False);
             if waits && open_piece.missing() > 0 {
                 let was_unproven = matches!(open_piece.stage, PieceStage::Unproven);
@@ -443,7 +444,7 @@ impl Transfer {
         }
     }
 
-    /// A piece enters or leaves [`PieceStage::Unproven`].
+    /// Counts a piece that enters or leaves [`PieceStage::Unproven`].
     pub(crate) fn count_unproven(&mut self, piece: PieceIndex, entered: bool) {
         let blocks = u64::from(self.layout.block_count(piece));
         let count = self.unproven.entry(self.layout.file_of(piece)).or_default();
@@ -456,7 +457,7 @@ impl Transfer {
         }
     }
 
-    /// Every piece of the file that is not verified is here and waits for its hash.
+    /// Returns whether every unverified piece of the file is stored and waits for its hash.
     pub(crate) fn awaits_only_hashes(&self, file: FileIndex) -> bool {
         let lacking = self.lacking.get(file.as_usize()).copied().unwrap_or(0);
         lacking > 0 && self.unproven.get(&file).copied() == Some(lacking)

@@ -1,4 +1,4 @@
-//! How many connections there may be.
+//! Which connections are accepted, and which are closed for them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,12 +21,11 @@ const MAY_BE_IDLE: Duration = Duration::from_secs(30);
 /// The same for a peer that waits for a slot, or has what we lack and does not send it.
 const MAY_WAIT: Duration = Duration::from_secs(120);
 
-/// How much sooner a peer makes room than others: the connections of its host, and how long it was of no
-/// use.
+/// The order in which peers are closed for others: the connections of its host, and how long it was of no use.
 pub(crate) type Displaced = (usize, Duration);
 
 impl Torrent {
-    /// Whether an incoming connection is welcome, if there is a place for it.
+    /// Checks whether an incoming connection is allowed, apart from limits on their number.
     pub(crate) fn may_accept(
         &self,
         addr: SocketAddr,
@@ -48,7 +47,7 @@ impl Torrent {
         Ok(())
     }
 
-    /// Takes a connection that is `accepted`; it takes the place of another one, if one is named.
+    /// Adds a connection that is `accepted`, and closes the one that it replaces, if any.
     pub(crate) fn handle_connected(
         &mut self,
         connected: &Connected,
@@ -84,8 +83,8 @@ impl Torrent {
         Ok(key)
     }
 
-    /// Whether a connection is welcome, if there is a place for it; or one to the same peer that has to go
-    /// for it.
+    /// Checks whether a connection is allowed, apart from limits on their number. Returns a connection to the
+    /// same peer that must be closed for it, if any.
     pub(crate) fn accept(
         &self,
         connected: &Connected,
@@ -119,17 +118,17 @@ impl Torrent {
         Ok(Some(twin.key))
     }
 
-    /// Whether there is no place for one more connection.
+    /// Returns whether the limits leave no room for one more connection.
     pub(crate) fn is_full(&self, shared: &Shared) -> bool {
         self.has_its_share(shared) || shared.connected >= shared.config.max_peers
     }
 
-    /// Whether there are as many connections as one torrent may have.
+    /// Returns whether there are as many connections as one torrent may have.
     pub(crate) fn has_its_share(&self, shared: &Shared) -> bool {
         self.swarm.peers.len() >= shared.config.max_peers_per_torrent
     }
 
-    /// Whether there are as many connections with the host of this address as allowed.
+    /// Returns whether there are as many connections with the host of this address as allowed.
     pub(super) fn is_crowded(&self, addr: SocketAddr, shared: &Shared) -> bool {
         let most = shared.config.max_peers_per_host;
         let host = Host::of(addr.ip());
@@ -140,8 +139,8 @@ impl Torrent {
         self.swarm.peers.values().filter(there).count() >= most
     }
 
-    /// Whether every place is taken, no peer gives us anything, and there is an address that may do better:
-    /// else a group of peers that lack the same would keep to itself for ever.
+    /// Returns whether the torrent is full, no peer sends us anything, and an untried address could be dialled.
+    /// Otherwise a group of peers that lack the same pieces would never meet other peers.
     pub(crate) fn wants_untried_addresses(&self, shared: &Shared, now: Instant) -> bool {
         let helps = |peer: &Peer| self.may_help(peer) && peer.last_use + MAY_WAIT > now;
         !self.is_complete()
@@ -151,8 +150,8 @@ impl Torrent {
             && self.swarm.dialler.has_untried(now)
     }
 
-    /// The peer that makes room for a newcomer from this host (`None`: from one without connections), when
-    /// every place is taken: one of the host with most connections, and of those the one that was of use
+    /// Returns the peer to close for a connection from this host (`None`: from one without connections) when
+    /// the torrent is full. It is one of the host with most connections, and of those the one that was useful
     /// least recently. How long a peer may be of no use depends on why.
     pub(crate) fn displaceable(
         &self,
@@ -191,7 +190,7 @@ impl Torrent {
         self.disconnect(key, DisconnectReason::Idle, shared, now);
     }
 
-    /// Whether a peer has something that we lack.
+    /// Returns whether a peer has something that we lack.
     fn may_help(&self, peer: &Peer) -> bool {
         match &self.phase {
             Phase::FindingMetadata(metadata) => metadata.is_offered_by(peer.key),
@@ -201,7 +200,7 @@ impl Torrent {
         }
     }
 
-    /// Closes what is above the limits of one torrent and one host.
+    /// Closes the connections above the limits of one torrent and one host.
     pub(crate) fn shed_surplus(&mut self, shared: &mut Shared, now: Instant) {
         let most = shared.config.max_peers_per_torrent;
         let most_of_host = shared.config.max_peers_per_host;

@@ -9,6 +9,7 @@ use crate::api::output::{Blame, BlockVerdict, Discard, Output, StopReason};
 use crate::pieces::open_piece::{BlockState, PieceStage};
 use crate::pieces::transfer::run_size;
 
+/// Handles blocks from their arrival to their proof.
 pub(super) struct Blocks<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -57,7 +58,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
         };
         let state = open_piece.slot(block.in_piece()).state;
         if open_piece.is_looked_for() && state == BlockState::Missing {
-            // Late: what is at its place may be found elsewhere at this moment.
+            // Late: the block may be written by a look-up at this moment.
             return BlockVerdict::Discard(Discard::Unrequested);
         }
         match state {
@@ -73,7 +74,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
             return BlockVerdict::Discard(Discard::Stopped);
         }
         if open_piece.solo && open_piece.exclusive != Some(key) {
-            // Two senders in a piece that is to show whether one of them lies.
+            // This piece must come from a single sender, to show whether that one lies.
             if waited {
                 self.cx.requests().release_block(block);
             }
@@ -115,7 +116,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
         BlockVerdict::Write
     }
 
-    /// Every block of a piece is here: is it the piece?
+    /// Checks a piece whose blocks have all arrived against its hash.
     pub(super) fn collected(&mut self, piece: PieceIndex) {
         let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
@@ -191,7 +192,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
         }
     }
 
-    /// A piece is whole.
+    /// Handles a piece that is verified as a whole.
     pub(super) fn finish(&mut self, piece: PieceIndex) {
         let transfer = &mut *self.cx.transfer;
         let first = transfer.have.is_empty();
@@ -215,7 +216,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
             self.cx.interest().update_interest(key);
         }
         if first {
-            // From here on there is something to upload.
+            // This is the first piece that can be uploaded.
             self.cx.shared.slots_changed = true;
         }
         if complete {
@@ -281,7 +282,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
         self.cx.stop(StopReason::WritesFail);
     }
 
-    /// Blocks that were verified are damaged on disk, the others of their pieces are not.
+    /// Handles verified blocks that are damaged on disk; the others of their pieces are not.
     pub(super) fn handle_damaged(&mut self, blocks: &[BlockIndex], held: Vec<PieceLeaves>) {
         for piece in held {
             let damaged = |in_piece| {
@@ -299,7 +300,7 @@ impl<'c, 'a> Blocks<'c, 'a> {
         self.handle_lost(blocks);
     }
 
-    /// Blocks that were verified are not on disk any more.
+    /// Handles verified blocks that are not on disk any more.
     pub(super) fn handle_lost(&mut self, blocks: &[BlockIndex]) {
         let transfer = &mut *self.cx.transfer;
         for block in blocks {

@@ -1,4 +1,4 @@
-//! Learning leaves by way of coarser nodes. See [`crate::pieces::descent`].
+//! Requests leaves below coarse nodes that differ from older content. See [`crate::pieces::descent`].
 
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
 use bittorrent_protocol::{BlockIndex, Layout, MerkleHash, PieceIndex};
@@ -11,6 +11,7 @@ use crate::peer::{HashPurpose, Peer};
 use crate::pieces::descent::{Descent, GROUP, LAYER, LeafRange};
 use crate::pieces::open_piece::PieceStage;
 
+/// Requests leaves below coarse nodes that differ from older content.
 pub(super) struct Descending<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -20,7 +21,7 @@ impl<'c, 'a> Descending<'c, 'a> {
         Self { cx }
     }
 
-    /// A peer gave the coarse nodes of these pieces, or says so.
+    /// Handles a peer's answer to a request for coarse nodes; its proof is still unchecked.
     pub(super) fn nodes_learnt(
         &mut self,
         key: PeerKey,
@@ -88,7 +89,7 @@ impl<'c, 'a> Descending<'c, 'a> {
         }
     }
 
-    /// Asks for the leaves below nodes that differ.
+    /// Requests the leaves below nodes that differ.
     pub(super) fn ask_below(&mut self) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -147,7 +148,7 @@ impl<'c, 'a> Descending<'c, 'a> {
         }
     }
 
-    /// A peer gave leaves below nodes of a piece, or says so.
+    /// Handles a peer's answer to a request for leaves below nodes; its proof is still unchecked.
     pub(super) fn below_learnt(
         &mut self,
         key: PeerKey,
@@ -158,7 +159,7 @@ impl<'c, 'a> Descending<'c, 'a> {
         let Some(open_piece) = self.cx.transfer.open_pieces.get_mut(&piece) else {
             return Ok(());
         };
-        // If the way was given up meanwhile, nobody wants to know any more.
+        // If the descent was given up meanwhile, the leaves are not needed any more.
         let PieceStage::Descending(descent) = &mut open_piece.stage else {
             return Ok(());
         };
@@ -178,7 +179,7 @@ impl<'c, 'a> Descending<'c, 'a> {
         Ok(())
     }
 
-    /// Looks for the blocks of a piece once all its leaves are known.
+    /// Looks up the blocks of a piece once all its leaves are known.
     fn end_descent(&mut self, piece: PieceIndex) {
         let Some(open_piece) = self.cx.transfer.open_pieces.get(&piece) else {
             return;
@@ -192,7 +193,7 @@ impl<'c, 'a> Descending<'c, 'a> {
         }
     }
 
-    /// The leaves below nodes of a piece are not to be had: it begins again.
+    /// Starts a piece again whose leaves below nodes no peer sends.
     pub(super) fn descent_failed(&mut self, piece: PieceIndex) {
         let transfer = &mut *self.cx.transfer;
         let descends = transfer

@@ -159,8 +159,8 @@ impl Swarm {
         self.dialler.changed = true;
     }
 
-    /// Dials what is due and allowed. `complete` when nothing is wanted of seeds, `stopped` when nothing is
-    /// wanted of anyone.
+    /// Dials the addresses that are due and allowed. No seed is dialled when `complete`, and no peer at all
+    /// when `stopped`.
     pub(super) fn dial(
         &mut self,
         complete: bool,

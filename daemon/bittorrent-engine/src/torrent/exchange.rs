@@ -1,4 +1,4 @@
-//! Whom peers hear of from us, and we from them (BEP 11).
+//! Peer exchange between the peers of a torrent (BEP 11).
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::api::output::Command;
 use crate::shared::Shared;
 
 impl Torrent {
-    /// Tells peers whose time has come whom we are connected to.
+    /// Sends the addresses of our peers to those for which a message is due.
     pub(super) fn exchange_peers(&mut self, shared: &mut Shared, now: Instant) {
         if !self
             .swarm
@@ -50,7 +50,7 @@ impl Torrent {
         }
     }
 
-    /// A peer told whom it is connected to.
+    /// Handles the addresses that a peer sent.
     pub(super) fn handle_exchange(
         &mut self,
         key: PeerKey,

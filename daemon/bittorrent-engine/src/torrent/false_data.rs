@@ -1,8 +1,8 @@
 //! Finding out who sent false data.
 //!
 //! A piece that does not fold to its hash came from one peer, which is banned, or from several.
-//! Then its leaves are asked of peers on v2 links: they name the false blocks, the rest is kept.
-//! Where nobody gives leaves, what arrived is remembered by its hash and the piece is downloaded
+//! Then its leaves are requested from peers on v2 links: they show the false blocks, the rest is kept.
+//! Where no peer sends leaves, what arrived is remembered by its hash and the piece is downloaded
 //! again from one single peer; if it is right now, the difference names the liars, and if it is
 //! not, that one peer is one.
 
@@ -19,6 +19,7 @@ use crate::pieces::senders::Sender;
 /// How often the pieces of files may fold to the wrong root before the torrent stops.
 const MOST_FALSE_FILES: u32 = 3;
 
+/// Finds and bans the senders of false blocks.
 pub(super) struct FalseData<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -35,7 +36,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
         }
     }
 
-    /// A piece is false, and no write to it is under way.
+    /// Starts to find the sender of a false piece, once no write to it is under way.
     pub(super) fn judge_piece(&mut self, piece: PieceIndex) {
         let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
@@ -58,7 +59,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
         self.cx.swarm.ask_hashes = true;
     }
 
-    /// The true leaves of a false piece are known.
+    /// Compares a piece with its proven leaves: revokes false blocks and bans their senders.
     pub(super) fn apply_leaves(&mut self, piece: PieceIndex, leaves: &[MerkleHash]) {
         let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
@@ -82,7 +83,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
         self.cx.blocks().prove(piece);
     }
 
-    /// Nobody gives the leaves of a false piece: downloads it again from one peer.
+    /// Downloads a false piece again from one peer, because no peer sends its leaves.
     pub(super) fn retry_solo(&mut self, piece: PieceIndex) {
         let transfer = &mut *self.cx.transfer;
         let Some(open_piece) = transfer.open_pieces.get_mut(&piece) else {
@@ -117,8 +118,8 @@ impl<'c, 'a> FalseData<'c, 'a> {
         self.cx.swarm.wake_starved = true;
     }
 
-    /// The one peer that a piece is taken from fails to deliver: another one starts over. With
-    /// `only`, just for that piece.
+    /// Releases the pieces that are downloaded from this peer alone, so that another peer starts over. With
+    /// `only`, just that piece.
     pub(super) fn lose_exclusive(&mut self, key: PeerKey, only: Option<PieceIndex>) {
         let transfer = &mut *self.cx.transfer;
         let solo: Vec<_> = transfer
@@ -143,7 +144,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
         }
     }
 
-    /// A piece that was false before is proven now: whoever sent something else lied.
+    /// Bans the peers that sent other bytes for a piece that was false before and is proven now.
     pub(super) fn convict_suspects(&mut self, piece: PieceIndex) {
         let Some(open_piece) = self.cx.transfer.open_pieces.get_mut(&piece) else {
             return;
@@ -174,8 +175,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
         }
     }
 
-    /// When everything that lacks of a file waits for hashes that nobody gives, the file's root
-    /// decides about all of it.
+    /// Checks a file by its root, once all that is missing of it waits for hashes that no peer sends.
     pub(super) fn fold_file(&mut self, piece: PieceIndex) {
         let transfer = &mut *self.cx.transfer;
         let file = transfer.layout.file_of(piece);
@@ -199,7 +199,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
             } else if let Some(hash) = transfer.layers.piece_hash(&transfer.layout, piece) {
                 hashes.push(hash);
             } else {
-                // Verified in a former run, when its hash was known: only peers have it now.
+                // The piece was verified in a former run, when its hash was known: only peers have that now.
                 return;
             }
         }
@@ -219,7 +219,7 @@ impl<'c, 'a> FalseData<'c, 'a> {
         }
     }
 
-    /// The pieces of a file, none of them proven, do not fold to its root.
+    /// Drops the unproven pieces of a file that do not fold to its root.
     fn drop_false_file(&mut self, file: FileIndex, waiting: &[PieceIndex]) {
         let transfer = &mut *self.cx.transfer;
         let mut senders = std::collections::BTreeSet::new();

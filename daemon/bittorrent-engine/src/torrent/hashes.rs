@@ -1,4 +1,4 @@
-//! Which hashes are asked of whom (BEP 52, "hash request").
+//! Which hashes are requested from which peer (BEP 52, "hash request").
 
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use crate::pieces::open_piece::PieceStage;
 const HASHES_HEADER: u64 = 4 + 1 + 48;
 /// Hash requests under way to one peer, short ones apart.
 pub(super) const PER_PEER: usize = 2;
-/// How long a peer that rejects or forgets a hash request is left alone; doubles each time.
+/// How long a peer that rejects or ignores a hash request gets no further one; doubles each time.
 const BACKOFF: Duration = Duration::from_secs(5);
-/// A peer that failed this often in a row is not counted on for hashes.
+/// A peer that failed this often in a row is not expected to send hashes.
 const HOPELESS: u32 = 3;
-/// How long nobody must be able to give piece layers before pieces are begun without.
+/// How long no peer can send piece layers before pieces are picked without.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 
+/// Requests piece layers and leaves, and handles the answers.
 pub(super) struct Hashes<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -39,14 +40,14 @@ impl<'c, 'a> Hashes<'c, 'a> {
         if self.cx.is_at_rest() {
             return;
         }
-        // What others wait for goes first.
+        // Overdue requests go first.
         self.cx.hedging().hedge_hashes();
         self.ask_for_leaves();
         self.cx.reuse().learn_leaves();
         if self.cx.transfer.layers.is_complete() {
             return;
         }
-        // A host that left requests unanswered is asked when nobody else has anything to do: it may have
+        // A host that left requests unanswered is asked only when no other host is being asked: it may have
         // several connections, and each would cost a time-out.
         let unanswered = self.cx.hedging().unanswered();
         let of_host = |peer: &Peer| unanswered.get(&peer.host()).copied();
@@ -71,7 +72,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         }
     }
 
-    /// Asks these peers for piece layers, one chunk each in turn, so that the chunks spread over them.
+    /// Requests piece layers from these peers, one chunk each in turn, so that the chunks spread over them.
     fn ask_for_layers(&mut self, peers: &[(u32, PeerKey)]) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -96,7 +97,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         }
     }
 
-    /// Asks for the leaves of false pieces; gives up on those nobody can help with.
+    /// Requests the leaves of false pieces; gives up on pieces for which no peer can send them.
     fn ask_for_leaves(&mut self) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -116,7 +117,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
                 hopeless.push(*piece);
                 continue;
             };
-            // Somebody can be asked, if not at this moment.
+            // There is a peer that can be asked, if not at this moment.
             let Some(peer) = std::iter::once(first)
                 .chain(able)
                 .find(|peer| peer.hash_waits.len() < PER_PEER)
@@ -145,7 +146,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         };
         let wait = match peer.take_hash_wait(request) {
             None => return Err(PeerFault::UnrequestedHashes),
-            // Too late: somebody else was asked.
+            // Too late: another peer was asked.
             Some(None) => {
                 self.cx
                     .swarm
@@ -222,7 +223,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         }
     }
 
-    /// Some pieces' hashes are known now.
+    /// Continues with pieces whose hashes are known now.
     fn hashes_arrived(&mut self, file: bittorrent_protocol::FileIndex, progress: LayerProgress) {
         let pieces = match progress {
             LayerProgress::Nothing => return,
@@ -272,10 +273,10 @@ impl<'c, 'a> Hashes<'c, 'a> {
         }
     }
 
-    /// A hash request came to nothing: ask someone else, and this peer not so soon again.
+    /// Handles a hash request without an answer: asks another peer, and this one only after a pause.
     fn hashes_failed(&mut self, key: PeerKey, wait: &HashWait) {
         let now = self.cx.now;
-        // Not having leaves at hand says nothing about piece layers.
+        // A peer without leaves may still have piece layers.
         if let HashPurpose::Chunk(_) = wait.purpose
             && let Some(peer) = self.cx.swarm.peers.get_mut(&key)
         {
@@ -285,7 +286,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         self.ask_others(key, wait);
     }
 
-    /// A hash request will not be answered by this peer.
+    /// Hands over a hash request that this peer will not answer.
     fn ask_others(&mut self, key: PeerKey, wait: &HashWait) {
         self.cx.swarm.ask_hashes = true;
         if self.cx.hedging().hand_over(key, wait) {
@@ -314,7 +315,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         }
     }
 
-    /// A peer is going: what it was asked for is asked of others.
+    /// Gives up the hash requests of a peer that is removed, so that others are asked.
     pub(super) fn drop_hash_waits(&mut self, key: PeerKey) {
         let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return;
@@ -324,7 +325,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
         }
     }
 
-    /// Time-outs, and whether pieces must be begun without their hashes.
+    /// Handles time-outs, and decides whether pieces must be picked without their hashes.
     pub(super) fn tick_hashes(&mut self) {
         let now = self.cx.now;
         let keys: Vec<_> = self.cx.swarm.peers.keys().copied().collect();

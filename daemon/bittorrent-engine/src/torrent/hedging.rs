@@ -1,4 +1,4 @@
-//! Hash requests that are asked a second time. See [`crate::hedge`].
+//! Hash requests that are sent a second time. See [`crate::hedge`].
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use crate::peer::{HashPurpose, HashWait, Peer};
 use crate::pieces::open_piece::PieceStage;
 use crate::pieces::transfer::Transfer;
 
+/// Sends overdue hash requests to a second host.
 pub(super) struct Hedging<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -25,7 +26,7 @@ impl<'c, 'a> Hedging<'c, 'a> {
         Self { cx }
     }
 
-    /// Whether a hash request is unanswered for longer than answers take.
+    /// Returns whether a hash request is unanswered for longer than answers take.
     fn is_overdue(&self, wait: &HashWait) -> bool {
         let now = self.cx.now;
         self.cx
@@ -34,7 +35,7 @@ impl<'c, 'a> Hedging<'c, 'a> {
             .is_overdue(wait.asked, self.cx.shared.config.hedge_after, now)
     }
 
-    /// How many hash requests each host left unanswered, as far as is known.
+    /// Counts the hash requests that each host left unanswered.
     pub(super) fn unanswered(&self) -> BTreeMap<Host, u32> {
         let mut unanswered: BTreeMap<Host, u32> = BTreeMap::new();
         for peer in self.cx.swarm.peers.values() {
@@ -46,7 +47,7 @@ impl<'c, 'a> Hedging<'c, 'a> {
         unanswered
     }
 
-    /// Asks other hosts for hashes that are overdue.
+    /// Requests overdue hashes from other hosts.
     pub(super) fn hedge_hashes(&mut self) {
         let now = self.cx.now;
         let mut under_way = 0;
@@ -89,8 +90,8 @@ impl<'c, 'a> Hedging<'c, 'a> {
         }
     }
 
-    /// Whom to ask as well: of the hosts that leave nothing unanswered, the least busy. `None` also
-    /// when the hashes are not wanted any more.
+    /// Returns another peer to ask: the least busy one of hosts that answered everything. `None` also when
+    /// the hashes are not wanted any more.
     fn other_peer_for(
         &self,
         asked: PeerKey,
@@ -111,7 +112,7 @@ impl<'c, 'a> Hedging<'c, 'a> {
             .map(|peer| peer.key)
     }
 
-    /// Who is asked for the leaves of a false piece.
+    /// Returns the query for the leaves of a false piece.
     fn leaf_query(
         &mut self,
         purpose: HashPurpose,
@@ -126,7 +127,7 @@ impl<'c, 'a> Hedging<'c, 'a> {
         }
     }
 
-    /// A peer will not answer: whether another one is asked for the same, who is counted on then.
+    /// Returns whether another peer was sent the same request; that one is waited for then.
     pub(super) fn hand_over(&mut self, key: PeerKey, wait: &HashWait) -> bool {
         if wait.hedge == Hedge::None {
             return false;
@@ -171,7 +172,7 @@ fn is_learning_of(stage: &PieceStage, key: PeerKey) -> bool {
     matches!(stage, PieceStage::RequestingLeaves(of) if *of == key)
 }
 
-/// Whether this peer can be asked for what another one was asked for, and it is wanted still.
+/// Returns whether this peer can be asked for what another one was asked for, and it is wanted still.
 fn can_answer(
     transfer: &Transfer,
     peer: &Peer,

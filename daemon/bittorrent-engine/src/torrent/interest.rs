@@ -1,4 +1,4 @@
-//! What peers have, what we have, and who is interested in whom.
+//! What peers have, what we have, and in which peers we are interested.
 
 use super::context::Context;
 use crate::api::input::PeerFault;
@@ -7,6 +7,7 @@ use crate::api::output::{Command, DisconnectReason};
 use crate::peer::PeerPieces;
 use crate::pieces::piece_set::PieceSet;
 
+/// Tracks which pieces peers have, and sends interest and `have`s.
 pub(super) struct Interest<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -16,7 +17,7 @@ impl<'c, 'a> Interest<'c, 'a> {
         Self { cx }
     }
 
-    /// Tells a peer what we have.
+    /// Sends a peer what we have.
     pub(super) fn send_bitfield(&mut self, key: PeerKey) {
         let transfer = &*self.cx.transfer;
         let Some(peer) = self.cx.swarm.peers.get(&key) else {
@@ -35,7 +36,7 @@ impl<'c, 'a> Interest<'c, 'a> {
         }
     }
 
-    /// Neither side has anything for the other: make room.
+    /// Closes the connection of a peer that requests nothing when nothing is wanted of it either.
     pub(super) fn drop_if_redundant(&mut self, key: PeerKey) {
         let redundant = self.cx.wants_nothing()
             && self
@@ -49,7 +50,7 @@ impl<'c, 'a> Interest<'c, 'a> {
         }
     }
 
-    /// Tells a peer when our interest in it changes.
+    /// Sends a peer `interested` or `not interested` when that changes.
     pub(super) fn update_interest(&mut self, key: PeerKey) {
         let at_rest = self.cx.is_at_rest();
         let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
@@ -116,7 +117,7 @@ impl<'c, 'a> Interest<'c, 'a> {
         Ok(())
     }
 
-    /// Counts a peer's pieces into the availability.
+    /// Adds a peer's pieces to the availability.
     pub(super) fn count_pieces(&mut self, key: PeerKey) {
         let transfer = &mut *self.cx.transfer;
         let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
@@ -134,7 +135,7 @@ impl<'c, 'a> Interest<'c, 'a> {
         self.cx.swarm.ask_hashes = true;
     }
 
-    /// Takes a peer's pieces out of the availability.
+    /// Removes a peer's pieces from the availability.
     pub(super) fn uncount_pieces(&mut self, key: PeerKey) {
         let transfer = &mut *self.cx.transfer;
         let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
@@ -163,7 +164,7 @@ impl<'c, 'a> Interest<'c, 'a> {
         self.drop_if_redundant(key);
     }
 
-    /// Tells peers about new pieces that they lack.
+    /// Sends `have` to peers that lack new pieces.
     pub(super) fn announce_pieces(&mut self) {
         if self.cx.swarm.unannounced.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Which blocks are asked of whom.
+//! Which blocks are requested from which peer.
 
 use std::time::Duration;
 
@@ -13,27 +13,28 @@ use crate::pieces::open_piece::{BlockState, PieceStage};
 use crate::pieces::transfer::Transfer;
 use crate::rng::Rng;
 
-/// Peers join pieces that others work on, rather than begin new ones, once this many blocks are
-/// to be requested in those: whole pieces are worth more to a swarm than many half ones.
+/// Peers join open pieces instead of opening new ones once this many blocks of those can be requested: whole
+/// pieces are worth more to a swarm than many half ones.
 const ENOUGH_OPEN: u32 = 4_096;
-/// How many requests that others have, too, a peer is given at the end.
+/// How many blocks that other peers were asked for are requested from a peer in the end game.
 const MOST_DOUBLE: usize = 16;
-/// At the end, what is likely here within this time is asked of nobody else, in seconds: most of it would
-/// come twice.
+/// In the end game, a block that is expected within this time is not requested again, in seconds: most such
+/// blocks would arrive twice.
 const SOON: f64 = 0.5;
-/// At the end, a block is asked of this many peers at most.
+/// In the end game, a block is requested from at most this many peers.
 const MOST_PEERS_PER_BLOCK: u8 = 3;
-/// The last of these places is kept for a peer that has sent something: others, who may be as slow as
-/// those that have the block already, could fill them all.
+/// The last of these requests is reserved for a peer that has sent something: other peers may be as slow as
+/// those that were asked already.
 const MOST_UNTRIED_PER_BLOCK: u8 = MOST_PEERS_PER_BLOCK - 1;
-/// A peer that has not sent a block yet has this part of the time for its first answer.
+/// A peer that has not sent a block yet must answer within this fraction of the time-out.
 const UNTRIED: u32 = 4;
-/// How long an interested peer may have nothing to do before we say we want nothing: seeds close
-/// connections that stay idle for 60 s.
+/// How long we stay interested in a peer without requesting anything: seeds close connections that are idle
+/// for 60 s.
 const IDLE: Duration = Duration::from_secs(40);
 /// How long a peer that rejects a block of a piece is not asked for that piece.
 const REFUSAL_TIME: Duration = Duration::from_secs(10);
 
+/// Requests blocks from peers, cancels them and handles time-outs.
 pub(super) struct Requests<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -59,7 +60,7 @@ impl<'c, 'a> Requests<'c, 'a> {
                 if let Some(peer) = self.cx.swarm.peers.get_mut(&key)
                     && std::mem::take(&mut peer.parked)
                 {
-                    // Its idleness begins anew: it is to have time for what is free now.
+                    // Its idle time starts again, so that it can take what is free now.
                     peer.starved = Some(now);
                 }
                 self.cx.interest().update_interest(key);
@@ -136,7 +137,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         }
     }
 
-    /// At the end: asks a peer for blocks that a slower one is not likely to deliver soon.
+    /// End game: requests blocks that a slower peer is not likely to send soon.
     fn double(&mut self, key: PeerKey, room: usize, batch: &mut Vec<BlockIndex>) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -202,7 +203,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         }
     }
 
-    /// A request for a block has ended without it.
+    /// Releases a block whose request ended without it.
     pub(super) fn release_block(&mut self, block: BlockIndex) {
         {
             let transfer = &mut *self.cx.transfer;
@@ -211,7 +212,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         }
     }
 
-    /// The peer works on no piece any more; others may take it over.
+    /// Ends a peer's work on its current piece, so that others may take it over.
     pub(super) fn leave_piece(&mut self, key: PeerKey) {
         let transfer = &mut *self.cx.transfer;
         let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
@@ -252,7 +253,7 @@ impl<'c, 'a> Requests<'c, 'a> {
             return;
         }
         if !peer.choking_us {
-            // It is willing to serve, just not this: asking again at once would go on for ever.
+            // The peer serves, but not this block: requesting it again at once could repeat for ever.
             if transfer.is_probed(block.piece()) {
                 peer.leaves_failed();
             }
@@ -269,7 +270,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         self.cx.swarm.wake(key);
     }
 
-    /// Gives up everything a peer was asked for, without telling it. Returns the blocks.
+    /// Gives up every request to a peer without sending cancels. Returns the blocks.
     pub(super) fn release_all(&mut self, key: PeerKey) -> Vec<BlockIndex> {
         let Some(peer) = self.cx.swarm.peers.get_mut(&key) else {
             return Vec::new();
@@ -283,7 +284,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         blocks
     }
 
-    /// Gives up everything a peer was asked for, and tells it.
+    /// Cancels every request to a peer.
     pub(super) fn cancel_all(&mut self, key: PeerKey) {
         let blocks = self.release_all(key);
         if !blocks.is_empty() {
@@ -291,7 +292,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         }
     }
 
-    /// A block is here: whoever else was asked for it need not send it.
+    /// Cancels the requests to other peers for a block that has arrived.
     pub(super) fn cancel_others(&mut self, block: BlockIndex) {
         for peer in self.cx.swarm.peers.values_mut() {
             if peer.pipeline.abandon(block) {
@@ -304,7 +305,7 @@ impl<'c, 'a> Requests<'c, 'a> {
         }
     }
 
-    /// Looks for peers that do not answer, and for ones with nothing to do.
+    /// Handles peers that do not answer, and peers without requests.
     pub(super) fn tick_requests(&mut self) {
         let now = self.cx.now;
         let timeout = self.cx.shared.config.request_timeout;
@@ -316,7 +317,7 @@ impl<'c, 'a> Requests<'c, 'a> {
             if peer.forgive(now) {
                 self.cx.swarm.wake_starved = true;
             }
-            // Whether it answers at all shows sooner: many that do not must not hold everything.
+            // A peer that never answered times out sooner, so that many of them do not delay every piece.
             let timeout = if peer.down.total() == 0 {
                 timeout / UNTRIED
             } else {
@@ -345,7 +346,7 @@ impl<'c, 'a> Requests<'c, 'a> {
                 peer.parked = true;
                 self.cx.interest().update_interest(key);
             } else if peer.starved.is_some() && !peer.parked {
-                // Whatever frees work wakes those who starve; this bounds what a slip could cost.
+                // Starving peers are woken when work becomes free; this bounds the cost of a missed wake-up.
                 self.cx.swarm.wake(key);
             }
         }
@@ -357,7 +358,7 @@ struct Limits {
     unproven_blocks: u64,
 }
 
-/// The piece a peer shall work on; it is begun and has blocks to request.
+/// Chooses the piece that a peer works on. It is open and has blocks to request.
 fn choose_piece(
     transfer: &mut Transfer,
     peer: &mut Peer,
@@ -379,7 +380,7 @@ fn choose_piece(
     {
         open_piece.worker = None;
     }
-    // Pieces that nobody works on come first, then new ones, then those of others.
+    // Pieces that no peer works on come first, then new ones, then those of other peers.
     let mut waiting = 0;
     let mut orphan = None;
     let mut other: Option<(u32, PieceIndex)> = None;
@@ -415,7 +416,7 @@ fn choose_piece(
     Some(chosen)
 }
 
-/// Whether a peer may be asked for missing blocks of a begun piece.
+/// Returns whether a peer may be asked for missing blocks of a begun piece.
 fn may_request(transfer: &Transfer, peer: &Peer, piece: PieceIndex) -> bool {
     peer.has(piece)
         && !peer.refuses(piece)
@@ -426,7 +427,7 @@ fn may_request(transfer: &Transfer, peer: &Peer, piece: PieceIndex) -> bool {
         })
 }
 
-/// A piece the peer serves although it chokes (BEP 6, "allowed fast").
+/// Chooses a piece that the peer serves although it chokes (BEP 6, "allowed fast").
 fn choose_allowed(transfer: &mut Transfer, peer: &Peer) -> Option<PieceIndex> {
     let piece = peer.allowed_fast.iter().copied().find(|piece| {
         may_request(transfer, peer, *piece)
@@ -442,7 +443,7 @@ fn choose_allowed(transfer: &mut Transfer, peer: &Peer) -> Option<PieceIndex> {
     Some(piece)
 }
 
-/// Begins a piece for a peer.
+/// Picks and opens a piece for a peer.
 fn begin_piece(
     transfer: &mut Transfer,
     peer: &Peer,
@@ -450,7 +451,7 @@ fn begin_piece(
     limits: &Limits,
     rng: &mut Rng,
 ) -> Option<PieceIndex> {
-    // Too much begun and nobody to finish it must not keep an idle peer idle.
+    // Many open pieces that no peer can finish must not keep an idle peer idle.
     let full = transfer.begun_blocks - transfer.unproven_blocks >= limits.open_blocks;
     if full && !peer.pipeline.is_empty() {
         return None;

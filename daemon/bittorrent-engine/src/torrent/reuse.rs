@@ -1,4 +1,4 @@
-//! Looking for what is missing in what is held already. See [`crate::pieces::reuse`] for the way of a piece.
+//! Finds missing pieces in older content. See [`crate::pieces::reuse`] for the steps of a piece.
 
 use bittorrent_protocol::merkle::{self, CheckedRequest, HashRequest, ProofFault};
 use bittorrent_protocol::{BlockIndex, MerkleHash, PieceIndex};
@@ -19,18 +19,19 @@ use crate::pieces::transfer::Transfer;
 /// Leaves in one request for those of several pieces; a single long piece may have more. What BEP
 /// 52 advises.
 const LEAVES_AT_ONCE: u32 = 512;
-/// The least layers between leaves and piece for coarser nodes to be asked for first.
+/// The least layers between leaves and piece for which coarser nodes are requested first.
 const LEAST_HEIGHT: u8 = LAYER + 2;
-/// Pieces begun so that their leaves can be learnt: more would only make them slow to search.
+/// Most open pieces whose leaves are requested: more would only make them slow to search.
 const MOST_PIECES: usize = 1_024;
-/// Pieces of which one peer is asked for a block, or for leaves after that.
+/// Most pieces of which one peer is asked for a block, or for leaves after that.
 const MOST_PROBES: usize = 16;
 /// How many pieces are looked at to find those a peer must be asked a block of.
 const PROBE_SEARCH: usize = 256;
-/// Where nobody gives leaves, this many blocks are made ready to be requested: when someone comes who
-/// gives them, the rest can still be looked for.
+/// Where no peer sends leaves, this many blocks are made ready to request. If a peer that sends them connects
+/// later, the rest can still be looked up.
 const READY_AHEAD: u32 = 1 << 14;
 
+/// Looks up pieces and blocks in older content.
 pub(super) struct ReuseSearch<'c, 'a> {
     cx: &'c mut Context<'a>,
 }
@@ -40,7 +41,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         Self { cx }
     }
 
-    /// Asks for the look-ups of whole pieces that can be asked for now.
+    /// Emits the look-ups of whole pieces that can start now.
     pub(super) fn look_up(&mut self) {
         let now = self.cx.now;
         if self.cx.is_at_rest() {
@@ -83,7 +84,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
                 }
             }
             if !reuse.descends() {
-                // So that it is noticed when most is held again.
+                // Shows when most of the content is in older content again.
                 let (differ, of) = open_piece.groups_missing(GROUP);
                 reuse.count_differing(differ, of);
             }
@@ -94,7 +95,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         }
     }
 
-    /// A piece counts as found when all of it is there and folds to its hash.
+    /// Accepts a piece that was looked up as a whole if all of it was found and folds to its hash.
     fn whole_looked_up(&mut self, piece: PieceIndex, adopted: &[(BlockIndex, MerkleHash)]) {
         let transfer = &mut *self.cx.transfer;
         let blocks = transfer.layout.block_count(piece);
@@ -122,7 +123,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
             });
             self.cx.blocks().finish(piece);
         } else if blocks == 1 {
-            // Its one leaf is its hash: there is nothing more to look for.
+            // Its one leaf is its hash: there is nothing more to look up.
             transfer.offer(piece);
             self.cx.swarm.wake_starved = true;
         } else {
@@ -130,12 +131,12 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
                 reuse.insert(piece, true);
             }
             self.cx.swarm.ask_hashes = true;
-            // Those who must be asked for a block first.
+            // Peers that must be asked for a block first.
             self.cx.swarm.wake_starved = true;
         }
     }
 
-    /// Asks for the leaves of pieces that are not there as a whole.
+    /// Requests the leaves of pieces that were not found as a whole.
     pub(super) fn learn_leaves(&mut self) {
         let now = self.cx.now;
         self.ask_probed();
@@ -179,7 +180,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         }
     }
 
-    /// Asks those who have sent a block of a piece for its leaves.
+    /// Requests the leaves of pieces from peers that have sent a block of them.
     fn ask_probed(&mut self) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -227,8 +228,8 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         }
     }
 
-    /// The pieces of which this peer is to be asked for a block before it gives their leaves, nobody
-    /// else being able to.
+    /// Returns the pieces of which this peer must be asked for a block before it sends their leaves, because
+    /// no other peer can.
     pub(super) fn choose_probes(&self, key: PeerKey) -> Vec<PieceIndex> {
         let transfer = &*self.cx.transfer;
         let Some(peer) = self.cx.swarm.peers.get(&key) else {
@@ -266,7 +267,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
             .collect()
     }
 
-    /// What a peer gave of these pieces, as far as it leads to what is known of them.
+    /// Returns the hashes that a peer sent, if they fold to what is known of these pieces.
     pub(super) fn proven_below<'h>(
         &mut self,
         key: PeerKey,
@@ -282,7 +283,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         proven
     }
 
-    /// A peer gave the leaves of these pieces, or says so.
+    /// Handles a peer's answer to a request for leaves; its proof is still unchecked.
     pub(super) fn leaves_learnt(
         &mut self,
         key: PeerKey,
@@ -319,7 +320,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         Ok(())
     }
 
-    /// The leaves of a piece are proven: asks for the look-up of the blocks it lacks.
+    /// Looks up the missing blocks of a piece by its proven leaves.
     pub(super) fn look_for_blocks(&mut self, piece: PieceIndex, leaves: &[MerkleHash]) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -337,7 +338,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         }
     }
 
-    /// A peer does not give the leaves of these pieces.
+    /// Handles pieces whose leaves a peer does not send.
     pub(super) fn leaves_not_learnt(&mut self, key: PeerKey, first: PieceIndex, pieces: u32) {
         let transfer = &mut *self.cx.transfer;
         for piece in piece_run(transfer, first, pieces) {
@@ -362,7 +363,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
         self.cx.swarm.wake_starved = true;
     }
 
-    /// Gives up look-ups that nobody answers, and leaves that nobody gives.
+    /// Gives up look-ups that the caller does not answer, and leaves that no peer sends.
     pub(super) fn tick_reuse(&mut self) {
         let now = self.cx.now;
         let transfer = &mut *self.cx.transfer;
@@ -418,7 +419,7 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
     }
 }
 
-/// Whether one more piece may be begun to learn its leaves, for a peer that has something else to do
+/// Returns whether one more piece may be begun to learn its leaves, for a peer that has something else to do
 /// or not.
 fn may_begin(transfer: &Transfer, config: &Config, idle: bool) -> bool {
     let begun = transfer.begun_blocks - transfer.unproven_blocks;
@@ -495,7 +496,7 @@ fn next_batch(
             HashRequest::anchored(file, base, index, (width * per_piece) >> base, height).ok()
         });
         let Some(request) = request else {
-            // More leaves than peers give: it is asked for as if nothing were held.
+            // More leaves than peers send: the piece is downloaded as if there were no older content.
             if let Some(reuse) = &mut transfer.reuse {
                 reuse.take_unlike(piece);
             }

@@ -279,7 +279,7 @@ fn a_copied_peer_id_neither_keeps_a_peer_out_nor_closes_its_connection() {
                 local: false,
             };
             let torrent = seed.torrents[0];
-            // The copy comes first, or second; it keeps nothing from happening.
+            // The copy comes first, or second; it prevents nothing.
             seed.join_as(0, stranger(1), id).unwrap();
             let peer = seed.engine.handle_connected(torrent, honest, seed.now);
             assert!(peer.is_ok(), "{peer:?}");

@@ -229,7 +229,7 @@ fn held_blocks_of_a_piece_that_stays_false_are_taken_back_before_they_are_writte
     d.event(liar, PeerEvent::Unchoke);
     assert_eq!(d.asked(liar).len(), 3, "what is held is not asked for");
     d.deliver_all(liar, true);
-    // The held block may be the false one, and nobody can tell: the whole piece comes again.
+    // The held block may be the false one, and no peer can prove it: the whole piece is downloaded again.
     let first = d
         .truth
         .layout
@@ -429,7 +429,7 @@ fn at_the_end_an_idle_peer_is_asked_for_what_a_silent_one_leaves() {
     }
     assert_eq!(d.asked(first).len(), 4);
     assert!(d.asked(idle).is_empty());
-    // While there is something nobody was asked for, waiting does not count as the end.
+    // While some block was not requested at all, waiting is not the end game.
     d.wait(2);
     assert!(d.asked(idle).is_empty());
     // Once the rest is asked of a third one, the idle one helps out with what is long due.

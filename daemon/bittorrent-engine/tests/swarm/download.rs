@@ -177,7 +177,7 @@ fn at_the_end_slow_peers_do_not_hold_up_the_rest() {
     let leech = world.add_leech(&torrent, Habits::default());
     world.introduce_all();
     let took = world.run_until_complete(&[leech], 2 * MINUTE);
-    // The slow one got 64 requests at the start: 52 s, if nobody else were asked for them.
+    // The slow one got 64 requests at the start: 52 s, if no other peer were asked for them.
     assert!(took < Duration::from_secs(3), "{took:?}");
     let node = &world.nodes[leech];
     assert!(node.cancels > 0);

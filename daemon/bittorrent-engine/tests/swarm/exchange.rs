@@ -13,7 +13,7 @@ use crate::node::Habits;
 use crate::world::World;
 use simulation::{BLOCK, SyntheticTorrent};
 
-/// Leeches that know nobody but a slow seed.
+/// Leeches that know no peer but a slow seed.
 fn star(exchanges: bool) -> Duration {
     let torrent = SyntheticTorrent::new(16, &[2_000 * BLOCK]).unwrap();
     let mut world = World::new(5);
@@ -97,7 +97,7 @@ impl Fixture {
         std::iter::from_fn(|| self.engine.poll_output()).collect()
     }
 
-    fn told_after(&mut self, seconds: u64) -> Vec<(PeerKey, PexMessage)> {
+    fn messages_after(&mut self, seconds: u64) -> Vec<(PeerKey, PexMessage)> {
         self.now += Duration::from_secs(seconds);
         self.engine.handle_timeout(self.now);
         self.outputs()
@@ -142,23 +142,23 @@ impl Fixture {
 fn peers_hear_of_those_that_can_be_reached_once_and_when_they_go() {
     let mut f = Fixture::new(false);
     let dialled = f.connect("203.0.113.1:6881", Direction::Outgoing, None);
-    let tells = f.connect("203.0.113.2:50000", Direction::Incoming, Some(6882));
+    let with_port = f.connect("203.0.113.2:50000", Direction::Incoming, Some(6882));
     let silent = f.connect("203.0.113.3:50000", Direction::Incoming, None);
     let near = f.connect("192.168.0.4:6884", Direction::Outgoing, None);
-    let told = f.told_after(6);
+    let messages = f.messages_after(6);
     let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
     let expected = [
         (dialled, vec!["203.0.113.2:6882"]),
-        (tells, vec!["203.0.113.1:6881"]),
+        (with_port, vec!["203.0.113.1:6881"]),
         (silent, vec!["203.0.113.1:6881", "203.0.113.2:6882"]),
         (near, vec!["203.0.113.1:6881", "203.0.113.2:6882"]),
     ];
-    assert_eq!(told.len(), expected.len());
-    for ((peer, message), (expected, addrs)) in told.iter().zip(&expected) {
+    assert_eq!(messages.len(), expected.len());
+    for ((peer, message), (expected, addrs)) in messages.iter().zip(&expected) {
         assert_eq!(peer, expected);
-        let heard: Vec<_> = message.added.iter().map(|peer| peer.addr).collect();
+        let received: Vec<_> = message.added.iter().map(|peer| peer.addr).collect();
         assert_eq!(
-            heard,
+            received,
             addrs.iter().map(|text| addr(text)).collect::<Vec<_>>()
         );
         for peer in &message.added {
@@ -166,11 +166,11 @@ fn peers_hear_of_those_that_can_be_reached_once_and_when_they_go() {
         }
         assert!(message.dropped.is_empty());
     }
-    assert!(f.told_after(30).is_empty());
-    f.engine.handle_disconnected(tells, f.now);
-    let told = f.told_after(40);
-    assert_eq!(told.len(), 3);
-    for (_, message) in told {
+    assert!(f.messages_after(30).is_empty());
+    f.engine.handle_disconnected(with_port, f.now);
+    let messages = f.messages_after(40);
+    assert_eq!(messages.len(), 3);
+    for (_, message) in messages {
         assert!(message.added.is_empty());
         assert_eq!(message.dropped, [addr("203.0.113.2:6882")]);
     }

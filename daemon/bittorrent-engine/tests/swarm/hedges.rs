@@ -75,7 +75,7 @@ fn where_answers_take_long_nothing_is_asked_twice_for_ever() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whoever is silent, slow or unwilling: one honest seed is enough, nobody is at fault, and no chunk is
+    /// With silent, slow or unwilling peers, one honest seed is enough, no peer is at fault, and no chunk is
     /// asked for more often than peers failed to give it, and once more. Two hosts without an answer,
     /// asked one after the other, cost one time-out and what came before the second was asked.
     #[test]

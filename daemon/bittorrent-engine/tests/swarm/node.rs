@@ -124,7 +124,7 @@ pub(crate) struct Link {
     pub(crate) node: usize,
     pub(crate) key: PeerKey,
     pub(crate) fast: bool,
-    /// We were told to choke it.
+    /// Our engine chokes it.
     pub(crate) chokes: bool,
     /// We choke it on a whim, see [`Habits::chokes_every`].
     pub(crate) moody: bool,

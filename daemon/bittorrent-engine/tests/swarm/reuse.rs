@@ -386,7 +386,7 @@ fn open_pieces_stay_few_however_long_the_torrent_is() {
     assert_eq!(status.bytes_fetched, bytes(&torrent, changed));
 }
 
-/// A look-up is given up when everything else is here for long, and the peer that gave it was told that
+/// A look-up is given up when everything else has been stored for long, and the peer that gave it was sent that
 /// nothing is wanted: the other one takes requests and answers none.
 #[test]
 fn what_turns_up_late_comes_from_whoever_gives_it() {

@@ -21,7 +21,7 @@ use simulation::SyntheticTorrent;
 
 /// Something that happens to a node.
 #[derive(Debug)]
-enum Happening {
+enum SimEvent {
     /// A dial reaches it.
     Dialled {
         from: usize,
@@ -76,12 +76,12 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) start: Instant,
     queue: BinaryHeap<Reverse<(Instant, u64, usize)>>,
-    happenings: Vec<Option<Happening>>,
+    events: Vec<Option<SimEvent>>,
     latency: Duration,
     jitter: u64,
     random: u64,
     at_this_instant: u32,
-    /// No block may be written twice by anyone: nobody lies and no disk fails.
+    /// No node may write a block twice: no peer lies and no disk fails.
     pub(crate) strict: bool,
 }
 
@@ -97,7 +97,7 @@ impl World {
             now,
             start: now,
             queue: BinaryHeap::new(),
-            happenings: Vec::new(),
+            events: Vec::new(),
             latency: Duration::from_millis(10),
             jitter: 5_000,
             random: seed.wrapping_mul(2).wrapping_add(1),
@@ -246,11 +246,11 @@ impl World {
             self.at_this_instant += 1;
             assert!(self.at_this_instant < 200_000, "time stands still");
             if message == Some(next) {
-                let Some(Reverse((_, happening, node))) = self.queue.pop() else {
+                let Some(Reverse((_, event, node))) = self.queue.pop() else {
                     unreachable!("it was just looked at");
                 };
-                if let Some(happening) = self.happenings[happening as usize].take() {
-                    self.happen(node, happening);
+                if let Some(event) = self.events[event as usize].take() {
+                    self.apply(node, event);
                     self.drain(node);
                 }
             } else if let Some((_, node)) = timeout {
@@ -267,14 +267,14 @@ impl World {
         true
     }
 
-    fn after(&mut self, wait: Duration, node: usize, happening: Happening) {
-        let number = self.happenings.len() as u64;
-        self.happenings.push(Some(happening));
+    fn after(&mut self, wait: Duration, node: usize, event: SimEvent) {
+        let number = self.events.len() as u64;
+        self.events.push(Some(event));
         self.queue.push(Reverse((self.now + wait, number, node)));
     }
 
     /// Sends along a link: messages of one link keep their order.
-    fn along_link(&mut self, node: usize, link: PeerKey, make: impl FnOnce(PeerKey) -> Happening) {
+    fn along_link(&mut self, node: usize, link: PeerKey, make: impl FnOnce(PeerKey) -> SimEvent) {
         let Some(link) = self.nodes[node].links.get(&link) else {
             return;
         };
@@ -292,12 +292,12 @@ impl World {
     }
 
     fn message(&mut self, number: usize, peer: PeerKey, event: PeerEvent) {
-        self.along_link(number, peer, |from| Happening::Message { from, event });
+        self.along_link(number, peer, |from| SimEvent::Message { from, event });
     }
 
     fn close(&mut self, number: usize, link: PeerKey) {
         if let Some(link) = self.nodes[number].links.remove(&link) {
-            let gone = Happening::Closed { link: link.key };
+            let gone = SimEvent::Closed { link: link.key };
             self.after(self.latency, link.node, gone);
         }
     }
@@ -306,24 +306,24 @@ impl World {
     pub(crate) fn vanish(&mut self, number: usize) {
         self.nodes[number].online = false;
         for (_, link) in std::mem::take(&mut self.nodes[number].links) {
-            let gone = Happening::Closed { link: link.key };
+            let gone = SimEvent::Closed { link: link.key };
             self.after(self.latency, link.node, gone);
         }
     }
 
-    fn happen(&mut self, number: usize, happening: Happening) {
+    fn apply(&mut self, number: usize, event: SimEvent) {
         let now = self.now;
         let node = &mut self.nodes[number];
-        if !node.online && !matches!(happening, Happening::Dialled { .. }) {
+        if !node.online && !matches!(event, SimEvent::Dialled { .. }) {
             return;
         }
-        match happening {
-            Happening::Dialled { from, at } => self.meet(from, number, at),
-            Happening::DialFailed { addr, failure } => {
+        match event {
+            SimEvent::Dialled { from, at } => self.meet(from, number, at),
+            SimEvent::DialFailed { addr, failure } => {
                 node.engine
                     .handle_dial_failed(node.torrent, addr, failure, now);
             }
-            Happening::Message { from, event } => {
+            SimEvent::Message { from, event } => {
                 if !node.links.contains_key(&from) {
                     return;
                 }
@@ -348,16 +348,16 @@ impl World {
                     self.close(number, from);
                 }
             }
-            Happening::Asked { from, blocks } => self.asked(number, from, &blocks),
-            Happening::Unasked { from, blocks } => {
+            SimEvent::Asked { from, blocks } => self.asked(number, from, &blocks),
+            SimEvent::Unasked { from, blocks } => {
                 let Some(link) = node.links.get_mut(&from) else {
                     return;
                 };
                 link.queue.retain(|block| !blocks.contains(block));
             }
-            Happening::Send { to } => self.send_block(number, to),
-            Happening::Block { from, block, leaf } => self.block(number, from, block, leaf),
-            Happening::Written { block } => {
+            SimEvent::Send { to } => self.send_block(number, to),
+            SimEvent::Block { from, block, leaf } => self.block(number, from, block, leaf),
+            SimEvent::Written { block } => {
                 let leaf = node.writing.remove(&block).unwrap();
                 let result = if node.failed_writes < node.habits.failing_writes {
                     node.failed_writes += 1;
@@ -368,16 +368,16 @@ impl World {
                 };
                 node.engine.handle_written(node.torrent, block, result, now);
             }
-            Happening::LookedUp { piece, leaves } => {
+            SimEvent::LookedUp { piece, leaves } => {
                 self.looked_up(number, piece, leaves.as_deref());
             }
-            Happening::Recalled { piece } => self.recalled(number, piece),
-            Happening::Closed { link } => {
+            SimEvent::Recalled { piece } => self.recalled(number, piece),
+            SimEvent::Closed { link } => {
                 if node.links.remove(&link).is_some() {
                     node.engine.handle_disconnected(link, now);
                 }
             }
-            Happening::ChokingEnds => {
+            SimEvent::ChokingEnds => {
                 let keys: Vec<_> = node.links.keys().copied().collect();
                 for key in keys {
                     if let Some(link) = self.nodes[number].links.get_mut(&key)
@@ -418,7 +418,7 @@ impl World {
         };
         let Ok(theirs) = theirs else {
             let failure = DialFailure::ClosedEarly;
-            self.after(self.latency, from, Happening::DialFailed { addr, failure });
+            self.after(self.latency, from, SimEvent::DialFailed { addr, failure });
             return;
         };
         let listener = connected(self.nodes[to].peer_id, addr, Direction::Outgoing);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bittorrent_protocol::BlockIndex;
 
 use super::World;
-use crate::queue::Happening;
+use crate::queue::SimEvent;
 
 /// How long a sender waits before it sends again what was lost, besides the way there and back.
 const RESEND: Duration = Duration::from_millis(200);
@@ -21,7 +21,7 @@ impl World {
         this.queue.extend(queued);
         if !rejected.is_empty() {
             let blocks = rejected;
-            self.send(end, |end| Happening::Rejected { end, blocks });
+            self.send(end, |end| SimEvent::Rejected { end, blocks });
         }
         self.queue_up(end);
     }
@@ -58,7 +58,7 @@ impl World {
             let node = &mut self.nodes[number];
             node.sends = true;
             let of = node.life();
-            self.after(wait, Happening::Sent { of, end, blocks });
+            self.after(wait, SimEvent::Sent { of, end, blocks });
             return;
         }
     }
@@ -82,7 +82,7 @@ impl World {
                     let again = self.now + RESEND + 3 * this.latency;
                     this.no_sooner = this.no_sooner.max(again);
                 }
-                self.send(end, |end| Happening::Arrived { end, blocks });
+                self.send(end, |end| SimEvent::Arrived { end, blocks });
                 self.queue_up(end);
             }
         }
@@ -95,7 +95,7 @@ impl World {
         let node = &mut self.nodes[self.ends[end].node];
         let done = node.receives_until.max(self.now) + wait;
         node.receives_until = done;
-        self.queue.put(done, Happening::Received { end, blocks });
+        self.queue.put(done, SimEvent::Received { end, blocks });
     }
 
     fn torrent_bytes(&self, blocks: &[BlockIndex]) -> u64 {

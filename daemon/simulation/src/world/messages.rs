@@ -8,7 +8,7 @@ use bittorrent_protocol::wire::{
 
 use super::World;
 use crate::host::{Node, address, at_address};
-use crate::queue::Happening;
+use crate::queue::SimEvent;
 
 /// Requests a host lets wait.
 const REQUEST_QUEUE: u32 = 500;
@@ -27,7 +27,7 @@ impl World {
             let at = at.duration_since(self.start).max(self.now);
             if node.timeout.is_none_or(|known| at < known) {
                 node.timeout = Some(at);
-                self.queue.put(at, Happening::Timeout { node: number });
+                self.queue.put(at, SimEvent::Timeout { node: number });
             }
         }
     }
@@ -41,12 +41,12 @@ impl World {
                     Some(to) => {
                         // There, back, and there again with the handshake.
                         let wait = 3 * self.latency(number, to);
-                        self.after(wait, Happening::Dialled { from, to });
+                        self.after(wait, SimEvent::Dialled { from, to });
                     }
                     None => {
                         let (of, failure) = (from, DialFailure::Unreachable);
                         let wait = self.plan.latency.1;
-                        self.after(wait, Happening::DialFailed { of, addr, failure });
+                        self.after(wait, SimEvent::DialFailed { of, addr, failure });
                     }
                 }
             }
@@ -104,7 +104,7 @@ impl World {
             }
             Output::Stopped { reason, .. } => panic!("an engine stopped: {reason}"),
             Output::Lookup { .. } | Output::LookupLeaves { .. } => {
-                panic!("an engine looks for what it was told is not there")
+                panic!("an engine looks up content although none may be reused")
             }
         }
     }
@@ -126,19 +126,19 @@ impl World {
                 this.serves = false;
                 let blocks: Vec<_> = std::mem::take(&mut this.queue).into();
                 self.send_event(end, PeerEvent::Choke);
-                self.send(end, |end| Happening::Rejected { end, blocks });
+                self.send(end, |end| SimEvent::Rejected { end, blocks });
                 return;
             }
             Command::Have(pieces) => {
-                self.send(end, |end| Happening::Haves { end, pieces });
+                self.send(end, |end| SimEvent::Haves { end, pieces });
                 return;
             }
             Command::Request(blocks) => {
-                self.send(end, |end| Happening::Asked { end, blocks });
+                self.send(end, |end| SimEvent::Asked { end, blocks });
                 return;
             }
             Command::Cancel(blocks) => {
-                self.send(end, |end| Happening::Unasked { end, blocks });
+                self.send(end, |end| SimEvent::Unasked { end, blocks });
                 return;
             }
             Command::HashRequest(request) => {
@@ -165,7 +165,7 @@ impl World {
     fn answer(&mut self, end: usize, event: PeerEvent) {
         let wait = 2 * self.ends[end].latency;
         let event = Box::new(event);
-        self.after(wait, Happening::Event { end, event });
+        self.after(wait, SimEvent::Event { end, event });
     }
 
     fn far(&self, end: usize) -> &Node {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bittorrent_engine::{Command, DialFailure, Output, PeerEvent, PeerKey};
 use bittorrent_protocol::merkle;
 
-use super::{Happening, World};
+use super::{SimEvent, World};
 use crate::node::{Answers, blocks_below};
 
 impl World {
@@ -22,11 +22,11 @@ impl World {
                         let node = &mut self.nodes[number];
                         node.ports += 1;
                         let at = SocketAddr::new(node.addr.ip(), node.ports);
-                        self.after(wait, target, Happening::Dialled { from: number, at });
+                        self.after(wait, target, SimEvent::Dialled { from: number, at });
                     }
                     None => {
                         let failure = DialFailure::Unreachable;
-                        self.after(wait, number, Happening::DialFailed { addr, failure });
+                        self.after(wait, number, SimEvent::DialFailed { addr, failure });
                     }
                 }
             }
@@ -128,7 +128,7 @@ impl World {
                     assert!(link.asked.insert(*block), "{block} is requested twice");
                 }
                 assert!(link.asked.len() <= link.limit, "more requests than allowed");
-                self.along_link(number, peer, |from| Happening::Asked { from, blocks });
+                self.along_link(number, peer, |from| SimEvent::Asked { from, blocks });
                 return;
             }
             Command::Cancel(blocks) => {
@@ -136,7 +136,7 @@ impl World {
                     node.cancels += 1;
                     assert!(link.asked.remove(block), "{block} was not requested");
                 }
-                self.along_link(number, peer, |from| Happening::Unasked { from, blocks });
+                self.along_link(number, peer, |from| SimEvent::Unasked { from, blocks });
                 return;
             }
             Command::HashRequest(request) => {
@@ -145,7 +145,7 @@ impl World {
                 node.blocks_below_requests += blocks_below(&node.truth, &request);
                 let far = link.node;
                 let far = &self.nodes[far];
-                // What lies between leaves and pieces, nobody needs to give (BEP 52).
+                // No peer needs to send nodes between leaves and pieces (BEP 52).
                 let layer = far.truth.layout.piece_length().layer();
                 let between = (1..u32::from(layer)).contains(&request.base);
                 let answer = match far.habits.hashes {
@@ -170,7 +170,7 @@ impl World {
                     None => PeerEvent::HashReject(request),
                 };
                 let wait = self.latency * 2 + far.habits.hashes.delay();
-                self.after(wait, number, Happening::Message { from: peer, event });
+                self.after(wait, number, SimEvent::Message { from: peer, event });
                 return;
             }
             Command::Exchange(message) => PeerEvent::Exchange(message),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bittorrent_protocol::merkle::{self, HashRequest};
 use bittorrent_protocol::{MerkleHash, PieceIndex};
 
-use super::{Happening, World};
+use super::{SimEvent, World};
 use crate::node::{Habits, Held, Node};
 use simulation::SyntheticTorrent;
 
@@ -57,7 +57,7 @@ impl World {
             .as_ref()
             .expect("nothing is held, and it is looked for");
         if (held.answers)(piece) {
-            self.after(LOOKUP_TIME, number, Happening::LookedUp { piece, leaves });
+            self.after(LOOKUP_TIME, number, SimEvent::LookedUp { piece, leaves });
         } else {
             assert!(node.forgets_look_ups);
             node.looking.remove(&piece);
@@ -75,7 +75,7 @@ impl World {
             .as_ref()
             .expect("nothing is held, and it is recalled");
         if (held.answers)(piece) {
-            self.after(LOOKUP_TIME, number, Happening::Recalled { piece });
+            self.after(LOOKUP_TIME, number, SimEvent::Recalled { piece });
         } else {
             assert!(node.forgets_look_ups);
             node.looking.remove(&piece);

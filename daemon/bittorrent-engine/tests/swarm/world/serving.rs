@@ -9,7 +9,7 @@ use bittorrent_protocol::wire::{
 };
 use bittorrent_protocol::{BlockIndex, MerkleHash, merkle};
 
-use super::{Happening, World};
+use super::{SimEvent, World};
 use crate::node::Answers;
 
 impl World {
@@ -59,7 +59,7 @@ impl World {
         };
         let event = PeerEvent::Metadata(message);
         let wait = self.latency * 2 + far.habits.metadata.delay();
-        self.after(wait, number, Happening::Message { from: peer, event });
+        self.after(wait, number, SimEvent::Message { from: peer, event });
     }
 
     pub(super) fn extensions(&self, number: usize) -> PeerEvent {
@@ -125,7 +125,7 @@ impl World {
             link.sending = true;
             let size = u64::from(node.truth.layout.block_size(*block));
             let wait = Duration::from_micros(size * busy * 1_000_000 / node.habits.upload_rate);
-            self.after(wait, number, Happening::Send { to });
+            self.after(wait, number, SimEvent::Send { to });
         }
     }
 
@@ -147,7 +147,7 @@ impl World {
             let size = u64::from(node.truth.layout.block_size(block));
             node.engine.handle_uploaded(to, size, now);
             let (sent, habits) = (node.sent, node.habits.clone());
-            self.along_link(number, to, |from| Happening::Block { from, block, leaf });
+            self.along_link(number, to, |from| SimEvent::Block { from, block, leaf });
             if habits.vanishes_after == Some(sent) {
                 self.vanish(number);
                 return;
@@ -170,7 +170,7 @@ impl World {
             }
         }
         let wait = Duration::from_millis(300);
-        self.after(wait, number, Happening::ChokingEnds);
+        self.after(wait, number, SimEvent::ChokingEnds);
     }
 
     pub(super) fn block(
@@ -203,13 +203,13 @@ impl World {
                 *writes += 1;
                 assert!(!self.strict || *writes == 1, "{block} is written twice");
                 let wait = node.habits.write_time;
-                self.after(wait, number, Happening::Written { block });
+                self.after(wait, number, SimEvent::Written { block });
             }
             BlockVerdict::Discard(reason) => node.discards.push(reason),
         }
     }
 
-    /// Sends a node a block nobody asked for, as if from one of its peers.
+    /// Sends a node a block that was not requested, as if from one of its peers.
     pub(crate) fn push_block(&mut self, number: usize, block: BlockIndex, leaf: MerkleHash) {
         let from = *self.nodes[number].links.keys().next().unwrap();
         self.block(number, from, block, leaf);
@@ -219,7 +219,7 @@ impl World {
     /// Sends a node a message, as if from one of its peers.
     pub(crate) fn push_event(&mut self, number: usize, event: PeerEvent) {
         let from = *self.nodes[number].links.keys().next().unwrap();
-        self.happen(number, Happening::Message { from, event });
+        self.apply(number, SimEvent::Message { from, event });
         self.drain(number);
     }
 }
