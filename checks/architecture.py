@@ -31,6 +31,7 @@ CRATES = [
     "bittorrent-store",
     "bittorrent-session",
     "port-mapping",
+    "nano-segments",
     "nano-ledger",
     "ledger-archive",
     "snapshot-pointer",
@@ -158,7 +159,7 @@ UPWARD = {
     },
 }
 # Crates whose rule is to decide and parse only.
-PURE = {"sha-lanes", "bittorrent-protocol", "bittorrent-engine"}
+PURE = {"sha-lanes", "bittorrent-protocol", "bittorrent-engine", "nano-segments"}
 EFFECTS = {"tokio", "mio", "rustix", "libc", "socket2", "rand", "getrandom", "crossbeam-channel", "tempfile", "heed"}
 
 

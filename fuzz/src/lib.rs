@@ -11,6 +11,7 @@ mod merkle;
 mod metainfo;
 mod mse;
 mod pointer;
+mod segments;
 mod wire;
 
 pub use archive::{archive, archive_tar};
@@ -21,6 +22,7 @@ pub use merkle::hash_reply;
 pub use metainfo::{info, magnet, metainfo};
 pub use mse::mse;
 pub use pointer::{pointer_item, pointer_record, pointer_standing};
+pub use segments::{segment_body, segment_manifest, segment_proofs};
 pub use wire::{extended_handshake, metadata_message, wire};
 
 /// What a fuzz target does with one input.
@@ -43,5 +45,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("pointer_item", pointer_item),
     ("pointer_record", pointer_record),
     ("pointer_standing", pointer_standing),
+    ("segment_body", segment_body),
+    ("segment_manifest", segment_manifest),
+    ("segment_proofs", segment_proofs),
     ("wire", wire),
 ];

@@ -154,6 +154,9 @@ bounded! {
     pointer_item
     pointer_record
     pointer_standing
+    segment_body
+    segment_manifest
+    segment_proofs
     wire
 }
 

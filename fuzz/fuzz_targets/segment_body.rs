@@ -1,0 +1,4 @@
+//! Bodies of segments under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::segment_body(data));

@@ -1,0 +1,4 @@
+//! Manifests under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::segment_manifest(data));
