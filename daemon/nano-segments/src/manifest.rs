@@ -342,7 +342,7 @@ impl Manifest {
         if at != self.cemented {
             return Err(ManifestError::Tiling { at });
         }
-        // A reader of the sealed ones goes on with tails from there.
+        // A reader of the sealed ones continues with tails from there.
         let goes_on = self.sealed == self.cemented
             || self.tier(Tier::Tail).any(|tail| tail.from == self.sealed);
         if goes_on {

@@ -32,7 +32,7 @@ pub enum ProofError {
     },
 }
 
-/// An Ed25519 signature whose scalar is below the order of the group. A node also accepts the scalar with the order added; nobody covers it by a hash.
+/// An Ed25519 signature whose scalar is below the order of the group. A node also accepts the scalar with the order added; no hash covers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signature([u8; 64]);
 
