@@ -110,7 +110,7 @@ impl Choker {
             .map(|applicant| applicant.key)
             .filter(|key| !winners.contains(key) && !self.optimistic.contains(key))
             .collect();
-        // They come last.
+        // Idle peers are last.
         let is_idle = |one: &Applicant| matches!(one.rank(now), Rank::Idle(..));
         let idle = |key: &PeerKey| applicants.iter().any(|one| one.key == *key && is_idle(one));
         while self.optimistic.len() < optimistic_slots && !rest.is_empty() {

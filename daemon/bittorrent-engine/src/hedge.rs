@@ -30,7 +30,7 @@ pub(crate) struct AnswerTime {
 }
 
 impl AnswerTime {
-    /// An answer came after so long.
+    /// Records how long an answer took.
     pub(crate) fn add(&mut self, took: Duration) {
         self.smoothed = Some(match self.smoothed {
             None => took,
@@ -38,7 +38,7 @@ impl AnswerTime {
         });
     }
 
-    /// How long it takes until a question is overdue, at least this long.
+    /// Returns how long it takes until a request is overdue, at least `least`.
     pub(crate) fn overdue_after(&self, least: Duration) -> Duration {
         let usual = self.smoothed.unwrap_or_default().saturating_mul(TIMES);
         usual.max(least)

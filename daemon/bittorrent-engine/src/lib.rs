@@ -31,9 +31,9 @@
 //!
 //! # Truth
 //!
-//! The truth is the v2 tree. Pieces are begun when their hash is known, from the start or from
+//! The truth is the v2 tree. Pieces are picked when their hash is known, from the start or from
 //! piece layers asked of peers, each answer proven against a file's root before it is used. Where
-//! no connected peer can give piece layers (a swarm of v1 links only), blocks are downloaded all the
+//! no connected peer can send piece layers (a swarm of v1 links only), blocks are downloaded all the
 //! same, their leaf hashes are kept in memory, and the file's root decides when all of it is here:
 //! nothing of such a file is reported verified before that, and nothing of it survives a restart.
 

@@ -158,7 +158,7 @@ impl Metadata {
         Some((key, piece))
     }
 
-    /// The attempts that are asked for, the most promising first.
+    /// Returns the attempts that are followed, the most promising first.
     fn followed(&self) -> Vec<usize> {
         let mut order: Vec<_> = self
             .attempts
@@ -225,7 +225,7 @@ impl Metadata {
         }
     }
 
-    /// A block that too few hosts are asked for, and another one to ask.
+    /// Returns a block that too few hosts are asked for, and another peer to ask.
     fn next_together(
         &self,
         attempt: &Attempt,
@@ -323,7 +323,7 @@ impl Metadata {
         }
     }
 
-    /// A peer may be asked for one more block.
+    /// Returns whether a peer may be asked for one more block.
     fn is_free(&self, helper: &Helper, now: Instant) -> bool {
         helper.requests.len() < PER_PEER && self.host_records.may_be_asked(helper.host, now)
     }

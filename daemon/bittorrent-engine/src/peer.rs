@@ -285,7 +285,7 @@ impl Peer {
         self.may_give_leaves() && self.short_requests() < MOST_SHORT_REQUESTS
     }
 
-    /// Returns whether it gives the leaves of what it has, as far as is known.
+    /// Returns whether it sends the leaves of what it has, as far as is known.
     pub(crate) fn may_give_leaves(&self) -> bool {
         self.link == Link::V2 && self.leaf_support == LeafSupport::Yes
     }

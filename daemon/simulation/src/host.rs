@@ -117,7 +117,7 @@ pub(crate) fn address(number: usize) -> SocketAddr {
     )
 }
 
-/// Who listens at an address.
+/// Returns the host that listens at an address.
 pub(crate) fn at_address(addr: SocketAddr) -> Option<usize> {
     match addr.ip() {
         IpAddr::V4(ip) => Some(ip.to_bits().checked_sub(FIRST_ADDRESS)? as usize),

@@ -6,11 +6,11 @@
 //!
 //! What is simulated: each host's line out, which serves its connections in turn, and its line in;
 //! the way between each two hosts; bursts that are sent again or break the connection; disks;
-//! mirrors that come, go and come back with what they had proven; peers that claim everything and
+//! mirrors that start, leave and return with what they had proven; peers that claim everything and
 //! send false blocks. What is not: congestion between lines, and the bytes of messages without
 //! payload, which take time and no bandwidth.
 //!
-//! The same [`Plan`] gives the same [`Outcome`], to the nanosecond.
+//! The same [`Plan`] has the same [`Outcome`], to the nanosecond.
 
 mod host;
 mod outcome;

@@ -86,7 +86,7 @@ struct Own {
     /// Seconds a mirror is away on average.
     #[arg(long, default_value_t = 30)]
     away: u64,
-    /// Everybody begins the pieces in the order of the content.
+    /// All nodes pick the pieces in the order of the content.
     #[arg(long)]
     in_order: bool,
     /// The world's seed.

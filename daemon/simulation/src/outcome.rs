@@ -1,4 +1,4 @@
-//! What came of a world.
+//! The outcome of a simulated world.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ pub struct Counts {
     pub faults: u64,
 }
 
-/// What came of a world.
+/// The outcome of a simulated world.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// How long the producer needs to send everything once.
     pub once: Duration,
-    /// From coming to having everything, for each mirror that got so far, the quickest first.
+    /// From start to completion, for each mirror that completed, the quickest first.
     pub times: Vec<Duration>,
-    /// Mirrors that lack something.
+    /// Mirrors that are not complete.
     pub unfinished: usize,
     /// Virtual time from the start to the end.
     pub lasted: Duration,

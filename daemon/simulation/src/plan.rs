@@ -1,4 +1,4 @@
-//! What a world is made of.
+//! The parameters of a simulated world.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use bittorrent_engine::Config;
 
 use crate::random::Random;
 
-/// What a world is made of. One producer has everything and stays; mirrors know the info-hash and
+/// The parameters of a simulated world. One producer has everything and stays; mirrors know the info-hash and
 /// addresses.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -16,15 +16,15 @@ pub struct Plan {
     pub piece_blocks: u64,
     /// The lengths of the files in bytes.
     pub files: Vec<u64>,
-    /// How many mirrors fetch it; those that lie come on top.
+    /// How many mirrors fetch it, besides those that lie.
     pub mirrors: usize,
-    /// How many peers say that they have everything, and lie.
+    /// How many peers claim that they have everything, and lie.
     pub liars: usize,
     /// A liar's blocks are false, one in so many.
     pub lies_in: u64,
-    /// Mirrors come at random times from the start until then.
+    /// Mirrors start at random times from the start until then.
     pub arrivals: Duration,
-    /// Everybody begins the pieces in the order of the content.
+    /// All nodes pick the pieces in the order of the content.
     pub in_order: bool,
     /// How many random addresses each node gets at its start.
     pub addresses: usize,
@@ -38,7 +38,7 @@ pub struct Plan {
     pub losses: u32,
     /// Bursts of payload with which the connection breaks, of a million.
     pub breaks: u32,
-    /// Mirrors go away and come back.
+    /// Mirrors leave and return.
     pub churn: Option<Churn>,
     /// How long a disk takes for a write.
     pub disk: Duration,
@@ -46,7 +46,7 @@ pub struct Plan {
     pub config: Config,
 }
 
-/// How mirrors come and go, whether they have everything or not.
+/// How mirrors leave and return, whether they have everything or not.
 #[derive(Debug, Clone, Copy)]
 pub struct Churn {
     /// How long one stays, on average.

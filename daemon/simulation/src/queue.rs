@@ -1,4 +1,4 @@
-//! What happens next.
+//! The queue of events of a world.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use bittorrent_engine::{DialFailure, PeerEvent};
 use bittorrent_protocol::{BlockIndex, PieceIndex};
 
-/// Something that happens to a node, or to one end of a connection.
+/// An event of a node, or of one end of a connection.
 #[derive(Debug)]
 pub(crate) enum SimEvent {
     /// The node's engine wanted to be called.
@@ -37,7 +37,7 @@ pub(crate) enum SimEvent {
         end: usize,
         blocks: Vec<BlockIndex>,
     },
-    /// Blocks stand before the receiver's line.
+    /// Blocks wait for the receiver's line.
     Arrived { end: usize, blocks: Vec<BlockIndex> },
     /// Blocks are through the receiver's line.
     Received { end: usize, blocks: Vec<BlockIndex> },
@@ -83,7 +83,7 @@ impl Queue {
         self.order.push(Reverse((at, self.put, slot)));
     }
 
-    /// What happens next, if it does so until `end`.
+    /// Returns the next event, if it is due by `end`.
     pub(crate) fn take(&mut self, end: Duration) -> Option<(Duration, SimEvent)> {
         if self.order.peek()?.0.0 > end {
             return None;

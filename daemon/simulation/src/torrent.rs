@@ -14,7 +14,7 @@ use bittorrent_protocol::{
 /// Bytes in a block.
 pub const BLOCK: u64 = BLOCK_LEN as u64;
 
-/// What cannot be a torrent.
+/// Why a torrent cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TorrentError {
     /// The piece length is not one.
@@ -169,7 +169,7 @@ impl SyntheticTorrent {
             .collect()
     }
 
-    /// The content as a store with these blocks would tell it.
+    /// Returns the content as a store with these blocks reports it.
     pub fn content(&self, with_layers: bool, has: impl Fn(BlockIndex) -> bool) -> Content {
         let mut verified = BlockSet::new(&self.layout);
         for block in self.blocks().filter(|block| has(*block)) {
@@ -178,7 +178,7 @@ impl SyntheticTorrent {
         self.content_of(with_layers, verified)
     }
 
-    /// The content as a store with these blocks would tell it.
+    /// Returns the content as a store with these blocks reports it.
     pub fn content_of(&self, with_layers: bool, verified: BlockSet) -> Content {
         Content {
             layout: Arc::clone(&self.layout),

@@ -36,7 +36,7 @@ pub struct World {
     queue: Queue,
     nodes: Vec<Node>,
     ends: Vec<End>,
-    /// Mirrors that lack something.
+    /// Mirrors that are not complete.
     lacking: usize,
     counts: Counts,
 }
@@ -119,8 +119,8 @@ impl World {
         self.queue.put(came, SimEvent::Starts { node: number });
     }
 
-    /// Runs until every mirror has everything, or so long. What must never happen is a panic: two
-    /// engines that call each other without end, or a false block called proven.
+    /// Runs until every mirror has everything, or for `most`. Panics if two engines call each other without
+    /// end, or if an engine proves a false block.
     pub fn run(&mut self, most: Duration) -> Outcome {
         let mut at_once = 0;
         while self.lacking > 0 {
@@ -147,7 +147,7 @@ impl World {
         }
     }
 
-    /// What mirrors that lack something say about it.
+    /// Returns the state of mirrors that are not complete.
     pub fn stuck(&self) -> Vec<String> {
         let mirrors = self.nodes.iter().filter(|node| node.completed.is_none());
         mirrors
@@ -318,7 +318,7 @@ impl World {
         self.settle(number);
     }
 
-    /// A dial arrives: both sides say whether they want the connection.
+    /// Handles a dial: both engines accept or refuse the connection.
     fn meet(&mut self, from: Life, to: usize) {
         if !self.nodes[from.node].is(from) {
             return;
@@ -398,7 +398,7 @@ impl World {
         random.between(least, most)
     }
 
-    /// Closes one end; the other one hears of it.
+    /// Closes one end; the other one is closed a latency later.
     fn close(&mut self, end: usize) {
         if !std::mem::replace(&mut self.ends[end].open, false) {
             return;

@@ -54,14 +54,14 @@ pub struct Config {
     pub max_metadata_len: u32,
     /// How long the sender of false data stays banned. Default 4 h, doubled each time.
     pub ban_time: Duration,
-    /// How many blocks may be in pieces that are begun and not verified, 40 bytes each; a peer
+    /// How many blocks may be in pieces that are open and not verified, 40 bytes each; a peer
     /// with nothing else to do may begin one more piece. Default 2^18: 4 GiB of content, 10 MiB.
     pub max_open_blocks: u64,
-    /// How many blocks may be in pieces that are looked for as a whole in what is held already
+    /// How many blocks may be in pieces that are looked up as a whole in older content
     /// ([`Content::reuse`](crate::Content::reuse)); one piece may always be. Default 2^12: 64 MiB
     /// of content. More keep more of a disk's queue busy, and delay what the network waits for.
     pub max_lookup_blocks: u64,
-    /// How many blocks may be in pieces whose leaves are asked for or looked up, 40 bytes each, or
+    /// How many blocks may be in pieces whose leaves are requested or looked up, 40 bytes each, or
     /// wait to be requested after that; one piece may always be. Default 2^15: 512 MiB of
     /// content, 1.3 MiB.
     pub max_reuse_blocks: u64,

@@ -106,7 +106,7 @@ pub struct Connected {
     pub local: bool,
 }
 
-/// Why no connection came about.
+/// Why a dial failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialFailure {
     /// Refused, unreachable or timed out: the address is left alone for a while.
@@ -211,7 +211,7 @@ pub enum PeerFault {
     /// Bits behind the last piece are set.
     #[error("a bitfield with spare bits set")]
     BitfieldSpareBits,
-    /// Hashes that were not asked for.
+    /// Hashes that were not requested.
     #[error("hashes that were not requested")]
     UnrequestedHashes,
     /// Hashes whose proof does not hold.

@@ -154,9 +154,9 @@ pub enum Command {
 pub enum Blame {
     /// The bytes it sent for this block are false.
     Block(BlockIndex),
-    /// The whole piece came from it and is false.
+    /// It sent the whole piece, which is false.
     Piece(PieceIndex),
-    /// The whole metadata came from it and is false.
+    /// It sent the whole metadata, which is false.
     Metadata,
     /// Hashes it sent do not prove themselves.
     Hashes,
@@ -165,9 +165,9 @@ pub enum Blame {
 /// Why the engine closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectReason {
-    /// Neither side has anything the other lacks.
+    /// Neither side has a piece that the other lacks.
     Redundant,
-    /// It was of no use lately, and another peer needs its place.
+    /// It was of no use lately, and another peer needs its connection.
     Idle,
     /// It sent false data.
     Banned,
@@ -188,7 +188,7 @@ pub enum StopReason {
     WritesFail,
     /// The metadata has the v2 hash and not the v1 hash the torrent was added with.
     HashesContradict,
-    /// No peer gives piece layers, and what peers sent for a file does not fold to its root, again
+    /// No peer sends piece layers, and what peers sent for a file does not fold to its root, again
     /// and again.
     FilesFalse,
 }
@@ -207,7 +207,7 @@ pub enum BlockVerdict {
 pub enum Discard {
     /// The connection is gone.
     UnknownPeer,
-    /// It was not asked for.
+    /// It was not requested.
     Unrequested,
     /// It is here already, or on its way to the disk.
     Duplicate,

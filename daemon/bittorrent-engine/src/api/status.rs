@@ -9,7 +9,7 @@ use crate::api::output::StopReason;
 /// What a torrent is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TorrentPhase {
-    /// The info dictionary is being looked for.
+    /// The info dictionary is being requested from peers.
     Metadata,
     /// Blocks are missing.
     Downloading,

@@ -113,7 +113,7 @@ impl Candidates {
         if source != Source::Static && is_bounded(addr, config) {
             let others = || self.of_host(addr.ip());
             if others().count() >= config.max_peers_per_host {
-                // A better source takes the place of a worse one.
+                // A better source replaces a worse one.
                 let worst = others()
                     .filter(|(_, known)| matches!(known.state, DialState::Idle(_)) && !known.proven)
                     .max_by_key(|(_, known)| known.source)
@@ -122,7 +122,7 @@ impl Candidates {
                 let Some(worst) = worst else { return };
                 self.by_addr.remove(&worst);
             }
-            // It shares what the host's other addresses came to.
+            // It shares the history of the host's other addresses.
             let unproven = self.of_host(addr.ip()).filter(|(_, known)| !known.proven);
             for (_, other) in unproven {
                 added.fails = added.fails.max(other.fails);

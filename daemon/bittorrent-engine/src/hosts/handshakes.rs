@@ -55,7 +55,7 @@ struct Handshake {
 pub struct Handshakes {
     most: usize,
     next: u64,
-    /// By key, so the oldest come first.
+    /// By key, so the oldest are first.
     under_way: BTreeMap<HandshakeKey, Handshake>,
     encrypted: EncryptedRate,
 }
@@ -149,7 +149,7 @@ fn oldest<'a>(
 struct EncryptedRate {
     /// When a host will have its whole allowance again.
     whole_at: BTreeMap<Host, Instant>,
-    /// Hosts in the order they came.
+    /// Hosts in the order of their first handshake.
     order: VecDeque<Host>,
 }
 

@@ -1,4 +1,4 @@
-//! How hosts have answered requests for metadata, whatever connection they came by.
+//! How hosts have answered requests for metadata, over all their connections.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -12,9 +12,9 @@ const EVERY: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(5);
 /// Addresses in one list of a message, as BEP 11 bounds it.
 const MAX_SENT: usize = 50;
-/// Addresses of one message that are looked at.
+/// Addresses that are read of one message.
 const MAX_READ: usize = 200;
-/// Messages that come sooner after the last one are not looked at.
+/// Messages that arrive sooner after the last one are ignored.
 const MIN_INTERVAL: Duration = Duration::from_secs(30);
 /// Addresses taken from one connection, ever: one peer must not fill the table of addresses.
 const MAX_ACCEPTED: usize = 500;
@@ -68,7 +68,7 @@ impl Exchange {
         (!message.is_empty()).then_some(message)
     }
 
-    /// The addresses of a message that are worth something, unless messages come too often.
+    /// Returns the useful addresses of a message, or none if messages arrive too often.
     pub(crate) fn accept(
         &mut self,
         message: &PexMessage,

@@ -30,7 +30,7 @@ pub(crate) struct Pipeline {
     snubbed: bool,
 }
 
-/// How fast a peer has answered lately: answers that came one after the other, and the time between
+/// How fast a peer has answered lately: answers that arrived one after the other, and the time between
 /// them. Both are halved every tick, so that what was a second ago hardly counts.
 #[derive(Debug, Default)]
 struct Pace {
@@ -101,7 +101,7 @@ impl Pipeline {
     /// and `Some(false)` when its request was given up before.
     pub(crate) fn arrive(&mut self, block: BlockIndex, now: Instant) -> Option<bool> {
         if self.take(block) {
-            // The way to the peer and back comes before the first answer only.
+            // Only the first answer takes a round trip.
             if std::mem::replace(&mut self.answering, true) {
                 self.pace.answers += 1.0;
                 self.pace.seconds += self.silence(now).as_secs_f64();
@@ -192,7 +192,7 @@ impl Pipeline {
         silence.max((before + 1) as f64 * each)
     }
 
-    /// When the peer counts as not answering, while it is asked for something.
+    /// Returns when the peer counts as not answering, while it has requests.
     pub(crate) fn deadline(&self, timeout: Duration) -> Option<Instant> {
         (!self.waiting.is_empty()).then(|| self.last_answer + timeout)
     }
@@ -326,7 +326,7 @@ mod tests {
         // Two seconds without an answer count for each request that waits.
         close(pipeline.expected_wait(0, at(2_500)), 2.0);
         assert!(pipeline.expected_wait(38, at(2_500)) > 7.0);
-        // A pause in which nothing is asked for is no silence.
+        // A pause without requests is no silence.
         pipeline.abandon_all();
         close(pipeline.expected_wait(0, at(9_000)), 0.01);
     }

@@ -9,7 +9,7 @@ pub(crate) const LAYER: u8 = 2;
 pub(crate) const GROUP: usize = 1 << LAYER;
 /// The most leaves in one request.
 const WIDEST: usize = 512;
-/// Bytes of a request and its answer besides the hashes: length, kind, and what is asked for, twice (BEP 52).
+/// Bytes of a request and its answer besides the hashes: length, kind and the requested range, twice (BEP 52).
 const MESSAGES: usize = 2 * (4 + 1 + 48);
 
 /// The known leaves of a piece, and the requests for the rest.
@@ -114,7 +114,7 @@ impl Descent {
     }
 }
 
-/// The cheapest requests for the leaves below nodes that differ; gives what they take, in bytes. `width`
+/// Finds the cheapest requests for the leaves below nodes that differ. Returns their cost in bytes. `width`
 /// is a power of two; nodes past the end stand for no content.
 fn cover(differs: &[bool], first: usize, width: usize, wanted: &mut Vec<LeafRange>) -> usize {
     if !differs.contains(&true) {

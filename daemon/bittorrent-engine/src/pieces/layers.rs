@@ -25,7 +25,7 @@ pub(crate) struct ChunkId {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chunk {
-    /// To be asked for, from this time on.
+    /// To be requested, from this time on.
     Missing(Option<Instant>),
     /// A peer was asked.
     Asked,
@@ -162,7 +162,7 @@ impl Layers {
         asked && have.any_in(pieces.start, pieces.end)
     }
 
-    /// A request for a chunk came to nothing; it may be asked for again from `after` on.
+    /// Ends a request for a chunk without an answer; it may be requested again from `after` on.
     pub(crate) fn give_up(&mut self, id: ChunkId, after: Option<Instant>) {
         if let Some(chunk) = self.chunk_mut(id)
             && *chunk == Chunk::Asked
@@ -220,7 +220,7 @@ impl Layers {
         }
     }
 
-    /// Completes a file's layer from hashes that were computed rather than asked for. `None` when
+    /// Completes a file's layer from hashes that were computed rather than requested. `None` when
     /// they do not fold to the file's root.
     pub(crate) fn complete_by(
         &mut self,

@@ -342,7 +342,7 @@ mod tests {
             last = Some(piece);
         }
         assert!(picker.is_empty());
-        // 16 stretches of 256 pieces, each begun somewhere inside: a few jumps for each.
+        // 16 extents of 256 pieces, each picked first somewhere inside: a few jumps for each.
         assert!(jumps < 400, "{jumps}");
     }
 
@@ -354,7 +354,7 @@ mod tests {
         picker.download_in_order();
         for piece in layout.piece_indices() {
             picker.insert(piece);
-            // The first are the most frequent: by picker they would come last.
+            // The first are the most frequent: rarest first would pick them last.
             for _ in piece.get()..300 {
                 picker.add_copy(piece);
             }

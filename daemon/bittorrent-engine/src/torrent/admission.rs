@@ -18,7 +18,7 @@ const CROWDED: Duration = Duration::from_secs(2);
 const WASTES_SLOT: Duration = Duration::from_secs(10);
 /// The same for a peer that wants nothing and has nothing.
 const MAY_BE_IDLE: Duration = Duration::from_secs(30);
-/// The same for a peer that waits for a slot, or has what we lack and does not send it.
+/// The same for a peer that waits for a slot, or has pieces we lack and does not send them.
 const MAY_WAIT: Duration = Duration::from_secs(120);
 
 /// The order in which peers are closed for others: the connections of its host, and how long it was of no use.
@@ -190,7 +190,7 @@ impl Torrent {
         self.disconnect(key, DisconnectReason::Idle, shared, now);
     }
 
-    /// Returns whether a peer has something that we lack.
+    /// Returns whether a peer has pieces or metadata that we lack.
     fn may_help(&self, peer: &Peer) -> bool {
         match &self.phase {
             Phase::FindingMetadata(metadata) => metadata.is_offered_by(peer.key),

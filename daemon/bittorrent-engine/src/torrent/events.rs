@@ -69,7 +69,7 @@ impl Torrent {
         };
         result.map_err(|fault| {
             if let (PeerFault::FalseHashes(_), Some(peer)) = (&fault, self.swarm.peers.get(&key)) {
-                // Else it would come back and be asked again.
+                // Otherwise it would reconnect and be asked again.
                 self.ban(peer.addr, Blame::Hashes, shared, now);
             }
             self.remove_peer(key, true, shared, now);
@@ -221,7 +221,7 @@ impl Torrent {
             peer.listens = Some(listens);
             swarm.dialler.add_incoming(listens, shared, now);
             if shared.bans.contains(listens, now) {
-                // It came back from another port.
+                // It reconnected from another port.
                 self.disconnect(key, DisconnectReason::Banned, shared, now);
                 return;
             }

@@ -1,6 +1,6 @@
 //! Finding out who sent false data.
 //!
-//! A piece that does not fold to its hash came from one peer, which is banned, or from several.
+//! A piece that does not fold to its hash was sent by one peer, which is banned, or by several.
 //! Then its leaves are requested from peers on v2 links: they show the false blocks, the rest is kept.
 //! Where no peer sends leaves, what arrived is remembered by its hash and the piece is downloaded
 //! again from one single peer; if it is right now, the difference names the liars, and if it is

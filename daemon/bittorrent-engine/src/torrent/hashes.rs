@@ -264,7 +264,7 @@ impl<'c, 'a> Hashes<'c, 'a> {
             if let Some(peer) = self.cx.swarm.peers.get_mut(&key) {
                 match wait.purpose {
                     HashPurpose::Reuse(..) | HashPurpose::Below(..) => peer.leaves_rejected(),
-                    // It need not have them: it is asked for leaves.
+                    // Nodes are optional: leaves are requested from it instead.
                     HashPurpose::Nodes(..) => peer.answers_nodes = false,
                     HashPurpose::Chunk(_) | HashPurpose::Leaves(_) => {}
                 }

@@ -380,7 +380,7 @@ fn choose_piece(
     {
         open_piece.worker = None;
     }
-    // Pieces that no peer works on come first, then new ones, then those of other peers.
+    // The order is: pieces that no peer works on, then new ones, then those of other peers.
     let mut waiting = 0;
     let mut orphan = None;
     let mut other: Option<(u32, PieceIndex)> = None;
@@ -416,7 +416,7 @@ fn choose_piece(
     Some(chosen)
 }
 
-/// Returns whether a peer may be asked for missing blocks of a begun piece.
+/// Returns whether missing blocks of an open piece may be requested from a peer.
 fn may_request(transfer: &Transfer, peer: &Peer, piece: PieceIndex) -> bool {
     peer.has(piece)
         && !peer.refuses(piece)
@@ -468,6 +468,6 @@ fn begin_piece(
         transfer.picker.pick(have, last, refused, &layout, rng)
     }?;
     transfer.begin(piece);
-    // A piece whose blocks were all held from a former run has nothing to request.
+    // A piece whose blocks were all stored by a former run has nothing to request.
     transfer.requestable.contains(&piece).then_some(piece)
 }

@@ -419,12 +419,12 @@ impl<'c, 'a> ReuseSearch<'c, 'a> {
     }
 }
 
-/// Returns whether one more piece may be begun to learn its leaves, for a peer that has something else to do
-/// or not.
+/// Returns whether one more piece may be opened to request its leaves. `idle` is whether the peer has no
+/// requests.
 fn may_begin(transfer: &Transfer, config: &Config, idle: bool) -> bool {
     let begun = transfer.begun_blocks - transfer.unproven_blocks;
     let few = begun < config.max_reuse_blocks && transfer.open_pieces.len() < MOST_PIECES;
-    // Pieces that only peers have who are gone must not keep an idle one idle.
+    // Pieces of peers that are gone must not keep an idle peer idle.
     few || (idle
         && !transfer
             .open_pieces
@@ -454,8 +454,8 @@ pub(super) fn piece_run(transfer: &Transfer, first: PieceIndex, pieces: u32) -> 
         .collect()
 }
 
-/// The next pieces whose leaves a peer with these pieces is asked for, as many neighbours as one
-/// request takes; or coarser nodes above the leaves, where the peer gives them and that costs less.
+/// Returns the next request for leaves to a peer with these pieces: as many neighbouring pieces as one request
+/// takes; or for coarser nodes above the leaves, where the peer sends them and that costs less.
 fn next_batch(
     transfer: &mut Transfer,
     have: &PieceSet,

@@ -391,7 +391,7 @@ impl World {
         }
     }
 
-    /// A dial arrives: both sides say whether they want the connection.
+    /// Handles a dial: both engines accept or refuse the connection.
     fn meet(&mut self, from: usize, to: usize, at: SocketAddr) {
         let now = self.now;
         let addr = self.nodes[to].addr;

@@ -89,7 +89,7 @@ impl World {
         self.send_next(number);
     }
 
-    /// Blocks stand before the receiver's line.
+    /// Blocks wait for the receiver's line.
     pub(super) fn arrived(&mut self, end: usize, blocks: Vec<BlockIndex>) {
         let wait = time_for(self.torrent_bytes(&blocks), self.plan.down);
         let node = &mut self.nodes[self.ends[end].node];

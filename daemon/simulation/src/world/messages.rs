@@ -1,4 +1,4 @@
-//! What engines want done.
+//! Carries out the outputs of engines.
 
 use bittorrent_engine::{Command, DialFailure, Output, PeerEvent};
 use bittorrent_protocol::merkle::HashRequest;
@@ -14,7 +14,7 @@ use crate::queue::SimEvent;
 const REQUEST_QUEUE: u32 = 500;
 
 impl World {
-    /// Does what a node's engine wants done, and notes when it wants to be called.
+    /// Carries out the outputs of a node's engine, and records its next time-out.
     pub(super) fn settle(&mut self, number: usize) {
         if !self.nodes[number].online {
             return;
@@ -172,7 +172,7 @@ impl World {
         &self.nodes[self.ends[self.ends[end].far].node]
     }
 
-    /// Leaves come from who has the piece, what is above pieces from who has the layers.
+    /// Peers that have the piece send its leaves; peers that have the layers send nodes above pieces.
     fn hashes(
         &self,
         end: usize,
