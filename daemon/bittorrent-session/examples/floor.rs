@@ -1,4 +1,4 @@
-//! What a transfer costs whoever does it: the least work that moves a file between two processes,
+//! The lower bound of the cost of a transfer: the least work that moves a file between two processes,
 //! hashes it and writes it. No protocol, no decisions; the same buffers and system calls as ours.
 //!
 //! ```text

@@ -160,7 +160,7 @@ fn make(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// A store of zeros that nobody writes: it is marked as verified with the hashes it must have.
+/// A store of zeros that is never written: it is marked as verified with the hashes it must have.
 fn make_sparse(options: &Options) -> Result<(), Error> {
     let blocks = options.piece_length.blocks();
     let leaves = vec![merkle::leaf(&[0; BLOCK_LEN as usize]); blocks as usize];
@@ -203,10 +203,10 @@ async fn seed(options: &Options) -> Result<(), Error> {
         torrents.push(torrent);
     }
     // Not tokio's: its thread would wait for input when the runtime is to end.
-    let (told, end) = tokio::sync::oneshot::channel();
+    let (stop, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        let _ = told.send(());
+        let _ = stop.send(());
     });
     let _ = end.await;
     let mut uploaded = 0;

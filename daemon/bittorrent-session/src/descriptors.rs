@@ -40,8 +40,8 @@ impl SocketBudget {
     }
 }
 
-/// Returns whether an error says that the process or the system has no free file descriptor. Such an
-/// operation succeeds later; it says nothing about the file or the peer.
+/// Returns whether an error means that the process or the system has no free file descriptor. Such an
+/// operation succeeds later; it is no fault of the file or the peer.
 pub(crate) fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -1,13 +1,13 @@
-//! The threads that wait for disks, so that no task does.
+//! Threads that wait for disks, so that no task does.
 //!
 //! - *Writers* write blocks and their proofs. All writes of one torrent go to one writer: the
 //!   kernel lets only one thread at a time write to a file, so more would only spin.
 //! - *Readers* read blocks that are not in the page cache and hash lists.
-//! - One *syncer* makes torrents durable, which can take seconds and must hold up nobody.
+//! - One *syncer* makes torrents durable, which can take seconds and must not delay writes.
 //!
-//! All queues are bounded. Who submits never waits: reads need a permit for the memory of their
-//! answer and there are fewer permits than places; the driver keeps back writes for which there
-//! is no place.
+//! All queues are bounded, and submitting never waits. Reads need a permit for the memory of their
+//! answer, and there are fewer permits than queue slots. The driver keeps writes for which there is
+//! no slot.
 
 pub(crate) mod content;
 pub(crate) mod piece_map;
@@ -28,10 +28,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::descriptors;
 use crate::heartbeat::Heartbeat;
 
-/// Places in the queue of one writer and of the syncer.
+/// Queue slots of one writer and of the syncer.
 const QUEUE: usize = 256;
 
-/// How often a writer without work says that it lives.
+/// How often a writer without work counts its heartbeat.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long an operation is retried while no file descriptor is free, and how often. Connections that
@@ -46,7 +46,7 @@ pub(crate) const DISK_THREADS: usize = 2;
 /// cache need no buffer.
 const READ_BUFFER_BYTES: usize = 8 << 20;
 
-/// The least a read may be charged for, so that their number is bounded too.
+/// Least number of permits for one read, so that the number of reads is bounded too.
 pub(crate) const MIN_READ_CHARGE: u32 = 16 * 1024;
 
 /// A block of content on its way from a socket to the disk.
@@ -58,10 +58,10 @@ pub(crate) struct ReceivedBlock {
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
-/// Something the disk was to do went wrong.
+/// A disk job failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskError {
-    #[error("the store failed")]
+    #[error("the storage operation failed")]
     Store(#[source] StoreError),
     #[error("a disk thread panicked; the panic message is in the log")]
     Panicked,
@@ -75,14 +75,14 @@ pub(crate) struct Proof {
     pub(crate) leaves: Vec<MerkleHash>,
 }
 
-/// What to look for in held generations.
+/// A search for the content of a piece in local snapshots.
 #[derive(Debug)]
 pub(crate) struct ReuseLookup {
     pub(crate) piece: PieceIndex,
     pub(crate) by: LookupBy,
 }
 
-/// By what something is looked for.
+/// What a search compares.
 #[derive(Debug)]
 pub(crate) enum LookupBy {
     /// The whole piece, by its hash.
@@ -97,17 +97,17 @@ pub(crate) enum LookupBy {
 pub(crate) enum DiskWork {
     /// Writes blocks.
     Write(Vec<ReceivedBlock>),
-    /// Keep leaf hashes of written blocks and count the blocks as verified.
+    /// Stores leaf hashes of written blocks and counts the blocks as verified.
     Prove(Vec<Proof>),
-    /// Count blocks as missing again.
+    /// Counts blocks as missing again.
     Revoke(Vec<BlockIndex>),
-    /// Take what is held of a piece to its place.
+    /// Copies content of a piece from local snapshots.
     ReuseLookup(Arc<ReuseSources>, ReuseLookup),
-    /// Keep a file's piece layer.
+    /// Stores a file's piece layer.
     Layer(FileIndex, Arc<PieceLayer>),
-    /// Make everything durable.
+    /// Makes everything durable.
     Checkpoint,
-    /// Make everything durable and seal the files.
+    /// Makes everything durable and seals the files.
     Finish,
 }
 
@@ -118,7 +118,7 @@ pub(crate) struct DiskJob {
     pub(crate) work: DiskWork,
 }
 
-/// What came of a [`DiskJob`].
+/// The result of a [`DiskJob`].
 #[derive(Debug)]
 pub(crate) struct FinishedJob {
     pub(crate) torrent: TorrentKey,
@@ -127,21 +127,21 @@ pub(crate) struct FinishedJob {
 
 #[derive(Debug)]
 pub(crate) enum JobOutcome {
-    /// These blocks were written, or not all of them were.
+    /// These blocks were written; after an error some of them may not be.
     Written(Vec<BlockIndex>, Result<(), DiskError>),
-    /// The proofs of these pieces were kept.
+    /// The proofs of these pieces were stored.
     Proven(Vec<PieceIndex>, Result<(), DiskError>),
     Revoked(Result<(), DiskError>),
-    /// These blocks of the piece stand at their places now.
+    /// These blocks of the piece were found and written.
     LookedUp(PieceIndex, Result<Vec<(BlockIndex, MerkleHash)>, DiskError>),
-    /// These leaf hashes are held of what stood at the piece's place before.
+    /// These leaf hashes were found for what the piece replaced.
     Recalled(PieceIndex, Result<Vec<(BlockIndex, MerkleHash)>, DiskError>),
     Layer(FileIndex, Result<(), DiskError>),
     Checkpoint(Result<(), DiskError>),
     Finish(Result<(), DiskError>),
 }
 
-/// A range of a piece that a peer asked for; known to be inside the piece.
+/// A requested range of a piece, inside the piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BlockRange {
     pub(crate) piece: PieceIndex,
@@ -151,24 +151,24 @@ pub(crate) struct BlockRange {
 
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// Read ranges of pieces, zeros past the end of the file. The numbers are the asker's.
+    /// Reads ranges of pieces, with zeros past the end of the file. The numbers are the caller's.
     Ranges(Vec<(u64, BlockRange)>),
-    /// Answer a hash request.
+    /// Answers a hash request.
     Hashes(HashRequest),
 }
 
 #[derive(Debug)]
 pub(crate) enum ReadAnswer {
-    /// In the order asked.
+    /// In the order of the request.
     Ranges(RangesRead),
     /// `None`: the request is to be rejected.
     Hashes(HashRequest, Result<Option<Vec<MerkleHash>>, DiskError>),
 }
 
-/// The bytes of ranges by their numbers, or the numbers of all of them and what went wrong.
+/// The bytes of ranges by their numbers, or the numbers of all of them and the error.
 pub(crate) type RangesRead = Result<Vec<(u64, Bytes)>, (Vec<u64>, DiskError)>;
 
-/// An answer, with the permit for the memory it takes.
+/// The answer to a read, with the permit for its memory.
 #[derive(Debug)]
 pub(crate) struct ReadReply {
     pub(crate) answer: ReadAnswer,
@@ -183,7 +183,7 @@ struct ReadJob {
     reply: mpsc::Sender<ReadReply>,
 }
 
-/// The way to the readers.
+/// Submits reads to the readers.
 #[derive(Debug, Clone)]
 pub(crate) struct Readers {
     queue: Sender<ReadJob>,
@@ -191,12 +191,12 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Permits for the bytes of answers, of which each read needs at least [`MIN_READ_CHARGE`].
+    /// Returns the permits for the bytes of answers. Each read needs at least [`MIN_READ_CHARGE`].
     pub(crate) fn permits(&self) -> &Arc<Semaphore> {
         &self.permits
     }
 
-    /// Has something read. `reply` must have a place free; nothing comes when the session ends.
+    /// Submits a read. `reply` must have a free slot. No reply is sent at the end of the session.
     pub(crate) fn submit(
         &self,
         store: Arc<TorrentStore>,
@@ -210,12 +210,12 @@ impl Readers {
             permit,
             reply,
         };
-        // There are as many places as permits; only the end of the session makes this fail.
+        // There are as many slots as permits, so this fails only at the end of the session.
         let _ = self.queue.try_send(job);
     }
 }
 
-/// The driver's hold on the threads: dropping it lets them finish their queues and end.
+/// The driver's queues. Dropping them lets the threads finish their jobs and end.
 #[derive(Debug)]
 pub(crate) struct DiskQueues {
     writers: Vec<Sender<DiskJob>>,
@@ -223,23 +223,23 @@ pub(crate) struct DiskQueues {
     next_writer: usize,
 }
 
-/// The threads, to be joined after [`DiskQueues`] and all [`Readers`] are gone.
+/// The threads. Join them after [`DiskQueues`] and all [`Readers`] are dropped.
 #[derive(Debug)]
 pub(crate) struct DiskThreads(Vec<thread::JoinHandle<()>>);
 
 impl DiskThreads {
-    /// Waits for all to end: blocks. Says how many there were.
+    /// Blocks until all have ended. Returns their number.
     pub(crate) fn join(self) -> usize {
         let count = self.0.len();
         for thread in self.0 {
-            // Jobs catch panics, so this cannot fail, and there is nobody left to tell.
+            // Jobs catch panics, so this cannot fail.
             let _ = thread.join();
         }
         count
     }
 }
 
-/// Names the writer a torrent belongs to.
+/// The writer that a torrent is assigned to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WriterId(usize);
 
@@ -268,7 +268,7 @@ pub(crate) fn start(
     let synced = done.clone();
     spawn(
         "bt-sync".to_owned(),
-        // Making much durable may take minutes and holds up nobody: not watched.
+        // Making much content durable may take minutes, so the syncer has no heartbeat.
         Box::new(move || write_loop(&jobs, &synced, || ())),
     )?;
     let (queue, jobs) = bounded(READ_BUFFER_BYTES / MIN_READ_CHARGE as usize + 1);
@@ -289,24 +289,24 @@ pub(crate) fn start(
 }
 
 impl DiskQueues {
-    /// Chooses a writer for a new torrent.
+    /// Assigns a writer to a new torrent.
     pub(crate) fn assign(&mut self) -> WriterId {
         self.next_writer = (self.next_writer + 1) % self.writers.len();
         WriterId(self.next_writer)
     }
 
-    /// Whether the writer takes another job. Only the driver submits, so the answer stays true
+    /// Returns whether the writer's queue has a slot. Only the driver submits, so the answer holds
     /// until it does.
     pub(crate) fn writer_has_capacity(&self, writer: WriterId) -> bool {
         !self.writers[writer.0].is_full()
     }
 
-    /// The same of the syncer.
+    /// Returns whether the syncer's queue has a slot.
     pub(crate) fn syncer_has_capacity(&self) -> bool {
         !self.syncer.is_full()
     }
 
-    /// Submits a job for which there is a place.
+    /// Submits a job for which there is a slot.
     pub(crate) fn submit(&self, writer: WriterId, job: DiskJob) {
         let queue = match job.work {
             DiskWork::Checkpoint | DiskWork::Finish => &self.syncer,
@@ -318,7 +318,7 @@ impl DiskQueues {
         };
         // The threads end only after this end of the queue is dropped.
         let sent = queue.try_send(job);
-        debug_assert!(sent.is_ok(), "no place, or no thread");
+        debug_assert!(sent.is_ok(), "no queue slot, or no thread");
     }
 }
 
@@ -406,8 +406,8 @@ fn write_loop(jobs: &Receiver<DiskJob>, done: &mpsc::Sender<FinishedJob>, lives:
             }
             DiskWork::Finish => JobOutcome::Finish(guarded(|| store.finish())),
         };
-        // The driver may be gone only when the session was dropped; what is queued is then
-        // still done, and nobody wants to know.
+        // The driver is gone only if the session was dropped. Queued jobs still run, and their
+        // results are dropped.
         let _ = done.blocking_send(FinishedJob { torrent, outcome });
     }
 }

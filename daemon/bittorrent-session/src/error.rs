@@ -1,4 +1,4 @@
-//! What can go wrong for the caller of a session.
+//! Errors that a session returns.
 
 use std::error::Error;
 use std::fmt;
@@ -19,43 +19,43 @@ pub enum SessionError {
         #[source]
         source: io::Error,
     },
-    /// A socket handed over could not be used.
-    #[error("cannot use a socket that was handed over")]
+    /// A socket passed by the service manager could not be used.
+    #[error("cannot use a listening socket passed by the service manager")]
     Inherit(#[source] io::Error),
     /// A thread could not be started.
     #[error("cannot start the disk threads")]
     Threads(#[source] io::Error),
-    /// The system gave no random bytes.
-    #[error("the system gives no random numbers")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Random(#[source] io::Error),
 }
 
 /// A torrent could not be added or given its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
-    /// A torrent with one of these hashes is there already.
-    #[error("torrent {0} was added already")]
+    /// The session has a torrent with one of these hashes already.
+    #[error("the session already has torrent {0}")]
     Exists(InfoHashV2),
-    /// The store holds another torrent.
-    #[error("the store holds torrent {}, not {}", .found.v2, .expected.v2)]
+    /// The store belongs to another torrent.
+    #[error("the store contains torrent {}, not {}", .found.v2, .expected.v2)]
     OtherTorrent {
         /// The torrent's hashes.
         expected: InfoHashes,
-        /// The store's.
+        /// The hashes in the store.
         found: InfoHashes,
     },
-    /// The store cannot tell what it holds.
-    #[error("the store of torrent {0} cannot be read; the log says why")]
+    /// The store's records of verified blocks could not be read.
+    #[error("cannot read the store of torrent {0}; see the log")]
     Unreadable(InfoHashV2),
-    /// The torrent has its content already, or was removed.
-    #[error("torrent {0} does not wait for content")]
+    /// The torrent has a store already, or it was removed.
+    #[error("torrent {0} already has a store, or was removed")]
     NotWaiting(InfoHashV2),
     /// The session is shutting down.
-    #[error("the session ends")]
+    #[error("the session is shutting down")]
     Ending,
 }
 
-/// An error and its causes in one line, for logs and people: `Display` of an error leaves its source out.
+/// Displays an error and its causes in one line. `Display` of an error leaves its source out.
 #[derive(Debug, Clone, Copy)]
 pub struct Causes<'a>(pub &'a dyn Error);
 

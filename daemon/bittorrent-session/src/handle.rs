@@ -1,4 +1,4 @@
-//! The caller's hold on one torrent.
+//! Handles by which callers control a session and its torrents.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::status::{Peer, TorrentStatus};
 use crate::transport::rate_limit::RateLimits;
 use crate::web_seed::WebSeedUrl;
 
-/// What changes a [`Session`](crate::Session) while it runs. Clones mean the same session.
+/// Changes settings of a running [`Session`](crate::Session). Clones control the same session.
 #[derive(Debug, Clone)]
 pub struct SessionHandle(mpsc::Sender<SessionCommand>);
 
@@ -27,22 +27,22 @@ impl SessionHandle {
         Self(commands)
     }
 
-    /// Limits how fast content comes and goes, over all torrents, from now on.
+    /// Sets the rate limits over all torrents.
     pub async fn set_rate_limits(&self, rates: RateLimits) {
-        // Fails only when the session ends, and nothing goes then.
+        // Fails only at the end of the session, when nothing is transferred.
         let _ = self.0.send(SessionCommand::LimitRates(rates)).await;
     }
 
-    /// Changes how many connections there may be, from now on. What is above the limits is closed,
-    /// the connections that carry least first.
+    /// Sets the limits on connections. Connections above the limits are closed, least useful ones
+    /// first.
     pub async fn limit_connections(&self, limits: ConnectionLimits) {
-        // Fails only when the session ends, and its connections with it.
+        // Fails only at the end of the session, which closes all connections.
         let _ = self.0.send(SessionCommand::LimitConnections(limits)).await;
     }
 }
 
-/// A torrent of a [`Session`](crate::Session). Clones mean the same torrent; dropping all of them
-/// does not remove it.
+/// A torrent of a [`Session`](crate::Session). Clones refer to the same torrent; dropping all of
+/// them does not remove it.
 #[derive(Debug, Clone)]
 pub struct TorrentHandle {
     key: TorrentKey,
@@ -65,13 +65,13 @@ impl TorrentHandle {
         }
     }
 
-    /// The hashes the torrent was added with.
+    /// Returns the hashes with which the torrent was added.
     pub const fn id(&self) -> InfoHashes {
         self.hashes
     }
 
-    /// Waits for the metadata. `None` when the torrent is removed, stops or the session ends
-    /// before it comes.
+    /// Waits for the metadata. Returns `None` if the torrent is removed or stops, or the session
+    /// ends, before it is known.
     pub async fn info(&self) -> Option<Arc<Info>> {
         let mut info = self.views.info.clone();
         let mut status = self.views.status.clone();
@@ -81,18 +81,18 @@ impl TorrentHandle {
         }
     }
 
-    /// The metadata, if it is known.
+    /// Returns the metadata, if it is known.
     pub fn known_info(&self) -> Option<Arc<Info>> {
         self.views.info.borrow().clone()
     }
 
-    /// Gives a torrent that was added by its hashes its place on disk.
+    /// Attaches a store to a torrent that was added by its hashes.
     pub async fn attach(&self, store: Arc<TorrentStore>) -> Result<(), AddError> {
         self.attach_prepared(prepare(store, None).await?).await
     }
 
-    /// [`Self::attach`], with held generations in which the missing blocks are looked for before
-    /// peers are asked for them.
+    /// Does the same as [`Self::attach`], but looks for missing blocks in local snapshots before it
+    /// requests them from peers.
     pub async fn attach_reusing(
         &self,
         store: Arc<TorrentStore>,
@@ -117,14 +117,14 @@ impl TorrentHandle {
         answer.await.map_err(|_| AddError::Ending)?
     }
 
-    /// Names peers: dialled first and never forgotten.
+    /// Adds peers that are dialled first and never forgotten.
     pub async fn add_peers(&self, addrs: &[SocketAddr]) {
         self.add_peers_from(addrs, Source::Static, Scope::Machine)
             .await;
     }
 
-    /// Names peers that a source at the given scope named. Addresses that are nearer than the source
-    /// are left out ([`Scope::may_name`]).
+    /// Adds peers that a source at the given scope named. Addresses of a narrower scope than the
+    /// source are ignored ([`Scope::may_name`]).
     pub async fn add_peers_from(&self, addrs: &[SocketAddr], source: Source, scope: Scope) {
         let command = SessionCommand::AddPeers {
             torrent: self.key,
@@ -132,42 +132,41 @@ impl TorrentHandle {
             source,
             scope,
         };
-        // Fails only when the session ends, and then there is no use for peers.
+        // Fails only at the end of the session, which needs no peers.
         let _ = self.commands.send(command).await;
     }
 
-    /// Asks for the content in its order from now on, for whoever reads along while it comes, once the
-    /// torrent has a store. It costs the swarm: all who do so want the same pieces.
+    /// Requests pieces in their order from now on, for a reader that follows the download. The
+    /// torrent must have a store. This costs the swarm: all peers that do so want the same pieces.
     pub async fn download_in_order(&self) {
-        // Fails only when the session ends, and then nothing more comes in any order.
+        // Fails only at the end of the session.
         let _ = self
             .commands
             .send(SessionCommand::DownloadInOrder(self.key))
             .await;
     }
 
-    /// Names file servers that have the torrent's files. They are used, at most a few at a time,
-    /// while peers give less than
-    /// [`Tuning::web_seeds_below`](crate::Tuning::web_seeds_below). What they send is
-    /// verified like what peers send. At most 16 are kept.
+    /// Adds web seeds. A few of them are used at a time, while peers send less than
+    /// [`Tuning::web_seeds_below`](crate::Tuning::web_seeds_below). Their content is verified like
+    /// that of peers. At most 16 are kept.
     pub async fn add_web_seeds(&self, urls: &[WebSeedUrl]) {
         let command = SessionCommand::AddWebSeeds(self.key, urls.to_vec());
-        // Fails only when the session ends, and then there is no use for them.
+        // Fails only at the end of the session, which needs no web seeds.
         let _ = self.commands.send(command).await;
     }
 
-    /// What the torrent is doing; at most about a second old.
+    /// Returns the status, at most about a second old.
     pub fn status(&self) -> TorrentStatus {
         self.views.status.borrow().clone()
     }
 
-    /// The status whenever it changes, about once a second. Closed when the torrent is removed
-    /// or the session ends.
+    /// Returns a channel with the status, updated about once a second. It is closed when the
+    /// torrent is removed or the session ends.
     pub fn subscribe(&self) -> watch::Receiver<TorrentStatus> {
         self.views.status.clone()
     }
 
-    /// The connections of this torrent; none when the session ends.
+    /// Returns the connections of this torrent; none at the end of the session.
     pub async fn peers(&self) -> Vec<Peer> {
         let (reply, answer) = oneshot::channel();
         let command = SessionCommand::Peers {
@@ -180,9 +179,9 @@ impl TorrentHandle {
         answer.await.unwrap_or_default()
     }
 
-    /// Where the content stands and came from, in at most
-    /// [`MAX_MAP_CELLS`](crate::MAX_MAP_CELLS) cells; `None` before it has a place on disk, and when
-    /// the session ends.
+    /// Returns which content is verified and where it came from, in at most
+    /// [`MAX_MAP_CELLS`](crate::MAX_MAP_CELLS) cells. Returns `None` before a store is attached and
+    /// at the end of the session.
     pub async fn piece_map(&self) -> Option<Vec<MapCell>> {
         let (reply, answer) = oneshot::channel();
         let command = SessionCommand::BlockOrigins {
@@ -194,12 +193,12 @@ impl TorrentHandle {
         Some(origins.map(&store.verified()))
     }
 
-    /// Tells that blocks are damaged on disk which were verified, and are no longer in the torrent's
-    /// `store`: they are fetched again, and nothing else. Afterwards the store is sealed again.
+    /// Fetches verified blocks again that are damaged on disk and that the `store` no longer counts
+    /// as verified. Afterwards the store is sealed again.
     ///
     /// # Errors
     ///
-    /// When what is good beside them cannot be read.
+    /// When the intact blocks of the same pieces cannot be read.
     pub async fn repair(
         &self,
         store: Arc<TorrentStore>,
@@ -214,21 +213,21 @@ impl TorrentHandle {
                 .map(|piece| held_leaves(&store, piece))
                 .collect::<Result<Vec<_>, _>>()
         });
-        let held = match read.await {
-            Ok(Ok(held)) => held,
+        let intact = match read.await {
+            Ok(Ok(intact)) => intact,
             Ok(Err(error)) => {
                 tracing::error!(torrent = %v2, error = %Causes(&error), "cannot read the store");
                 return Err(AddError::Unreadable(v2));
             }
             Err(error) => {
-                tracing::error!(torrent = %v2, %error, "reading the store did not come to an end");
+                tracing::error!(torrent = %v2, %error, "the thread that reads the store panicked");
                 return Err(AddError::Unreadable(v2));
             }
         };
         let command = SessionCommand::Repair {
             torrent: self.key,
             damaged,
-            held,
+            intact,
         };
         self.commands
             .send(command)
@@ -236,8 +235,8 @@ impl TorrentHandle {
             .map_err(|_| AddError::Ending)
     }
 
-    /// Parts with all peers, makes what is there durable and forgets the torrent. Its store stays
-    /// as it is.
+    /// Disconnects all peers, makes verified content durable and removes the torrent. Its store
+    /// stays.
     pub async fn remove(&self) {
         let (reply, answer) = oneshot::channel();
         let command = SessionCommand::Remove {
@@ -245,19 +244,19 @@ impl TorrentHandle {
             reply,
         };
         if self.commands.send(command).await.is_ok() {
-            // An error says that the session ended, which did the same.
+            // An error means that the session has ended, which has the same effect.
             let _ = answer.await;
         }
     }
 }
 
-/// Reads what the engine has to know of a store, on a thread that may wait for the disk.
+/// Reads what the engine needs of a store, on a thread that may wait for the disk.
 pub(crate) async fn prepare(
     store: Arc<TorrentStore>,
     sources: Option<Arc<ReuseSources>>,
 ) -> Result<PreparedStore, AddError> {
     let v2 = store.info().hashes().v2;
-    // Where nothing is held, asking for leaf hashes would be in vain.
+    // Without local snapshots, requests for leaf hashes would be wasted.
     let sources = sources.filter(|sources| !sources.generations().is_empty());
     let read = tokio::task::spawn_blocking(move || {
         let content = Content {
@@ -278,13 +277,13 @@ pub(crate) async fn prepare(
             Err(AddError::Unreadable(v2))
         }
         Err(error) => {
-            tracing::error!(torrent = %v2, %error, "reading the store did not come to an end");
+            tracing::error!(torrent = %v2, %error, "the thread that reads the store panicked");
             Err(AddError::Unreadable(v2))
         }
     }
 }
 
-/// The leaf hashes of the verified blocks of a piece.
+/// Returns the leaf hashes of the verified blocks of a piece.
 fn held_leaves(store: &TorrentStore, piece: PieceIndex) -> Result<PieceLeaves, StoreError> {
     let layout = store.layout();
     let mut leaves = Vec::new();
@@ -302,15 +301,15 @@ fn held_leaves(store: &TorrentStore, piece: PieceIndex) -> Result<PieceLeaves, S
 fn content_of(store: &TorrentStore) -> Result<Content, StoreError> {
     let (layout, verified) = (store.layout(), store.verified());
     let mut leaves = Vec::new();
-    // Pieces verified in part are few: those whose leaves were proven one by one and whose
-    // download was cut off. Hashing their blocks again costs less than keeping account of them.
+    // Few pieces are verified in part: those with proven leaves whose download was interrupted.
+    // Hashing their blocks again costs less than keeping a record of them.
     for piece in layout.piece_indices() {
         if verified.piece_is_full(piece) {
             continue;
         }
-        let held = held_leaves(store, piece)?;
-        if !held.leaves.is_empty() {
-            leaves.push(held);
+        let piece_leaves = held_leaves(store, piece)?;
+        if !piece_leaves.leaves.is_empty() {
+            leaves.push(piece_leaves);
         }
     }
     Ok(Content {

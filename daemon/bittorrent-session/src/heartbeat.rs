@@ -1,11 +1,11 @@
-//! Signs of life, for whoever restarts what hangs.
+//! Liveness counters for a watchdog.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of a [`Session`](crate::Session) that rise about once a second as long as the loop behind
-/// each of them comes round, whether or not there is work. One that stands still says which loop
-/// hangs. What the counters count means nothing.
+/// Counters of a [`Session`](crate::Session). Each rises about once a second while its loop runs,
+/// with or without work. A counter that does not rise names the loop that hangs. The values have no
+/// meaning. Clones share the counters.
 #[derive(Debug, Clone)]
 pub struct Heartbeat(Arc<Counters>);
 
@@ -23,12 +23,13 @@ impl Heartbeat {
         }))
     }
 
-    /// Of the task that owns the engine.
+    /// Returns the counter of the task that owns the engine.
     pub fn driver(&self) -> u64 {
         self.0.driver.load(Ordering::Relaxed)
     }
 
-    /// Of each thread that writes what was downloaded. One that waits for a disk stands still.
+    /// Returns the counters of the threads that write downloaded content. A thread that waits for a
+    /// disk does not count.
     pub fn writers(&self) -> impl Iterator<Item = u64> {
         let writers = self.0.writers.iter();
         writers.map(|writer| writer.load(Ordering::Relaxed))

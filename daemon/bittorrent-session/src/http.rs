@@ -1,4 +1,4 @@
-//! Requests to HTTP servers: trackers and web seeds.
+//! The HTTP client for servers outside: trackers and web seeds.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -23,45 +23,45 @@ use url::Url;
 
 use crate::error::Causes;
 
-/// How long a TCP connect may take.
+/// Time limit for a TCP connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server may take to begin its answer, or to go on with it.
+/// Time limit for the start of a response, and for each further part.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a connection that carries nothing is kept for the next request.
+/// Time for which an idle connection is kept for the next request.
 const KEPT_IDLE: Duration = Duration::from_secs(30);
 
-/// Redirections followed for one request.
-const MOST_REDIRECTIONS: usize = 5;
+/// Redirections that are followed for one request.
+const MAX_REDIRECTIONS: usize = 5;
 
-/// A request led to nothing.
+/// A request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The server was not reached, or broke off.
-    #[error("no answer from {0}")]
+    /// The server could not be reached, or closed the connection.
+    #[error("cannot get a response from {0}")]
     Request(String, #[source] hyper_util::client::legacy::Error),
-    /// The answer broke off.
-    #[error("the answer broke off")]
+    /// The response was interrupted.
+    #[error("the response was interrupted")]
     Body(#[source] hyper::Error),
     /// The server was too slow.
-    #[error("no answer in {} s", ANSWER_TIMEOUT.as_secs())]
+    #[error("no response in {} s", ANSWER_TIMEOUT.as_secs())]
     Slow,
-    /// It answered with a failure, perhaps with the time to wait before the next try.
-    #[error("the server answers {0}")]
+    /// The status is a failure, perhaps with the time to wait before the next request.
+    #[error("the server responded with {0}")]
     Status(StatusCode, Option<Duration>),
-    /// The answer is longer than it may be.
-    #[error("an answer of more than {0} bytes")]
+    /// The response is longer than allowed.
+    #[error("the response has more than {0} bytes")]
     TooLong(usize),
-    /// The answer claims to be gzip (RFC 1952) and is not.
-    #[error("the answer cannot be decompressed")]
+    /// The response starts like gzip (RFC 1952) but cannot be decompressed.
+    #[error("cannot decompress the response")]
     Gzip(#[source] std::io::Error),
-    /// It sends us elsewhere, and there is nothing to be had, or not safely.
-    #[error("the server sends us to {0:?}, which is not followed")]
+    /// A redirection is not followed: it is unsafe, or one too many.
+    #[error("the server redirects to {0:?}, which is not followed")]
     Redirection(String),
 }
 
-/// A client that is made when it is used first: reading the certificate authorities of the system
+/// A client that is created when it is first used: reading the system's certificate authorities
 /// takes a while.
 #[derive(Debug)]
 pub(crate) struct LazyHttpClient {
@@ -70,7 +70,7 @@ pub(crate) struct LazyHttpClient {
 }
 
 impl LazyHttpClient {
-    /// Is going to call itself `agent`.
+    /// Creates a client that will identify itself as `agent`.
     pub(crate) const fn new(agent: String) -> Self {
         Self {
             agent,
@@ -85,7 +85,7 @@ impl LazyHttpClient {
     }
 }
 
-/// Makes requests. Clones share their connections. Trusts the certificate authorities of the system,
+/// A client. Clones share their connections. It trusts the system's certificate authorities and
 /// follows a few redirections, never from https to http.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
@@ -94,7 +94,8 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client that calls itself `agent`. Reads the certificate authorities of the system.
+    /// Creates a client that identifies itself as `agent`. Reads the system's certificate
+    /// authorities.
     pub fn new(agent: &str) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -132,7 +133,7 @@ impl HttpClient {
         Self { client, agent }
     }
 
-    /// Asks for a resource, or for a range of its bytes, both ends included. Answers other than
+    /// Requests a resource, or a range of its bytes, both ends included. Other statuses than
     /// success are errors.
     pub(crate) async fn get(
         &self,
@@ -148,12 +149,11 @@ impl HttpClient {
         self.get_with(url, &headers).await
     }
 
-    /// Asks for a resource with more headers, such as conditions, which go wherever we are sent.
+    /// Requests a resource with further headers, such as conditions. Redirections receive them too.
     ///
     /// # Errors
     ///
-    /// Answers other than success are [`HttpError::Status`], the one that nothing has changed among
-    /// them.
+    /// Statuses other than success are [`HttpError::Status`], including 304 Not Modified.
     pub async fn get_with(
         &self,
         url: &Uri,
@@ -166,8 +166,9 @@ impl HttpClient {
         }
     }
 
-    /// Follows redirections to the first answer that is none, whatever its status. The user name and password of `url` are sent as
-    /// basic credentials (RFC 7617) to its own server only; those in a redirection are not used.
+    /// Follows redirections to the first response that is none, whatever its status. The user name
+    /// and password of `url` are sent as basic credentials (RFC 7617) to its own server only; those
+    /// in a redirection are not used.
     async fn final_answer(
         &self,
         url: &Uri,
@@ -175,8 +176,8 @@ impl HttpClient {
     ) -> Result<Response<Incoming>, HttpError> {
         let credentials = credentials(url);
         let mut at = url.clone();
-        for _ in 0..=MOST_REDIRECTIONS {
-            // Libraries log where they connect to.
+        for _ in 0..=MAX_REDIRECTIONS {
+            // Libraries log the URLs to which they connect.
             let mut request = Request::get(without_user(&at))
                 .header(header::USER_AGENT, &self.agent)
                 .body(Empty::new())
@@ -204,7 +205,7 @@ impl HttpClient {
 
     /// Requests a resource of at most `most` bytes, after decompression if the server sends gzip. The body of a failure is returned
     /// too: trackers give their reason in it.
-    pub(crate) async fn get_full(&self, url: &Uri, most: usize) -> Result<Whole, HttpError> {
+    pub(crate) async fn get_full(&self, url: &Uri, most: usize) -> Result<FullResponse, HttpError> {
         let answer = self.final_answer(url, &HeaderMap::new()).await?;
         let server = answer.extensions().get::<HttpInfo>();
         let server = server.map(HttpInfo::remote_addr);
@@ -220,7 +221,7 @@ impl HttpClient {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Whole {
+        Ok(FullResponse {
             body: decompressed(bytes, most)?,
             server,
             failure,
@@ -228,21 +229,21 @@ impl HttpClient {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
-pub(crate) struct Whole {
+pub(crate) struct FullResponse {
     pub(crate) body: Vec<u8>,
-    /// The address of the server, where it is known.
+    /// The address of the server, if it is known.
     pub(crate) server: Option<SocketAddr>,
-    /// The status if it is a failure.
+    /// The status, if it is a failure.
     pub(crate) failure: Option<HttpError>,
 }
 
 /// First bytes of a gzip file (RFC 1952, 2.3.1).
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 
-/// Decompresses gzip. Some servers send it without being asked, and without `Content-Encoding`; nothing that is read here begins like it
-/// otherwise.
+/// Decompresses gzip. Some servers send it unrequested and without `Content-Encoding`; no other
+/// response that is read here starts like it.
 fn decompressed(body: Vec<u8>, most: usize) -> Result<Vec<u8>, HttpError> {
     if !body.starts_with(&GZIP) {
         return Ok(body);
@@ -258,7 +259,8 @@ fn decompressed(body: Vec<u8>, most: usize) -> Result<Vec<u8>, HttpError> {
     Ok(whole)
 }
 
-/// Basic credentials from the user name and password of a URL, which are percent-encoded there (RFC 3986, 3.2.1).
+/// Returns basic credentials from the user name and password of a URL, which are percent-encoded
+/// there (RFC 3986, 3.2.1).
 fn credentials(url: &Uri) -> Option<HeaderValue> {
     let (user_info, _) = url.authority()?.as_str().rsplit_once('@')?;
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
@@ -280,7 +282,7 @@ fn is_same_server(a: &Uri, b: &Uri) -> bool {
     (a.scheme(), a.host(), port(a)) == (b.scheme(), b.host(), port(b))
 }
 
-/// The next bytes of an answer; `None` at its end.
+/// Returns the next bytes of a response; `None` at its end.
 ///
 /// # Errors
 ///
@@ -293,19 +295,19 @@ pub async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError>
         let Some(frame) = frame else {
             return Ok(None);
         };
-        // Trailers say nothing we want to know.
+        // Trailers are not used.
         if let Ok(data) = frame.map_err(HttpError::Body)?.into_data() {
             return Ok(Some(data));
         }
     }
 }
 
-/// Which server a URL is at: the rest may be a secret.
+/// Returns the server part of a URL: the rest may be a secret.
 fn server(url: &Uri) -> String {
     public(url, |path| path == "/")
 }
 
-/// As much of a `Location` as may be shown: the server.
+/// Returns what may be shown of a `Location`: the server.
 fn start_of(location: &str) -> String {
     match location.parse::<Uri>() {
         Ok(url) if url.host().is_some() => server(&url),
@@ -314,7 +316,8 @@ fn start_of(location: &str) -> String {
     }
 }
 
-/// The same URL without user and password, which are no part of a request's target (RFC 9110, 4.2.4).
+/// Returns the URL without user and password, which are not part of a request's target (RFC 9110,
+/// 4.2.4).
 fn without_user(url: &Uri) -> Uri {
     let stripped = || {
         let (_, host) = url.authority()?.as_str().rsplit_once('@')?;
@@ -325,11 +328,11 @@ fn without_user(url: &Uri) -> Uri {
     stripped().unwrap_or_else(|| url.clone())
 }
 
-/// A URL of a web server. It is shown without user, password and query, which may be secrets.
+/// The URL of a web server. Displayed without user, password and query, which may be secrets.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct HttpUrl(Uri);
 
-/// A text that is not the URL of a web server.
+/// The text is not the URL of a web server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this is not a URL of a web server: expected http://HOST/PATH or https://HOST/PATH")]
 pub struct InvalidHttpUrl;
@@ -347,7 +350,7 @@ impl std::str::FromStr for HttpUrl {
 }
 
 impl HttpUrl {
-    /// All of it, secrets included, to make a request.
+    /// Returns the whole URL, with its secrets, to make a request.
     pub fn uri(&self) -> &Uri {
         &self.0
     }
@@ -365,11 +368,11 @@ impl std::fmt::Debug for HttpUrl {
     }
 }
 
-/// Stands for what is not shown of a URL.
+/// Replaces the parts of a URL that are not shown.
 const HIDDEN: &str = "…(hidden)";
 
-/// A URL for logs and people: names, passwords and queries are often secrets, and so are paths but for
-/// those that `plain` knows.
+/// Formats a URL for logs and people. User names, passwords and queries are often secrets, and so
+/// are paths, except those that `plain` accepts.
 pub(crate) fn public(url: &Uri, plain: impl Fn(&str) -> bool) -> String {
     let scheme = url.scheme_str().unwrap_or_default();
     let host = url.host().unwrap_or_default();
@@ -387,8 +390,8 @@ pub(crate) fn public(url: &Uri, plain: impl Fn(&str) -> bool) -> String {
     }
 }
 
-/// The URL that a redirection leads to: a reference relative to the URL that was requested (RFC 9110, 10.2.2). `None` if it is no HTTP
-/// URL, leads from https to http, or names the same URL again.
+/// Returns the URL of a redirection, which may be relative to the requested URL (RFC 9110, 10.2.2).
+/// Returns `None` if it is not an HTTP URL, leads from https to http, or is the same URL again.
 fn follow(from: &Uri, location: &str) -> Option<Uri> {
     let base = Url::parse(&from.to_string()).ok()?;
     let mut to = base.join(location).ok()?;
@@ -401,13 +404,13 @@ fn follow(from: &Uri, location: &str) -> Option<Uri> {
     if !is_safe || to == base || !to.has_host() {
         return None;
     }
-    // Fail only for URLs without a host.
+    // These fail only for URLs without a host.
     let _ = to.set_username("");
     let _ = to.set_password(None);
     to.as_str().parse().ok()
 }
 
-/// The seconds to wait, where the server names any.
+/// Returns the time to wait, if the server sent one.
 fn retry_after(answer: &Response<Incoming>) -> Option<Duration> {
     let value = answer.headers().get(header::RETRY_AFTER)?;
     value.to_str().ok()?.parse().ok().map(Duration::from_secs)

@@ -1,13 +1,14 @@
 //! BitTorrent v2 peers over tokio: sockets, timers and disk threads around the
-//! [engine](bittorrent_engine) that decides and the [store](bittorrent_store) that keeps.
+//! [engine](bittorrent_engine), which decides, and the [store](bittorrent_store), which keeps
+//! content.
 //!
-//! - One task, the driver, owns the engine. Connections tell it what they hear in batches over a
-//!   bounded channel and find its instructions in a mailbox.
-//! - A block is hashed on its connection's task as soon as it is there and travels as a slice of
-//!   the buffer it was received in. Permits for its bytes are got before it is kept, so a slow
-//!   disk makes us read more slowly and the peer send more slowly.
-//! - Disk threads write, make durable, and read what is not in the page cache. What is, a
-//!   connection reads without waiting and sends at once. No task waits for a disk.
+//! - One task, the driver, owns the engine. Connections send it messages in batches over a bounded
+//!   channel; it puts instructions into their mailboxes.
+//! - The connection's task hashes a block as soon as it has arrived. The block stays a slice of the
+//!   buffer into which it was received. It needs a permit for its bytes, so a slow disk makes us
+//!   read more slowly and the peer send more slowly.
+//! - Disk threads write content, make it durable, and read what is not in the page cache. What is
+//!   in the page cache a connection reads and sends without waiting. No task waits for a disk.
 //!
 //! ```no_run
 //! # async fn example(store: std::sync::Arc<bittorrent_store::TorrentStore>, peer: std::net::SocketAddr)

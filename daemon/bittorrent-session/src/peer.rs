@@ -1,5 +1,5 @@
-//! One connection, from the end of the handshakes on: a task that reads, answers what it can
-//! answer itself and tells the driver the rest.
+//! The task of one connection after its handshakes. It serves requests itself and sends the driver
+//! what the engine must know.
 
 mod download;
 mod error;
@@ -38,13 +38,14 @@ use message_budget::MessageBudget;
 use services::Services;
 use upload::Uploads;
 
-/// Bytes of messages, blocks apart, that may wait for the socket before we ask the peer to read.
+/// Most bytes of messages other than blocks that may wait for the socket. Beyond this the
+/// connection is closed.
 const MAX_OUTBOX: usize = 8 << 20;
 
-/// While more than this waits for the socket, no long answers are added.
+/// While more bytes wait for the socket, no long answers are added.
 const FULL_OUTBOX: usize = 160 << 10;
 
-/// How often a connection looks at its clock.
+/// Interval of periodic work of a connection.
 const TICK: Duration = Duration::from_secs(1);
 
 /// What the driver gives to a new connection.
@@ -69,33 +70,33 @@ struct Peer {
 
     info: Option<Arc<Info>>,
     content: Option<Arc<StoredContent>>,
-    /// The id under which the peer takes metadata messages, once it told one.
+    /// The peer's message id for metadata messages, if it has sent one.
     peer_ut_metadata: Option<u8>,
-    /// The same for peer exchange.
+    /// The peer's message id for peer exchange, if it has sent one.
     peer_ut_pex: Option<u8>,
-    /// We do not serve this peer.
+    /// Whether we choke the peer.
     choking: bool,
-    /// Requests turned down since the last one that was not.
+    /// Requests rejected since the last accepted one.
     turned_down: usize,
     /// The driver knows that the peer has requests.
     reported_requests: bool,
     budget: MessageBudget,
 
     input: ReadBuffer,
-    /// Bytes the message at the start of the input takes, as far as known.
+    /// Length of the message at the start of the input, as far as known.
     wanted: usize,
-    /// Bytes that the next block needs permits for and could not get at once.
+    /// Permits that the next block waits for.
     starved: Option<u32>,
     write_permits: PollSemaphore,
     permit: Option<OwnedSemaphorePermit>,
 
     messages: Vec<PeerMessage>,
-    /// Blocks of the present read.
+    /// Blocks of the current read that are not hashed yet.
     unhashed: Vec<ReceivedBlock>,
     outbox: BytesMut,
     uploads: Uploads,
     services: Services,
-    /// Memory that the next read needs and could not get at once.
+    /// Permits that the next read from disk waits for.
     read_request: Option<u32>,
     read_permits: PollSemaphore,
     answers: mpsc::Receiver<ReadReply>,
@@ -122,7 +123,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
         cancel,
         context,
     } = link;
-    // As many answers as reads can be under way: uploads and one hash list.
+    // As many slots as reads can be under way: uploads and one hash list.
     let (answer_to, answers) = mpsc::channel(8);
     let now = Instant::now();
     let mut peer = Peer {
@@ -166,7 +167,7 @@ pub(crate) async fn run(start: Start) -> Result<(), PeerError> {
     let ended = peer.work(&instructions, &cancel).await;
     peer.report_upload();
     let batches = peer.context.batches.clone();
-    // Fails when the session ends, and then nobody counts any more.
+    // Fails at the end of the session, when the counts are no longer used.
     if !peer.messages.is_empty()
         && let Ok(slot) = batches.reserve().await
     {
@@ -240,7 +241,7 @@ impl Peer {
         }
     }
 
-    /// What to wait for at the socket: nothing that could not be used now.
+    /// Returns the socket events to wait for: only those that could be handled now.
     fn interest(&self) -> Option<Interest> {
         let read = self.starved.is_none()
             && !self.budget.is_spent()
@@ -249,8 +250,8 @@ impl Peer {
         let turn = !self.throttles.upload.is_waiting();
         let messages = !self.outbox.is_empty()
             && !self.uploads.is_mid_block()
-            && (turn || self.outbox.len() <= send::MOST_URGENT);
-        let write = messages || (turn && self.uploads.is_sendable()) || self.stream.holds_back();
+            && (turn || self.outbox.len() <= send::MAX_URGENT);
+        let write = messages || (turn && self.uploads.is_sendable()) || self.stream.has_unsent();
         match (read, write) {
             (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
             (true, false) => Some(Interest::READABLE),
@@ -270,7 +271,7 @@ impl Peer {
         message.encode(&mut self.outbox);
     }
 
-    /// Tells what we speak and have; again when the metadata becomes known.
+    /// Sends the extended handshake; again when the metadata becomes known.
     fn send_extended_handshake(&mut self) {
         if !self.extended {
             return;
@@ -368,7 +369,7 @@ impl Peer {
         }
     }
 
-    /// Says that a request will not be served, to those who know the message.
+    /// Rejects a request, if the peer supports the message.
     fn reject(&mut self, request: Request) {
         if self.fast {
             self.put(&Message::Reject(request));
@@ -383,17 +384,17 @@ impl Peer {
             self.messages.push(PeerMessage::HasRequests);
         }
         if !self.uploads.is_sendable() && self.outbox.is_empty() {
-            // A turn that was waited for in vain is another's.
+            // Gives an unused turn back.
             self.throttles.upload.settle(0);
         }
         if !std::mem::take(&mut self.read_since_tick) {
             self.input.rest();
         }
-        let hears = !self.budget.is_spent();
+        let may_read = !self.budget.is_spent();
         self.budget.tick();
         let silent = now.saturating_duration_since(self.last_received);
-        // A peer that we do not read from is not silent.
-        let reads = hears && self.starved.is_none() && !self.throttles.download.is_waiting();
+        // A peer is not silent while we do not read from it.
+        let reads = may_read && self.starved.is_none() && !self.throttles.download.is_waiting();
         if reads && silent > self.context.idle_timeout {
             return Err(PeerError::Silent(silent));
         }

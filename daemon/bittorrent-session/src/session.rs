@@ -29,10 +29,10 @@ use crate::transport::handshake::{EncryptionPolicy, HandshakeConfig};
 use crate::transport::rate_limit::Buckets;
 use listener::{AcceptState, Slots};
 
-/// Questions that may wait for the driver.
+/// Commands that may wait for the driver.
 const COMMAND_QUEUE: usize = 256;
 
-/// Batches of news that may wait for the driver; the blocks in them are bounded apart.
+/// Batches that may wait for the driver. Permits bound the blocks in them.
 const BATCH_QUEUE: usize = 256;
 
 /// Finished disk jobs that may wait for the driver.
@@ -41,7 +41,8 @@ const FINISHED_JOB_QUEUE: usize = 256;
 /// First bytes of the peer id; the rest is random (BEP 20).
 const PEER_ID_PREFIX: [u8; 8] = *b"-BS0100-";
 
-/// Runs torrents. Dropping it stops everything without waiting; see [`Self::shutdown`].
+/// A set of torrents and their connections. Dropping it stops everything without waiting; see
+/// [`Self::shutdown`].
 #[derive(Debug)]
 pub struct Session {
     local_addrs: Vec<SocketAddr>,
@@ -181,40 +182,40 @@ impl Session {
         })
     }
 
-    /// Where the session listens, with the ports that were really taken.
+    /// Returns the listening addresses, with the ports that were bound.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.local_addrs
     }
 
-    /// The peer id in all our handshakes.
+    /// Returns the peer id of all handshakes.
     pub const fn peer_id(&self) -> PeerId {
         self.peer_id
     }
 
-    /// Lets peers in, where [`SessionConfig::accept_paused`] has kept them waiting. Before the torrents
-    /// are added, who asks for them would be turned away.
+    /// Starts to accept connections after [`SessionConfig::accept_paused`]. Call it after adding
+    /// the torrents: peers of unknown torrents are rejected.
     pub fn start_accepting(&self) {
         self.accept_state.send_replace(AcceptState::Accepting);
     }
 
-    /// Accepts nobody any more; connections that are there go on. Where the listening socket is kept
-    /// for a successor, who connects from now on waits for it.
+    /// Stops accepting connections; open ones continue. If a successor has inherited the listening
+    /// socket, new connections wait in the kernel for it.
     pub fn stop_accepting(&self) {
         self.accept_state.send_replace(AcceptState::Stopped);
     }
 
-    /// Counters that show that the session's loops come round.
+    /// Returns the liveness counters of the session's loops.
     pub fn heartbeat(&self) -> Heartbeat {
         self.heartbeat.clone()
     }
 
-    /// Adds a torrent whose metadata is known: downloads what the store lacks, serves what it has.
+    /// Adds a torrent with known metadata. Downloads what the store lacks and serves what it has.
     pub async fn add_store(&self, store: Arc<TorrentStore>) -> Result<TorrentHandle, AddError> {
         self.add_prepared(prepare(store, None).await?).await
     }
 
-    /// [`Self::add_store`], with held generations in which the missing blocks are looked for before
-    /// peers are asked for them.
+    /// Does the same as [`Self::add_store`], but looks for missing blocks in local snapshots before
+    /// it requests them from peers.
     pub async fn add_store_reusing(
         &self,
         store: Arc<TorrentStore>,
@@ -224,8 +225,8 @@ impl Session {
             .await
     }
 
-    /// Adds a torrent to serve what the store has, and nothing else: what it lacks is not asked for,
-    /// and nothing is written. For a disk that is full.
+    /// Adds a torrent that only serves verified content. Nothing is requested or written: for a
+    /// full disk.
     pub async fn add_store_seed_only(
         &self,
         store: Arc<TorrentStore>,
@@ -246,18 +247,18 @@ impl Session {
         self.add(hashes, Some(Box::new(prepared))).await
     }
 
-    /// Adds a torrent of which only hashes are known: its metadata comes from peers.
+    /// Adds a torrent of which only hashes are known. Peers provide the metadata.
     pub async fn add_magnet(&self, hashes: InfoHashes) -> Result<TorrentHandle, AddError> {
         self.add(hashes, None).await
     }
 
-    /// What changes the session while it runs.
+    /// Returns a handle that changes settings.
     pub fn handle(&self) -> SessionHandle {
         SessionHandle::new(self.commands.clone())
     }
 
-    /// What keeps a torrent known to a tracker, under all these names, once it is
-    /// [run](Announcer::run). Not to be done with private torrents and trackers they do not name.
+    /// Creates an announcer that [announces](Announcer::run) a torrent to a tracker under all these
+    /// names. Not for private torrents, except to trackers in their own metadata.
     pub fn announcer(
         &self,
         url: TrackerUrl,
@@ -275,7 +276,7 @@ impl Session {
         }
     }
 
-    /// The port at which peers are told to reach us.
+    /// Returns the port that is announced to peers.
     pub const fn announce_port(&self) -> u16 {
         self.announce_port
     }
@@ -299,8 +300,8 @@ impl Session {
         Ok(TorrentHandle::new(hashes, added, self.commands.clone()))
     }
 
-    /// Closes all connections, writes what is on its way, makes everything durable and joins
-    /// every task and thread.
+    /// Closes all connections, finishes all writes, makes content durable and joins every task and
+    /// thread.
     pub async fn shutdown(self) -> ShutdownReport {
         let Self {
             cancel,
@@ -321,7 +322,7 @@ impl Session {
             }
         };
         report.tasks += tasks;
-        // Their queues went with the driver and the connections.
+        // The driver and the connections have dropped their ends of the queues.
         report.threads = tokio::task::spawn_blocking(move || threads.join())
             .await
             .unwrap_or(0);

@@ -12,19 +12,19 @@ use crate::transport::handshake::Encryption;
 /// Why a torrent stopped. It stays stopped until it is removed and added again.
 #[derive(Debug, thiserror::Error)]
 pub enum TorrentError {
-    /// The info dictionary has the right hash, yet describes nothing we can take.
+    /// The info dictionary has the right hash but cannot be used.
     #[error("the metadata is not usable")]
     Metadata(#[source] InfoError),
-    /// The disk did not take or give what it should.
+    /// A disk operation failed.
     #[error("{doing} failed")]
     Disk {
-        /// What was tried.
+        /// The operation.
         doing: &'static str,
         /// What went wrong.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The engine found that going on makes no sense.
+    /// The engine stopped the torrent.
     #[error("{0}")]
     Engine(StopReason),
 }
@@ -41,7 +41,7 @@ impl TorrentError {
 /// What a torrent is doing.
 #[derive(Debug, Clone, Default)]
 pub enum Phase {
-    /// The info dictionary is being looked for, or the torrent waits for
+    /// The info dictionary is unknown, or the torrent waits for
     /// [`attach`](crate::TorrentHandle::attach).
     #[default]
     Metadata,
@@ -49,17 +49,17 @@ pub enum Phase {
     Downloading,
     /// Everything is verified, durable and sealed.
     Seeding,
-    /// It does nothing any more.
+    /// The torrent has stopped for this reason.
     Stopped(Arc<TorrentError>),
 }
 
 impl Phase {
-    /// Whether everything is there, durable.
+    /// Returns whether all content is verified, durable and sealed.
     pub const fn is_seeding(&self) -> bool {
         matches!(self, Self::Seeding)
     }
 
-    /// Why the torrent stopped, if it did.
+    /// Returns why the torrent stopped, if it did.
     pub const fn error(&self) -> Option<&Arc<TorrentError>> {
         match self {
             Self::Stopped(error) => Some(error),
@@ -68,24 +68,24 @@ impl Phase {
     }
 }
 
-/// A torrent at a moment; at most about a second old.
+/// The status of a torrent, at most about a second old.
 #[derive(Debug, Clone, Default)]
 pub struct TorrentStatus {
-    /// What it is doing.
+    /// What the torrent is doing.
     pub phase: Phase,
     /// The greatest length of an info dictionary that a peer offered and that was refused as too long, bytes.
     pub refused_metadata: Option<u32>,
     /// Bytes of content; 0 while the metadata is unknown.
     pub bytes_total: u64,
-    /// Bytes of content that are written and proven; durable from the next checkpoint on.
+    /// Bytes of content that are written and verified. The next checkpoint makes them durable.
     pub bytes_verified: u64,
-    /// Bytes of content that were found in what is held already, and proven, since the torrent was
+    /// Bytes of content that were found in local snapshots and verified, since the torrent was
     /// added.
     pub bytes_reused: u64,
-    /// Bytes of content that peers sent, written and proven, since the torrent was added.
+    /// Bytes of content that peers sent and that were verified, since the torrent was added.
     pub bytes_fetched: u64,
-    /// Bytes of content that peers have to send: neither verified nor still looked for in what is
-    /// held already. An upper bound at the ends of files.
+    /// Bytes of content still to be requested from peers: neither verified nor still searched for
+    /// in local snapshots. An upper bound at the ends of files.
     pub bytes_to_fetch: u64,
     /// Pieces; 0 while the metadata is unknown.
     pub pieces_total: u32,
@@ -95,7 +95,7 @@ pub struct TorrentStatus {
     pub downloaded_payload: u64,
     /// Payload bytes sent since the torrent was added.
     pub uploaded_payload: u64,
-    /// Payload bytes received in vain: duplicate, false or unasked.
+    /// Payload bytes received and discarded: duplicate, false or not requested.
     pub wasted: u64,
     /// Bytes of hashes received.
     pub hash_bytes: u64,
@@ -113,12 +113,12 @@ pub struct TorrentStatus {
     pub banned: u64,
 }
 
-/// A connection at a moment.
+/// The status of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// What is exchanged over it.
+    /// The engine's view of it.
     pub status: PeerStatus,
-    /// How it is hidden from who looks for the protocol.
+    /// How it is encrypted.
     pub encryption: Encryption,
 }
 

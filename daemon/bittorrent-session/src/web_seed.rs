@@ -1,6 +1,6 @@
-//! Web seeds (BEP 19): a file server that has the torrent's files. To the engine it is a peer that
-//! has everything and never chokes; so its blocks are chosen, verified and blamed like those of
-//! any peer. Requests for blocks side by side become one request for a range of bytes.
+//! Web seeds (BEP 19): file servers that have the torrent's files. To the engine a web seed is a
+//! peer that has everything and never chokes, so its blocks are picked, verified and blamed like
+//! those of a peer. Requests for adjacent blocks become one request for a range of bytes.
 
 mod url;
 
@@ -23,26 +23,26 @@ use crate::http::{HttpClient, HttpError, next_chunk};
 use crate::link::{Instruction, LinkEnd, PeerBatch, PeerMessage};
 pub use url::{InvalidWebSeedUrl, WebSeedUrl};
 
-/// Blocks in one request: 16 MiB, so that it takes a fast server a moment and a slow one is not
-/// given more than it can do.
-const MOST_BLOCKS: usize = 1_024;
+/// Blocks in one request: 16 MiB. A fast server needs a moment for it, and a slow one is not
+/// overloaded.
+const MAX_BLOCKS: usize = 1_024;
 
-/// A web seed gives nothing, or nothing of a file.
+/// Why a web seed, or a file of it, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WebSeedError {
     #[error("the request failed")]
     Http(#[source] HttpError),
-    #[error("file {0} is not there")]
+    #[error("the server does not have file {0}")]
     NotThere(FileIndex),
-    #[error("file {file} has {found} bytes there, and {expected} in the torrent")]
+    #[error("file {file} has {found} bytes on the server, but {expected} in the torrent")]
     OtherFile {
         file: FileIndex,
         expected: u64,
         found: u64,
     },
-    #[error("the server gives no ranges of bytes")]
+    #[error("the server does not support byte ranges")]
     NoRanges,
-    #[error("the answer ends before its end")]
+    #[error("the response is shorter than announced")]
     Short,
 }
 
@@ -57,16 +57,16 @@ pub(crate) struct Start {
     pub(crate) content: Arc<StoredContent>,
 }
 
-/// The work stops: it was cancelled, or the session ends.
+/// The task ends because it was cancelled or the session ends.
 struct Stopped;
 
 struct WebSeed {
     start: Start,
     inbox: Vec<Instruction>,
-    /// Blocks wanted and not asked for yet.
+    /// Blocks that the engine requested and that are not requested from the server yet.
     wanted: VecDeque<BlockIndex>,
-    /// Blocks of the present request that are still to come and still wanted.
-    asked: BTreeSet<BlockIndex>,
+    /// Blocks of the current HTTP request that have not arrived and were not cancelled.
+    requested: BTreeSet<BlockIndex>,
     messages: Vec<PeerMessage>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) async fn run(start: Start) -> Result<(), WebSeedError> {
         start,
         inbox: Vec::new(),
         wanted: VecDeque::new(),
-        asked: BTreeSet::new(),
+        requested: BTreeSet::new(),
         messages: Vec::new(),
     };
     seed.send_extensions();
@@ -85,7 +85,7 @@ pub(crate) async fn run(start: Start) -> Result<(), WebSeedError> {
             return Ok(());
         }
         let Some(run) = seed.next_run() else {
-            if seed.obey().await.is_err() {
+            if seed.wait_for_instructions().await.is_err() {
                 return Ok(());
             }
             continue;
@@ -94,7 +94,7 @@ pub(crate) async fn run(start: Start) -> Result<(), WebSeedError> {
             Ok(Ok(())) => {}
             Ok(Err(Stopped)) => return Ok(()),
             Err(error) => {
-                // What came before counts.
+                // Blocks that arrived before the failure count.
                 let _ = seed.report().await;
                 return Err(error);
             }
@@ -102,7 +102,7 @@ pub(crate) async fn run(start: Start) -> Result<(), WebSeedError> {
     }
 }
 
-/// Blocks that lie side by side in a file.
+/// Adjacent blocks of a file.
 struct Run {
     file: FileIndex,
     blocks: Vec<BlockIndex>,
@@ -111,11 +111,11 @@ struct Run {
 }
 
 impl WebSeed {
-    /// Tells the engine what it is.
+    /// Sends the engine the messages of a peer that has everything.
     fn send_extensions(&mut self) {
         let layout = self.start.content.layout();
         let extensions = ExtendedHandshake {
-            reqq: Some(MOST_BLOCKS as u32),
+            reqq: Some(MAX_BLOCKS as u32),
             client: Some(format!("web seed {}", self.start.url)),
             upload_only: Some(true),
             ..ExtendedHandshake::default()
@@ -137,46 +137,46 @@ impl WebSeed {
         self.messages.extend(events.map(PeerMessage::Event));
     }
 
-    /// Hands the messages to the driver.
+    /// Sends the messages to the driver.
     async fn report(&mut self) -> Result<(), Stopped> {
         if self.messages.is_empty() {
             return Ok(());
         }
         let batches = self.start.link.context.batches.clone();
-        let place = self.while_obeying(batches.reserve()).await?;
-        place.map_err(|_| Stopped)?.send(PeerBatch {
+        let slot = self.while_applying(batches.reserve()).await?;
+        slot.map_err(|_| Stopped)?.send(PeerBatch {
             peer: self.start.link.key,
             messages: std::mem::take(&mut self.messages),
         });
         Ok(())
     }
 
-    /// Waits for something, following instructions meanwhile.
-    async fn while_obeying<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stopped> {
+    /// Waits for `work` and applies instructions meanwhile.
+    async fn while_applying<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stopped> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 biased;
                 () = self.start.link.cancel.cancelled() => return Err(Stopped),
-                () = self.start.link.instructions.changed() => self.follow_all(),
+                () = self.start.link.instructions.changed() => self.apply_instructions(),
                 done = &mut work => return Ok(done),
             }
         }
     }
 
-    /// Waits for instructions and follows them.
-    async fn obey(&mut self) -> Result<(), Stopped> {
+    /// Waits for instructions and applies them.
+    async fn wait_for_instructions(&mut self) -> Result<(), Stopped> {
         tokio::select! {
             biased;
             () = self.start.link.cancel.cancelled() => Err(Stopped),
             () = self.start.link.instructions.changed() => {
-                self.follow_all();
+                self.apply_instructions();
                 Ok(())
             }
         }
     }
 
-    fn follow_all(&mut self) {
+    fn apply_instructions(&mut self) {
         let mut inbox = std::mem::take(&mut self.inbox);
         self.start.link.instructions.take_all(&mut inbox);
         for instruction in inbox.drain(..) {
@@ -184,7 +184,7 @@ impl WebSeed {
                 Instruction::Send(Command::Request(blocks)) => self.wanted.extend(blocks),
                 Instruction::Send(Command::Cancel(blocks)) => self.cancel(&blocks),
                 Instruction::Limit(throttles) => self.start.link.throttles = *throttles,
-                // A file server has no use for anything else we could tell it.
+                // Other instructions mean nothing to a file server.
                 Instruction::Send(_) | Instruction::Info(_) | Instruction::Attach(_) => {}
             }
         }
@@ -195,7 +195,7 @@ impl WebSeed {
         for block in blocks {
             let waiting = self.wanted.iter().position(|wanted| wanted == block);
             let waiting = waiting.and_then(|at| self.wanted.remove(at)).is_some();
-            if waiting || self.asked.remove(block) {
+            if waiting || self.requested.remove(block) {
                 let request = Request::for_block(self.start.content.layout(), *block);
                 self.messages
                     .push(PeerMessage::Event(PeerEvent::Reject(request)));
@@ -206,16 +206,16 @@ impl WebSeed {
     /// Takes the blocks of the next request.
     fn next_run(&mut self) -> Option<Run> {
         let layout = self.start.content.layout();
-        let place = |block: BlockIndex| {
+        let locate = |block: BlockIndex| {
             let first = layout.offset_in_file(block.piece()) + u64::from(block.begin());
             let end = first + u64::from(layout.block_size(block));
             (layout.file_of(block.piece()), first, end)
         };
-        let (file, first, mut end) = place(*self.wanted.front()?);
+        let (file, first, mut end) = locate(*self.wanted.front()?);
         let mut blocks = Vec::new();
         while let Some(block) = self.wanted.front().copied() {
-            let (of, from, to) = place(block);
-            if blocks.len() >= MOST_BLOCKS || (!blocks.is_empty() && (of, from) != (file, end)) {
+            let (of, from, to) = locate(block);
+            if blocks.len() >= MAX_BLOCKS || (!blocks.is_empty() && (of, from) != (file, end)) {
                 break;
             }
             end = to;
@@ -230,22 +230,22 @@ impl WebSeed {
         })
     }
 
-    /// Asks for a run of blocks and reports them as they arrive. Ends early when none of them is
-    /// wanted any more.
+    /// Requests a run of blocks and reports them as they arrive. Ends early when all of them are
+    /// cancelled.
     async fn fetch(&mut self, run: &Run) -> Result<Result<(), Stopped>, WebSeedError> {
-        self.asked = run.blocks.iter().copied().collect();
+        self.requested = run.blocks.iter().copied().collect();
         let (http, info) = (self.start.http.clone(), self.start.info.clone());
         let url = self.start.url.of_file(&info, run.file);
         let url = url.ok_or(WebSeedError::NotThere(run.file))?;
         let answer = http.get(&url, Some((run.first, run.last)));
-        let answer = match self.while_obeying(answer).await {
+        let answer = match self.while_applying(answer).await {
             Ok(answer) => answer,
             Err(stopped) => return Ok(Err(stopped)),
         };
         let mut body = self.check(run, answer)?.into_body();
         let mut buffer = BytesMut::new();
         for (at, block) in run.blocks.iter().enumerate() {
-            if self.asked.is_empty() {
+            if self.requested.is_empty() {
                 break;
             }
             let size = self.start.content.layout().block_size(*block);
@@ -253,7 +253,7 @@ impl WebSeed {
                 if self.turn().await.is_err() {
                     return Ok(Err(Stopped));
                 }
-                let chunk = match self.while_obeying(next_chunk(&mut body)).await {
+                let chunk = match self.while_applying(next_chunk(&mut body)).await {
                     Ok(chunk) => chunk.map_err(WebSeedError::Http)?,
                     Err(stopped) => return Ok(Err(stopped)),
                 };
@@ -270,11 +270,11 @@ impl WebSeed {
                 buffer.extend_from_slice(&chunk);
             }
             let data = buffer.split_to(size as usize).freeze();
-            if !self.asked.remove(block) {
+            if !self.requested.remove(block) {
                 continue;
             }
             let permits = self.start.link.context.write_permits.clone();
-            let permit = match self.while_obeying(permits.acquire_many_owned(size)).await {
+            let permit = match self.while_applying(permits.acquire_many_owned(size)).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(_)) | Err(Stopped) => return Ok(Err(Stopped)),
             };
@@ -292,16 +292,16 @@ impl WebSeed {
         Ok(Ok(()))
     }
 
-    /// Puts the blocks that an answer left out in front of those still to be requested.
+    /// Puts the blocks that a response left out in front of those still to be requested.
     fn request_again(&mut self, blocks: &[BlockIndex]) {
         for block in blocks.iter().rev() {
-            if self.asked.remove(block) {
+            if self.requested.remove(block) {
                 self.wanted.push_front(*block);
             }
         }
     }
 
-    /// Waits until more may come.
+    /// Waits for the next turn under the rate limit.
     async fn turn(&mut self) -> Result<(), Stopped> {
         while self.start.link.throttles.download.is_limited()
             && self.start.link.throttles.download.allowance(Instant::now()) == 0
@@ -309,13 +309,13 @@ impl WebSeed {
             let Some(next) = self.start.link.throttles.next_turn() else {
                 break;
             };
-            self.while_obeying(sleep_until(next)).await?;
+            self.while_applying(sleep_until(next)).await?;
             self.start.link.throttles.wake(Instant::now());
         }
         Ok(())
     }
 
-    /// Whether an answer is the range that was asked for, of the file that was meant.
+    /// Checks that a response is the requested range of the right file.
     fn check(
         &self,
         run: &Run,
@@ -341,7 +341,7 @@ impl WebSeed {
                 }
                 total.unwrap_or(expected)
             }
-            // The whole file instead: of use only where we want its start.
+            // The whole file: usable only if its start was requested.
             _ if run.first == 0 => header(header::CONTENT_LENGTH)
                 .and_then(|length| length.parse().ok())
                 .ok_or(WebSeedError::NoRanges)?,
@@ -358,7 +358,8 @@ impl WebSeed {
     }
 }
 
-/// First byte and length of the whole, from `bytes FIRST-LAST/LENGTH`; the length may be `*`.
+/// Returns the first byte and the length of the file from `bytes FIRST-LAST/LENGTH`; the length may
+/// be `*`.
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;

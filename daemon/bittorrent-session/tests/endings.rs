@@ -58,7 +58,11 @@ fn a_shutdown_leaves_no_task_and_no_thread() {
                 .num_alive_tasks(),
             0
         );
-        assert_eq!(Arc::strong_count(&store), 1, "nobody holds the store");
+        assert_eq!(
+            Arc::strong_count(&store),
+            1,
+            "the session dropped the store"
+        );
         assert_eq!(store.dirty_bytes(), 0);
         // Handles that are left say so.
         assert!(torrent.peers().await.is_empty());
@@ -231,8 +235,8 @@ fn killed_sample() -> Sample {
 fn a_killed_download_goes_on_with_what_is_true() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let sample = killed_sample();
-    if let Ok(told) = std::env::var(ALONE) {
-        let (dir, peer) = told.split_once('|').unwrap();
+    if let Ok(arguments) = std::env::var(ALONE) {
+        let (dir, peer) = arguments.split_once('|').unwrap();
         runtime.block_on(async {
             let often = SessionConfig {
                 tuning: Tuning {
@@ -255,8 +259,8 @@ fn a_killed_download_goes_on_with_what_is_true() {
         let part = sample.store_with(&dir.path().join("part"), |piece| piece.get() < 150);
         let seeding = seed.add_store(part).await.unwrap();
         let leech_dir = dir.path().join("leech");
-        let told = format!("{}|{}", leech_dir.display(), addr(&seed));
-        let mut victim = child("a_killed_download_goes_on_with_what_is_true", &told)
+        let arguments = format!("{}|{}", leech_dir.display(), addr(&seed));
+        let mut victim = child("a_killed_download_goes_on_with_what_is_true", &arguments)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

@@ -1,4 +1,4 @@
-//! Peers that send far more than anybody needs: what they cost is bounded, and others are served
+//! Peers that send far too many messages: their cost is bounded, and others are served
 //! meanwhile.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]

@@ -135,7 +135,7 @@ async fn a_late_block_changes_nothing() {
         })
         .await;
     }
-    wait_for(&torrent, "told of waste", |status| {
+    wait_for(&torrent, "waste counted", |status| {
         status.wasted >= u64::from(last) * 16 * 1024
     })
     .await;
@@ -192,7 +192,7 @@ async fn without_encryption_who_does_not_speak_plainly_is_closed_at_once_and_wit
     ] {
         assert_eq!(answer_to(&seed, garbage).await, b"");
     }
-    // A whole handshake for a swarm that nobody here knows.
+    // A complete handshake for an unknown swarm.
     let mut unknown = b"\x13BitTorrent protocol\0\0\0\0\0\x10\0\x04".to_vec();
     unknown.extend([7; 40]);
     assert_eq!(answer_to(&seed, &unknown).await, b"");

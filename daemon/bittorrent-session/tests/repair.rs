@@ -12,7 +12,7 @@ use common::{Sample, addr, session, wait_for, wait_seeding};
 
 const BLOCK: u64 = 16 * 1024;
 
-/// Changes a byte behind everybody's back.
+/// Changes a byte on disk without the store's knowledge.
 fn rot(store: &TorrentStore, offset: u64) {
     use std::os::unix::fs::PermissionsExt as _;
     let file = store.layout().file_index(0).unwrap();
@@ -60,7 +60,7 @@ async fn damage_is_not_served_and_mended_from_a_peer() {
     .await;
     assert!(!sealed_anew(&place));
 
-    // Whoever has nobody else gets what is good and no more.
+    // A peer that knows no other peer receives the intact blocks only.
     let leech = session().await;
     let partial = sample.empty_store(&dir.path().join("leech"));
     let leeching = leech.add_store(partial.clone()).await.unwrap();

@@ -19,7 +19,7 @@ use common::{Sample, addr, config, session, wait_for, wait_seeding};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-/// A seed, and a leech that knows nobody.
+/// A seed, and a leech that knows no peers.
 struct Pair {
     dir: tempfile::TempDir,
     sample: Sample,
@@ -119,7 +119,7 @@ async fn peer_exchange_can_be_switched_off_and_broken_messages_end_the_connectio
         peer.send(&Message::Extended { id, payload }).await;
         if peer_exchange {
             peer.closed().await;
-            wait_for(&torrent, "told", |status| status.candidates == 1).await;
+            wait_for(&torrent, "a candidate", |status| status.candidates == 1).await;
         } else {
             peer.send(&Message::Interested).await;
             wait_for(&torrent, "connected", |status| status.peers == 1).await;
@@ -172,7 +172,7 @@ async fn a_tracker_over_http_names_the_seed_and_hears_how_it_goes() {
             request.path.contains(&format!("&port={port}&")),
             "{request:?}"
         );
-        // Encrypted connections are taken, and plain ones too, unless told otherwise.
+        // By default, encrypted and plain connections are accepted.
         assert!(request.path.contains("&supportcrypto=1"), "{request:?}");
         assert!(!request.path.contains("requirecrypto"), "{request:?}");
         let left = if at < 2 { 200_000 } else { 0 };
@@ -245,7 +245,7 @@ async fn a_tracker_over_udp_names_the_seed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_in_one_network_find_each_other() {
     let pair = Pair::new(false).await;
-    // Any port that is free here; everybody shares it.
+    // Any free port; all members of the group share it.
     let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let config = LocalDiscoveryConfig {
         interface: Ipv4Addr::LOCALHOST,

@@ -181,7 +181,7 @@ async fn two_seeds_share_the_work() {
     assert!(status.wasted * 5 < status.bytes_total, "{status:#?}");
     let mut sent = 0;
     for (seed, torrent) in seeds {
-        let uploaded = wait_for(&torrent, "told of uploads", |status| {
+        let uploaded = wait_for(&torrent, "uploads counted", |status| {
             status.uploaded_payload > 0
         })
         .await

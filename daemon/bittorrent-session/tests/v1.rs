@@ -29,8 +29,8 @@ async fn download_as_v1(sample: &Sample, seed: &Session, swarm: SwarmHash) {
     let bits = peer
         .find(|message| match message {
             Message::Bitfield(bits) => Some(bits.to_vec()),
-            Message::HaveAll | Message::HaveNone => panic!("nobody offered the fast extension"),
-            Message::Extended { .. } => panic!("nobody offered extensions"),
+            Message::HaveAll | Message::HaveNone => panic!("the fast extension was not offered"),
+            Message::Extended { .. } => panic!("extensions were not offered"),
             _ => None,
         })
         .await
@@ -152,7 +152,7 @@ async fn a_peer_that_closes_on_the_v2_hash_is_asked_by_the_v1_hash() {
     peer.send(&Message::Unchoke).await;
     wait_for(&torrent, "connected", |status| status.peers == 1).await;
     assert_eq!(torrent.peers().await[0].status.link, Link::V1);
-    // Its bytes are as good as anybody's: the layers are known from the metainfo.
+    // Its bytes can be verified: the metainfo has the layers.
     let serve = async {
         while let Some(frame) = peer.next().await {
             if let Message::Request(request) = common::wire::message(&frame) {

@@ -1,4 +1,4 @@
-//! Asking a router for a port, at a small one of our own.
+//! Port mapping by PCP and NAT-PMP, with a small router on loopback.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -41,7 +41,7 @@ impl Router {
         panic!("UDP port 5351 is taken on all of 127.{a}.{b}.0/24");
     }
 
-    /// Answers until it is asked for a mapping; says which.
+    /// Answers until a mapping is requested. Returns the request.
     async fn next(&self) -> Asked {
         let mut request = [0; 1_100];
         loop {
@@ -96,7 +96,7 @@ impl Router {
     }
 }
 
-async fn maps_and_gives_back(pcp: bool) {
+async fn maps_and_releases(pcp: bool) {
     let router = Router::start(pcp).await;
     let mapper = PortMapper::new(Some(router.address), INTERNAL, WANTED);
     let mut status = mapper.status();
@@ -124,17 +124,17 @@ async fn maps_and_gives_back(pcp: bool) {
 }
 
 #[tokio::test]
-async fn a_port_is_asked_for_by_pcp_and_given_back() {
-    maps_and_gives_back(true).await;
+async fn a_port_is_requested_by_pcp_and_released() {
+    maps_and_releases(true).await;
 }
 
 #[tokio::test]
-async fn a_port_is_asked_for_by_nat_pmp_and_given_back() {
-    maps_and_gives_back(false).await;
+async fn a_port_is_requested_by_nat_pmp_and_released() {
+    maps_and_releases(false).await;
 }
 
 #[tokio::test]
-async fn without_a_router_nothing_hangs() {
+async fn without_a_router_stopping_does_not_hang() {
     let stop = CancellationToken::new();
     let nowhere = Ipv4Addr::new(127, 255, 255, 254);
     let mapper = PortMapper::new(Some(nowhere), INTERNAL, WANTED);

@@ -1,5 +1,5 @@
-//! Peers in the local network (BEP 14): everybody there hears which swarms we are in, and we hear
-//! of theirs.
+//! Local Service Discovery (BEP 14): announces our swarms to the local network and receives the
+//! announcements of others.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,22 +22,22 @@ use crate::error::Causes;
 use crate::handle::TorrentHandle;
 use crate::transport::handshake;
 
-/// How often everybody is told, as BEP 14 has it.
+/// Interval of announcements, as in BEP 14.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// The least time between two rounds, however many torrents come and go.
+/// Shortest time between two rounds, however often torrents are added.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
 
-/// Datagrams of others that are looked at in a second.
+/// Received datagrams that are parsed in a second.
 const MAX_DATAGRAMS_PER_SECOND: u32 = 50;
 
-/// Where to look for peers.
+/// Interface and port of the discovery.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalDiscoveryConfig {
-    /// Our address in the network to search, where there are several. Default: the system
-    /// chooses. IPv6 is searched by the default only.
+    /// Local address in the network to search, if there are several. By default the system chooses,
+    /// and only then IPv6 is searched too.
     pub interface: Ipv4Addr,
-    /// The UDP port all listen at. Default 6771.
+    /// UDP port that all clients use. Default 6771.
     pub port: u16,
 }
 
@@ -52,7 +52,7 @@ impl Default for LocalDiscoveryConfig {
 
 type Swarms = Mutex<HashMap<SwarmHash, TorrentHandle>>;
 
-/// Looks for peers in the local network.
+/// Finds peers in the local network.
 #[derive(Debug)]
 pub struct LocalDiscovery {
     sockets: Vec<(UdpSocket, SocketAddr)>,
@@ -61,14 +61,14 @@ pub struct LocalDiscovery {
     registry: LocalRegistry,
 }
 
-/// Which torrents are looked for. Clones are the same registry.
+/// The torrents to announce. Clones share the registry.
 #[derive(Debug, Clone, Default)]
 pub struct LocalRegistry {
     swarms: Arc<Swarms>,
     changed: Arc<Notify>,
 }
 
-/// While it exists, a torrent is looked for.
+/// A torrent in the registry; dropping this removes it.
 #[derive(Debug)]
 pub struct LocalRegistration {
     registry: LocalRegistry,
@@ -76,8 +76,8 @@ pub struct LocalRegistration {
 }
 
 impl LocalRegistry {
-    /// Looks for peers of a torrent under all these names, until the entry is dropped. Not to be
-    /// done with private torrents (BEP 27).
+    /// Announces a torrent under all these names until the registration is dropped. Not for private
+    /// torrents (BEP 27).
     pub fn register(&self, torrent: &TorrentHandle, swarms: &[SwarmHash]) -> LocalRegistration {
         let named = swarms.iter().map(|swarm| (*swarm, torrent.clone()));
         self.swarms().extend(named);
@@ -89,7 +89,7 @@ impl LocalRegistry {
     }
 
     fn swarms(&self) -> std::sync::MutexGuard<'_, HashMap<SwarmHash, TorrentHandle>> {
-        // Nothing can panic between two states of the table.
+        // No code panics while it has the lock.
         self.swarms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,8 +104,7 @@ impl Drop for LocalRegistration {
 }
 
 impl LocalDiscovery {
-    /// Opens the sockets. `peer_port` is where we listen for peers. An error says that neither
-    /// family can be used.
+    /// Opens the sockets. `peer_port` is our port for peers. Fails if neither family can be used.
     pub fn open(config: LocalDiscoveryConfig, peer_port: u16) -> io::Result<Self> {
         let v4 = open_v4(config);
         let v6 = if config.interface.is_unspecified() {
@@ -128,12 +127,12 @@ impl LocalDiscovery {
         })
     }
 
-    /// Where torrents are entered.
+    /// Returns the registry.
     pub fn registry(&self) -> LocalRegistry {
         self.registry.clone()
     }
 
-    /// Tells and hears until `stop` is cancelled.
+    /// Announces and listens until `stop` is cancelled.
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -151,7 +150,7 @@ impl LocalDiscovery {
                 () = self.registry.changed.notified() => clock.reset(),
             }
             let swarms: Vec<SwarmHash> = self.registry.swarms().keys().copied().collect();
-            // One in each datagram: not everybody reads more.
+            // One swarm in each datagram: not every client reads more.
             for swarm in swarms {
                 let search = LocalSearch {
                     port: self.peer_port,
@@ -161,7 +160,7 @@ impl LocalDiscovery {
                 for (socket, group) in &self.sockets {
                     let text = search.encode(*group);
                     if let Err(error) = socket.send_to(text.as_bytes(), group).await {
-                        tracing::debug!(%group, error = %Causes(&error), "not heard in the local network");
+                        tracing::debug!(%group, error = %Causes(&error), "cannot announce in the local network");
                     }
                 }
             }
@@ -182,12 +181,12 @@ impl LocalDiscovery {
                 continue;
             }
             let mut peer = handshake::canonical(from);
-            // A link-local address means something on its link only.
+            // A link-local address is valid on its link only.
             if let (SocketAddr::V6(peer), SocketAddr::V6(from)) = (&mut peer, from) {
                 peer.set_scope_id(from.scope_id());
             }
             let search = LocalSearch::decode(datagram.get(..read).unwrap_or_default());
-            // Nobody far away has a place here.
+            // Ignores senders outside the local network.
             let Some(search) = search.filter(|_| Scope::of(peer.ip()).is_local()) else {
                 continue;
             };
@@ -201,7 +200,7 @@ impl LocalDiscovery {
             };
             peer.set_port(search.port);
             for torrent in torrents {
-                tracing::debug!(%peer, "heard in the local network");
+                tracing::debug!(%peer, "found a peer in the local network");
                 let scope = Scope::of(peer.ip());
                 torrent.add_peers_from(&[peer], Source::Lan, scope).await;
             }
@@ -223,7 +222,7 @@ impl LocalDiscovery {
                 Ok(read) => return read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    tracing::debug!(error = %Causes(&error), "cannot hear");
+                    tracing::debug!(error = %Causes(&error), "cannot receive announcements");
                     tokio::time::sleep(MIN_PAUSE).await;
                 }
             }
@@ -233,7 +232,7 @@ impl LocalDiscovery {
 
 fn socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    // Other clients on this machine listen at the same port.
+    // Other clients on this host listen on the same port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -241,7 +240,7 @@ fn socket(domain: Domain) -> io::Result<Socket> {
 
 fn open_v4(config: LocalDiscoveryConfig) -> io::Result<(UdpSocket, SocketAddr)> {
     let socket = socket(Domain::IPV4)?;
-    // Bound to the group, it hears nothing else.
+    // A socket bound to the group receives nothing else.
     let group = SocketAddr::from((LOCAL_GROUP_V4, config.port));
     socket.bind(&group.into())?;
     socket.join_multicast_v4(&LOCAL_GROUP_V4, &config.interface)?;

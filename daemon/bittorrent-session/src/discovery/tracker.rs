@@ -1,4 +1,4 @@
-//! Trackers: they are told that we are in a swarm, and name others that are (BEP 3, BEP 15).
+//! Announces to trackers, which return addresses of peers (BEP 3, BEP 15).
 
 mod udp;
 
@@ -20,38 +20,39 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Causes;
 use crate::handle::TorrentHandle;
-use crate::http::{HttpClient, HttpError, Whole, public};
+use crate::http::{FullResponse, HttpClient, HttpError, public};
 use crate::status::TorrentStatus;
 use crate::transport::handshake::EncryptionPolicy;
 
-/// However often a tracker wants us, we do not come more often than this.
-const LEAST_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest interval, whatever the tracker requests.
+const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// However seldom a tracker wants us, we come at least so often.
-const MOST_INTERVAL: Duration = Duration::from_secs(3600);
+/// Longest interval, whatever the tracker requests.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// When a tracker says nothing about it.
+/// Interval if the tracker requests none.
 const USUAL_INTERVAL: Duration = Duration::from_secs(1800);
 
-/// How long to wait after the first failure; doubled with each further one.
+/// Pause after the first failure; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
 
-/// How long saying goodbye may take.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// Time limit for the last announces.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Peers to be named.
+/// Peers that are requested.
 const WANTED_PEERS: u16 = 80;
 
-/// The longest answer over HTTP.
-const MOST_ANSWER: usize = 256 * 1024;
+/// Longest response over HTTP, in bytes.
+const MAX_RESPONSE: usize = 256 * 1024;
 
-/// Where a tracker is: `http:`, `https:` or `udp:`. Shown without what may be a passkey.
+/// The URL of a tracker: `http:`, `https:` or `udp:`. Displayed without parts that may be a
+/// passkey.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TrackerUrl(Uri);
 
-/// A text that is no tracker's URL.
+/// The text is not the URL of a tracker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this is no tracker URL: expected http://…, https://… or udp://HOST:PORT")]
+#[error("not a tracker URL: expected http://…, https://… or udp://HOST:PORT")]
 pub struct InvalidTrackerUrl;
 
 impl FromStr for TrackerUrl {
@@ -74,7 +75,7 @@ impl FromStr for TrackerUrl {
 }
 
 impl TrackerUrl {
-    /// All of it, with what it may have of secrets.
+    /// Returns the whole URL, with its secrets.
     pub fn reveal(&self) -> String {
         self.0.to_string()
     }
@@ -92,81 +93,82 @@ impl fmt::Debug for TrackerUrl {
     }
 }
 
-/// A tracker named nobody.
+/// An announce failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrackerError {
-    /// Its name leads nowhere.
-    #[error("the tracker's name cannot be resolved")]
+    /// The tracker's name cannot be resolved.
+    #[error("cannot resolve the tracker's name")]
     Resolve(#[source] io::Error),
-    /// There is no way to it.
-    #[error("cannot talk to the tracker")]
+    /// A socket operation failed.
+    #[error("cannot communicate with the tracker")]
     Socket(#[source] io::Error),
-    /// It does not answer.
-    #[error("the tracker does not answer")]
+    /// The tracker did not answer.
+    #[error("the tracker did not answer")]
     Silent,
-    /// What it answers is no answer.
-    #[error("the tracker answers something else")]
+    /// The answer cannot be parsed.
+    #[error("the tracker's answer is malformed")]
     Reply(#[source] ReplyError),
-    /// It says no, in these words.
-    #[error("the tracker refuses: {0}")]
+    /// The tracker refused, with this reason.
+    #[error("the tracker refused: {0}")]
     Refused(String),
     /// The request over HTTP failed.
     #[error("the request failed")]
     Http(#[source] HttpError),
-    /// Its answer over HTTP names no peers.
-    #[error("no usable answer")]
+    /// The response over HTTP cannot be parsed.
+    #[error("the tracker's response cannot be used")]
     Response(#[source] ResponseError),
-    /// The system gave no random bytes.
-    #[error("the system gives no random numbers")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Random(#[source] io::Error),
 }
 
-/// Keeps a torrent known to a tracker and brings the tracker's peers to the torrent.
+/// Announces a torrent to a tracker and adds the returned peers.
 #[derive(Debug)]
 pub struct Announcer {
     pub(crate) url: TrackerUrl,
     pub(crate) http: HttpClient,
     pub(crate) torrent: TorrentHandle,
-    /// All names of the torrent: it is announced under each.
+    /// All names of the torrent; each is announced.
     pub(crate) swarms: Vec<SwarmHash>,
     pub(crate) peer_id: PeerId,
     pub(crate) port: u16,
     pub(crate) encryption: EncryptionPolicy,
 }
 
-/// What was told about one of the torrent's names.
+/// What the tracker knows of one of the torrent's names.
 #[derive(Debug, Clone, Copy, Default)]
 struct AnnounceState {
     started: bool,
-    /// It was incomplete when it was announced last.
+    /// The torrent was incomplete in the last announce.
     missing: bool,
 }
 
 impl Announcer {
-    /// Announces until `stop` is cancelled, then says goodbye. Failures are logged and tried again.
+    /// Announces until `stop` is cancelled, then announces the end. Failures are logged and
+    /// retried.
     pub async fn run(self, stop: CancellationToken) {
-        let mut told = vec![AnnounceState::default(); self.swarms.len()];
+        let mut states = vec![AnnounceState::default(); self.swarms.len()];
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.keep(&mut told) => {}
+            () = self.announce_forever(&mut states) => {}
         }
-        let farewell = async {
-            for (swarm, told) in self.swarms.iter().zip(&told) {
-                if told.started {
-                    // Who does not hear it forgets us in time.
+        let last_announces = async {
+            for (swarm, state) in self.swarms.iter().zip(&states) {
+                if state.started {
+                    // A tracker that misses this forgets us after a while.
                     let _ = self.announce(*swarm, AnnounceEvent::Stopped).await;
                 }
             }
         };
-        let _ = timeout(FAREWELL, farewell).await;
+        let _ = timeout(STOP_TIMEOUT, last_announces).await;
     }
 
-    async fn keep(&self, told: &mut [AnnounceState]) {
+    async fn announce_forever(&self, states: &mut [AnnounceState]) {
         let mut failures: u32 = 0;
         loop {
             let mut interval = None;
-            for (swarm, told) in self.swarms.iter().zip(&mut *told) {
-                let next = self.announce_once(*swarm, told).await;
+            for (swarm, state) in self.swarms.iter().zip(&mut *states) {
+                let next = self.announce_once(*swarm, state).await;
                 interval = interval.max(next);
             }
             let pause = match interval {
@@ -184,13 +186,13 @@ impl Announcer {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                // Worth telling at once, but only if we are known as incomplete.
-                () = self.completed(), if told.iter().any(|told| told.missing) => {}
+                // Completion is announced at once, if the tracker knows us as incomplete.
+                () = self.completed(), if states.iter().any(|state| state.missing) => {}
             }
         }
     }
 
-    /// Waits until everything is there.
+    /// Waits until the torrent is complete.
     async fn completed(&self) {
         let mut status = self.torrent.subscribe();
         if status
@@ -198,15 +200,16 @@ impl Announcer {
             .await
             .is_err()
         {
-            // The torrent is gone; whoever removed it stops us.
+            // The torrent was removed; its owner cancels the announcer.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Announces one of the torrent's names. Says when to do it again, unless it failed.
-    async fn announce_once(&self, swarm: SwarmHash, told: &mut AnnounceState) -> Option<Duration> {
+    /// Announces one of the torrent's names. Returns the pause before the next announce, unless it
+    /// failed.
+    async fn announce_once(&self, swarm: SwarmHash, state: &mut AnnounceState) -> Option<Duration> {
         let seeding = self.torrent.status().phase.is_seeding();
-        let event = match (told.started, told.missing && seeding) {
+        let event = match (state.started, state.missing && seeding) {
             (false, _) => AnnounceEvent::Started,
             (true, true) => AnnounceEvent::Completed,
             (true, false) => AnnounceEvent::Regular,
@@ -218,16 +221,16 @@ impl Announcer {
                     tracker = %self.url,
                     %swarm,
                     error = %Causes(&error),
-                    "not announced"
+                    "announce failed"
                 );
                 return None;
             }
         };
-        *told = AnnounceState {
+        *state = AnnounceState {
             started: true,
             missing: !seeding,
         };
-        // Addresses nearer than the tracker mean something else here than there.
+        // Addresses of a narrower scope than the tracker's mean something else here.
         let scope = tracker.map_or(Scope::World, |tracker| Scope::of(tracker.ip()));
         let peers = announced.peers;
         tracing::debug!(tracker = %self.url, %swarm, peers = peers.len(), "announced");
@@ -250,15 +253,15 @@ impl Announcer {
         let url = with_query(&self.url.0, &query(&announce));
         let answer = self
             .http
-            .get_full(&url, MOST_ANSWER)
+            .get_full(&url, MAX_RESPONSE)
             .await
             .map_err(TrackerError::Http)?;
         let server = answer.server;
-        Ok((judge(answer)?, server))
+        Ok((interpret(answer)?, server))
     }
 
     fn message(&self, swarm: SwarmHash, event: AnnounceEvent, status: &TorrentStatus) -> Announce {
-        // While the size is unknown something is missing all the same.
+        // While the size is unknown, something is missing all the same.
         let left = match status.bytes_total {
             0 => u64::from(!status.phase.is_seeding()),
             total => total.saturating_sub(status.bytes_verified),
@@ -271,7 +274,7 @@ impl Announcer {
             downloaded: status.downloaded_payload,
             left,
             event,
-            // The end of our id is random.
+            // The end of the peer id is random.
             key: self
                 .peer_id
                 .as_bytes()
@@ -290,8 +293,9 @@ impl Announcer {
     }
 }
 
-/// What an answer over HTTP means. A tracker may refuse with a status of success or of failure; its own reason says more than the status.
-fn judge(answer: Whole) -> Result<Announced, TrackerError> {
+/// Interprets a response over HTTP. A tracker may refuse with a status of success or of failure;
+/// its own reason is more precise than the status.
+fn interpret(answer: FullResponse) -> Result<Announced, TrackerError> {
     match (decode_response(&answer.body), answer.failure) {
         (Err(ResponseError::Refused(reason)), _) => Err(TrackerError::Refused(reason)),
         (_, Some(failure)) => Err(TrackerError::Http(failure)),
@@ -304,11 +308,11 @@ fn interval(wanted: Duration) -> Duration {
     if wanted.is_zero() {
         USUAL_INTERVAL
     } else {
-        wanted.clamp(LEAST_INTERVAL, MOST_INTERVAL)
+        wanted.clamp(MIN_INTERVAL, MAX_INTERVAL)
     }
 }
 
-/// The URL with more behind its `?`.
+/// Returns the URL with more parameters in its query.
 fn with_query(url: &Uri, query: &str) -> Uri {
     let path = url.path();
     let path_and_query = match url.query() {
@@ -316,7 +320,7 @@ fn with_query(url: &Uri, query: &str) -> Uri {
         None => format!("{path}?{query}"),
     };
     let mut parts = url.clone().into_parts();
-    // What is put together of a URL and a query that is percent-encoded parses again.
+    // A URL with a percent-encoded query appended parses again.
     parts.path_and_query = path_and_query.parse().ok();
     Uri::from_parts(parts).unwrap_or_else(|_| url.clone())
 }
@@ -349,24 +353,26 @@ mod tests {
             let failure = failure.map(|status| {
                 HttpError::Status(hyper::StatusCode::from_u16(status).unwrap(), None)
             });
-            let whole = Whole {
+            let whole = FullResponse {
                 body: body.to_vec(),
                 server: None,
                 failure,
             };
-            judge(whole).map_err(|error| Causes(&error).to_string())
+            interpret(whole).map_err(|error| Causes(&error).to_string())
         };
         let refusal = b"d14:failure reason20:unregistered torrente";
-        let refused = "the tracker refuses: unregistered torrent";
+        let refused = "the tracker refused: unregistered torrent";
         assert_eq!(answer(refusal, None).unwrap_err(), refused);
         assert_eq!(answer(refusal, Some(404)).unwrap_err(), refused);
         assert_eq!(
             answer(b"<html>", Some(401)).unwrap_err(),
-            "the request failed: the server answers 401 Unauthorized"
+            "the request failed: the server responded with 401 Unauthorized"
         );
         let nonsense = answer(b"<html>", None).unwrap_err();
         assert!(
-            nonsense.starts_with("no usable answer: the tracker's answer cannot be read: "),
+            nonsense.starts_with(
+                "the tracker's response cannot be used: the tracker's answer cannot be read: "
+            ),
             "{nonsense}"
         );
         assert!(answer(b"d8:intervali60e5:peers0:e", None).is_ok());

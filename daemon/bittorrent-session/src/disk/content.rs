@@ -1,11 +1,11 @@
-//! What connections need to know of a torrent whose content has a place on disk.
+//! The content of a torrent as connections need it.
 
 use std::sync::Arc;
 
 use bittorrent_protocol::Layout;
 use bittorrent_store::TorrentStore;
 
-/// A store and the piece space of its torrent.
+/// A store and the layout of its torrent.
 #[derive(Debug)]
 pub(crate) struct StoredContent {
     store: Arc<TorrentStore>,

@@ -1,8 +1,8 @@
-//! Where the content of a torrent came from, coarsely: a map for people.
+//! A coarse map of where the content of a torrent came from.
 
 use bittorrent_protocol::{BlockSet, Layout, PieceIndex};
 
-/// The most cells of a map.
+/// Most cells of a map.
 pub const MAX_MAP_CELLS: u32 = 512;
 
 /// A run of neighbouring pieces.
@@ -10,24 +10,24 @@ pub const MAX_MAP_CELLS: u32 = 512;
 pub struct MapCell {
     /// Blocks in it.
     pub blocks: u64,
-    /// Of these, written and proven.
+    /// Verified blocks among them.
     pub verified: u64,
-    /// Of the verified ones, there when the torrent was added.
+    /// Verified blocks that the store had when the torrent was added.
     pub before: u64,
-    /// Of the verified ones, found in what was held already. The others came from peers.
+    /// Verified blocks that were found in local snapshots. The others came from peers.
     pub reused: u64,
 }
 
-/// What is remembered while a torrent is in the session, in bounded memory.
+/// Origins of verified blocks in bounded memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BlockOrigins {
-    /// Of each cell.
+    /// One count for each cell.
     before: Vec<u64>,
     reused: Vec<u64>,
 }
 
 impl BlockOrigins {
-    /// At the beginning, with what is verified already.
+    /// Creates the counts from the blocks that are verified at the start.
     pub(crate) fn new(verified: &BlockSet) -> Self {
         let before = counts(verified);
         Self {
@@ -36,9 +36,9 @@ impl BlockOrigins {
         }
     }
 
-    /// `blocks` blocks of a piece were found in what is held.
+    /// Counts `blocks` blocks of a piece that were found in local snapshots.
     pub(crate) fn reuse(&mut self, layout: &Layout, piece: PieceIndex, blocks: u64) {
-        // The greatest cell that begins at the piece or before it.
+        // The last cell that begins at the piece or before it.
         let cells = u64::from(cells(layout));
         let cell = (u64::from(piece.get()) * cells + cells - 1) / u64::from(layout.piece_count());
         if let Some(reused) = self.reused.get_mut(cell as usize) {
@@ -46,15 +46,16 @@ impl BlockOrigins {
         }
     }
 
-    /// The map, given what is verified now.
+    /// Returns the map, given what is verified now.
     pub(crate) fn map(&self, verified: &BlockSet) -> Vec<MapCell> {
         let layout = verified.layout();
         let all = counts(&BlockSet::full(layout));
-        let held = self.before.iter().zip(&self.reused);
-        held.zip(counts(verified))
+        let origins = self.before.iter().zip(&self.reused);
+        origins
+            .zip(counts(verified))
             .zip(all)
             .map(|(((before, reused), verified), blocks)| {
-                // Blocks that came into doubt are fetched again and leave the counts a little high.
+                // Revoked blocks are fetched again and leave the counts slightly high.
                 let before = verified.min(*before);
                 MapCell {
                     blocks,
@@ -71,13 +72,13 @@ fn cells(layout: &Layout) -> u32 {
     layout.piece_count().min(MAX_MAP_CELLS)
 }
 
-/// The first piece of a cell.
+/// Returns the first piece of a cell.
 fn begin(layout: &Layout, cell: u32) -> u32 {
     let cells = u64::from(cells(layout).max(1));
     (u64::from(cell) * u64::from(layout.piece_count()) / cells) as u32
 }
 
-/// Blocks of the set in each cell.
+/// Returns the number of blocks of the set in each cell.
 fn counts(set: &BlockSet) -> Vec<u64> {
     let layout = set.layout();
     let per_piece = u64::from(layout.piece_length().blocks());
@@ -87,7 +88,7 @@ fn counts(set: &BlockSet) -> Vec<u64> {
         .collect()
 }
 
-/// Set bits among those numbered from `from` up to `to`.
+/// Counts set bits from number `from` up to `to`.
 fn count_bits(words: &[u64], from: u64, to: u64) -> u64 {
     let mut count = 0;
     let mut at = from;
@@ -109,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// One file of so many blocks, `per_piece` in a piece.
+    /// One file of `blocks` blocks, `per_piece` in each piece.
     fn layout(blocks: u64, per_piece: u64) -> Arc<Layout> {
         let length = PieceLength::new(per_piece * 16384).unwrap();
         Arc::new(Layout::new(length, [(blocks * 16384, None)]).unwrap())

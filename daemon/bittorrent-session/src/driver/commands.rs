@@ -21,14 +21,14 @@ use crate::transport::handshake::{Acceptance, Established};
 use crate::transport::rate_limit::{Buckets, RateLimits};
 use crate::web_seed::WebSeedUrl;
 
-/// A store with what the engine needs to know of it, read before the driver hears of it.
+/// A store, and what the engine needs of it. Read before the driver receives it.
 #[derive(Debug)]
 pub(crate) struct PreparedStore {
     pub(crate) attached: Arc<StoredContent>,
-    /// Where else on this disk its blocks may be.
+    /// Local snapshots that may have its missing blocks.
     pub(crate) sources: Option<Arc<ReuseSources>>,
     pub(crate) content: Content,
-    /// What is missing stays missing.
+    /// Missing blocks are not requested.
     pub(crate) only_serve: bool,
 }
 
@@ -66,12 +66,12 @@ pub(crate) enum SessionCommand {
         torrent: TorrentKey,
         reply: oneshot::Sender<Option<(Arc<TorrentStore>, BlockOrigins)>>,
     },
-    /// Verified blocks are damaged on disk, and no longer verified in the store.
+    /// Blocks are damaged on disk; the store no longer counts them as verified.
     Repair {
         torrent: TorrentKey,
         damaged: Vec<BlockIndex>,
-        /// What is good in the same pieces.
-        held: Vec<PieceLeaves>,
+        /// Leaf hashes of the intact blocks of the same pieces.
+        intact: Vec<PieceLeaves>,
     },
     Remove {
         torrent: TorrentKey,
@@ -92,13 +92,13 @@ pub(crate) enum SessionCommand {
         addr: SocketAddr,
         reply: oneshot::Sender<Option<Acceptance>>,
     },
-    /// A peer that was welcome shook hands.
+    /// A peer that was accepted has completed its handshake.
     Incoming(TorrentKey, Box<Established>),
 }
 
 impl Driver {
     pub(super) fn on_command(&mut self, command: SessionCommand) {
-        // Whoever does not wait for an answer any more needs none.
+        // A caller that no longer waits needs no reply.
         match command {
             SessionCommand::Add {
                 hashes,
@@ -133,8 +133,8 @@ impl Driver {
             SessionCommand::Repair {
                 torrent,
                 damaged,
-                held,
-            } => self.repair(torrent, &damaged, held),
+                intact,
+            } => self.repair(torrent, &damaged, intact),
             SessionCommand::Remove { torrent, reply } => self.remove(torrent, reply),
             SessionCommand::AddWebSeeds(torrent, urls) => self.add_web_seeds(torrent, urls),
             SessionCommand::LimitConnections(mut limits) => {
@@ -204,7 +204,7 @@ impl Driver {
         if torrent.info.is_none() {
             self.set_info(key, &attached.store().info());
         }
-        // Before what the engine has to say about the content.
+        // Sent before the engine's outputs about the content.
         self.connections
             .instruct_all(Some(key), || Instruction::Attach(attached.clone()));
         let origins = BlockOrigins::new(&content.verified);
@@ -215,7 +215,7 @@ impl Driver {
             .set_content(key, content, Instant::now())
             .map_err(|_| AddError::NotWaiting(expected.v2))?;
         if let Some(torrent) = self.torrents.get_mut(&key) {
-            // Sealing it is written down too.
+            // Sealing writes too.
             let complete = attached.store().is_complete() && !only_serve;
             torrent.attach(attached, sources.filter(|_| !complete), origins);
             if complete {
@@ -236,13 +236,13 @@ impl Driver {
             .collect()
     }
 
-    fn repair(&mut self, key: TorrentKey, damaged: &[BlockIndex], held: Vec<PieceLeaves>) {
+    fn repair(&mut self, key: TorrentKey, damaged: &[BlockIndex], intact: Vec<PieceLeaves>) {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;
         };
         torrent.unseal();
         self.engine
-            .handle_damaged(key, damaged, held, Instant::now());
+            .handle_damaged(key, damaged, intact, Instant::now());
         torrent.publish(self.engine.status(key));
     }
 
@@ -255,9 +255,9 @@ impl Driver {
         for name in std::mem::take(&mut torrent.names) {
             self.swarms.remove(name);
         }
-        // Once more, so that what handles see last is the whole account.
+        // Published once more, so that handles see the final counts.
         torrent.publish(self.engine.status(key));
-        // Its connections are closed by outputs.
+        // The engine's outputs close its connections.
         self.engine.remove_torrent(key, Instant::now());
     }
 
@@ -268,7 +268,7 @@ impl Driver {
             .instruct_all(None, || Instruction::Limit(Box::new(limits.throttles())));
     }
 
-    /// Looks the swarm up that a peer named, and decides under which hash to answer.
+    /// Looks up the swarm that a peer named, and decides under which hash to answer.
     fn accept(&self, swarm: SwarmHash, v2_offered: bool, addr: SocketAddr) -> Option<Acceptance> {
         let key = self.swarms.get(swarm)?;
         let torrent = self.torrents.get(&key)?;
@@ -276,7 +276,7 @@ impl Driver {
             return None;
         }
         if let Err(refusal) = self.engine.may_accept(key, addr, Instant::now()) {
-            tracing::debug!(%addr, %refusal, "connection not wanted");
+            tracing::debug!(%addr, %refusal, "connection refused");
             return None;
         }
         let v2 = torrent.hashes.v2.truncated();

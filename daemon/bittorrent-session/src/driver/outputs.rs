@@ -1,4 +1,4 @@
-//! What the engine wants done, and what came of what the disks were to do.
+//! Applies the engine's outputs, and reports finished disk jobs to the engine.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -83,7 +83,7 @@ impl Driver {
             Output::Revoke { torrent, blocks } => {
                 if let Some(torrent) = self.torrents.get_mut(&torrent) {
                     let v2 = torrent.hashes.v2;
-                    tracing::warn!(torrent = %v2, ?blocks, "blocks on disk are in doubt and fetched again");
+                    tracing::warn!(torrent = %v2, ?blocks, "verification of blocks on disk was revoked; fetching them again");
                     torrent.revoke(blocks);
                 }
             }
@@ -98,7 +98,7 @@ impl Driver {
                 let v2 = torrent.hashes.v2;
                 match torrent.web_seeds.ban(addr) {
                     Some(url) => {
-                        tracing::warn!(torrent = %v2, %url, %blame, "web seed not used any more");
+                        tracing::warn!(torrent = %v2, %url, %blame, "web seed banned");
                     }
                     None => tracing::warn!(torrent = %v2, peer = %addr, %blame, "peer banned"),
                 }
@@ -131,14 +131,14 @@ impl Driver {
         }
     }
 
-    /// The metadata is known: our handles, our peers and their seekers get to know it.
+    /// Publishes the metadata to handles and connections.
     pub(super) fn set_info(&mut self, key: TorrentKey, info: &Arc<Info>) {
         let Some(torrent) = self.torrents.get_mut(&key) else {
             return;
         };
         torrent.set_info(info.clone());
-        // A magnet link may have named one of two hashes only, and some clients compute their
-        // own: answer to all of them.
+        // A magnet link may name only one of two hashes, and some clients compute their own. Peers
+        // may use any of them.
         for name in names(info) {
             if !torrent.names.contains(&name) && self.swarms.register(name, key) == key {
                 torrent.names.push(name);
@@ -151,7 +151,7 @@ impl Driver {
             .instruct_all(Some(key), || Instruction::Info(info.clone()));
     }
 
-    /// Stops a torrent for good: the engine forgets it and parts with its peers.
+    /// Stops a torrent permanently. The engine removes it and disconnects its peers.
     fn stop(&mut self, key: TorrentKey, error: TorrentError) {
         let last = self.engine.status(key).map(|status| TorrentStatus {
             peers: 0,
@@ -182,12 +182,12 @@ impl Driver {
         let (doing, result) = match outcome {
             JobOutcome::Written(blocks, result) => {
                 torrent.written();
-                let told = match &result {
+                let written = match &result {
                     Ok(()) => Ok(()),
                     Err(_) => Err(WriteFailed),
                 };
                 for block in blocks {
-                    self.engine.handle_written(key, block, told, now);
+                    self.engine.handle_written(key, block, written, now);
                 }
                 ("writing blocks", result)
             }
@@ -200,28 +200,31 @@ impl Driver {
                         self.connections.instruct(peer, have);
                     }
                 }
-                ("keeping leaf hashes", result)
+                ("storing leaf hashes", result)
             }
             JobOutcome::Revoked(result) => {
                 torrent.was_revoked();
-                ("taking blocks back", result)
+                ("revoking blocks", result)
             }
             JobOutcome::LookedUp(piece, result) => {
                 let found = result.as_deref().unwrap_or_default();
                 torrent.on_lookup_done(piece, found.len());
                 self.engine.handle_looked_up(key, piece, found, now);
-                ("taking blocks from what is held", result.map(|_| ()))
+                ("copying blocks from local snapshots", result.map(|_| ()))
             }
             JobOutcome::Recalled(piece, result) => {
                 torrent.on_lookup_done(piece, 0);
-                let held = result.as_deref().unwrap_or_default();
-                self.engine.handle_leaves_looked_up(key, piece, held, now);
-                ("looking for held leaf hashes", result.map(|_| ()))
+                let found = result.as_deref().unwrap_or_default();
+                self.engine.handle_leaves_looked_up(key, piece, found, now);
+                (
+                    "looking for leaf hashes in local snapshots",
+                    result.map(|_| ()),
+                )
             }
             JobOutcome::Layer(file, result) => {
-                tracing::debug!(%file, "piece layer kept");
+                tracing::debug!(%file, "stored a piece layer");
                 torrent.layered();
-                ("keeping a piece layer", result)
+                ("storing a piece layer", result)
             }
             JobOutcome::Checkpoint(result) => {
                 torrent.checkpointed();
@@ -234,7 +237,8 @@ impl Driver {
                     .is_some_and(|status| status.phase == TorrentPhase::Seeding);
                 torrent.sealed(result.is_ok(), complete);
                 torrent.publish(status);
-                // Blocks were found damaged meanwhile: they are fetched, and it is sealed then.
+                // Damaged blocks were found in the meantime. The content is sealed after they are
+                // fetched.
                 let result = match result {
                     Err(DiskError::Store(StoreError::Incomplete { .. })) => Ok(()),
                     other => other,
@@ -251,7 +255,7 @@ impl Driver {
     }
 }
 
-/// All names under which peers may look for a torrent.
+/// Returns all names by which peers may refer to a torrent.
 fn names(info: &Info) -> Vec<bittorrent_protocol::SwarmHash> {
     let hashes = info.hashes();
     std::iter::once(hashes.v2.truncated())

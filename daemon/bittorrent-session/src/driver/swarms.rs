@@ -1,4 +1,4 @@
-//! The names under which peers know our torrents.
+//! The names by which peers refer to torrents.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,8 @@ pub(super) struct SwarmRegistry {
 }
 
 impl SwarmRegistry {
-    /// Gives a name to a torrent unless another has it; says who has it now.
+    /// Registers a name for a torrent unless another torrent has it. Returns the torrent that has
+    /// it now.
     pub(super) fn register(&mut self, swarm: SwarmHash, torrent: TorrentKey) -> TorrentKey {
         self.hidden.insert(HiddenSwarm::of(swarm), swarm);
         *self.torrents.entry(swarm).or_insert(torrent)
@@ -29,7 +30,7 @@ impl SwarmRegistry {
         self.torrents.get(&swarm).copied()
     }
 
-    /// The name that an encrypted handshake hides.
+    /// Returns the swarm that an encrypted handshake names.
     pub(super) fn find(&self, name: HiddenSwarm) -> Option<SwarmHash> {
         self.hidden.get(&name).copied()
     }

@@ -1,4 +1,4 @@
-//! A torrent between engine and disk.
+//! A torrent between the engine and the disk threads.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,31 +19,33 @@ use crate::disk::{DiskJob, DiskQueues, DiskWork, Proof, ReceivedBlock, ReuseLook
 use crate::error::Causes;
 use crate::status::{Phase, TorrentError, TorrentStatus};
 
-/// Blocks in one write job: what arrives while the job before it runs, but not more than this.
+/// Blocks in one write job at most. Blocks that arrive during one job form the next.
 const WRITE_AT_ONCE: usize = 256;
 
-/// Write jobs of one torrent under way: one runs, one waits, the rest is gathered meanwhile.
+/// Write jobs of one torrent at a time: one runs and one waits, while further blocks are gathered.
 const WRITES_UNDER_WAY: usize = 2;
 
-/// Look-ups of one torrent under way: few, so that what peers sent is not kept waiting behind them.
+/// Look-ups of one torrent at a time. Few, so that writes of received blocks do not wait behind
+/// them.
 const LOOK_UPS_UNDER_WAY: usize = 2;
 
 /// A checkpoint starts at the latest when the oldest verified bytes are this old.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What is still to be done at the end of a download.
+/// Progress of a torrent from the first missing block to the seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Completion {
     /// Blocks are missing.
     Missing,
-    /// The engine has everything, the seal is to be put on.
+    /// The engine has all blocks; the store is not sealed.
     Unsealed,
-    /// The seal is being put on.
+    /// The syncer seals the store.
     Sealing,
     Sealed,
 }
 
-/// A piece whose proofs are on their way to disk: it is not served yet, so nobody is told of it.
+/// A piece whose proofs are being written. It cannot be served yet, so it is not announced to
+/// peers.
 #[derive(Debug, Default)]
 struct Announcement {
     proofs: usize,
@@ -54,7 +56,7 @@ struct Announcement {
 pub(super) struct Torrent {
     pub(super) key: TorrentKey,
     pub(super) hashes: InfoHashes,
-    /// All its names, as registered.
+    /// Its names in the registry.
     pub(super) names: Vec<SwarmHash>,
     pub(super) info: Option<Arc<Info>>,
     pub(super) content: Option<Arc<StoredContent>>,
@@ -67,7 +69,7 @@ pub(super) struct Torrent {
     revoked: Vec<BlockIndex>,
     revoking: usize,
     origins: BlockOrigins,
-    /// Until it is sealed, so that older generations can go afterwards.
+    /// Dropped once the store is sealed, so that older snapshots can be deleted.
     sources: Option<Arc<ReuseSources>>,
     look_ups: VecDeque<ReuseLookup>,
     looking: usize,
@@ -77,17 +79,17 @@ pub(super) struct Torrent {
     completion: Completion,
     checkpoint_due: bool,
     checkpointing: bool,
-    /// When the oldest bytes that are not durable were proven.
+    /// Time at which the oldest bytes that are not durable were verified.
     dirty_since: Option<Instant>,
     error: Option<Arc<TorrentError>>,
-    /// It was removed from the engine; who is to hear when the disk is done with it.
+    /// Set once the engine has removed it. Notified after the last disk job.
     removal: Option<oneshot::Sender<()>>,
     status: watch::Sender<TorrentStatus>,
     info_news: watch::Sender<Option<Arc<Info>>>,
 }
 
 impl Torrent {
-    /// The names that hashes make.
+    /// Returns the names that follow from the hashes.
     pub(super) fn names_of(hashes: &InfoHashes) -> Vec<SwarmHash> {
         std::iter::once(hashes.v2.truncated())
             .chain(hashes.v1.map(SwarmHash::from))
@@ -139,7 +141,7 @@ impl Torrent {
         self.info_news.send_replace(Some(info));
     }
 
-    /// Gives it its place on disk.
+    /// Attaches the store.
     pub(super) fn attach(
         &mut self,
         content: Arc<StoredContent>,
@@ -151,7 +153,7 @@ impl Torrent {
         self.sources = sources;
     }
 
-    /// Stops it for good. The first error stays.
+    /// Stops the torrent permanently. The first error is kept.
     pub(super) fn fail(&mut self, error: TorrentError) {
         if self.error.is_none() {
             tracing::error!(
@@ -163,7 +165,7 @@ impl Torrent {
             self.unwritten.clear();
             self.unproven.clear();
             self.look_ups.clear();
-            // What was proven until now stays proven.
+            // Content that was verified so far is still made durable.
             self.checkpoint_due |= self.dirty_since.is_some();
         }
     }
@@ -190,14 +192,14 @@ impl Torrent {
         }
     }
 
-    /// The engine bounds how many wait.
+    /// Queues a look-up. The engine bounds their number.
     pub(super) fn enqueue_lookup(&mut self, enqueue_lookup: ReuseLookup) {
         if !self.is_failed() {
             self.look_ups.push_back(enqueue_lookup);
         }
     }
 
-    /// A look-up has ended, having found so many blocks.
+    /// Records the end of a look-up that found `found` blocks.
     pub(super) fn on_lookup_done(&mut self, piece: PieceIndex, found: usize) {
         self.looking -= 1;
         if let Some(content) = &self.content {
@@ -205,7 +207,7 @@ impl Torrent {
         }
     }
 
-    /// What is needed to say where its content came from; `None` before it has a place on disk.
+    /// Returns what a piece map needs; `None` before a store is attached.
     pub(super) fn origins(&self) -> Option<(Arc<TorrentStore>, BlockOrigins)> {
         let store = self.content.as_ref()?.store().clone();
         Some((store, self.origins.clone()))
@@ -221,7 +223,7 @@ impl Torrent {
         }
     }
 
-    /// Holds back the news of pieces that are not served yet; gives back those that are.
+    /// Defers announcements of pieces that cannot be served yet. Returns the other pieces.
     pub(super) fn defer_unserved(
         &mut self,
         peer: PeerKey,
@@ -243,7 +245,8 @@ impl Torrent {
         self.writes -= 1;
     }
 
-    /// Proofs of these pieces were kept: gives back who is to hear of which piece.
+    /// Records that proofs of these pieces were written. Returns deferred announcements: pieces and
+    /// the peers to inform.
     pub(super) fn proven(&mut self, pieces: &[PieceIndex]) -> Vec<(PieceIndex, Vec<PeerKey>)> {
         self.proving = false;
         let mut news = Vec::new();
@@ -270,7 +273,7 @@ impl Torrent {
         self.checkpointing = false;
     }
 
-    /// The attempt to seal it has ended. `complete` tells whether the engine has everything.
+    /// Records the end of an attempt to seal. `complete` is whether the engine has all blocks.
     pub(super) fn sealed(&mut self, success: bool, complete: bool) {
         let sealed = |content: &Arc<StoredContent>| content.store().is_sealed();
         if success && self.content.as_ref().is_some_and(sealed) {
@@ -285,14 +288,14 @@ impl Torrent {
         }
     }
 
-    /// Blocks were found damaged: once they are there again, it is to be sealed again.
+    /// Records that blocks are damaged. The store is sealed again after they are fetched.
     pub(super) fn unseal(&mut self) {
         if self.completion != Completion::Sealing {
             self.completion = Completion::Missing;
         }
     }
 
-    /// Whether the disk has something of this torrent to do.
+    /// Returns whether disk jobs of this torrent are queued or running.
     pub(super) fn is_busy(&self) -> bool {
         self.writes > 0
             || self.proving
@@ -303,33 +306,34 @@ impl Torrent {
             || self.completion == Completion::Sealing
     }
 
-    /// The engine forgot it: what it has is made durable, then `done` is told.
+    /// Makes verified content durable after the engine has removed the torrent, then notifies
+    /// `done`.
     pub(super) fn remove(&mut self, done: oneshot::Sender<()>) {
         self.removal = Some(done);
         self.demand_checkpoint();
     }
 
-    /// The engine takes verified blocks back.
+    /// Queues the revocation of verified blocks.
     pub(super) fn revoke(&mut self, blocks: Vec<BlockIndex>) {
         self.unproven
             .retain(|proof| blocks.iter().all(|block| block.piece() != proof.piece));
         self.revoked.extend(blocks);
     }
 
-    /// The disk took blocks back.
+    /// Records that a revocation was written.
     pub(super) fn was_revoked(&mut self) {
         self.revoking -= 1;
     }
 
-    /// Whether it was removed and the disk is done with it.
+    /// Returns whether the torrent was removed and its disk jobs have ended.
     pub(super) fn is_gone(&self) -> bool {
         self.removal.is_some() && !self.is_busy()
     }
 
-    /// Tells who removed it.
+    /// Notifies the caller that removed the torrent.
     pub(super) fn notify_removed(self) {
         if let Some(done) = self.removal {
-            // Whoever does not wait any more needs no answer.
+            // A caller that no longer waits needs no reply.
             let _ = done.send(());
         }
     }
@@ -346,12 +350,12 @@ impl Torrent {
         self.checkpoint_due |= old || much;
     }
 
-    /// Asks for a checkpoint if there is anything to make durable.
+    /// Requests a checkpoint if anything is not durable.
     pub(super) fn demand_checkpoint(&mut self) {
         self.checkpoint_due |= self.dirty_since.is_some();
     }
 
-    /// Gives the disk threads as much as they have places for.
+    /// Submits as many jobs as the disk threads have room for.
     pub(super) fn submit_jobs(&mut self, disks: &DiskQueues) {
         let Some(content) = self.content.clone() else {
             return;
@@ -367,7 +371,7 @@ impl Torrent {
             );
         };
         let writer_has_place = || disks.writer_has_capacity(self.writer);
-        // The writer takes its jobs in order: what is written behind this finds the blocks missing.
+        // The writer runs its jobs in order, so later writes find the revoked blocks missing.
         if !self.revoked.is_empty() {
             if !writer_has_place() {
                 return;
@@ -413,12 +417,12 @@ impl Torrent {
             submit(DiskWork::Checkpoint);
             self.checkpoint_due = false;
             self.checkpointing = true;
-            // What is proven while it runs waits for the next one.
+            // Blocks verified during this checkpoint wait for the next one.
             self.dirty_since = None;
         }
     }
 
-    /// Tells the handles how it stands.
+    /// Publishes the status to the handles.
     pub(super) fn publish(&self, status: Option<bittorrent_engine::TorrentStatus>) {
         use bittorrent_engine::TorrentPhase as P;
         let Some(status) = status else {
@@ -428,7 +432,7 @@ impl Torrent {
             (Some(error), _) => Phase::Stopped(error.clone()),
             (None, P::Metadata) => Phase::Metadata,
             (None, P::Seeding) if self.completion == Completion::Sealed => Phase::Seeding,
-            // The engine's reason to stop comes as an output of its own and is kept as an error.
+            // The engine reports its reason to stop as an output, which becomes `error`.
             (None, P::Downloading | P::Seeding | P::Stopped(_)) => Phase::Downloading,
         };
         self.status.send_replace(TorrentStatus {

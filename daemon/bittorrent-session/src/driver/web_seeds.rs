@@ -1,4 +1,4 @@
-//! When web seeds are made use of: while a download has too little from its peers.
+//! Decides when web seeds are used: while a download receives too little from its peers.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -14,24 +14,24 @@ use crate::http::HttpError;
 use crate::transport::handshake::Encryption;
 use crate::web_seed::{self, WebSeedError, WebSeedUrl};
 
-/// Web seeds of one torrent; more are not taken on.
-const MOST: usize = 16;
+/// Web seeds of one torrent at most; further ones are ignored.
+const MAX_WEB_SEEDS: usize = 16;
 
 /// Web seeds of one torrent in use at a time.
-const MOST_IN_USE: usize = 4;
+const MAX_IN_USE: usize = 4;
 
-/// How long a web seed that failed is left alone; doubled each time.
+/// Pause after a web seed failed. It doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
 
-/// The longest a web seed is left alone, whatever it did or says.
+/// Longest pause, whatever the server requests.
 const LAST_RETRY: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// May be used from this time on.
+    /// Usable from this time on.
     Idle(Instant),
     InUse(PeerKey),
-    /// It gave false data, or has nothing.
+    /// It sent false data, or has no file of the torrent.
     GivenUp,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct WebSeed {
     state: State,
     lacks: BTreeSet<FileIndex>,
     failures: u32,
-    /// Stands for it where the engine wants an address.
+    /// A documentation address that stands for it in the engine.
     addr: SocketAddr,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct WebSeed {
 #[derive(Debug, Default)]
 pub(super) struct WebSeeds {
     seeds: Vec<WebSeed>,
-    /// Since when peers have given too little.
+    /// Time since which peers have sent too little.
     slow_since: Option<Instant>,
 }
 
@@ -60,14 +60,14 @@ impl WebSeeds {
         self.seeds.iter().filter(used).count()
     }
 
-    /// The next one to use, once peers have given too little for long enough.
+    /// Returns the next web seed to use, once peers have sent too little for long enough.
     fn next(&mut self, slow: bool, patience: Duration, now: Instant) -> Option<&mut WebSeed> {
         if !slow {
             self.slow_since = None;
             return None;
         }
         let since = *self.slow_since.get_or_insert(now);
-        if now < since + patience || self.in_use() >= MOST_IN_USE {
+        if now < since + patience || self.in_use() >= MAX_IN_USE {
             return None;
         }
         let seed = self
@@ -75,7 +75,7 @@ impl WebSeeds {
             .iter_mut()
             .filter(|seed| matches!(seed.state, State::Idle(from) if from <= now))
             .min_by_key(|seed| seed.failures)?;
-        // Before another one is used, this one shows what it gives.
+        // Gives this one time to show its rate before the next one is used.
         self.slow_since = Some(now);
         Some(seed)
     }
@@ -86,7 +86,7 @@ impl WebSeeds {
             .find(|seed| seed.state == State::InUse(peer))
     }
 
-    /// One was found to give false data; says which.
+    /// Gives up a web seed that sent false data. Returns its URL.
     pub(super) fn ban(&mut self, addr: SocketAddr) -> Option<&WebSeedUrl> {
         let seed = self.seeds.iter_mut().find(|seed| seed.addr == addr)?;
         seed.state = State::GivenUp;
@@ -95,7 +95,7 @@ impl WebSeeds {
 }
 
 impl WebSeed {
-    /// Its use has ended, for this reason if it failed.
+    /// Records the end of its use, with the reason if it failed.
     fn ended(&mut self, error: Option<&WebSeedError>, files: usize, now: Instant) {
         let wait = match error {
             None => FIRST_RETRY,
@@ -126,7 +126,7 @@ impl Driver {
         };
         let seeds = &mut torrent.web_seeds.seeds;
         for url in urls {
-            if seeds.len() >= MOST || seeds.iter().any(|seed| seed.url == url) {
+            if seeds.len() >= MAX_WEB_SEEDS || seeds.iter().any(|seed| seed.url == url) {
                 continue;
             }
             self.web_seeds_added += 1;
@@ -135,12 +135,12 @@ impl Driver {
                 state: State::Idle(Instant::now()),
                 lacks: BTreeSet::new(),
                 failures: 0,
-                addr: stand_in(self.web_seeds_added),
+                addr: placeholder_addr(self.web_seeds_added),
             });
         }
     }
 
-    /// Starts to use web seeds where peers give too little.
+    /// Starts to use web seeds where peers send too little.
     pub(super) fn consider_web_seeds(&mut self) {
         let now = Instant::now();
         let keys: Vec<TorrentKey> = self.torrents.keys().copied().collect();
@@ -187,23 +187,23 @@ impl Driver {
         let (info, content) = (torrent.info.clone()?, torrent.content.clone()?);
         let connected = Connected {
             addr,
-            // It has no address to be dialled at.
+            // A web seed cannot be dialled.
             direction: Direction::Incoming,
-            peer_id: stand_in_id(addr),
+            peer_id: placeholder_id(addr),
             fast: true,
             extended: true,
-            // It knows no hash messages.
+            // A web seed answers no hash requests.
             link: Link::V1,
             local: false,
         };
         let peer = match self.engine.handle_connected(key, connected, now) {
             Ok(peer) => peer,
             Err(refusal) => {
-                tracing::debug!(%url, %refusal, "web seed not used");
+                tracing::debug!(%url, %refusal, "web seed refused");
                 return None;
             }
         };
-        tracing::info!(%url, "peers give little: using a web seed");
+        tracing::info!(%url, "peers send too little: using a web seed");
         let span = tracing::debug_span!("web_seed", %url);
         let http = self.policy.http.client();
         let throttles = self.policy.limits.throttles();
@@ -223,7 +223,7 @@ impl Driver {
         Some(peer)
     }
 
-    /// Whether the connection that ended was a web seed; it is used again later, or never.
+    /// Records the end of a web seed's connection. Returns whether it was one.
     pub(super) fn on_web_seed_ended(
         &mut self,
         peer: PeerKey,
@@ -248,15 +248,15 @@ impl Driver {
     }
 }
 
-/// An address that no peer has (RFC 3849), each in a network of its own.
-fn stand_in(number: u32) -> SocketAddr {
+/// Returns an address that no peer has (RFC 3849), each in a network of its own.
+fn placeholder_addr(number: u32) -> SocketAddr {
     let [a, b, c, d] = number.to_be_bytes();
     let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
     SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, high, low, 0, 0, 0, 1), 80))
 }
 
-/// A peer id that belongs to the address.
-fn stand_in_id(addr: SocketAddr) -> PeerId {
+/// Returns a peer id that belongs to the address.
+fn placeholder_id(addr: SocketAddr) -> PeerId {
     let mut id = *b"-web-seed-----------";
     if let std::net::IpAddr::V6(ip) = addr.ip() {
         let (_, end) = id.split_at_mut(PeerId::LEN - 8);
@@ -276,7 +276,7 @@ mod tests {
             state: State::Idle(now),
             lacks: BTreeSet::new(),
             failures: 0,
-            addr: stand_in(n),
+            addr: placeholder_addr(n),
         };
         WebSeeds {
             seeds: (0..count).map(seed).collect(),
@@ -336,11 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn stand_ins_are_all_different() {
-        let addrs: BTreeSet<_> = (0..70_000).map(stand_in).collect();
+    fn placeholders_are_all_different() {
+        let addrs: BTreeSet<_> = (0..70_000).map(placeholder_addr).collect();
         let ids: BTreeSet<_> = addrs
             .iter()
-            .map(|addr| *stand_in_id(*addr).as_bytes())
+            .map(|addr| *placeholder_id(*addr).as_bytes())
             .collect();
         assert_eq!((addrs.len(), ids.len()), (70_000, 70_000));
     }

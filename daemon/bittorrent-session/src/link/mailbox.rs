@@ -1,14 +1,14 @@
-//! What the driver wants a connection to do. The driver must never wait for one slow peer, so
-//! a mailbox takes whatever is put in and hands it over all at once; one that is not emptied
-//! says so, and the driver drops the peer.
+//! Mailboxes for instructions from the driver to connections. The driver never waits for a slow
+//! connection, so a mailbox takes any number of instructions up to a bound and hands them over all
+//! at once. When one overflows, the driver closes its connection.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// How many commands may lie in a mailbox. A connection empties it whenever it gets to run, so
-/// this is far more than a healthy one can have: a full request queue, cancelled, and a `have`
-/// for many seconds of the fastest download.
+/// Most instructions in a mailbox. A connection empties it whenever it runs, so a healthy one never
+/// has as many: a full request queue, its cancels, and a `have` for many seconds of the fastest
+/// download.
 const MAX_WAITING: usize = 100_000;
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Sender<T>(Arc<Shared<T>>);
 #[derive(Debug)]
 pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
-/// The receiver does not empty its mailbox.
+/// The receiver has not emptied its mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MailboxFull;
 
@@ -39,13 +39,13 @@ pub(crate) fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
 
 impl<T> Shared<T> {
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<T>> {
-        // Nothing can panic between two states of the list.
+        // No code panics while it has the lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T> Sender<T> {
-    /// Puts everything from `items` in, in order.
+    /// Moves all `items` into the mailbox, in order.
     pub(crate) fn send_all(&self, items: &mut Vec<T>) -> Result<(), MailboxFull> {
         let mut waiting = self.0.waiting();
         if waiting.len() + items.len() > MAX_WAITING {
@@ -63,12 +63,12 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Waits until there may be something.
+    /// Waits until there may be instructions.
     pub(crate) async fn changed(&self) {
         self.0.changed.notified().await;
     }
 
-    /// Takes everything in exchange for `into`, which must be empty.
+    /// Takes all instructions in exchange for `into`, which must be empty.
     pub(crate) fn take_all(&self, into: &mut Vec<T>) {
         debug_assert!(into.is_empty());
         std::mem::swap(&mut *self.0.waiting(), into);

@@ -1,5 +1,5 @@
-//! What comes in: messages are taken apart where they lie in the read buffer, blocks are hashed
-//! while they are in the processor's cache.
+//! Receiving. Messages are parsed where they are in the read buffer; blocks are hashed while they
+//! are in the processor's cache.
 
 use std::io;
 
@@ -18,12 +18,12 @@ use crate::link::PeerMessage;
 /// Messages that may wait for the driver before we stop reading.
 pub(super) const MAX_MESSAGES: usize = 128;
 
-/// Bytes of answers that may wait for a peer which goes on asking. The longest is a list of hashes;
-/// nobody who reads has more than a few of them waiting.
-const MOST_ANSWERS: usize = 1 << 20;
+/// Most bytes of answers that may wait for a peer that keeps requesting. The longest answer is a
+/// list of hashes; a peer that reads has only a few of them waiting.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// How many requests in a row may be turned down: a peer may have sent this many queues full
-/// before it saw that we choke it.
+/// Rejected requests in a row, in request queues, after which the connection is closed. A peer may
+/// have sent this many queues before it received our choke.
 const MAX_TURNED_DOWN: usize = 3;
 
 impl Peer {
@@ -60,8 +60,8 @@ impl Peer {
         }
     }
 
-    /// Takes all whole messages off the input, until permits run out or too much waits for the
-    /// driver.
+    /// Handles all complete messages in the input, until permits run out or too many messages wait
+    /// for the driver.
     pub(super) fn parse(&mut self) -> Result<(), PeerError> {
         if self.starved.is_some() {
             return Ok(());
@@ -100,10 +100,10 @@ impl Peer {
                     if let Step::Message { message, .. } = step {
                         let content = self.content.as_ref();
                         let pieces = content.map_or(0, |content| content.layout().piece_count());
-                        self.budget.hear(&message, pieces);
+                        self.budget.charge(&message, pieces);
                         self.handle(message)?;
                     }
-                    if self.outbox.len() > MOST_ANSWERS {
+                    if self.outbox.len() > MAX_ANSWER_BYTES {
                         return Err(PeerError::NotReading(self.outbox.len()));
                     }
                 }
@@ -112,8 +112,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes a block that lies whole at the start of the input. `false`: there is no permit for
-    /// its bytes yet.
+    /// Takes a complete block from the start of the input. Returns `false` if there is no permit
+    /// for its bytes yet.
     fn on_block(&mut self, index: u32, begin: u32, length: u32) -> Result<bool, PeerError> {
         let layout = self.content.as_ref().map(|content| content.layout());
         let block = layout.and_then(|layout| {
@@ -144,7 +144,7 @@ impl Peer {
         Ok(true)
     }
 
-    /// Hashes the blocks that came side by side: together they take little more than half the time.
+    /// Hashes the blocks of one read together, which takes little more than half the time.
     fn hash_blocks(&mut self) {
         if self.unhashed.is_empty() {
             return;
@@ -161,16 +161,16 @@ impl Peer {
     }
 
     fn event(&mut self, event: PeerEvent) {
-        // The driver hears everything in the order it came.
+        // The driver receives all messages in the order of their arrival.
         self.hash_blocks();
         self.messages.push(PeerMessage::Event(event));
     }
 
     fn handle(&mut self, message: Message<'_>) -> Result<(), PeerError> {
         match message {
-            // A DHT node of the peer's is of no use here: the session runs none.
+            // The session has no DHT node that could use the peer's.
             Message::KeepAlive | Message::Port(_) | Message::Unknown { .. } => {}
-            // Taken apart before, by their headers.
+            // Parsed before, by their headers.
             Message::Piece { .. } => {}
             Message::Choke => self.event(PeerEvent::Choke),
             Message::Unchoke => self.event(PeerEvent::Unchoke),
@@ -185,7 +185,7 @@ impl Peer {
             Message::AllowedFast(piece) => self.event(PeerEvent::AllowedFast(piece)),
             Message::Request(request) => self.requested(request)?,
             Message::Cancel(request) => {
-                // The peer counts on one answer to each request: the block, or this.
+                // The peer expects one answer to each request: the block or a reject.
                 if self.uploads.cancel(request) {
                     self.budget.cancelled();
                     self.reject(request);
@@ -231,7 +231,7 @@ impl Peer {
     fn extended(&mut self, id: u8, payload: &[u8]) -> Result<(), PeerError> {
         match id {
             EXTENDED_HANDSHAKE => {
-                // Garbage is no reason to part: others ignore it too.
+                // A malformed extended handshake is ignored, as other clients do.
                 if let Ok(handshake) = ExtendedHandshake::decode(payload) {
                     if let Some(id) = handshake.ut_metadata {
                         self.peer_ut_metadata = Some(id).filter(|id| *id != 0);
@@ -250,7 +250,7 @@ impl Peer {
                 let message = PexMessage::decode(payload).map_err(PeerError::Exchange)?;
                 self.event(PeerEvent::Exchange(message));
             }
-            // We offered nothing else.
+            // We offered no other extension.
             _ => {}
         }
         Ok(())

@@ -1,44 +1,44 @@
-//! How much a peer may say that nothing else bounds. Requests are bounded by the queue we announce,
-//! answers and rejects by what we asked for; for the rest there is a number of messages to spend, which
-//! comes back with time. Who has spent all is not read any further, and TCP holds the rest back.
+//! A message budget for everything that no other limit covers. The announced queue bounds requests;
+//! our own requests bound answers and rejects. When the budget is used up we stop reading from the
+//! socket, and TCP flow control does the rest.
 
 use bittorrent_protocol::wire::Message;
 
-/// Messages at once.
-const MOST: u32 = 10_000;
+/// Largest budget, in messages.
+const MAX_BUDGET: u32 = 10_000;
 
-/// Messages each second from then on.
-const STEADY: u32 = 1_000;
+/// Messages that are added each second.
+const PER_SECOND: u32 = 1_000;
 
-/// What one peer may still say.
+/// The budget of one peer.
 #[derive(Debug)]
 pub(super) struct MessageBudget {
     left: u32,
-    /// `have` messages so far: a peer has something to tell of each piece once.
+    /// `have` messages so far; one for each piece is free.
     haves: u32,
     /// Requests we sent that were not rejected.
     requests: u64,
-    /// The same for hash requests.
+    /// Hash requests we sent that were not rejected.
     hash_requests: u64,
 }
 
 impl MessageBudget {
     pub(super) const fn new() -> Self {
         Self {
-            left: MOST,
+            left: MAX_BUDGET,
             haves: 0,
             requests: 0,
             hash_requests: 0,
         }
     }
 
-    /// Whether it is to be heard no further for now.
+    /// Returns whether the budget is used up.
     pub(super) const fn is_spent(&self) -> bool {
         self.left == 0
     }
 
-    /// Counts a message of a peer of a torrent with so many pieces, as far as is known.
-    pub(super) fn hear(&mut self, message: &Message<'_>, pieces: u32) {
+    /// Charges for a message. `pieces` is the number of pieces of the torrent, as far as known.
+    pub(super) fn charge(&mut self, message: &Message<'_>, pieces: u32) {
         match message {
             Message::KeepAlive
             | Message::Piece { .. }
@@ -56,24 +56,24 @@ impl MessageBudget {
         self.left = self.left.saturating_sub(1);
     }
 
-    /// So many requests are sent; each may be rejected once.
+    /// Allows one free reject for each of `count` requests that are sent.
     pub(super) fn requested(&mut self, count: usize) {
         self.requests += count as u64;
     }
 
-    /// A hash request is sent; it may be rejected once.
+    /// Allows one free reject for a hash request that is sent.
     pub(super) fn requested_hashes(&mut self) {
         self.hash_requests += 1;
     }
 
-    /// A cancel that met its request took back what was allowed for.
+    /// Refunds a cancel that matched a request.
     pub(super) fn cancelled(&mut self) {
-        self.left = MOST.min(self.left + 1);
+        self.left = MAX_BUDGET.min(self.left + 1);
     }
 
-    /// A second is over.
+    /// Adds the messages of a second.
     pub(super) fn tick(&mut self) {
-        self.left = MOST.min(self.left + STEADY);
+        self.left = MAX_BUDGET.min(self.left + PER_SECOND);
     }
 }
 
@@ -101,8 +101,8 @@ mod tests {
 
     fn spent_by(message: &Message<'_>, pieces: u32) -> Option<u32> {
         let mut budget = MessageBudget::new();
-        (1..=4 * MOST).find(|_| {
-            budget.hear(message, pieces);
+        (1..=4 * MAX_BUDGET).find(|_| {
+            budget.charge(message, pieces);
             budget.is_spent()
         })
     }
@@ -124,14 +124,21 @@ mod tests {
             Message::Reject(REQUEST),
             Message::HashReject(HASH_REQUEST),
         ] {
-            assert_eq!(spent_by(&message, 1_000_000), Some(MOST), "{message:?}");
+            assert_eq!(
+                spent_by(&message, 1_000_000),
+                Some(MAX_BUDGET),
+                "{message:?}"
+            );
         }
     }
 
     #[test]
     fn each_piece_may_be_told_of_once() {
-        assert_eq!(spent_by(&Message::Have(7), 0), Some(MOST));
-        assert_eq!(spent_by(&Message::Have(7), 12_345), Some(MOST + 12_345));
+        assert_eq!(spent_by(&Message::Have(7), 0), Some(MAX_BUDGET));
+        assert_eq!(
+            spent_by(&Message::Have(7), 12_345),
+            Some(MAX_BUDGET + 12_345)
+        );
         assert_eq!(spent_by(&Message::Have(7), u32::MAX), None);
     }
 
@@ -157,7 +164,7 @@ mod tests {
         ] {
             for n in 1..=5 {
                 let before = budget.left;
-                budget.hear(&message, 0);
+                budget.charge(&message, 0);
                 assert_eq!(before - budget.left, u32::from(n > free), "{message:?} {n}");
             }
         }
@@ -171,26 +178,26 @@ mod tests {
             begin: 0,
             length: 16_384,
         });
-        for _ in 0..3 * MOST {
-            budget.hear(&cancel, 0);
+        for _ in 0..3 * MAX_BUDGET {
+            budget.charge(&cancel, 0);
             budget.cancelled();
         }
-        assert_eq!(budget.left, MOST);
-        assert_eq!(spent_by(&cancel, 0), Some(MOST));
+        assert_eq!(budget.left, MAX_BUDGET);
+        assert_eq!(spent_by(&cancel, 0), Some(MAX_BUDGET));
     }
 
     #[test]
     fn it_comes_back_with_time_and_does_not_pile_up() {
         let mut budget = MessageBudget::new();
         budget.tick();
-        assert_eq!(budget.left, MOST);
-        for _ in 0..MOST {
-            budget.hear(&Message::Interested, 0);
+        assert_eq!(budget.left, MAX_BUDGET);
+        for _ in 0..MAX_BUDGET {
+            budget.charge(&Message::Interested, 0);
         }
         assert!(budget.is_spent());
         budget.tick();
-        assert_eq!(budget.left, STEADY);
+        assert_eq!(budget.left, PER_SECOND);
         (0..100).for_each(|_| budget.tick());
-        assert_eq!(budget.left, MOST);
+        assert_eq!(budget.left, MAX_BUDGET);
     }
 }

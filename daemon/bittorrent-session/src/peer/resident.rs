@@ -1,23 +1,23 @@
-//! Reads of what is in the page cache, which never wait for a disk.
+//! Reads from the page cache that never wait for a disk.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-/// What `statfs` calls tmpfs, whose pages have no disk to wait for. It takes no flags.
+/// Type of tmpfs in `statfs`, whose pages need no disk. It supports no flags.
 const TMPFS: i64 = 0x0102_1994;
 
-/// Reads without waiting, as far as a file system can tell what it need not wait for.
+/// Reads without waiting, if the file system supports it.
 #[derive(Debug, Default)]
 pub(super) struct ResidentReader {
-    /// The file system answers no such reads; whether it has no disk at all.
+    /// The file system does not support such reads; whether it has no disk at all.
     plain: Option<bool>,
 }
 
 impl ResidentReader {
-    /// Fills `targets` in order from `offset`, up to the first page that is not in memory. Says
-    /// how many bytes it read. Errors count as nothing read: a disk thread will meet them again.
+    /// Fills `targets` in order from `offset`, up to the first page that is not in memory. Returns
+    /// the number of bytes read. An error counts as nothing read: a disk thread will find it again.
     pub(super) fn read(
         &mut self,
         file: BorrowedFd<'_>,

@@ -12,15 +12,15 @@ use crate::disk::{Read, ReadAnswer, ReadReply};
 use crate::error::Causes;
 use crate::link::PeerMessage;
 
-/// As many bytes of short messages do not wait for their turn when the upload rate is limited; they
-/// count all the same. A full queue of requests fits.
-pub(super) const MOST_URGENT: usize = 32 << 10;
+/// Up to this many bytes of short messages need no turn under a rate limit, but are charged. A full
+/// queue of requests fits.
+pub(super) const MAX_URGENT: usize = 32 << 10;
 
-/// Payload bytes sent before the driver hears of them, if it does not sooner.
+/// Payload bytes after which the driver is informed, at the latest.
 const UPLOAD_REPORT: u64 = 1 << 20;
 
 impl Peer {
-    /// Sends what waits: short messages first, then blocks.
+    /// Sends queued data: short messages first, then blocks.
     pub(super) fn send(&mut self) -> Result<(), PeerError> {
         match self.stream.flush() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -42,8 +42,8 @@ impl Peer {
                 }
             }
             if !self.outbox.is_empty() {
-                // They come right after the block that is half sent: a busy line must not hold them up
-                // until nothing is left to upload.
+                // Short messages follow the block that is partly sent. Otherwise a busy connection
+                // would delay them until nothing is left to upload.
                 most = most.min(self.uploads.left_of_block());
             }
             let progress = self
@@ -62,7 +62,7 @@ impl Peer {
             if progress == Progress::Cold {
                 self.request_read();
             }
-            // A block may have kept messages waiting that can go now.
+            // Messages that waited for the end of a block can be sent now.
             let again = !self.outbox.is_empty() && !self.uploads.is_mid_block();
             if !again {
                 return Ok(());
@@ -70,12 +70,12 @@ impl Peer {
         }
     }
 
-    /// Sends short messages; says whether all are gone.
+    /// Sends short messages. Returns whether all are sent.
     fn flush(&mut self) -> io::Result<bool> {
         let throttle = &mut self.throttles.upload;
         while !self.outbox.is_empty() {
-            // Requests and the like are few bytes and must not stand behind content.
-            let patient = throttle.is_limited() && self.outbox.len() > MOST_URGENT;
+            // Requests and similar messages are short and must not wait behind content.
+            let patient = throttle.is_limited() && self.outbox.len() > MAX_URGENT;
             let bytes = if patient {
                 let most = throttle.allowance(Instant::now());
                 self.outbox.get(..most).unwrap_or(&self.outbox)
@@ -113,7 +113,7 @@ impl Peer {
         }
     }
 
-    /// Asks for the memory that the next read takes.
+    /// Requests permits for the memory of the next read.
     pub(super) fn request_read(&mut self) {
         if self.read_request.is_some() {
             return;

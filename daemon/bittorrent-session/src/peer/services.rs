@@ -1,4 +1,5 @@
-//! Long answers that a connection gives by itself: blocks of the info dictionary and hashes.
+//! Long answers that a connection gives without the engine: blocks of the info dictionary, and
+//! hashes.
 
 use std::collections::VecDeque;
 
@@ -12,35 +13,35 @@ use super::{FULL_OUTBOX, Peer};
 use crate::disk::{DiskError, MIN_READ_CHARGE};
 use crate::error::Causes;
 
-/// Requests for metadata blocks that one peer may have waiting: as many as the longest info
-/// dictionary has and libtorrent allows.
+/// Metadata requests of one peer that may wait: as many as the longest info dictionary has blocks,
+/// and libtorrent allows.
 const MAX_METADATA_REQUESTS: usize = 1024;
 
-/// Hash requests that one peer may have waiting. Others ask two at a time.
+/// Hash requests of one peer that may wait. Other clients send two at a time.
 const MAX_HASH_REQUESTS: usize = 64;
 
-/// What waits to be answered.
+/// Requests that wait for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Services {
     metadata: VecDeque<u32>,
     hashes: VecDeque<HashRequest>,
-    /// A disk thread works on an answer.
+    /// A disk thread reads an answer.
     hashing: bool,
 }
 
 impl Services {
-    /// The memory the next answer with hashes takes; `None` when there is none to begin now.
+    /// Returns the memory of the next answer with hashes; `None` if none can be started now.
     pub(super) fn next_hash_read(&self, outbox: usize) -> Option<u32> {
         if self.hashing || outbox > FULL_OUTBOX {
             return None;
         }
         let request = self.hashes.front()?;
-        // What is above the most is rejected by the store.
+        // The store rejects requests above the maximum.
         let count = request.count.min(MAX_HASH_COUNT) + request.proof_layers.min(64);
         Some((count * MerkleHash::LEN as u32).clamp(MIN_READ_CHARGE, 256 << 10))
     }
 
-    /// Takes the next hash request into work, unless one is.
+    /// Takes the next hash request, unless one is being answered.
     pub(super) fn start_hash_read(&mut self) -> Option<HashRequest> {
         if self.hashing {
             return None;
@@ -89,7 +90,7 @@ impl Peer {
         self.services.metadata.push_back(piece);
     }
 
-    /// Sends a metadata message, to a peer that takes them.
+    /// Sends a metadata message, if the peer supports them.
     pub(super) fn put_metadata(&mut self, message: &OwnedMetadataMessage) {
         if let Some(id) = self.peer_ut_metadata {
             let payload = &message.encode();
@@ -97,13 +98,13 @@ impl Peer {
         }
     }
 
-    /// Whether we tell and hear of other peers: not where the torrent is private (BEP 27).
+    /// Returns whether we exchange peers: not in private torrents (BEP 27).
     pub(super) fn exchanges_peers(&self) -> bool {
         let private = self.info.as_ref().is_some_and(|info| info.is_private());
         self.context.peer_exchange && !private
     }
 
-    /// Tells of other peers, to a peer that wants to hear.
+    /// Sends a peer exchange message, if the peer supports them.
     pub(super) fn put_exchange(&mut self, message: &PexMessage) {
         if let Some(id) = self.peer_ut_pex.filter(|_| self.exchanges_peers()) {
             let payload = &message.encode();
@@ -111,7 +112,7 @@ impl Peer {
         }
     }
 
-    /// Adds metadata blocks to the outbox while it is short, and goes on with hashes.
+    /// Adds metadata blocks to the outbox while it is short, and continues with hashes.
     pub(super) fn serve_long_answers(&mut self) {
         while self.outbox.len() <= FULL_OUTBOX {
             let Some(piece) = self.services.metadata.pop_front() else {

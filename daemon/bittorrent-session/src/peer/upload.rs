@@ -1,7 +1,7 @@
-//! Serving a peer's requests. Blocks leave in the order they were asked for. Those in the page
-//! cache are read into a buffer of the network thread, as many as lie side by side, and leave it
-//! at once: what the socket does not take is read again later, so slow peers hold no memory.
-//! Others, and those that reach into padding, are read by a disk thread.
+//! Serves a peer's requests. Blocks are sent in the order of the requests. Adjacent blocks in the
+//! page cache are read into a buffer of the network thread and sent at once. What the socket does
+//! not take is read again later, so slow peers use no memory. Other blocks, and those that reach
+//! into padding, are read by a disk thread.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,31 +20,31 @@ use crate::disk::content::StoredContent;
 use crate::disk::{BlockRange, DiskError, MIN_READ_CHARGE, RangesRead};
 use crate::transport::stream::PeerStream;
 
-/// Blocks in one order to a disk thread.
+/// Blocks in one read of a disk thread.
 const READ_AT_ONCE: usize = 16;
 
-/// Orders to disk threads under way for one peer: while one is sent, the next is read.
+/// Reads of disk threads for one peer at a time: while one is sent, the next is read.
 const READS_UNDER_WAY: usize = 2;
 
 /// Blocks in one system call. 512 KiB stay in the processor's cache on their way through.
 const SENT_AT_ONCE: usize = 32;
 
-/// System calls before the connection looks at its other work.
+/// System calls before the connection does its other work.
 const SENDS_AT_ONCE: usize = 2;
 
-/// Blocks read for a socket of which it is not known how much it takes.
+/// Blocks in the first read for a socket, before it is known how much the socket takes.
 const FIRST_BATCH: usize = 4;
 
-/// How far into a page the first payload is read: nearer to its start it is slow, see
-/// [`page_aligned`]. Each further payload stands 13 bytes further on.
+/// Offset of the first payload in a page: copies to lower offsets are slow, see [`page_aligned`].
+/// Each further payload is 13 bytes further on.
 const LEAD: usize = 64;
 
 thread_local! {
-    /// Where blocks lie between page cache and socket; nothing in it outlives one call.
+    /// The buffer between page cache and socket; nothing in it outlives one call.
     static PASSAGE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A request that was taken on.
+/// An accepted request.
 #[derive(Debug)]
 struct Entry {
     serial: u64,
@@ -55,16 +55,16 @@ struct Entry {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was done yet.
+    /// Not started.
     Waiting,
-    /// Found outside the page cache, or with padding: to be read by a disk thread.
+    /// Not in the page cache, or with padding: a disk thread must read it.
     Cold,
     /// A disk thread reads it.
     Reading,
-    /// It was read.
+    /// A disk thread has read it.
     Read {
         bytes: Bytes,
-        /// Held until the bytes are sent.
+        /// Released when the bytes are sent.
         _permit: OwnedSemaphorePermit,
     },
 }
@@ -79,7 +79,7 @@ impl Entry {
         piece_header(piece.get(), begin, length)
     }
 
-    /// Bytes of the message that answers it.
+    /// Returns the length of the message that answers it.
     const fn message_len(&self) -> usize {
         PIECE_HEADER_LEN + self.range.length as usize
     }
@@ -89,7 +89,7 @@ impl Entry {
     }
 }
 
-/// A disk thread could not read what it was to.
+/// A read of a disk thread failed.
 pub(super) struct Unread {
     /// The requests that cannot be answered.
     pub(super) lost: Vec<Request>,
@@ -98,24 +98,24 @@ pub(super) struct Unread {
     pub(super) error: DiskError,
 }
 
-/// What came of one attempt to send.
+/// The result of one attempt to send.
 enum Sent {
     /// The socket took all of it.
     All,
     /// The socket takes no more.
     Blocked,
-    /// It is not in memory.
+    /// The block is not in memory.
     Missing,
 }
 
-/// Where serving stands.
+/// What a call of [`Uploads::serve`] left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Nothing left to send.
     Idle,
     /// The socket takes no more.
     Blocked,
-    /// There is more, and the socket takes it; look after other work first.
+    /// The socket would take more; the caller does other work first.
     More,
     /// The next block is not in memory: see [`Uploads::next_read`].
     Cold,
@@ -127,11 +127,11 @@ pub(super) struct Uploads {
     queue: VecDeque<Entry>,
     limit: usize,
     next_serial: u64,
-    /// Bytes of the answer to the first request that were sent; nothing else may be sent in between.
+    /// Bytes sent of the answer to the first request. Nothing else may be sent in between.
     begun: usize,
     reads: usize,
     resident: ResidentReader,
-    /// Blocks to read for the next system call: about what the last one took.
+    /// Blocks to read for the next system call: about as many as the last one took.
     batch: usize,
     /// Payload bytes sent and not yet reported.
     unreported: u64,
@@ -155,15 +155,15 @@ impl Uploads {
         }
     }
 
-    /// Takes a request on, unless it is one we cannot serve or the queue is full.
+    /// Accepts a request, unless it cannot be served or the queue is full.
     pub(super) fn accept(&mut self, request: Request, content: &StoredContent) -> bool {
         let Some(piece) = request.servable(content.layout()) else {
             return false;
         };
-        let held = content
+        let is_verified = content
             .store()
             .is_range_verified(piece, request.begin, request.length);
-        if !held || self.queue.len() >= self.limit {
+        if !is_verified || self.queue.len() >= self.limit {
             return false;
         }
         self.queue.push_back(Entry {
@@ -180,12 +180,12 @@ impl Uploads {
         true
     }
 
-    /// Whether no request waits.
+    /// Returns whether no request waits.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Forgets a request, if it still waits.
+    /// Removes a request, if it still waits.
     pub(super) fn cancel(&mut self, request: Request) -> bool {
         let from = usize::from(self.is_mid_block());
         let found = self
@@ -196,7 +196,7 @@ impl Uploads {
         found.and_then(|at| self.queue.remove(from + at)).is_some()
     }
 
-    /// Forgets all requests that wait and gives them back, to be rejected.
+    /// Removes all waiting requests and returns them, to be rejected.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Request> + use<> {
         let kept = usize::from(self.is_mid_block());
         self.queue
@@ -205,41 +205,41 @@ impl Uploads {
             .map(|entry| entry.request)
     }
 
-    /// Whether a block is half sent, so that nothing else may be.
+    /// Returns whether a block is partly sent, so that nothing else may be sent.
     pub(super) const fn is_mid_block(&self) -> bool {
         self.begun > 0
     }
 
-    /// Bytes of a half sent block that are still to come.
+    /// Returns how many bytes of a partly sent block remain.
     pub(super) fn left_of_block(&self) -> usize {
         let begun = self.queue.front().filter(|_| self.is_mid_block());
         begun.map_or(0, |entry| entry.message_len() - self.begun)
     }
 
-    /// Whether there is something that a ready socket would take.
+    /// Returns whether there is something to send to a ready socket.
     pub(super) fn is_sendable(&self) -> bool {
         self.queue
             .front()
             .is_some_and(|entry| matches!(entry.state, State::Waiting | State::Read { .. }))
     }
 
-    /// Payload bytes sent since the last call.
+    /// Returns the payload bytes sent since the last call.
     pub(super) fn take_unreported(&mut self) -> u64 {
         std::mem::take(&mut self.unreported)
     }
 
-    /// Bytes sent since the last call, headers included.
+    /// Returns the bytes sent since the last call, headers included.
     pub(super) fn take_sent(&mut self) -> usize {
         std::mem::take(&mut self.sent)
     }
 
-    /// Payload bytes sent and not yet taken.
+    /// Returns the payload bytes sent and not yet taken by [`Self::take_unreported`].
     pub(super) const fn unreported(&self) -> u64 {
         self.unreported
     }
 
-    /// The next order for a disk thread, as the memory it needs; `None` when nothing is cold or
-    /// enough is under way.
+    /// Returns the memory of the next read by a disk thread; `None` if no block is cold or enough
+    /// reads are under way.
     pub(super) fn next_read(&mut self, content: &StoredContent) -> Option<u32> {
         if self.reads >= READS_UNDER_WAY {
             return None;
@@ -255,7 +255,7 @@ impl Uploads {
         })
     }
 
-    /// Finds out whether what follows the blocks being read is cold too.
+    /// Checks whether the block after those being read is cold too.
     fn look_ahead(&mut self, content: &StoredContent) {
         let next = self
             .queue
@@ -269,8 +269,8 @@ impl Uploads {
         }
     }
 
-    /// Places in the queue of what the next order takes: what is known to be cold, and what
-    /// comes right after it, which most likely is as well.
+    /// Returns the queue positions of the next read: the block known to be cold, and the blocks
+    /// right after it, which most likely are cold as well.
     fn cold_run(&self) -> Vec<usize> {
         let Some(first) = self
             .queue
@@ -290,7 +290,8 @@ impl Uploads {
             .collect()
     }
 
-    /// Makes out the order that `permit` was got for. What does not fit it is left for later.
+    /// Assembles the read for which `permit` was acquired. Blocks that do not fit are left for
+    /// later.
     pub(super) fn start_read(&mut self, permit: &OwnedSemaphorePermit) -> Vec<(u64, BlockRange)> {
         let mut room = permit.num_permits();
         let mut order = Vec::new();
@@ -308,8 +309,8 @@ impl Uploads {
         order
     }
 
-    /// Takes the answer to an order. Requests cancelled in the meantime are passed over. After a
-    /// failure the requests of the order are forgotten and given back.
+    /// Takes the result of a read. Requests cancelled in the meantime are skipped. After a failure
+    /// the requests of the read are removed and returned.
     pub(super) fn finish_read(
         &mut self,
         answer: RangesRead,
@@ -347,7 +348,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Sends as much as the socket takes, but not for long, and at most so many bytes.
+    /// Sends as much as the socket takes, in a few system calls, and at most `most` bytes.
     pub(super) fn serve(
         &mut self,
         stream: &mut PeerStream,
@@ -383,7 +384,7 @@ impl Uploads {
         })
     }
 
-    /// Sends from the front what lies side by side in a file, as far as it is in memory.
+    /// Sends adjacent blocks at the front of the queue, as far as they are in memory.
     fn send_resident(
         &mut self,
         stream: &mut PeerStream,
@@ -454,28 +455,28 @@ impl Uploads {
         Ok(sent)
     }
 
-    /// How many requests at the front can be answered with one read of a file, for at most so many
-    /// bytes to be sent now.
+    /// Returns how many requests at the front can be answered with one read of a file, for at most
+    /// `most` bytes to be sent now.
     fn run(&self, layout: &Layout, most: usize) -> usize {
         let mut expected = None;
         self.queue
             .iter()
             .take(self.batch.min(most / BLOCK_LEN as usize + 2))
             .take_while(|entry| {
-                let place = place(layout, entry.range).filter(|_| entry.is_waiting());
-                let follows = place.is_some() && (expected.is_none() || expected == place);
+                let location = location(layout, entry.range).filter(|_| entry.is_waiting());
+                let follows = location.is_some() && (expected.is_none() || expected == location);
                 expected =
-                    place.map(|(file, offset)| (file, offset + u64::from(entry.range.length)));
+                    location.map(|(file, offset)| (file, offset + u64::from(entry.range.length)));
                 follows
             })
             .count()
     }
 
-    /// Sends from the front what disk threads have read.
+    /// Sends blocks at the front that disk threads have read.
     fn send_read(&mut self, stream: &mut PeerStream, most: usize) -> io::Result<Sent> {
         let end = self.sent.saturating_add(most);
         loop {
-            // Counted from the start of the first message, of which a part may have gone.
+            // Counted from the start of the first message, which may be partly sent.
             let mut room = (end - self.sent).saturating_add(self.begun);
             let mut headers = [[0; PIECE_HEADER_LEN]; READ_AT_ONCE];
             let mut slices = Vec::with_capacity(2 * READ_AT_ONCE);
@@ -508,7 +509,7 @@ impl Uploads {
         }
     }
 
-    /// Counts bytes as sent; says how many blocks they completed.
+    /// Counts bytes as sent. Returns how many blocks they completed.
     fn advance(&mut self, mut bytes: usize) -> usize {
         self.sent += bytes;
         let mut blocks = 0;
@@ -528,8 +529,8 @@ impl Uploads {
     }
 }
 
-/// Where a range lies, if all of it is in a file: no padding.
-fn place(layout: &Layout, range: BlockRange) -> Option<(FileIndex, u64)> {
+/// Returns the file and offset of a range, if all of it is in a file, without padding.
+fn location(layout: &Layout, range: BlockRange) -> Option<(FileIndex, u64)> {
     let end = range.begin.checked_add(range.length)?;
     (end <= layout.piece_size(range.piece)).then(|| {
         let offset = layout.offset_in_file(range.piece) + u64::from(range.begin);
@@ -537,7 +538,7 @@ fn place(layout: &Layout, range: BlockRange) -> Option<(FileIndex, u64)> {
     })
 }
 
-/// Whether a range can be sent from memory.
+/// Returns whether a range is in memory.
 fn is_resident(resident: &mut ResidentReader, content: &StoredContent, range: BlockRange) -> bool {
     let BlockRange {
         piece,

@@ -31,7 +31,7 @@ pub(crate) use slots::Slots;
 /// kernel's queue until others have closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Binds what is configured and takes over what is bound already.
+/// Binds the configured addresses and takes over sockets that are bound already.
 pub(crate) fn bind_all(
     addrs: &[SocketAddr],
     bound: Vec<std::net::TcpListener>,
@@ -52,13 +52,14 @@ pub(crate) fn bind_all(
         if !seen.insert(*addr) {
             continue;
         }
-        // With its IPv4 twin in the list or bound already, an IPv6 socket must leave IPv4 to that one.
+        // If the list or a bound socket has the same port on IPv4, the IPv6 socket must not take
+        // IPv4 too.
         let twin = addrs
             .iter()
             .chain(&inherited)
             .any(|other| other.is_ipv4() && other.port() == addr.port());
         let listener = match bind(*addr, twin) {
-            // A host without IPv6: what was to serve both families serves the one there is.
+            // On a host without IPv6, a listener for both families listens on IPv4.
             Err(error)
                 if is_without_ipv6(&error) && addr.is_ipv6() && addr.ip().is_unspecified() =>
             {
@@ -101,8 +102,8 @@ fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Whether who connects is let in, or waits in the kernel: for us, or for who listens after us on the
-/// same socket.
+/// Whether connections are accepted, or wait in the kernel for this process or for a successor with
+/// the same socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcceptState {
     Paused,
@@ -110,8 +111,8 @@ pub(crate) enum AcceptState {
     Stopped,
 }
 
-/// Accepts while the accept_state is open. Handshakes run in tasks of their own, at most as many as there
-/// are slots; those that have begun when it is shut go on. Cancelling ends them too.
+/// Accepts connections while the state is `Accepting`. Each handshake has a task and a slot.
+/// Handshakes that have begun continue after `Stopped`; cancelling ends them too.
 pub(crate) async fn accept(
     listener: TcpListener,
     handshake_config: Arc<HandshakeConfig>,
@@ -149,14 +150,14 @@ pub(crate) async fn accept(
                     if let Err(error) =
                         introduce(&handshake_config, stream, addr, &commands, &slot).await
                     {
-                        // Anybody can send anything to an open port.
-                        tracing::debug!(error = %Causes(&error), "not accepted");
+                        // Any host can send anything to an open port.
+                        tracing::debug!(error = %Causes(&error), "incoming handshake failed");
                     }
                 };
                 let span = tracing::debug_span!("incoming", %addr);
                 slots.started(key, handshakes.spawn(handshake.instrument(span)));
                 if displaced {
-                    // The closed one has its descriptor until its task is dropped.
+                    // The displaced connection keeps its descriptor until its task is dropped.
                     tokio::task::yield_now().await;
                 }
             }
@@ -183,7 +184,7 @@ pub(crate) async fn accept(
     }
 }
 
-/// Waits until the accept_state is as wanted, or the session is gone.
+/// Waits until the state is as wanted, or the session is dropped.
 async fn until(
     accept_state: &mut watch::Receiver<AcceptState>,
     wanted: impl Fn(AcceptState) -> bool,
@@ -197,7 +198,7 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "a handshake panicked; its connection is gone");
+        tracing::error!(%error, "a handshake panicked; its connection is closed");
     }
 }
 
@@ -214,14 +215,14 @@ async fn introduce(
         slot,
     };
     let (torrent, established) = handshake::answer(handshake_config, stream, addr, &door).await?;
-    // Fails only when the session ends.
+    // Fails only at the end of the session.
     let _ = commands
         .send(SessionCommand::Incoming(torrent, Box::new(established)))
         .await;
     Ok(())
 }
 
-/// Asks the driver about a peer that connected.
+/// Asks the driver about a peer that has connected.
 struct DriverDirectory<'a> {
     addr: SocketAddr,
     commands: &'a mpsc::Sender<SessionCommand>,

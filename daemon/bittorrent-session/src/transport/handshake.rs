@@ -1,9 +1,10 @@
-//! Handshakes on both sides of a connection, with the way from v1 to v2 (BEP 52, "upgrade path").
+//! Handshakes of both sides of a connection, including the upgrade from v1 to v2 (BEP 52, "upgrade
+//! path").
 //!
-//! A peer that dials under the v1 hash of a hybrid and offers v2 is answered under the truncated
-//! v2 hash; both sides then take the connection for a v2 one. We dial under the v2 hash, and once
-//! more under the v1 hash when a hybrid's peer closes without an answer. Where encryption is allowed,
-//! what was tried in plain text is then tried again behind an encrypted handshake.
+//! A peer that names the v1 hash of a hybrid and offers v2 is answered with the truncated v2 hash;
+//! both sides then treat the connection as a v2 one. We name the v2 hash, and try the v1 hash when
+//! a hybrid's peer closes without an answer. Where encryption is allowed, failed plain handshakes
+//! are retried encrypted.
 
 mod encrypt;
 
@@ -25,7 +26,7 @@ pub use encrypt::{Encryption, EncryptionPolicy};
 use super::stream::PeerStream;
 use encrypt::Wire;
 
-/// What we offer; v2 only where a v1 hash opens the connection.
+/// The extensions we offer; v2 only where a v1 hash opens the connection.
 const OFFER: Reserved = Reserved {
     extended: true,
     fast: true,
@@ -36,7 +37,7 @@ const OFFER: Reserved = Reserved {
 /// Time limit for a TCP connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No connection came about.
+/// A handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     #[error("cannot connect")]
@@ -45,25 +46,25 @@ pub(crate) enum HandshakeError {
     Socket(#[source] io::Error),
     #[error("the peer closed the connection during the handshake")]
     Closed,
-    #[error("no whole handshake in time")]
+    #[error("the handshake timed out")]
     Slow,
-    #[error("the peer does not speak our protocol")]
+    #[error("the peer does not use the BitTorrent protocol")]
     Handshake(#[source] MalformedHandshake),
     #[error("the encrypted handshake failed")]
     Encryption(#[source] MseError),
-    #[error("the peer speaks plain text, and peer.encryption is \"require\"")]
+    #[error("the peer sent a plain handshake, and peer.encryption is \"require\"")]
     Plain,
-    #[error("the peer names a swarm that is not one of ours in its encrypted handshake")]
+    #[error("the peer named an unknown swarm in its encrypted handshake")]
     HiddenSwarm,
-    #[error("the host began too many encrypted handshakes lately")]
+    #[error("the host began too many encrypted handshakes recently")]
     TooManyEncrypted,
     #[error("no random bytes for an encrypted handshake")]
     Random(#[source] getrandom::Error),
-    #[error("the peer answers for swarm {0}, which was not asked for")]
+    #[error("the peer answered for another swarm, {0}")]
     OtherSwarm(SwarmHash),
-    #[error("swarm {0} is not one of ours, or the peer is not welcome")]
+    #[error("swarm {0} is unknown, or the peer is refused")]
     NotAccepted(SwarmHash),
-    #[error("the connection leads to ourselves")]
+    #[error("the peer is this client itself")]
     Ourselves,
 }
 
@@ -89,7 +90,7 @@ impl HandshakeError {
 #[derive(Debug)]
 pub(crate) struct Established {
     pub(crate) stream: PeerStream,
-    /// What the peer said already after its handshake.
+    /// Bytes that the peer sent after its handshake.
     pub(crate) early: Vec<u8>,
     pub(crate) encryption: Encryption,
     pub(crate) addr: SocketAddr,
@@ -100,7 +101,7 @@ pub(crate) struct Established {
     pub(crate) link: Link,
 }
 
-/// How to greet.
+/// Identity and limits of our handshakes.
 #[derive(Debug, Clone)]
 pub(crate) struct HandshakeConfig {
     pub(crate) peer_id: PeerId,
@@ -108,22 +109,22 @@ pub(crate) struct HandshakeConfig {
     pub(crate) encryption: EncryptionPolicy,
 }
 
-/// How to answer a peer that named one of our swarms.
+/// The answer to a peer that named a swarm of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Acceptance {
     pub(crate) torrent: TorrentKey,
-    /// The hash to answer under.
+    /// The hash to answer with.
     pub(crate) swarm: SwarmHash,
     pub(crate) link: Link,
 }
 
-/// Connects and shakes hands.
+/// Connects to a peer and performs the handshake.
 pub(crate) async fn dial(
     handshake_config: &HandshakeConfig,
     addr: SocketAddr,
     hashes: &InfoHashes,
 ) -> Result<Established, HandshakeError> {
-    // It may know the torrent by its v1 hash only, as clients without v2 do.
+    // The peer may know only the v1 hash, as clients without v2 do.
     let links: &[Link] = match hashes.v1 {
         Some(_) => &[Link::V2, Link::V1],
         None => &[Link::V2],
@@ -132,12 +133,12 @@ pub(crate) async fn dial(
     for hide in handshake_config.encryption.ways() {
         for link in links {
             match dial_under(handshake_config, addr, hashes, *link, *hide).await {
-                // The peer may have been asked in a way that it does not know.
+                // The peer may not support this kind of handshake.
                 Err(error @ (HandshakeError::Closed | HandshakeError::Socket(_))) => {
                     first.get_or_insert(error);
                 }
                 Ok(established) => return Ok(established),
-                // What a peer that closed before makes of noise says little about it.
+                // After an early close, the error of a later attempt is less informative.
                 Err(error) => return Err(first.unwrap_or(error)),
             }
         }
@@ -179,7 +180,7 @@ async fn dial_under(
         let (_, opening) = read_opening(&mut wire, &mut bytes).await;
         let opening = opening?;
         let link = match opening.swarm {
-            // Answered under v2, whichever hash we named.
+            // Answered with v2, whichever hash we named.
             hash if hash == v2 => Link::V2,
             hash if hash == swarm => Link::V1,
             other => return Err(HandshakeError::OtherSwarm(other)),
@@ -192,19 +193,19 @@ async fn dial_under(
     .map_err(|_| HandshakeError::Slow)?
 }
 
-/// Finds our torrents for peers that connected.
+/// Looks up torrents for peers that have connected.
 pub(crate) trait SwarmDirectory {
-    /// Whether the peer may begin an encrypted handshake; each costs a key exchange.
+    /// Returns whether the peer may begin an encrypted handshake; each costs a key exchange.
     fn may_encrypt(&self) -> bool;
 
-    /// The swarm of ours that has this name.
+    /// Returns the swarm of the session that has this name.
     async fn find(&self, name: HiddenSwarm) -> Option<SwarmHash>;
 
-    /// Whether and how to answer a peer that named its swarm.
+    /// Decides whether and how to answer a peer that named its swarm.
     async fn accept(&self, opening: Opening) -> Option<Acceptance>;
 }
 
-/// Answers a peer that connected.
+/// Performs the handshake with a peer that has connected.
 pub(crate) async fn answer(
     handshake_config: &HandshakeConfig,
     stream: TcpStream,
@@ -216,7 +217,7 @@ pub(crate) async fn answer(
         let mut wire = Wire::new(stream);
         let mut bytes = [0; HANDSHAKE_LEN];
         let mut opening = read_opening(&mut wire, &mut bytes).await;
-        // What cannot begin a plain handshake may be the beginning of an encrypted one.
+        // Bytes that cannot begin a plain handshake may begin an encrypted one.
         if let (read, Err(HandshakeError::Handshake(_))) = opening
             && handshake_config.encryption != EncryptionPolicy::Off
         {
@@ -235,8 +236,8 @@ pub(crate) async fn answer(
                 return Err(HandshakeError::Plain);
             }
             Encryption::None => {}
-            // The swarm's hash is a key of this connection already: libtorrent does not know it as
-            // a v2 one afterwards.
+            // The swarm's hash is already part of the connection's key: libtorrent does not accept
+            // it as a v2 hash afterwards.
             Encryption::Handshake | Encryption::Rc4 => opening.reserved.v2 = false,
         }
         let Some(Acceptance {
@@ -263,13 +264,13 @@ pub(crate) async fn answer(
 }
 
 fn prepare(stream: &TcpStream) -> Result<(), HandshakeError> {
-    // Small messages are batched by us.
+    // We batch small messages ourselves.
     stream.set_nodelay(true).map_err(HandshakeError::Socket)
 }
 
-/// Reads up to the swarm's hash, and nothing of what follows; says how much was read. Bytes that
-/// cannot begin a handshake are refused as soon as they are there: who sends them, mostly to
-/// encrypt, dials again in plain text at once when we close, and waits long when we do not.
+/// Reads up to the swarm's hash and nothing beyond. Returns how much was read. Bytes that cannot
+/// begin a handshake are rejected at once: a peer that tries encryption dials again in plain text
+/// when we close, and waits long when we do not.
 async fn read_opening(
     wire: &mut Wire,
     bytes: &mut [u8; HANDSHAKE_LEN],
@@ -336,7 +337,8 @@ fn established(
     })
 }
 
-/// The address as IPv4 where it is one: a socket for both families shows such peers as mapped.
+/// Returns the address as IPv4 if it is one: a socket for both families reports such peers as
+/// mapped addresses.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

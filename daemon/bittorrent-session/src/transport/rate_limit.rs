@@ -1,7 +1,7 @@
 //! Rate limits, one bucket for each direction, shared by all connections.
 //!
 //! A [`Bucket`] is a point in time: every byte it lets through moves it further into the future, as far
-//! as the rate says. A connection reserves some bytes, learns from when on they may go, and gives
+//! as the rate requires. A connection reserves some bytes, learns from when on they may go, and gives
 //! back what it did not use. So connections take turns in the order of their reservations, and the
 //! rate is as exact as the clock, however many connections there are. Without a limit there is no
 //! bucket, and connections touch nothing shared.

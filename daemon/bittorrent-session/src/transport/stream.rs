@@ -1,6 +1,6 @@
-//! The bytes of one connection. Plain ones go straight between the socket and where they are
-//! needed. Encrypted ones are decrypted where they were read to, and on their way out pass through
-//! a short buffer: what was encrypted once has to be sent as it is.
+//! The byte stream of one connection. Plain bytes go directly between the socket and their buffers.
+//! Encrypted bytes are decrypted in place; outgoing ones pass through a short buffer, because bytes
+//! that were encrypted must be sent unchanged.
 
 use std::io::{self, IoSlice};
 
@@ -10,7 +10,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// The most bytes that are encrypted ahead of the socket.
+/// Most bytes that are encrypted ahead of the socket.
 const SEALED_AHEAD: usize = 64 << 10;
 
 /// A connected socket after the handshakes.
@@ -24,7 +24,7 @@ pub(crate) struct PeerStream {
 struct Cipher {
     incoming: Rc4,
     outgoing: Rc4,
-    /// Encrypted, and not taken by the socket yet.
+    /// Encrypted bytes that the socket has not taken yet.
     sealed: BytesMut,
 }
 
@@ -45,13 +45,15 @@ impl PeerStream {
         self.socket.ready(interest).await
     }
 
-    /// Whether bytes that count as sent wait for the socket. While there are any, none are taken.
-    pub(crate) fn holds_back(&self) -> bool {
+    /// Returns whether encrypted bytes wait for the socket. While there are any, no others are
+    /// taken.
+    pub(crate) fn has_unsent(&self) -> bool {
         let cipher = self.cipher.as_ref();
         cipher.is_some_and(|cipher| !cipher.sealed.is_empty())
     }
 
-    /// Appends at most so many bytes to a buffer that has room; 0 at the end of the stream.
+    /// Appends at most `most` bytes to a buffer with spare capacity. Returns 0 at the end of the
+    /// stream.
     pub(crate) fn try_read(&mut self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
         let before = buffer.len();
         let read = self.socket.try_read_buf(&mut buffer.limit(most))?;
@@ -63,7 +65,7 @@ impl PeerStream {
         Ok(read)
     }
 
-    /// Sends some of these bytes; says how many.
+    /// Sends some of these bytes. Returns how many.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.cipher {
             None => send(&self.socket, bytes),
@@ -71,7 +73,7 @@ impl PeerStream {
         }
     }
 
-    /// Sends some of these bytes, in order; says how many.
+    /// Sends some of these bytes, in order. Returns how many.
     pub(crate) fn try_send_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match &mut self.cipher {
             None => self.socket.try_io(Interest::WRITABLE, || {
@@ -88,7 +90,7 @@ impl PeerStream {
         }
     }
 
-    /// Sends on what was held back; [`io::ErrorKind::WouldBlock`] while some of it is.
+    /// Sends encrypted bytes that wait. Returns [`io::ErrorKind::WouldBlock`] if some remain.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match &mut self.cipher {
             None => Ok(()),
@@ -205,7 +207,7 @@ mod tests {
                 }
                 Err(error) => panic!("{error}"),
             }
-            if sent == data.len() && !ours.holds_back() {
+            if sent == data.len() && !ours.has_unsent() {
                 theirs.ready(Interest::READABLE).await.unwrap();
                 received.reserve(200_000);
                 let _ = theirs.try_read(&mut received, usize::MAX);
@@ -236,7 +238,7 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        assert!(ours.holds_back());
+        assert!(ours.has_unsent());
         assert!(ours.cipher.unwrap().sealed.len() <= SEALED_AHEAD);
     }
 }

@@ -1,4 +1,4 @@
-//! Where a web seed has which file.
+//! URLs of web seeds and of their files.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use hyper::Uri;
 
 use crate::http::public;
 
-/// Where a web seed is: `http:` or `https:`, of a file or, with `/` at its end, of a directory.
-/// Shown without its query and whatever else may be a secret.
+/// The URL of a web seed: `http:` or `https:`, of a file or, with `/` at its end, of a directory.
+/// Displayed without its query and other parts that may be secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct WebSeedUrl(Uri);
 
-/// A text that is no web seed's URL.
+/// The text is not the URL of a web seed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this is no web seed URL: expected http://HOST/PATH or https://HOST/PATH")]
+#[error("not a web seed URL: expected http://HOST/PATH or https://HOST/PATH")]
 pub struct InvalidWebSeedUrl;
 
 impl FromStr for WebSeedUrl {
@@ -44,13 +44,13 @@ impl fmt::Debug for WebSeedUrl {
 }
 
 impl WebSeedUrl {
-    /// All of it, with what it may have of secrets.
+    /// Returns the whole URL, with its secrets.
     pub fn reveal(&self) -> String {
         self.0.to_string()
     }
 
-    /// Where it has this file (BEP 19): the URL itself where it names the file of a single-file
-    /// torrent, else the torrent's name below it, and below that the path of the file.
+    /// Returns the URL of a file (BEP 19): the URL itself if it names the file of a single-file
+    /// torrent, otherwise the torrent's name and the file's path below it.
     pub(super) fn of_file(&self, info: &Info, file: FileIndex) -> Option<Uri> {
         let mut path = self.0.path().to_owned();
         if info.is_single_file() {
@@ -77,7 +77,7 @@ impl WebSeedUrl {
     }
 }
 
-/// Appends a component of a path, with everything percent-encoded that could mean something else.
+/// Appends a component of a path and percent-encodes everything with another meaning in URLs.
 fn encode(component: &str, path: &mut String) {
     for byte in component.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use router::{Answer, Asked, Habits, Router, Talk, own_address, search_answer, within};
+use router::{Answer, Asked, Habits, HttpBehavior, Router, own_address, search_answer, within};
 
 const INTERNAL: NonZeroU16 = NonZeroU16::new(6_881).unwrap();
 const WANTED: NonZeroU16 = NonZeroU16::new(16_881).unwrap();
@@ -88,7 +88,7 @@ fn refuse(code: u16, said: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_port_is_asked_for_renewed_and_given_back() {
+async fn a_port_is_requested_renewed_and_released() {
     let mut router = Router::start(Habits::default()).await;
     let mut mapper = Mapper::lasting(&router, Duration::from_secs(2));
     assert_eq!(router.next().await, add(2));
@@ -116,7 +116,7 @@ async fn a_port_is_asked_for_renewed_and_given_back() {
 }
 
 #[tokio::test]
-async fn a_router_that_hears_the_group_alone_is_found() {
+async fn a_router_that_listens_to_the_group_only_is_found() {
     let habits = Habits {
         hears_group: true,
         ..Habits::default()
@@ -145,7 +145,7 @@ async fn a_port_is_taken_for_ever_where_it_is_not_given_for_a_time() {
     assert_eq!(router.next().await, add(0));
     let mapped = mapper.mapped().await;
     assert_eq!((mapped.lifetime, mapped.expires()), (None, None));
-    // Routers that restart forget: it is asked for again, now as it knows it.
+    // Routers forget mappings when they restart, so it is renewed, as a permanent one.
     assert_eq!(router.next().await, add(0));
     mapper.stop().await;
     let mut next = router.next().await;
@@ -156,9 +156,9 @@ async fn a_port_is_taken_for_ever_where_it_is_not_given_for_a_time() {
 }
 
 #[tokio::test]
-async fn what_the_router_says_against_it_is_told() {
+async fn the_routers_reason_is_reported() {
     let long = "no ".repeat(10_000);
-    for (code, said, told) in [
+    for (code, said, expected) in [
         (
             718,
             "ConflictInMappingEntry",
@@ -181,17 +181,17 @@ async fn what_the_router_says_against_it_is_told() {
         let mut router = Router::start(habits).await;
         let mut mapper = Mapper::start(&router);
         let why = mapper.failed().await;
-        assert!(why.contains(told), "{why}");
+        assert!(why.contains(expected), "{why}");
         assert!(why.contains(&router.address.to_string()), "{why}");
         assert!(why.len() < 300, "{why}");
         mapper.stop().await;
-        // Neither another port, nor taking back what is somebody else's.
+        // It neither requests another port nor deletes another host's mapping.
         assert_eq!(router.next().await, add(7_200));
         assert!(router.asked.try_recv().is_err());
     }
 }
 
-/// What a router is asked that answers so, when we are told to stop while it thinks.
+/// Returns the requests to a router with this answer, when the mapper is stopped before the answer.
 async fn stopped_meanwhile(answer: Answer) -> Vec<Asked> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
@@ -209,20 +209,20 @@ async fn stopped_meanwhile(answer: Answer) -> Vec<Asked> {
 }
 
 #[tokio::test]
-async fn a_port_that_was_just_asked_for_is_given_back_too() {
+async fn a_port_that_was_just_requested_is_released_too() {
     assert_eq!(stopped_meanwhile(Ok(())).await, [add(7_200), DELETE]);
 }
 
 #[tokio::test]
-async fn what_is_somebody_elses_is_not_given_back() {
+async fn another_hosts_mapping_is_not_released() {
     let conflict = refuse(718, "ConflictInMappingEntry");
     assert_eq!(stopped_meanwhile(conflict).await, [add(7_200)]);
 }
 
 #[tokio::test]
-async fn a_router_that_says_nothing_is_waited_for_a_while() {
+async fn a_silent_router_times_out() {
     let silent = Habits {
-        talks: Talk::Never,
+        behavior: HttpBehavior::Silent,
         ..Habits::default()
     };
     let router = Router::start(silent).await;
@@ -235,10 +235,10 @@ async fn a_router_that_says_nothing_is_waited_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_router_that_says_too_much_is_not_heard_out() {
+async fn an_endless_description_is_cut_off() {
     let (count, said) = watch::channel(0);
     let endless = Habits {
-        talks: Talk::Endlessly(count),
+        behavior: HttpBehavior::Endless(count),
         ..Habits::default()
     };
     let router = Router::start(endless).await;
@@ -246,15 +246,15 @@ async fn a_router_that_says_too_much_is_not_heard_out() {
     let why = mapper.failed().await;
     assert!(why.contains("no device"), "{why}");
     mapper.stop().await;
-    // What the kernel takes for us counts as well, each time that it answers a search.
+    // Bytes that the kernel accepts for us count as well, for each answer to a search.
     let said = *said.borrow();
     assert!((1 << 20..256 << 20).contains(&said), "{said} bytes");
 }
 
 #[tokio::test]
-async fn stopping_does_not_wait_for_a_router_that_says_nothing() {
+async fn stopping_does_not_wait_for_a_silent_router() {
     let silent = Habits {
-        talks: Talk::Never,
+        behavior: HttpBehavior::Silent,
         ..Habits::default()
     };
     let router = Router::start(silent).await;
@@ -264,7 +264,7 @@ async fn stopping_does_not_wait_for_a_router_that_says_nothing() {
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
-/// A server that is none of the router's. Whoever comes is counted.
+/// A server outside the router that counts its connections.
 async fn bystander() -> (SocketAddr, watch::Receiver<u32>) {
     let (_, address) = own_address().await;
     let listener = TcpListener::bind((address, 0)).await.unwrap();
@@ -273,7 +273,7 @@ async fn bystander() -> (SocketAddr, watch::Receiver<u32>) {
     let count = Arc::new(count);
     tokio::spawn(async move {
         loop {
-            // Answered by nothing but the end.
+            // Closed without an answer.
             drop(listener.accept().await.unwrap());
             count.send_modify(|count| *count += 1);
         }
@@ -298,11 +298,11 @@ async fn only_the_router_is_believed() {
 }
 
 #[tokio::test]
-async fn a_stranger_who_says_to_be_the_router_is_not_believed() {
-    // He names what is the router's, and is not heard because he is not it.
+async fn a_stranger_that_names_the_router_is_not_believed() {
+    // The stranger's answer names the router's address, and is ignored because of its sender.
     let (elsewhere, _) = bystander().await;
     let stranger = UdpSocket::bind((elsewhere.ip(), 0)).await.unwrap();
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (restart, mut restarted) = mpsc::unbounded_channel();
     let (own, address) = own_address().await;
     let admin = TcpListener::bind((address, 0)).await.unwrap();
     let location = format!("http://{}/restart", admin.local_addr().unwrap());
@@ -317,7 +317,7 @@ async fn a_stranger_who_says_to_be_the_router_is_not_believed() {
     tokio::spawn(async move {
         loop {
             drop(admin.accept().await.unwrap());
-            let _ = tell.send(());
+            let _ = restart.send(());
         }
     });
     let mapper = PortMapper::new(Some(address), INTERNAL, WANTED);
@@ -327,11 +327,14 @@ async fn a_stranger_who_says_to_be_the_router_is_not_believed() {
     within(status.wait_for(failed), "no outcome").await.unwrap();
     stop.cancel();
     within(running, "it does not stop").await.unwrap();
-    assert!(told.try_recv().is_err(), "the router was asked to restart");
+    assert!(
+        restarted.try_recv().is_err(),
+        "the router was asked to restart"
+    );
 }
 
 #[tokio::test]
-async fn a_router_sends_us_nowhere_else() {
+async fn urls_outside_the_router_are_not_followed() {
     let (elsewhere, came) = bystander().await;
     let location = format!("http://{elsewhere}/igd.xml");
     let sends_on = Habits {

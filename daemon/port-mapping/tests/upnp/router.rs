@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 255, 250);
 const SERVICE: &str = "urn:schemas-upnp-org:service:WANIPConnection:1";
 
-/// What a router is asked to do.
+/// A request to a router.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     Add {
@@ -31,31 +31,31 @@ pub(crate) enum Asked {
     },
 }
 
-/// What a router makes of it: an error with its number, or nothing wrong.
+/// The router's answer: success, or an error with its code.
 pub(crate) type Answer = Result<(), (u16, String)>;
 
-pub(crate) enum Talk {
-    Properly,
-    Never,
-    /// A description without end, as much as is taken, which is told in bytes.
-    Endlessly(watch::Sender<usize>),
+pub(crate) enum HttpBehavior {
+    Answers,
+    Silent,
+    /// An endless description; the channel counts the bytes that were taken.
+    Endless(watch::Sender<usize>),
 }
 
-/// What a description without end is made of.
+/// Filler of an endless description.
 const NOTHING: &[u8] = &[b' '; 1 << 16];
 
-/// How a router is.
+/// Behaviour of a router.
 pub(crate) struct Habits {
-    /// The group alone, or its own address.
+    /// Whether it listens to the group only, instead of its own address.
     pub(crate) hears_group: bool,
-    /// Where it says its description is, for the port of its HTTP server.
+    /// The URL of its description, given the address of its HTTP server.
     pub(crate) location: Box<dyn Fn(SocketAddr) -> String + Send>,
-    /// Where its description says it is controlled.
+    /// The control URL in its description.
     pub(crate) control: String,
-    /// What it says over HTTP.
-    pub(crate) talks: Talk,
+    /// Its behaviour over HTTP.
+    pub(crate) behavior: HttpBehavior,
     pub(crate) answer: Box<dyn FnMut(&Asked) -> Answer + Send>,
-    /// Who else answers a search, before it does, and with what.
+    /// Another host that answers a search first, with this location.
     pub(crate) stranger: Option<(UdpSocket, String)>,
 }
 
@@ -65,7 +65,7 @@ impl Default for Habits {
             hears_group: false,
             location: Box::new(|http| format!("http://{http}/igd.xml")),
             control: "/control".to_owned(),
-            talks: Talk::Properly,
+            behavior: HttpBehavior::Answers,
             answer: Box::new(|_| Ok(())),
             stranger: None,
         }
@@ -101,7 +101,7 @@ pub(crate) async fn own_address() -> (UdpSocket, Ipv4Addr) {
     }
 }
 
-/// Hears what is sent to the group on loopback.
+/// Receives what is sent to the group on loopback.
 fn group_socket() -> UdpSocket {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -122,7 +122,7 @@ impl Router {
         let (tell, asked) = mpsc::unbounded_channel();
         let Habits {
             control,
-            talks,
+            behavior,
             answer,
             stranger,
             ..
@@ -147,7 +147,7 @@ impl Router {
                 own.send_to(answer.as_bytes(), from).await.unwrap();
             }
         });
-        let served = tokio::spawn(serve(http, talks, control, answer, tell));
+        let served = tokio::spawn(serve(http, behavior, control, answer, tell));
         Self {
             address,
             asked,
@@ -177,7 +177,7 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>, otherwise: &str) 
 
 async fn serve(
     http: TcpListener,
-    talks: Talk,
+    behavior: HttpBehavior,
     control: String,
     mut answer: Box<dyn FnMut(&Asked) -> Answer + Send>,
     tell: mpsc::UnboundedSender<Asked>,
@@ -185,13 +185,13 @@ async fn serve(
     let mut silent = Vec::new();
     loop {
         let (mut stream, _) = http.accept().await.unwrap();
-        match &talks {
-            Talk::Properly => {}
-            Talk::Never => {
+        match &behavior {
+            HttpBehavior::Answers => {}
+            HttpBehavior::Silent => {
                 silent.push(stream);
                 continue;
             }
-            Talk::Endlessly(said) => {
+            HttpBehavior::Endless(said) => {
                 let begin = b"HTTP/1.1 200 OK\r\n\r\n<?xml version=\"1.0\"?><root>";
                 let mut wrote = stream.write_all(begin).await;
                 while wrote.is_ok() {
@@ -225,7 +225,7 @@ async fn serve(
             "HTTP/1.1 {status} X\r\nContent-Type: text/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             text.len()
         );
-        // Who asked may have gone.
+        // The client may have closed the connection.
         let _ = stream.write_all((head + &text).as_bytes()).await;
     }
 }
@@ -262,7 +262,7 @@ fn description(control: &str) -> String {
     )
 }
 
-/// As little as some routers say of themselves.
+/// A service description as short as that of some routers.
 fn service() -> String {
     "<?xml version=\"1.0\"?><scpd xmlns=\"urn:schemas-upnp-org:service-1-0\"><actionList>\
      <action><name>AddPortMapping</name><argumentList><argument><name>NewExternalPort</name>\
@@ -277,7 +277,7 @@ fn element<'a>(body: &'a str, name: &str) -> &'a str {
         .unwrap_or_else(|| panic!("no {name} in {body}"))
 }
 
-/// `None`: it is asked for its address.
+/// Parses a request; `None` if it is for the external address.
 fn asked(body: &str) -> Option<Asked> {
     if body.contains("GetExternalIPAddress") {
         return None;

@@ -13,17 +13,17 @@ use tokio::time::timeout;
 
 use super::TrackerError;
 
-/// How long to wait for an answer before the question is put again; twice as long each time, as
-/// BEP 15 has it.
+/// Time to wait for an answer before a request is sent again. It doubles with each attempt, as in
+/// BEP 15.
 const FIRST_WAIT: Duration = Duration::from_secs(15);
 
-/// How often a question is put: BEP 15 goes on for an hour, we come back later instead.
+/// Attempts for one request. BEP 15 retries for an hour; we announce again later instead.
 const TRIES: u32 = 2;
 
-/// Datagrams looked at while one answer is waited for: the rest comes from somebody who guesses.
-const MOST_STRANGERS: usize = 16;
+/// Datagrams that are parsed while waiting for one answer: others are guesses of third parties.
+const MAX_OTHER_DATAGRAMS: usize = 16;
 
-/// Announces at the first address of the tracker that answers; says which did.
+/// Announces to the first address of the tracker that answers. Returns that address.
 pub(super) async fn announce(
     url: &Uri,
     announce: &Announce,
@@ -34,7 +34,7 @@ pub(super) async fn announce(
     let found = tokio::net::lookup_host((host, port))
         .await
         .map_err(TrackerError::Resolve)?;
-    // One address of each family: several of one lead to the same tracker.
+    // One address of each family: several of one family lead to the same tracker.
     let mut addrs: Vec<SocketAddr> = Vec::new();
     for addr in found {
         if addrs.iter().all(|other| other.is_ipv4() != addr.is_ipv4()) {
@@ -60,12 +60,12 @@ async fn ask(tracker: SocketAddr, announce: &Announce) -> Result<Announced, Trac
     let socket = UdpSocket::bind((any, 0))
         .await
         .map_err(TrackerError::Socket)?;
-    // From here on the kernel hands us datagrams of the tracker only.
+    // From here on the socket receives datagrams of the tracker only.
     socket
         .connect(tracker)
         .await
         .map_err(TrackerError::Socket)?;
-    let connection: ConnectionId = converse(&socket, tracker, |transaction| {
+    let connection: ConnectionId = request(&socket, tracker, |transaction| {
         encode_connect(transaction).to_vec()
     })
     .await
@@ -74,7 +74,7 @@ async fn ask(tracker: SocketAddr, announce: &Announce) -> Result<Announced, Trac
         Reply::Refused(reason) => Err(TrackerError::Refused(reason)),
         Reply::Announced(_) => Err(TrackerError::Reply(ReplyError::Unknown(1))),
     })?;
-    let reply = converse(&socket, tracker, |transaction| {
+    let reply = request(&socket, tracker, |transaction| {
         encode_announce(connection, transaction, announce)
     })
     .await?;
@@ -85,11 +85,11 @@ async fn ask(tracker: SocketAddr, announce: &Announce) -> Result<Announced, Trac
     }
 }
 
-/// Puts a question until it is answered, but not for ever.
-async fn converse(
+/// Sends a request until it is answered or the attempts are used up.
+async fn request(
     socket: &UdpSocket,
     tracker: SocketAddr,
-    question: impl Fn(TransactionId) -> Vec<u8>,
+    message: impl Fn(TransactionId) -> Vec<u8>,
 ) -> Result<Reply, TrackerError> {
     let mut buffer = vec![0; MAX_REPLY_LEN];
     for again in 0..TRIES {
@@ -97,8 +97,8 @@ async fn converse(
         getrandom::fill(&mut random).map_err(|error| TrackerError::Random(error.into()))?;
         let transaction = TransactionId(u32::from_be_bytes(random));
         let answer = timeout(FIRST_WAIT * 2_u32.pow(again), async {
-            socket.send(&question(transaction)).await?;
-            for _ in 0..MOST_STRANGERS {
+            socket.send(&message(transaction)).await?;
+            for _ in 0..MAX_OTHER_DATAGRAMS {
                 let read = socket.recv(&mut buffer).await?;
                 let datagram = buffer.get(..read).unwrap_or_default();
                 match Reply::decode(datagram, transaction, tracker.is_ipv6()) {

@@ -1,4 +1,5 @@
-//! Handshake slots shared by all listeners. The engine decides who gets one; this closes connections.
+//! Slots for incoming handshakes, shared by all listeners. The engine decides which handshake has a
+//! slot; this module closes connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ struct State {
 }
 
 impl Slots {
-    /// Creates so many slots.
+    /// Creates `most` slots.
     pub(crate) fn new(most: usize) -> Self {
         Self(Mutex::new(State {
             handshakes: Handshakes::new(most),
@@ -27,8 +28,8 @@ impl Slots {
         }))
     }
 
-    /// Gives a slot to a peer that connected, and closes another connection where it is needed. Says
-    /// whether it did.
+    /// Gives a slot to a new connection. If none is free, closes the handshake that the engine
+    /// chooses. Returns the slot, and whether a connection was closed.
     pub(super) fn begin(self: &Arc<Self>, ip: IpAddr) -> (Slot, bool) {
         let (key, closed) = {
             let mut state = self.lock();
@@ -36,7 +37,7 @@ impl Slots {
             (key, closed.and_then(|closed| state.tasks.remove(&closed)))
         };
         let displaced = closed.is_some();
-        // Not under the lock: the task takes it when it is dropped.
+        // Not under the lock: the task takes the lock when it is dropped.
         if let Some(task) = closed {
             tracing::trace!("closing the oldest handshake for a new connection");
             task.abort();
@@ -50,7 +51,7 @@ impl Slots {
         )
     }
 
-    /// Remembers the task of a handshake, to be able to close its connection.
+    /// Registers the task of a handshake, so that its connection can be closed.
     pub(super) fn started(&self, key: HandshakeKey, task: AbortHandle) {
         {
             let mut state = self.lock();
@@ -59,7 +60,7 @@ impl Slots {
                 return;
             }
         }
-        // It has ended, or another thread gave its slot to another one.
+        // The handshake has ended, or another thread has given its slot away.
         task.abort();
     }
 
@@ -69,7 +70,7 @@ impl Slots {
     }
 }
 
-/// A slot that is taken; dropping it frees it.
+/// A slot in use; dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
@@ -81,12 +82,12 @@ impl Slot {
         self.key
     }
 
-    /// The peer named a torrent of ours.
+    /// Records that the peer named a torrent of the session.
     pub(super) fn named(&self) {
         self.slots.lock().handshakes.named(self.key);
     }
 
-    /// Whether the host of the peer may begin one more encrypted handshake now.
+    /// Returns whether the peer's host may begin another encrypted handshake now.
     pub(super) fn may_encrypt(&self, ip: IpAddr) -> bool {
         let now = Instant::now();
         self.slots.lock().handshakes.may_encrypt(ip, now)

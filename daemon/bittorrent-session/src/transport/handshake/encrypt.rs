@@ -1,4 +1,5 @@
-//! The encrypted handshake before the protocol's own, and the stream during both.
+//! Message Stream Encryption: the encrypted handshake before the protocol's own, and the stream
+//! during both.
 
 use std::io;
 
@@ -16,22 +17,23 @@ use crate::transport::stream::PeerStream;
 /// Bytes of a handshake that are read at once.
 const READ_AT_ONCE: usize = 1_024;
 
-/// Whether connections are hidden from who looks for the protocol ("Message Stream Encryption"). It
-/// says nothing about who the peer is.
+/// Whether connections use Message Stream Encryption. It hides the protocol from traffic
+/// inspection; it does not authenticate peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EncryptionPolicy {
-    /// Peers that begin with an encrypted handshake are turned away, and dial again without.
+    /// Never. Peers that begin with an encrypted handshake are disconnected, and usually dial again
+    /// in plain text.
     Off,
-    /// Plain text first. What is closed is tried again encrypted, and peers may do as they like;
-    /// the stream stays plain where they leave us the choice.
+    /// Plain text first. Connections that are closed early are tried again encrypted, and peers may
+    /// encrypt. The stream stays plain if the peer leaves us the choice.
     #[default]
     PreferPlain,
-    /// All connections are encrypted to their end.
+    /// Always, to the end of the connection.
     Require,
 }
 
 impl EncryptionPolicy {
-    /// Whether to hide the handshake, in the order to try.
+    /// Returns whether to encrypt, for each attempt.
     pub(super) const fn ways(self) -> &'static [bool] {
         match self {
             Self::Off => &[false],
@@ -48,22 +50,22 @@ impl EncryptionPolicy {
     }
 }
 
-/// How a connection is hidden.
+/// How a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
     /// Not at all.
     None,
-    /// Its handshake only.
+    /// The handshake only.
     Handshake,
-    /// To its end, by RC4.
+    /// All of it, by RC4.
     Rc4,
 }
 
-/// A stream that is still being negotiated.
+/// A stream during the handshakes.
 pub(super) struct Wire {
     stream: TcpStream,
     ciphers: Option<Box<Ciphers>>,
-    /// Read ahead, in plain text.
+    /// Bytes that were read ahead, decrypted.
     early: Vec<u8>,
     encryption: Encryption,
 }
@@ -82,7 +84,7 @@ impl Wire {
         self.encryption
     }
 
-    /// The stream, and what was read ahead.
+    /// Returns the stream, and the bytes that were read ahead.
     pub(super) fn into_parts(self) -> (PeerStream, Vec<u8>) {
         (PeerStream::new(self.stream, self.ciphers), self.early)
     }
