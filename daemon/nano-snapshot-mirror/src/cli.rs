@@ -3,7 +3,6 @@
 mod authority;
 mod install;
 mod produce;
-pub(crate) mod values;
 mod verify;
 
 use std::path::PathBuf;
@@ -12,11 +11,10 @@ use clap::{Args, Parser, Subcommand};
 use figment::value::Value;
 use snapshot_pointer::Salt;
 
-use crate::config::{Sources, UnscopedValue};
+use crate::config::{SeedFor, Sources, UnscopedValue, written};
 pub(crate) use authority::{AttestArgs, RotateArgs};
 pub(crate) use install::InstallArgs;
 pub(crate) use produce::{ClearReadersArgs, CopyLedgerArgs, LayoutArg, ProduceArgs, Publish};
-pub(crate) use values::{HostPort, Place, SeedFor};
 pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
 
 /// Mirrors Nano ledger snapshots: finds the newest through a signed pointer in the Mainline DHT,
@@ -438,7 +436,7 @@ pub(crate) struct CheckConfigArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// About how large the invented ledger is
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = written::size)]
     pub(crate) size: u64,
     /// Work in this directory, which must be empty or missing, and leave everything there
     #[arg(long, value_name = "DIR")]

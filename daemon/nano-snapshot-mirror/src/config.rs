@@ -28,6 +28,7 @@ mod sizes;
 mod sources;
 mod traffic;
 mod values;
+pub(crate) mod written;
 
 #[cfg(test)]
 mod tests;
@@ -42,7 +43,6 @@ use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
-use crate::cli::{HostPort, Place};
 use crate::kit::hooks::Webhook;
 use section::{ANY_NAME, Part, Shown, Table, section};
 use service_kit::http_server::HostName;
@@ -54,10 +54,11 @@ pub(crate) use load::{Loaded, Mistakes, Sources};
 pub(crate) use page::keys;
 pub(crate) use print::effective;
 use schedule::Window;
-pub(crate) use sizes::{Every, Limit, Size, Speed};
+pub(crate) use sizes::{Limit, OrOff, Size, Speed};
 pub(crate) use sources::UnscopedValue;
 use traffic::Rate;
 pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Origin, Seconds};
+pub(crate) use written::{HostPort, SeedFor};
 
 /// The key of the stream that is followed unless another is named.
 pub(crate) const DEFAULT_AUTHORITY: [u8; Authority::LEN] = [
@@ -172,7 +173,7 @@ section! {
     Http {
         /// Address to serve. Requests must name the machine by an address, as `localhost`, by its
         /// host name (with or without a domain), or by one of `hosts`.
-        restart listen: Chosen<Place<SocketAddr>> = Chosen::by_default(Place::At(default_http()));
+        restart listen: Chosen<OrOff<SocketAddr>> = Chosen::by_default(OrOff::Value(default_http()));
         /// Further host names that requests may have: the name of a service in a compose file or in
         /// Kubernetes, or the name that a reverse proxy passes on. Requests for any other name are
         /// answered with 421, so that a web page elsewhere cannot read the answers through a
@@ -186,13 +187,13 @@ section! {
     /// with peers and web seeds counts, their own messages too.
     Limits {
         /// Limit of the upload.
-        live upload: Rate;
+        live upload: Rate = Limit::word();
         /// Limit of the download.
-        live download: Rate;
+        live download: Rate = Limit::word();
         /// Limit of the upload in a calendar month (UTC); only content counts. When it is reached,
         /// a mirror uploads nothing more until the next month; connections stay open, and downloads
         /// continue.
-        live monthly_upload: Limit<Size> = Limit::Unlimited;
+        live monthly_upload: Limit<Size> = Limit::word();
         /// Windows of time, in UTC, with other limits; the first open window counts. Without `days`
         /// it opens every day. If `to` is not after `from`, it closes on the next day. A limit of 0
         /// stops the transfer, and connections stay open.
@@ -206,7 +207,7 @@ section! {
         /// Path of the socket. Users who may write to it may send commands. By default
         /// `control.sock` in `$RUNTIME_DIRECTORY`, which systemd sets, or else in the data
         /// directory.
-        restart socket: Option<Place<PathBuf>>;
+        restart socket: Option<OrOff<PathBuf>>;
     }
 }
 
@@ -243,7 +244,7 @@ section! {
         /// Number of complete snapshots of a stream to keep, the current one included.
         live generations: Number<1, 10_000> = const { Number::new(2) };
         /// Maximum size of all snapshots on disk; the oldest are removed first.
-        live size: Limit<Size> = Limit::Unlimited;
+        live size: Limit<Size> = Limit::word();
     }
 }
 
@@ -251,7 +252,7 @@ section! {
     /// Reading again what is seeded, in the background, to find what the disk changed by itself.
     Scrub {
         /// Time between two scrubs of a snapshot.
-        live interval: Every<Seconds<1, 315_360_000>> = Every::Every(const { Seconds::new(2_592_000) });
+        live interval: OrOff<Seconds<1, 315_360_000>> = OrOff::Value(const { Seconds::new(2_592_000) });
         /// Maximum read rate.
         restart rate: Speed = const { Speed::new(20 << 20) };
     }

@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::api::control::{self, Denied, Request, Requests};
 use crate::api::listeners::Listeners;
-use crate::config::{Limit, Live, Size};
+use crate::config::{Live, Size};
 use crate::kit::clock::unix_seconds;
 use crate::kit::hooks::Hooks;
 use crate::kit::quota::{Allowance, Quota};
@@ -372,16 +372,14 @@ impl<'a> Service<'a> {
             self.take_out(torrent).await;
         }
         self.count_given();
-        self.quota.keep(unix_seconds(SystemTime::now()));
+        self.quota.save(unix_seconds(SystemTime::now()));
         Ok(())
     }
 
     /// Counts uploads against the limit of a month. Returns how much more may be uploaded.
     fn count_given(&mut self) -> Allowance {
-        let limit = match self.live.config().limits.monthly_upload {
-            Limit::Unlimited => None,
-            Limit::AtMost(size) => Some(size.get()),
-        };
+        let limit = self.live.config().limits.monthly_upload;
+        let limit = limit.value().map(Size::get);
         let now = unix_seconds(SystemTime::now());
         self.quota.take(self.reporter.uploaded(), limit, now)
     }

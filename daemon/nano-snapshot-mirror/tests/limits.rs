@@ -49,10 +49,10 @@ fn what_may_be_given_in_a_month_ends_and_begins_again() {
     fetch.end().succeeded();
     assert_eq!(world.current("node"), Some(snapshot));
     let said = seeder.stop().succeeded();
-    for part in ["monthly-upload is reached", "uploading again"] {
+    for part in ["monthly-upload is reached", "resumed uploads"] {
         assert!(said.stderr.contains(part), "no {part} in {}", said.stderr);
     }
-    let kept = fs::read_to_string(world.path("producer/given-this-month.json")).unwrap();
+    let kept = fs::read_to_string(world.path("producer/monthly-upload.json")).unwrap();
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     let length = world.path("node.ldb").metadata().unwrap().len();
     assert!(kept["given"].as_u64().unwrap() >= length, "{kept}");

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use api::Api;
 
-use crate::cli::Place;
+use crate::config::OrOff;
 use crate::config::{Config, Reloaded};
 use crate::store::data_dir::DataDir;
 
@@ -66,8 +66,8 @@ pub(crate) fn requests() -> (mpsc::Sender<Request>, Requests) {
 /// none.
 pub(crate) fn place(config: &Config, data: &DataDir) -> Option<PathBuf> {
     match &config.control.socket {
-        Some(Place::Off) => None,
-        Some(Place::At(path)) => Some(path.clone()),
+        Some(OrOff::Word(_)) => None,
+        Some(OrOff::Value(path)) => Some(path.clone()),
         None => {
             let runtime = std::env::var_os("RUNTIME_DIRECTORY");
             let first = runtime.and_then(|dirs| std::env::split_paths(&dirs).next());

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::api::control::{self, Api, Request};
 use crate::api::http::Site;
-use crate::cli::Place;
+use crate::config::OrOff;
 use crate::config::{Chosen, Config};
 use crate::observe::report::{Addresses, ReportWatch};
 use crate::store::data_dir::DataDir;
@@ -111,7 +111,7 @@ fn open_control(
 ) -> Result<Vec<ControlListener>> {
     let mut listeners = Vec::new();
     if let Some(socket) = inherited {
-        if config.control.socket == Some(Place::Off) {
+        if config.control.socket == Some(OrOff::word()) {
             warn!(
                 "control.socket is off: not answering on the control socket from the service \
                  manager; disable its socket unit"
@@ -137,10 +137,10 @@ fn open_control(
 }
 
 fn open_http(
-    listen: &Chosen<Place<SocketAddr>>,
+    listen: &Chosen<OrOff<SocketAddr>>,
     inherited: Vec<TcpListener>,
 ) -> Result<Vec<TcpListener>> {
-    let Place::At(address) = listen.value else {
+    let OrOff::Value(address) = listen.value else {
         if !inherited.is_empty() {
             warn!(
                 "http.listen is off: not answering on the HTTP socket from the service manager; \

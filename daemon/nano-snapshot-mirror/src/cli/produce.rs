@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, ValueEnum};
 use snapshot_pointer::Salt;
 
-use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, LogArgs, values};
-use crate::config::default_salt;
+use super::{CommonArgs, DhtArgs, LedgerPolicyArgs, LogArgs};
+use crate::config::{default_salt, written};
 
 /// `produce`.
 #[derive(Debug, Args)]
@@ -149,5 +149,5 @@ impl TypedValueParser for Discreet {
 }
 
 fn piece_length(text: &str) -> Result<PieceLength, String> {
-    PieceLength::new(values::size(text)?).map_err(|error| error.to_string())
+    PieceLength::new(written::size(text)?).map_err(|error| error.to_string())
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nano_ledger::Level;
 
-use super::{CommonArgs, values};
+use super::CommonArgs;
+use crate::config::written;
 
 /// `verify`.
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_enum, ignore_case = true, default_value_t = VerifyLevel::L1)]
     pub(crate) level: VerifyLevel,
     /// Refuse ledgers of other store versions: one, or a range (21-24)
-    #[arg(long, value_name = "VERSION", value_parser = values::versions)]
+    #[arg(long, value_name = "VERSION", value_parser = written::versions)]
     pub(crate) store_version: Option<RangeInclusive<u32>>,
     /// Number that picks the sample of level l2, to repeat one [default: one nobody knows before]
     #[arg(long, value_name = "NUMBER")]

@@ -22,9 +22,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cli::{OnceArgs, SeedFor};
+use crate::cli::OnceArgs;
 use crate::commands::install::place::LedgerPlace;
-use crate::config::{Live, Size};
+use crate::config::{Live, SeedFor, Size};
 use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::ledger::published::Published;

@@ -8,8 +8,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
+use super::sizes::OrOff;
 use super::{Config, Loaded};
-use crate::cli::Place;
 
 /// Addresses that cannot both be listened on: the path of the key to change, and words.
 pub(super) fn equal_ports(config: &Config) -> Vec<(String, String)> {
@@ -21,7 +21,7 @@ pub(super) fn equal_ports(config: &Config) -> Vec<(String, String)> {
             found.push(("peer.listen".to_owned(), what));
         }
     }
-    if let Place::At(http) = config.http.listen.value
+    if let OrOff::Value(http) = config.http.listen.value
         && let Some(peer) = peers.iter().find(|peer| meet(**peer, http))
     {
         let what = format!(

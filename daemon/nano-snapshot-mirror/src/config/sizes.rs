@@ -1,17 +1,17 @@
-//! Values of sizes and rates, and words that stand for none.
+//! Sizes and rates, and words such as `off` that may be written instead of a value.
 
 use figment::value::Value;
 
 use super::section::KeyType;
 use super::values::{quoted, write};
-use crate::cli::values::size;
+use super::written::size;
 
 /// A number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size(u64);
 
 impl Size {
-    /// Bytes.
+    /// Returns the bytes.
     pub(crate) const fn get(self) -> u64 {
         self.0
     }
@@ -32,7 +32,7 @@ impl KeyType for Size {
     }
 }
 
-/// Bytes a second, at least one.
+/// A rate of at least one byte a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Speed(u64);
 
@@ -42,7 +42,7 @@ impl Speed {
         Self(bytes_a_second)
     }
 
-    /// Bytes a second.
+    /// Returns the bytes a second.
     pub(crate) const fn get(self) -> u64 {
         self.0
     }
@@ -67,60 +67,76 @@ impl KeyType for Speed {
     }
 }
 
-/// At most so much, or as much as there is.
+/// A value, or a word that stands for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit<T> {
-    Unlimited,
-    AtMost(T),
+pub(crate) enum OrWord<T, W> {
+    /// The word.
+    Word(W),
+    /// The value.
+    Value(T),
 }
 
-impl<T: KeyType> KeyType for Limit<T> {
+/// A word that may be written instead of a value.
+pub(crate) trait Word: Copy + Default + 'static {
+    /// The word.
+    const TEXT: &str;
+}
+
+/// `off`: the value does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Off;
+
+impl Word for Off {
+    const TEXT: &str = "off";
+}
+
+/// `unlimited`: there is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Unlimited;
+
+impl Word for Unlimited {
+    const TEXT: &str = "unlimited";
+}
+
+/// A value that `off` turns off.
+pub(crate) type OrOff<T> = OrWord<T, Off>;
+
+/// A limit, or `unlimited`.
+pub(crate) type Limit<T> = OrWord<T, Unlimited>;
+
+impl<T, W: Word> OrWord<T, W> {
+    /// The word.
+    pub(crate) fn word() -> Self {
+        Self::Word(W::default())
+    }
+
+    /// Returns the value; `None` for the word.
+    pub(crate) fn value(self) -> Option<T> {
+        match self {
+            Self::Word(_) => None,
+            Self::Value(value) => Some(value),
+        }
+    }
+}
+
+impl<T: KeyType, W: Word> KeyType for OrWord<T, W> {
     fn form() -> String {
-        format!("{}, or \"unlimited\"", T::form())
+        format!("{}, or {}", T::form(), quoted(W::TEXT))
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        match value.as_str() {
-            Some("unlimited") => Ok(Self::Unlimited),
-            _ => T::parse(value)
-                .map(Self::AtMost)
-                .map_err(|_| write::<Self>()),
+        if value.as_str() == Some(W::TEXT) {
+            return Ok(Self::word());
         }
+        T::parse(value)
+            .map(Self::Value)
+            .map_err(|_| write::<Self>())
     }
 
     fn show(&self) -> Option<String> {
         match self {
-            Self::Unlimited => Some(quoted("unlimited")),
-            Self::AtMost(limit) => limit.show(),
-        }
-    }
-}
-
-/// Once in such a time, or never.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Every<T> {
-    Off,
-    Every(T),
-}
-
-impl<T: KeyType> KeyType for Every<T> {
-    fn form() -> String {
-        format!("{}, or \"off\"", T::form())
-    }
-
-    fn parse(value: &Value) -> Result<Self, String> {
-        match value.as_str() {
-            Some("off") => Ok(Self::Off),
-            _ => T::parse(value)
-                .map(Self::Every)
-                .map_err(|_| write::<Self>()),
-        }
-    }
-
-    fn show(&self) -> Option<String> {
-        match self {
-            Self::Off => Some(quoted("off")),
-            Self::Every(time) => time.show(),
+            Self::Word(_) => Some(quoted(W::TEXT)),
+            Self::Value(value) => value.show(),
         }
     }
 }
@@ -137,7 +153,7 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// In the greatest unit that leaves a whole number.
+/// Formats bytes in the largest unit that gives a whole number.
 fn written(bytes: u64) -> String {
     for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes > 0 && bytes.is_multiple_of(1 << shift) {
@@ -172,27 +188,25 @@ mod tests {
         let limit = Limit::<Size>::parse(&text("unlimited")).unwrap();
         assert_eq!(
             (limit, limit.show().unwrap()),
-            (Limit::Unlimited, quoted("unlimited"))
+            (Limit::word(), quoted("unlimited"))
         );
-        let off = Every::<Size>::parse(&text("off")).unwrap();
-        assert_eq!((off, off.show().unwrap()), (Every::Off, quoted("off")));
+        let off = OrOff::<Size>::parse(&text("off")).unwrap();
+        assert_eq!((off, off.show().unwrap()), (OrOff::word(), quoted("off")));
     }
 
     #[test]
     fn a_mistake_says_what_to_write() {
-        for wrong in ["", "x", "-1", "1/s", "0"] {
-            let error = Speed::parse(&text(wrong));
-            assert!(
-                wrong == "1/s" || error.unwrap_err().contains("20MiB/s"),
-                "{wrong}"
-            );
+        for wrong in ["", "x", "-1", "1/h", "0", "0/s"] {
+            let error = Speed::parse(&text(wrong)).unwrap_err();
+            assert!(error.contains("20MiB/s"), "{wrong}: {error}");
         }
+        assert_eq!(Speed::parse(&text("1/s")).unwrap().get(), 1);
         let error = Limit::<Size>::parse(&text("many")).unwrap_err();
         assert!(
             error.contains("512MiB") && error.contains("unlimited"),
             "{error}"
         );
-        let error = Every::<Speed>::parse(&Value::from(false)).unwrap_err();
+        let error = OrOff::<Speed>::parse(&Value::from(false)).unwrap_err();
         assert!(error.contains("off"), "{error}");
     }
 }

@@ -1,53 +1,47 @@
-//! Values about traffic: rates, and URLs of trackers, web seeds and webhooks.
+//! Limits on rates, and URLs of trackers, web seeds and webhooks.
 
 use bittorrent_session::{TrackerUrl, WebSeedUrl};
 use figment::value::Value;
 
 use super::section::KeyType;
+use super::sizes::Limit;
 use super::values::{from_text, quoted, whole, write};
-use crate::cli::values::size;
+use super::written::size;
 use crate::kit::hooks::Webhook;
 
-/// Bytes a second, or no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Rate(Option<u64>);
+/// A rate, where 0 allows nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BytesPerSecond(u64);
+
+/// A limit on a rate.
+pub(crate) type Rate = Limit<BytesPerSecond>;
 
 impl Rate {
-    /// `None` without a limit.
-    pub(crate) const fn get(self) -> Option<u64> {
-        self.0
+    /// Returns the bytes a second; `None` without a limit.
+    pub(crate) fn get(self) -> Option<u64> {
+        self.value().map(|rate| rate.0)
     }
 }
 
-impl KeyType for Rate {
+impl KeyType for BytesPerSecond {
     fn form() -> String {
-        "bytes a second, such as 500KiB/s or 10MiB/s, 0 for none, or unlimited".to_owned()
+        "bytes a second, such as 500KiB/s or 10MiB/s, where 0 allows nothing".to_owned()
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(_, text) if text == "unlimited" => Ok(Self(None)),
-            Value::String(_, text) => {
-                let bytes = size(text.strip_suffix("/s").unwrap_or(text));
-                bytes
-                    .map(|bytes| Self(Some(bytes)))
-                    .map_err(|_| write::<Self>())
-            }
-            value => whole(value)
-                .map(|bytes| Self(Some(bytes)))
-                .ok_or_else(write::<Self>),
-        }
+        let bytes = match value {
+            Value::String(_, text) => size(text.strip_suffix("/s").unwrap_or(text)).ok(),
+            value => whole(value),
+        };
+        bytes.map(Self).ok_or_else(write::<Self>)
     }
 
     fn show(&self) -> Option<String> {
-        Some(match self.0 {
-            None => quoted("unlimited"),
-            Some(bytes) => quoted(&written(bytes)),
-        })
+        Some(quoted(&written(self.0)))
     }
 }
 
-/// A rate in the greatest unit that leaves a whole number.
+/// Formats a rate in the largest unit that gives a whole number.
 fn written(bytes: u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes > 0 && bytes.trailing_zeros() >= shift {
@@ -57,7 +51,7 @@ fn written(bytes: u64) -> String {
     format!("{bytes}/s")
 }
 
-/// In a variable or a flag too.
+/// Also accepts the words `true` and `false` as text, as variables and flags have them.
 impl KeyType for bool {
     fn form() -> String {
         "true or false".to_owned()
@@ -76,7 +70,7 @@ impl KeyType for bool {
     }
 }
 
-/// URLs, of which parts are often a secret: a passkey, a token, a password.
+/// URLs. A part of a URL may be a secret: a passkey, a token, a password.
 macro_rules! url_types {
     ($($Type:ty: $form:literal;)+) => { $(
         impl KeyType for $Type {

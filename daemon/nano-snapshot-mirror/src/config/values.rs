@@ -14,8 +14,8 @@ use nano_ledger::Level;
 use snapshot_pointer::{Authority, Salt};
 
 use super::section::KeyType;
-use crate::cli::values::{duration, versions};
-use crate::cli::{HostPort, Place};
+use super::written::HostPort;
+use super::written::{duration, versions};
 use service_kit::http_server::HostName;
 
 /// A value with where it comes from. An address that is taken may be replaced, depending on that.
@@ -70,28 +70,7 @@ impl<T: KeyType> KeyType for Chosen<T> {
     }
 }
 
-/// A place to listen at, which `off` turns off.
-impl<T: KeyType> KeyType for Place<T> {
-    fn form() -> String {
-        format!("{}, or \"off\"", T::form())
-    }
-
-    fn parse(value: &Value) -> Result<Self, String> {
-        match value.as_str() {
-            Some("off") => Ok(Self::Off),
-            _ => T::parse(value).map(Self::At).map_err(|_| write::<Self>()),
-        }
-    }
-
-    fn show(&self) -> Option<String> {
-        match self {
-            Self::Off => Some(quoted("off")),
-            Self::At(place) => place.show(),
-        }
-    }
-}
-
-/// `None` by default; nobody can write it.
+/// A key that is not set by default. A source cannot unset it.
 impl<T: KeyType> KeyType for Option<T> {
     const SECRET: bool = T::SECRET;
 

@@ -1,15 +1,13 @@
-//! What is uploaded in a calendar month (`limits.monthly-upload`), counted over all runs of a mirror.
+//! The limit on uploads in a calendar month (`limits.monthly-upload`), counted over all runs of a mirror.
 //!
-//! The count is content as the session counts it, kept in `given-this-month.json` in the data directory:
-//! written every minute in which it grows, and at the end. A crash forgets a minute at most. Months are
-//! those of UTC.
+//! The count has content alone, as the session counts it. `monthly-upload.json` in the data directory has it: it is written once a minute while the
+//! count grows, and at the end. A crash loses at most a minute. Months are those of UTC.
 //!
-//! A clock may be wrong for a while. So a few months are remembered, and each has its own count: a jump to
-//! another month and back neither gives a month twice nor silences the mirror. A month that lies in the
-//! future has no effect on the present one.
+//! The clock may be wrong for a while. So the file has a few months, each with its own count: when the clock jumps to another month and back, no
+//! month is counted twice, and the mirror continues to upload. A month in the future has no effect on the present one.
 //!
-//! Uploads are counted now and then, and go on in between. So that the limit is not exceeded meanwhile,
-//! the rate falls with what is left of it: see [`Allowance`].
+//! Uploads continue between two counts. So that they do not exceed the limit meanwhile, the rate falls with the rest of the limit: see
+//! [`Allowance`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, anyhow};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -24,39 +25,43 @@ use crate::observe::report;
 use crate::store::data_dir::{DataDir, write_atomically};
 use crate::text::Bytes;
 
-/// How often the count is written at most, in seconds.
-const KEEP_EVERY: u64 = 60;
+/// The name of the file.
+const FILE: &str = "monthly-upload.json";
 
-/// Months whose counts are remembered, at most.
+/// The former name of the file, which is read if there is no other and removed after the next write.
+const FORMER_FILE: &str = "given-this-month.json";
+
+/// The shortest time between two writes, in seconds.
+const SAVE_INTERVAL: u64 = 60;
+
+/// Months in the file, at most.
 const MOST_MONTHS: usize = 6;
 
-/// A clock before this time is not set: 2024-01-01. The month that was counted last goes on then.
+/// A clock before this time, 2024-01-01, is not set. Uploads then count for the last month in the file.
 const CLOCK_IS_SET: u64 = 1_704_067_200;
 
-/// In how many seconds what is left of a month may be uploaded at the earliest. Counting lags a few
-/// seconds behind.
+/// The rate is limited so that the rest of the month's limit lasts at least this many seconds, because counts are a few seconds old.
 const LEAST_SECONDS: u64 = 10;
 
-/// The lowest rate near the limit, bytes a second: otherwise it would never be reached.
+/// The lowest rate near the limit, in bytes a second. Without it the limit would never be reached.
 const LEAST_RATE: u64 = 64 << 10;
 
-/// With at least so many bytes a second there is no limit on the rate.
+/// From this rate on, in bytes a second, the rate is not limited.
 const NO_LIMIT: u64 = 1 << 32;
 
-/// How much content may be uploaded until the next count.
+/// How fast content may be uploaded until the next count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Allowance {
-    /// As much as other limits allow.
+    /// As fast as other limits allow.
     Unlimited,
-    /// At most so many bytes a second, as the limit of the month is near.
+    /// At most this many bytes a second, because the month's limit is near.
     AtMost(u64),
     /// Nothing before the next month.
     Nothing,
 }
 
 impl Allowance {
-    /// For so many bytes that are left of the month. The rate is a power of two, so that it changes
-    /// rarely.
+    /// Returns the allowance for `left` bytes of the month's limit. The rate is a power of two, so that it changes rarely.
     fn of(left: u64) -> Self {
         match left / LEAST_SECONDS {
             _ if left == 0 => Self::Nothing,
@@ -65,7 +70,7 @@ impl Allowance {
         }
     }
 
-    /// The lower of this and another limit on the rate; `None` is no limit.
+    /// Returns the lower of this and another limit on the rate; `None` means no limit.
     pub(crate) fn bound(self, rate: Option<u64>) -> Option<u64> {
         match self {
             Self::Unlimited => rate,
@@ -75,33 +80,34 @@ impl Allowance {
     }
 }
 
-/// A calendar month in UTC: 12 times the year, and the month from 0.
+/// A calendar month in UTC: 12 times the year, plus the month from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct CalendarMonth(u64);
 
 impl CalendarMonth {
-    /// The month of a time in seconds since 1970. Days are counted from the 1st of March of the year 0,
-    /// so that the day of a leap year comes last (a well-known way to do it).
+    /// Returns the month of a time in seconds since 1970.
     fn of(unix: u64) -> Self {
-        let days = unix / 86_400 + 719_468;
-        let (era, day) = (days / 146_097, days % 146_097);
-        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-        let day = day - (365 * year + year / 4 - year / 100);
-        let month = (5 * day + 2) / 153;
-        // March is 0 there and 2 here; January and February belong to the next year.
-        Self((era * 400 + year) * 12 + month + 2)
+        let time = i64::try_from(unix)
+            .ok()
+            .and_then(|unix| Timestamp::from_second(unix).ok())
+            .unwrap_or(Timestamp::MAX);
+        let date = time.to_zoned(TimeZone::UTC).date();
+        // From 1970 on both are positive.
+        Self(
+            u64::from(date.year().unsigned_abs()) * 12 + u64::from(date.month().unsigned_abs()) - 1,
+        )
     }
 
-    /// When it begins, in seconds since 1970; 0 for months before.
+    /// Returns when the month begins, in seconds since 1970; 0 for months before 1970.
     fn begins(self) -> u64 {
-        let Some(since_march) = self.0.checked_sub(2) else {
-            return 0;
-        };
-        let (year, month) = (since_march / 12, since_march % 12);
-        let (era, year) = (year / 400, year % 400);
-        let day = (153 * month + 2) / 5;
-        let days = era * 146_097 + 365 * year + year / 4 - year / 100 + day;
-        days.saturating_sub(719_468) * 86_400
+        let first = i16::try_from(self.0 / 12)
+            .ok()
+            .zip(i8::try_from(self.0 % 12 + 1).ok())
+            .and_then(|(year, month)| Date::new(year, month, 1).ok())
+            .and_then(|date| date.to_zoned(TimeZone::UTC).ok());
+        first.map_or(0, |first| {
+            u64::try_from(first.timestamp().as_second()).unwrap_or(0)
+        })
     }
 
     fn next(self) -> Self {
@@ -109,7 +115,7 @@ impl CalendarMonth {
     }
 }
 
-/// As `2026-11`.
+/// Formats the month as `2026-11`.
 impl fmt::Display for CalendarMonth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04}-{:02}", self.0 / 12, self.0 % 12 + 1)
@@ -124,12 +130,12 @@ impl FromStr for CalendarMonth {
             let (year, month): (u64, u64) = (year.parse().ok()?, month.parse().ok()?);
             ((1..=9999).contains(&year) && (1..=12).contains(&month)).then_some((year, month))
         });
-        let (year, month) = parts.ok_or_else(|| anyhow!("{text:?} is no month"))?;
+        let (year, month) = parts.ok_or_else(|| anyhow!("{text:?} is not a month"))?;
         Ok(Self(year * 12 + month - 1))
     }
 }
 
-/// The file. The field `others` is left out when it is empty, as before it existed.
+/// The content of the file. The field `others` is left out when it is empty: earlier versions of the program did not know it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -139,7 +145,7 @@ struct File {
     others: BTreeMap<String, u64>,
 }
 
-/// Bytes uploaded in each month that is remembered, and the month that is counted now.
+/// Bytes uploaded in each of a few months, and the month that uploads count for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Counts {
     present: CalendarMonth,
@@ -178,7 +184,7 @@ impl Counts {
         write_atomically(path, &text)
     }
 
-    /// Bytes uploaded in the present month.
+    /// Returns the bytes uploaded in the present month.
     fn given(&self) -> u64 {
         self.months.get(&self.present).copied().unwrap_or(0)
     }
@@ -188,8 +194,7 @@ impl Counts {
         *given = given.saturating_add(bytes);
     }
 
-    /// Goes to the month of the clock, at `now` in seconds since 1970. A month that was counted already
-    /// continues its count.
+    /// Changes to the month of `now`, in seconds since 1970. A month that has a count continues it.
     fn turn_to(&mut self, now: u64) {
         if now < CLOCK_IS_SET {
             return;
@@ -201,13 +206,13 @@ impl Counts {
         if month < self.present {
             warn!(
                 counted = %self.present, now = %month,
-                "the clock was ahead: uploads count for {month} again"
+                "the clock was ahead; uploads count for {month} again"
             );
         }
         self.present = month;
         self.months.entry(month).or_default();
         while self.months.len() > MOST_MONTHS {
-            // The farthest from now is the least likely to come back.
+            // The month farthest from now is the least likely to be needed again.
             let farthest = self.months.keys().max_by_key(|one| one.0.abs_diff(month.0));
             let Some(farthest) = farthest.copied() else {
                 break;
@@ -217,31 +222,37 @@ impl Counts {
     }
 }
 
-/// Counts, and says how much more may be uploaded.
+/// Counts uploads and compares them with the limit.
 pub(crate) struct Quota {
     path: PathBuf,
+    former: PathBuf,
     counts: Counts,
-    /// What is in the file, and since when.
-    kept: Option<(Counts, u64)>,
-    /// What this process had uploaded when it was last counted.
+    /// The content of the file, and when it was last known to be current.
+    saved: Option<(Counts, u64)>,
+    /// Bytes that this process had uploaded at the last count.
     total: u64,
     limit: Option<u64>,
     paused: bool,
-    /// It was logged that the count cannot be written.
-    told: bool,
+    /// Whether it was logged that the count cannot be saved.
+    failure_logged: bool,
 }
 
 impl Quota {
-    /// Continues the counts of earlier runs, at `now` in seconds since 1970.
+    /// Continues the counts of earlier runs in a data directory, at `now` in seconds since 1970.
     pub(crate) fn open(data: &DataDir, now: u64) -> Self {
-        let path = data.root().join("given-this-month.json");
-        let loaded = Counts::load(&path).unwrap_or_else(|error| {
-            warn!(
-                "cannot read how much was uploaded this month, counting from 0: {}: {error:#}",
-                path.display()
-            );
-            None
-        });
+        let (path, former) = (data.root().join(FILE), data.root().join(FORMER_FILE));
+        let load = |path: &Path| {
+            Counts::load(path).unwrap_or_else(|error| {
+                warn!(
+                    "cannot read the monthly upload count, starting from 0: {}: {error:#}",
+                    path.display()
+                );
+                None
+            })
+        };
+        let loaded = load(&path);
+        let in_place = loaded.is_some();
+        let loaded = loaded.or_else(|| load(&former));
         let present = CalendarMonth::of(now);
         let mut counts = loaded.clone().unwrap_or(Counts {
             present,
@@ -250,17 +261,18 @@ impl Quota {
         counts.turn_to(now);
         Self {
             path,
+            former,
             counts,
-            kept: loaded.map(|counts| (counts, now)),
+            saved: loaded.filter(|_| in_place).map(|counts| (counts, now)),
             total: 0,
             limit: None,
             paused: false,
-            told: false,
+            failure_logged: false,
         }
     }
 
-    /// Takes what this process has uploaded in all, and returns how much more may be uploaded, at `now`
-    /// in seconds since 1970. Writes the count now and then.
+    /// Counts the `total` bytes that this process has uploaded so far, at `now` in seconds since 1970, and returns how fast it may continue. Saves
+    /// the count from time to time.
     pub(crate) fn take(&mut self, total: u64, limit: Option<u64>, now: u64) -> Allowance {
         self.counts.turn_to(now);
         let more = total.saturating_sub(self.total);
@@ -271,50 +283,51 @@ impl Quota {
         let paused = left == Some(0);
         let turned = std::mem::replace(&mut self.paused, paused) != paused;
         if turned {
-            self.tell();
+            self.log();
         }
-        let is_old = |at: u64| now.abs_diff(at) >= KEEP_EVERY;
-        if turned || self.kept.as_ref().is_none_or(|(_, at)| is_old(*at)) {
-            self.keep(now);
+        let is_old = |at: u64| now.abs_diff(at) >= SAVE_INTERVAL;
+        if turned || self.saved.as_ref().is_none_or(|(_, at)| is_old(*at)) {
+            self.save(now);
         }
         left.map_or(Allowance::Unlimited, Allowance::of)
     }
 
-    fn tell(&self) {
+    fn log(&self) {
         let (given, month) = (self.counts.given(), self.counts.present);
         if self.paused {
             info!(
                 %month, given,
-                "limits.monthly-upload is reached, uploaded {}: uploading nothing more before \
-                 {}-01, or with a greater limit", Bytes(given), month.next()
+                "limits.monthly-upload is reached, uploaded {}: paused uploads until {}-01, or until the limit is raised", Bytes(given), month.next()
             );
         } else {
-            info!(%month, "uploading again, as limits.monthly-upload allows");
+            info!(%month, "resumed uploads, limits.monthly-upload allows more");
         }
     }
 
-    /// Makes the count durable, if it changed.
-    pub(crate) fn keep(&mut self, now: u64) {
-        if let Some((kept, at)) = &mut self.kept
-            && *kept == self.counts
+    /// Saves the count, if it changed.
+    pub(crate) fn save(&mut self, now: u64) {
+        if let Some((saved, at)) = &mut self.saved
+            && *saved == self.counts
         {
             *at = now;
             return;
         }
         match self.counts.save(&self.path) {
             Ok(()) => {
-                self.kept = Some((self.counts.clone(), now));
-                self.told = false;
+                self.saved = Some((self.counts.clone(), now));
+                self.failure_logged = false;
+                // Its content is in the new file now.
+                let _ = std::fs::remove_file(&self.former);
             }
-            Err(error) if !self.told => {
+            Err(error) if !self.failure_logged => {
                 warn!("cannot save the monthly upload count: {error:#}");
-                self.told = true;
+                self.failure_logged = true;
             }
             Err(_) => {}
         }
     }
 
-    /// For the report.
+    /// Returns the count as the report shows it.
     pub(crate) fn report(&self) -> report::MonthReport {
         report::MonthReport {
             month: self.counts.present.to_string(),
@@ -399,7 +412,7 @@ mod tests {
         // Killed: what was given in the last minute is forgotten, and no more.
         let killed = Quota::open(&data, NOVEMBER + 2);
         assert_eq!(killed.report().uploaded, 600);
-        first.keep(NOVEMBER + 2);
+        first.save(NOVEMBER + 2);
         let mut second = Quota::open(&data, NOVEMBER + 3);
         assert!(gives(second.take(299, Some(1_000), NOVEMBER + 3)));
         assert!(!gives(second.take(300, Some(1_000), NOVEMBER + 3)));
@@ -412,7 +425,7 @@ mod tests {
     #[test]
     fn a_month_in_the_future_says_nothing_about_the_present_one() {
         let (dir, data) = data();
-        let file = dir.path().join("given-this-month.json");
+        let file = dir.path().join(FILE);
         std::fs::write(&file, "{\"month\":\"2107-01\",\"given\":2000000}").unwrap();
         let mut quota = Quota::open(&data, NOVEMBER);
         let limit = Some(1 << 20);
@@ -434,7 +447,7 @@ mod tests {
             assert!(!gives(quota.take(1_000, limit, NOVEMBER + 1)));
             // A restart in between changes nothing.
             quota.take(1_000, limit, away);
-            quota.keep(away);
+            quota.save(away);
             let mut restarted = Quota::open(&data, NOVEMBER + 2);
             assert!(!gives(restarted.take(0, limit, NOVEMBER + 2)));
         }
@@ -476,9 +489,24 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_the_former_name_is_continued_and_replaced() {
+        let (dir, data) = data();
+        let former = dir.path().join(FORMER_FILE);
+        std::fs::write(&former, "{\"month\":\"2026-11\",\"given\":600}").unwrap();
+        let mut quota = Quota::open(&data, NOVEMBER);
+        assert_eq!(quota.report().uploaded, 600);
+        assert!(!gives(quota.take(400, Some(1_000), NOVEMBER)));
+        assert!(!former.exists() && dir.path().join(FILE).exists());
+        assert_eq!(Quota::open(&data, NOVEMBER).report().uploaded, 1_000);
+        // A file of the present name counts alone.
+        std::fs::write(&former, "{\"month\":\"2026-11\",\"given\":5}").unwrap();
+        assert_eq!(Quota::open(&data, NOVEMBER).report().uploaded, 1_000);
+    }
+
+    #[test]
     fn what_cannot_be_read_counts_from_nothing() {
         let (dir, data) = data();
-        let file = dir.path().join("given-this-month.json");
+        let file = dir.path().join(FILE);
         for text in [
             "",
             "{",

@@ -217,9 +217,20 @@ mod tests {
             "/../../docs/operating.md"
         ));
         use message_id::*;
-        for id in [DISCOVERED, READY, REFUSED, STALE, PROBLEM, SOLVED] {
+        let ids = [DISCOVERED, READY, REFUSED, STALE, PROBLEM, DAMAGED, SOLVED];
+        for id in ids {
             assert!(page.contains(&format!("| `{id}` |")), "{id}");
         }
+        // A message id that is missing above is missing here too, and the page has none that is not used.
+        let hexadecimal = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let source = include_str!("events.rs");
+        let defined = source
+            .split('"')
+            .filter(|text| text.len() == 32 && hexadecimal(text));
+        let listed = page
+            .split('`')
+            .filter(|text| text.len() == 32 && hexadecimal(text));
+        assert_eq!((defined.count(), listed.count()), (ids.len(), ids.len()));
     }
 
     fn stream() -> String {

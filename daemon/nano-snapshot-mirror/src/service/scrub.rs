@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use crate::config::{self, Every};
+use crate::config::{self, Seconds};
 use crate::kit::clock::{self, unix_seconds};
 use crate::observe::events::message_id;
 use crate::store::catalogue;
@@ -50,10 +50,7 @@ pub(crate) struct Settings {
 impl From<&config::Scrub> for Settings {
     fn from(keys: &config::Scrub) -> Self {
         Self {
-            interval: match keys.interval {
-                Every::Off => None,
-                Every::Every(time) => Some(time.get()),
-            },
+            interval: keys.interval.value().map(Seconds::get),
             rate: keys.rate.get(),
         }
     }

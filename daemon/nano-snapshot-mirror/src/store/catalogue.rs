@@ -15,7 +15,7 @@ use bittorrent_store::{Condition, Inspection, Io, RealIo, TorrentStore};
 use ledger_archive::LedgerFormat;
 use tracing::{info, warn};
 
-use crate::config::{self, Limit};
+use crate::config::{self, Size};
 use crate::kit::clock;
 use crate::service::scrub;
 use crate::store::data_dir::{DataDir, DirLock, StoreLock, write_atomically};
@@ -439,10 +439,7 @@ impl From<&config::Retention> for Retention {
     fn from(keys: &config::Retention) -> Self {
         Self {
             generations: keys.generations.get(),
-            size: match keys.size {
-                Limit::Unlimited => None,
-                Limit::AtMost(size) => Some(size.get()),
-            },
+            size: keys.size.value().map(Size::get),
         }
     }
 }

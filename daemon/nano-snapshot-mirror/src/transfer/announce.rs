@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
-use crate::cli::HostPort;
 use crate::config::Config;
+use crate::config::HostPort;
 use crate::transfer::local_mirror::LocalMirror;
 use pace::SearchPace;
 

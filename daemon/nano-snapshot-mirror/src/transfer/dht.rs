@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use snapshot_pointer::{MainlineDht, NodeSettings, StartError};
 use tracing::warn;
 
-use crate::cli::HostPort;
+use crate::config::HostPort;
 use crate::config::{self, Origin};
 use crate::store::data_dir::{DataDir, write_atomically};
 use crate::transfer::network::Role;

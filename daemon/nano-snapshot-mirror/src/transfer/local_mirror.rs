@@ -11,7 +11,6 @@ use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use crate::api::control::{self, client};
-use crate::cli::Place;
 use crate::config::Config;
 use crate::store::data_dir::DataDir;
 
@@ -44,10 +43,7 @@ impl LocalMirror {
     pub(crate) fn new(config: &Config, data: &DataDir, own: &[SocketAddr]) -> Self {
         Self {
             control: control::place(config, data),
-            http: match config.http.listen.value {
-                Place::At(address) => on_this_machine(address),
-                Place::Off => None,
-            },
+            http: config.http.listen.value.value().and_then(on_this_machine),
             listen: config.peer.listen.value.clone(),
             own: own.iter().map(SocketAddr::port).collect(),
         }

@@ -153,7 +153,7 @@ fn ours(report: &Report, page: &mut Page) {
     sources.value(&[("source", "held")], transfer.reused);
     page.counter(
         "nano_snapshot_mirror_wasted_bytes_total",
-        "Payload bytes received in vain since this process started.",
+        "Payload bytes received and wasted since this process started.",
     )
     .value(&[], transfer.wasted);
     page.counter(

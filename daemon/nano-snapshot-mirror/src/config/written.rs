@@ -1,4 +1,4 @@
-//! What a person writes after a flag: durations, sizes, addresses with names in them.
+//! Parses values as users write them in a file, a variable or a flag: durations, sizes, addresses with host names.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,16 +6,13 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A duration as written after a flag: `90s`, `10m`, `2h`, `1d`, `500ms`, or whole seconds
-/// without a unit (`600`).
+/// Parses a duration: `90s`, `10m`, `2h`, `1d`, `500ms`, or seconds without a unit (`600`).
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match split_unit(text) {
         Some((number, "")) => seconds(number, 1.0),
         Some((number, unit)) => match duration_unit(unit) {
             Some(scale) => seconds(number, scale),
-            None => Err(format!(
-                "no unit of time is called `{unit}`; {DURATION_FORMS}"
-            )),
+            None => Err(format!("`{unit}` is not a unit of time; {DURATION_FORMS}")),
         },
         None => Err(DURATION_FORMS.to_owned()),
     }
@@ -23,7 +20,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 const DURATION_FORMS: &str = "write a number and a unit: 90s, 10m, 2h or 1d";
 
-/// Longest duration taken, ten years: far from where adding it to a clock could overflow.
+/// The longest duration that is accepted, ten years: adding it to a clock does not overflow.
 const MAX_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
 
 fn seconds(number: f64, scale: f64) -> Result<Duration, String> {
@@ -45,7 +42,7 @@ fn duration_unit(unit: &str) -> Option<f64> {
     })
 }
 
-/// A number without sign or exponent, and what follows it.
+/// Splits text into a number without sign or exponent and the unit after it.
 fn split_unit(text: &str) -> Option<(f64, &str)> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -54,7 +51,7 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-/// Store versions: one (`24`) or a range (`21-24`).
+/// Parses one store version (`24`) or a range (`21-24`).
 pub(crate) fn versions(text: &str) -> Result<RangeInclusive<u32>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.trim().parse(), last.trim().parse()) {
@@ -63,7 +60,7 @@ pub(crate) fn versions(text: &str) -> Result<RangeInclusive<u32>, String> {
     }
 }
 
-/// A number of bytes: `256M`, `1GiB`, `4096`. `K`, `M`, `G` and `T` are powers of 1024.
+/// Parses a number of bytes: `256M`, `1GiB`, `4096`. `K`, `M`, `G` and `T` are powers of 1024.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let forms = "write a number of bytes with or without a unit: 16KiB, 256M, 2G";
     let (number, unit) = split_unit(text).ok_or(forms)?;
@@ -86,12 +83,12 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// How long `--once` stays and gives back after it has everything.
+/// How long `--once` seeds after the fetch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum SeedFor {
-    /// For so long.
+    /// For this time.
     Duration(Duration),
-    /// Until so many times the size of the snapshot was uploaded.
+    /// Until this many times the size of the snapshot was uploaded.
     Ratio(f64),
 }
 
@@ -107,16 +104,7 @@ impl FromStr for SeedFor {
     }
 }
 
-/// A place to listen at, which `off` turns off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place<T> {
-    /// Nowhere.
-    Off,
-    /// There.
-    At(T),
-}
-
-/// A host and a port. Names are resolved each time they are used, as hosts move.
+/// A host and a port. A host name is resolved at each use, because its addresses change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPort {
     host: String,
@@ -124,7 +112,7 @@ pub(crate) struct HostPort {
 }
 
 impl HostPort {
-    /// All addresses the name has now.
+    /// Resolves the host name to its present addresses.
     pub(crate) async fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host((self.host.as_str(), self.port))
             .await?
@@ -142,12 +130,12 @@ impl FromStr for HostPort {
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
         let host = bare.unwrap_or(host);
-        // A second colon outside brackets: an IPv6 address whose end would be read as the port.
+        // A second colon outside brackets: the end of an IPv6 address would be taken for the port.
         if host.is_empty() || (bare.is_none() && host.contains(':')) {
             return Err(forms.to_owned());
         }
         match port.parse() {
-            Ok(0) | Err(_) => Err(format!("`{port}` is no port between 1 and 65535; {forms}")),
+            Ok(0) | Err(_) => Err(format!("`{port}` is not a port from 1 to 65535; {forms}")),
             Ok(port) => Ok(Self {
                 host: host.to_owned(),
                 port,
