@@ -147,15 +147,10 @@ FLAT: set[str] = set()
 UPWARD = {
     "nano-snapshot-mirror": {
         ("api", "commands"),
-        ("config", "cli"),
         ("config", "store"),
-        ("kit", "config"),
-        ("kit", "observe"),
-        ("kit", "store"),
         ("observe", "pointers"),
         ("observe", "transfer"),
         ("store", "service"),
-        ("transfer", "api"),
     },
 }
 # Crates whose rule is to decide and parse only.

@@ -1,13 +1,14 @@
 //! The command line.
 
 mod authority;
+mod defaults;
 mod install;
 mod produce;
 mod verify;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use figment::value::Value;
 use snapshot_pointer::Salt;
 
@@ -80,10 +81,10 @@ pub(crate) enum Command {
 /// Logging, the same for every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// How much to log to stderr: error, warn, info, debug or trace [default: info]
+    /// How much to log to stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
-    /// How to log: auto, text, json or journal [default: auto, the journal where stderr leads there]
+    /// How to log: auto, text, json or journal
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
 }
@@ -131,22 +132,19 @@ pub(crate) struct MirrorArgs {
     pub(crate) stream: StreamArgs,
     #[command(flatten)]
     pub(crate) data: DataArgs,
-    /// Time between two look-ups of the pointer [default: 10m]
+    /// Time between two look-ups of the pointer
     #[arg(long, value_name = "DURATION")]
     pub(crate) poll_interval: Option<String>,
     /// A peer to ask besides those the DHT names; resolved again at every search (repeatable)
     #[arg(long = "seed-peer", value_name = "HOST:PORT")]
     pub(crate) seed_peers: Vec<String>,
-    /// Where to accept peers (TCP); port 0 takes any free one (repeatable) [default: all
-    /// addresses, port 6881]
+    /// Where to accept peers (TCP); port 0 takes any free one (repeatable)
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<String>,
     /// Where the mirror answers `status` and takes commands: a Unix socket, or `off`
-    /// [default: control.sock in $RUNTIME_DIRECTORY, or else in the data directory]
     #[arg(long, value_name = "PATH|off")]
     pub(crate) control: Option<String>,
     /// Where to show the status page and metrics (HTTP, read-only), or `off`
-    /// [default: 127.0.0.1:9109]
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub(crate) http: Option<String>,
     #[command(flatten)]
@@ -158,19 +156,17 @@ pub(crate) struct MirrorArgs {
 /// Whose snapshots to follow.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StreamArgs {
-    /// An Ed25519 public key whose holder vouches for snapshots (repeatable) [default: the one of
-    /// the public stream]
+    /// An Ed25519 public key whose holder vouches for snapshots (repeatable)
     #[arg(
         long = "authority",
         alias = "producer-signing-pubkey",
         value_name = "HEX"
     )]
     pub(crate) authorities: Vec<String>,
-    /// How many of the authorities must name the same snapshot [default: 1]
+    /// How many of the authorities must name the same snapshot
     #[arg(long, value_name = "K")]
     pub(crate) threshold: Option<String>,
     /// The name under which an authority publishes this stream (BEP 44 salt, at most 64 bytes)
-    /// [default: daily]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) salt: Option<String>,
 }
@@ -178,8 +174,7 @@ pub(crate) struct StreamArgs {
 /// Where the data are.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DataArgs {
-    /// The data directory [default: $STATE_DIRECTORY, or else
-    /// ~/.local/share/nano-snapshot-mirror]
+    /// The data directory
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -201,7 +196,7 @@ pub(crate) struct DhtArgs {
     /// A DHT node to start from, instead of the public ones (repeatable)
     #[arg(long = "dht-bootstrap", value_name = "HOST:PORT")]
     pub(crate) bootstrap: Vec<String>,
-    /// UDP port of the DHT node; 0 takes any free one [default: 6882]
+    /// UDP port of the DHT node; 0 takes any free one
     #[arg(long = "dht-port", value_name = "PORT")]
     pub(crate) port: Option<String>,
 }
@@ -289,6 +284,13 @@ impl Flags {
 }
 
 impl Cli {
+    /// Parses the command line of this process.
+    pub(crate) fn of_process() -> Result<Self, clap::Error> {
+        let mut command = defaults::described(Self::command());
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
     /// Where the configuration for this command comes from. Commands without data or networks
     /// look at nothing but their own flags.
     pub(crate) fn sources(&self) -> Sources {
@@ -377,8 +379,7 @@ pub(crate) struct StatusArgs {
     /// Exit with 0 whenever the mirror answers, ready or not: for what restarts a mirror that does not
     #[arg(long, conflicts_with = "watch")]
     pub(crate) alive: bool,
-    /// The control socket of the mirror to ask
-    /// [default: control.sock in $RUNTIME_DIRECTORY, or else in the data directory]
+    /// The control socket of the mirror
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
     #[command(flatten)]
@@ -447,7 +448,6 @@ pub(crate) struct DemoArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
 
     use super::*;
 

@@ -28,6 +28,7 @@ mod sizes;
 mod sources;
 mod traffic;
 mod values;
+mod webhook;
 pub(crate) mod written;
 
 #[cfg(test)]
@@ -35,7 +36,7 @@ mod tests;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_session::{EncryptionPolicy, TrackerUrl, WebSeedUrl};
@@ -43,7 +44,8 @@ use figment::value::{Dict, Value};
 use nano_ledger::Level;
 use snapshot_pointer::{Authority, InvalidPolicy, Salt, StreamPolicy};
 
-use crate::kit::hooks::Webhook;
+use crate::kit::logging::{LogFormat, LogLevel};
+pub(crate) use section::Key;
 use section::{ANY_NAME, Part, Shown, Table, section};
 use service_kit::http_server::HostName;
 
@@ -57,7 +59,8 @@ use schedule::Window;
 pub(crate) use sizes::{Limit, OrOff, Size, Speed};
 pub(crate) use sources::UnscopedValue;
 use traffic::Rate;
-pub(crate) use values::{Chosen, LogFormat, LogLevel, Number, Origin, Seconds};
+pub(crate) use values::{Chosen, Number, Origin, Seconds};
+pub(crate) use webhook::Webhook;
 pub(crate) use written::{HostPort, SeedFor};
 
 /// The key of the stream that is followed unless another is named.
@@ -265,7 +268,7 @@ section! {
         /// and a sample of signatures (`l2`, minutes), everything (`l3`, hours). See
         /// `docs/verification.md`.
         restart level: Level = Level::L1;
-        /// Accept only ledgers of these store versions.
+        /// Accept only ledgers of these store versions. By default all that the program knows.
         restart store_versions: Option<RangeInclusive<u32>>;
     }
 }
@@ -404,6 +407,21 @@ impl Config {
         let mut table = Table::default();
         Self::describe("", &mut table);
         table
+    }
+}
+
+impl Control {
+    /// Returns the path of the control socket: the configured one, or else `control.sock` in the first directory of `$RUNTIME_DIRECTORY`, or else in
+    /// the data directory. `None` when it is off.
+    pub(crate) fn path(&self, data_dir: &Path) -> Option<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return socket.clone().value();
+        }
+        let runtime = std::env::var_os("RUNTIME_DIRECTORY");
+        let first = runtime.and_then(|dirs| std::env::split_paths(&dirs).next());
+        let dir = first.filter(|dir| dir.is_absolute());
+        let dir = dir.unwrap_or_else(|| data_dir.to_owned());
+        Some(dir.join("control.sock"))
     }
 }
 

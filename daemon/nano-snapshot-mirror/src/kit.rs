@@ -1,6 +1,5 @@
-//! What every daemon needs and what knows nothing of snapshots: systemd, logging, hooks, quota.
+//! Logging, the client of the control socket, and the clock. Nothing here knows snapshots.
 
 pub(crate) mod clock;
-pub(crate) mod hooks;
+pub(crate) mod control_client;
 pub(crate) mod logging;
-pub(crate) mod quota;

@@ -22,7 +22,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::Printable;
-use clap::Parser as _;
 use service_kit::output::{errln, out, outln};
 use service_kit::signals::{INTERRUPTED, Signals};
 use tokio::task::block_in_place;
@@ -50,7 +49,7 @@ const UNPUBLISHED: u8 = 3;
 
 fn main() -> ExitCode {
     commands::demo::child::end_with_parent_if_asked();
-    let code = match Cli::try_parse() {
+    let code = match Cli::of_process() {
         Ok(cli) => start(&cli),
         Err(shown) => show(&shown),
     };
@@ -87,7 +86,8 @@ fn start(cli: &Cli) -> u8 {
             return MISTAKEN;
         }
     };
-    kit::logging::start(&loaded.config.log, display.bars());
+    let log = &loaded.config.log;
+    kit::logging::start(log.level, log.format, display.bars());
     for notice in &loaded.notices {
         info!("{notice}");
     }

@@ -8,6 +8,7 @@ pub(crate) mod limits;
 pub(crate) mod local_mirror;
 pub(crate) mod network;
 pub(crate) mod peer_sources;
+pub(crate) mod quota;
 pub(crate) mod reuse;
 pub(crate) mod session;
 pub(crate) mod snapshot_torrent;

@@ -2,10 +2,7 @@
 //! the mirror's loop.
 
 mod api;
-pub(crate) mod client;
 pub(crate) mod dht;
-
-use std::path::PathBuf;
 
 use bittorrent_protocol::InfoHashV2;
 use serde::Serialize;
@@ -13,9 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use api::Api;
 
-use crate::config::OrOff;
-use crate::config::{Config, Reloaded};
-use crate::store::data_dir::DataDir;
+use crate::config::Reloaded;
 
 /// Requests that may wait for the mirror's loop.
 pub(crate) const WAITING: usize = 16;
@@ -59,23 +54,4 @@ pub(crate) type Requests = mpsc::Receiver<Request>;
 /// The way from the servers to the mirror's loop.
 pub(crate) fn requests() -> (mpsc::Sender<Request>, Requests) {
     mpsc::channel(WAITING)
-}
-
-/// Where the control socket is: where the configuration says, or else in `$RUNTIME_DIRECTORY`, where a
-/// service manager has several in the first, or else in the data directory. `None` when there is to be
-/// none.
-pub(crate) fn place(config: &Config, data: &DataDir) -> Option<PathBuf> {
-    match &config.control.socket {
-        Some(OrOff::Word(_)) => None,
-        Some(OrOff::Value(path)) => Some(path.clone()),
-        None => {
-            let runtime = std::env::var_os("RUNTIME_DIRECTORY");
-            let first = runtime.and_then(|dirs| std::env::split_paths(&dirs).next());
-            let dir = first.filter(|dir| dir.is_absolute());
-            Some(
-                dir.unwrap_or_else(|| data.root().to_owned())
-                    .join("control.sock"),
-            )
-        }
-    }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::control::{self, Api, Request};
+use crate::api::control::{Api, Request};
 use crate::api::http::Site;
 use crate::config::OrOff;
 use crate::config::{Chosen, Config};
@@ -122,7 +122,10 @@ fn open_control(
     }
     // With an inherited socket only a place that the user names is another one.
     let named = config.control.socket.is_some();
-    let place = control::place(config, data).filter(|_| named || listeners.is_empty());
+    let place = config
+        .control
+        .path(data.root())
+        .filter(|_| named || listeners.is_empty());
     let Some(path) = place else {
         return Ok(listeners);
     };

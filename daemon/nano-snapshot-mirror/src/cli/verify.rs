@@ -57,10 +57,10 @@ impl From<VerifyLevel> for Level {
 /// What a ledger must be before it is used.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LedgerPolicyArgs {
-    /// How deep to look into a ledger before it is used; see `verify --help` [default: l1]
+    /// How deep to look into a ledger before it is used; see `verify --help`
     #[arg(long = "verify-level", value_name = "L0|L1|L2|L3")]
     pub(crate) level: Option<String>,
-    /// Take ledgers of this store version or range (21-24) only [default: all]
+    /// Take ledgers of this store version or range (21-24) only
     #[arg(long = "store-version", value_name = "VERSION")]
     pub(crate) store_versions: Option<String>,
 }

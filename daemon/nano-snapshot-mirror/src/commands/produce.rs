@@ -28,7 +28,6 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api::control;
 use crate::cli::ProduceArgs;
 use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Mirror, Published, Publishing, Signer};
@@ -96,7 +95,7 @@ pub(crate) async fn run(
     };
     data.switch(&stream, built.id, &data.lock()?)?;
     Memory::of(&data, &stream).note_published(built.id)?;
-    if let Some(mirror) = control::place(config, &data).and_then(Mirror::at) {
+    if let Some(mirror) = config.control.path(data.root()).and_then(Mirror::at) {
         mirror.add(built.id).await;
     }
     block_in_place(|| catalogue::retire(&data, &[], Retention::from(&config.retention)))?;

@@ -19,7 +19,6 @@ use snapshot_pointer::{
 };
 use tracing::{info, warn};
 
-use crate::api::control;
 use crate::commands::key_file;
 use crate::config::Config;
 use crate::store::data_dir::DataDir;
@@ -117,7 +116,7 @@ impl Publishing<'_> {
         sign: impl FnOnce(Seq) -> Result<SignedItem>,
     ) -> Result<Published> {
         let started = Instant::now();
-        let socket = control::place(self.config, self.data);
+        let socket = self.config.control.path(self.data.root());
         let mirror = socket.and_then(Mirror::at);
         let dht: Box<dyn Dht> = match &mirror {
             Some(mirror) => {

@@ -18,9 +18,9 @@ use service_kit::output::{outln, raw_to_stdout, stdout_is_gone, to_json};
 use snapshot_pointer::{Authority, ItemKind, RecordDamage, RecordError, RecordStore, Salt};
 use tracing::warn;
 
-use crate::api::control;
 use crate::cli::StatusArgs;
 use crate::config::Config;
+use crate::kit::control_client;
 use crate::observe::report::Report;
 use crate::progress::percent;
 use crate::store::catalogue;
@@ -46,7 +46,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Prints what the data directory holds and what its mirror says. Gives the exit code.
 pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<u8> {
     let data = DataDir::existing(config.data_dir.as_deref())?;
-    let socket = control::place(config, &data);
+    let socket = config.control.path(data.root());
     if args.watch {
         return watch(&data, socket.as_deref());
     }
@@ -173,7 +173,7 @@ impl Status {
             data_dir: data.root().display().to_string(),
             control: socket.map(Path::to_owned),
             mirror: match socket {
-                Some(socket) => control::client::get(socket, "/status")?,
+                Some(socket) => control_client::get(socket, "/status")?,
                 None => None,
             },
             current: current.collect(),

@@ -6,8 +6,8 @@ use figment::value::Value;
 use super::section::KeyType;
 use super::sizes::Limit;
 use super::values::{from_text, quoted, whole, write};
+use super::webhook::Webhook;
 use super::written::size;
-use crate::kit::hooks::Webhook;
 
 /// A rate, where 0 allows nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use snapshot_pointer::{Authority, Salt};
 use super::section::KeyType;
 use super::written::HostPort;
 use super::written::{duration, versions};
+use crate::kit::logging::{LogFormat, LogLevel};
 use service_kit::http_server::HostName;
 
 /// A value with where it comes from. An address that is taken may be replaced, depending on that.
@@ -395,30 +396,13 @@ impl KeyType for RangeInclusive<u32> {
     }
 }
 
-/// How much to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LogLevel {
-    /// Only what ends the work.
-    Error,
-    /// And what is wrong but survived.
-    Warn,
-    /// And what happens.
-    Info,
-    /// And why.
-    Debug,
-    /// And everything else.
-    Trace,
-}
-
-impl LogLevel {
-    const ALL: [(&str, Self); 5] = [
-        ("error", Self::Error),
-        ("warn", Self::Warn),
-        ("info", Self::Info),
-        ("debug", Self::Debug),
-        ("trace", Self::Trace),
-    ];
-}
+const LOG_LEVELS: [(&str, LogLevel); 5] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
 
 /// In any case, as other programs have it in capitals; Python's `WARNING` too.
 impl KeyType for LogLevel {
@@ -428,35 +412,20 @@ impl KeyType for LogLevel {
 
     fn parse(value: &Value) -> Result<Self, String> {
         let text = value.as_str().unwrap_or_default().to_ascii_lowercase();
-        named(&Self::ALL, if text == "warning" { "warn" } else { &text })
+        named(&LOG_LEVELS, if text == "warning" { "warn" } else { &text })
     }
 
     fn show(&self) -> Option<String> {
-        name_of(&Self::ALL, self)
+        name_of(&LOG_LEVELS, self)
     }
 }
 
-/// How to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// To the journal when stderr leads there, as text otherwise.
-    Auto,
-    /// Lines for people.
-    Text,
-    /// A JSON object a line.
-    Json,
-    /// To the journal, with its fields.
-    Journal,
-}
-
-impl LogFormat {
-    const ALL: [(&str, Self); 4] = [
-        ("auto", Self::Auto),
-        ("text", Self::Text),
-        ("json", Self::Json),
-        ("journal", Self::Journal),
-    ];
-}
+const LOG_FORMATS: [(&str, LogFormat); 4] = [
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+    ("journal", LogFormat::Journal),
+];
 
 impl KeyType for LogFormat {
     fn form() -> String {
@@ -464,11 +433,11 @@ impl KeyType for LogFormat {
     }
 
     fn parse(value: &Value) -> Result<Self, String> {
-        named(&Self::ALL, value.as_str().unwrap_or_default())
+        named(&LOG_FORMATS, value.as_str().unwrap_or_default())
     }
 
     fn show(&self) -> Option<String> {
-        name_of(&Self::ALL, self)
+        name_of(&LOG_FORMATS, self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The log: lines on stderr for people or programs, or the journal with its fields.
+//! The log: lines on stderr, for people or as JSON, or entries of the journal with fields.
 
 mod repeats;
 
@@ -19,44 +19,75 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use repeats::Repeats;
 
-use crate::config::{Log, LogFormat, LogLevel};
 use crate::text::{Bytes, Time};
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LogLevel {
+    /// Errors that end the work.
+    Error,
+    /// Also problems that the work survives.
+    Warn,
+    /// Also events.
+    Info,
+    /// Also their reasons.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// To the journal when stderr leads there, as text otherwise.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+    /// To the journal, with its fields.
+    Journal,
+}
 
 /// Changes the filter while the program runs.
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Events by which operators find what they alert on have this field; it says nothing to a reader.
+/// The field that identifies an event for alerts. Lines for people do not show it.
 const MESSAGE_ID: &str = "message_id";
 
-/// Starts logging.
-pub(crate) fn start(config: &Log, bars: &MultiProgress) {
-    let (filter, handle) = reload::Layer::new(filter(config.level));
+/// Starts logging. Progress bars are hidden while a line is written.
+pub(crate) fn start(level: LogLevel, format: LogFormat, bars: &MultiProgress) {
+    let (filter, handle) = reload::Layer::new(filter(level));
     let subscriber = Registry::default()
         .with(filter)
-        .with(lines(config, bars))
+        .with(lines(level, format, bars))
         .with(Repeats::default());
-    // Both fail only when it was started before, and then logging works.
+    // Both fail only if logging was started before.
     let _ = tracing::subscriber::set_global_default(subscriber);
     let _ = FILTER.set(handle);
 }
 
 type Filtered = tracing_subscriber::layer::Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 
-fn lines(config: &Log, bars: &MultiProgress) -> Box<dyn Layer<Filtered> + Send + Sync> {
-    let target = config.level >= LogLevel::Debug;
-    let wanted = match config.format {
+fn lines(
+    level: LogLevel,
+    format: LogFormat,
+    bars: &MultiProgress,
+) -> Box<dyn Layer<Filtered> + Send + Sync> {
+    let target = level >= LogLevel::Debug;
+    let wanted = match format {
         LogFormat::Auto => stderr_is_the_journal(),
         LogFormat::Journal => true,
         LogFormat::Text | LogFormat::Json => false,
     };
     if wanted {
         match tracing_journald::layer() {
-            // Names of fields as docs/operating.md gives them: SNAPSHOT_SEQ, MESSAGE_ID and so on.
+            // The names of fields are those of docs/operating.md: SNAPSHOT_SEQ, MESSAGE_ID and so on.
             Ok(journal) => return journal.with_field_prefix(None).boxed(),
             Err(error) => errln!("cannot reach the journal ({error}): logging to stderr instead"),
         }
     }
-    if config.format == LogFormat::Json {
+    if format == LogFormat::Json {
         return fmt::layer()
             .json()
             .flatten_event(true)
@@ -67,10 +98,10 @@ fn lines(config: &Log, bars: &MultiProgress) -> Box<dyn Layer<Filtered> + Send +
     fmt::layer()
         .with_target(target)
         .with_ansi(colours_wanted())
-        // They would be printed with a macro that panics when stderr is gone.
+        // Internal errors are printed with a macro that panics when stderr is closed.
         .log_internal_errors(false)
         .fmt_fields(debug_fn(|writer, field: &Field, value| {
-            // One event is one line, whatever others wrote into it.
+            // One event is one line, also if the value contains line ends from elsewhere.
             let value = Printable(format_args!("{value:?}")).to_string();
             match field.name() {
                 MESSAGE_ID => Ok(()),
@@ -85,7 +116,7 @@ fn lines(config: &Log, bars: &MultiProgress) -> Box<dyn Layer<Filtered> + Send +
         .boxed()
 }
 
-/// A field as a person reads it: programs get sizes as `NAME_bytes` and times as `NAME_ms`, both numbers.
+/// Formats a size (`NAME_bytes`) or a time (`NAME_ms`) with its unit, for lines for people. Programs get the numbers.
 fn readable<'a>(name: &'a str, value: &str) -> Option<(&'a str, String)> {
     let number: u64 = value.parse().ok()?;
     if let Some(name) = name.strip_suffix("_bytes") {
@@ -95,14 +126,14 @@ fn readable<'a>(name: &'a str, value: &str) -> Option<(&'a str, String)> {
     Some((name, Time(Duration::from_millis(number)).to_string()))
 }
 
-/// Whether log lines have colours: on a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
+/// Returns whether log lines have colours: on a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
 fn colours_wanted() -> bool {
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !forbidden && io::stderr().is_terminal()
 }
 
-/// Whether stderr goes to the journal, as systemd says in `$JOURNAL_STREAM` (systemd.exec(5)): a
-/// redirection by somebody in between shows in the device and inode.
+/// Returns whether stderr leads to the journal: `$JOURNAL_STREAM` (systemd.exec(5)) has the device and inode of the journal's socket, which differ
+/// from those of a redirected stderr.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
@@ -111,15 +142,15 @@ fn stderr_is_the_journal() -> bool {
     stderr.is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-/// Logs at another level from now on.
+/// Changes the level.
 pub(crate) fn set_level(level: LogLevel) {
     if let Some(handle) = FILTER.get() {
-        // Fails only when the subscriber is gone, and then nothing is logged.
+        // Fails only if the subscriber was dropped, and then nothing is logged.
         let _ = handle.reload(filter(level));
     }
 }
 
-/// The DHT library's own lines come one level later: at its `info` it talks about single packets.
+/// Returns the filter of a level. Lines of the DHT library appear one level later, because at `info` it logs single packets.
 fn filter(level: LogLevel) -> EnvFilter {
     EnvFilter::new(match level {
         LogLevel::Error => "error",
@@ -136,8 +167,7 @@ enum Format {
     Json,
 }
 
-/// Stderr, with progress bars taken away while a line is written. A failed write is ignored: there is no other
-/// place to report it, and the mirror must not end with its log.
+/// Stderr. Progress bars are hidden while a line is written. A failed write is ignored: it cannot be reported, and the service must continue.
 #[derive(Clone)]
 struct Lines {
     bars: MultiProgress,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::kit::clock::unix_seconds;
-use crate::kit::quota::Allowance;
+use crate::transfer::quota::Allowance;
 
 /// Returns the rate limits for this moment: those of an open schedule window, else the configured ones,
 /// bounded by the monthly quota.

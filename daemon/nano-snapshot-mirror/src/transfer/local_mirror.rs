@@ -10,8 +10,8 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
-use crate::api::control::{self, client};
 use crate::config::Config;
+use crate::kit::control_client as client;
 use crate::store::data_dir::DataDir;
 
 /// The most addresses to take from an answer.
@@ -42,7 +42,7 @@ impl LocalMirror {
     /// Reads where to ask from the configuration of a command that accepts peers at `own`.
     pub(crate) fn new(config: &Config, data: &DataDir, own: &[SocketAddr]) -> Self {
         Self {
-            control: control::place(config, data),
+            control: config.control.path(data.root()),
             http: config.http.listen.value.value().and_then(on_this_machine),
             listen: config.peer.listen.value.clone(),
             own: own.iter().map(SocketAddr::port).collect(),

@@ -17,7 +17,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::config::{Config, Live, Origin};
-use crate::kit::quota::Allowance;
 use crate::store::data_dir::DataDir;
 use crate::text::Causes;
 use crate::transfer::announce::Announcer;
@@ -25,6 +24,7 @@ use crate::transfer::dht::{dht_port, save_contacts, start_dht};
 use crate::transfer::limits::LimitUpdater;
 use crate::transfer::local_mirror::LocalMirror;
 use crate::transfer::peer_sources::PeerSources;
+use crate::transfer::quota::Allowance;
 use crate::transfer::session::{port_mapper, start_session};
 
 /// Time limit for reading the contacts of the DHT node at the end.

@@ -11,9 +11,9 @@ use service_kit::listening;
 use tracing::{info, warn};
 
 use crate::config::{Config, Origin};
-use crate::kit::quota::Allowance;
 use crate::transfer::limits::{connection_limits, rate_limits};
 use crate::transfer::network::Role;
+use crate::transfer::quota::Allowance;
 
 /// The remedy when an address for peers cannot be bound.
 const ANOTHER_ADDRESS: &str =

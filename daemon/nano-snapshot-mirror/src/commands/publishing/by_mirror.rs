@@ -13,8 +13,8 @@ use snapshot_pointer::{
 };
 use tokio::task::spawn_blocking;
 
-use crate::api::control::client::{self, Ask};
 use crate::api::control::dht::{Looked, Taken};
+use crate::kit::control_client::{self as client, Ask};
 
 /// How long the mirror may look.
 const PATIENCE: Duration = Duration::from_secs(180);

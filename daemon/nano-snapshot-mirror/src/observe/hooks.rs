@@ -15,8 +15,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub(crate) use webhook::Webhook;
-
 use crate::config::Config;
 use crate::observe::events::OperatorEvent;
 
@@ -96,7 +94,7 @@ impl Teller {
                 self.until_done("command", hooks.retries.get(), run).await;
             }
             if let Some(webhook) = &hooks.webhook {
-                let post = || webhook.post(&facts, limit, &self.stop);
+                let post = || webhook::post(webhook, &facts, limit, &self.stop);
                 self.until_done("webhook", hooks.retries.get(), post).await;
             }
         }
