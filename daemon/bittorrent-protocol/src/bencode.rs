@@ -75,14 +75,14 @@ pub enum BencodeError {
         /// Length of the input.
         offset: usize,
     },
-    /// A byte that cannot stand here.
+    /// A byte that is invalid here.
     #[error("byte {byte:#04x} at {offset}, expected {expected}")]
     UnexpectedByte {
-        /// Where it stands.
+        /// Its position.
         offset: usize,
         /// The byte found.
         byte: u8,
-        /// What could have stood here.
+        /// The bytes that would be valid here.
         expected: &'static str,
     },
     /// An integer that no `i64` holds.
@@ -127,7 +127,7 @@ pub enum FlawKind {
 pub struct Decoded<'a> {
     /// The value at the start of the input.
     pub root: Node<'a>,
-    /// What a strict reader objects to, in order; at most [`Self::MAX_FLAWS`] are told.
+    /// The deviations from strict bencode, in order; at most [`Self::MAX_FLAWS`] are listed.
     pub flaws: Vec<Flaw>,
     /// How many bytes the value takes; what follows was not looked at.
     pub consumed: usize,

@@ -16,7 +16,7 @@ pub struct BlockSet {
 }
 
 impl BlockSet {
-    /// The empty set of a layout's blocks.
+    /// Makes the empty set of a layout's blocks.
     pub fn new(layout: &Arc<Layout>) -> Self {
         // At most 2^21 pieces of 2^14 blocks: 4 GiB of bits, for content far beyond any disk here.
         let words = layout.block_numbers().div_ceil(64) as usize;
@@ -27,13 +27,13 @@ impl BlockSet {
         }
     }
 
-    /// The set of all blocks of a layout.
+    /// Makes the set of all blocks of a layout.
     pub fn full(layout: &Arc<Layout>) -> Self {
         Self::from_words(layout, std::iter::repeat(u64::MAX))
     }
 
-    /// The set whose bits are given as [`Self::words`] gives them. Missing words are empty; bits
-    /// that belong to no block are left out.
+    /// Makes a set of words as [`Self::words`] returns them. Missing words are empty; bits of no
+    /// block are ignored.
     pub fn from_words(layout: &Arc<Layout>, words: impl IntoIterator<Item = u64>) -> Self {
         let mut set = Self::new(layout);
         for (word, given) in set.words.iter_mut().zip(words) {
@@ -57,7 +57,8 @@ impl BlockSet {
         set
     }
 
-    /// One bit for each [`Layout::block_number`], the first in the lowest bit of the first word.
+    /// Returns one bit for each [`Layout::block_number`], the first in the lowest bit of the first
+    /// word.
     pub fn words(&self) -> &[u64] {
         &self.words
     }
@@ -73,41 +74,41 @@ impl BlockSet {
         }
     }
 
-    /// The piece space of the blocks.
+    /// Returns the layout of the blocks.
     pub const fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 
-    /// Adds a block; `false` when it was there.
+    /// Adds a block; returns `false` if it was in the set.
     pub fn insert(&mut self, block: BlockIndex) -> bool {
-        let (word, bit) = self.place(block);
+        let (word, bit) = self.word_of(block);
         let added = self.words[word] & bit == 0;
         self.words[word] |= bit;
         self.count += u64::from(added);
         added
     }
 
-    /// Takes a block out; `false` when it was not there.
+    /// Removes a block; returns `false` if it was not in the set.
     pub fn remove(&mut self, block: BlockIndex) -> bool {
-        let (word, bit) = self.place(block);
+        let (word, bit) = self.word_of(block);
         let there = self.words[word] & bit != 0;
         self.words[word] &= !bit;
         self.count -= u64::from(there);
         there
     }
 
-    /// Whether a block is in the set.
+    /// Returns whether a block is in the set.
     pub fn contains(&self, block: BlockIndex) -> bool {
-        let (word, bit) = self.place(block);
+        let (word, bit) = self.word_of(block);
         self.words[word] & bit != 0
     }
 
-    /// How many blocks are in the set.
+    /// Returns the number of blocks in the set.
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether every block of a piece is in the set.
+    /// Returns whether all blocks of a piece are in the set.
     pub fn piece_is_full(&self, piece: PieceIndex) -> bool {
         let blocks = self.layout.block_count(piece);
         let first = u64::from(piece.get()) * u64::from(self.layout.piece_length().blocks());
@@ -124,19 +125,7 @@ impl BlockSet {
             && (rest == 0 || self.words[start + whole] & rest == rest)
     }
 
-    /// One bit for each piece whose blocks are all in the set, the first piece in the highest bit
-    /// of the first byte (BEP 3, "bitfield").
-    pub fn piece_bitfield(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.layout.piece_count().div_ceil(8) as usize];
-        for piece in self.layout.piece_indices() {
-            if self.piece_is_full(piece) {
-                bytes[piece.as_usize() / 8] |= 0x80 >> (piece.get() % 8);
-            }
-        }
-        bytes
-    }
-
-    fn place(&self, block: BlockIndex) -> (usize, u64) {
+    fn word_of(&self, block: BlockIndex) -> (usize, u64) {
         let number = self.layout.block_number(block);
         ((number / 64) as usize, 1 << (number % 64))
     }
@@ -221,18 +210,5 @@ mod tests {
         );
         let odd = self::layout(2, &[block, 3 * block]);
         assert_eq!(BlockSet::full(&odd).words(), [0b01_11_01]);
-    }
-
-    #[test]
-    fn the_bitfield_has_the_first_piece_in_the_highest_bit() {
-        let layout = layout(2, &[10 * 2 * u64::from(BLOCK_LEN)]);
-        let mut set = BlockSet::new(&layout);
-        for piece in [0, 9] {
-            for block in layout.blocks(layout.piece(piece).unwrap()) {
-                set.insert(block);
-            }
-        }
-        set.insert(layout.block(layout.piece(3).unwrap(), 0).unwrap());
-        assert_eq!(set.piece_bitfield(), [0x80, 0x40]);
     }
 }

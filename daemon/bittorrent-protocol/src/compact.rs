@@ -1,5 +1,5 @@
-//! Addresses as trackers and peers list them: 6 bytes for IPv4 (BEP 23), 18 for IPv6 (BEP 7), the
-//! port last.
+//! Compact lists of addresses, as trackers and peers send them: 6 bytes for IPv4 (BEP 23), 18 for
+//! IPv6 (BEP 7), the port last.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -24,7 +24,7 @@ pub(crate) fn push(addr: SocketAddr, v4: &mut Vec<u8>, v6: &mut Vec<u8>) {
     list.extend(addr.port().to_be_bytes());
 }
 
-/// The IPv4 addresses in a list. Bytes behind the last whole one do not matter.
+/// Returns the IPv4 addresses in a list. Ignores bytes after the last whole one.
 pub(crate) fn v4(list: &[u8]) -> impl Iterator<Item = SocketAddr> {
     let (addrs, _) = list.as_chunks::<V4>();
     addrs.iter().map(|[a, b, c, d, high, low]| {
@@ -33,7 +33,7 @@ pub(crate) fn v4(list: &[u8]) -> impl Iterator<Item = SocketAddr> {
     })
 }
 
-/// The IPv6 addresses in a list. Bytes behind the last whole one do not matter.
+/// Returns the IPv6 addresses in a list. Ignores bytes after the last whole one.
 pub(crate) fn v6(list: &[u8]) -> impl Iterator<Item = SocketAddr> {
     let (addrs, _) = list.as_chunks::<V6>();
     addrs.iter().filter_map(|addr| {

@@ -26,17 +26,17 @@ macro_rules! fixed_bytes {
             /// Length in bytes.
             pub const LEN: usize = $len;
 
-            /// Takes the bytes as they are.
+            /// Makes a value of its bytes.
             pub const fn from_bytes(bytes: [u8; $len]) -> Self {
                 Self(bytes)
             }
 
-            /// Copies the bytes, or `None` when there are not exactly [`Self::LEN`].
+            /// Copies the bytes; returns `None` unless there are exactly [`Self::LEN`].
             pub fn from_slice(bytes: &[u8]) -> Option<Self> {
                 bytes.try_into().ok().map(Self)
             }
 
-            /// The bytes.
+            /// Returns the bytes.
             pub const fn as_bytes(&self) -> &[u8; $len] {
                 &self.0
             }
@@ -82,16 +82,16 @@ fixed_bytes! {
     InfoHashV1, 20
 }
 fixed_bytes! {
-    /// SHA-256 of the info dictionary (BEP 52): what identifies a snapshot.
+    /// SHA-256 of the info dictionary (BEP 52), which identifies a snapshot.
     InfoHashV2, 32
 }
 fixed_bytes! {
-    /// The 20 bytes by which a swarm is named in handshakes, trackers and the DHT: a v1 info-hash
-    /// or the first 20 bytes of a v2 one (BEP 52, "info hash").
+    /// The 20 bytes that identify a swarm in handshakes, trackers and the DHT: a v1 info-hash or
+    /// the first 20 bytes of a v2 one (BEP 52, "info hash").
     SwarmHash, 20
 }
 fixed_bytes! {
-    /// The 20 bytes by which a peer names itself in a handshake (BEP 3, BEP 20).
+    /// The 20 bytes that identify a peer in a handshake (BEP 3, BEP 20).
     PeerId, 20
 }
 fixed_bytes! {
@@ -132,7 +132,7 @@ impl InfoHashV2 {
         Self(sha2::Sha256::digest(raw).into())
     }
 
-    /// The first 20 bytes, by which v2 swarms are named wherever only 20 bytes fit (BEP 52).
+    /// Returns the first 20 bytes, which identify a v2 swarm in fields of 20 bytes (BEP 52).
     pub fn truncated(&self) -> SwarmHash {
         let mut short = [0; SwarmHash::LEN];
         short.copy_from_slice(self.0.split_at(SwarmHash::LEN).0);
@@ -146,7 +146,7 @@ impl From<InfoHashV1> for SwarmHash {
     }
 }
 
-/// What a torrent is called: always its v2 hash, and a v1 hash when it is a hybrid.
+/// The info-hashes of a torrent: the v2 hash, and the v1 hash of a hybrid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InfoHashes {
     /// SHA-256 of the info dictionary.

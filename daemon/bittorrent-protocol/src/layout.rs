@@ -1,4 +1,4 @@
-//! The piece space: how the files of a torrent lie in one row of pieces and blocks.
+//! The piece space: the order of a torrent's files in pieces and blocks.
 //!
 //! Every non-empty file starts at a piece boundary, in file-tree order; empty files take no space
 //! (BEP 52, "file tree"). The same numbering serves v1 and v2 links of a hybrid swarm.
@@ -20,7 +20,7 @@ pub enum LayoutError {
     },
 }
 
-/// Where one file lies in the piece space.
+/// The range of one file in the piece space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSpan {
     first_piece: u32,
@@ -30,27 +30,27 @@ pub struct FileSpan {
 }
 
 impl FileSpan {
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub const fn length(&self) -> u64 {
         self.length
     }
 
-    /// The root of the file's merkle tree; `None` exactly for empty files.
+    /// Returns the root of the file's merkle tree; `None` exactly for empty files.
     pub const fn root(&self) -> Option<MerkleHash> {
         self.root
     }
 
-    /// How many pieces it takes: 0 for empty files.
+    /// Returns the number of pieces: 0 for empty files.
     pub const fn pieces(&self) -> u32 {
         self.pieces
     }
 
-    /// How many blocks it takes, the last one counted whole.
+    /// Returns the number of blocks, a short last one included.
     pub const fn blocks(&self) -> u64 {
         self.length.div_ceil(BLOCK_LEN as u64)
     }
 
-    /// Its pieces, in order.
+    /// Returns its pieces, in order.
     pub fn piece_indices(&self) -> impl DoubleEndedIterator<Item = PieceIndex> + Clone + use<> {
         (self.first_piece..self.first_piece + self.pieces).map(PieceIndex)
     }
@@ -62,15 +62,15 @@ impl FileSpan {
 pub struct Layout {
     piece_length: PieceLength,
     files: Vec<FileSpan>,
-    /// Indices into `files` of the non-empty ones, in order: what piece look-ups search.
+    /// Indices into `files` of the non-empty ones, in order, for look-ups by piece.
     occupied: Vec<u32>,
     pieces: u32,
     content_length: u64,
 }
 
 impl Layout {
-    /// Lays out files in file-tree order, each given as its length and merkle root.
-    /// An empty file's root is ignored, a missing root of a non-empty file counts as all zero.
+    /// Makes the layout of files in file-tree order, each as its length and merkle root. An empty
+    /// file's root is ignored, a missing root of a non-empty file counts as all zero.
     pub fn new(
         piece_length: PieceLength,
         files: impl IntoIterator<Item = (u64, Option<MerkleHash>)>,
@@ -110,47 +110,47 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Bytes in a full piece.
+    /// Returns the bytes in a full piece.
     pub const fn piece_length(&self) -> PieceLength {
         self.piece_length
     }
 
-    /// How many pieces there are, at least 1.
+    /// Returns the number of pieces, at least 1.
     pub const fn piece_count(&self) -> u32 {
         self.pieces
     }
 
-    /// Bytes of content in all files together, padding not counted.
+    /// Returns the bytes of content in all files, without padding.
     pub const fn content_length(&self) -> u64 {
         self.content_length
     }
 
-    /// All files in file-tree order, empty ones included.
+    /// Returns all files in file-tree order, empty ones included.
     pub fn files(&self) -> &[FileSpan] {
         &self.files
     }
 
-    /// The file with this number, if there is one.
+    /// Returns the file with this number, if there is one.
     pub fn file_index(&self, number: u32) -> Option<FileIndex> {
         ((number as usize) < self.files.len()).then_some(FileIndex(number))
     }
 
-    /// A file's span.
+    /// Returns the span of a file.
     pub fn file(&self, file: FileIndex) -> &FileSpan {
         &self.files[file.as_usize()]
     }
 
-    /// The piece with this number, if there is one.
+    /// Returns the piece with this number, if there is one.
     pub fn piece(&self, number: u32) -> Option<PieceIndex> {
         (number < self.pieces).then_some(PieceIndex(number))
     }
 
-    /// All pieces in order.
+    /// Returns all pieces in order.
     pub fn piece_indices(&self) -> impl DoubleEndedIterator<Item = PieceIndex> + Clone + use<> {
         (0..self.pieces).map(PieceIndex)
     }
 
-    /// The file a piece belongs to: every piece belongs to exactly one.
+    /// Returns the file of a piece: each piece belongs to exactly one.
     pub fn file_of(&self, piece: PieceIndex) -> FileIndex {
         let after = self
             .occupied
@@ -158,52 +158,54 @@ impl Layout {
         FileIndex(self.occupied[after - 1])
     }
 
-    /// Where a piece starts in its file, in bytes.
+    /// Returns the position of a piece in its file, in bytes.
     pub fn offset_in_file(&self, piece: PieceIndex) -> u64 {
         let first = self.file(self.file_of(piece)).first_piece;
         u64::from(piece.0 - first) * u64::from(self.piece_length.bytes())
     }
 
-    /// Bytes of content in a piece: the piece length, less in the last piece of a file.
+    /// Returns the bytes of content in a piece: the piece length, or less in the last piece of a
+    /// file.
     pub fn piece_size(&self, piece: PieceIndex) -> u32 {
         let left = self.file(self.file_of(piece)).length - self.offset_in_file(piece);
         left.min(u64::from(self.piece_length.bytes())) as u32
     }
 
-    /// How many blocks of a piece hold content, at least 1.
+    /// Returns the number of blocks with content in a piece, at least 1.
     pub fn block_count(&self, piece: PieceIndex) -> u32 {
         self.piece_size(piece).div_ceil(BLOCK_LEN)
     }
 
-    /// The block with this number in a piece, if it holds content.
+    /// Returns the block with this number in a piece, if it has content.
     pub fn block(&self, piece: PieceIndex, in_piece: u32) -> Option<BlockIndex> {
         (in_piece < self.block_count(piece)).then(|| BlockIndex::new(piece, in_piece as u16))
     }
 
-    /// The blocks of a piece that hold content, in order.
+    /// Returns the blocks of a piece that have content, in order.
     pub fn blocks(&self, piece: PieceIndex) -> impl Iterator<Item = BlockIndex> + Clone + use<> {
         // A piece has at most 16384 blocks.
         (0..self.block_count(piece)).map(move |n| BlockIndex::new(piece, n as u16))
     }
 
-    /// Bytes of content in a block: 16 KiB, less in the last block of a file.
+    /// Returns the bytes of content in a block: 16 KiB, or less in the last block of a file.
     pub fn block_size(&self, block: BlockIndex) -> u32 {
         (self.piece_size(block.piece()) - block.begin()).min(BLOCK_LEN)
     }
 
-    /// How many numbers [`Self::block_number`] gives out: room for every block of every piece.
+    /// Returns the number of block numbers, see [`Self::block_number`]: one for each block of each
+    /// full piece.
     pub fn block_numbers(&self) -> u64 {
         u64::from(self.pieces) * u64::from(self.piece_length.blocks())
     }
 
-    /// A number for each block, unique in the torrent: one bit each in a bitmap. Numbers of
-    /// blocks that would be padding only stay unused.
+    /// Returns the number of a block in the torrent, as an index of a bitmap. Numbers of blocks of
+    /// padding stay unused.
     pub fn block_number(&self, block: BlockIndex) -> u64 {
         u64::from(block.piece().0) * u64::from(self.piece_length.blocks())
             + u64::from(block.in_piece())
     }
 
-    /// The block that starts at `begin` in the piece with this number, if there is one.
+    /// Returns the block that starts at `begin` in the piece with this number, if there is one.
     pub fn block_at(&self, piece: u32, begin: u32) -> Option<BlockIndex> {
         if !begin.is_multiple_of(BLOCK_LEN) {
             return None;

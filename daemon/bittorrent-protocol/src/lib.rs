@@ -1,6 +1,8 @@
-//! BitTorrent v2 and hybrid formats: bencode, metainfo, merkle trees, magnet links and the peer
-//! wire protocol. Pure: no I/O, no clock, no randomness; parsers never panic and bound what they
-//! allocate by what they were given.
+//! Parses and writes the formats of BitTorrent v2 and hybrid torrents, without I/O, clock or
+//! randomness. Parsers never panic, and bound what they allocate by the length of their input.
+//!
+//! The formats are bencode, metainfo, merkle trees, magnet links, tracker messages and the peer
+//! wire protocol.
 
 pub mod bencode;
 pub mod block_set;

@@ -1,4 +1,4 @@
-//! Local service discovery (BEP 14): datagrams to everybody in the network, who look like HTTP.
+//! Local service discovery (BEP 14): multicast datagrams in the form of HTTP requests.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,37 +6,38 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use crate::SwarmHash;
 
-/// The port all listen at.
+/// The port of the multicast groups.
 pub const LOCAL_PORT: u16 = 6771;
 
-/// Where IPv4 hosts listen.
+/// The multicast group of IPv4.
 pub const LOCAL_GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 192, 152, 143);
 
-/// Where IPv6 hosts listen.
+/// The multicast group of IPv6.
 pub const LOCAL_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0xefc0, 0x988f);
 
-/// The longest datagram that is looked at: what fits into one packet of an ethernet.
+/// The longest datagram that is parsed: one Ethernet packet.
 pub const MAX_SEARCH_LEN: usize = 1_400;
 
-/// Swarms in one datagram.
+/// The most swarms in one datagram.
 const MAX_SWARMS: usize = 24;
 
-/// A cookie that is longer is none.
+/// The longest cookie; a longer one is ignored.
 const MAX_COOKIE: usize = 64;
 
-/// "I am in these swarms": who is too should answer in kind or connect.
+/// An announcement of swarms. Peers of these swarms should answer with one of their own, or
+/// connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalSearch {
-    /// Where the sender listens, never 0; its address is that of the datagram.
+    /// The sender's listening port, never 0. Its address is that of the datagram.
     pub port: u16,
     /// The swarms, at least one; at most 24 are read.
     pub swarms: Vec<SwarmHash>,
-    /// Tells the sender its own datagrams.
+    /// Lets the sender recognise its own datagrams.
     pub cookie: Option<String>,
 }
 
 impl LocalSearch {
-    /// Reads a datagram; `None` when it is none of these.
+    /// Parses a datagram; returns `None` for anything else.
     pub fn decode(datagram: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(datagram.get(..MAX_SEARCH_LEN).unwrap_or(datagram)).ok()?;
         let mut lines = text.lines();
@@ -65,7 +66,7 @@ impl LocalSearch {
         })
     }
 
-    /// The datagram for one group.
+    /// Returns the datagram for one group.
     pub fn encode(&self, group: SocketAddr) -> String {
         let mut text = format!(
             "BT-SEARCH * HTTP/1.1\r\nHost: {group}\r\nPort: {}\r\n",

@@ -1,4 +1,4 @@
-//! Magnet links: a torrent by its hashes, with hints where to find peers (BEP 9, BEP 52).
+//! Magnet links: the info-hashes of a torrent, with sources of peers (BEP 9, BEP 52).
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -8,10 +8,10 @@ use data_encoding::BASE32;
 
 use crate::hash::{InfoHashV1, InfoHashV2, InfoHashes, InvalidHex};
 
-/// The longest link in bytes; longer ones come from no person.
+/// The longest link in bytes.
 pub const MAX_MAGNET_LEN: usize = 64 * 1024;
 
-/// No more values of one kind than this are taken from a link.
+/// The most values of one kind that are taken from a link.
 const MAX_VALUES: usize = 256;
 
 /// The multihash prefix of SHA-256, the one hash that `urn:btmh` links use.
@@ -58,7 +58,7 @@ pub struct PeerAddr {
     pub port: u16,
 }
 
-/// What a magnet link says. At least one hash is there when it was parsed.
+/// The content of a magnet link. A parsed one has at least one info-hash.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Magnet {
     /// `xt=urn:btih:…`. Some programs put the truncated v2 hash here.
@@ -85,7 +85,7 @@ impl Magnet {
 impl FromStr for Magnet {
     type Err = MagnetError;
 
-    /// Unknown parameters, and trackers, web seeds and peers that make no sense, are left out.
+    /// Unknown parameters, and invalid trackers, web seeds and peers, are ignored.
     fn from_str(text: &str) -> Result<Self, MagnetError> {
         if text.len() > MAX_MAGNET_LEN {
             return Err(MagnetError::TooLong { len: text.len() });
@@ -237,7 +237,7 @@ impl FromStr for PeerAddr {
     }
 }
 
-/// Whether a text can be a host name or IPv4 address.
+/// Returns whether a text can be a host name or IPv4 address.
 fn is_host_name(host: &str) -> bool {
     (1..=253).contains(&host.len())
         && host
@@ -272,7 +272,7 @@ impl fmt::Display for Encoded<'_> {
     }
 }
 
-/// Undoes percent-encoding, and where `plus` says so also `+` for a blank, as forms write it.
+/// Decodes percent-encoding and, if `plus` is set, also `+` for a space, as in forms.
 fn percent_decode(text: &str, plus: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

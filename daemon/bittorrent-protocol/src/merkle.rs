@@ -18,29 +18,28 @@ use crate::units::{BLOCK_LEN, PieceIndex, PieceLength};
 
 pub use request::{CheckedRequest, HashRequest, MAX_HASH_COUNT, ProofFault, RequestFault};
 
-/// The hash of one block: its content at its true length, 1 to 16384 bytes.
+/// Returns the hash of one block: its content at its true length, 1 to 16384 bytes.
 pub fn leaf(block: &[u8]) -> MerkleHash {
     MerkleHash::from_bytes(Sha256::digest(block).into())
 }
 
-/// The hashes of blocks, in order, as [`leaf`] gives them one by one: at nearly twice the speed where
-/// two and more come together.
+/// Returns the hashes of blocks, in order, as [`leaf`] does for one. Two and more at once take
+/// nearly half the time.
 pub fn leaves(blocks: &[&[u8]]) -> Vec<MerkleHash> {
     let mut digests = vec![[0; MerkleHash::LEN]; blocks.len()];
     sha_lanes::sha256_many(blocks, &mut digests);
     digests.into_iter().map(MerkleHash::from_bytes).collect()
 }
 
-/// Cuts content that begins with a block into blocks, the last of which may be short, and adds their
-/// hashes to those that are there.
+/// Cuts content into blocks, the last of which may be short, and appends their hashes.
 pub fn extend_leaves(leaves: &mut Vec<MerkleHash>, content: &[u8]) {
     const TOGETHER: usize = 16;
     for some in content.chunks(TOGETHER * BLOCK_LEN as usize) {
         let mut blocks: [&[u8]; TOGETHER] = [&[]; TOGETHER];
         let mut digests = [[0; MerkleHash::LEN]; TOGETHER];
         let mut count = 0;
-        for (place, block) in blocks.iter_mut().zip(some.chunks(BLOCK_LEN as usize)) {
-            *place = block;
+        for (slot, block) in blocks.iter_mut().zip(some.chunks(BLOCK_LEN as usize)) {
+            *slot = block;
             count += 1;
         }
         let (digests, _) = digests.split_at_mut(count);
@@ -49,7 +48,7 @@ pub fn extend_leaves(leaves: &mut Vec<MerkleHash>, content: &[u8]) {
     }
 }
 
-/// The node above two nodes.
+/// Returns the parent of two nodes.
 pub fn parent(left: &MerkleHash, right: &MerkleHash) -> MerkleHash {
     let mut both = [0; 2 * MerkleHash::LEN];
     let (first, second) = both.split_at_mut(MerkleHash::LEN);
@@ -68,14 +67,14 @@ static PADS: LazyLock<[MerkleHash; 256]> = LazyLock::new(|| {
     })
 });
 
-/// The node of a layer that covers no content: all zero for leaves, above them what hashing
-/// padding only gives.
+/// Returns the node of a layer that covers padding only: all zero for leaves, the hash of padding
+/// above them.
 pub fn pad(layer: u8) -> MerkleHash {
     PADS[usize::from(layer)]
 }
 
-/// How many layers the root stands above the leaves in the tree of a file of so many blocks: 0 for
-/// a single block, else the power of two that holds them all.
+/// Returns the height of the tree of a file: the number of layers from the leaves up to the root, 0
+/// for a single block.
 pub const fn tree_height(blocks: u64) -> u8 {
     match blocks {
         0 | 1 => 0,
@@ -84,11 +83,11 @@ pub const fn tree_height(blocks: u64) -> u8 {
     }
 }
 
-/// Folds neighbouring nodes into the node `height` layers above them.
+/// Folds adjacent nodes into the node `height` layers above them.
 ///
-/// `hashes` are the leftmost nodes that it covers, standing at `layer`; those missing are padding.
-/// At most 2^`height` nodes fit below it: more are a caller's error, and ignored.
-/// Takes no memory beyond the stack.
+/// `hashes` are the leftmost nodes of `layer` that it covers; missing ones are padding. At most
+/// 2^`height` nodes fit below it: more are a caller's error, and ignored. Takes no memory beyond
+/// the stack.
 pub fn fold(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
     let fits = 1usize.checked_shl(height.into()).unwrap_or(usize::MAX);
     debug_assert!(hashes.len() <= fits, "{} nodes, {fits} fit", hashes.len());
@@ -143,7 +142,7 @@ const WIDE: u8 = 7;
 
 /// As [`fold`], for at least one hash and a height of at most [`WIDE`].
 fn fold_low(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
-    // A place for the padding beside a last node without a neighbour.
+    // One more for the padding beside a last node without a sibling.
     let mut nodes = [[0; MerkleHash::LEN]; (1 << WIDE) + 1];
     for (node, hash) in nodes.iter_mut().zip(hashes) {
         *node = *hash.as_bytes();
@@ -160,8 +159,8 @@ fn fold_low(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
     MerkleHash::from_bytes(nodes[0])
 }
 
-/// Folds a run of nodes at `layer` into the layer `height` above it; the last node gained is
-/// padded. Nodes that cover padding only are not part of the result.
+/// Folds a run of nodes at `layer` into the layer `height` above it; the last node is padded. Omits
+/// nodes that cover padding only.
 pub fn fold_layer(hashes: &[MerkleHash], layer: u8, height: u8) -> Vec<MerkleHash> {
     let width = 1usize.checked_shl(height.into()).unwrap_or(usize::MAX);
     hashes
@@ -170,13 +169,13 @@ pub fn fold_layer(hashes: &[MerkleHash], layer: u8, height: u8) -> Vec<MerkleHas
         .collect()
 }
 
-/// The hash of a piece from all its leaves, in order: the node of the piece layer, or the file's
-/// root for a file of at most one piece.
+/// Returns the hash of a piece from all its leaves, in order: the node of the piece layer, or the
+/// root of a file of at most one piece.
 pub fn piece_hash(leaves: &[MerkleHash], layout: &Layout, piece: PieceIndex) -> MerkleHash {
     fold(leaves, 0, piece_height(layout, piece))
 }
 
-/// How many layers the hash of a piece stands above its leaves: less than
+/// Returns the number of layers from the leaves of a piece up to its hash: less than
 /// [`PieceLength::layer`] only in files shorter than a piece.
 pub fn piece_height(layout: &Layout, piece: PieceIndex) -> u8 {
     let file = layout.file(layout.file_of(piece));
@@ -186,18 +185,18 @@ pub fn piece_height(layout: &Layout, piece: PieceIndex) -> u8 {
     }
 }
 
-/// The root of a file longer than a piece, from its complete piece layer.
+/// Returns the root of a file longer than a piece, from its complete piece layer.
 pub fn file_root_from_layer(layer: &[MerkleHash], piece_length: PieceLength) -> MerkleHash {
     fold(layer, piece_length.layer(), tree_height(layer.len() as u64))
 }
 
-/// The root of a file from all its leaves.
+/// Returns the root of a file from all its leaves.
 pub fn file_root_from_leaves(leaves: &[MerkleHash]) -> MerkleHash {
     fold(leaves, 0, tree_height(leaves.len() as u64))
 }
 
-/// The complete piece layer of a file from all its leaves; to be left out of a torrent when the
-/// file has at most one piece.
+/// Returns the complete piece layer of a file from all its leaves. Torrents omit it for files of at
+/// most one piece.
 pub fn piece_layer_from_leaves(
     leaves: &[MerkleHash],
     piece_length: PieceLength,
@@ -209,7 +208,7 @@ pub fn piece_layer_from_leaves(
 mod tests {
     use super::*;
 
-    /// Builds every layer of the padded tree: slow, and plainly what BEP 52 says.
+    /// Builds each layer of the padded tree, as BEP 52 describes it: slow and simple.
     fn naive(hashes: &[MerkleHash], layer: u8, height: u8) -> MerkleHash {
         let mut nodes = hashes.to_vec();
         nodes.resize(1 << height, pad(layer));

@@ -1,5 +1,5 @@
-//! Torrents: the info dictionary, piece layers and what a `.torrent` file says around them
-//! (BEP 3, BEP 52).
+//! Torrents: the info dictionary, the piece layers and the other fields of a `.torrent` file (BEP
+//! 3, BEP 52).
 
 mod alias;
 mod build;
@@ -16,6 +16,6 @@ pub use build::{BuildError, HashedContent, MetainfoBuilder, v1_pads_tail};
 pub use info::{File, Info, InfoError};
 pub use layer::{LayerError, PieceLayer};
 pub use names::{MAX_NAME_LEN, MAX_PATH_LEN, MAX_PATHS_MEMORY, MAX_RENAMED, PathError};
-pub use torrent::{Metainfo, MetainfoError};
+pub use torrent::{Metainfo, MetainfoError, UnhashedFields};
 pub use tree::{MAX_FILE_LEN, TreeError};
 pub use v1::{Inconsistency, MAX_V1_PIECE_LEN, V1Error};

@@ -1,11 +1,11 @@
-//! Message Stream Encryption: the handshake that comes before the peer protocol's own, so that who
-//! looks at the first bytes only sees noise (Vuze wiki, "Message Stream Encryption"). It hides a
-//! connection from filters that look for the protocol; it says nothing about who the peer is.
+//! Message Stream Encryption: a handshake before the peer protocol's own whose bytes look random
+//! (Vuze wiki, "Message Stream Encryption"). It hides the protocol from traffic inspection; it does
+//! not authenticate peers.
 //!
 //! ```text
 //! A -> B: A's public key, up to 512 bytes of padding
 //! B -> A: B's public key, up to 512 bytes of padding
-//! A -> B: which swarm; encrypted: methods A offers, padding, the first bytes of what A has to say
+//! A -> B: the swarm; encrypted: methods A offers, padding, the initial payload of A
 //! B -> A: encrypted: the method B takes, padding
 //! ```
 //!
@@ -29,7 +29,7 @@ pub use responder::Responder;
 use crate::hash::SwarmHash;
 use exchange::{KEY_LEN, SECRET_LEN, sha1};
 
-/// The most bytes of padding in one place.
+/// The most bytes of one padding.
 pub const MAX_PADDING: usize = 512;
 
 /// Random bytes that one handshake takes: a secret, and padding of random length.
@@ -44,7 +44,7 @@ const VERIFICATION: [u8; 8] = [0; 8];
 /// The peer breaks the handshake, or cannot be agreed with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MseError {
-    /// Its public key would make the common secret known to everybody, or is out of range.
+    /// Its public key would make the shared secret predictable, or is out of range.
     #[error("the public key of the peer is none that an honest peer has")]
     Key,
     /// What must follow its padding does not.
@@ -67,7 +67,7 @@ pub enum MseError {
 /// What becomes of a stream after the handshake. Both false: nothing can be agreed upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Methods {
-    /// It goes on in plain text: bit 0x01.
+    /// The stream continues in plain text: bit 0x01.
     pub plain: bool,
     /// It is encrypted to its end: bit 0x02.
     pub rc4: bool,
@@ -82,7 +82,7 @@ impl Methods {
     }
 
     /// The bit of the method to use with who offers these bits: plain text rather than RC4, which
-    /// costs time and protects nobody's secrets.
+    /// costs time and protects no secret.
     const fn choose(self, offered: u32) -> Option<u32> {
         let common = self.bits() & offered;
         if common & Self::PLAIN != 0 {
@@ -107,7 +107,7 @@ impl HiddenSwarm {
     }
 }
 
-/// Keys of an encrypted stream, each at the place where the handshake left it.
+/// The keys of an encrypted stream, each at its position after the handshake.
 #[derive(Debug)]
 pub struct Ciphers {
     /// For what the peer sends.
@@ -119,7 +119,7 @@ pub struct Ciphers {
 /// The handshake is over.
 #[derive(Debug)]
 pub struct Established {
-    /// `None`: the stream goes on in plain text.
+    /// `None`: the stream continues in plain text.
     pub ciphers: Option<Box<Ciphers>>,
     /// What the peer sent already of what follows, in plain text.
     pub early: Vec<u8>,

@@ -1,13 +1,12 @@
-//! Text from outside, made safe to print.
+//! Displays untrusted text safely.
 //!
-//! Peers, trackers, web servers, publishers and magnet links send text that a person reads later: in a log, on
-//! a terminal, on a page. [`Printable`] is the one way to print such text.
+//! Peers, trackers, web servers, publishers and magnet links send text that appears in logs, on
+//! terminals and on pages. All such text is printed through [`Printable`].
 
 use std::fmt::{self, Write as _};
 
-/// Displays text without the characters that change more than their own place: control characters, line breaks
-/// among them, and marks that reverse the direction of writing. Each is replaced by U+FFFD, so foreign text can
-/// neither command a terminal nor begin a line of its own.
+/// Displays text with each control character, line break and bidirectional mark replaced by U+FFFD.
+/// So untrusted text can neither control a terminal nor start a new line.
 ///
 /// ```
 /// use bittorrent_protocol::Printable;
@@ -24,7 +23,7 @@ impl<T: fmt::Display> fmt::Display for Printable<T> {
     }
 }
 
-/// Passes on what is printable.
+/// A writer that replaces the other characters.
 struct Filter<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl fmt::Write for Filter<'_, '_> {
@@ -42,7 +41,7 @@ impl fmt::Write for Filter<'_, '_> {
     }
 }
 
-/// Whether a character stays as it is in [`Printable`] text.
+/// Returns whether [`Printable`] keeps a character.
 #[must_use]
 pub fn is_printable(c: char) -> bool {
     // Line and paragraph separators; marks, embeddings, overrides and isolates.

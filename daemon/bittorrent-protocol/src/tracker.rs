@@ -1,5 +1,4 @@
-//! What is said to trackers and what they answer: over HTTP (BEP 3, BEP 7, BEP 23) and over UDP
-//! (BEP 15).
+//! Announces to trackers and their answers, over HTTP (BEP 3, BEP 7, BEP 23) and UDP (BEP 15).
 
 mod http;
 mod udp;
@@ -15,36 +14,36 @@ pub use udp::{
     encode_announce, encode_connect,
 };
 
-/// Addresses taken from one answer; what is behind them is left out.
+/// The most addresses taken from one answer; further ones are ignored.
 pub const MAX_PEERS: usize = 1_000;
 
-/// A tracker's words, safe to print.
+/// A message of a tracker, safe to print.
 fn printable(reason: &[u8]) -> String {
     Printable(String::from_utf8_lossy(reason)).to_string()
 }
 
-/// Why we announce ourselves.
+/// The event of an announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AnnounceEvent {
-    /// It is time to.
+    /// None: a regular announce.
     #[default]
     Regular,
-    /// For the first time.
+    /// The first announce.
     Started,
-    /// We have everything, having been without something before.
+    /// The download has completed.
     Completed,
-    /// For the last time.
+    /// The last announce.
     Stopped,
 }
 
-/// What we tell a tracker.
+/// An announce to a tracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announce {
     /// The swarm: a v1 info-hash or a truncated v2 one (BEP 52).
     pub swarm: SwarmHash,
-    /// Our peer id.
+    /// This client's peer id.
     pub peer_id: PeerId,
-    /// Where we listen.
+    /// The listening port.
     pub port: u16,
     /// Bytes sent to peers.
     pub uploaded: u64,
@@ -52,34 +51,34 @@ pub struct Announce {
     pub downloaded: u64,
     /// Bytes still missing.
     pub left: u64,
-    /// Why.
+    /// The event.
     pub event: AnnounceEvent,
-    /// Tells us from others at the same address.
+    /// A key that distinguishes clients at the same address.
     pub key: u32,
-    /// How many peers to name.
+    /// The number of peers requested.
     pub want: u16,
-    /// Whether connections with us may be encrypted; there is no word for it over UDP.
+    /// Whether connections may be encrypted; not sent over UDP.
     pub crypto: Crypto,
 }
 
-/// What a tracker is told about encrypted connections (Vuze wiki, "Message Stream Encryption"), so that
-/// it can name peers that fit.
+/// The support for encrypted connections, sent to trackers so that they return matching peers (Vuze
+/// wiki, "Message Stream Encryption").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Crypto {
-    /// We turn them away.
+    /// Encrypted connections are refused.
     #[default]
     None,
-    /// We take them: `supportcrypto`.
+    /// Encrypted connections are accepted: `supportcrypto`.
     Supported,
-    /// We take no others: `requirecrypto`.
+    /// Only encrypted connections are accepted: `requirecrypto`.
     Required,
 }
 
-/// What a tracker answers.
+/// The answer of a tracker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
-    /// When to come again; nothing about it has been checked.
+    /// The interval to the next announce; unchecked.
     pub interval: Duration,
-    /// Addresses of peers; at most [`MAX_PEERS`], nothing about them has been checked.
+    /// Addresses of peers; at most [`MAX_PEERS`]. Unchecked.
     pub peers: Vec<SocketAddr>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Bytes in a block: what one request asks for and one leaf of a merkle tree covers (BEP 52).
+/// Bytes in a block: the unit of a request and of a leaf of a merkle tree (BEP 52).
 pub const BLOCK_LEN: u32 = 16 * 1024;
 
 /// The most pieces a torrent may have here; the same bound libtorrent uses.
@@ -23,9 +23,9 @@ pub struct PieceLength(u32);
 impl PieceLength {
     /// The shortest piece: one block.
     pub const MIN: Self = Self(BLOCK_LEN);
-    /// The longest piece other clients still handle.
+    /// The longest piece that other clients accept.
     pub const MAX: Self = Self(1 << 28);
-    /// What a producer uses unless told otherwise.
+    /// The default of producers.
     pub const DEFAULT: Self = Self(4 << 20);
 
     /// Checks a length in bytes.
@@ -40,17 +40,17 @@ impl PieceLength {
         }
     }
 
-    /// In bytes.
+    /// Returns the length in bytes.
     pub const fn bytes(self) -> u32 {
         self.0
     }
 
-    /// In blocks, 1 to 16384; a power of two.
+    /// Returns the length in blocks: a power of two, 1 to 16384.
     pub const fn blocks(self) -> u32 {
         self.0 / BLOCK_LEN
     }
 
-    /// How many layers the piece layer stands above the leaves: 0 for 16 KiB pieces.
+    /// Returns the number of layers from the leaves up to the piece layer: 0 for 16 KiB pieces.
     pub const fn layer(self) -> u8 {
         self.blocks().trailing_zeros() as u8
     }
@@ -75,12 +75,12 @@ macro_rules! index {
         pub struct $name(pub(crate) u32);
 
         impl $name {
-            /// The number, counted from zero.
+            /// Returns the number, counted from zero.
             pub const fn get(self) -> u32 {
                 self.0
             }
 
-            /// The number, to index a slice with one entry each.
+            /// Returns the number as an index of a slice with one entry each.
             pub const fn as_usize(self) -> usize {
                 self.0 as usize
             }
@@ -116,17 +116,17 @@ impl BlockIndex {
         Self { piece, in_piece }
     }
 
-    /// The piece it belongs to.
+    /// Returns the piece of the block.
     pub const fn piece(self) -> PieceIndex {
         self.piece
     }
 
-    /// Its number in the piece, from zero.
+    /// Returns the number of the block in the piece, from zero.
     pub const fn in_piece(self) -> u16 {
         self.in_piece
     }
 
-    /// Its first byte, counted from the start of the piece.
+    /// Returns the position of the block in the piece, in bytes.
     pub const fn begin(self) -> u32 {
         self.in_piece as u32 * BLOCK_LEN
     }

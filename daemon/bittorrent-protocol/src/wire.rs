@@ -1,10 +1,10 @@
 //! The peer wire protocol: the handshake, messages, and the extension messages we speak.
 //!
-//! Decoders read from a byte slice and give back values that borrow from it, so that a reader can
-//! work on one big buffer: [`Message::decode`] says how many bytes are missing or how many it
-//! consumed, and [`Header::peek`] tells where the payload of a `piece` belongs as soon as its first
-//! 13 bytes have arrived. What a message may weigh is checked before its bytes are awaited.
-//! Encoders append to any [`bytes::BufMut`].
+//! Decoders return values that borrow from a byte slice, so that a reader can work on one big
+//! buffer. [`Message::decode`] returns the number of missing or consumed bytes. [`Header::peek`]
+//! returns the position of the payload of a `piece` as soon as its first 13 bytes have arrived. The
+//! length of a message is checked before its bytes arrive. Encoders append to any
+//! [`bytes::BufMut`].
 //!
 //! All integers on the wire are big-endian. A message is a 4-byte length, a 1-byte id and the rest;
 //! length 0 is a keep-alive (BEP 3, "peer protocol").

@@ -72,16 +72,16 @@ fn a_torrent_takes_no_other_layer() {
     let file = metainfo.info().layout().file_index(0).unwrap();
     let layer_of = |other: &Metainfo| other.layer(file).unwrap().clone();
     let bare = Metainfo::from_info(metainfo.info().clone());
-    assert!(bare.clone().with_layer(file, layer_of(&metainfo)).is_ok());
+    assert!(bare.clone().set_layer(file, layer_of(&metainfo)).is_ok());
     let others = three_blocks(2, PieceLength::MIN);
     assert!(matches!(
-        bare.clone().with_layer(file, layer_of(&others)),
+        bare.clone().set_layer(file, layer_of(&others)),
         Err(LayerError::Root { .. })
     ));
     // The same content in longer pieces has the same root and another layer.
     let longer = three_blocks(1, PieceLength::new(32768).unwrap());
     assert!(matches!(
-        bare.with_layer(file, layer_of(&longer)),
+        bare.clone().set_layer(file, layer_of(&longer)),
         Err(LayerError::Count {
             found: 2,
             expected: 3
@@ -90,7 +90,7 @@ fn a_torrent_takes_no_other_layer() {
     // One piece holds all of it.
     let longest = three_blocks(1, PieceLength::new(65536).unwrap());
     assert!(matches!(
-        longest.with_layer(file, layer_of(&metainfo)),
+        longest.clone().set_layer(file, layer_of(&metainfo)),
         Err(LayerError::NoLayer { .. })
     ));
 }

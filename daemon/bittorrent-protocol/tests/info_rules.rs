@@ -549,7 +549,7 @@ fn hints_are_read_leniently() {
     let one = torrent(&[file("a", 1)], |torrent| {
         torrent.bytes("url-list", " http://example.com/a file ");
     });
-    assert_eq!(one.web_seeds, ["http://example.com/a%20file"]);
+    assert_eq!(one.unhashed.web_seeds, ["http://example.com/a%20file"]);
     let many = torrent(&directory, |torrent| {
         torrent.key("nodes").list(|nodes| {
             for (host, port) in [("router.example", 6881), ("x", 0), ("x", 65536), ("", 1)] {
@@ -567,9 +567,9 @@ fn hints_are_read_leniently() {
             list.list(|_| {});
         });
     });
-    assert_eq!(many.nodes, [("router.example".to_owned(), 6881)]);
-    assert_eq!(many.web_seeds, ["http://a/", "http://b/c/"]);
-    assert_eq!(many.trackers, Vec::<Vec<String>>::new());
+    assert_eq!(many.unhashed.nodes, [("router.example".to_owned(), 6881)]);
+    assert_eq!(many.unhashed.web_seeds, ["http://a/", "http://b/c/"]);
+    assert_eq!(many.unhashed.trackers, Vec::<Vec<String>>::new());
 
     // Keys in front of `info` in the sorted order.
     let mut encoder = Encoder::new();
@@ -589,7 +589,7 @@ fn hints_are_read_leniently() {
     });
     let tracked = Metainfo::parse(&encoder.finish(), &Limits::TORRENT).unwrap();
     assert_eq!(
-        tracked.trackers,
+        tracked.unhashed.trackers,
         [vec!["http://a", "http://b"], vec!["http://c"]]
     );
     let magnet = tracked.magnet();

@@ -184,15 +184,15 @@ proptest! {
             .hybrid(hybrid)
             .private(private)
             .snapshot(*b"{}");
-        builder.trackers = vec![
+        builder.unhashed.trackers = vec![
             vec!["udp://a.example:1/announce".into(), "http://b.example/announce".into()],
             vec!["http://c.example/announce".into()],
         ];
-        builder.web_seeds = vec!["http://d.example/dir/".into()];
-        builder.nodes = vec![("router.example".into(), 6881), ("2001:db8::1".into(), 1)];
-        builder.comment = Some("of no meaning".into());
-        builder.created_by = Some("a test".into());
-        builder.creation_date = Some(-1);
+        builder.unhashed.web_seeds = vec!["http://d.example/dir/".into()];
+        builder.unhashed.nodes = vec![("router.example".into(), 6881), ("2001:db8::1".into(), 1)];
+        builder.unhashed.comment = Some("of no meaning".into());
+        builder.unhashed.created_by = Some("a test".into());
+        builder.unhashed.creation_date = Some(-1);
         for (path, content) in contents.iter().rev() {
             let hashed = hashed(content, piece_length, v1_pads_tail(files.len()));
             builder = builder.file(path.clone(), hashed);

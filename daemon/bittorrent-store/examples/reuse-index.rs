@@ -66,7 +66,7 @@ fn look_up(
 ) -> Result<f64, StoreError> {
     let started = Instant::now();
     for (piece, leaves) in store.layout().piece_indices().zip(batches) {
-        sources.reuse_blocks(&store, piece, Some(leaves))?;
+        sources.reuse_blocks(store, piece, Some(leaves))?;
     }
     Ok(started.elapsed().as_secs_f64() * 1000.0 / batches.len() as f64)
 }

@@ -1,12 +1,12 @@
-//! Which blocks are verified, readable by any thread without a lock.
+//! A bitmap that threads read and change without a lock.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A bit for each number, changed and read by several threads.
+/// One bit per number, changed and read by several threads.
 ///
-/// Setting a bit is a release and reading one an acquire: who sees a bit also sees what was written
-/// before it was set.
+/// Setting a bit is a release and reading one an acquire: a thread that sees a bit also sees what
+/// was written before the bit was set.
 #[derive(Debug)]
 pub(crate) struct AtomicBitmap {
     words: Box<[AtomicU64]>,
@@ -22,9 +22,9 @@ impl AtomicBitmap {
         }
     }
 
-    /// Sets a bit; true when it was not set before.
+    /// Sets a bit; returns whether it was clear before.
     pub(crate) fn set(&self, number: u64) -> bool {
-        let (word, mask) = self.place(number);
+        let (word, mask) = self.word_of(number);
         let fresh = word.fetch_or(mask, Ordering::Release) & mask == 0;
         if fresh {
             self.count.fetch_add(1, Ordering::Relaxed);
@@ -32,9 +32,9 @@ impl AtomicBitmap {
         fresh
     }
 
-    /// Clears a bit; true when it was set before.
+    /// Clears a bit; returns whether it was set before.
     pub(crate) fn clear(&self, number: u64) -> bool {
-        let (word, mask) = self.place(number);
+        let (word, mask) = self.word_of(number);
         let was = word.fetch_and(!mask, Ordering::AcqRel) & mask != 0;
         if was {
             self.count.fetch_sub(1, Ordering::Relaxed);
@@ -43,17 +43,17 @@ impl AtomicBitmap {
     }
 
     pub(crate) fn get(&self, number: u64) -> bool {
-        let (word, mask) = self.place(number);
+        let (word, mask) = self.word_of(number);
         word.load(Ordering::Acquire) & mask != 0
     }
 
-    /// Whether every bit of a range is set; true of an empty one.
+    /// Returns whether all bits of a range are set; `true` for an empty range.
     pub(crate) fn all(&self, numbers: Range<u64>) -> bool {
         let mut at = numbers.start;
         while at < numbers.end {
             let stop = numbers.end.min((at / 64 + 1) * 64);
             let bits = u64::MAX >> (64 - (stop - at)) << (at % 64);
-            let (word, _) = self.place(at);
+            let (word, _) = self.word_of(at);
             if word.load(Ordering::Acquire) & bits != bits {
                 return false;
             }
@@ -62,17 +62,17 @@ impl AtomicBitmap {
         true
     }
 
-    /// A copy of all words, the first number in the lowest bit of the first.
+    /// Returns a copy of all words; the first number is the lowest bit of the first word.
     pub(crate) fn words(&self) -> impl Iterator<Item = u64> + '_ {
         self.words.iter().map(|word| word.load(Ordering::Acquire))
     }
 
-    /// How many bits are set.
+    /// Returns the number of set bits.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn place(&self, number: u64) -> (&AtomicU64, u64) {
+    fn word_of(&self, number: u64) -> (&AtomicU64, u64) {
         (&self.words[(number / 64) as usize], 1 << (number % 64))
     }
 }

@@ -1,4 +1,4 @@
-//! Making a generation of content that is not in a torrent yet.
+//! Creates generations and torrents of local content that is in no torrent yet.
 
 mod folder;
 mod parallel;
@@ -23,14 +23,14 @@ use folder::LeafSink;
 use parallel::hash_file;
 pub use pipeline::hash_stream;
 pub use v1::V1Pieces;
-/// What a torrent is made of.
+/// The shape of a torrent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// One file, which has the torrent's name.
     SingleFile,
     /// A directory of the torrent's name with files in it.
     Directory {
-        /// How many, empty ones included.
+        /// The number of files, empty ones included.
         files: usize,
     },
 }
@@ -38,19 +38,20 @@ pub enum Shape {
 /// How content is cut and hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Bytes in a piece.
+    /// The piece length.
     pub piece_length: PieceLength,
     /// Whether v1 clients can use the torrent too.
     pub hybrid: bool,
 }
 
-/// Told the bytes hashed so far of the file at hand; says whether to go on.
+/// Called with the bytes of the current file hashed so far; returns whether to continue.
 pub type ProgressCallback<'a> = &'a mut dyn FnMut(u64) -> bool;
 
-/// A generation in the making: files are written below its directory and hashed on the way.
+/// A generation that is being created. Files are written below its directory and hashed in the same
+/// pass.
 ///
-/// The directory does not depend on where it is: once finished it may be renamed. A draft that is
-/// dropped leaves its directory behind for the caller to remove.
+/// A finished directory may be renamed. Dropping an unfinished draft leaves its directory, which
+/// the caller removes.
 #[derive(Debug)]
 pub struct Draft {
     paths: Paths,
@@ -71,11 +72,11 @@ struct DraftFile {
 }
 
 impl Draft {
-    /// Begins a generation in a directory, which is made when it is not there.
+    /// Starts a generation in a directory, and creates it if missing.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be made or the name cannot be a file name.
+    /// When the directory cannot be created, or the name is no valid file name.
     pub fn begin(
         dir: &Path,
         name: &str,
@@ -100,29 +101,28 @@ impl Draft {
         })
     }
 
-    /// Where a file of the draft lies. `path` is relative to the torrent's directory and ignored for a
-    /// single file.
+    /// Returns the path of a file of the draft. `path` is relative to the torrent's directory, and
+    /// ignored for a single file.
     pub fn content_path(&self, path: &[String]) -> PathBuf {
-        let mut place = self.paths.content();
+        let mut location = self.paths.content();
         match (self.shape, path) {
-            (Shape::SingleFile, _) => place.push(&self.name),
-            // A v2 torrent of one file that stands in no directory is that file.
-            (Shape::Directory { files: 1 }, [name]) if !self.cut.hybrid => place.push(name),
+            (Shape::SingleFile, _) => location.push(&self.name),
+            // A v2 torrent of one file without a directory is a single-file torrent.
+            (Shape::Directory { files: 1 }, [name]) if !self.cut.hybrid => location.push(name),
             (Shape::Directory { .. }, path) => {
-                place.push(&self.name);
-                place.extend(path);
+                location.push(&self.name);
+                location.extend(path);
             }
         }
-        place
+        location
     }
 
-    /// Reads a source to its end, writes it to its place and hashes it in the same pass, with bounded
-    /// memory. Returns its length in bytes.
+    /// Reads a source to its end, writes it to its file and hashes it in the same pass, with
+    /// bounded memory. Returns its length in bytes.
     ///
     /// # Errors
     ///
-    /// When the source or the disk fails, when a name cannot be a file name, and
-    /// [`StoreError::Cancelled`].
+    /// When the source or the disk fails, when a name is invalid, and [`StoreError::Cancelled`].
     pub fn add_file(
         &mut self,
         path: &[String],
@@ -130,8 +130,8 @@ impl Draft {
         progress: ProgressCallback<'_>,
     ) -> Result<u64, StoreError> {
         let path = self.free_path(path)?;
-        let place = self.content_path(path);
-        for above in place
+        let location = self.content_path(path);
+        for above in location
             .ancestors()
             .skip(1)
             .take_while(|above| above.starts_with(self.paths.content()))
@@ -142,21 +142,20 @@ impl Draft {
         }
         let file = self
             .io
-            .open(&place, OpenMode::Replace)
-            .map_err(StoreError::io(Operation::Create, &place))?;
+            .open(&location, OpenMode::Replace)
+            .map_err(StoreError::io(Operation::Create, &location))?;
         let (cut, v1) = (self.cut, self.v1());
         let hashed = self.keep_leaves(|keep| {
-            let to = Some((&*file, place.as_path()));
+            let to = Some((&*file, location.as_path()));
             hash_stream(source, to, cut.piece_length, v1, keep, progress)
         })?;
         file.sync_data()
-            .map_err(StoreError::io(Operation::Sync, &place))?;
+            .map_err(StoreError::io(Operation::Sync, &location))?;
         Ok(self.keep_file(path, hashed))
     }
 
-    /// Hashes a file that its owner wrote to its [place](Self::content_path), on every core. Returns its
-    /// length in bytes. Write it below the draft's own directory only: it becomes part of a sealed
-    /// store.
+    /// Hashes a file that the caller wrote to its [path](Self::content_path), on every core.
+    /// Returns its length in bytes. The file becomes part of the sealed generation.
     ///
     /// # Errors
     ///
@@ -167,27 +166,28 @@ impl Draft {
         progress: ProgressCallback<'_>,
     ) -> Result<u64, StoreError> {
         let path = self.free_path(path)?;
-        let place = self.content_path(path);
+        let location = self.content_path(path);
         let file = self
             .io
-            .open(&place, OpenMode::Read)
-            .map_err(StoreError::io(Operation::Open, &place))?;
+            .open(&location, OpenMode::Read)
+            .map_err(StoreError::io(Operation::Open, &location))?;
         let (cut, v1) = (self.cut, self.v1());
-        let hashed = self
-            .keep_leaves(|keep| hash_file(&*file, &place, cut.piece_length, v1, keep, progress))?;
+        let hashed = self.keep_leaves(|keep| {
+            hash_file(&*file, &location, cut.piece_length, v1, keep, progress)
+        })?;
         file.sync_data()
-            .map_err(StoreError::io(Operation::Sync, &place))?;
+            .map_err(StoreError::io(Operation::Sync, &location))?;
         Ok(self.keep_file(path, hashed))
     }
 
-    /// The path of a file as the draft keeps it, if it can be added.
+    /// Returns the path under which a file is added, if it can be.
     fn free_path<'p>(&self, path: &'p [String]) -> Result<&'p [String], StoreError> {
         let path: &[String] = match self.shape {
             Shape::SingleFile => &[],
             Shape::Directory { .. } => path,
         };
         check_names(&self.name, path)?;
-        // Names that differ by case only would be changed by whoever downloads them.
+        // Clients rename files whose names differ by case only.
         let taken: Vec<_> = path.iter().map(|name| name.to_lowercase()).collect();
         let needs_path = self.shape != Shape::SingleFile;
         if needs_path && path.is_empty() || self.added.contains(&taken) {
@@ -198,7 +198,7 @@ impl Draft {
         Ok(path)
     }
 
-    /// Hashes the next file; its leaf hashes go to disk on the way.
+    /// Hashes the next file and writes its leaf hashes to disk.
     fn keep_leaves(
         &self,
         hash: impl FnOnce(LeafSink<'_>) -> Result<HashedContent, StoreError>,
@@ -223,7 +223,7 @@ impl Draft {
         Ok((content, leaves_path))
     }
 
-    /// Notes a file that was hashed; gives its length.
+    /// Records a hashed file; returns its length.
     fn keep_file(&mut self, path: &[String], (content, leaves): (HashedContent, PathBuf)) -> u64 {
         let length = content.length;
         let taken = path.iter().map(|name| name.to_lowercase()).collect();
@@ -244,12 +244,12 @@ impl Draft {
         V1Pieces::of(self.shape, self.cut)
     }
 
-    /// Makes the torrent of what was added, and a sealed store of the directory. `describe` may add
-    /// to the torrent what is known only now.
+    /// Makes the torrent of the added files, and seals the generation. `describe` may add fields to
+    /// the torrent that are known only now.
     ///
     /// # Errors
     ///
-    /// When the content makes no torrent or the disk fails.
+    /// When no torrent can be made of the content, or the disk fails.
     pub fn finish(
         mut self,
         describe: impl FnOnce(MetainfoBuilder) -> MetainfoBuilder,
@@ -273,18 +273,19 @@ impl Draft {
             let Some(index) = info.layout().file_index(number) else {
                 continue;
             };
-            let (written, place) = (self.content_path(&file.path), self.paths.file(&info, index));
-            if written != place {
+            let (written, location) =
+                (self.content_path(&file.path), self.paths.file(&info, index));
+            if written != location {
                 // A file and a directory whose names differ by case only.
                 return Err(StoreError::FileName {
                     name: file.path.join("/"),
                 });
             }
             if info.layout().file(index).blocks() > 1 {
-                let place = self.paths.leaves(index);
+                let location = self.paths.leaves(index);
                 self.io
-                    .rename(&file.leaves, &place)
-                    .map_err(StoreError::io(Operation::Rename, &place))?;
+                    .rename(&file.leaves, &location)
+                    .map_err(StoreError::io(Operation::Rename, &location))?;
             } else {
                 self.io
                     .remove_file(&file.leaves)
@@ -309,12 +310,12 @@ fn builder(name: &str, shape: Shape, cut: Cut, files: &[DraftFile]) -> MetainfoB
     })
 }
 
-/// Makes a torrent of content that stays where it is: a file, or a directory with everything in it.
-/// The torrent has its name. Symbolic links are passed over.
+/// Makes a torrent of a file, or of a directory with everything in it, without copying. The torrent
+/// has its name. Skips symbolic links.
 ///
 /// # Errors
 ///
-/// When the content cannot be read or makes no torrent, and [`StoreError::Cancelled`].
+/// When the content cannot be read or no torrent can be made of it, and [`StoreError::Cancelled`].
 pub fn hash_path(
     path: &Path,
     cut: Cut,
@@ -329,15 +330,24 @@ pub fn hash_path(
     let (shape, paths) = list(path)?;
     let mut files = Vec::new();
     for relative in paths {
-        let place = relative
+        let location = relative
             .iter()
-            .fold(path.to_owned(), |place, component| place.join(component));
+            .fold(path.to_owned(), |location, component| {
+                location.join(component)
+            });
         let file = io
-            .open(&place, OpenMode::Read)
-            .map_err(StoreError::io(Operation::Open, &place))?;
+            .open(&location, OpenMode::Read)
+            .map_err(StoreError::io(Operation::Open, &location))?;
         let v1 = V1Pieces::of(shape, cut);
         let mut ignore = |_: &[MerkleHash]| Ok(());
-        let content = hash_file(&*file, &place, cut.piece_length, v1, &mut ignore, progress)?;
+        let content = hash_file(
+            &*file,
+            &location,
+            cut.piece_length,
+            v1,
+            &mut ignore,
+            progress,
+        )?;
         let path = if shape == Shape::SingleFile {
             vec![name.to_owned()]
         } else {
@@ -354,8 +364,8 @@ pub fn hash_path(
         .map_err(|source| StoreError::Build(Box::new(source)))
 }
 
-/// Makes a generation with copies of content that lies elsewhere: a file, or a directory with
-/// everything in it. The torrent has its name. Symbolic links are passed over.
+/// Creates a generation with a copy of a file, or of a directory with everything in it. The torrent
+/// has its name. Skips symbolic links.
 ///
 /// # Errors
 ///
@@ -374,18 +384,20 @@ pub fn copy_path(
     let (shape, paths) = list(path)?;
     let mut draft = Draft::begin(dir, name, shape, cut, io)?;
     for relative in paths {
-        let place = relative
+        let location = relative
             .iter()
-            .fold(path.to_owned(), |place, component| place.join(component));
+            .fold(path.to_owned(), |location, component| {
+                location.join(component)
+            });
         let mut file =
-            std::fs::File::open(&place).map_err(StoreError::io(Operation::Open, &place))?;
+            std::fs::File::open(&location).map_err(StoreError::io(Operation::Open, &location))?;
         draft.add_file(&relative, &mut file, progress)?;
     }
     draft.finish(|builder| builder)
 }
 
-/// What a torrent of a path is made of, and the paths of its files: sorted for a directory, one empty
-/// path for a file.
+/// Returns the shape of a torrent of a path, and the paths of its files: sorted for a directory,
+/// one empty path for a file.
 fn list(path: &Path) -> Result<(Shape, Vec<Vec<String>>), StoreError> {
     if !path.is_dir() {
         return Ok((Shape::SingleFile, vec![Vec::new()]));
@@ -393,13 +405,15 @@ fn list(path: &Path) -> Result<(Shape, Vec<Vec<String>>), StoreError> {
     let mut found = Vec::new();
     let mut waiting = vec![Vec::new()];
     while let Some(relative) = waiting.pop() {
-        let place = relative
+        let location = relative
             .iter()
-            .fold(path.to_owned(), |place, component: &String| {
-                place.join(component)
+            .fold(path.to_owned(), |location, component: &String| {
+                location.join(component)
             });
-        for entry in std::fs::read_dir(&place).map_err(StoreError::io(Operation::List, &place))? {
-            let entry = entry.map_err(StoreError::io(Operation::List, &place))?;
+        for entry in
+            std::fs::read_dir(&location).map_err(StoreError::io(Operation::List, &location))?
+        {
+            let entry = entry.map_err(StoreError::io(Operation::List, &location))?;
             let kind = entry
                 .file_type()
                 .map_err(StoreError::io(Operation::Inspect, &entry.path()))?;
@@ -421,7 +435,8 @@ fn list(path: &Path) -> Result<(Shape, Vec<Vec<String>>), StoreError> {
     Ok((Shape::Directory { files: found.len() }, found))
 }
 
-/// Checks names as the torrent will in the end, so that none is found bad after hours of hashing.
+/// Checks names as the torrent does at the end, so that an invalid one is found before hours of
+/// hashing.
 fn check_names(torrent: &str, path: &[String]) -> Result<(), StoreError> {
     let something = HashedContent {
         length: 1,

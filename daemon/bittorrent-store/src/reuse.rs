@@ -183,9 +183,9 @@ impl ReuseSources {
         let same = root.and_then(|root| self.by_root.get(&root));
         let named = self.by_path.get(&name_of(info, file)).into_iter().flatten();
         let mut found: Vec<(usize, FileIndex)> = Vec::new();
-        for place in same.into_iter().chain(named) {
-            if !found.contains(place) {
-                found.push(*place);
+        for position in same.into_iter().chain(named) {
+            if !found.contains(position) {
+                found.push(*position);
             }
         }
         found

@@ -216,7 +216,7 @@ impl TorrentStore {
     ///
     /// # Errors
     ///
-    /// When the disk fails in a way that says nothing of the blocks, such as [`StoreError::is_busy`], and when
+    /// When the disk fails without a result on the blocks, such as [`StoreError::is_busy`], and when
     /// the findings cannot be recorded. The damaged blocks then count as missing until the next start only.
     pub fn scrub_slice(
         &self,

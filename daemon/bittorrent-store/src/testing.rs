@@ -1,4 +1,4 @@
-//! A disk that forgets: what a power failure leaves behind, for tests of this crate and others.
+//! A test double of a disk that loses what was not synced, as in a power failure.
 //!
 //! A [`ForgetfulDisk`] keeps files in memory, each as its programs see it and as the platter has it.
 //! Between two syncs the platter may get any part of what was written, torn into sectors, and any of
@@ -30,10 +30,10 @@ pub use change::Dice;
 /// The node of the root directory.
 const ROOT: u64 = 1;
 
-/// What can be made to fail.
+/// An operation that can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Opening or making a file.
+    /// Opening or creating a file.
     Open,
     /// Writing to a file, or changing its length.
     Write,
@@ -64,7 +64,7 @@ struct Disk {
     hook: Option<Hook>,
 }
 
-/// What is to happen before something else does.
+/// A hook that runs before an operation.
 struct Hook {
     operation: Operation,
     path: String,
@@ -82,7 +82,7 @@ struct Failure {
     operation: Operation,
     path: String,
     kind: ErrorKind,
-    /// How many times it is still spared.
+    /// How many times it is still skipped.
     skip: u32,
     times: u32,
 }
@@ -126,7 +126,7 @@ impl EntryChange {
 
 #[derive(Debug)]
 struct Regular {
-    /// What programs see; a file of the kernel, for those who want a descriptor.
+    /// What programs see: a real file, so that there is a descriptor.
     seen: Arc<File>,
     modified: i128,
     durable: Vec<u8>,
@@ -158,7 +158,7 @@ impl Default for ForgetfulDisk {
 }
 
 impl ForgetfulDisk {
-    /// An empty disk.
+    /// Makes an empty disk.
     pub fn new() -> Self {
         let root = Node::Directory(Directory::default());
         Self(Arc::new(Mutex::new(Disk {
@@ -176,61 +176,61 @@ impl ForgetfulDisk {
         })))
     }
 
-    /// The disk as a store wants it.
+    /// Returns the disk as an [`Io`].
     pub fn io(&self) -> Arc<dyn Io> {
         Arc::new(self.clone())
     }
 
-    /// The same disk, on which files can share their content from now on.
+    /// Returns the same disk, with support for reflinks.
     #[must_use]
     pub fn with_reflinks(self) -> Self {
         self.disk().reflinks = true;
         self
     }
 
-    /// Lets so many more bytes be written; after them the disk is full. Nothing that is removed makes room.
+    /// Lets `bytes` more bytes be written; then the disk is full. Removing files frees nothing.
     pub fn fill_up_after(&self, bytes: u64) {
         self.disk().room = Some(bytes);
     }
 
-    /// Whether [`Self::fill_up_after`] has come true.
+    /// Returns whether the bound of [`Self::fill_up_after`] was reached.
     pub fn is_full(&self) -> bool {
         self.disk().room == Some(0)
     }
 
-    /// Takes away the bound of [`Self::fill_up_after`].
+    /// Removes the bound of [`Self::fill_up_after`].
     pub fn make_room(&self) {
         self.disk().room = None;
     }
 
-    /// How many bytes were written.
+    /// Returns the number of bytes written.
     pub fn written(&self) -> u64 {
         self.disk().written
     }
 
-    /// How many times something was changed or synced.
+    /// Returns the number of changes and syncs.
     pub fn changes(&self) -> u64 {
         self.disk().changes
     }
 
-    /// Lets so many more changes and syncs pass, then fails everything: the power is gone.
+    /// Lets this many more changes and syncs pass, then fails everything: the power is gone.
     pub fn lose_power_after(&self, changes: u64) {
         let mut disk = self.disk();
         disk.power_for = Some(changes);
     }
 
-    /// Whether [`Self::lose_power_after`] has come true.
+    /// Returns whether the power is gone.
     pub fn is_dead(&self) -> bool {
         self.disk().powered().is_err()
     }
 
-    /// Makes an operation fail the next so many times it is tried on a path that contains `path`. A write
-    /// that fails is done in part.
+    /// Makes the next operations of a kind fail on paths that contain `path`. A failing write is
+    /// done in part.
     pub fn fail(&self, operation: Operation, path: &str, kind: ErrorKind, times: u32) {
         self.fail_later(operation, path, kind, 0, times);
     }
 
-    /// [`Self::fail`], but lets the operation be done `skip` times before.
+    /// Does as [`Self::fail`], after letting the operation succeed `skip` times.
     pub fn fail_later(
         &self,
         operation: Operation,
@@ -248,8 +248,8 @@ impl ForgetfulDisk {
         });
     }
 
-    /// Lets something happen right before a file whose path contains `path` is next written or synced, on
-    /// the same thread: what another thread might have done just then.
+    /// Runs a function right before a file whose path contains `path` is next written or synced, on
+    /// the same thread: an action of another thread at that moment.
     pub fn before(&self, operation: Operation, path: &str, run: impl FnOnce() + Send + 'static) {
         self.disk().hook = Some(Hook {
             operation,
@@ -268,13 +268,13 @@ impl ForgetfulDisk {
         }
     }
 
-    /// Lets everything succeed again.
+    /// Makes all operations succeed again.
     pub fn heal(&self) {
         self.disk().failures.clear();
     }
 
-    /// The disk as the next program finds it when the one before was killed: with everything that was
-    /// written, durable or not. This one, and the files opened on it, are of no use any more.
+    /// Returns the disk as the next process finds it after a kill: with everything that was
+    /// written, durable or not. The old disk and its files fail from then on.
     pub fn restart(&self) -> Self {
         let mut disk = self.disk();
         disk.power_for = Some(0);
@@ -293,7 +293,7 @@ impl ForgetfulDisk {
         })))
     }
 
-    /// The disk as it may be found after a power failure now.
+    /// Returns the disk as it may be after a power failure.
     ///
     /// # Errors
     ///
@@ -355,7 +355,7 @@ impl ForgetfulDisk {
         }))))
     }
 
-    /// What a program reads from a file.
+    /// Returns what a program reads from a file.
     ///
     /// # Errors
     ///
@@ -366,7 +366,7 @@ impl ForgetfulDisk {
         read_all(&disk.regular(node)?.seen)
     }
 
-    /// Changes a file behind everybody's back, durably: writes bytes at a position.
+    /// Changes a file as another program does, durably: writes bytes at a position.
     ///
     /// # Errors
     ///
@@ -383,7 +383,7 @@ impl ForgetfulDisk {
         Ok(())
     }
 
-    /// Changes a file as bit rot does: nothing but the bytes tells of it.
+    /// Changes a file as bit rot does: only the bytes change.
     ///
     /// # Errors
     ///
@@ -397,7 +397,7 @@ impl ForgetfulDisk {
         Ok(())
     }
 
-    /// [`Self::rot`] where nobody sees it as long as the file is in memory.
+    /// Does as [`Self::rot`], but hidden while the file is in the page cache.
     ///
     /// # Errors
     ///
@@ -414,7 +414,7 @@ impl ForgetfulDisk {
         self.disk().scratches.push((path.to_owned(), bytes));
     }
 
-    /// The paths of all files.
+    /// Returns the paths of all files.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let disk = self.disk();
         let mut found = BTreeSet::new();

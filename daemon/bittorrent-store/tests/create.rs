@@ -155,14 +155,14 @@ fn a_file_is_hashed_in_place_as_it_is_on_the_way() {
                 let target = dir.path().join(format!("{number}-{hybrid}"));
                 let copied =
                     copy_path(&source, &target, cut, Arc::new(RealIo), &mut |_| true).unwrap();
-                let mut told = 0;
+                let mut seen = 0;
                 let hashed = hash_path(&source, cut, &mut |bytes| {
-                    told = bytes;
+                    seen = bytes;
                     true
                 });
                 let at = format!("{length} bytes, pieces of {piece_length}, hybrid {hybrid}");
                 assert_eq!(*copied.metainfo(), hashed.unwrap(), "{at}");
-                assert_eq!(told, length as u64, "{at}");
+                assert_eq!(seen, length as u64, "{at}");
             }
         }
         let stopped = hash_path(&source, cut(16_384, true), &mut |_| false);

@@ -359,13 +359,13 @@ fn a_damaged_torrent_is_an_error_or_another_torrent() {
     let path = place.join("snapshot.torrent");
     let whole = fs::read(&path).unwrap();
     let progress = fs::read(place.join("progress")).unwrap();
-    let mut told = 0;
+    let mut noticed = 0;
     for (what, damage) in damages(&whole, b"d4:infode") {
         put(&path, damage.as_ref());
         match TorrentStore::open(&place, Arc::new(RealIo)) {
             Err(StoreError::Torrent { path: named, .. }) => {
                 assert_eq!(named, path, "{what}");
-                told += 1;
+                noticed += 1;
             }
             Err(StoreError::Open { .. }) => {
                 // Another name of a file, or none at all.
@@ -380,7 +380,7 @@ fn a_damaged_torrent_is_an_error_or_another_torrent() {
         }
         fs::write(place.join("progress"), &progress).unwrap();
     }
-    assert!(told > 40, "{told}");
+    assert!(noticed > 40, "{noticed}");
 }
 
 #[test]

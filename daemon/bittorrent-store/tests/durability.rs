@@ -355,12 +355,12 @@ fn no_write_lands_on_a_block_while_it_becomes_verified() {
             sample.mark(&store, other).unwrap();
         }
         let (liar, lie) = (store.clone(), lie.clone());
-        let (told, hear) = std::sync::mpsc::channel::<()>();
+        let (done, hear) = std::sync::mpsc::channel::<()>();
         // Its hash is journalled; a moment later it counts as verified.
         disk.before(Operation::Write, "journal", move || {
             let written = std::thread::spawn(move || {
                 liar.write_blocks(&lie).unwrap();
-                drop(told);
+                drop(done);
             });
             // It has to wait for that, as this has not to wait for it.
             let waits = hear.recv_timeout(Duration::from_millis(200));

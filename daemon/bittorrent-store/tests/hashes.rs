@@ -129,7 +129,7 @@ fn every_layer_of_verified_content_can_be_proven() {
         let span = &sample.layout().files()[0];
         let tree = tree(&sample, 0);
         let dir = tempfile::tempdir().unwrap();
-        // Also where the layers were never told.
+        // Also if the layers were never set.
         let bare = Metainfo::from_info(sample.meta.info().clone());
         let bare = TorrentStore::create(&dir.path().join("b"), &bare, Arc::new(RealIo)).unwrap();
         sample.fill(&bare, &sample.blocks);
@@ -165,7 +165,7 @@ fn what_is_not_verified_is_not_told() {
     let lie = merkle::leaf(b"lie");
     store.keep_leaves(sample.blocks[gap], &[lie]).unwrap();
     let tree = tree(&sample, 0);
-    let (mut told, mut rejected) = (0, 0);
+    let (mut answered, mut rejected) = (0, 0);
     for request in requests(span) {
         let checked = request.validate(span).unwrap();
         // Below the piece layer the subtree that leads to the proof's top must not have the gap in it,
@@ -186,11 +186,11 @@ fn what_is_not_verified_is_not_told() {
         checked
             .verify(&answer, |layer, index| tree.node(layer, index))
             .unwrap();
-        told += 1;
+        answered += 1;
     }
     assert!(
-        told > 50 && rejected > 10,
-        "{told} told, {rejected} rejected"
+        answered > 50 && rejected > 10,
+        "{answered} answered, {rejected} rejected"
     );
     sample.fill(&store, &[sample.blocks[gap]]);
     for request in requests(span) {

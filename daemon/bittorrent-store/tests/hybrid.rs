@@ -1,4 +1,4 @@
-//! The v1 half of hybrids is checked by whoever reads everything again.
+//! Reading all content again also checks the v1 half of hybrids.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;

@@ -58,8 +58,8 @@ impl Life {
             .is_ok_and(|()| found == good)
     }
 
-    /// No false claim but for rot that nobody has seen yet, nothing lost that was claimed, and no more than
-    /// the window of what was not.
+    /// No false claim except for rot that was not found yet, nothing lost that was claimed, and no
+    /// more than the window of what was not.
     fn check(&mut self, store: &TorrentStore) {
         let verified = self.verified(store);
         for block in verified.difference(&self.rotten) {
@@ -138,7 +138,7 @@ impl Life {
         }
         for piece in self.sample.layout().clone().piece_indices() {
             let leaves = dice.toss().then(|| self.sample.leaves(piece));
-            for (block, leaf) in sources.reuse_blocks(&store, piece, leaves.as_deref())? {
+            for (block, leaf) in sources.reuse_blocks(store, piece, leaves.as_deref())? {
                 store.mark_verified(piece, block.in_piece(), &[leaf])?;
             }
             self.grow(store)?;

@@ -142,13 +142,13 @@ fn whole_and_sealed_is_opened_without_a_trace_and_nothing_else() {
     assert!(sealed.is_sealed() && sealed.is_complete());
     sample.check_verified(&sealed).unwrap();
     assert_eq!(disk.changes(), before);
-    // Being mended: whoever does it writes to it.
+    // Being repaired, which writes to it.
     store.revoke(&sample.blocks[..1]).unwrap();
     let before = disk.changes();
     assert!(open().is_none());
     sample.complete(&store);
     assert!(disk.changes() > before && open().is_some());
-    // Somebody changed it.
+    // Another program changed it.
     let file = Path::new(DIR).join("content/sample/a");
     disk.meddle(&file, 5, b"x").unwrap();
     let before = disk.changes();

@@ -148,7 +148,10 @@ mod tests {
         rustix::fs::flock(&used, FlockOperation::LockExclusive).unwrap();
         beside("data.new.backup");
         beside("other.new.4000000001");
-        assert_eq!(Temporary::remove_leftovers(&target), [left.clone()]);
+        assert_eq!(
+            Temporary::remove_leftovers(&target),
+            std::slice::from_ref(&left)
+        );
         fs::write(&left, "again").unwrap();
         Temporary::beside(&target, 0o600)
             .unwrap()

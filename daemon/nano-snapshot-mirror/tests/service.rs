@@ -314,7 +314,7 @@ fn a_fetch_gives_back_as_much_as_it_was_told() {
     let log = giver.end().succeeded().stderr;
     let length = world.content("taker", &snapshot).metadata().unwrap().len();
     assert!(
-        numbers(&log, "given=").iter().sum::<u64>() >= length,
+        numbers(&log, "uploaded_bytes=").iter().sum::<u64>() >= length,
         "{log}"
     );
 }

@@ -1,14 +1,14 @@
-//! SHA-256 and SHA-1 of several messages at once, in one thread.
+//! Hashes several messages at once in one thread, with SHA-256 or SHA-1. Only this crate uses
+//! vector instructions.
 //!
-//! The SHA instructions of a processor are pipelined, but each waits for the one before it when there
-//! is only one message. Two or three messages whose rounds alternate keep the pipeline full, at nearly
-//! twice the speed. Blocks of a file and nodes of a merkle tree come in numbers, so there is always
-//! another message at hand.
+//! The SHA instructions of a processor are pipelined, but each waits for the one before it when
+//! there is only one message. Two or three messages whose rounds alternate keep the pipeline full,
+//! at nearly twice the speed. There are always many blocks of a file and nodes of a merkle tree to
+//! hash.
 //!
-//! On x86-64 processors with SHA instructions, found out when the program runs, messages go side by
-//! side; everywhere else one after the other, through `sha2` and `sha1`. Results are the same.
+//! On x86-64 processors with SHA instructions, detected at run time, messages are hashed side by
+//! side. Elsewhere they are hashed one after the other, by `sha2` and `sha1`. Results are the same.
 //!
-//! Everything this workspace does with vector instructions is in this crate.
 
 mod padding;
 mod sha1;
@@ -19,10 +19,10 @@ mod x86;
 pub use sha1::Sha1;
 pub use sha256::{sha256_many, sha256_pair, sha256_parents};
 
-/// What SHA-256 and SHA-1 take in at once (FIPS 180-4, section 5.2.1).
+/// The block of SHA-256 and SHA-1 (FIPS 180-4, section 5.2.1).
 pub type Block = [u8; 64];
 
-/// Hashing that goes on in all its lanes at once.
+/// A hashing operation on several lanes.
 enum Work<'a> {
     /// Takes blocks into the state beside them.
     Sha256(&'a mut [[u32; 8]], &'a [&'a [Block]]),

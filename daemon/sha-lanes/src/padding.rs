@@ -15,8 +15,8 @@ impl Ending {
         const LENGTH_AT: usize = size_of::<Block>() - size_of::<u64>();
         debug_assert!(tail.len() < size_of::<Block>(), "{} bytes", tail.len());
         let mut blocks = [[0; 64]; 2];
-        for (place, byte) in blocks[0].iter_mut().zip(tail.iter().chain(&[0x80])) {
-            *place = *byte;
+        for (slot, byte) in blocks[0].iter_mut().zip(tail.iter().chain(&[0x80])) {
+            *slot = *byte;
         }
         let count = if tail.len() < LENGTH_AT { 1 } else { 2 };
         let (_, bits) = blocks[count - 1].split_at_mut(LENGTH_AT);

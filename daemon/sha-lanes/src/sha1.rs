@@ -3,7 +3,7 @@
 use crate::padding::{Ending, digest};
 use crate::{Block, Work};
 
-/// A SHA-1 in the making, of a message that comes in parts.
+/// An incremental SHA-1 of a message in parts.
 #[derive(Debug, Clone, Copy)]
 pub struct Sha1 {
     state: [u32; 5],

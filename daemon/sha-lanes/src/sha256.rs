@@ -41,8 +41,8 @@ pub fn sha256_many(messages: &[&[u8]], digests: &mut [[u8; 32]]) {
             *blocks = ending.blocks();
         }
         Work::Sha256(states, blocks).run();
-        for (place, state) in digests.iter_mut().zip(states) {
-            *place = digest(state);
+        for (slot, state) in digests.iter_mut().zip(states) {
+            *slot = digest(state);
         }
     }
 }
@@ -55,8 +55,8 @@ pub fn sha256_pair(first: &[u8], second: &[u8]) -> [[u8; 32]; 2] {
 }
 
 /// Hashes neighbours together, as merkle trees do: node `n` becomes the SHA-256 of nodes `2n` and
-/// `2n + 1`. A last node without a neighbour takes no part. Returns the new nodes, which stand in the
-/// first half; the others have no meaning any more.
+/// `2n + 1`. Ignores a last node without a sibling. Returns the new nodes, which are in the first
+/// half; the others have no meaning any more.
 pub fn sha256_parents(nodes: &mut [[u8; 32]]) -> &mut [[u8; 32]] {
     let parents = nodes.len() / 2;
     Work::Sha256Parents(nodes.split_at_mut(2 * parents).0).run();

@@ -7,7 +7,7 @@ use std::arch::x86_64::{__m128i, _mm_set_epi64x};
 
 use crate::{Block, Work};
 
-/// Does the work, or gives it back when the processor has no instructions for it.
+/// Does the work, or returns it if the processor has no instructions for it.
 pub(crate) fn run(work: Work<'_>) -> Result<(), Work<'_>> {
     if !(is_x86_feature_detected!("sha")
         && is_x86_feature_detected!("ssse3")

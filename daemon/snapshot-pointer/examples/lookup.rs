@@ -4,10 +4,10 @@
 //! lookup [--nodes N] [--stopped N] [--repeat N]
 //! ```
 //!
-//! Prints one JSON object a look-up, times in seconds. `start` is a node that has just been made, so
-//! its time has the joining in it; `warm` are look-ups of one that has joined. With `--stopped`, so
-//! many nodes fall silent before the look-ups, as a part of every real network has: whoever asks them
-//! waits in vain, as long as the program itself would.
+//! Prints one JSON object a look-up, times in seconds. `start` is a node that has just been made,
+//! so its time has the joining in it; `warm` are look-ups of one that has joined. With `--stopped`,
+//! so many nodes fall silent before the look-ups, as a part of every real network has: a client
+//! that queries them waits in vain, as long as the program itself would.
 
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,6 @@ async fn look_up(
         })
         .await?;
     let settled = begin.elapsed();
-    let first = first.ok_or("nobody had the pointer")?;
+    let first = first.ok_or("no node had the pointer")?;
     Ok((first, settled, found.counts.valid))
 }

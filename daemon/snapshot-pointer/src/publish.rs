@@ -279,10 +279,10 @@ mod tests {
         ));
         let record = keep(&records, &item(1, 8, 0xbb), ItemKind::Pointer, now).unwrap();
         assert_eq!(record.refreshed(), None, "it is not in the DHT yet");
-        let held = records
+        let kept = records
             .load(&authority(1), &salt(), ItemKind::Pointer)
             .unwrap();
-        assert_eq!(held.state().accepted(), Some(&item(1, 8, 0xbb)));
+        assert_eq!(kept.state().accepted(), Some(&item(1, 8, 0xbb)));
     }
 
     /// Confirms storing every item, and finds the configured result.

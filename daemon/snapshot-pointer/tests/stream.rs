@@ -270,7 +270,7 @@ async fn a_pointer_outlives_its_producer_and_the_nodes_that_stored_it() {
     let fresh = Mirror::new(&[1], 1);
     let lost = fresh.poll(&newcomer, 2).await;
     assert!(lost.authorities[0].lookup.is_ok());
-    assert_eq!(followed(&lost.decision), None, "nobody has it any more");
+    assert_eq!(followed(&lost.decision), None, "no node has it any more");
 
     let republished = mirror
         .follower

@@ -2,8 +2,8 @@
 
 use super::{BencodeError, Decoded, Dict, Flaw, FlawKind, Limits, Node, Value};
 
-/// Values nest at most so deep, whatever [`Limits::max_depth`] says, so that dropping them is
-/// safe on any stack.
+/// The greatest depth, whatever [`Limits::max_depth`] is, so that dropping a value is safe on any
+/// stack.
 const DEEPEST: usize = 256;
 
 /// What to make of an integer that does not fit into an `i64`.
@@ -62,7 +62,7 @@ struct Open<'a> {
 
 enum Inside<'a> {
     List(Vec<Node<'a>>),
-    /// The entries, and the key of the value that comes next.
+    /// The entries, and the key of the next value.
     Dict(Vec<(&'a [u8], Node<'a>)>, &'a [u8]),
 }
 
@@ -212,7 +212,7 @@ impl<'a> Decoder<'a> {
             _ => {}
         }
         *key = found;
-        // A value must follow: the end of the dictionary cannot stand in its place.
+        // A value must follow, not the end of the dictionary.
         match self.peek()? {
             b'e' => Err(BencodeError::UnexpectedByte {
                 offset: self.at,

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// Appends values to a buffer. What it writes is canonical as long as dictionary keys are given
-/// in order, which debug builds check.
+/// Appends values to a buffer. The output is canonical as long as dictionary keys are written in
+/// order, which debug builds check.
 #[derive(Debug, Default)]
 pub struct Encoder {
     out: Vec<u8>,
@@ -79,7 +79,7 @@ impl Encoder {
 #[derive(Debug)]
 pub struct DictEncoder<'e> {
     encoder: &'e mut Encoder,
-    /// Where the last key stands in what was written.
+    /// The position of the last key in the output.
     last_key: Option<Range<usize>>,
 }
 

@@ -8,8 +8,8 @@ use crate::hash::MerkleHash;
 use crate::layout::FileSpan;
 use crate::units::BLOCK_LEN;
 
-/// The most hashes of the base layer in one request; libtorrent rejects more. BEP 52 advises
-/// 512, but the leaves of a long piece are asked for at once.
+/// The most hashes of the base layer in one request; libtorrent rejects more. BEP 52 advises 512,
+/// but the leaves of a long piece are requested at once.
 pub const MAX_HASH_COUNT: u32 = 8192;
 
 /// Why a request cannot be answered for a file.
@@ -103,26 +103,26 @@ pub enum ProofFault {
     Unanchored,
 }
 
-/// Asks for `count` hashes of one layer of a file's tree and for the uncles that prove them.
-/// Nothing about it has been checked; [`Self::validate`] does that.
+/// A request for `count` hashes of one layer of a file's tree, and for the uncles that prove them.
+/// Unchecked until [`Self::validate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HashRequest {
     /// The root of the file's tree.
     pub root: MerkleHash,
-    /// How many layers the asked hashes stand above the leaves.
+    /// The layer of the requested hashes, counted from the leaves.
     pub base: u32,
-    /// The first asked hash, counted in its layer.
+    /// The number of the first requested hash in its layer.
     pub index: u32,
-    /// How many hashes are asked for.
+    /// The number of requested hashes.
     pub count: u32,
-    /// How many layers of uncles are asked for: those right above `base` need none where they
-    /// follow from the asked hashes.
+    /// The number of layers of requested uncles: those right above `base` need none if they follow
+    /// from the requested hashes.
     pub proof_layers: u32,
 }
 
 impl HashRequest {
     /// A request whose answer leads up to the node at layer `anchor` above the asked hashes, which
-    /// must be known to whoever verifies the answer. The root is an anchor that is always known.
+    /// the verifier must know. The root is always known.
     pub fn anchored(
         file: &FileSpan,
         base: u8,
@@ -150,7 +150,7 @@ impl HashRequest {
     /// Checks a request, ours or a peer's, against the file it names.
     ///
     /// Stricter than libtorrent in one thing: an index that is no multiple of the count, or a count
-    /// that is no power of two, is refused, since no proof could come of it.
+    /// that is no power of two, is refused, because no proof could follow from it.
     pub fn validate(&self, file: &FileSpan) -> Result<CheckedRequest, RequestFault> {
         if file.root() != Some(self.root) {
             return Err(RequestFault::OtherFile);
@@ -200,71 +200,70 @@ impl HashRequest {
     }
 }
 
-/// A [`HashRequest`] that makes sense for the file it names.
+/// A valid [`HashRequest`] for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CheckedRequest {
     request: HashRequest,
     base: u8,
-    /// How many layers above the base the asked hashes alone lead.
+    /// The number of layers above the base that follow from the requested hashes alone.
     folded: u8,
     uncles: u8,
-    /// Of the file, in bytes.
+    /// The length of the file in bytes.
     length: u64,
 }
 
 impl CheckedRequest {
-    /// The request as it goes over the wire.
+    /// Returns the request as it is sent.
     pub const fn request(&self) -> HashRequest {
         self.request
     }
 
-    /// How many uncles the answer carries behind the asked hashes.
+    /// Returns the number of uncles after the requested hashes in the answer.
     pub const fn uncle_count(&self) -> u8 {
         self.uncles
     }
 
-    /// How many hashes the answer carries.
+    /// Returns the number of hashes in the answer.
     pub const fn reply_len(&self) -> usize {
         self.request.count as usize + self.uncles as usize
     }
 
-    /// The layer of the asked hashes.
+    /// Returns the layer of the requested hashes.
     pub const fn base(&self) -> u8 {
         self.base
     }
 
-    /// The numbers of the asked hashes that cover content; those of the rest of the request are
-    /// padding.
+    /// Returns the numbers of the requested hashes that cover content; the others are padding.
     pub fn content(&self) -> Range<u64> {
         let first = u64::from(self.request.index);
         let end = first + u64::from(self.request.count);
         first..end.min(self.occupied(self.base)).max(first)
     }
 
-    /// The layer that the answer leads to: where it needs a known node.
+    /// Returns the layer up to which the answer leads: a node there must be known.
     pub const fn anchor_layer(&self) -> u8 {
         self.base + self.folded + self.uncles
     }
 
-    /// How many nodes of a layer cover content.
+    /// Returns the number of nodes of a layer that cover content.
     fn occupied(&self, layer: u8) -> u64 {
         let blocks = self.length.div_ceil(BLOCK_LEN.into());
         blocks.div_ceil(1 << layer)
     }
 
-    /// The uncles of the answer in order, from low to high: layer and number.
+    /// Returns the uncles of the answer from low to high, as layer and number.
     fn uncle_nodes(&self) -> impl Iterator<Item = (u8, u64)> + use<> {
         let first = self.base + self.folded;
         let node = u64::from(self.request.index) >> self.folded;
         (0..self.uncles).map(move |up| (first + up, (node >> up) ^ 1))
     }
 
-    /// Checks an answer and gives back the asked hashes, now proven; past the content they are
+    /// Checks an answer and returns the requested hashes, now proven. Past the content they are
     /// padding ([`Self::content`]).
     ///
-    /// `trusted` says which nodes are known, by layer and number; it is asked for the node above
-    /// the asked hashes and those on its way to [`Self::anchor_layer`]. Each known one must agree,
-    /// and there must be at least one.
+    /// `trusted` returns the known nodes, by layer and number. It is called for the node above the
+    /// requested hashes and those on the way to [`Self::anchor_layer`]. Each known node must agree,
+    /// and at least one must be known.
     pub fn verify<'h>(
         &self,
         hashes: &'h [MerkleHash],
@@ -321,11 +320,11 @@ impl CheckedRequest {
         Ok(())
     }
 
-    /// Makes the answer: the asked hashes from left to right, then the uncles from low to high.
+    /// Makes the answer: the requested hashes from left to right, then the uncles from low to high.
     ///
-    /// `nodes` gives the nodes of a layer with the given numbers, all of which cover content;
-    /// `None` where one is not known, which makes the answer `None`: a hash reject. It is asked
-    /// once for the asked hashes and once for each uncle.
+    /// `nodes` returns the nodes of a layer with the given numbers, all of which cover content. If
+    /// it returns `None`, so does this method: a hash reject. It is called once for the requested
+    /// hashes and once for each uncle.
     pub fn respond<E>(
         &self,
         mut nodes: impl FnMut(u8, Range<u64>) -> Result<Option<Vec<MerkleHash>>, E>,

@@ -1,4 +1,4 @@
-//! Making torrents.
+//! Makes torrents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::hash::{MerkleHash, PieceSha1};
 use crate::metainfo::info::{Info, InfoError};
 use crate::metainfo::layer::{LayerError, PieceLayer};
 use crate::metainfo::names;
-use crate::metainfo::torrent::Metainfo;
+use crate::metainfo::torrent::{Metainfo, UnhashedFields};
 use crate::units::{FileIndex, PieceLength};
 
 /// Why no torrent can be made.
@@ -21,7 +21,7 @@ pub enum BuildError {
         /// The name or component.
         name: String,
     },
-    /// A path given twice, or a file where another path needs a directory.
+    /// A path was added twice, or a file is where another path needs a directory.
     #[error("{path:?} is in the torrent already, as a file or directory")]
     Taken {
         /// The path.
@@ -38,7 +38,7 @@ pub enum BuildError {
     V1Pieces {
         /// The path.
         path: String,
-        /// How many were given.
+        /// The number of hashes.
         found: usize,
         /// How many pieces the file has.
         expected: u64,
@@ -66,8 +66,8 @@ pub struct HashedContent {
     pub root: Option<MerkleHash>,
     /// Its piece layer; ignored for files of at most one piece.
     pub layer: Vec<MerkleHash>,
-    /// For hybrids, the SHA-1 of each piece. Where [`v1_pads_tail`] says so, the last piece is
-    /// hashed as if zeros filled it.
+    /// For hybrids, the SHA-1 of each piece. If [`v1_pads_tail`] is true, the last piece is hashed
+    /// padded with zeros.
     pub v1_pieces: Vec<PieceSha1>,
     /// Whether it is executable (BEP 47).
     pub executable: bool,
@@ -82,8 +82,8 @@ pub const fn v1_pads_tail(files: usize) -> bool {
     files > 1
 }
 
-/// Makes v2 and hybrid torrents. The same input gives the same bytes: nothing is dated or signed
-/// unless asked for.
+/// Makes v2 and hybrid torrents. The same input makes the same bytes: there is no date unless one
+/// is set.
 #[derive(Debug, Clone)]
 pub struct MetainfoBuilder {
     name: String,
@@ -94,22 +94,12 @@ pub struct MetainfoBuilder {
     files: BTreeMap<Vec<String>, HashedContent>,
     single: bool,
     taken: Option<String>,
-    /// See [`Metainfo::trackers`].
-    pub trackers: Vec<Vec<String>>,
-    /// See [`Metainfo::web_seeds`].
-    pub web_seeds: Vec<String>,
-    /// See [`Metainfo::nodes`].
-    pub nodes: Vec<(String, u16)>,
-    /// See [`Metainfo::comment`].
-    pub comment: Option<String>,
-    /// See [`Metainfo::created_by`].
-    pub created_by: Option<String>,
-    /// See [`Metainfo::creation_date`].
-    pub creation_date: Option<i64>,
+    /// The fields that the info-hash does not cover.
+    pub unhashed: UnhashedFields,
 }
 
 impl MetainfoBuilder {
-    /// A torrent called `name`, of version 2 only.
+    /// Starts a torrent called `name`, of version 2 only.
     pub fn new(name: impl Into<String>, piece_length: PieceLength) -> Self {
         Self {
             name: name.into(),
@@ -120,12 +110,7 @@ impl MetainfoBuilder {
             files: BTreeMap::new(),
             single: false,
             taken: None,
-            trackers: Vec::new(),
-            web_seeds: Vec::new(),
-            nodes: Vec::new(),
-            comment: None,
-            created_by: None,
-            creation_date: None,
+            unhashed: UnhashedFields::default(),
         }
     }
 
@@ -186,12 +171,7 @@ impl MetainfoBuilder {
             let layer = PieceLayer::new(span, self.piece_length, hashes).map_err(wrong)?;
             metainfo.set_layer(index, Arc::new(layer)).map_err(wrong)?;
         }
-        metainfo.trackers = self.trackers;
-        metainfo.web_seeds = self.web_seeds;
-        metainfo.nodes = self.nodes;
-        metainfo.comment = self.comment;
-        metainfo.created_by = self.created_by;
-        metainfo.creation_date = self.creation_date;
+        metainfo.unhashed = self.unhashed;
         Ok(metainfo)
     }
 
@@ -205,7 +185,7 @@ impl MetainfoBuilder {
             });
         }
         for name in self.files.keys().flatten().chain([&self.name]) {
-            // What a reader would change is not what the torrent says.
+            // A name that readers would change is refused.
             if names::safe_name(name.as_bytes()).as_ref() != Some(name) {
                 return Err(BuildError::Name { name: name.clone() });
             }

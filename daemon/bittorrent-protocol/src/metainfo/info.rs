@@ -1,4 +1,4 @@
-//! Info dictionaries: what a torrent is made of and what it is named by.
+//! Info dictionaries: the description of a torrent's content, whose hash identifies the torrent.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub enum InfoError {
     /// Not bencode, or beyond the limits.
     #[error("the info dictionary cannot be decoded")]
     Bencode(#[from] BencodeError),
-    /// Something follows the dictionary: whoever hashed it too named another torrent.
+    /// Bytes follow the dictionary. Hashing them too would give another info-hash.
     #[error("{len} bytes follow the info dictionary")]
     TrailingBytes {
         /// How many.
@@ -37,7 +37,7 @@ pub enum InfoError {
     /// A version of the format that did not exist when BEP 52 was written.
     #[error("meta version {0} is unknown")]
     UnknownVersion(i64),
-    /// A file tree but no version 2 that says how to read it, or a version that is no number.
+    /// There is a file tree without `meta version` 2, or the version is no number.
     #[error("there is a file tree but no meta version that fits it")]
     MissingVersion,
     /// Version 2 without a file tree.
@@ -70,9 +70,9 @@ pub enum InfoError {
     /// A well-formed torrent of version 1 only, which this client does not handle.
     #[error("{name:?} ({hash}) is a torrent of version 1 only; version 2 or a hybrid is needed")]
     V1Only {
-        /// What it is called, made safe to show.
+        /// Its name, safe to print.
         name: String,
-        /// What it is named by.
+        /// Its info-hash.
         hash: InfoHashV1,
     },
 }
@@ -135,8 +135,8 @@ pub struct Info {
 impl Info {
     /// Reads an info dictionary, which the bytes must be and nothing more.
     ///
-    /// A well-formed v1-only one gives [`InfoError::V1Only`]. Everything malformed gives another
-    /// error, also in parts that only v1 uses.
+    /// Returns [`InfoError::V1Only`] for a well-formed v1-only one, and another error for anything
+    /// malformed, also in fields that only v1 uses.
     pub fn parse(raw: &[u8], limits: &Limits) -> Result<Self, InfoError> {
         let decoded = bencode::decode(raw, limits)?;
         if decoded.consumed != raw.len() {
@@ -187,7 +187,7 @@ impl Info {
             }
             _ => return Err(InfoError::Inconsistent(Inconsistency::Half)),
         };
-        // Without a v1 half to say it, a lone file at the top of the tree is a single file.
+        // Without a v1 half, a lone file at the top of the tree is a single file.
         let single_file = v1.as_ref().map_or_else(
             || matches!(tree.as_slice(), [file] if file.path.len() == 1),
             |(v1, _)| v1.is_single_file(),
@@ -213,18 +213,18 @@ impl Info {
         })
     }
 
-    /// The original bytes, which the info-hashes are made over.
+    /// Returns the original bytes, of which the info-hashes are computed.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
 
-    /// What the torrent is named by.
+    /// Returns the info-hashes.
     pub const fn hashes(&self) -> InfoHashes {
         self.hashes
     }
 
-    /// What the torrent calls itself, safe to create as a file or directory; its v2 info-hash
-    /// where nothing is left of the name.
+    /// Returns the name of the torrent, safe to create as a file or directory. It is the v2
+    /// info-hash if no character of the name is usable.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -249,7 +249,7 @@ impl Info {
         &self.files[index.as_usize()]
     }
 
-    /// Whether the torrent is one file that stands in no directory of its own.
+    /// Returns whether the torrent is one file without a directory of its own.
     pub const fn is_single_file(&self) -> bool {
         self.single_file
     }
@@ -299,7 +299,7 @@ impl std::fmt::Debug for Info {
     }
 }
 
-/// Tells a well-formed v1-only info dictionary from a malformed one.
+/// Distinguishes a well-formed v1-only info dictionary from a malformed one.
 fn v1_only(raw: &[u8], info: &Dict<'_>) -> Result<Info, InfoError> {
     let name = info.bytes("name").ok_or(InfoError::MissingName)?;
     let found = info.int("piece length");

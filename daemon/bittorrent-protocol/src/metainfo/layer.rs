@@ -8,7 +8,7 @@ use crate::units::PieceLength;
 /// Hashes are not the piece layer of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayerError {
-    /// Files of at most one piece have no piece layer: their root says it all.
+    /// Files of at most one piece have no piece layer: their root is their only piece hash.
     #[error("a file of {length} bytes has no piece layer with pieces of {piece_length} bytes")]
     NoLayer {
         /// The file's length in bytes.
@@ -19,7 +19,7 @@ pub enum LayerError {
     /// There must be one hash for each piece of the file.
     #[error("{found} piece hashes for a file of {expected} pieces")]
     Count {
-        /// Hashes given.
+        /// The number of hashes.
         found: usize,
         /// Pieces of the file.
         expected: u32,

@@ -1,9 +1,9 @@
-//! Names of files: what a torrent says, made safe to create on a Unix file system.
+//! Names of files in a torrent, made safe to create on a Unix file system.
 //!
-//! The rules are libtorrent's (2.0.13 and later), so that the same torrent gives the same paths:
+//! The rules are libtorrent's (2.0.13 and later), so that the same torrent has the same paths:
 //! separators are dropped, control characters and broken UTF-8 become `_`, marks that turn the
-//! direction of writing are dropped, long names are cut before their extension, and what would
-//! be empty, `.` or `..` becomes `_`. Colon and the reserved names of Windows are ordinary here.
+//! direction of writing are dropped, long names are cut before their extension, and what would be
+//! empty, `.` or `..` becomes `_`. Colon and the reserved names of Windows are ordinary here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -117,8 +117,8 @@ where
 /// A directory in the tree of names, numbered as it is first seen; the root is 0.
 type Directory = u32;
 
-/// Renames files whose path is taken. Directories come first, so that a file never stands where
-/// another needs a directory.
+/// Renames files whose path is taken. Directories come first, so that a file never takes the path
+/// of a directory.
 fn make_unique(paths: &mut [Vec<String>]) -> Result<(), PathError> {
     let mut directories: HashMap<(Directory, String), Directory> = HashMap::new();
     let mut parents = Vec::with_capacity(paths.len());

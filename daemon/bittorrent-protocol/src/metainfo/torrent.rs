@@ -46,18 +46,14 @@ pub enum MetainfoError {
     },
 }
 
-/// A torrent: what it is made of, the piece hashes as far as they are known, and hints where to
-/// find peers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metainfo {
-    info: Arc<Info>,
-    /// One for each file; those of files with at most one piece stay empty.
-    layers: Vec<Option<Arc<PieceLayer>>>,
-    /// Trackers in tiers: all of a tier are tried before the next (BEP 12). Neither scheme nor host
-    /// has been checked: whoever contacts them must not be led to private addresses.
+/// The fields of a `.torrent` file outside the info dictionary and the piece layers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnhashedFields {
+    /// Trackers in tiers: all of a tier are tried before the next (BEP 12). Scheme and host are
+    /// unchecked: a client must not follow them to private addresses.
     pub trackers: Vec<Vec<String>>,
-    /// Web seeds, percent-encoded; those of torrents with a directory end in `/` (BEP 19).
-    /// As unchecked as the trackers.
+    /// Web seeds, percent-encoded; those of torrents with a directory end in `/` (BEP 19). Unchecked,
+    /// like the trackers.
     pub web_seeds: Vec<String>,
     /// DHT nodes as host and port (BEP 5).
     pub nodes: Vec<(String, u16)>,
@@ -69,18 +65,37 @@ pub struct Metainfo {
     pub creation_date: Option<i64>,
 }
 
+impl UnhashedFields {
+    fn parse(torrent: &Dict<'_>, single_file: bool) -> Self {
+        Self {
+            trackers: trackers(torrent),
+            web_seeds: web_seeds(torrent, single_file),
+            nodes: nodes(torrent),
+            comment: text(torrent, "comment"),
+            created_by: text(torrent, "created by"),
+            creation_date: torrent.int("creation date"),
+        }
+    }
+}
+
+/// A torrent: its info dictionary, the known piece layers, and the fields that the info-hash does not
+/// cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metainfo {
+    info: Arc<Info>,
+    /// One for each file; those of files with at most one piece stay empty.
+    layers: Vec<Option<Arc<PieceLayer>>>,
+    /// The fields that the info-hash does not cover.
+    pub unhashed: UnhashedFields,
+}
+
 impl Metainfo {
-    /// A torrent of which only the info dictionary is known, as it comes from peers.
+    /// Makes a torrent of which only the info dictionary is known, as received from peers.
     pub fn from_info(info: Arc<Info>) -> Self {
         Self {
             layers: vec![None; info.files().len()],
             info,
-            trackers: Vec::new(),
-            web_seeds: Vec::new(),
-            nodes: Vec::new(),
-            comment: None,
-            created_by: None,
-            creation_date: None,
+            unhashed: UnhashedFields::default(),
         }
     }
 
@@ -102,12 +117,7 @@ impl Metainfo {
             let layers = layers.as_dict().ok_or(MetainfoError::MalformedLayers)?;
             metainfo.read_layers(layers)?;
         }
-        metainfo.trackers = trackers(torrent);
-        metainfo.web_seeds = web_seeds(torrent, metainfo.info.is_single_file());
-        metainfo.nodes = nodes(torrent);
-        metainfo.comment = text(torrent, "comment");
-        metainfo.created_by = text(torrent, "created by");
-        metainfo.creation_date = torrent.int("creation date");
+        metainfo.unhashed = UnhashedFields::parse(torrent, metainfo.info.is_single_file());
         Ok(metainfo)
     }
 
@@ -142,23 +152,23 @@ impl Metainfo {
         Ok(())
     }
 
-    /// The checked info dictionary.
+    /// Returns the checked info dictionary.
     pub const fn info(&self) -> &Arc<Info> {
         &self.info
     }
 
-    /// The piece layers that are known, one slot for each file; always empty for files of at
-    /// most one piece.
+    /// Returns the known piece layers, one entry per file; always `None` for files of at most one
+    /// piece.
     pub fn layers(&self) -> &[Option<Arc<PieceLayer>>] {
         &self.layers
     }
 
-    /// The piece layer of a file, if it has one and it is known.
+    /// Returns the piece layer of a file, if it has one and it is known.
     pub fn layer(&self, file: FileIndex) -> Option<&Arc<PieceLayer>> {
         self.layers.get(file.as_usize())?.as_ref()
     }
 
-    /// Adds the piece layer of a file, which must be of its root, length and piece length.
+    /// Adds the piece layer of a file. It must match the file's root, length and piece length.
     pub fn set_layer(&mut self, file: FileIndex, layer: Arc<PieceLayer>) -> Result<(), LayerError> {
         let span = self.info.layout().file(file);
         let piece_length = self.info.piece_length();
@@ -187,17 +197,7 @@ impl Metainfo {
         Ok(())
     }
 
-    /// [`Self::set_layer`] on the way.
-    pub fn with_layer(
-        mut self,
-        file: FileIndex,
-        layer: Arc<PieceLayer>,
-    ) -> Result<Self, LayerError> {
-        self.set_layer(file, layer)?;
-        Ok(self)
-    }
-
-    /// The files longer than a piece whose piece layer is not known.
+    /// Returns the files longer than a piece whose piece layer is not known.
     pub fn missing_layers(&self) -> impl Iterator<Item = FileIndex> + '_ {
         let layout = self.info.layout();
         let piece_length = layout.piece_length().bytes();
@@ -210,8 +210,8 @@ impl Metainfo {
             .filter_map(|((number, _), _)| layout.file_index(number))
     }
 
-    /// The hash of a piece, as far as it is known: from its file's piece layer, or the root of a
-    /// file of at most one piece.
+    /// Returns the hash of a piece, if known: from its file's piece layer, or the root of a file of
+    /// at most one piece.
     pub fn piece_hash(&self, piece: PieceIndex) -> Option<MerkleHash> {
         let layout = self.info.layout();
         let file = layout.file_of(piece);
@@ -224,34 +224,35 @@ impl Metainfo {
         self.layer(file)?.hashes().get(in_file as usize).copied()
     }
 
-    /// The `.torrent` file. The info dictionary is the original one; keys that we do not know
-    /// outside of it are gone.
+    /// Returns the `.torrent` file. The info dictionary has its original bytes; unknown keys
+    /// outside of it are omitted.
     pub fn encode(&self) -> Vec<u8> {
+        let unhashed = &self.unhashed;
         let mut encoder = Encoder::new();
         encoder.dict(|torrent| {
-            if let Some(first) = self.trackers.iter().flatten().next() {
+            if let Some(first) = unhashed.trackers.iter().flatten().next() {
                 torrent.bytes("announce", first);
             }
-            if self.trackers.iter().map(Vec::len).sum::<usize>() > 1 {
+            if unhashed.trackers.iter().map(Vec::len).sum::<usize>() > 1 {
                 torrent.key("announce-list").list(|tiers| {
-                    for tier in self.trackers.iter().filter(|tier| !tier.is_empty()) {
+                    for tier in unhashed.trackers.iter().filter(|tier| !tier.is_empty()) {
                         tiers.list(|tier_out| tier.iter().for_each(|url| tier_out.bytes(url)));
                     }
                 });
             }
-            if let Some(comment) = &self.comment {
+            if let Some(comment) = &unhashed.comment {
                 torrent.bytes("comment", comment);
             }
-            if let Some(created_by) = &self.created_by {
+            if let Some(created_by) = &unhashed.created_by {
                 torrent.bytes("created by", created_by);
             }
-            if let Some(creation_date) = self.creation_date {
+            if let Some(creation_date) = unhashed.creation_date {
                 torrent.int("creation date", creation_date);
             }
             torrent.key("info").raw(self.info.raw());
-            if !self.nodes.is_empty() {
+            if !unhashed.nodes.is_empty() {
                 torrent.key("nodes").list(|nodes| {
-                    for (host, port) in &self.nodes {
+                    for (host, port) in &unhashed.nodes {
                         nodes.list(|node| {
                             node.bytes(host);
                             node.int((*port).into());
@@ -273,7 +274,7 @@ impl Metainfo {
                     layers.bytes(root.as_bytes(), hashes);
                 }
             });
-            match self.web_seeds.as_slice() {
+            match unhashed.web_seeds.as_slice() {
                 [] => {}
                 // As libtorrent writes it.
                 [url] => torrent.bytes("url-list", url),
@@ -285,15 +286,15 @@ impl Metainfo {
         encoder.finish()
     }
 
-    /// The magnet link of this torrent: its hashes, name, trackers and web seeds.
+    /// Returns the magnet link of this torrent: its hashes, name, trackers and web seeds.
     pub fn magnet(&self) -> Magnet {
-        let hashes = self.info.hashes();
+        let (hashes, unhashed) = (self.info.hashes(), &self.unhashed);
         Magnet {
             v1: hashes.v1,
             v2: Some(hashes.v2),
             name: Some(self.info.name().to_owned()),
-            trackers: self.trackers.iter().flatten().cloned().collect(),
-            web_seeds: self.web_seeds.clone(),
+            trackers: unhashed.trackers.iter().flatten().cloned().collect(),
+            web_seeds: unhashed.web_seeds.clone(),
             peers: Vec::new(),
         }
     }

@@ -6,8 +6,8 @@ pub(super) const MAX_URLS: usize = 64;
 /// The longest URL in bytes.
 const MAX_LEN: usize = 2048;
 
-/// A URL without the blanks around it, with what may not stand in a URL percent-encoded.
-/// `None` where nothing useful is left.
+/// Returns a URL without surrounding blanks, with invalid characters percent-encoded. Returns
+/// `None` if nothing useful is left.
 pub(super) fn clean(raw: &[u8]) -> Option<String> {
     let raw = raw.trim_ascii();
     if raw.is_empty() || raw.len() > MAX_LEN {

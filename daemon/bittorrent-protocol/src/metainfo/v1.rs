@@ -19,7 +19,7 @@ pub enum V1Error {
     /// The list of files is no list of dictionaries.
     #[error("entry {index} of the list of files is no dictionary")]
     File {
-        /// Its place in the list.
+        /// Its number in the list.
         index: usize,
     },
     /// A length that is missing, negative or too large.
@@ -31,13 +31,13 @@ pub enum V1Error {
     /// A file that is no pad file has no path.
     #[error("entry {index} of the list of files has no path")]
     MissingPath {
-        /// Its place in the list.
+        /// Its number in the list.
         index: usize,
     },
     /// A path, or the target of a symbolic link, is not made of byte strings.
     #[error("the path of entry {index} of the list of files is not made of byte strings")]
     Path {
-        /// Its place in the list.
+        /// Its number in the list.
         index: usize,
     },
     /// All files are empty, or there are none.
@@ -194,7 +194,7 @@ impl<'a> V1<'a> {
         self.files.is_none()
     }
 
-    /// Checks that this half says the same as the file tree.
+    /// Checks that this half agrees with the file tree.
     ///
     /// Empty files, attributes and how pad files are called do not matter; padding after the last
     /// file may be there or not.

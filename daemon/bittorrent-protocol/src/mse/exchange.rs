@@ -81,7 +81,7 @@ impl Exchange {
     /// The secret in common with who has this public key.
     pub(super) fn agree(&self, theirs: &[u8; KEY_LEN]) -> Result<Shared, MseError> {
         let key = U768::from_be_slice(theirs);
-        // 0, 1 and -1 have powers that everybody knows.
+        // The powers of 0, 1 and -1 are predictable.
         let last = Residue::new(&U768::ZERO) - Residue::new(&U768::ONE);
         if key <= U768::ONE || key >= last.retrieve() {
             return Err(MseError::Key);

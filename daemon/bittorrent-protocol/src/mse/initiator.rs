@@ -29,7 +29,8 @@ enum State {
     Padding(Box<Ciphers>),
     /// It is to choose a method.
     Choice(Box<Ciphers>),
-    /// Its second padding, of this length, is to come, then what it has to say by this method.
+    /// Its second padding, of this length, is still missing; then the stream continues with this
+    /// method.
     LastPadding(Box<Ciphers>, usize, u32),
     Over,
 }
@@ -122,7 +123,7 @@ impl Initiator {
         Step::Receive
     }
 
-    /// Which swarm, what we offer, and the first bytes of what we have to say.
+    /// Makes the message with the swarm, the offered methods and the initial payload.
     fn request(&mut self, shared: &Shared, ciphers: &mut Ciphers) -> Vec<u8> {
         let mut request = shared.mark().to_vec();
         request.extend_from_slice(&shared.mask(HiddenSwarm::of(self.swarm).0));

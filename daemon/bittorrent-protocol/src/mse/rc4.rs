@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Bytes of the key stream that are thrown away: they say something about the key.
+/// The first bytes of the key stream, which are discarded because they leak information on the key.
 const DISCARDED: usize = 1_024;
 
 /// A key stream.

@@ -31,7 +31,8 @@ enum State {
     Offer(Box<Ciphers>),
     /// Its second padding, of this length, is to come; this method is going to be used.
     LastPadding(Box<Ciphers>, usize, u32),
-    /// As many bytes of what it has to say are to come, which are encrypted whatever the method.
+    /// This many bytes of its initial payload are still missing; they are encrypted with any
+    /// method.
     Initial(Box<Ciphers>, usize, u32),
     /// The handshake is over once our last part is sent.
     Choice(Box<Established>),
@@ -54,7 +55,7 @@ impl Responder {
         self.input.receive(bytes);
     }
 
-    /// Says which swarm has the name that was asked for. Where there is none, the connection is
+    /// Sets the swarm with the requested name. If there is none, the connection is
     /// to be closed instead.
     pub fn accept(&mut self, swarm: SwarmHash) {
         self.state = match std::mem::replace(&mut self.state, State::Over) {

@@ -15,10 +15,10 @@ const LIMITS: Limits = Limits {
     max_len: 256 * 1024,
 };
 
-/// A longer reason is cut.
+/// The longest reason; a longer one is cut.
 const MAX_REASON: usize = 200;
 
-/// An answer that names no peers.
+/// An answer without peers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
     /// It is not bencoded, or too long.
@@ -27,7 +27,7 @@ pub enum ResponseError {
     /// It is no dictionary.
     #[error("the tracker's answer is no dictionary")]
     NotADictionary,
-    /// The tracker says no, in these words.
+    /// The tracker refused, with this reason.
     #[error("the tracker refuses: {0}")]
     Refused(String),
 }
@@ -170,7 +170,7 @@ mod tests {
                 90,
                 &["[2001:db8::1]:1"],
             ),
-            // A tracker that wants no second announce.
+            // A tracker without an interval.
             (b"d8:intervali99999999999999999999ee", i64::MAX as u64, &[]),
             (
                 b"d8:intervali-1e5:peersld2:ip9:192.0.2.14:porti6881eed2:ip4:host4:porti1ee\

@@ -1,5 +1,5 @@
-//! Trackers over UDP (BEP 15): a connection id is asked for, which proves that we are where we say,
-//! and spent on an announce.
+//! Trackers over UDP (BEP 15). The client first requests a connection id, which proves its address,
+//! and uses it for an announce.
 
 use std::time::Duration;
 
@@ -19,27 +19,27 @@ pub const CONNECT_REQUEST_LEN: usize = 16;
 /// Bytes of an answer that are worth receiving: the most IPv6 addresses a datagram carries.
 pub const MAX_REPLY_LEN: usize = 20 + 18 * MAX_PEERS;
 
-/// A longer reason is cut.
+/// The longest reason; a longer one is cut.
 const MAX_REASON: usize = 200;
 
-/// Ties an answer to its question. Random, so that nobody can answer who did not see it.
+/// Matches an answer with its request. Random, so that only a host that saw the request can answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransactionId(pub u32);
 
-/// Given out by the tracker, good for a minute.
+/// The connection id of the tracker, valid for a minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionId(u64);
 
-/// A datagram that is no answer to the question.
+/// A datagram that does not answer the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
-    /// Too short for what it says it is.
+    /// It is too short for its action.
     #[error("an answer of {0} bytes is too short")]
     Short(usize),
-    /// It belongs to another question.
+    /// It answers another request.
     #[error("an answer to another question")]
     OtherTransaction,
-    /// It is none of those we know.
+    /// Its action is unknown.
     #[error("an answer of unknown kind {0}")]
     Unknown(u32),
 }
@@ -51,7 +51,7 @@ pub enum Reply {
     Connected(ConnectionId),
     /// To an announce.
     Announced(Announced),
-    /// The tracker says no, in these words.
+    /// The tracker refused, with this reason.
     Refused(String),
 }
 
@@ -100,8 +100,8 @@ pub fn encode_announce(
 }
 
 impl Reply {
-    /// Reads an answer to the question with this id. `ipv6` says which addresses an announce is
-    /// answered with: those of the family the tracker was asked over.
+    /// Parses the answer to the request with this id. `ipv6` tells whether the request was sent
+    /// over IPv6; the addresses in the answer have the same family.
     pub fn decode(
         datagram: &[u8],
         transaction: TransactionId,

@@ -34,8 +34,8 @@ pub enum ExtendedError {
     NotADictionary,
 }
 
-/// What a peer tells about itself and the extensions it speaks. It may come again at any time;
-/// what a later one leaves out stays as it was ([`Self::update`]).
+/// The properties and extensions of a peer. A peer may send it again at any time; fields missing in
+/// a later one keep their values ([`Self::update`]).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExtendedHandshake {
     /// The id under which the sender takes metadata messages (BEP 9); 0 when it no longer does.
@@ -118,7 +118,7 @@ impl ExtendedHandshake {
         encoder.finish()
     }
 
-    /// Takes over what a later handshake of the same peer tells.
+    /// Takes over the fields of a later handshake of the same peer.
     pub fn update(&mut self, later: Self) {
         let earlier = std::mem::take(self);
         *self = Self {
@@ -139,7 +139,7 @@ fn number<T: TryFrom<i64>>(dict: &Dict<'_>, key: &str) -> Option<T> {
     T::try_from(dict.int(key)?).ok()
 }
 
-/// The name a peer gives its client: cut, and safe to print.
+/// The client name sent by a peer: shortened, and safe to print.
 fn client_name(name: &[u8]) -> String {
     // A character takes at most 4 bytes; the rest need not be looked at.
     let start = name.get(..4 * MAX_CLIENT_CHARS).unwrap_or(name);

@@ -69,8 +69,8 @@ impl Reserved {
     }
 }
 
-/// The part of a handshake that says which swarm it is for. A peer that was dialled answers after
-/// this much; libtorrent sends its peer id only then.
+/// The first part of a handshake, with the swarm. The accepting side answers after this part;
+/// libtorrent sends its peer id only then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
     /// The extensions it offers.

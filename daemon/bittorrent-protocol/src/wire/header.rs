@@ -9,7 +9,7 @@ pub enum WireError {
     /// The message is longer than the reader accepts.
     #[error("a message of {length} bytes is longer than {max} bytes")]
     TooLong {
-        /// What the length field says.
+        /// The value of the length field.
         length: u32,
         /// The reader's limit.
         max: u32,
@@ -19,15 +19,15 @@ pub enum WireError {
     WrongLength {
         /// What the message is.
         id: MessageId,
-        /// What the length field says.
+        /// The value of the length field.
         length: u32,
     },
 }
 
-/// What the first bytes of a message tell. Its length is within what the kind of message allows.
+/// The header of a message. Its length is within the limit of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
-    /// More bytes are needed to tell, at least this many; never 0.
+    /// More bytes are needed, at least this many; never 0.
     Need(usize),
     /// A `piece` whose payload begins after [`PIECE_HEADER_LEN`] bytes.
     Piece {

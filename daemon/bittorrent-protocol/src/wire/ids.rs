@@ -15,7 +15,7 @@ pub const MAX_HASHES: u32 = MAX_HASH_COUNT + 64;
 /// Bytes of the five fields that all three hash messages begin with, and the id.
 const HASH_FIELDS: u32 = 1 + 32 + 4 * 4;
 
-/// The number that says what a message is.
+/// The id of a message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub u8);
 
@@ -70,7 +70,7 @@ ids! {
     BITFIELD = 5, "bitfield", 1..=1 + MAX_PIECES.div_ceil(8);
     /// Asks for a range of a piece (BEP 3).
     REQUEST = 6, "request", 13..=13;
-    /// A range of a piece; nobody asks for more than a block (BEP 3).
+    /// A request for a range of a piece, at most a block (BEP 3).
     PIECE = 7, "piece", 9..=9 + BLOCK_LEN;
     /// Takes a request back (BEP 3).
     CANCEL = 8, "cancel", 13..=13;

@@ -1,4 +1,4 @@
-//! Messages: what they say, and their bytes.
+//! The messages of the peer wire protocol and their encoding.
 
 use std::fmt;
 
@@ -180,7 +180,7 @@ pub enum Step<'a> {
     Need(usize),
     /// A whole message.
     Message {
-        /// What it says.
+        /// The payload.
         message: Message<'a>,
         /// Bytes from its length field to its end.
         consumed: usize,
@@ -338,14 +338,6 @@ impl<'a> Message<'a> {
             Self::HashRequest(_) | Self::HashReject(_) => 48,
             Self::Hashes(_, hashes) => 48 + MerkleHash::LEN * hashes.len(),
             Self::Unknown { payload, .. } => payload.len(),
-        }
-    }
-
-    /// Bytes that [`Self::encode`] appends.
-    pub const fn encoded_len(&self) -> usize {
-        match self {
-            Self::KeepAlive => 4,
-            _ => 5 + self.body_len(),
         }
     }
 

@@ -40,7 +40,7 @@ pub enum MetadataError {
     /// The metadata would be empty, or too long.
     #[error("metadata of {total_size} bytes, not 1 to {MAX_METADATA_LEN}")]
     TotalSize {
-        /// What the message says.
+        /// The content of the message.
         total_size: u32,
     },
     /// There is no such piece, or it has another length.

@@ -1,4 +1,4 @@
-//! Peer exchange messages: whom a peer is connected to (BEP 11).
+//! Peer exchange messages: the peers that a peer is connected to (BEP 11).
 
 use std::net::SocketAddr;
 
@@ -68,7 +68,7 @@ pub enum PexError {
 }
 
 impl PexMessage {
-    /// Whether it says nothing.
+    /// Returns whether it has no address.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.dropped.is_empty()
     }

@@ -1,4 +1,4 @@
-//! From leaf hashes to a piece layer and a root.
+//! Folds leaf hashes to a piece layer and a root.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,19 @@ use bittorrent_protocol::{MerkleHash, PieceLength, PieceSha1, merkle};
 
 use crate::error::StoreError;
 
-/// What a part of a file is as hashes.
+/// The hashes of a part of a file.
 #[derive(Debug, Default)]
 pub(super) struct Hashed {
     pub(super) leaves: Vec<MerkleHash>,
-    /// Of the v1 pieces that end in the part.
+    /// The hashes of the v1 pieces that end in the part.
     pub(super) v1_pieces: Vec<PieceSha1>,
 }
 
-/// Whoever wants the leaf hashes of a file, in order.
+/// The receiver of the leaf hashes of a file, in order.
 pub(super) type LeafSink<'a> = &'a mut dyn FnMut(&[MerkleHash]) -> Result<(), StoreError>;
 
-/// Brings the hashes of parts in order and folds leaves to piece hashes. Keeps the leaves of one
-/// piece and of what comes early.
+/// Orders the hashes of parts and folds leaves to piece hashes. Keeps the leaves of one piece and
+/// of parts that arrive early.
 pub(super) struct Folder<'a> {
     piece_length: PieceLength,
     sink: LeafSink<'a>,
@@ -29,10 +29,10 @@ pub(super) struct Folder<'a> {
     v1_pieces: Vec<PieceSha1>,
 }
 
-/// A whole file as hashes.
+/// The hashes of a whole file.
 #[derive(Debug, Default)]
 pub(super) struct Folded {
-    /// `None` of an empty file.
+    /// `None` for an empty file.
     pub(super) root: Option<MerkleHash>,
     /// Empty for files of at most one piece.
     pub(super) layer: Vec<MerkleHash>,
@@ -59,7 +59,8 @@ impl<'a> Folder<'a> {
             self.next += 1;
             (self.sink)(&hashed.leaves)?;
             for leaf in hashed.leaves {
-                // Only folded once the next piece begins: a file of one piece keeps its own height.
+                // Folded only when the next piece starts: a file of one piece has a tree of its own
+                // height.
                 if self.piece.len() == self.piece_length.blocks() as usize {
                     self.fold();
                 }

@@ -1,5 +1,5 @@
-//! Hashing a file that can be read at any position: every core reads and hashes parts of its own,
-//! and what it has read is still in its cache when it is hashed.
+//! Hashes a file that can be read at any position. Each core reads and hashes its own parts, while
+//! the bytes are in its cache.
 
 use std::ops::Range;
 use std::path::Path;
@@ -20,18 +20,18 @@ use crate::error::{Operation, StoreError};
 /// Bytes read at once, by each thread; whole blocks.
 const READ: usize = 64 << 10;
 
-/// The least a thread is given at once, in bytes.
+/// The smallest part that a thread gets, in bytes.
 const PART: u64 = 1 << 20;
 
-/// Parts given out and not yet folded, for each thread: bounds the leaf hashes that come early.
+/// Unfinished parts per thread. Bounds the leaf hashes that arrive early.
 const PARTS_UNDER_WAY: u64 = 4;
 
 /// How a file is cut into parts.
 #[derive(Debug, Clone, Copy)]
 struct Parts {
-    /// Of the file.
+    /// The length of the file.
     length: u64,
-    /// Of a part, in bytes: whole pieces where there are v1 pieces.
+    /// The length of a part, in bytes: whole pieces if there are v1 pieces.
     part: u64,
     piece_length: PieceLength,
     v1: V1Pieces,
@@ -76,7 +76,7 @@ pub(super) fn hash_file(
     let threads = threads.min(count).max(1);
     let most = PARTS_UNDER_WAY * threads;
     let folded = thread::scope(|scope| {
-        // There is a place for every part under way: nobody ever waits to send.
+        // The channel has capacity for all unfinished parts: sending never blocks.
         let (give, work) = bounded(most as usize);
         let (hashed, results) = bounded(most as usize);
         for _ in 0..threads {
@@ -154,14 +154,14 @@ fn hash_leaves(
 
 /// A v1 piece that is hashed side by side with others.
 struct Lane {
-    /// What of the piece is not read yet.
+    /// The part of the piece that is not read yet.
     ahead: Range<u64>,
     leaves: Vec<MerkleHash>,
     sha1: PieceInLane,
 }
 
-/// Reads some of each piece in turn, so that all that goes into SHA-1 side by side is still in a cache
-/// after its leaves are hashed.
+/// Reads some of each piece in turn, so that the bytes for SHA-1 are still in a cache after their
+/// leaves were hashed.
 fn hash_pieces(
     file: &dyn IoFile,
     path: &Path,
@@ -213,7 +213,7 @@ fn read<'b>(
     let read =
         read_full(file, bytes, range.start).map_err(StoreError::io(Operation::Read, path))?;
     if read < wanted {
-        // Somebody cut it: it is not what was to be hashed.
+        // Another program shortened the file while it was hashed.
         return Err(StoreError::io(Operation::Read, path)(
             std::io::ErrorKind::UnexpectedEof.into(),
         ));

@@ -1,4 +1,4 @@
-//! Hashing a stream in one pass: one thread reads and writes, others hash what it has read.
+//! Hashes a stream in one pass: one thread reads and writes, others hash.
 
 use std::io::{self, IoSlice, Read};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::error::{Operation, StoreError};
 /// cache when they are written and hashed: with 1 MiB copying a file takes twice the time.
 const CHUNK: usize = 128 << 10;
 
-/// Chunks that exist at once: all the memory this takes, beside one leaf hash a block of one piece.
+/// The number of chunks. This is all memory used, besides one leaf hash per block of one piece.
 const CHUNKS: usize = 16;
 
 struct Chunk {
@@ -35,12 +35,12 @@ impl Chunk {
     }
 }
 
-/// Hashes a stream to its end, writing it to a file on the way if one is given. Leaf hashes are handed
-/// to `leaves` in order as they become known and are not kept. Memory is bounded, whatever the length.
+/// Hashes a stream to its end, and writes it to a file if there is one. Passes leaf hashes to
+/// `leaves` in order and does not keep them. The memory is bounded for any length.
 ///
 /// # Errors
 ///
-/// When the source or the disk fails, whatever `leaves` returns, and [`StoreError::Cancelled`].
+/// When the source or the disk fails, errors of `leaves`, and [`StoreError::Cancelled`].
 pub fn hash_stream(
     source: &mut (dyn Read + Send),
     target: Option<(&dyn IoFile, &Path)>,
@@ -57,7 +57,7 @@ pub fn hash_stream(
     };
     let (give_back, free) = bounded(CHUNKS);
     for _ in 0..CHUNKS {
-        // The channel has room for all of them.
+        // The channel has capacity for all of them.
         let _ = give_back.try_send(Vec::new());
     }
     thread::scope(|scope| {
@@ -82,7 +82,7 @@ pub fn hash_stream(
             for (number, hashed) in results.try_iter() {
                 folder.take(number, hashed)?;
             }
-            // Every chunk comes back, unless a worker panicked: then the scope panics too.
+            // All chunks return, unless a worker panicked: then the scope panics too.
             let Ok(mut buffer) = free.recv() else { break };
             let read = fill(source, &mut buffer)?;
             if read == 0 {
@@ -131,7 +131,7 @@ pub fn hash_stream(
     })
 }
 
-/// Fills a chunk from the source, which may be a pipe that gives little at a time; less only at its
+/// Fills a chunk from the source, which may be a pipe with short reads. Returns less only at its
 /// end.
 fn fill(source: &mut (dyn Read + Send), buffer: &mut Vec<u8>) -> Result<usize, StoreError> {
     // Cleared once, when it is new.
@@ -175,10 +175,10 @@ fn hash_v1(
     hasher.finish()
 }
 
-/// Whoever is done with a chunk last gives its memory back.
+/// The last user of a chunk returns its memory.
 fn recycle(chunk: Arc<Chunk>, give_back: &Sender<Vec<u8>>) {
     if let Some(chunk) = Arc::into_inner(chunk) {
-        // There is a place for every chunk; the reader may be gone when it failed.
+        // The channel has capacity for all chunks; sending fails only after the reader failed.
         let _ = give_back.try_send(chunk.buffer);
     }
 }

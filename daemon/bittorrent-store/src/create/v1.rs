@@ -7,14 +7,14 @@ use sha1::{Digest as _, Sha1};
 use super::{Cut, Shape};
 use crate::zeros::hash_zeros;
 
-/// Which SHA-1 piece hashes of a hybrid are wanted.
+/// Which SHA-1 piece hashes are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum V1Pieces {
     /// None: a v2 torrent.
     None,
     /// The last piece at its true length.
     Plain,
-    /// The last piece filled up with zeros, as a pad file behind the file makes it.
+    /// The last piece padded with zeros, as with a pad file after the file.
     Padded,
 }
 
@@ -28,7 +28,7 @@ impl V1Pieces {
     }
 }
 
-/// Hashes the pieces of a run of bytes that begins with a piece.
+/// Hashes the pieces of a run of bytes that starts at a piece.
 pub(super) struct PieceHasher {
     full: usize,
     v1: V1Pieces,
@@ -38,7 +38,7 @@ pub(super) struct PieceHasher {
 }
 
 impl PieceHasher {
-    /// `None` when no v1 pieces are wanted.
+    /// Returns `None` if no v1 pieces are computed.
     pub(super) fn new(piece_length: PieceLength, v1: V1Pieces) -> Option<Self> {
         (v1 != V1Pieces::None).then(|| Self {
             full: piece_length.bytes() as usize,
@@ -67,7 +67,7 @@ impl PieceHasher {
         self.filled = 0;
     }
 
-    /// The pieces, the last of which may have been short.
+    /// Returns the piece hashes; the last piece may be short.
     pub(super) fn finish(mut self) -> Vec<PieceSha1> {
         if self.filled > 0 {
             if self.v1 == V1Pieces::Padded {
@@ -84,7 +84,7 @@ impl PieceHasher {
 pub(super) struct PieceInLane {
     sha1: sha_lanes::Sha1,
     taken: usize,
-    /// What of the last bytes filled no block: only the end of a file has any.
+    /// The last bytes that fill no SHA-1 block, at the end of a file.
     tail: Vec<u8>,
 }
 
@@ -113,8 +113,8 @@ impl PieceInLane {
             // The length of a piece is a multiple of 64: the zeros fill up the tail's block first.
             if !self.tail.is_empty() {
                 let mut block = [0; 64];
-                for (place, byte) in block.iter_mut().zip(&self.tail) {
-                    *place = *byte;
+                for (slot, byte) in block.iter_mut().zip(&self.tail) {
+                    *slot = *byte;
                 }
                 missing = missing.saturating_sub(64 - self.tail.len());
                 self.tail.clear();

@@ -1,5 +1,5 @@
-//! The files of a generation, of which only some are open at a time: a torrent may have more files than
-//! a process may have descriptors.
+//! The files of a generation. Only some are open at a time, because a torrent may have more files
+//! than a process may have descriptors.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind, IoSlice};
@@ -15,7 +15,7 @@ use super::paths::Paths;
 use crate::error::{Operation, StoreError};
 use crate::sync::lock;
 
-/// Of which files a table is.
+/// The kind of files in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The content files that are not empty.
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The most files that stay open: processes may have 1024 descriptors by default.
+    /// Returns the most files that stay open. Processes may have 1024 descriptors by default.
     const fn most_open(self) -> usize {
         match self {
             Self::Content => 64,
@@ -34,10 +34,10 @@ impl Kind {
     }
 }
 
-/// Files of one kind by their number, opened when they are needed; those used last stay open.
+/// Files of one kind by number. They are opened when needed, and the recently used ones stay open.
 ///
-/// A file that was written to is synced before it is closed; should that fail, the next
-/// [`Self::sync`] says so. Locks are taken in this order: `closing`, `slots`.
+/// A file that was written to is synced before it is closed. If that fails, the next [`Self::sync`]
+/// returns the error. Locks are taken in this order: `closing`, `slots`.
 #[derive(Debug)]
 pub(crate) struct FileTable {
     io: Arc<dyn Io>,
@@ -46,24 +46,24 @@ pub(crate) struct FileTable {
     kind: Kind,
     writable: AtomicBool,
     slots: Mutex<Slots>,
-    /// Held while a file is synced to be closed, with what came of that: so a sync of all of them waits
-    /// for it.
+    /// Locked while a file is synced to be closed, so that [`FileTable::sync`] waits for it. Has
+    /// the error of such a sync.
     closing: Mutex<Option<StoreError>>,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
     open: HashMap<u32, Slot>,
-    /// By what the files are known again, since they were first opened.
+    /// The identities of the files when they were first opened or sealed.
     identities: HashMap<u32, Identity>,
-    /// Counts uses, to know which was the last.
+    /// Counts uses, to find the least recently used file.
     clock: u64,
 }
 
 #[derive(Debug)]
 struct Slot {
     file: Arc<dyn IoFile>,
-    /// Written to since it was last synced.
+    /// Whether the file was written to since it was last synced.
     dirty: bool,
     used: u64,
 }
@@ -87,7 +87,7 @@ impl FileTable {
         }
     }
 
-    /// The files of this kind.
+    /// Returns the files of this kind.
     pub(crate) fn all(&self) -> impl Iterator<Item = FileIndex> + '_ {
         let layout = self.info.layout();
         let numbered = (0..).zip(layout.files());
@@ -96,8 +96,8 @@ impl FileTable {
             .filter(|file| self.has(*file))
     }
 
-    /// Whether a file has one of this kind: empty files have none, and the leaf of a single block is the
-    /// root.
+    /// Returns whether a torrent's file has a file of this kind. Empty files have none, and the
+    /// leaf of a single block is the root.
     pub(crate) fn has(&self, file: FileIndex) -> bool {
         let least = match self.kind {
             Kind::Content => 1,
@@ -113,7 +113,7 @@ impl FileTable {
         }
     }
 
-    /// A failed operation on a file.
+    /// Returns the error of a failed operation on a file.
     pub(crate) fn failed(
         &self,
         operation: Operation,
@@ -126,7 +126,8 @@ impl FileTable {
         self.writable.load(Ordering::Acquire)
     }
 
-    /// Lets files be written to, or no longer. Who has one keeps it; all have to be synced.
+    /// Sets whether files are opened for writing. All files must be synced. Users of an open file
+    /// keep it.
     pub(crate) fn set_writable(&self, writable: bool) {
         let mut slots = self.slots();
         if self.writable.swap(writable, Ordering::AcqRel) != writable {
@@ -134,7 +135,7 @@ impl FileTable {
         }
     }
 
-    /// A file, if it is open right now: never waits for a disk.
+    /// Returns a file if it is open right now. Never waits for a disk.
     pub(crate) fn open_file(&self, file: FileIndex) -> Option<Arc<dyn IoFile>> {
         let mut slots = self.slots();
         slots.clock += 1;
@@ -144,7 +145,7 @@ impl FileTable {
         Some(slot.file.clone())
     }
 
-    /// A file to read from.
+    /// Returns a file to read from, and opens it if needed.
     pub(crate) fn get(&self, file: FileIndex) -> Result<Arc<dyn IoFile>, StoreError> {
         if let Some(open) = self.open_file(file) {
             return Ok(open);
@@ -152,7 +153,7 @@ impl FileTable {
         let opened = self.open(file)?;
         let mut slots = self.slots();
         let room = slots.open.len() < self.kind.most_open() || {
-            // Readers do not wait until another file is synced.
+            // Closes clean files only, so that readers never wait for the sync of another file.
             let clean = slots.last_used(|slot| !slot.dirty);
             clean.is_some_and(|number| slots.open.remove(&number).is_some())
         };
@@ -163,7 +164,7 @@ impl FileTable {
         })
     }
 
-    /// A file to write to, which stays in the table while it is in use.
+    /// Returns a file to write to. It stays in the table while it is in use.
     fn get_to_write(&self, file: FileIndex) -> Result<Arc<dyn IoFile>, StoreError> {
         if let Some(open) = self.open_file(file) {
             return Ok(open);
@@ -186,7 +187,7 @@ impl FileTable {
         Ok(kept)
     }
 
-    /// Opens a file, and makes sure that it is still the same one.
+    /// Opens a file, and checks that it was not replaced.
     fn open(&self, file: FileIndex) -> Result<Arc<dyn IoFile>, StoreError> {
         let path = self.path(file);
         let writable = self.is_writable();
@@ -209,7 +210,7 @@ impl FileTable {
         Ok(opened)
     }
 
-    /// Writes all slices, one behind the other, from a position of a file on.
+    /// Writes all slices in a row from a position of a file on.
     pub(crate) fn write(
         &self,
         file: FileIndex,
@@ -221,7 +222,7 @@ impl FileTable {
         })
     }
 
-    /// Does something to a file that has to be synced.
+    /// Makes a change to a file that has to be synced.
     pub(crate) fn change(
         &self,
         file: FileIndex,
@@ -230,16 +231,16 @@ impl FileTable {
     ) -> Result<(), StoreError> {
         let open = self.get_to_write(file)?;
         let changed = change(&*open).map_err(self.failed(operation, file));
-        // Afterwards, as a sync meanwhile may have missed it, and also when it failed: it may be done in
-        // part. Files in use are not put out.
+        // Set after the change, because a sync during it may have missed it, and also if the change
+        // failed, because it may be done in part. Files in use are not closed.
         if let Some(slot) = self.slots().open.get_mut(&file.get()) {
             slot.dirty = true;
         }
         changed
     }
 
-    /// Makes durable what was written to some files before, by whomever, given by number. After an error
-    /// nothing that was written to any file since the last success can be relied on.
+    /// Makes all earlier writes to some files durable, given by number. After an error, all writes
+    /// to any file since the last success may be lost.
     pub(crate) fn sync(&self, files: &BTreeSet<u32>) -> Result<(), StoreError> {
         let layout = self.info.layout();
         let files = files
@@ -251,8 +252,8 @@ impl FileTable {
                 slot.dirty = false;
                 slot.file.clone()
             });
-            // One that was put out was synced, but the failure of that may have been told to another
-            // process's descriptor only; and earlier processes wrote, too.
+            // A closed file was synced, but the kernel may have reported a failure to a descriptor
+            // of another process only. And earlier processes may have written to it.
             let open = open.map_or_else(|| self.open(file), Ok)?;
             open.sync_data()
                 .map_err(self.failed(Operation::Sync, file))?;
@@ -260,13 +261,13 @@ impl FileTable {
         self.closing().take().map_or(Ok(()), Err)
     }
 
-    /// By what a file is known again, as of when it was first opened or sealed; `None` for files without
-    /// one of this kind.
+    /// Returns the identity of a file when it was first opened or sealed; `None` if it has no file
+    /// of this kind.
     pub(crate) fn identity(&self, file: FileIndex) -> Option<Identity> {
         self.slots().identities.get(&file.get()).copied()
     }
 
-    /// Forbids writing to a file, durably, and takes note of it as it is from then on.
+    /// Makes a file read-only, durably, and records its new identity.
     pub(crate) fn seal(&self, file: FileIndex) -> Result<(), StoreError> {
         let open = self.get(file)?;
         let executable = self.info.file(file).is_executable();
@@ -293,8 +294,7 @@ impl FileTable {
 }
 
 impl Slots {
-    /// Of the files that nobody is using, the one that was not used for longest; first those that need
-    /// not be synced.
+    /// Returns the least recently used file that is not in use; clean files come first.
     fn last_used(&self, which: impl Fn(&Slot) -> bool) -> Option<u32> {
         self.open
             .iter()
@@ -303,7 +303,7 @@ impl Slots {
             .map(|(number, _)| *number)
     }
 
-    /// Takes a file in that was just opened, unless another thread was faster.
+    /// Keeps a file that was just opened, unless another thread opened it first.
     fn keep(&mut self, file: FileIndex, opened: Arc<dyn IoFile>) -> Arc<dyn IoFile> {
         let fresh = Slot {
             file: opened,
@@ -314,9 +314,9 @@ impl Slots {
     }
 }
 
-/// Opens the leaf hashes of a file. Where they are missing there is an empty file from now on:
-/// [`crate::TorrentStore::verify_all`] can compute them again. Of a sealed generation they may belong to
-/// someone who lets us read only.
+/// Opens the leaf hashes of a file. Creates an empty file if they are missing:
+/// [`crate::TorrentStore::verify_all`] can compute them again. Those of a sealed generation may be
+/// read-only for this user.
 fn open_leaves(io: &dyn Io, path: &Path, sealed: bool) -> io::Result<Arc<dyn IoFile>> {
     match io.open(path, OpenMode::Create) {
         Err(error)
@@ -332,7 +332,7 @@ fn open_leaves(io: &dyn Io, path: &Path, sealed: bool) -> io::Result<Arc<dyn IoF
     }
 }
 
-/// Opens a content file. One that was sealed and is to be mended is read-only for its owner too.
+/// Opens a content file. If it was sealed, makes it writable for its owner first.
 pub(crate) fn open_content(
     io: &dyn Io,
     path: &Path,

@@ -1,5 +1,5 @@
-//! The one way to the disk. Everything the store does goes through [`Io`], so that a test double
-//! can lose whatever was not synced.
+//! The interface to the disk. The store does all I/O through [`Io`], so that a test double can lose
+//! whatever was not synced.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -17,76 +17,78 @@ use rustix::io::Errno;
 /// The most slices the kernel takes in one vectored write.
 pub(crate) const MAX_SLICES: usize = 1024;
 
-/// How a file is opened. Links are never followed in the last component.
+/// How a file is opened. A link in the last component is never followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
     /// An existing file, to read.
     Read,
     /// An existing file, to read and write.
     Write,
-    /// To read and write; made when it is not there, with its bytes kept when it is.
+    /// To read and write; created if missing. An existing file keeps its bytes.
     Create,
-    /// To read and write, empty.
+    /// To read and write; created if missing, emptied if not.
     Replace,
 }
 
-/// By what a file is known again.
+/// The data by which a file is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Identity {
-    /// Bytes.
+    /// The length in bytes.
     pub length: u64,
-    /// Last change of the content, nanoseconds since 1970.
+    /// The last modification, in nanoseconds since 1970.
     pub modified: i128,
-    /// The number of the inode.
+    /// The inode number.
     pub inode: u64,
 }
 
-/// Operations on directories and files by name. All paths are absolute or relative to the process.
+/// Operations on directories and files by name. Paths are absolute or relative to the process.
 pub trait Io: fmt::Debug + Send + Sync {
-    /// Opens or makes a file.
+    /// Opens or creates a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn IoFile>>;
-    /// Makes a directory and those above it; fine when it exists.
+    /// Creates a directory and its parents. An existing one is no error.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
-    /// Renames a file, replacing what is there.
+    /// Renames a file, and replaces an existing one.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Lets the owner write a sealed file again.
+    /// Makes a sealed file writable for its owner.
     fn unseal(&self, path: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 }
 
-/// Operations on an open file; positions are given, so that threads can share it.
+/// Operations on an open file. All are positioned, so that threads can share it.
 pub trait IoFile: AsFd + fmt::Debug + Send + Sync {
-    /// Reads at a position; 0 bytes at the end of the file.
+    /// Reads at a position; returns 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes all slices, one behind the other, from a position on.
+    /// Writes all slices in a row from a position on.
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes the content durable.
     fn sync_data(&self) -> io::Result<()>;
-    /// Lets the next read of a stretch come from the disk, as far as it is not waiting to be written:
-    /// what a failed sync lost is still in memory. A hint, that the system need not follow.
+    /// Drops the page cache of a range, apart from unwritten pages, so that the next read comes
+    /// from the disk: bytes lost by a failed sync are still in memory. A hint that the system may
+    /// ignore.
     fn forget_cached(&self, offset: u64, length: u64) -> io::Result<()>;
-    /// Where the next bytes begin, from a position on, that are not in a hole; `None` when there are none.
-    /// Where the file system does not tell holes from zeros, nothing is in a hole.
+    /// Returns the next position, from one on, that is not in a hole; `None` if there is none. On
+    /// file systems that do not report holes, no position is in one.
     fn next_content(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Changes the length; new bytes are zeros and take no space.
     fn set_len(&self, length: u64) -> io::Result<()>;
-    /// Bytes that the content takes on the disk: holes take none, and what is shared with other files
-    /// counts in each.
+    /// Returns the bytes that the content takes on the disk. Holes take none; extents shared with
+    /// other files count in each.
     fn allocated(&self) -> io::Result<u64>;
-    /// Shares the content of another file (a reflink): it takes no space until it is overwritten. Where
-    /// the file system cannot do that, [`io::ErrorKind::Unsupported`] or another error of the caller's.
+    /// Shares the content of another file (a reflink), which takes no space until it is
+    /// overwritten. Fails if the file system cannot, with [`io::ErrorKind::Unsupported`] or another
+    /// kind.
     fn reflink_from(&self, source: &dyn IoFile) -> io::Result<()>;
-    /// By what the file is known again.
+    /// Returns the identity of the file.
     fn identity(&self) -> io::Result<Identity>;
-    /// Forbids writing (0444, or 0555 for what is to be executed) and makes that durable with the file's
+    /// Makes the file read-only (mode 0444, or 0555 if executable), durably together with its
     /// times.
     fn seal(&self, executable: bool) -> io::Result<()>;
 }
 
-/// Fills the buffer, less when the file ends; returns how much was read.
+/// Fills the buffer, or less at the end of the file. Returns the bytes read.
 pub(crate) fn read_full(
     file: &dyn IoFile,
     mut buffer: &mut [u8],
@@ -108,7 +110,8 @@ pub(crate) fn read_full(
     Ok(total)
 }
 
-/// Moves the position of the file, which nothing here uses.
+/// Returns the next position that is not in a hole. Moves the file's own position, which this crate
+/// never uses.
 pub(crate) fn next_content(file: BorrowedFd<'_>, offset: u64) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, SeekFrom::Data(offset)) {
         Ok(found) => Ok(Some(found)),
@@ -219,7 +222,7 @@ impl IoFile for RealFile {
     }
 
     fn allocated(&self) -> io::Result<u64> {
-        // Counted in 512 bytes, whatever the file system.
+        // `st_blocks` counts 512 bytes on every file system.
         Ok(self.0.metadata()?.blocks().saturating_mul(512))
     }
 

@@ -1,4 +1,4 @@
-//! Where the parts of a generation lie in its directory.
+//! The files in the directory of a generation.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,9 @@ use bittorrent_protocol::metainfo::Info;
 /// ```text
 /// snapshot.torrent   info dictionary and piece layers
 /// content/NAME       the file, or the directory with the files, as the torrent names them
-/// leaves/N           32 bytes a block of file N, for files of more than one block
-/// cloned             there when content files began as clones of old ones
-/// progress           which blocks are there, and by what the files are known again
+/// leaves/N           32 bytes per block of file N, for files of more than one block
+/// cloned             exists while content files that started as clones are incomplete
+/// progress           the claims: which blocks are durable, and the identities of the files
 /// journal.0, .1      what was verified since `progress` was written
 /// ```
 #[derive(Debug, Clone)]
@@ -39,7 +39,8 @@ impl Paths {
         self.root.join("content")
     }
 
-    /// The components of `Info::files` are safe by construction.
+    /// Returns the path of a content file. The components of `Info::files` are safe by
+    /// construction.
     pub(crate) fn file(&self, info: &Info, file: FileIndex) -> PathBuf {
         let mut path = self.content();
         if !info.is_single_file() {
@@ -65,7 +66,7 @@ impl Paths {
         self.root.join("progress")
     }
 
-    /// Journals of even and odd epochs take turns.
+    /// Returns the path of the journal of an epoch. Even and odd epochs use different files.
     pub(crate) fn journal(&self, epoch: u64) -> PathBuf {
         self.root.join(format!("journal.{}", epoch % 2))
     }

@@ -7,8 +7,8 @@ use super::io::{Io, OpenMode, read_full};
 use super::paths::Paths;
 use crate::error::{Operation, StoreError};
 
-/// Reads a whole file of the generation, but no more than `most` bytes, so that damage cannot take all
-/// memory; `None` when it is not there.
+/// Reads a whole file, but at most `most` bytes, so that a damaged file cannot take all memory.
+/// Returns `None` if there is none.
 pub(crate) fn read_whole(
     io: &dyn Io,
     path: &Path,
@@ -29,7 +29,7 @@ pub(crate) fn read_whole(
     Ok(Some(bytes))
 }
 
-/// Replaces a file of the generation so that after a crash it holds the old or the new bytes.
+/// Replaces a file of the generation, durably. After a crash it has the old or the new bytes.
 pub(crate) fn replace(
     io: &dyn Io,
     paths: &Paths,

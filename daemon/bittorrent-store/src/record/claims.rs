@@ -1,4 +1,4 @@
-//! What a generation claims to have, in one file that is replaced as a whole.
+//! The claims of a generation, in one file (`progress`) that is replaced as a whole.
 //!
 //! ```text
 //! magic 8 · v2 info-hash 32 · epoch 8 · sealed 1 · files 4 · (length 8 · modified 16 · inode 8)*
@@ -19,20 +19,20 @@ use crate::error::StoreError;
 const MAGIC: &[u8; 8] = b"btprog\0\x01";
 const DIGEST: usize = 32;
 
-/// The most that is read: a bit for each 16 KiB of 100 TB is 763 MB.
+/// The most bytes that are read: one bit per 16 KiB of 100 TB is 763 MB.
 const MAX_LENGTH: u64 = 1 << 30;
 
 /// The claims of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimsRecord {
     pub(crate) torrent: InfoHashV2,
-    /// Journals of this epoch and later ones hold what was verified after these claims.
+    /// Journals of this epoch and later ones have the blocks verified after these claims.
     pub(crate) epoch: u64,
-    /// Complete, and its files forbidden to be written.
+    /// Whether the content is complete and its files are read-only.
     pub(crate) sealed: bool,
-    /// Of each content file when the claims were made.
+    /// The identity of each content file when the claims were written.
     pub(crate) identities: Vec<Identity>,
-    /// A bit a block number; empty when sealed.
+    /// One bit per block number; empty if sealed.
     pub(crate) words: Vec<u64>,
 }
 
@@ -58,7 +58,7 @@ impl ClaimsRecord {
         bytes
     }
 
-    /// `None` for anything that was not written whole by [`Self::encode`].
+    /// Returns `None` for anything that [`Self::encode`] did not write completely.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (body, digest) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST)?)?;
         if Sha256::digest(body).as_slice() != digest {
@@ -98,13 +98,13 @@ impl ClaimsRecord {
         })
     }
 
-    /// Whether a block is claimed, given by number.
+    /// Returns whether a block is claimed, given by number.
     pub(crate) fn claims(&self, number: u64) -> bool {
         let word = self.words.get((number / 64) as usize);
         self.sealed || word.is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
 
-    /// Reads the claims; `None` when there are none or they are damaged, which claims nothing.
+    /// Reads the claims; `None` if they are missing or damaged: then nothing is claimed.
     pub(crate) fn read(paths: &Paths, io: &dyn Io) -> Result<Option<Self>, StoreError> {
         let path = paths.progress();
         let Some(bytes) = read_whole(io, &path, MAX_LENGTH)? else {
@@ -119,12 +119,13 @@ impl ClaimsRecord {
     }
 }
 
-/// How many blocks the generation in `dir` claimed to have at its last checkpoint; `None` when its record says
-/// nothing, or that it has all of them. Writes nothing, so that others may have it open.
+/// Returns the number of blocks that the generation in `dir` claims; `None` if the claims are
+/// missing or damaged, or if it is sealed. Writes nothing, so that other processes may have it
+/// open.
 ///
 /// # Errors
 ///
-/// When the record is there and cannot be read.
+/// When the claims exist and cannot be read.
 pub fn claimed_blocks(dir: &Path, io: &dyn Io) -> Result<Option<u64>, StoreError> {
     let record = ClaimsRecord::read(&Paths::new(dir), io)?;
     let partial = record.filter(|record| !record.sealed);

@@ -1,9 +1,9 @@
 //! What was verified since the last checkpoint, block by block.
 //!
-//! The journal is not synced: it is there for a process that was killed, whose writes the kernel
-//! still has. Each record carries its epoch and a checksum, so that torn and stale ones are
-//! passed over, and what it names is hashed again before it counts. The checksum covers the
-//! torrent too: a power failure may leave in a file what was once another one's.
+//! The journal is not synced. It serves after a kill, when the kernel still has the writes of the
+//! process. Each record has its epoch and a checksum, so that torn and stale records are skipped. A
+//! block that it names is hashed again before it counts. The checksum covers the info-hash too,
+//! because a power failure may leave bytes of another file in the journal.
 //!
 //! ```text
 //! epoch 8 · block number 8 · leaf 32 · the first 8 bytes of SHA-256(v2 info-hash · all before)
@@ -23,7 +23,7 @@ use crate::error::{Operation, StoreError};
 const RECORD: usize = 56;
 const CHECK: usize = 8;
 
-/// The most that is read of a journal: the windows of many failed checkpoints.
+/// The most bytes that are read of a journal: the windows of many failed checkpoints.
 const MAX_LENGTH: u64 = 1 << 30;
 
 /// The journal of one epoch, being written.
@@ -36,7 +36,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Starts the journal of an epoch; that of the epoch before the last is overwritten.
+    /// Starts the journal of an epoch, over that of the epoch before the last.
     pub(crate) fn start(
         paths: &Paths,
         io: &dyn Io,
@@ -59,7 +59,7 @@ impl Journal {
         self.epoch
     }
 
-    /// Adds records for blocks, given by number.
+    /// Appends records of blocks, given by number.
     pub(crate) fn append(
         &mut self,
         paths: &Paths,
@@ -82,8 +82,8 @@ impl Journal {
     }
 }
 
-/// The blocks that the journals name for this epoch or later ones, by number, with their leaves. One
-/// may be named more than once.
+/// Returns the blocks in the journals of this epoch or later ones, by number, with their leaves. A
+/// block may occur more than once.
 pub(crate) fn replay(
     paths: &Paths,
     io: &dyn Io,
@@ -128,7 +128,7 @@ fn check(torrent: InfoHashV2, body: &[u8]) -> [u8; CHECK] {
     std::array::from_fn(|n| digest[n])
 }
 
-/// Empties the journals: what they tell of is not to be believed any more.
+/// Empties the journals, whose blocks must not be tried any more.
 pub(crate) fn discard(paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
     (0..2).try_for_each(|turn| {
         let path = paths.journal(turn);
@@ -138,7 +138,7 @@ pub(crate) fn discard(paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
     })
 }
 
-/// Removes the journals: nothing is being written any more.
+/// Removes the journals of a sealed generation.
 pub(crate) fn remove(paths: &Paths, io: &dyn Io) -> Result<(), StoreError> {
     for turn in 0..2 {
         let path = paths.journal(turn);

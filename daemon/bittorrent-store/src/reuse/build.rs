@@ -1,8 +1,8 @@
-//! Building the index of leaf hashes with bounded memory.
+//! Builds the index of leaf hashes with bounded memory.
 //!
 //! Sorting by selection: each pass over all leaf hashes picks the smallest ones that are not in the
-//! file yet, as many as fit into memory, sorts them and appends them. No intermediate files; how the
-//! hashes are distributed decides how many passes there are, never how much memory is taken.
+//! file yet, as many as fit into memory, sorts them and appends them. There are no intermediate
+//! files. The distribution of the hashes affects the number of passes, never the memory.
 
 use std::collections::HashSet;
 use std::io::IoSlice;
@@ -23,8 +23,8 @@ pub(super) const MEMORY: usize = 64 << 20;
 /// Leaf hashes read at once: 256 KiB of them.
 const CHUNK: u64 = 8192;
 
-/// Builds the index of all sealed generations, with `memory` bytes to sort in. After a crash there is
-/// the old index or the new one.
+/// Builds the index of all sealed generations, with `memory` bytes to sort in. After a crash the
+/// old or the new index is there.
 pub(super) fn build(
     scratch: &Path,
     io: &dyn Io,
@@ -34,8 +34,8 @@ pub(super) fn build(
 ) -> Result<(), StoreError> {
     io.create_dir_all(scratch)
         .map_err(StoreError::io(Operation::CreateDirectory, scratch))?;
-    let place = path(scratch);
-    let fresh = place.with_extension("new");
+    let target = path(scratch);
+    let fresh = target.with_extension("new");
     let file = io
         .open(&fresh, OpenMode::Replace)
         .map_err(StoreError::io(Operation::Create, &fresh))?;
@@ -69,14 +69,14 @@ pub(super) fn build(
         .map_err(StoreError::io(Operation::Write, &fresh))?;
     file.sync_data()
         .map_err(StoreError::io(Operation::Sync, &fresh))?;
-    io.rename(&fresh, &place)
+    io.rename(&fresh, &target)
         .map_err(StoreError::io(Operation::Rename, &fresh))?;
     io.sync_dir(scratch)
         .map_err(StoreError::io(Operation::Sync, scratch))
 }
 
-/// Picks the entries from a key on, in order and each key once, as many as fit: says from which key on
-/// there may be more.
+/// Picks the entries from a key on, in order, each key once, as many as fit. Returns the key from
+/// which there may be more.
 fn select(
     generations: &[Arc<TorrentStore>],
     chosen: &mut Vec<Entry>,
@@ -86,7 +86,7 @@ fn select(
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StoreError> {
     chosen.clear();
-    // Hashes are spread evenly, but for what stands in many places: a good guess spares passes.
+    // Hashes are spread evenly, apart from repeated blocks, so a good guess saves passes.
     let share = u128::from(u64::MAX) * (most as u128 * 15 / 16) / u128::from(total.max(1));
     let mut limit = u64::try_from(u128::from(least) + share.max(1)).ok();
     scan(
@@ -98,7 +98,7 @@ fn select(
             }
             if chosen.len() == most {
                 sort(chosen);
-                // Without what stands in many places there may be room again.
+                // Removing repeated hashes may free memory.
                 if chosen.len() > most / 2 {
                     limit = chosen.get(most / 2).map(|entry| entry.key());
                     chosen.truncate(most / 2);
@@ -120,7 +120,7 @@ fn sort(chosen: &mut Vec<Entry>) {
     chosen.dedup_by_key(|entry| entry.key());
 }
 
-/// Shows all leaf hashes that are worth looking for.
+/// Passes all leaf hashes to `each` that are worth finding.
 fn scan(
     generations: &[Arc<TorrentStore>],
     each: &mut dyn FnMut(Entry),
@@ -145,7 +145,7 @@ fn scan(
                 let count = CHUNK.min(span.blocks() - first);
                 let leaves = store.files().stored_leaves(file, first, count as usize)?;
                 for (number, leaf) in (start + first..).zip(&leaves) {
-                    // The first says nothing was ever kept here.
+                    // `ZERO` means that no hash was stored.
                     if *leaf != MerkleHash::ZERO && *leaf != zeros {
                         each(Entry::new(leaf, generation, number));
                     }
@@ -222,7 +222,7 @@ mod tests {
             bytes[..8].copy_from_slice(&dice.below(spread).to_be_bytes());
             MerkleHash::from_bytes(bytes)
         };
-        // Evenly spread; close to each other; few that stand in many places.
+        // Evenly spread; close to each other; few that stand at many positions.
         let mut even: Vec<_> = (0..500).map(|_| leaf(u64::MAX)).collect();
         let close: Vec<_> = (0..300).map(|_| leaf(1 << 12)).collect();
         let mut same: Vec<_> = (0..400).map(|_| leaf(3)).collect();
@@ -233,10 +233,10 @@ mod tests {
         let generations = [("even", even), ("close", close), ("same", same)]
             .map(|(name, leaves)| generation(&disk, name, &leaves));
         let built = |memory: usize| {
-            let place = format!("/scratch{memory}");
+            let target = format!("/scratch{memory}");
             let io = disk.io();
-            build(Path::new(&place), &*io, &generations, memory, &|| true).unwrap();
-            disk.read(&path(Path::new(&place))).unwrap()
+            build(Path::new(&target), &*io, &generations, memory, &|| true).unwrap();
+            disk.read(&path(Path::new(&target))).unwrap()
         };
         let whole = built(MEMORY);
         let (entries, rest) = whole[HEADER..].as_chunks::<ENTRY>();

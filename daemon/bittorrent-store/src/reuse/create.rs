@@ -43,17 +43,18 @@ pub(super) fn create(
         }
     }
     let mut clones = Clones::default();
+    let disk = io.clone();
     let mut prepare = |file, path: &Path, content: &dyn IoFile| {
         let like = sources.counterparts(&info, file);
-        clone_counterpart(&*io, &paths, content, &like, sources, &mut clones)
+        clone_counterpart(&*disk, &paths, content, &like, sources, &mut clones)
             .map_err(StoreError::io(Operation::Clone, path))
     };
-    let store = create_with(dir, metainfo, io.clone(), &mut prepare)?;
+    let store = create_with(dir, metainfo, io, &mut prepare)?;
     if clones.files > 0 {
         store.set_cloned(true);
     } else if clones.refused > 0 {
         // A leftover mark only makes the needed space look greater.
-        let _ = io.remove_file(&paths.cloned());
+        let _ = disk.remove_file(&paths.cloned());
     }
     Ok((store, clones))
 }

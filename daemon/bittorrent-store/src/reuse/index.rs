@@ -1,12 +1,12 @@
-//! Which block of which generation has a leaf hash: a sorted file, searched in place.
+//! The index from leaf hashes to blocks of generations: a sorted file, searched in place.
 //!
 //! ```text
 //! magic 8 · SHA-256 of what it was made of 32 · (entries up to bucket n 8)*
 //! · (bytes 2 to 8 of a leaf hash · generation 1 · block number 5)*
 //! ```
 //! The bucket of an entry is the first two bytes of its hash. All integers are big-endian, so that
-//! entries sort as bytes. An entry only says where to look: what stands there is hashed before it is
-//! believed, so damage costs reuse and nothing else.
+//! entries sort as bytes. An entry is only a hint: the block is hashed before it is used. So a
+//! damaged index costs reuse and nothing else.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ pub(super) const BUCKETS: usize = 1 << 16;
 pub(super) const HEADER: usize = MAGIC.len() + 32 + BUCKETS * 8;
 pub(super) const ENTRY: usize = 12;
 
-/// Entries that are read at once: of a fuller bucket, the half with the entry is chosen first.
-const STRETCH: u64 = 512;
+/// Entries that are read at once. In a larger bucket a binary search comes first.
+const RUN: u64 = 512;
 
-/// A leaf hash as far as the index knows it, and where a block with it stands: sorts as the file does.
+/// The first bytes of a leaf hash, and the position of a block with it. Sorts as the file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry(u128);
 
@@ -37,7 +37,7 @@ impl Entry {
         Self(u128::from(beginning(leaf)) << 48 | u128::from(position))
     }
 
-    /// The beginning of the leaf hash.
+    /// Returns the first bytes of the leaf hash.
     pub(super) const fn key(self) -> u64 {
         (self.0 >> 48) as u64
     }
@@ -57,7 +57,7 @@ impl Entry {
 pub(super) struct LeafIndex {
     path: PathBuf,
     file: Arc<dyn IoFile>,
-    /// How many entries there are up to each bucket.
+    /// The number of entries up to each bucket.
     ends: Vec<u64>,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn header(generations: &[Arc<TorrentStore>], ends: &[u64]) -> Vec<u8>
 }
 
 impl LeafIndex {
-    /// Takes up the index in a directory, if it is one of these generations.
+    /// Opens the index in a directory, if it was built of these generations.
     pub(super) fn open(
         scratch: &Path,
         io: &dyn Io,
@@ -115,7 +115,7 @@ impl LeafIndex {
         Ok((whole && ends.is_sorted()).then_some(Self { path, file, ends }))
     }
 
-    /// Where blocks with these leaf hashes may stand: generation and block number.
+    /// Returns generation and number of blocks that may have these leaf hashes.
     pub(super) fn find(
         &self,
         leaves: &[MerkleHash],
@@ -124,7 +124,7 @@ impl LeafIndex {
         // From the beginning of the file to its end.
         order.sort_unstable_by_key(|n| leaves.get(*n).map(beginning));
         let mut found = vec![None; leaves.len()];
-        let mut buffer = vec![0; STRETCH as usize * ENTRY];
+        let mut buffer = vec![0; RUN as usize * ENTRY];
         for n in order {
             if let (Some(leaf), Some(slot)) = (leaves.get(n), found.get_mut(n)) {
                 *slot = self.find_one(leaf, &mut buffer)?;
@@ -144,7 +144,7 @@ impl LeafIndex {
         let mut first = before.copied().unwrap_or(0);
         let mut end = self.ends.get(bucket).copied().unwrap_or(0);
         let key = &wanted.encode()[..6];
-        while end - first > STRETCH {
+        while end - first > RUN {
             let middle = first + (end - first) / 2;
             let entry = self.read(middle, 1, buffer)?;
             if entry.get(..6).is_some_and(|found| found <= key) {
@@ -165,7 +165,7 @@ impl LeafIndex {
         }))
     }
 
-    /// Reads at most [`STRETCH`] entries.
+    /// Reads at most [`RUN`] entries.
     fn read<'b>(
         &self,
         first: u64,

@@ -1,4 +1,4 @@
-//! Taking blocks from what is already on this disk.
+//! Copies blocks of a piece from older generations, where they are found.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -11,8 +11,9 @@ use crate::disk::io::read_full;
 use crate::error::{Operation, StoreError};
 use crate::store::TorrentStore;
 
-/// Blocks that are read at once: 256 KiB, which caches keep while they are hashed and written.
-const STRETCH: usize = 16;
+/// Blocks that are read at once: 256 KiB, so that they are in a cache while they are hashed and
+/// written.
+const RUN: usize = 16;
 
 static ZEROS: [u8; BLOCK_LEN as usize] = [0; BLOCK_LEN as usize];
 
@@ -27,7 +28,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// The place of a block in its piece.
+    /// Returns the number of the block in its piece.
     fn in_piece(&self) -> u64 {
         self.block.in_piece().into()
     }
@@ -40,7 +41,7 @@ impl Wanted {
     }
 }
 
-/// The leaf hash of a block; that of zeros, which a hole is read as, without hashing.
+/// Returns the leaf hash of a block. That of zeros, as read from holes, needs no hashing.
 fn leaf_of(block: &[u8]) -> MerkleHash {
     let is_zero = |some: &[u8]| some.iter().fold(0, |all, byte| all | byte) == 0;
     if block.len() == ZEROS.len() && block.chunks(1024).all(is_zero) {
@@ -127,9 +128,10 @@ impl<'a> BlockReuse<'a> {
         let mut found = Vec::new();
         let mut take = |leaves: &dyn Fn(&[BlockIndex]) -> Option<Vec<MerkleHash>>| {
             below.retain(|(node, blocks)| {
-                let held = leaves(blocks).filter(|held| merkle::fold(held, 0, LAYER) == **node);
-                let Some(held) = held else { return true };
-                found.extend(blocks.iter().copied().zip(held));
+                let stored =
+                    leaves(blocks).filter(|stored| merkle::fold(stored, 0, LAYER) == **node);
+                let Some(stored) = stored else { return true };
+                found.extend(blocks.iter().copied().zip(stored));
                 false
             });
         };
@@ -142,10 +144,10 @@ impl<'a> BlockReuse<'a> {
                 file,
                 first,
             };
-            let held = held_leaves(source, origin, blocks.len());
+            let stored = verified_leaves(source, origin, blocks.len());
             take(&|blocks| {
                 let first = usize::from(blocks.first()?.in_piece());
-                held.get(first..first + blocks.len()).map(<[_]>::to_vec)
+                stored.get(first..first + blocks.len()).map(<[_]>::to_vec)
             });
         }
         take(&|blocks| {
@@ -156,8 +158,8 @@ impl<'a> BlockReuse<'a> {
         found
     }
 
-    /// The leaf hashes of a piece that is known by its hash alone. What shows where it stands is put
-    /// before the other origins.
+    /// Returns the leaf hashes of a piece of which only the hash is known. Puts the origin where it
+    /// was found before the others.
     fn find_piece(&self, piece: PieceIndex, origins: &mut Vec<Origin>) -> Option<Vec<MerkleHash>> {
         let layout = self.store.layout();
         let hash = self.store.metainfo().piece_hash(piece)?;
@@ -168,7 +170,7 @@ impl<'a> BlockReuse<'a> {
         };
         for origin in origins.iter().copied().chain(self.sources.pieces(&hash)) {
             let source = self.sources.generation(origin.generation)?;
-            let leaves = held_leaves(source, origin, count);
+            let leaves = verified_leaves(source, origin, count);
             if is_piece(&leaves) {
                 origins.insert(0, origin);
                 return Some(leaves);
@@ -181,8 +183,8 @@ impl<'a> BlockReuse<'a> {
         is_piece(&zeros).then_some(zeros)
     }
 
-    /// Takes what stands in its place already: in a clone of an old file, in a hole, or since before a
-    /// crash.
+    /// Finds blocks that are in place already: in a clone of an older file, in a hole, or written
+    /// before a crash.
     fn find_in_place(
         &self,
         piece: PieceIndex,
@@ -193,7 +195,7 @@ impl<'a> BlockReuse<'a> {
         let (file, content) = self.store.files().content_of(piece)?;
         let start = layout.offset_in_file(piece);
         let number = |want: &Wanted| layout.block_number(want.block);
-        let mut buffer = vec![0; STRETCH * BLOCK_LEN as usize];
+        let mut buffer = vec![0; RUN * BLOCK_LEN as usize];
         let mut left = Vec::with_capacity(wanted.len());
         let content_from = |offset| {
             let found = content.next_content(offset);
@@ -201,7 +203,7 @@ impl<'a> BlockReuse<'a> {
         };
         let mut next_content = content_from(start)?;
         let _shared = self.store.lock_writes();
-        for run in stretches(wanted) {
+        for run in runs(wanted) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else {
                 continue;
             };
@@ -210,14 +212,14 @@ impl<'a> BlockReuse<'a> {
             if next_content.is_some_and(|at| at < begin) {
                 next_content = content_from(begin)?;
             }
-            // A new file is one hole, unless it is a clone: reading that would take as long as reading
-            // content does.
+            // A new file is one hole unless it is a clone, and reading a hole takes as long as
+            // reading content.
             let is_hole = next_content.is_none_or(|at| at >= end);
             if is_hole && !run.iter().any(Wanted::is_zero) {
                 left.extend_from_slice(run);
                 continue;
             }
-            // What an earlier process could not make durable may still be in memory.
+            // Blocks that an earlier process failed to make durable may still be in memory.
             let untouched = run
                 .iter()
                 .any(|want| !self.store.blocks().is_touched(number(want)));
@@ -227,7 +229,7 @@ impl<'a> BlockReuse<'a> {
                     .map_err(self.store.files().contents().failed(Operation::Read, file))?;
             }
             for want in run {
-                // Before it is read: a sync that fails in between may lose it.
+                // Before the read: a sync that fails in between may lose the block.
                 self.store.blocks().touch(number(want));
             }
             let bytes = buffer.split_at_mut((end - begin) as usize).0;
@@ -250,7 +252,7 @@ impl<'a> BlockReuse<'a> {
         Ok(())
     }
 
-    /// Zeros that do not stand in their place, as they do in a hole, need no source.
+    /// Writes blocks of zeros that are not in place; they need no source.
     fn write_zeros(
         &self,
         wanted: &mut Vec<Wanted>,
@@ -266,7 +268,7 @@ impl<'a> BlockReuse<'a> {
         Ok(())
     }
 
-    /// Takes blocks that stand in the same order in a held file.
+    /// Copies blocks that are at the same position of an older file.
     fn find_at(
         &self,
         origin: Origin,
@@ -278,14 +280,14 @@ impl<'a> BlockReuse<'a> {
         else {
             return Ok(());
         };
-        let leaves = held_leaves(source, origin, last.in_piece() as usize + 1);
+        let leaves = verified_leaves(source, origin, last.in_piece() as usize + 1);
         let same: Vec<Wanted> = wanted
             .iter()
             .filter(|want| leaves.get(usize::from(want.block.in_piece())) == Some(&want.leaf))
             .copied()
             .collect();
         let mut taken = Vec::new();
-        for run in stretches(&same) {
+        for run in runs(&same) {
             let at = origin.first + run.first().map_or(0, Wanted::in_piece);
             self.copy(source, origin.file, at, run, &mut taken)?;
         }
@@ -293,25 +295,25 @@ impl<'a> BlockReuse<'a> {
         Ok(())
     }
 
-    /// Takes blocks that stand anywhere.
+    /// Copies blocks that the index finds at any position.
     fn find_anywhere(
         &self,
         wanted: &mut Vec<Wanted>,
         found: &mut Vec<(BlockIndex, MerkleHash)>,
     ) -> Result<(), StoreError> {
         let leaves: Vec<MerkleHash> = wanted.iter().map(|want| want.leaf).collect();
-        // An index that cannot be read finds nothing.
-        let places = self.sources.blocks(&leaves).unwrap_or_default();
+        // An unreadable index finds nothing.
+        let positions = self.sources.blocks(&leaves).unwrap_or_default();
         let mut placed: Vec<(Wanted, Origin)> = wanted
             .iter()
-            .zip(places)
-            .filter_map(|(want, place)| Some((*want, place?)))
-            .filter(|(want, place)| {
-                let source = self.sources.generation(place.generation);
-                source.is_some_and(|source| held_leaves(source, *place, 1) == [want.leaf])
+            .zip(positions)
+            .filter_map(|(want, position)| Some((*want, position?)))
+            .filter(|(want, position)| {
+                let source = self.sources.generation(position.generation);
+                source.is_some_and(|source| verified_leaves(source, *position, 1) == [want.leaf])
             })
             .collect();
-        // The order of the piece, which is likely that of the source, too.
+        // In the order of the piece, which is probably that of the source too.
         placed.sort_unstable_by_key(|(want, _)| want.block);
         let mut taken = Vec::new();
         let follow = |(a, from): &(Wanted, Origin), (b, to): &(Wanted, Origin)| {
@@ -319,7 +321,7 @@ impl<'a> BlockReuse<'a> {
                 && (from.generation, from.file, from.first + 1)
                     == (to.generation, to.file, to.first)
         };
-        for run in placed.chunk_by(follow).flat_map(|run| run.chunks(STRETCH)) {
+        for run in placed.chunk_by(follow).flat_map(|run| run.chunks(RUN)) {
             let Some((_, origin)) = run.first() else {
                 continue;
             };
@@ -333,8 +335,8 @@ impl<'a> BlockReuse<'a> {
         Ok(())
     }
 
-    /// Reads neighbouring blocks from a held file, from a block of it on, and writes those that are what
-    /// they should be.
+    /// Reads adjacent blocks of an older file from block `at` on, and writes those with the right
+    /// hash.
     fn copy(
         &self,
         source: &TorrentStore,
@@ -345,7 +347,7 @@ impl<'a> BlockReuse<'a> {
     ) -> Result<(), StoreError> {
         let length = run.iter().map(|want| want.size).sum();
         let mut bytes = BytesMut::zeroed(length);
-        // Where a disk cannot read what it held, the network can.
+        // Blocks that cannot be read are fetched from peers instead.
         let content = source.files().contents().get(file).ok();
         let read = content
             .and_then(|open| read_full(&*open, &mut bytes, at * u64::from(BLOCK_LEN)).ok())
@@ -367,28 +369,28 @@ impl<'a> BlockReuse<'a> {
     }
 }
 
-/// The leaf hashes of verified blocks of a held file, from one on; fewer where the file ends or what
-/// should be there is not verified or cannot be read.
-fn held_leaves(source: &Arc<TorrentStore>, origin: Origin, count: usize) -> Vec<MerkleHash> {
+/// Returns the leaf hashes of verified blocks of an older file, from one on. Fewer if the file
+/// ends, or a block is not verified or cannot be read.
+fn verified_leaves(source: &Arc<TorrentStore>, origin: Origin, count: usize) -> Vec<MerkleHash> {
     let blocks = source.layout().file(origin.file).blocks();
     let count = (blocks.saturating_sub(origin.first)).min(count as u64);
     let start = source.files().numbers(origin.file).start + origin.first;
-    let held = (start..start + count).take_while(|number| source.blocks().is_verified(*number));
-    let held = held.count();
+    let stored = (start..start + count).take_while(|number| source.blocks().is_verified(*number));
+    let stored = stored.count();
     source
         .files()
-        .stored_leaves(origin.file, origin.first, held)
+        .stored_leaves(origin.file, origin.first, stored)
         .unwrap_or_default()
 }
 
-/// Runs of neighbouring blocks of a piece, each short enough to be read at once.
-fn stretches(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> {
+/// Returns runs of adjacent blocks of a piece, each short enough to be read at once.
+fn runs(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> {
     wanted
         .chunk_by(|a, b| a.in_piece() + 1 == b.in_piece())
-        .flat_map(|run| run.chunks(STRETCH))
+        .flat_map(|run| run.chunks(RUN))
 }
 
-/// What was taken is wanted no longer.
+/// Removes the copied blocks from `wanted` and adds them to `found`.
 fn settle(
     wanted: &mut Vec<Wanted>,
     mut taken: Vec<(BlockIndex, MerkleHash)>,

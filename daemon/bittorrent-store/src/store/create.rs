@@ -15,13 +15,17 @@ use crate::disk::paths::Paths;
 use crate::disk::whole_file::replace;
 use crate::error::{Operation, StoreError};
 
+/// Called with each new, empty content file and its path.
+pub(crate) type Prepare<'a> =
+    &'a mut dyn FnMut(FileIndex, &Path, &dyn IoFile) -> Result<(), StoreError>;
+
 /// Creates the directory of a torrent, durably, with its entry in the directory above. `prepare` may
 /// fill each non-empty content file, which then gets its full length.
 pub(crate) fn create_with(
     dir: &Path,
     metainfo: Metainfo,
     io: Arc<dyn Io>,
-    prepare: &mut dyn FnMut(FileIndex, &Path, &dyn IoFile) -> Result<(), StoreError>,
+    prepare: Prepare<'_>,
 ) -> Result<TorrentStore, StoreError> {
     let paths = Paths::new(dir);
     match io.open(&paths.torrent(), OpenMode::Read) {

@@ -411,15 +411,15 @@ mod tests {
             .unwrap();
 
         let dir = tempfile::tempdir().unwrap();
-        let place = dir.path().join("s");
+        let generation = dir.path().join("s");
         // A file with a hole as long as it is has the right content, too.
-        let store = TorrentStore::create(&place, &metainfo, Arc::new(RealIo)).unwrap();
+        let store = TorrentStore::create(&generation, &metainfo, Arc::new(RealIo)).unwrap();
         assert_eq!(store.missing_bytes(), LENGTH);
         drop(store);
-        TorrentStore::seal_whole(Paths::new(&place), Arc::new(RealIo), metainfo).unwrap();
+        TorrentStore::seal_whole(Paths::new(&generation), Arc::new(RealIo), metainfo).unwrap();
 
         let started = Instant::now();
-        let (store, recovery) = TorrentStore::open(&place, Arc::new(RealIo)).unwrap();
+        let (store, recovery) = TorrentStore::open(&generation, Arc::new(RealIo)).unwrap();
         let took = started.elapsed();
         println!("{} blocks opened in {took:?}", store.total_blocks());
         assert_eq!(recovery.blocks_claimed, blocks as u64);

@@ -97,12 +97,12 @@ impl<'s> Recheck<'s> {
                 match self.verify_piece(piece, &mut buffer) {
                     // A range that cannot be read: the blocks around it may be good.
                     Err(StoreError::Read { .. }) => {
-                        let held: Vec<BlockIndex> = store
+                        let verified: Vec<BlockIndex> = store
                             .layout()
                             .blocks(piece)
                             .filter(|block| self.store.is_block_verified(*block))
                             .collect();
-                        self.check_blocks(piece, &held, &mut buffer)?;
+                        self.check_blocks(piece, &verified, &mut buffer)?;
                     }
                     other => other?,
                 }
@@ -148,7 +148,7 @@ impl<'s> Recheck<'s> {
         let layout = self.store.layout();
         // Listed before the piece is read, so that a block that is written and proven meanwhile is not compared
         // with older bytes.
-        let held: Vec<BlockIndex> = layout
+        let verified: Vec<BlockIndex> = layout
             .blocks(piece)
             .filter(|block| self.store.is_block_verified(*block))
             .collect();
@@ -169,10 +169,13 @@ impl<'s> Recheck<'s> {
             {
                 self.findings().found.contradictions.push(piece);
             }
-            if !held.is_empty() {
-                self.mend_leaves(piece, &held, &leaves)?;
+            if !verified.is_empty() {
+                self.mend_leaves(piece, &verified, &leaves)?;
             }
-            let Some(first) = layout.block(piece, 0).filter(|_| held.len() < leaves.len()) else {
+            let Some(first) = layout
+                .block(piece, 0)
+                .filter(|_| verified.len() < leaves.len())
+            else {
                 return Ok(());
             };
             let _alone = sync::write(&self.store.gate);
@@ -214,7 +217,7 @@ impl<'s> Recheck<'s> {
         self.findings()
             .found
             .damaged
-            .extend(held.into_iter().filter(is_bad));
+            .extend(verified.into_iter().filter(is_bad));
         Ok(())
     }
 
@@ -249,7 +252,7 @@ impl<'s> Recheck<'s> {
     fn mend_leaves(
         &self,
         piece: PieceIndex,
-        held: &[BlockIndex],
+        verified: &[BlockIndex],
         leaves: &[MerkleHash],
     ) -> Result<(), StoreError> {
         let file = self.store.layout().file_of(piece);
@@ -259,7 +262,7 @@ impl<'s> Recheck<'s> {
         let first = self.store.files.number_in_file(first);
         let kept = self.store.files.stored_leaves(file, first, leaves.len())?;
         let start = self.store.files.numbers(file).start + first;
-        let bad: Vec<_> = held
+        let bad: Vec<_> = verified
             .iter()
             .filter_map(|block| {
                 let number = usize::from(block.in_piece());
@@ -287,7 +290,7 @@ impl<'s> Recheck<'s> {
     pub(super) fn check_blocks(
         &self,
         piece: PieceIndex,
-        held: &[BlockIndex],
+        verified: &[BlockIndex],
         buffer: &mut Vec<u8>,
     ) -> Result<u64, StoreError> {
         let layout = self.store.layout();
@@ -295,7 +298,7 @@ impl<'s> Recheck<'s> {
         let first = layout.offset_in_file(piece) / u64::from(BLOCK_LEN);
         let mut bad = Vec::new();
         let mut read = 0;
-        for block in held.iter().copied() {
+        for block in verified.iter().copied() {
             let length = layout.block_size(block);
             read += u64::from(length);
             buffer.resize(length as usize, 0);

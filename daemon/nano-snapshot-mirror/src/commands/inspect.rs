@@ -175,9 +175,9 @@ impl Torrent {
             private: info.is_private(),
             piece_layers_complete: meta.missing_layers().next().is_none(),
             snapshot: info.snapshot().and_then(SnapshotInfo::parse),
-            trackers: meta.trackers.iter().flatten().cloned().collect(),
-            web_seeds: meta.web_seeds.clone(),
-            created_by: meta.created_by.clone(),
+            trackers: meta.unhashed.trackers.iter().flatten().cloned().collect(),
+            web_seeds: meta.unhashed.web_seeds.clone(),
+            created_by: meta.unhashed.created_by.clone(),
             files: files.collect(),
             magnet: meta.magnet().to_string(),
         }

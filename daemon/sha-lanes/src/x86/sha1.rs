@@ -69,7 +69,7 @@ impl State {
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 fn block<const N: usize>(lanes: &mut [State; N], blocks: [&Block; N]) {
     let before = *lanes;
-    // The last sixteen words of the message schedule; word `t` stands in vector `t / 4 % 4`.
+    // The last sixteen words of the message schedule; word `t` is in vector `t / 4 % 4`.
     let mut words: [[__m128i; 4]; N] = from_fn(|n| from_fn(|at| big_endian(load(blocks[n], at))));
     // What `abcd` was four rounds ago holds the `e` of now.
     let mut earlier = [_mm_setzero_si128(); N];
@@ -98,10 +98,10 @@ fn block<const N: usize>(lanes: &mut [State; N], blocks: [&Block; N]) {
     }
 }
 
-/// Four words that stand as bytes, the highest first, put with the first in the highest word.
+/// Loads four big-endian words, the first into the highest word.
 #[inline]
 #[target_feature(enable = "ssse3")]
 fn big_endian(bytes: __m128i) -> __m128i {
-    let places = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
-    _mm_shuffle_epi8(bytes, places)
+    let order = _mm_set_epi64x(0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f);
+    _mm_shuffle_epi8(bytes, order)
 }

@@ -97,7 +97,7 @@ pub(super) fn parents(nodes: &mut [[u8; 32]]) {
     }
 }
 
-/// Makes parents `first` and following of their children, which are at or behind their place.
+/// Computes parents from `first` on from their children, which are at or after their own index.
 #[inline]
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 fn parents_at<const N: usize>(nodes: &mut [[u8; 32]], first: usize) {
@@ -109,9 +109,9 @@ fn parents_at<const N: usize>(nodes: &mut [[u8; 32]], first: usize) {
     let mut lanes = [State::of(&INITIAL); N];
     block(&mut lanes, pairs.each_ref());
     ending(&mut lanes);
-    let (_, places) = nodes.split_at_mut(first);
-    for (place, lane) in places.iter_mut().zip(lanes) {
-        *place = lane.digest();
+    let (_, slots) = nodes.split_at_mut(first);
+    for (slot, lane) in slots.iter_mut().zip(lanes) {
+        *slot = lane.digest();
     }
 }
 
@@ -163,7 +163,7 @@ impl State {
 #[target_feature(enable = "sha,ssse3,sse4.1")]
 fn block<const N: usize>(lanes: &mut [State; N], blocks: [&Block; N]) {
     let before = *lanes;
-    // The last sixteen words of the message schedule; word `t` stands in vector `t / 4 % 4`.
+    // The last sixteen words of the message schedule; word `t` is in vector `t / 4 % 4`.
     let mut words: [[__m128i; 4]; N] = from_fn(|n| from_fn(|at| big_endian(load(blocks[n], at))));
     macro_rules! four_rounds {
         ($($at:literal)*) => { $(
@@ -232,10 +232,10 @@ fn constants(table: &[u32; 64], at: usize) -> __m128i {
     _mm_set_epi32(d, c, b, a)
 }
 
-/// Four words that stand as bytes, the highest first.
+/// Loads four big-endian words.
 #[inline]
 #[target_feature(enable = "ssse3")]
 fn big_endian(bytes: __m128i) -> __m128i {
-    let places = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
-    _mm_shuffle_epi8(bytes, places)
+    let order = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
+    _mm_shuffle_epi8(bytes, order)
 }

@@ -128,7 +128,7 @@ pub enum InvalidAuthority {
         hex: String,
     },
     /// A point of small order, under which signatures can be made without a private key.
-    #[error("{hex} is a weak Ed25519 key, under which anybody can sign")]
+    #[error("{hex} is a weak Ed25519 key, under which anyone can sign")]
     Weak {
         /// The bytes.
         hex: String,

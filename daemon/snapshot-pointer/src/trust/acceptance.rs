@@ -181,19 +181,19 @@ impl AuthorityState {
     }
 
     fn holds(&self, item: &SignedItem) -> bool {
-        self.accepted
-            .as_ref()
-            .is_some_and(|held| held.seq() == item.seq() && held.value() == item.value())
+        self.accepted.as_ref().is_some_and(|accepted| {
+            accepted.seq() == item.seq() && accepted.value() == item.value()
+        })
     }
 
     /// Keeps two items of one `seq` as proof of double signing; a third would add nothing.
     fn keep_evidence(&mut self, item: &SignedItem) {
-        if let Some(held) = self
+        if let Some(accepted) = self
             .accepted
             .clone()
-            .filter(|held| held.seq() == item.seq())
+            .filter(|accepted| accepted.seq() == item.seq())
         {
-            self.insert_evidence(held);
+            self.insert_evidence(accepted);
         }
         self.insert_evidence(item.clone());
     }
@@ -207,10 +207,10 @@ impl AuthorityState {
         if same_seq.len() >= 2 || same_seq.iter().any(|kept| kept.value() == item.value()) {
             return;
         }
-        let place = self
+        let index = self
             .evidence
             .partition_point(|kept| kept.seq() <= item.seq());
-        self.evidence.insert(place, item);
+        self.evidence.insert(index, item);
         if self.evidence.len() > MAX_EVIDENCE {
             // The oldest pair; the latest one may be the high-water mark.
             self.evidence.drain(..2);
@@ -222,7 +222,7 @@ impl AuthorityState {
         authority: Authority,
         salt: Salt,
         kind: ItemKind,
-        held: Option<SignedItem>,
+        accepted: Option<SignedItem>,
         evidence: &[SignedItem],
     ) -> Option<Self> {
         let mut state = Self::new(authority, salt, kind);
@@ -238,7 +238,7 @@ impl AuthorityState {
             }
             state.evidence.extend_from_slice(pair);
         }
-        if let Some(item) = held {
+        if let Some(item) = accepted {
             state.kind.check(&item).ok()?;
             if item.authority() != &authority
                 || item.salt() != &state.salt
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn one_item_at_a_time() {
-        let held = after(&[item(1, 5, 0xaa)]);
+        let accepted = after(&[item(1, 5, 0xaa)]);
         let other_salt = SignedItem::sign(&key(1), &Salt::default(), seq(9), &[0xbb; 32]).unwrap();
         let v1 = SignedItem::sign(&key(1), &salt(), seq(9), &[0xbb; 20]).unwrap();
         let low = |seen| {
@@ -303,13 +303,13 @@ mod tests {
             ),
         ];
         for (item, verdict) in cases {
-            assert_eq!(held.judge(&item), verdict, "{item:?}");
+            assert_eq!(accepted.judge(&item), verdict, "{item:?}");
             // Taking a refused item changes nothing but, perhaps, the evidence.
             if verdict.is_err() {
-                let mut then = held.clone();
+                let mut then = accepted.clone();
                 then.take(&[item]);
-                assert_eq!(then.accepted(), held.accepted());
-                assert_eq!(then.high_water(), held.high_water());
+                assert_eq!(then.accepted(), accepted.accepted());
+                assert_eq!(then.high_water(), accepted.high_water());
             }
         }
         assert_eq!(state().judge(&item(1, 0, 0xaa)), Ok(Acceptance::Newer));
@@ -436,14 +436,14 @@ mod tests {
                 prop_assert_eq!(verdicts.len(), batch.len());
                 prop_assert!(state.high_water() >= before.high_water());
                 if state.accepted() != before.accepted() {
-                    let held = state.accepted().unwrap();
-                    prop_assert!(Some(held.seq()) > before.high_water());
-                    prop_assert!(batch.contains(held));
-                    prop_assert_eq!(held.authority(), &authority(1));
+                    let accepted = state.accepted().unwrap();
+                    prop_assert!(Some(accepted.seq()) > before.high_water());
+                    prop_assert!(batch.contains(accepted));
+                    prop_assert_eq!(accepted.authority(), &authority(1));
                     // Nothing in the batch contradicted it.
                     let agrees = |other: &SignedItem| {
-                        other.authority() != held.authority() || other.seq() != held.seq()
-                            || other.value() == held.value() || other.pointer().is_err()
+                        other.authority() != accepted.authority() || other.seq() != accepted.seq()
+                            || other.value() == accepted.value() || other.pointer().is_err()
                     };
                     prop_assert!(batch.iter().all(agrees));
                 }

@@ -73,11 +73,11 @@ impl Record {
         let now = whole_seconds(now);
         let before = self.state.accepted().cloned();
         let verdicts = self.state.take(items);
-        let held = self.state.accepted();
-        if held.map(SignedItem::value) != before.as_ref().map(SignedItem::value) {
+        let accepted = self.state.accepted();
+        if accepted.map(SignedItem::value) != before.as_ref().map(SignedItem::value) {
             self.first_seen = Some(now);
         }
-        if held != before.as_ref() {
+        if accepted != before.as_ref() {
             // What was put before was another item.
             self.refreshed = None;
         }

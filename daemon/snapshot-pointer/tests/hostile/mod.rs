@@ -1,4 +1,4 @@
-//! A DHT node that answers every look-up of an item with what it was told to.
+//! A DHT node that answers each look-up of an item with a configured answer.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
