@@ -34,6 +34,7 @@ CRATES = [
     "nano-segments",
     "nano-ledger",
     "ledger-archive",
+    "snapshot-store",
     "snapshot-pointer",
     "service-kit",
     "nano-snapshot-mirror",
@@ -132,7 +133,6 @@ ROOMS = {
         "kit",
         "config",
         "cli",
-        "store",
         "observe",
         "ledger",
         "pointers",
@@ -146,11 +146,8 @@ ROOMS = {
 FLAT: set[str] = set()
 UPWARD = {
     "nano-snapshot-mirror": {
-        ("api", "commands"),
-        ("config", "store"),
         ("observe", "pointers"),
         ("observe", "transfer"),
-        ("store", "service"),
     },
 }
 # Crates whose rule is to decide and parse only.

@@ -23,6 +23,7 @@ mod zeros;
 
 pub use disk::io::{Identity, Io, IoFile, OpenMode, RealIo};
 pub use disk::pages::{PAGE, page_aligned};
+pub use disk::paths::names;
 pub use error::StoreError;
 pub use record::claims::claimed_blocks;
 pub use reuse::{Clones, ReuseSources};

@@ -5,14 +5,17 @@
 //!
 //! - [`fs`]: atomic replacement, durable renames, removal that accepts a missing file.
 //! - [`json_file`]: one value per file, as JSON.
+//! - [`recorded_time`]: times read from files, and those in the future among them.
 //! - [`space`]: free and occupied bytes.
 //! - [`Temporary`]: a large file that is written under a temporary name and then renamed.
 
 mod error;
 pub mod fs;
 pub mod json_file;
+pub mod recorded_time;
 pub mod space;
 mod temporary;
 
 pub use error::FileError;
+pub use space::Bytes;
 pub use temporary::Temporary;

@@ -1,5 +1,6 @@
 //! Free bytes of file systems, and bytes that files occupy.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -7,6 +8,33 @@ use crate::error::FileError;
 
 /// Bytes that `st_blocks` counts in, on every file system.
 const STAT_BLOCK: u64 = 512;
+
+/// Displays a number of bytes in the unit that gives three digits: `17 B`, `4.00 MiB`, `121 GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(
+    /// The number.
+    pub u64,
+);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = self.0 as f64;
+        for unit in ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+            // 999.5 would be printed as 1000: the next unit has it in three digits.
+            if value < 999.5 || unit == "EiB" {
+                let digits = match value {
+                    _ if unit == "B" => 0,
+                    value if value < 9.995 => 2,
+                    value if value < 99.95 => 1,
+                    _ => 0,
+                };
+                return write!(f, "{value:.digits$} {unit}");
+            }
+            value /= 1024.0;
+        }
+        Ok(())
+    }
+}
 
 /// The size of a file system and what is free of it, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +89,22 @@ pub fn occupied(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_have_three_digits() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (4 << 20, "4.00 MiB"),
+            (10 * 1024 - 1, "10.0 KiB"),
+            (121 << 30, "121 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
 
     #[test]
     fn a_file_system_is_not_smaller_than_its_free_space() {

@@ -454,3 +454,12 @@ fn contradictions(config: &Config) -> Vec<(String, String)> {
     found.extend(check::equal_ports(config));
     found
 }
+
+impl From<&Retention> for snapshot_store::retention::Retention {
+    fn from(keys: &Retention) -> Self {
+        Self {
+            generations: keys.generations.get(),
+            size: keys.size.value().map(Size::get),
+        }
+    }
+}

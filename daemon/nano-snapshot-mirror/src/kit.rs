@@ -1,5 +1,4 @@
-//! Logging, the client of the control socket, and the clock. Nothing here knows snapshots.
+//! Logging, the client of the control socket. Nothing here knows snapshots.
 
-pub(crate) mod clock;
 pub(crate) mod control_client;
 pub(crate) mod logging;

@@ -13,7 +13,6 @@ mod observe;
 mod pointers;
 mod progress;
 mod service;
-mod store;
 mod text;
 mod transfer;
 
@@ -138,8 +137,8 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
             }
         },
         Some(Command::Status(args)) => return commands::status::run(args, config).map(Ended::Told),
-        Some(Command::Pin(args)) => store::pins::run(args, true, config)?,
-        Some(Command::Unpin(args)) => store::pins::run(args, false, config)?,
+        Some(Command::Pin(args)) => commands::pin::run(args, true, config)?,
+        Some(Command::Unpin(args)) => commands::pin::run(args, false, config)?,
         Some(Command::Verify(args)) => {
             return block_on(async |signals| {
                 block_in_place(|| commands::verify::run(args, config, display, &signals.stop))

@@ -1,4 +1,5 @@
 //! Streams: which authorities are followed and what their pointers name.
 
 pub(crate) mod followed;
+pub(crate) mod records;
 pub(crate) mod stream;

@@ -18,8 +18,15 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
+use downloads::{Fetching, first_fetched};
+use file_kit::recorded_time::unix_seconds;
+use health::{CHECK_EVERY, Checked, Health};
+use ledgers::{Verifying, verified};
+use room::DISK_FULL;
 use service_kit::signals::Signals;
 use service_kit::systemd::{InheritedSockets, Notifier, SocketNames};
+use snapshot_store::{DataDir, SnapshotInfo, StreamName, is_out_of_space};
+use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -27,7 +34,6 @@ use tracing::{debug, info, warn};
 use crate::api::control::{self, Denied, Request, Requests};
 use crate::api::listeners::Listeners;
 use crate::config::{Live, Size};
-use crate::kit::clock::unix_seconds;
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::observe::events;
 use crate::observe::hooks::Hooks;
@@ -36,23 +42,13 @@ use crate::pointers::followed::Followed;
 use crate::progress::ProgressDisplay;
 use crate::service::reconcile::{Decision, Holding, Situation, decide};
 use crate::service::scrub::Scrubs;
-use crate::store::catalogue;
-use crate::store::data_dir::{DataDir, StreamName};
-use crate::store::snapshot_info::SnapshotInfo;
-use crate::store::space;
 use crate::transfer::disk_pause::PausedDownloads;
 use crate::transfer::download::DownloadOutcome;
 use crate::transfer::network::{Network, Role};
 use crate::transfer::quota::{Allowance, Quota};
 use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
-use downloads::{Fetching, first_fetched};
-use health::{CHECK_EVERY, Checked, Health};
 use heartbeats::Heartbeats;
-use ledgers::{Verifying, verified};
-use room::DISK_FULL;
-use streams::{FIRST_RETRY, KeptAlive, Polled, Round};
-
 /// A poll that takes longer hangs: each of its look-ups ends by itself long before.
 const POLL_LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -489,7 +485,7 @@ impl<'a> Service<'a> {
                     return Ok(false);
                 }
                 Decision::Switch(snapshot) => match self.switch(&name, snapshot) {
-                    Err(error) if space::is_lacking(&error) => {
+                    Err(error) if is_out_of_space(error.as_ref()) => {
                         self.lacks_room(&error, "the new snapshot is whole and not yet current");
                         return Ok(false);
                     }
@@ -518,13 +514,7 @@ impl<'a> Service<'a> {
         let before = self.data.current_of(stream)?;
         self.data.switch(stream, id, &self.data.lock()?)?;
         info!(snapshot = %id, stream = stream.as_str(), "now current");
-        let claims = |id| {
-            SnapshotInfo::parse(
-                catalogue::read_info(&self.data.snapshot(id))
-                    .ok()?
-                    .snapshot()?,
-            )
-        };
+        let claims = |id| SnapshotInfo::parse(self.data.snapshot(id).read_info().ok()?.snapshot()?);
         if let Some((now, before)) = claims(id).zip(before.and_then(claims))
             && let Some(fewer) = now.shrank_from(&before)
         {

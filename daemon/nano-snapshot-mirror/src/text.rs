@@ -4,30 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub(crate) use bittorrent_session::Causes;
-
-/// Bytes in the unit that gives three digits: `17 B`, `4.00 MiB`, `121 GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bytes(pub(crate) u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut value = self.0 as f64;
-        for unit in ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
-            // 999.5 would be printed as 1000: the next unit has it in three digits.
-            if value < 999.5 || unit == "EiB" {
-                let digits = match value {
-                    _ if unit == "B" => 0,
-                    value if value < 9.995 => 2,
-                    value if value < 99.95 => 1,
-                    _ => 0,
-                };
-                return write!(f, "{value:.digits$} {unit}");
-            }
-            value /= 1024.0;
-        }
-        Ok(())
-    }
-}
+pub(crate) use file_kit::Bytes;
 
 /// A time in its two greatest units: `850 ms`, `12.3 s`, `5 min 2 s`, `3 h 20 min`, `2 d 4 h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,22 +44,6 @@ impl fmt::Display for Count {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes() {
-        let cases = [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "0.98 KiB"),
-            (4 << 20, "4.00 MiB"),
-            (10 * 1024 - 1, "10.0 KiB"),
-            (121 << 30, "121 GiB"),
-            (u64::MAX, "16.0 EiB"),
-        ];
-        for (bytes, text) in cases {
-            assert_eq!(Bytes(bytes).to_string(), text);
-        }
-    }
 
     #[test]
     fn times() {

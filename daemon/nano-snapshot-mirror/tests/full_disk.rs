@@ -213,7 +213,7 @@ fn what_cannot_have_room_is_not_begun() {
         "the snapshot needs 4",
         "2.05 MiB stay free",
         "has 4",
-        "or choose another place",
+        "or name another data directory",
     ];
     run_command(published.world.mirror("mirror").arg("--once")).failed_with(1, &numbers);
     let mut mirror = Running::start(&mut published.world.mirror("mirror"));

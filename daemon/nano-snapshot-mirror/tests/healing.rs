@@ -371,7 +371,7 @@ fn a_second_mirror_on_a_directory_is_refused_and_a_fetch_is_not() {
     let mut mirror = Running::start(&mut published.world.mirror("mirror"));
     mirror.until("the snapshot", || published.is_ready());
     let _ = fs::remove_file(published.world.path("mirror").join("lock"));
-    run_command(&mut published.world.mirror("mirror")).failed_with(1, &["running already"]);
+    run_command(&mut published.world.mirror("mirror")).failed_with(1, &["already running"]);
     run_command(published.world.mirror("mirror").arg("--once")).succeeded();
     mirror.stop().succeeded();
     Running::start(&mut published.world.mirror("mirror"))

@@ -342,7 +342,7 @@ fn what_is_wrong_is_said_and_shown_in_the_exit_code() {
             .arg("--control")
             .arg(world.path("data/control.sock")),
     );
-    other.failed_with(1, &["running already"]);
+    other.failed_with(1, &["already running"]);
     mirror.stop().succeeded();
 }
 

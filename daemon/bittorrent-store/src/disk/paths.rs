@@ -5,6 +5,22 @@ use std::path::{Path, PathBuf};
 use bittorrent_protocol::FileIndex;
 use bittorrent_protocol::metainfo::Info;
 
+/// The names of the parts of a torrent's directory.
+pub mod names {
+    /// The info dictionary and piece layers.
+    pub const METADATA: &str = "snapshot.torrent";
+    /// The directory of the content.
+    pub const CONTENT: &str = "content";
+    /// The directory of the leaf hashes.
+    pub const LEAVES: &str = "leaves";
+    /// Present if content files began as clones of older ones.
+    pub const CLONED: &str = "cloned";
+    /// Which blocks are verified.
+    pub const PROGRESS: &str = "progress";
+    /// Blocks verified since the last checkpoint. Journals of even and odd epochs alternate.
+    pub const JOURNALS: [&str; 2] = ["journal.0", "journal.1"];
+}
+
 /// The directory of one torrent:
 ///
 /// ```text
@@ -32,11 +48,11 @@ impl Paths {
     }
 
     pub(crate) fn torrent(&self) -> PathBuf {
-        self.root.join("snapshot.torrent")
+        self.root.join(names::METADATA)
     }
 
     pub(crate) fn content(&self) -> PathBuf {
-        self.root.join("content")
+        self.root.join(names::CONTENT)
     }
 
     /// Returns the path of a content file. The components of `Info::files` are safe by
@@ -51,7 +67,7 @@ impl Paths {
     }
 
     pub(crate) fn leaves_dir(&self) -> PathBuf {
-        self.root.join("leaves")
+        self.root.join(names::LEAVES)
     }
 
     pub(crate) fn leaves(&self, file: FileIndex) -> PathBuf {
@@ -59,15 +75,17 @@ impl Paths {
     }
 
     pub(crate) fn cloned(&self) -> PathBuf {
-        self.root.join("cloned")
+        self.root.join(names::CLONED)
     }
 
     pub(crate) fn progress(&self) -> PathBuf {
-        self.root.join("progress")
+        self.root.join(names::PROGRESS)
     }
 
     /// Returns the path of the journal of an epoch. Even and odd epochs use different files.
     pub(crate) fn journal(&self, epoch: u64) -> PathBuf {
-        self.root.join(format!("journal.{}", epoch % 2))
+        let [even, odd] = names::JOURNALS;
+        self.root
+            .join(if epoch.is_multiple_of(2) { even } else { odd })
     }
 }

@@ -21,14 +21,14 @@ use bittorrent_session::MapCell;
 use service_kit::http_server::{
     self, EventStreams, Host, Hosts, bytes_as, events, json, refuse, serve,
 };
+use snapshot_store::DataDir;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::kit::clock::unix_seconds;
 use crate::observe::report::{Report, ReportWatch, TorrentState};
-use crate::store::data_dir::DataDir;
+use file_kit::recorded_time::unix_seconds;
 use page::Scene;
 
 /// A mirror that has not reported for so long hangs.

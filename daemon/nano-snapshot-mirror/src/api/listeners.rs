@@ -12,6 +12,7 @@ use service_kit::http_server::{EventStreams, Hosts};
 use service_kit::listening;
 use service_kit::systemd::InheritedSockets;
 use snapshot_pointer::MainlineDht;
+use snapshot_store::DataDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,6 @@ use crate::api::http::Site;
 use crate::config::OrOff;
 use crate::config::{Chosen, Config};
 use crate::observe::report::{Addresses, ReportWatch};
-use crate::store::data_dir::DataDir;
 use crate::transfer::network::Network;
 
 /// Sockets that listen and are not answered yet.

@@ -11,6 +11,7 @@ use nano_ledger::Level;
 use service_kit::output::outln;
 use service_kit::signals::Signals;
 use snapshot_pointer::{ItemKind, RecordStore};
+use snapshot_store::{DataDir, LedgerRecord};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,10 +23,6 @@ use crate::config::Config;
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_attestation};
 use crate::pointers::stream::Stream;
 use crate::progress::ProgressDisplay;
-use crate::store::catalogue;
-use crate::store::data_dir::DataDir;
-use crate::store::ledger_record::LedgerRecord;
-use crate::store::pins;
 
 /// Looks into the ledger, where nobody has yet as deep as wanted, and signs and publishes.
 pub(crate) async fn run(
@@ -38,7 +35,7 @@ pub(crate) async fn run(
     let data = DataDir::existing(config.data_dir.as_deref())?;
     let stream = Stream::one(config, args.stream.as_deref(), &data)?;
     let id = match &args.snapshot {
-        Some(prefix) => pins::find(&data, prefix)?,
+        Some(prefix) => data.find(prefix)?,
         None => data.current_of(&stream.name)?.with_context(|| {
             format!(
                 "stream {} has no current snapshot: name one that is held",
@@ -148,8 +145,8 @@ impl Look<'_> {
     fn at_ledger(&self, dry_run: bool) -> Result<Option<String>> {
         let id = self.id;
         let dir = self.data.snapshot(id);
-        let info = catalogue::read_info(&dir)?;
-        match catalogue::inspect(&dir)?.condition {
+        let info = dir.read_info()?;
+        match dir.inspect()?.condition {
             Condition::Sealed => {}
             Condition::Changed { path } => bail!(
                 "{} was changed or copied since it was verified: run verify, then attest the snapshot",
@@ -164,7 +161,7 @@ impl Look<'_> {
         let level = self.policy.level;
         match self.judge(LedgerRecord::load(&dir).as_ref())? {
             Some(said) => return Ok(Some(said)),
-            None if catalogue::plain_ledger(&dir, &info).is_none() => bail!(
+            None if dir.plain_ledger(&info).is_none() => bail!(
                 "snapshot {id} is no plain ledger, and what is in it was not looked into at {level:?}: \
                  extract it with --once --extract --verify-level {level:?}, then attest it"
             ),

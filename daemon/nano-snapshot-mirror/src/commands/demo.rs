@@ -14,17 +14,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bittorrent_protocol::InfoHashV2;
+use child::Child;
 use nano_ledger::synthetic;
 use service_kit::output::{errln, outln};
 use service_kit::signals::Signals;
 use snapshot_pointer::loopback::LoopbackDht;
+use snapshot_store::{DataDir, StreamName};
 use tokio::task::block_in_place;
 
 use crate::cli::DemoArgs;
 use crate::commands::fetch::Ended;
-use crate::store::data_dir::{DataDir, StreamName};
+
 use crate::text::{Bytes, Count, Time};
-use child::Child;
 
 /// Nodes of the DHT: few enough that each keeps every item, enough that most may fail.
 const DHT_NODES: usize = 8;
@@ -130,7 +131,7 @@ impl Story<'_> {
             key: dir.join("key"),
             authority: String::new(),
             bootstrap: dht.bootstrap(),
-            stream: StreamName::of_salt(&"daily".parse()?),
+            stream: StreamName::of_salt(b"daily"),
             started,
         };
         story.say(

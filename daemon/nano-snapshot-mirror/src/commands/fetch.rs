@@ -15,6 +15,8 @@ use ledger_archive::LedgerFormat;
 use service_kit::output::outln;
 use service_kit::signals::Signals;
 use snapshot_pointer::{Decision, Tally};
+use snapshot_store::retention::Retention;
+use snapshot_store::{DataDir, Entry, Mark, retention};
 use streaming_extract::StreamingExtract;
 use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
@@ -31,8 +33,6 @@ use crate::ledger::published::Published;
 use crate::ledger::unpack::{Unpack, Unpacked};
 use crate::pointers::stream::{self, Stream};
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::catalogue::{self, Entry, Retention};
-use crate::store::data_dir::DataDir;
 use crate::text::{Bytes, Time};
 use crate::transfer::download::{self, ContentReader, DownloadOutcome, DownloadRequest};
 use crate::transfer::network::{Network, Role};
@@ -118,9 +118,9 @@ pub(crate) async fn run(
         return Ok(ended);
     }
     let place = if once.extract {
-        data.root().join("data.ldb")
+        data.ledger()
     } else {
-        data.root().join("current").join(stream.name.as_str())
+        data.current_link(&stream.name)
     };
     info!(
         took_ms = started.elapsed().as_millis() as u64,
@@ -170,7 +170,7 @@ impl Fetch<'_> {
             info!(snapshot = %id, "data.ldb is this snapshot already");
             return left(Remaining::Complete);
         }
-        if catalogue::is_discarded(&self.data.snapshot(id)) {
+        if Mark::Discarded.is_set(&self.data.snapshot(id)) {
             if self.once.extract {
                 info!(snapshot = %id, "going on to extract and discard");
                 return left(Remaining::Discard);
@@ -202,7 +202,7 @@ impl Fetch<'_> {
         let Some(to_do) = to_do? else {
             return Ok(None);
         };
-        block_in_place(|| catalogue::retire(self.data, &[id], self.retention))?;
+        block_in_place(|| retention::remove_superseded(self.data, &[id], self.retention))?;
         left(to_do)
     }
 
@@ -213,7 +213,7 @@ impl Fetch<'_> {
         torrent: &SnapshotTorrent,
         unpacked: Result<Option<Unpacked>>,
     ) -> Result<Option<Remaining>> {
-        let format = catalogue::content(&torrent.dir, &torrent.store.info());
+        let format = torrent.dir.content(&torrent.store.info());
         let format = format.map(|(format, _)| format);
         if format == Some(LedgerFormat::Plain) || !self.once.extract {
             if !self.check(torrent).await? {
@@ -339,7 +339,7 @@ impl Fetch<'_> {
         id: InfoHashV2,
         streaming: &StreamingExtract,
     ) -> Result<Option<SnapshotTorrent>> {
-        match block_in_place(|| catalogue::look(self.data, id)) {
+        match block_in_place(|| snapshot_store::open(self.data, id)) {
             Some(Entry::Whole(generation)) => {
                 info!(snapshot = %id, "held already");
                 return SnapshotTorrent::seed(self.network, generation)
@@ -467,6 +467,8 @@ fn unsound(id: InfoHashV2, faults: &[String]) -> anyhow::Error {
 }
 
 fn plain_ledger(torrent: &SnapshotTorrent) -> Result<PathBuf> {
-    catalogue::plain_ledger(&torrent.dir, &torrent.store.info())
+    torrent
+        .dir
+        .plain_ledger(&torrent.store.info())
         .context("the snapshot is no plain ledger")
 }

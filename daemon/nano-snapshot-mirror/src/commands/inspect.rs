@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use crate::cli::InspectArgs;
+use crate::text::{Bytes, Count};
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::Printable;
 use bittorrent_protocol::bencode::Limits;
@@ -11,10 +13,7 @@ use bittorrent_protocol::magnet::Magnet;
 use bittorrent_protocol::metainfo::Metainfo;
 use serde::Serialize;
 use service_kit::output::{outln, to_json};
-
-use crate::cli::InspectArgs;
-use crate::store::snapshot_info::SnapshotInfo;
-use crate::text::{Bytes, Count};
+use snapshot_store::SnapshotInfo;
 
 /// The largest `.torrent` file that is read.
 const MAX_TORRENT: u64 = Limits::TORRENT.max_len as u64;

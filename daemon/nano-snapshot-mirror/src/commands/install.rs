@@ -10,9 +10,13 @@ pub(crate) mod place;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use file_kit::Temporary;
 use ledger_archive::{Extracted, LedgerFormat};
+use node_lock::who_has_open;
+use place::{LEDGER, LedgerPlace, Old, is_same_file, open_alone};
 use service_kit::output::outln;
 use service_kit::signals::Signals;
+use snapshot_store::{DataDir, DirLock, SnapshotDir, SnapshotInfo, StreamName, space};
 use tracing::{info, warn};
 
 use crate::cli::InstallArgs;
@@ -23,13 +27,6 @@ use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_replacement};
 use crate::ledger::published::{CHUNK, Damaged, Published, read_chunk};
 use crate::ledger::unpack::{self, Unpack, Unpacked};
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::catalogue;
-use crate::store::data_dir::{DataDir, DirLock, StreamName};
-use crate::store::snapshot_info::SnapshotInfo;
-use crate::store::space;
-use crate::store::temporary::Temporary;
-use node_lock::who_has_open;
-use place::{LEDGER, LedgerPlace, Old, is_same_file, open_alone};
 
 /// Installs or rolls back.
 pub(crate) fn run(
@@ -63,7 +60,7 @@ struct Origin {
 
 struct Snapshot {
     id: bittorrent_protocol::InfoHashV2,
-    dir: PathBuf,
+    dir: SnapshotDir,
     data: DataDir,
     info: bittorrent_protocol::metainfo::Info,
     published: Published,
@@ -81,18 +78,18 @@ impl Origin {
             });
         }
         let data = DataDir::existing(config.data_dir.as_deref())?;
-        let stream = StreamName::of_salt(&args.salt.salt);
+        let stream = StreamName::of_salt(args.salt.salt.as_bytes());
         if let Some(id) = data.current_of(&stream)? {
             let in_use = data
                 .share_snapshot(id)?
                 .with_context(|| format!("another process is writing snapshot {id}"))?;
             let dir = data.snapshot(id);
-            let info = catalogue::read_info(&dir)?;
+            let info = dir.read_info()?;
             // What was changed since is noticed while it is copied.
-            if !catalogue::was_whole(&dir)? {
+            if !dir.was_whole()? {
                 bail!("snapshot {id} is not whole: fetch it with --once first");
             }
-            let Some((format, path)) = catalogue::content(&dir, &info) else {
+            let Some((format, path)) = dir.content(&info) else {
                 bail!("snapshot {id} is {}, which is no ledger", info.name());
             };
             return Ok(Self {
@@ -108,7 +105,7 @@ impl Origin {
                 }),
             });
         }
-        let extracted = data.root().join(LEDGER);
+        let extracted = data.ledger();
         if extracted.is_file() {
             return Ok(Self {
                 path: extracted,
@@ -269,7 +266,8 @@ impl Installation<'_> {
         };
         refuse_replacement(ledger, made.path(), self.allow_older)?;
         self.place.hand_over(made.file(), made.path())?;
-        self.place.replace(Old::Backup, |ledger| made.put(ledger))?;
+        self.place
+            .replace(Old::Backup, |ledger| Ok(made.put(ledger)?))?;
         Ok(Made::Put)
     }
 

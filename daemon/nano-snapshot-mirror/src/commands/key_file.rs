@@ -6,12 +6,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::cli::KeygenArgs;
 use anyhow::{Context as _, Result, bail};
+use file_kit::fs::sync_dir;
 use service_kit::output::{errln, outln};
 use snapshot_pointer::SigningKey;
-
-use crate::cli::KeygenArgs;
-use crate::store::data_dir::sync_dir;
 
 /// `keygen`: makes a key, writes it where nothing may be yet, and prints its public half.
 pub(crate) fn keygen(args: &KeygenArgs) -> Result<()> {
@@ -45,7 +44,7 @@ fn write(path: &Path, key: &SigningKey) -> Result<()> {
         .and_then(|()| file.sync_all())
         .with_context(|| format!("cannot write {}", path.display()))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    sync_dir(dir.unwrap_or(Path::new(".")))
+    Ok(sync_dir(dir.unwrap_or(Path::new(".")))?)
 }
 
 /// Reads the key, unless others could have read it too.

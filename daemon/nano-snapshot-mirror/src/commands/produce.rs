@@ -24,6 +24,8 @@ use rustix::fs::FlockOperation;
 use service_kit::output::outln;
 use service_kit::signals::Signals;
 use snapshot_pointer::{Authority, ItemKind, RecordStore, Salt};
+use snapshot_store::retention::Retention;
+use snapshot_store::{DataDir, StreamName, retention};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -33,9 +35,8 @@ use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Mirror, Published, Publishing, Signer};
 use crate::config::{Config, Size, default_salt};
 use crate::progress::ProgressDisplay;
-use crate::store::catalogue::{self, Retention};
-use crate::store::data_dir::{DataDir, StreamName};
 use crate::text::Bytes;
+
 pub(crate) use build::Unpublishable;
 use build::{Built, Source};
 use download::Fetched;
@@ -63,7 +64,7 @@ pub(crate) async fn run(
     }
     data.clean_incoming()?;
     let records = RecordStore::open(&data.streams())?;
-    let stream = StreamName::of_salt(&salt);
+    let stream = StreamName::of_salt(salt.as_bytes());
 
     let Some(built) = build(args, config, &data, &stream, display, &signals.stop).await? else {
         return Ok(Ended::Interrupted);
@@ -98,7 +99,9 @@ pub(crate) async fn run(
     if let Some(mirror) = config.control.path(data.root()).and_then(Mirror::at) {
         mirror.add(built.id).await;
     }
-    block_in_place(|| catalogue::retire(&data, &[], Retention::from(&config.retention)))?;
+    block_in_place(|| {
+        retention::remove_superseded(&data, &[], Retention::from(&config.retention))
+    })?;
     let mut summary = Summary::of(&built, unchanged);
     summary.publication(&published, signer.authority);
     outln!("{summary}");
@@ -157,7 +160,7 @@ struct Alone(#[expect(dead_code, reason = "closing the file is the release")] Fi
 
 impl Alone {
     fn take(data: &DataDir) -> Result<Self> {
-        let path = data.root().join("produce.lock");
+        let path = data.produce_lock();
         let failed = || format!("cannot lock {}", path.display());
         let mut file = File::options()
             .create(true)

@@ -17,12 +17,13 @@ use snapshot_pointer::{
     Authority, Dht, ItemKind, LookupError, LookupResult, Pointer, Record, RecordStore, Salt, Seq,
     SignedItem, SigningKey,
 };
+use snapshot_store::DataDir;
 use tracing::{info, warn};
 
 use crate::commands::key_file;
 use crate::config::Config;
-use crate::store::data_dir::DataDir;
 use crate::transfer::{dht, network::Role};
+
 pub(crate) use by_mirror::Mirror;
 
 /// Look-ups made before the number in use counts as unknown: a node that has just started may

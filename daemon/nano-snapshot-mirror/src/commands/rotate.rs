@@ -4,12 +4,12 @@ use anyhow::{Context as _, Result, bail};
 use service_kit::output::outln;
 use service_kit::signals::Signals;
 use snapshot_pointer::{ItemKind, RecordStore, SignedItem, Succession};
+use snapshot_store::DataDir;
 
 use crate::cli::RotateArgs;
 use crate::commands::fetch::Ended;
 use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
-use crate::store::data_dir::DataDir;
 
 /// Signs and publishes that `--new` takes over from `--old`.
 pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -> Result<Ended> {

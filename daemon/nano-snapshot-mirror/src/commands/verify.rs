@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use bittorrent_protocol::{InfoHashV2, Printable};
 use nano_ledger::{Level, Outcome, Policy, Sample, VerifyOptions, minimum_node_version};
 use service_kit::output::outln;
+use snapshot_store::{DataDir, Mark, ScrubProgress, SnapshotDir};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::VerifyArgs;
@@ -16,9 +17,6 @@ use crate::commands::install::node_lock::who_has_open;
 use crate::config::Config;
 use crate::ledger::verify_progress::VerifyProgress;
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::service::scrub;
-use crate::store::catalogue;
-use crate::store::data_dir::DataDir;
 use crate::text::Bytes;
 
 /// Verifies what the arguments name; fails if anything is wrong. Ends early when asked to stop.
@@ -35,7 +33,9 @@ pub(crate) fn run(
     };
     let sound = match args.path.as_deref() {
         Some(path) if path.is_file() => ledger(path, &look),
-        Some(path) if catalogue::is_created(path) => snapshot(path, Access::Alone, &look),
+        Some(path) if SnapshotDir::at(path).is_created() => {
+            snapshot(&SnapshotDir::at(path), Access::Alone, &look)
+        }
         Some(path) => bail!(
             "{} is neither a ledger file nor the directory of a snapshot; name a data directory \
              with --data-dir",
@@ -83,7 +83,7 @@ fn held(data: &DataDir, id: InfoHashV2, look: &Look<'_>) -> Result<bool> {
     }
 }
 
-fn locked(data: &DataDir, id: InfoHashV2, dir: &Path, look: &Look<'_>) -> Result<bool> {
+fn locked(data: &DataDir, id: InfoHashV2, dir: &SnapshotDir, look: &Look<'_>) -> Result<bool> {
     // Locked while it is read, so that no other process removes it; alone when no other process
     // reads it, as what is found is written down.
     let owned = data.own_snapshot(id)?;
@@ -95,7 +95,7 @@ fn locked(data: &DataDir, id: InfoHashV2, dir: &Path, look: &Look<'_>) -> Result
         outln!("{id}: left out, it is being fetched");
         return Ok(true);
     };
-    if !catalogue::is_created(dir) {
+    if !dir.is_created() {
         outln!("{id}: nothing there yet");
         return Ok(true);
     }
@@ -109,12 +109,12 @@ enum Access {
     Shared,
 }
 
-fn snapshot(dir: &Path, access: Access, look: &Look<'_>) -> Result<bool> {
-    let was_whole = catalogue::was_whole(dir)?;
+fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> {
+    let was_whole = dir.was_whole()?;
     let store = match access {
-        Access::Alone => catalogue::take_up(dir)?,
+        Access::Alone => dir.open()?,
         // Opening what is not whole writes to it.
-        Access::Shared => match catalogue::open_sealed(dir)? {
+        Access::Shared => match dir.open_sealed()? {
             Some(store) => store,
             None if was_whole => bail!("blocks are missing, and another process is fetching them"),
             None => {
@@ -135,13 +135,13 @@ fn snapshot(dir: &Path, access: Access, look: &Look<'_>) -> Result<bool> {
             !look.stop.is_cancelled()
         })?
     };
-    catalogue::was_read(dir)?;
+    Mark::Unread.clear(dir)?;
     let missing = store.total_blocks() - store.verified_blocks();
     let sound = missing == 0 || !was_whole && verification.damaged.is_empty();
     let newly_damaged = verification.damaged.len() as u64;
-    if was_whole && missing > 0 && (newly_damaged > 0 || !scrub::found_damage(dir)) {
+    if was_whole && missing > 0 && (newly_damaged > 0 || !ScrubProgress::has_damage(dir)) {
         // So that it is remembered that these blocks were here.
-        scrub::note_damage(dir, newly_damaged.max(1))?;
+        ScrubProgress::add_damage(dir, newly_damaged.max(1))?;
     }
     if store.is_complete() {
         if access == Access::Alone {
@@ -159,7 +159,7 @@ fn snapshot(dir: &Path, access: Access, look: &Look<'_>) -> Result<bool> {
         );
     }
     if store.is_complete()
-        && let Some(path) = catalogue::plain_ledger(dir, &store.info())
+        && let Some(path) = dir.plain_ledger(&store.info())
     {
         return ledger(&path, look);
     }

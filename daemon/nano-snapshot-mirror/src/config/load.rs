@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Value};
 use figment::{Figment, Provider as _};
+use snapshot_pointer::Salt;
+use snapshot_store::StreamName;
 
 use super::section::{ANY_NAME, Part as _, Table};
 use super::sources::{self, DEFAULT_FILE, Layer, UnscopedValue, Variables};
 use super::values::as_toml;
 use super::{Config, DEFAULT_STREAM, contradictions, is_stream_name};
-use crate::store::data_dir::StreamName;
 
 /// Everything a configuration is made of, to make it again when it may have changed.
 #[derive(Debug, Clone, Default)]
@@ -206,10 +207,10 @@ fn notice(swarm: &[UnscopedValue]) -> Option<String> {
 fn name_of_stream<'a>(loose: impl Iterator<Item = &'a UnscopedValue>) -> String {
     let salt = loose
         .filter(|loose| loose.path == "stream.NAME.salt")
-        .filter_map(|loose| loose.value.as_str()?.parse().ok())
+        .filter_map(|loose| loose.value.as_str()?.parse::<Salt>().ok())
         .last();
     match salt {
-        Some(salt) => StreamName::of_salt(&salt).as_str().to_owned(),
+        Some(salt) => StreamName::of_salt(salt.as_bytes()).as_str().to_owned(),
         None => DEFAULT_STREAM.to_owned(),
     }
 }

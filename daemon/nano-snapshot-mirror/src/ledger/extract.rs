@@ -8,9 +8,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use file_kit::Temporary;
 
 use crate::ledger::published::{CHUNK, Published, read_chunk};
-use crate::store::temporary::Temporary;
 
 /// The mode of a ledger before it is handed over.
 const PRIVATE: u32 = 0o600;

@@ -11,15 +11,13 @@ use nano_ledger::{
     LedgerError, LedgerPosition, Level, Network, Outcome, Policy, Regression, VerifyError,
     VerifyOptions, minimum_node_version,
 };
+use snapshot_store::{Counts, LedgerRecord, SnapshotDir, SnapshotInfo};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config;
 use crate::ledger::verify_progress::VerifyProgress;
 use crate::progress::ProgressDisplay;
-use crate::store::catalogue;
-use crate::store::ledger_record::{Counts, LedgerRecord};
-use crate::store::snapshot_info::SnapshotInfo;
 use crate::text::Count;
 
 /// How deep to look, and which ledgers are wanted.
@@ -53,9 +51,9 @@ impl From<&config::Verify> for LedgerPolicy {
 
 impl LedgerPolicy {
     /// The verdict on the whole snapshot in `dir`, from what was found before. Opens one small file.
-    pub(crate) fn judge(&self, dir: &Path, info: &Info) -> Verdict {
+    pub(crate) fn judge(&self, dir: &SnapshotDir, info: &Info) -> Verdict {
         let record = LedgerRecord::load(dir);
-        if catalogue::plain_ledger(dir, info).is_some() {
+        if dir.plain_ledger(info).is_some() {
             return self.judge_record(record.as_ref());
         }
         // Archives are looked into when somebody extracts them.
@@ -175,12 +173,12 @@ impl LedgerPolicy {
     /// when asked to stop.
     pub(crate) fn verify_held(
         &self,
-        dir: &Path,
+        dir: &SnapshotDir,
         info: &Info,
         display: &ProgressDisplay,
         stop: &CancellationToken,
     ) -> Result<Option<Verdict>> {
-        let Some(ledger) = catalogue::plain_ledger(dir, info) else {
+        let Some(ledger) = dir.plain_ledger(info) else {
             return Ok(Some(Verdict::Sound));
         };
         let claimed = info.snapshot().and_then(SnapshotInfo::parse);

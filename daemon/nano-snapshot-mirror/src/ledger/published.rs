@@ -18,8 +18,7 @@ use bittorrent_protocol::{
 };
 use bittorrent_store::TorrentStore;
 use ledger_archive::ArchiveSource;
-
-use crate::store::catalogue;
+use snapshot_store::SnapshotDir;
 
 /// Bytes read at once: whole blocks.
 pub(crate) const CHUNK: usize = 64 * BLOCK_LEN as usize;
@@ -48,13 +47,13 @@ enum Damage {
 
 impl Published {
     /// Of the snapshot `id` in `dir`.
-    pub(crate) fn read(dir: &Path, id: InfoHashV2) -> Result<Self> {
-        let metainfo = catalogue::read_metainfo(dir)?;
+    pub(crate) fn read(dir: &SnapshotDir, id: InfoHashV2) -> Result<Self> {
+        let metainfo = dir.read_metainfo()?;
         let found = metainfo.info().hashes().v2;
         if found != id {
             bail!(
                 "{} describes snapshot {found}; remove {} to fetch {id} again",
-                catalogue::metadata(dir).display(),
+                dir.metadata_path().display(),
                 dir.display()
             );
         }
@@ -64,7 +63,7 @@ impl Published {
     /// By a torrent whose piece hashes are known.
     fn of(metainfo: Arc<Metainfo>) -> Result<Self> {
         let info = metainfo.info();
-        let wanted = catalogue::ledger_file(info);
+        let wanted = snapshot_store::ledger_file(info);
         let file = (0..)
             .zip(info.files())
             .find(|(_, file)| Some(file.path()) == wanted)

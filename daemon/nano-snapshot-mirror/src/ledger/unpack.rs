@@ -18,18 +18,15 @@ use ledger_archive::{
     ArchiveId, ArchiveSource, ExtractError, ExtractOptions, ExtractReport, ExtractStep, Extracted,
     Extractor, FileSource, LedgerFormat, Refusal,
 };
+use snapshot_store::{ARCHIVE_FAULT, DataDir, LedgerRecord, SnapshotDir, SnapshotInfo, space};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::ledger::published::{Compared, Hashes, Published};
 use crate::progress::{Meter, ProgressDisplay, WorkKind};
-use crate::store::catalogue;
-use crate::store::data_dir::DataDir;
-use crate::store::ledger_record::{ARCHIVE, LedgerRecord};
-use crate::store::snapshot_info::SnapshotInfo;
-use crate::store::space;
 use crate::text::Bytes;
+use crate::text::Causes;
 
 /// How often an extraction that is ahead of the download looks for more.
 const POLL: Duration = Duration::from_millis(250);
@@ -39,7 +36,7 @@ const POLL: Duration = Duration::from_millis(250);
 pub(crate) struct Unpack {
     pub(crate) id: InfoHashV2,
     /// The directory of the snapshot.
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: SnapshotDir,
     /// Where the ledger is to be.
     pub(crate) target: PathBuf,
     pub(crate) policy: LedgerPolicy,
@@ -75,7 +72,7 @@ impl Unpack {
         Self {
             id,
             dir: data.snapshot(id),
-            target: data.root().join("data.ldb"),
+            target: data.ledger(),
             policy: policy.clone(),
             display: display.clone(),
             stop,
@@ -113,10 +110,12 @@ impl Unpack {
     /// system as it is extracted, where its format allows; the caller has made sure that nobody reads
     /// it.
     pub(crate) fn whole(&self, info: &Info, discard: bool) -> Result<Unpacked> {
-        let (format, path) = catalogue::content(&self.dir, info)
+        let (format, path) = self
+            .dir
+            .content(info)
             .or_else(|| {
                 // Its start was given back to the file system by an interrupted run; only a tar.zst is.
-                let path = catalogue::ledger_path(&self.dir, info)?;
+                let path = self.dir.ledger_path(info)?;
                 discard.then_some((LedgerFormat::TarZst, path))
             })
             .ok_or_else(|| not_extractable(self.id, info))?;
@@ -206,7 +205,8 @@ impl Unpack {
 
     /// More than this no ledger can have here, whatever is removed.
     fn largest(&self) -> Result<u64> {
-        space::of_disk(self.target.parent().unwrap_or(Path::new("/")))
+        let dir = self.target.parent().unwrap_or(Path::new("/"));
+        Ok(space::of_disk(dir)?)
     }
 
     /// Looks into the ledger before it gets its name, and keeps what was found with the snapshot.
@@ -248,14 +248,14 @@ impl Unpack {
         let refused = matches!(&error, ExtractError::Refused { .. });
         let error = anyhow::Error::from(error);
         if refused && !here_only {
-            self.keep(&LedgerRecord::refusal(format!("{ARCHIVE}{error:#}")));
+            self.keep(&LedgerRecord::refusal(format!("{ARCHIVE_FAULT}{error:#}")));
         }
         error.context(format!("snapshot {} cannot be extracted", self.id))
     }
 
     fn keep(&self, record: &LedgerRecord) {
         if let Err(error) = record.save(&self.dir) {
-            warn!(snapshot = %self.id, "what was found is not kept: {error:#}");
+            warn!(snapshot = %self.id, "cannot save what verification found: {}", Causes(&error));
         }
     }
 }
@@ -339,7 +339,8 @@ impl<'a> Watch<'a> {
             .min(progress.archive_len);
         let left = at_most.saturating_sub(there + progress.ledger_bytes);
         let dir = self.unpack.target.parent().unwrap_or(Path::new("/"));
-        space::ensure(dir, left, "what is left of the archive and its ledger")
+        space::ensure(dir, left, "what is left of the archive and its ledger")?;
+        Ok(())
     }
 }
 

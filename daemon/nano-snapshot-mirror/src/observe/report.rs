@@ -15,10 +15,10 @@ mod text;
 
 use std::collections::BTreeMap;
 
+use file_kit::recorded_time::unix_seconds;
 use port_mapping::PortMappingStatus;
 use serde::{Deserialize, Serialize};
 
-use crate::kit::clock::unix_seconds;
 use crate::progress::RunningWork;
 
 pub(crate) use rates::{POINTS as RATE_POINTS, RateHistory, RatePoint};

@@ -5,13 +5,12 @@ use std::time::{Instant, SystemTime};
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
 use snapshot_pointer::{Authority, Decision, Poll, RecordError};
+use snapshot_store::{DataDir, is_out_of_space};
 use tracing::{debug, error, info, warn};
 
 use crate::config;
 use crate::observe::report::Reporter;
 use crate::pointers::stream::{self, Stream};
-use crate::store::data_dir::DataDir;
-use crate::store::space;
 use crate::text::Time;
 
 /// The problem of records that cannot be read or written, for programs.
@@ -98,7 +97,7 @@ impl Followed {
             Err(error) => {
                 // Without its memory a mirror could be rolled back: it only seeds meanwhile.
                 let error = Error::from(error);
-                let lacks_room = space::is_lacking(&error);
+                let lacks_room = is_out_of_space(error.as_ref());
                 let pause = match lacks_room {
                     true => "paused until there is room on the disk, nothing is lost: ",
                     false => "",

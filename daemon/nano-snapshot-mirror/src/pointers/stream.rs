@@ -9,10 +9,10 @@ use snapshot_pointer::{
     Choice, Decision, Dht, Follower, LookupError, Poll, RecordError, RecordStore, SignedItem,
     Succession, Tally, carried_item,
 };
+use snapshot_store::{DataDir, StreamName};
 use tracing::{debug, info, warn};
 
 use crate::config::{self, Config};
-use crate::store::data_dir::{DataDir, StreamName};
 use crate::text::Causes;
 
 /// A stream with its place in the data directory.

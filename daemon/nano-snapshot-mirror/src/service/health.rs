@@ -4,20 +4,18 @@
 //! snapshot is not served any longer, and what is missing of it is fetched again.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use bittorrent_protocol::{BlockIndex, InfoHashV2};
 use bittorrent_store::TorrentStore;
+use snapshot_store::{ScrubProgress, SnapshotDir, is_temporary};
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
 
 use super::held::SNAPSHOTS;
 use super::{Running, Service};
-use crate::service::scrub;
-use crate::store::catalogue;
 
 /// How often to look.
 pub(super) const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -73,7 +71,7 @@ impl<'a> Service<'a> {
         let data = self.data.clone();
         Box::pin(async move {
             let checked = spawn_blocking(move || {
-                let listed = data.snapshot_ids().map(drop);
+                let listed = data.snapshot_ids().map(drop).map_err(Error::from);
                 let snapshots = match listed {
                     Ok(()) => stores.into_iter().map(check).collect(),
                     Err(_) => Vec::new(),
@@ -96,10 +94,10 @@ impl<'a> Service<'a> {
             match one.next_file {
                 Ok(next) => {
                     self.health.next_file.insert(id, next);
-                    self.unless_store_fails(&id.to_string(), Ok(()));
+                    self.unless_store_fails(&id.to_string(), Ok::<_, Error>(()));
                 }
                 // It says nothing about the files.
-                Err(error) if catalogue::is_passing(&error) => {}
+                Err(error) if is_temporary(error.as_ref()) => {}
                 // What is open can be served all the same.
                 Err(error) if is_denied(&error) => {
                     self.unless_store_fails(&id.to_string(), Err::<(), _>(error));
@@ -113,7 +111,7 @@ impl<'a> Service<'a> {
                 Ok(blocks) if blocks.is_empty() => {}
                 Ok(blocks) => self.fetch_again(id, blocks).await,
                 // Nor does this: the process or the machine lacks something for the moment.
-                Err(error) if catalogue::is_passing(&error) => {}
+                Err(error) if is_temporary(error.as_ref()) => {}
                 Err(error) => found |= self.stop_serving(id, &error).await,
             }
         }
@@ -131,7 +129,7 @@ impl<'a> Service<'a> {
             "stopped serving a snapshot whose files are not what they were, repairing it: {error:#}"
         );
         drop(self.take_out(torrent).await);
-        self.unless_store_fails(&id.to_string(), Ok(()));
+        self.unless_store_fails(&id.to_string(), Ok::<_, Error>(()));
         let text = format!("snapshot {id} is not served: {error:#}; repairing it");
         self.note_damaged(id, text);
         self.failed.remove(&id);
@@ -187,7 +185,7 @@ fn is_denied(error: &Error) -> bool {
 }
 
 fn check(
-    (id, store, dir, first): (InfoHashV2, Arc<TorrentStore>, PathBuf, u32),
+    (id, store, dir, first): (InfoHashV2, Arc<TorrentStore>, SnapshotDir, u32),
 ) -> CheckedSnapshot {
     let next_file = store
         .check_files(first, FILES_EACH_TIME)
@@ -196,7 +194,7 @@ fn check(
         let blocks = store.recheck_unreadable()?;
         if !blocks.is_empty() {
             // After a restart it tells that these blocks were here.
-            scrub::note_damage(&dir, blocks.len() as u64)?;
+            ScrubProgress::add_damage(&dir, blocks.len() as u64)?;
         }
         Ok(blocks)
     };

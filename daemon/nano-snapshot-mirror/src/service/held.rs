@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
+use snapshot_store::{DirLock, Entry, is_out_of_space};
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -12,9 +13,6 @@ use super::Service;
 use crate::api::control::{Added, Denied};
 use crate::ledger::policy::Verdict;
 use crate::service::reconcile::Holding;
-use crate::store::catalogue::{self, Entry};
-use crate::store::data_dir::DirLock;
-use crate::store::space;
 use crate::text::Causes;
 use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
@@ -63,14 +61,18 @@ impl Service<'_> {
 
     /// The result of an operation on the data directory. A failure is a problem that is reported until
     /// the operation, named by `what`, succeeds; it is tried again soon, and seeding goes on.
-    pub(super) fn unless_store_fails<T>(&mut self, what: &str, result: Result<T>) -> Option<T> {
+    pub(super) fn unless_store_fails<T, E: Into<anyhow::Error>>(
+        &mut self,
+        what: &str,
+        result: Result<T, E>,
+    ) -> Option<T> {
         match result {
             Ok(value) => {
                 self.reporter.problem(STORE, what, None);
                 Some(value)
             }
             Err(error) => {
-                let text = format!("{error:#}; trying again");
+                let text = format!("{:#}; trying again", error.into());
                 self.reporter.problem(STORE, what, Some(text));
                 self.store_retry = Some(Instant::now() + STORE_RETRY);
                 None
@@ -118,8 +120,8 @@ impl Service<'_> {
             let verdict = self.policy.judge(&torrent.dir, &torrent.store.info());
             return self.holding_by(id, verdict);
         }
-        match block_in_place(|| catalogue::look_and_heal(self.data, id)) {
-            Some(Entry::Whole(generation) | Entry::Mending(generation)) => {
+        match block_in_place(|| snapshot_store::open_and_repair(self.data, id)) {
+            Some(Entry::Whole(generation) | Entry::Degraded(generation)) => {
                 let verdict = self.policy.judge(&generation.dir, &generation.store.info());
                 let holding = self.holding_by(id, verdict);
                 if holding != Holding::Refused {
@@ -137,10 +139,10 @@ impl Service<'_> {
             // A fetch waits for another process, and repairs what is damaged.
             Some(Entry::Partial | Entry::Busy) => Holding::Partial,
             Some(Entry::Damaged(error) | Entry::Unavailable(error)) => {
-                if space::is_lacking(&error) {
-                    self.lacks_room(&error, "a snapshot that is held is not taken up");
+                if is_out_of_space(&error) {
+                    self.lacks_room(&error.into(), "a stored snapshot is not opened");
                 } else {
-                    error!(snapshot = %id, "cannot seed the snapshot: {error:#}");
+                    error!(snapshot = %id, "cannot seed the snapshot: {}", Causes(&error));
                 }
                 Holding::Partial
             }

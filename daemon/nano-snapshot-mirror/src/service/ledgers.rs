@@ -4,13 +4,13 @@ use std::future::pending;
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
+use snapshot_store::is_out_of_space;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Running, Service};
 use crate::ledger::policy::Verdict;
-use crate::store::space;
 
 /// A ledger that is being looked into.
 pub(super) struct Verifying<'a> {
@@ -59,7 +59,7 @@ impl Service<'_> {
                 self.failed.insert(id);
             }
             Err(error) => {
-                if space::is_lacking(&error) {
+                if is_out_of_space(error.as_ref()) {
                     self.lacks_room(&error, "what verification found is not kept");
                 } else {
                     error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");

@@ -23,7 +23,7 @@
 //! | D       | other  | any        | any     | `Abandon(other)`: then decide again           |
 //!
 //! Nothing here removes what is seeded: the current generation stays until another is whole and
-//! current, and the one before it longer still (see [`crate::store::catalogue`]).
+//! current, and the one before it longer still (see [`snapshot_store::retention`]).
 
 use bittorrent_protocol::InfoHashV2;
 

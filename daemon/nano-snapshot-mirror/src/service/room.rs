@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Error, Result};
 use bittorrent_protocol::InfoHashV2;
+use snapshot_store::retention;
+use snapshot_store::retention::{Candidate, Retention, Worth};
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::Service;
-use crate::store::catalogue::{self, Held, Retention, State};
-use crate::store::set_aside;
+use crate::text::Causes;
 use crate::transfer::disk_pause::PausedDownloads;
 
 /// How soon to try again what a full disk kept from being done.
@@ -53,7 +54,7 @@ impl Service<'_> {
             self.reporter.problem(DISK_FULL, name, text);
         }
         if !paused.is_empty() {
-            let emptied = block_in_place(|| set_aside::empty(self.data));
+            let emptied = block_in_place(|| self.data.empty_set_aside());
             self.unless_store_fails("set-aside", emptied);
             let retired = self.retire_to(Retention::LEAST).await;
             self.unless_store_fails("retention", retired);
@@ -61,35 +62,35 @@ impl Service<'_> {
     }
 
     pub(super) async fn retire_to(&mut self, keep: Retention) -> Result<()> {
-        let current = catalogue::current(self.data)?;
+        let current = self.data.current_ids()?;
         let ids = self.data.snapshot_ids()?;
         // Opening partial ones takes time, so only when something may be there to remove.
         let kept = current.len().saturating_add(keep.generations as usize - 1);
         if ids.len() <= kept && keep.size.is_none() {
             return Ok(());
         }
-        let held: Vec<Held> = ids
+        let held: Vec<Candidate> = ids
             .into_iter()
             .map(|id| {
-                let state = if self.seeding.contains_key(&id) {
-                    State::Whole
+                let worth = if self.seeding.contains_key(&id) {
+                    Worth::Whole
                 } else {
-                    block_in_place(|| catalogue::look(self.data, id))
-                        .map_or(State::Untouchable, |entry| State::from(&entry))
+                    block_in_place(|| snapshot_store::open(self.data, id))
+                        .map_or(Worth::Untouchable, |entry| Worth::from(&entry))
                 };
-                Held::new(self.data, id, state)
+                Candidate::new(self.data, id, worth)
             })
             .collect();
         let desired = self.streams.iter().filter_map(|one| one.desired);
         let fetched = self.fetching.iter().map(|fetching| fetching.id);
         let wanted: Vec<InfoHashV2> = desired.chain(fetched).collect();
-        for old in catalogue::superseded(&held, &current, &wanted, keep) {
+        for old in retention::superseded(&held, &current, &wanted, keep) {
             if let Some(torrent) = self.leave(old).await {
                 drop(self.take_out(torrent).await);
             }
-            let removed = block_in_place(|| catalogue::remove(self.data, old, &self.data.lock()?));
+            let removed = block_in_place(|| retention::remove(self.data, old, &self.data.lock()?));
             if let Err(error) = removed {
-                warn!(snapshot = %old, "not removed: {error:#}");
+                warn!(snapshot = %old, "not removed: {}", Causes(&error));
             }
         }
         Ok(())

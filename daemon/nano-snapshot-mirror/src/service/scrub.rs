@@ -8,24 +8,22 @@
 mod schedule;
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::{BlockIndex, InfoHashV2};
 use bittorrent_store::{Scrub as Slice, ScrubCursor, TorrentStore};
-use serde::{Deserialize, Serialize};
+use file_kit::recorded_time::unix_seconds;
+use snapshot_store::{ScrubProgress, SnapshotDir};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::config::{self, Seconds};
-use crate::kit::clock::{self, unix_seconds};
 use crate::observe::events::message_id;
-use crate::store::catalogue;
-use crate::store::data_dir::write_atomically;
+use crate::text::Causes;
 
 pub(crate) use schedule::{Event, Scrubs};
 
@@ -65,65 +63,9 @@ impl Settings {
     }
 }
 
-/// Where the scrub of one snapshot stands: `scrub.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Standing {
-    /// The piece that is next; 0 between two scrubs.
-    pub(crate) piece: u32,
-    /// When the last one came to its end, in seconds since 1970.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) finished_at: Option<u64>,
-    /// Blocks that were found damaged, ever.
-    #[serde(default)]
-    pub(crate) damaged: u64,
-}
-
-impl Standing {
-    /// Of the snapshot in `dir`. A record that is missing or damaged only means to begin anew.
-    pub(crate) fn load(dir: &Path) -> Self {
-        let json = std::fs::read(place(dir)).ok();
-        json.and_then(|json| serde_json::from_slice(&json).ok())
-            .unwrap_or_default()
-    }
-
-    fn save(&self, dir: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).context("cannot write a record as JSON")?;
-        write_atomically(&place(dir), &json)
-    }
-
-    /// When the next scrub is due. An end that lies in the future is not believed.
-    fn due(&self, came: SystemTime, interval: Duration, now: SystemTime) -> SystemTime {
-        if self.piece > 0 {
-            return UNIX_EPOCH;
-        }
-        let finished = self
-            .finished_at
-            .and_then(|finished| UNIX_EPOCH.checked_add(Duration::from_secs(finished)))
-            .filter(|finished| clock::is_past(*finished, now));
-        // What came was hashed then.
-        finished.unwrap_or(came) + interval
-    }
-}
-
-/// Whether blocks of the snapshot in `dir` were found damaged when it was whole.
-pub(crate) fn found_damage(dir: &Path) -> bool {
-    Standing::load(dir).damaged > 0
-}
-
-/// Notes that so many blocks of the snapshot in `dir` were found damaged.
-pub(crate) fn note_damage(dir: &Path, blocks: u64) -> Result<()> {
-    let mut standing = Standing::load(dir);
-    standing.damaged = standing.damaged.saturating_add(blocks);
-    standing.save(dir)
-}
-
-fn place(dir: &Path) -> PathBuf {
-    dir.join("scrub.json")
-}
-
 /// The snapshot whose time has come, of those in these directories; the one that is late longest first.
 pub(crate) fn due<'a>(
-    snapshots: impl Iterator<Item = (InfoHashV2, &'a Path)>,
+    snapshots: impl Iterator<Item = (InfoHashV2, &'a SnapshotDir)>,
     settings: Settings,
     now: SystemTime,
 ) -> Option<InfoHashV2> {
@@ -131,7 +73,7 @@ pub(crate) fn due<'a>(
     snapshots
         .map(|(id, dir)| {
             (
-                Standing::load(dir).due(catalogue::came(dir), interval, now),
+                ScrubProgress::load(dir).due(dir.added_at(), interval, now),
                 id,
             )
         })
@@ -174,23 +116,23 @@ impl Scrub {
     pub(crate) fn start(
         id: InfoHashV2,
         store: Arc<TorrentStore>,
-        dir: PathBuf,
+        dir: SnapshotDir,
         rate: u64,
         from_start: bool,
     ) -> Result<Self> {
-        let mut standing = Standing::load(&dir);
+        let mut progress = ScrubProgress::load(&dir);
         if from_start {
-            standing.piece = 0;
+            progress.piece = 0;
         }
         let (say, news) = mpsc::channel(4);
         let (stop, stopped) = std_mpsc::channel();
-        info!(snapshot = %id, from_piece = standing.piece, rate_bytes = rate, "scrubbing");
+        info!(snapshot = %id, from_piece = progress.piece, rate_bytes = rate, "scrubbing");
         let work = Work {
             id,
             store,
             dir,
             rate: rate.max(1),
-            standing,
+            progress,
             summary: Summary::default(),
             stopped,
         };
@@ -225,9 +167,9 @@ impl Scrub {
 struct Work {
     id: InfoHashV2,
     store: Arc<TorrentStore>,
-    dir: PathBuf,
+    dir: SnapshotDir,
     rate: u64,
-    standing: Standing,
+    progress: ScrubProgress,
     summary: Summary,
     stopped: std_mpsc::Receiver<Infallible>,
 }
@@ -236,12 +178,12 @@ impl Work {
     fn run(mut self, say: &mpsc::Sender<News>) {
         // Refused to nobody; if it is, the scrub only rests less willingly.
         let _ = rustix::process::nice(19);
-        let mut cursor = ScrubCursor::at(self.standing.piece);
+        let mut cursor = ScrubCursor::at(self.progress.piece);
         let mut saved = Instant::now();
         loop {
             let begun = Instant::now();
             let slice = self.store.scrub_slice(&mut cursor, SLICE);
-            self.standing.piece = cursor.piece();
+            self.progress.piece = cursor.piece();
             let slice = match slice {
                 Ok(slice) => slice,
                 Err(error) => {
@@ -252,7 +194,7 @@ impl Work {
             };
             let heard = self.take(&slice, say);
             if slice.done {
-                self.standing.finished_at = Some(unix_seconds(SystemTime::now()));
+                self.progress.finished_at = Some(unix_seconds(SystemTime::now()));
                 self.save();
                 let _ = say.blocking_send(News::Ended(Ok(self.summary)));
                 return;
@@ -296,7 +238,7 @@ impl Work {
         }
         let found = slice.damage.len() as u64;
         self.summary.damaged += found;
-        self.standing.damaged += found;
+        self.progress.damaged += found;
         // At once: after a restart it tells that this was whole before.
         self.save();
         let blocks = slice.damage.iter().map(|damage| damage.block).collect();
@@ -304,8 +246,8 @@ impl Work {
     }
 
     fn save(&self) {
-        if let Err(error) = self.standing.save(&self.dir) {
-            warn!(snapshot = %self.id, "where the scrub stands is not kept: {error:#}");
+        if let Err(error) = self.progress.save(&self.dir) {
+            warn!(snapshot = %self.id, "cannot save scrub progress: {}", Causes(&error));
         }
     }
 }
@@ -329,6 +271,8 @@ pub(crate) fn log_end(id: InfoHashV2, ended: &Result<Summary>, took: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -338,64 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn a_scrub_is_due_an_interval_after_it_came_or_was_scrubbed_and_at_once_when_interrupted() {
-        let came = UNIX_EPOCH + HOUR;
-        let cases = [
-            (Standing::default(), came + HOUR),
-            (
-                Standing {
-                    finished_at: Some(3 * 3600),
-                    ..Standing::default()
-                },
-                UNIX_EPOCH + 4 * HOUR,
-            ),
-            (
-                Standing {
-                    piece: 7,
-                    finished_at: Some(3 * 3600),
-                    ..Standing::default()
-                },
-                UNIX_EPOCH,
-            ),
-        ];
-        let now = UNIX_EPOCH + 10 * HOUR;
-        for (standing, due) in cases {
-            assert_eq!(standing.due(came, HOUR, now), due, "{standing:?}");
-        }
-        // The clock was wrong when it ended.
-        for finished_at in [now + 10 * 365 * 24 * HOUR, now + 2 * HOUR].map(unix_seconds) {
-            let standing = Standing {
-                finished_at: Some(finished_at),
-                ..Standing::default()
-            };
-            assert_eq!(standing.due(came, HOUR, now), came + HOUR);
-        }
-        let never = Standing {
-            finished_at: Some(u64::MAX),
-            ..Standing::default()
-        };
-        assert_eq!(never.due(came, HOUR, now), came + HOUR);
-    }
-
-    #[test]
-    fn who_is_late_longest_is_first_and_nobody_when_it_is_off() {
+    fn the_latest_snapshot_is_first_and_none_when_scrubs_are_off() {
         let temp = tempfile::tempdir().unwrap();
-        let dirs: Vec<PathBuf> = (0..3)
+        let dirs: Vec<SnapshotDir> = (0..3)
             .map(|number| {
-                let dir = temp.path().join(number.to_string());
+                let dir = SnapshotDir::at(temp.path().join(number.to_string()));
                 std::fs::create_dir(&dir).unwrap();
-                let standing = Standing {
+                let progress = ScrubProgress {
                     finished_at: Some(1_000 - 100 * number),
-                    ..Standing::default()
+                    ..ScrubProgress::default()
                 };
-                standing.save(&dir).unwrap();
+                progress.save(&dir).unwrap();
                 dir
             })
             .collect();
-        let all = || {
-            let ids = (0..3).map(id);
-            ids.zip(dirs.iter().map(PathBuf::as_path))
-        };
+        let all = || (0..3).map(id).zip(dirs.iter());
         let settings = |interval| Settings { interval, rate: 1 };
         let at = |seconds| UNIX_EPOCH + HOUR + Duration::from_secs(seconds);
         let hourly = settings(Some(HOUR));
@@ -404,17 +305,5 @@ mod tests {
         assert_eq!(due(all(), hourly, at(5_000)), Some(id(2)));
         assert_eq!(due(all().take(2), hourly, at(5_000)), Some(id(1)));
         assert_eq!(due(all(), settings(None), at(5_000)), None);
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_read_begins_anew() {
-        let temp = tempfile::tempdir().unwrap();
-        assert!(!found_damage(temp.path()));
-        note_damage(temp.path(), 2).unwrap();
-        note_damage(temp.path(), 1).unwrap();
-        assert!(found_damage(temp.path()));
-        assert_eq!(Standing::load(temp.path()).damaged, 3);
-        std::fs::write(place(temp.path()), b"{").unwrap();
-        assert_eq!(Standing::load(temp.path()), Standing::default());
     }
 }

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use snapshot_pointer::{
     Poll, REPUBLISH_INTERVAL, RecordError, Republished, Succession, SuccessionError,
 };
+use snapshot_store::StreamName;
 use tracing::{debug, error, info, warn};
 
 use super::{Running, Service};
@@ -14,7 +15,7 @@ use crate::config::{self, Mistakes, Reloaded};
 use crate::kit::logging;
 use crate::pointers::followed::Followed;
 use crate::pointers::stream;
-use crate::store::data_dir::StreamName;
+use crate::text::Causes;
 
 /// Time to the next look-up while no pointer is known or none could be looked up; doubled each
 /// time, and never above the poll interval.
@@ -194,7 +195,12 @@ impl<'a> Service<'a> {
     pub(super) fn tell_left_behind(&self) {
         let linked = match self.data.streams_with_current() {
             Ok(linked) => linked,
-            Err(error) => return warn!("cannot look for links of former streams: {error:#}"),
+            Err(error) => {
+                return warn!(
+                    "cannot list the links of former streams: {}",
+                    Causes(&error)
+                );
+            }
         };
         for place in self.data.foreign_in_current().unwrap_or_default() {
             warn!(
@@ -205,8 +211,8 @@ impl<'a> Service<'a> {
         }
         for (name, snapshot) in linked {
             if self.streams.iter().all(|one| one.stream.name != name) {
+                let link = self.data.current_link(&name);
                 let name = name.as_str();
-                let link = self.data.root().join("current").join(name);
                 info!(
                     stream = name, %snapshot,
                     "no stream of the configuration is called {name}, and its snapshot is kept; \

@@ -6,11 +6,13 @@
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
+use snapshot_store::retention;
+use snapshot_store::retention::{Candidate, Worth};
 use tokio::task::block_in_place;
 use tracing::{info, warn};
 
 use super::Service;
-use crate::store::catalogue::{self, Held, State};
+use crate::text::Causes;
 
 /// Unfinished snapshots kept besides those that are wanted or being fetched.
 const UNFINISHED: usize = 2;
@@ -29,16 +31,16 @@ impl Service<'_> {
         let mut held = Vec::new();
         for id in ids {
             self.life.mirror.beat();
-            let entry = block_in_place(|| catalogue::look(self.data, id));
-            let state = entry.map_or(State::Untouchable, |entry| State::from(&entry));
-            held.push(Held::new(self.data, id, state));
+            let entry = block_in_place(|| snapshot_store::open(self.data, id));
+            let worth = entry.map_or(Worth::Untouchable, |entry| Worth::from(&entry));
+            held.push(Candidate::new(self.data, id, worth));
         }
         for old in surplus(&held) {
             self.life.mirror.beat();
             info!(snapshot = %old, "removing an unfinished snapshot: newer ones are kept");
-            let removed = block_in_place(|| catalogue::remove(self.data, old, &self.data.lock()?));
+            let removed = block_in_place(|| retention::remove(self.data, old, &self.data.lock()?));
             if let Err(error) = removed {
-                warn!(snapshot = %old, "cannot remove an unfinished snapshot: {error:#}");
+                warn!(snapshot = %old, "cannot remove an unfinished snapshot: {}", Causes(&error));
             }
         }
         Ok(())
@@ -47,12 +49,12 @@ impl Service<'_> {
 
 /// The unfinished and damaged snapshots that are too many, the oldest first. What is whole, in use or
 /// pinned is not counted.
-fn surplus(held: &[Held]) -> Vec<InfoHashV2> {
-    let mut unfinished: Vec<&Held> = held
+fn surplus(held: &[Candidate]) -> Vec<InfoHashV2> {
+    let mut unfinished: Vec<&Candidate> = held
         .iter()
-        .filter(|held| held.state == State::Remnant && !held.pinned)
+        .filter(|held| held.worth == Worth::Remnant && !held.pinned)
         .collect();
-    unfinished.sort_by_key(|held| (held.since, held.id));
+    unfinished.sort_by_key(|held| (held.added_at, held.id));
     let most = unfinished.len().saturating_sub(UNFINISHED);
     unfinished.iter().take(most).map(|held| held.id).collect()
 }
@@ -63,11 +65,11 @@ mod tests {
 
     use super::*;
 
-    fn held(byte: u8, state: State) -> Held {
-        Held {
+    fn held(byte: u8, worth: Worth) -> Candidate {
+        Candidate {
             id: InfoHashV2::from_bytes([byte; 32]),
-            state,
-            since: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(byte)),
+            worth,
+            added_at: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(byte)),
             size: 10,
             pinned: byte == 1,
         }
@@ -76,15 +78,15 @@ mod tests {
     #[test]
     fn the_newest_unfinished_ones_stay() {
         let states = [
-            State::Remnant, // Pinned.
-            State::Whole,
-            State::Remnant,
-            State::Untouchable,
-            State::Remnant,
-            State::Remnant,
-            State::Remnant,
+            Worth::Remnant, // Pinned.
+            Worth::Whole,
+            Worth::Remnant,
+            Worth::Untouchable,
+            Worth::Remnant,
+            Worth::Remnant,
+            Worth::Remnant,
         ];
-        let all: Vec<Held> = (1..).zip(states).map(|(n, state)| held(n, state)).collect();
+        let all: Vec<Candidate> = (1..).zip(states).map(|(n, state)| held(n, state)).collect();
         let going = |count| -> Vec<u8> {
             let going = surplus(&all[..count]);
             going.iter().map(|id| id.as_bytes()[0]).collect()

@@ -4,12 +4,14 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
+use file_kit::fs::write_atomically;
 use snapshot_pointer::{MainlineDht, NodeSettings, StartError};
+use snapshot_store::DataDir;
 use tracing::warn;
 
 use crate::config::HostPort;
 use crate::config::{self, Origin};
-use crate::store::data_dir::{DataDir, write_atomically};
+use crate::text::Causes;
 use crate::transfer::network::Role;
 use crate::transfer::session::log_replaced_port;
 
@@ -90,6 +92,6 @@ pub(super) fn save_contacts(data: &DataDir, contacts: &[SocketAddr]) {
         .collect();
     // Without them the next start is only slower.
     if let Err(error) = write_atomically(&data.dht_nodes(), lines.as_bytes()) {
-        warn!("cannot save DHT contacts: {error:#}");
+        warn!("cannot save DHT contacts: {}", Causes(&error));
     }
 }

@@ -2,22 +2,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::Metainfo;
 use bittorrent_store::required_space;
+use snapshot_store::{DataDir, space};
+use snapshot_store::{SnapshotDir, shortage_of};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::catalogue;
-use crate::store::data_dir::DataDir;
-use crate::store::space::{self, Shortage};
 use crate::text::Bytes;
 
 /// Time between two checks of free space.
@@ -87,7 +85,7 @@ impl<'a> DiskPauses<'a> {
         stop: &CancellationToken,
     ) -> Result<bool> {
         let pause = DiskPause {
-            needed: error.downcast_ref::<Shortage>().map_or_else(
+            needed: shortage_of(error.as_ref()).map_or_else(
                 || still_needed(&self.data.snapshot(self.id)),
                 |shortage| shortage.needed,
             ),
@@ -133,9 +131,9 @@ impl<'a> DiskPauses<'a> {
 }
 
 /// Estimates how much is still to be written of the snapshot in `dir`, bytes.
-fn still_needed(dir: &Path) -> u64 {
-    catalogue::read_info(dir).map_or(TO_BEGIN, |info| {
+fn still_needed(dir: &SnapshotDir) -> u64 {
+    dir.read_info().map_or(TO_BEGIN, |info| {
         let total = required_space(&Metainfo::from_info(info.into()));
-        space::remaining(total, dir)
+        space::remaining(total, dir.path())
     })
 }

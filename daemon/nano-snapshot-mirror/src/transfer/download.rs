@@ -5,7 +5,6 @@
 mod content;
 mod directory;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +14,10 @@ use bittorrent_protocol::metainfo::Info;
 use bittorrent_protocol::{InfoHashV2, InfoHashes, MAX_INFO_LEN};
 use bittorrent_session::{TorrentHandle, TorrentStatus};
 use bittorrent_store::TorrentStore;
+use directory::{DirectoryClaim, DirectoryError, Repair};
+use snapshot_store::{
+    DataDir, Generation, Mark, SnapshotDir, is_out_of_space, is_temporary, repair,
+};
 use tokio::sync::watch;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -22,15 +25,11 @@ use tracing::{debug, info, warn};
 
 use crate::ledger::policy::{LedgerPolicy, refuses_files};
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::catalogue::{self, Generation};
-use crate::store::data_dir::DataDir;
-use crate::store::space;
 use crate::text::{Bytes, Count};
 use crate::transfer::disk_pause::{DiskPauses, PausedDownloads};
 use crate::transfer::network::Network;
 use crate::transfer::reuse::{OpenStore, Reuse};
 use crate::transfer::snapshot_torrent::{SnapshotTorrent, swarms};
-use directory::{DirectoryClaim, DirectoryError, Repair};
 
 /// Time between two checks of free space during a download.
 const FLOOR_EVERY: Duration = Duration::from_millis(100);
@@ -95,7 +94,7 @@ pub(crate) async fn download(
                 info!(snapshot = %fetch.id, "stopped; the last attempt had failed: {error:#}");
                 return Ok(DownloadOutcome::Stopped);
             }
-            Err(error) if space::is_lacking(&error) && fetch.may_wait(&wanted) => error,
+            Err(error) if is_out_of_space(error.as_ref()) && fetch.may_wait(&wanted) => error,
             other => return other,
         };
         let over = CancellationToken::new();
@@ -134,7 +133,7 @@ impl Download<'_> {
 
     /// Downloads once. Repairs a damaged directory first; if that does not help, moves all of it away.
     async fn run(&self) -> Result<DownloadOutcome> {
-        let mut remedies = [catalogue::heal as Repair, catalogue::give_up].into_iter();
+        let mut remedies = [repair::repair as Repair, repair::set_aside_all].into_iter();
         loop {
             match self.attempt(&mut remedies).await {
                 Err(error) if matches!(error.downcast_ref(), Some(DirectoryError::Repaired)) => {}
@@ -160,7 +159,7 @@ impl Download<'_> {
         let (data, id, stop) = (self.data.clone(), self.id, self.stop.clone());
         let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         let reuse = spawn_blocking(move || Reuse::find(&data, id, &open, &stop)).await?;
-        let joined = if catalogue::is_created(&dir) {
+        let joined = if dir.is_created() {
             self.resume(&dir, &reuse).await
         } else {
             self.start_from_hash(&dir, &reuse).await
@@ -168,12 +167,13 @@ impl Download<'_> {
         let joined = match joined {
             Err(error)
                 if matches!(error.downcast_ref(), Some(DirectoryError::Unusable))
-                    && !catalogue::is_passing(&error) =>
+                    && !is_temporary(error.as_ref()) =>
             {
                 let Some(remedy) = remedies.next() else {
                     return Err(error);
                 };
-                block_in_place(|| remedy(self.data, self.id, &error, &lock))?;
+                let why = format!("{error:#}");
+                block_in_place(|| remedy(self.data, self.id, &why, &lock))?;
                 return Err(error.context(DirectoryError::Repaired));
             }
             other => other?,
@@ -232,14 +232,14 @@ impl Download<'_> {
 
     async fn offer_part(&self) -> Result<Option<SnapshotTorrent>> {
         let dir = self.data.snapshot(self.id);
-        if !catalogue::is_created(&dir) || catalogue::must_be_read(&dir) {
+        if !dir.is_created() || Mark::Unread.is_set(&dir) {
             return Ok(None);
         }
         let Some(lock) = self.data.own_snapshot(self.id)? else {
             return Ok(None);
         };
         let owned = dir.clone();
-        let store = Arc::new(spawn_blocking(move || catalogue::take_up(&owned)).await??);
+        let store = Arc::new(spawn_blocking(move || owned.open()).await??);
         if store.verified_blocks() == 0 {
             return Ok(None);
         }
@@ -259,16 +259,14 @@ impl Download<'_> {
     }
 
     /// Continues with what an earlier run left.
-    async fn resume(&self, dir: &Path, reuse: &Reuse) -> Result<Option<Joined>> {
-        if let Some(reason) =
-            refuses_files(&catalogue::read_info(dir).context(DirectoryError::Unusable)?)
-        {
+    async fn resume(&self, dir: &SnapshotDir, reuse: &Reuse) -> Result<Option<Joined>> {
+        if let Some(reason) = refuses_files(&dir.read_info().context(DirectoryError::Unusable)?) {
             bail!("cannot resume snapshot {}: {reason}", self.id);
         }
-        let owned = dir.to_owned();
-        let store = spawn_blocking(move || catalogue::take_up(&owned)).await?;
+        let owned = dir.clone();
+        let store = spawn_blocking(move || owned.open()).await?;
         let store = Arc::new(store.context(DirectoryError::Unusable)?);
-        if catalogue::must_be_read(dir) && !self.verify_content(&store, dir).await? {
+        if Mark::Unread.is_set(dir) && !self.verify_content(&store, dir).await? {
             return Ok(None);
         }
         info!(snapshot = %self.id, held_bytes = held_bytes(&store), "resuming");
@@ -283,7 +281,7 @@ impl Download<'_> {
     }
 
     /// Starts with nothing but the hash.
-    async fn start_from_hash(&self, dir: &Path, reuse: &Reuse) -> Result<Option<Joined>> {
+    async fn start_from_hash(&self, dir: &SnapshotDir, reuse: &Reuse) -> Result<Option<Joined>> {
         let hashes = InfoHashes {
             v2: self.id,
             v1: None,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bittorrent_session::{ConnectionLimits, EngineConfig, RateLimits, SessionHandle};
+use file_kit::recorded_time::unix_seconds;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::kit::clock::unix_seconds;
 use crate::transfer::quota::Allowance;
 
 /// Returns the rate limits for this moment: those of an open schedule window, else the configured ones,

@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use snapshot_store::DataDir;
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use crate::config::Config;
 use crate::kit::control_client as client;
-use crate::store::data_dir::DataDir;
 
 /// The most addresses to take from an answer.
 const MOST: usize = 8;

@@ -11,13 +11,13 @@ use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{Session, TorrentHandle};
 use port_mapping::PortMappingStatus;
 use snapshot_pointer::{Dht as _, MainlineDht};
+use snapshot_store::DataDir;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use crate::config::{Config, Live, Origin};
-use crate::store::data_dir::DataDir;
 use crate::text::Causes;
 use crate::transfer::announce::Announcer;
 use crate::transfer::dht::{dht_port, save_contacts, start_dht};

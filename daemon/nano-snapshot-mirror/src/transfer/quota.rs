@@ -19,17 +19,18 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+use snapshot_store::{DataDir, layout};
 use tracing::{info, warn};
 
 use crate::observe::report;
-use crate::store::data_dir::{DataDir, write_atomically};
 use crate::text::Bytes;
+use file_kit::fs::write_atomically;
 
 /// The name of the file.
-const FILE: &str = "monthly-upload.json";
+const FILE: &str = layout::MONTHLY_UPLOAD;
 
 /// The former name of the file, which is read if there is no other and removed after the next write.
-const FORMER_FILE: &str = "given-this-month.json";
+const FORMER_FILE: &str = layout::OLD_MONTHLY_UPLOAD;
 
 /// The shortest time between two writes, in seconds.
 const SAVE_INTERVAL: u64 = 60;
@@ -181,7 +182,7 @@ impl Counts {
                 .collect(),
         };
         let text = serde_json::to_vec(&file).context("cannot write JSON")?;
-        write_atomically(path, &text)
+        Ok(write_atomically(path, &text)?)
     }
 
     /// Returns the bytes uploaded in the present month.

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::{ReuseSources, StoreError, TorrentStore};
+use snapshot_store::{DataDir, DirLock, Entry, Mark, SnapshotDir};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::store::catalogue::{self, Entry};
-use crate::store::data_dir::{DataDir, DirLock};
 use crate::text::Causes;
 
 /// A snapshot that this process has open.
@@ -35,12 +34,12 @@ impl Reuse {
         stop: &CancellationToken,
     ) -> Self {
         let mut ids = data.snapshot_ids().unwrap_or_else(|error| {
-            warn!("cannot list snapshots, reusing none: {error:#}");
+            warn!("cannot list snapshots, reusing none: {}", Causes(&error));
             Vec::new()
         });
         ids.retain(|id| *id != wanted);
         // One day's ledger is most like the one of the day before.
-        ids.sort_by_key(|id| Reverse((catalogue::came(&data.snapshot(*id)), *id)));
+        ids.sort_by_key(|id| Reverse((data.snapshot(*id).added_at(), *id)));
         let (stores, held): (Vec<_>, Vec<_>) = ids
             .into_iter()
             .filter(|_| !stop.is_cancelled())
@@ -66,16 +65,16 @@ fn open_locked(
     if let Some((_, store)) = open.iter().find(|(known, _)| *known == id) {
         return Some((store.clone(), data.share_snapshot(id).ok()??));
     }
-    match catalogue::look(data, id)? {
-        Entry::Whole(generation) | Entry::Mending(generation) => {
+    match snapshot_store::open(data, id)? {
+        Entry::Whole(generation) | Entry::Degraded(generation) => {
             Some((generation.store, generation.lock))
         }
         // A download that was abandoned when the pointer changed.
         Entry::Partial => {
             let dir = data.snapshot(id);
             let lock = data.own_snapshot(id).ok()??;
-            let known = catalogue::is_created(&dir) && !catalogue::must_be_read(&dir);
-            let store = known.then(|| catalogue::take_up(&dir).ok()).flatten()?;
+            let known = dir.is_created() && !Mark::Unread.is_set(&dir);
+            let store = known.then(|| dir.open().ok()).flatten()?;
             Some((Arc::new(store), lock))
         }
         Entry::Refused(_) | Entry::Busy | Entry::Damaged(_) | Entry::Unavailable(_) => None,
@@ -113,7 +112,7 @@ fn indexed(
     // If this process dies before it removes the directory, the next start does.
     let (scratch, _ours) = data.new_build()?;
     let sources = ReuseSources::new(stores.to_vec());
-    let indexed = sources.with_index(&scratch, &*catalogue::io(), &|| !stop.is_cancelled());
+    let indexed = sources.with_index(&scratch, &*SnapshotDir::io(), &|| !stop.is_cancelled());
     // The index stays usable: an unlinked file exists until it is closed.
     fs::remove_dir_all(&scratch)?;
     Ok(indexed)
@@ -138,15 +137,15 @@ mod tests {
         };
         let name = "segment";
         let mut draft =
-            Draft::begin(&build, name, Shape::SingleFile, cut, catalogue::io()).unwrap();
+            Draft::begin(&build, name, Shape::SingleFile, cut, SnapshotDir::io()).unwrap();
         let mut source = content;
         draft.add_file(&[], &mut source, &mut |_| true).unwrap();
         let id = draft.finish(|builder| builder).unwrap().info().hashes().v2;
         let place = data.adopt(&build, id, &data.lock().unwrap()).unwrap();
         let came = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * (20_000 + days));
-        let metadata = File::open(place.join("snapshot.torrent")).unwrap();
+        let metadata = File::open(place.metadata_path()).unwrap();
         metadata.set_modified(came).unwrap();
-        (id, Arc::new(catalogue::take_up(&place).unwrap()))
+        (id, Arc::new(place.open().unwrap()))
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! The torrent of one snapshot in the session, with the lock on its directory.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
 use bittorrent_protocol::{BlockIndex, InfoHashV2, InfoHashes, SwarmHash};
 use bittorrent_session::{AddError, TorrentHandle, TorrentStatus};
 use bittorrent_store::TorrentStore;
+use snapshot_store::{DirLock, Generation, SnapshotDir};
 use tokio_util::sync::DropGuard;
 use tracing::info;
 
-use crate::store::catalogue::Generation;
-use crate::store::data_dir::DirLock;
 use crate::text::Bytes;
 use crate::transfer::network::Network;
 
@@ -19,7 +17,7 @@ use crate::transfer::network::Network;
 pub(crate) struct SnapshotTorrent {
     pub(crate) id: InfoHashV2,
     pub(crate) store: Arc<TorrentStore>,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: SnapshotDir,
     handle: TorrentHandle,
     lock: DirLock,
     _announcements: Vec<DropGuard>,
@@ -78,7 +76,7 @@ impl SnapshotTorrent {
 
     /// Lets other processes read the directory, once its content is complete.
     pub(super) fn share_directory(&self) -> Result<()> {
-        self.lock.share()
+        Ok(self.lock.share()?)
     }
 
     pub(crate) fn status(&self) -> TorrentStatus {

@@ -11,26 +11,23 @@ use anyhow::{Context as _, Result};
 use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_store::create::{Cut, hash_path};
 use bittorrent_store::{StoreError, TorrentStore};
+use snapshot_store::layout::LEDGER;
+use snapshot_store::{DataDir, Mark, SnapshotDir};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::catalogue;
-use crate::store::data_dir::DataDir;
 use crate::text::Causes;
 
 /// Bytes to copy between two checks for a stop request.
 const COPY_STEP: u64 = 64 << 20;
-
-/// The ledger that `--extract` writes there.
-const EXTRACTED: &str = "data.ldb";
 
 /// Returns the file that may be the content of this torrent.
 pub(crate) fn find(data: &DataDir, info: &Info) -> Option<PathBuf> {
     // The name of a torrent is a safe file name by construction.
     let path = data.root().join(info.name());
     let found = path.symlink_metadata().ok()?;
-    let fits = info.is_single_file() && info.name() != EXTRACTED;
+    let fits = info.is_single_file() && info.name() != LEDGER;
     (fits && found.is_file() && found.len() == info.layout().content_length()).then_some(path)
 }
 
@@ -78,9 +75,10 @@ pub(crate) fn recognise(
 /// Copies the file into the store. The caller must verify the blocks afterwards; a mark on disk records
 /// that, should the process crash. Returns `false` after a stop request.
 pub(crate) fn copy(path: &Path, store: &TorrentStore, stop: &CancellationToken) -> Result<bool> {
-    catalogue::note_unread(store.directory())?;
+    let dir = SnapshotDir::at(store.directory());
+    Mark::Unread.set(&dir)?;
     let info = store.info();
-    let to = catalogue::only_file(store.directory(), &info).context("no file to copy to")?;
+    let to = dir.only_file(&info).context("no file to copy to")?;
     let failed = || format!("cannot copy {} to {}", path.display(), to.display());
     let mut from = File::open(path).with_context(failed)?;
     let mut to_file = File::options().write(true).open(&to).with_context(failed)?;

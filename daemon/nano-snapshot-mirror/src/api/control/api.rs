@@ -18,6 +18,7 @@ use serde::Deserialize;
 use service_kit::control_socket::ControlListener;
 use service_kit::http_server::{EventStreams, Host, events, json, refuse, serve};
 use snapshot_pointer::MainlineDht;
+use snapshot_store::DataDir;
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
 use tokio::sync::{mpsc, oneshot};
@@ -25,10 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Denied, Reply, Request, dht};
-use crate::commands::status;
 use crate::observe::report::ReportWatch;
-use crate::store::data_dir::DataDir;
-use crate::store::pins;
+use crate::text::Causes;
 
 /// The longest body of a request, in bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -160,9 +159,12 @@ async fn get_peers(State(api): State<Arc<Api>>) -> Response {
 
 async fn get_snapshots(State(api): State<Arc<Api>>) -> Response {
     let data = api.data.clone();
-    match tokio::task::spawn_blocking(move || status::snapshots(&data)).await {
+    match tokio::task::spawn_blocking(move || snapshot_store::inventory::snapshots(&data)).await {
         Ok(Ok(snapshots)) => json(StatusCode::OK, &snapshots),
-        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:#}")),
+        Ok(Err(error)) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &Causes(&error).to_string(),
+        ),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
@@ -244,9 +246,9 @@ async fn pin(api: &Api, snapshot: &str, pinned: bool) -> Response {
         Err(refused) => return *refused,
     };
     let data = api.data.clone();
-    match tokio::task::spawn_blocking(move || pins::set(&data, id, pinned)).await {
+    match tokio::task::spawn_blocking(move || data.pin(id, pinned)).await {
         Ok(Ok(changed)) => json(StatusCode::OK, &serde_json::json!({ "changed": changed })),
-        Ok(Err(error)) => refuse(StatusCode::CONFLICT, &format!("{error:#}")),
+        Ok(Err(error)) => refuse(StatusCode::CONFLICT, &Causes(&error).to_string()),
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

@@ -12,7 +12,6 @@ use service_kit::http_server::{bytes_as, refuse};
 
 use super::Site;
 use crate::observe::report::StreamReport;
-use crate::store::catalogue;
 
 pub(super) async fn first_magnet(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
@@ -62,7 +61,7 @@ async fn give_magnet(site: &Site, stream: Option<&StreamReport>) -> Response {
         return none();
     };
     let dir = site.data.snapshot(id);
-    let info = tokio::task::spawn_blocking(move || catalogue::read_info(&dir).ok());
+    let info = tokio::task::spawn_blocking(move || dir.read_info().ok());
     let mut link = format!("magnet:?xt=urn:btmh:1220{id}");
     if let Ok(Some(info)) = info.await {
         // Writing to a String cannot fail.
@@ -97,7 +96,7 @@ fn none() -> Response {
 
 async fn give_torrent(site: &Site, id: InfoHashV2) -> Response {
     let dir = site.data.snapshot(id);
-    let read = tokio::task::spawn_blocking(move || catalogue::read_torrent(&dir));
+    let read = tokio::task::spawn_blocking(move || dir.read_torrent());
     let Ok(Ok((bytes, _))) = read.await else {
         return refuse(StatusCode::NOT_FOUND, "that snapshot is not held here");
     };

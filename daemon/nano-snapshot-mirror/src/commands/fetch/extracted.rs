@@ -6,17 +6,17 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
+use file_kit::Temporary;
+use file_kit::json_file;
 use ledger_archive::Extracted as Archived;
 use serde::{Deserialize, Serialize};
+use snapshot_store::{DataDir, Mark};
 use tracing::info;
 
 use crate::commands::install::place::{LedgerPlace, Old, open_alone};
 use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::refuse_replacement;
 use crate::ledger::unpack;
-use crate::store::catalogue;
-use crate::store::data_dir::{DataDir, write_atomically};
-use crate::store::temporary::Temporary;
 
 /// `extracted.json`: which snapshot `data.ldb` was when it was put there, so that the same is not
 /// fetched again, and a ledger that a node wrote to is not taken for one that can be fetched again. It is
@@ -67,17 +67,13 @@ pub(super) enum New {
 }
 
 impl Extracted {
-    fn place(data: &DataDir) -> PathBuf {
-        data.root().join("extracted.json")
-    }
-
     fn load(data: &DataDir) -> Option<Self> {
-        serde_json::from_slice(&fs::read(Self::place(data)).ok()?).ok()
+        json_file::read_or_default(&data.extracted())
     }
 
     /// Whether `data.ldb` is this snapshot, untouched since it was put there.
     pub(super) fn is_current(data: &DataDir, id: InfoHashV2) -> bool {
-        let there = data.root().join("data.ldb").metadata();
+        let there = data.ledger().metadata();
         Self::load(data)
             .zip(there.ok())
             .is_some_and(|(noted, there)| {
@@ -107,7 +103,7 @@ impl Extracted {
         if let Err(error) = refuse_replacement(place.ledger(), &path, allow_older) {
             match new {
                 // The archive cannot be extracted again: the ledger waits for a run with --allow-older.
-                New::Archived(archived) if !catalogue::is_discarded(&data.snapshot(id)) => {
+                New::Archived(archived) if !Mark::Discarded.is_set(&data.snapshot(id)) => {
                     archived.remove()?;
                 }
                 _ => {}
@@ -140,10 +136,9 @@ impl Extracted {
             newest: Record::of(id.to_string(), &metadata),
             replaces,
         };
-        let json = serde_json::to_vec_pretty(&noted)?;
-        write_atomically(&Self::place(data), &json)?;
+        json_file::write(&data.extracted(), &noted)?;
         place.replace(old, |ledger| match new {
-            New::Copy(temporary, _) => temporary.put(ledger),
+            New::Copy(temporary, _) => Ok(temporary.put(ledger)?),
             New::Archived(archived) => {
                 unpack::tell(id, &archived.install()?);
                 Ok(())

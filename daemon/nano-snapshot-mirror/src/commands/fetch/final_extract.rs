@@ -7,6 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::TorrentStore;
+use snapshot_store::{
+    DataDir, Entry, LedgerRecord, Mark, ScrubProgress, SnapshotDir, StoreLock, space,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -19,12 +22,6 @@ use crate::ledger::published::{Damaged, Published};
 use crate::ledger::unpack::{Unpack, Unpacked};
 use crate::pointers::stream::Stream;
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::service::scrub;
-use crate::store::catalogue::{self, Entry};
-use crate::store::data_dir::{DataDir, StoreLock};
-use crate::store::ledger_record::LedgerRecord;
-use crate::store::pins;
-use crate::store::space;
 
 /// What is done after seeding ended, with the network closed.
 pub(super) struct FinalExtract<'a> {
@@ -49,8 +46,8 @@ impl FinalExtract<'_> {
             );
         };
         let dir = data.snapshot(id);
-        let info = catalogue::read_info(&dir)?;
-        catalogue::note_discarded(&dir)?;
+        let info = dir.read_info()?;
+        Mark::Discarded.set(&dir)?;
         let unpack = Unpack::new(data, id, self.policy, self.display, self.stop.clone());
         let unpacked = unpack.whole(&info, true);
         let archived = match unpacked {
@@ -97,9 +94,9 @@ impl FinalExtract<'_> {
         Extracted::complete(&place)?;
         let lock = self.data.lock()?;
         let dir = self.data.snapshot(self.id);
-        let has_left = catalogue::is_discarded(&dir)
-            || catalogue::read_info(&dir).is_ok_and(|info| {
-                catalogue::ledger_path(&dir, &info)
+        let has_left = Mark::Discarded.is_set(&dir)
+            || dir.read_info().is_ok_and(|info| {
+                dir.ledger_path(&info)
                     .is_some_and(|content| content.symlink_metadata().is_err())
             });
         if has_left {
@@ -115,17 +112,19 @@ impl FinalExtract<'_> {
         let (data, id) = (self.data, self.id);
         let place = LedgerPlace::of_data_dir(data.root())?;
         let lock = data.lock()?;
-        let Some(Entry::Whole(generation)) = catalogue::look(data, id) else {
+        let Some(Entry::Whole(generation)) = snapshot_store::open(data, id) else {
             bail!("snapshot {id} went away before it could be extracted");
         };
-        let content = catalogue::plain_ledger(&generation.dir, &generation.store.info())
+        let content = generation
+            .dir
+            .plain_ledger(&generation.store.info())
             .context("the snapshot is no plain ledger")?;
         let size = generation.store.layout().content_length();
         let dir = generation.dir;
         let dir_lock = generation.lock;
         drop(generation.store);
         drop(dir_lock);
-        let pinned = pins::is_pinned(&dir);
+        let pinned = Mark::Pinned.is_set(&dir);
         let owned = data
             .own_snapshot(id)?
             .filter(|_| !pinned && may_move(&content, place.parent()));
@@ -138,7 +137,7 @@ impl FinalExtract<'_> {
                 !self.stop.is_cancelled()
             });
             drop(meter);
-            let store = || catalogue::take_up(&dir).map(Arc::new);
+            let store = || Ok(Arc::new(dir.open()?));
             if !compared.map_err(|error| note_damage(error, store, &dir, self.stop))? {
                 return Ok(Ended::Interrupted);
             }
@@ -191,7 +190,7 @@ impl FinalExtract<'_> {
 pub(super) fn note_damage(
     error: anyhow::Error,
     store: impl FnOnce() -> Result<Arc<TorrentStore>>,
-    dir: &Path,
+    dir: &SnapshotDir,
     stop: &CancellationToken,
 ) -> anyhow::Error {
     if Damaged::of(&error).is_none() {
@@ -200,7 +199,7 @@ pub(super) fn note_damage(
     let find = || -> Result<usize> {
         let verification = store()?.verify_all(&|_| !stop.is_cancelled())?;
         let found = verification.damaged.len();
-        scrub::note_damage(dir, found as u64)?;
+        ScrubProgress::add_damage(dir, found as u64)?;
         Ok(found)
     };
     match find() {

@@ -23,17 +23,16 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-
+use file_kit::Temporary;
+use file_kit::fs::sync_dir;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::node_lock::{NodeLock, who_has_open};
-use crate::store::data_dir::sync_dir;
-use crate::store::temporary::Temporary;
 
 /// What a node calls its ledger.
-pub(crate) const LEDGER: &str = "data.ldb";
+pub(crate) use snapshot_store::layout::LEDGER;
 
 /// The mode of a ledger that replaces none, as a node would make it.
 const NODE_MODE: u32 = 0o600;
@@ -160,7 +159,7 @@ impl LedgerPlace {
             }
         }
         Temporary::remove_leftovers(ledger);
-        sync_dir(self.parent())
+        Ok(sync_dir(self.parent())?)
     }
 
     /// Removes what an interrupted extraction of an archive to this place left. What cannot be removed
@@ -240,7 +239,7 @@ impl LedgerPlace {
             }
             return Err(error);
         }
-        sync_dir(self.parent())
+        Ok(sync_dir(self.parent())?)
     }
 
     fn back_up(&self) -> Result<Kept> {
@@ -278,10 +277,10 @@ impl LedgerPlace {
         let (ledger, backup) = (&self.ledger, self.backup());
         if !is_there(ledger) {
             rename(&backup, ledger)?;
-            return sync_dir(self.parent());
+            return Ok(sync_dir(self.parent())?);
         }
         match rustix::fs::renameat_with(CWD, &backup, CWD, ledger, RenameFlags::EXCHANGE) {
-            Ok(()) => sync_dir(self.parent()),
+            Ok(()) => Ok(sync_dir(self.parent())?),
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.exchange_by_renames(),
             Err(error) => Err(error).with_context(|| {
                 format!(
@@ -314,7 +313,7 @@ impl LedgerPlace {
         }
         sync_dir(self.parent())?;
         rename(&aside, ledger)?;
-        sync_dir(self.parent())
+        Ok(sync_dir(self.parent())?)
     }
 
     /// Gives the backup to the node's owner where root left it.

@@ -10,27 +10,26 @@ use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::create::{Cut, Draft, Shape};
 use bittorrent_store::{Condition, Inspection, StoreError};
+use file_kit::recorded_time::unix_seconds;
+use file_kit::space::occupied;
 use ledger_archive::{ExtractError, ExtractOptions, LedgerFormat, PackError, PackOptions};
 use nano_ledger::{LedgerPosition, LiveLedger};
+use snapshot_store::{
+    Counts, DataDir, DirLock, LedgerRecord, SnapshotDir, SnapshotInfo, Stage, StreamName, space,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::copy;
 use super::copying::{self, ClearAtEnd, Killed};
 use super::download::Downloaded;
-use super::making::{Making, Stage};
+use super::making::Making;
 use super::memory::{Memory, Origin, Recipe};
 use super::pieces;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
 use crate::config::Config;
-use crate::kit::clock::unix_seconds;
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_publication};
 use crate::progress::{Meter, ProgressDisplay, WorkKind};
-use crate::store::catalogue;
-use crate::store::data_dir::{DataDir, DirLock, StreamName};
-use crate::store::ledger_record::{Counts, LedgerRecord};
-use crate::store::snapshot_info::SnapshotInfo;
-use crate::store::space;
 use crate::text::Bytes;
 
 /// The archive of this name was downloaded, and mirrors would refuse to extract it. The context of an error, by which the exit code is
@@ -65,7 +64,7 @@ impl Built {
         let Inspection {
             metainfo,
             condition,
-        } = catalogue::inspect(&dir).ok()?;
+        } = dir.inspect().ok()?;
         (condition == Condition::Sealed).then(|| Self {
             id,
             length: metainfo.info().layout().content_length(),
@@ -92,7 +91,7 @@ pub(super) fn snapshot(
     display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Option<Built>> {
-    let stream = StreamName::of_salt(&args.salt());
+    let stream = StreamName::of_salt(args.salt().as_bytes());
     let memory = Memory::of(data, &stream);
     let recipe = Recipe::of(args);
     let published = published_last(data, &stream)?;
@@ -124,9 +123,7 @@ pub(super) fn snapshot(
                 pieces::refuse_too_short(args.piece_length, size)?;
             }
             let found = Making::find(data, &stream, &recipe, &path, &ledger)?;
-            let there = found
-                .as_ref()
-                .map_or(0, |found| space::occupied(&found.dir));
+            let there = found.as_ref().map_or(0, |found| occupied(&found.dir));
             // What cannot be gone on with is in the way of what is begun.
             data.clean_incoming()?;
             ensure_space(data, layout, size, there)?;
@@ -218,7 +215,7 @@ fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64, there: u64) -> R
         LayoutArg::TarZst => "the copy of the ledger and its archive",
     };
     let needed = space_needed(layout, ledger).saturating_sub(there);
-    space::ensure(data, needed, purpose)
+    Ok(space::ensure(data, needed, purpose)?)
 }
 
 /// What is made of a source.
@@ -426,7 +423,7 @@ impl Work<'_> {
             name,
             shape,
             cut,
-            catalogue::io(),
+            SnapshotDir::io(),
         )?)
     }
 
@@ -491,7 +488,7 @@ impl Work<'_> {
         let snapshot = content.info.to_json().context("cannot write JSON")?;
         let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
         if let Some(record) = &content.record {
-            record.save(&self.build.dir)?;
+            record.save(&SnapshotDir::at(&self.build.dir))?;
         }
         let metainfo = store.metainfo();
         drop(store);
@@ -619,8 +616,8 @@ impl Build {
         })
     }
 
-    fn adopt(self, data: &DataDir, id: InfoHashV2) -> Result<PathBuf> {
-        data.adopt(&self.dir, id, &data.lock()?)
+    fn adopt(self, data: &DataDir, id: InfoHashV2) -> Result<SnapshotDir> {
+        Ok(data.adopt(&self.dir, id, &data.lock()?)?)
     }
 }
 

@@ -10,12 +10,12 @@ use bittorrent_store::StoreError;
 use bittorrent_store::create::Draft;
 use ledger_archive::{ExtractError, ExtractOptions};
 use nano_ledger::LiveLedger;
+use snapshot_store::{Stage, space};
 use tokio_util::sync::CancellationToken;
 
 use super::copying::{Copying, PIPE, Rest};
-use super::making::{Checkpoints, Making, Stage};
+use super::making::{Checkpoints, Making};
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::space;
 
 /// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
 pub(super) fn into_draft(
@@ -124,7 +124,9 @@ pub(super) fn out_of_archive(
         if let Some(len) = progress.ledger_len {
             if meter.is_none() {
                 let needed = len.saturating_sub(progress.ledger_bytes);
-                short = space::ensure(dir, needed, "the ledger in the archive").err();
+                short = space::ensure(dir, needed, "the ledger in the archive")
+                    .map_err(anyhow::Error::from)
+                    .err();
             }
             meter
                 .get_or_insert_with(|| display.start(WorkKind::ExtractLedger, len))

@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_session::{HttpClient, HttpError, HttpUrl, next_chunk};
+use file_kit::json_file;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use ledger_archive::LedgerFormat;
 use serde::{Deserialize, Serialize};
+use snapshot_store::{DataDir, StreamName, space};
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::memory::Resource;
 use crate::progress::{ProgressDisplay, WorkKind};
-use crate::store::data_dir::{DataDir, StreamName, write_atomically};
-use crate::store::space;
 use crate::text::Bytes;
 
 /// Attempts in a row that bring nothing before it is given up.
@@ -83,7 +83,7 @@ pub(super) async fn fetch(
     display: &ProgressDisplay,
     stop: &CancellationToken,
 ) -> Result<Fetched> {
-    let dir = data.root().join("downloads");
+    let dir = data.downloads();
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
     let download = Download {
@@ -166,7 +166,7 @@ impl Download<'_> {
 
     /// What of it is here, if the rest of it can be asked for.
     fn noted(&self) -> Option<Part> {
-        let mut part: Part = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
+        let mut part = json_file::read_or_default::<Option<Part>>(&self.note)?;
         let there = self.part.metadata().map_or(0, |metadata| metadata.len());
         part.synced = part.synced.min(there);
         (part.resource.is_at(self.url) && self.validator(&part.resource).is_some()).then_some(part)
@@ -188,11 +188,11 @@ impl Download<'_> {
         block_in_place(|| {
             file.sync_data()
                 .with_context(|| format!("cannot sync {}", self.part.display()))?;
-            let json = serde_json::to_vec_pretty(&Part {
+            let part = Part {
                 resource: resource.clone(),
                 synced,
-            })?;
-            write_atomically(&self.note, &json)
+            };
+            Ok(json_file::write(&self.note, &part)?)
         })
     }
 

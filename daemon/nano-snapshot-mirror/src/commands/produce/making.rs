@@ -8,52 +8,35 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use file_kit::fs::sync_dir;
+use file_kit::json_file;
+use file_kit::recorded_time::unix_seconds;
 use nano_ledger::LiveLedger;
 use serde::{Deserialize, Serialize};
+use snapshot_store::{BuildRecord, DataDir, DirLock, Stage, StreamName};
 use tracing::{info, warn};
 
 use super::memory::{Origin, Recipe};
-use crate::kit::clock::unix_seconds;
-use crate::store::data_dir::{DataDir, DirLock, StreamName, sync_dir, write_atomically};
 use crate::text::Bytes;
 
 /// How old a whole copy of a ledger that changed since may be and still be published: what comes of it is
 /// what the interrupted run would have published.
 pub(super) const FRESH: Duration = Duration::from_secs(6 * 3600);
 
-/// How far a snapshot in the making is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Stage {
-    /// The copy has so many bytes on disk, of the ledger in this state.
-    Copying { durable: u64, state: String },
-    /// The copy is whole and on disk.
-    Copied,
-    /// It is being changed in place. An interruption leaves neither the copy nor what is published.
-    Changing,
-    /// It is what is to be published, and on disk.
-    Changed,
-}
-
+/// What is recorded about how a snapshot is made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Noted {
-    /// The directory in `incoming/`.
-    build: String,
-    /// The copy below it.
-    copy: PathBuf,
+struct Ingredients {
     recipe: Recipe,
-    /// When the copy was begun, in seconds since 1970.
-    begun: u64,
-    stage: Stage,
-    /// What it is a copy of, when it is whole.
+    /// What the copy is of, once it is whole.
     origin: Option<Origin>,
 }
+
+type Record = BuildRecord<Ingredients>;
 
 /// A snapshot in the making.
 pub(super) struct Making {
     place: PathBuf,
-    noted: Noted,
+    noted: Record,
 }
 
 /// What an interrupted run left.
@@ -64,11 +47,6 @@ pub(super) struct Found {
 }
 
 impl Making {
-    fn place(data: &DataDir, stream: &StreamName) -> PathBuf {
-        data.produced()
-            .join(format!("{}.making.json", stream.as_str()))
-    }
-
     /// A snapshot that is begun now in the directory `build` with a copy in `copy`. Nothing is written
     /// yet.
     pub(super) fn begin(
@@ -80,23 +58,25 @@ impl Making {
     ) -> Self {
         let name = build.file_name().unwrap_or_default();
         Self {
-            place: Self::place(data, stream),
-            noted: Noted {
+            place: data.build_record(stream),
+            noted: Record {
                 build: name.to_string_lossy().into_owned(),
                 copy: copy.strip_prefix(build).unwrap_or(copy).to_owned(),
-                recipe: recipe.clone(),
                 begun: unix_seconds(SystemTime::now()),
                 stage: Stage::Changing,
-                origin: None,
+                making: Ingredients {
+                    recipe: recipe.clone(),
+                    origin: None,
+                },
             },
         }
     }
 
     /// Forgets what got into the store in the moment before it was forgotten.
     pub(super) fn tidy(data: &DataDir, stream: &StreamName) {
-        let place = Self::place(data, stream);
-        let read = || serde_json::from_slice::<Noted>(&fs::read(&place).ok()?).ok();
-        if read().is_some_and(|noted| !data.incoming().join(noted.build).is_dir()) {
+        let place = data.build_record(stream);
+        let noted: Option<Record> = json_file::read_or_default(&place);
+        if noted.is_some_and(|noted| !data.incoming().join(noted.build).is_dir()) {
             // It is in nobody's way.
             let _ = fs::remove_file(&place);
         }
@@ -111,9 +91,9 @@ impl Making {
         path: &Path,
         ledger: &LiveLedger,
     ) -> Result<Option<Found>> {
-        let place = Self::place(data, stream);
-        let read = || serde_json::from_slice::<Noted>(&fs::read(&place).ok()?).ok();
-        let Some(noted) = read() else {
+        let place = data.build_record(stream);
+        let noted: Option<Record> = json_file::read_or_default(&place);
+        let Some(noted) = noted else {
             // Unreadable it would only keep a directory from being cleaned.
             let _ = fs::remove_file(&place);
             return Ok(None);
@@ -143,7 +123,7 @@ impl Making {
     }
 
     pub(super) fn origin(&self) -> Option<&Origin> {
-        self.noted.origin.as_ref()
+        self.noted.making.origin.as_ref()
     }
 
     /// When the copy was begun, in seconds since 1970.
@@ -154,11 +134,10 @@ impl Making {
     /// Notes how far it is. What the stage says must be on disk.
     pub(super) fn reach(&mut self, stage: Stage) -> Result<()> {
         self.noted.stage = stage;
-        let json = serde_json::to_vec_pretty(&self.noted).context("cannot write JSON")?;
         if let Some(dir) = self.place.parent() {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        write_atomically(&self.place, &json)
+        Ok(json_file::write(&self.place, &self.noted)?)
     }
 
     /// Makes the whole copy at `copied` durable and notes what it is of.
@@ -169,7 +148,7 @@ impl Making {
         if let Some(dir) = copied.parent() {
             sync_dir(dir)?;
         }
-        self.noted.origin = Some(origin);
+        self.noted.making.origin = Some(origin);
         self.reach(Stage::Copied)
     }
 
@@ -202,7 +181,7 @@ impl Found {
         ledger: &LiveLedger,
     ) -> Result<Option<&'static str>> {
         let noted = &self.making.noted;
-        if noted.recipe != *recipe {
+        if noted.making.recipe != *recipe {
             return Ok(Some("it was to be made in another way"));
         }
         Ok(match &noted.stage {
@@ -222,7 +201,7 @@ impl Found {
                 let now = Origin::of_ledger(path, path)?;
                 let age = unix_seconds(SystemTime::now()).checked_sub(noted.begun);
                 let fresh = age.is_some_and(|age| age < FRESH.as_secs());
-                match &noted.origin {
+                match &noted.making.origin {
                     Some(origin) if *origin == now => None,
                     Some(origin) if !origin.is_same_ledger(&now) => {
                         Some("it was of another ledger")

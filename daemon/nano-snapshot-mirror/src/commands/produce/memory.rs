@@ -8,13 +8,14 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_session::HttpUrl;
+use file_kit::json_file;
+use file_kit::recorded_time::unix_seconds;
 use nano_ledger::LedgerFile;
 use serde::{Deserialize, Deserializer, Serialize};
+use snapshot_store::{DataDir, StreamName};
 
 use super::making::FRESH;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
-use crate::kit::clock::unix_seconds;
-use crate::store::data_dir::{DataDir, StreamName, write_atomically};
 
 /// The state of what a snapshot is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,9 +163,8 @@ fn yes() -> bool {
 
 impl Memory {
     pub(super) fn of(data: &DataDir, stream: &StreamName) -> Self {
-        let name = format!("{}.json", stream.as_str());
         Self {
-            place: data.produced().join(name),
+            place: data.last_produced(stream),
         }
     }
 
@@ -224,16 +224,15 @@ impl Memory {
     }
 
     fn read(&self) -> Option<Noted> {
-        serde_json::from_slice(&std::fs::read(&self.place).ok()?).ok()
+        json_file::read_or_default(&self.place)
     }
 
     fn write(&self, noted: &Noted) -> Result<()> {
-        let json = serde_json::to_vec_pretty(noted).context("cannot write JSON")?;
         if let Some(dir) = self.place.parent() {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        write_atomically(&self.place, &json)
+        Ok(json_file::write(&self.place, noted)?)
     }
 }
 
@@ -245,7 +244,7 @@ mod tests {
     fn only_the_same_made_in_the_same_way_is_remembered() {
         let temp = tempfile::tempdir().unwrap();
         let data = DataDir::create(Some(temp.path())).unwrap();
-        let memory = Memory::of(&data, &StreamName::of_salt(&"daily".parse().unwrap()));
+        let memory = Memory::of(&data, &StreamName::of_salt(b"daily"));
         let made = |created, transaction| Origin::Ledger {
             path: "/var/lib/nano/data.ldb".into(),
             inode: 5,
@@ -268,7 +267,7 @@ mod tests {
         assert_eq!(memory.made_of(&origin(4), &recipe("plain")), None);
         assert_eq!(memory.made_of(&made(Some(2), 3), &recipe("plain")), None);
         assert_eq!(memory.made_of(&origin(3), &recipe("tar.zst")), None);
-        let other = Memory::of(&data, &StreamName::of_salt(&"weekly".parse().unwrap()));
+        let other = Memory::of(&data, &StreamName::of_salt(b"weekly"));
         assert_eq!(other.made_of(&origin(3), &recipe("plain")), None);
 
         // Until it is published, it waits for that even when the ledger moved on; not for ever.

@@ -52,6 +52,8 @@ fn lengths() -> impl Iterator<Item = PieceLength> {
 mod tests {
     use bittorrent_store::create::{Cut, Draft, Shape};
 
+    use snapshot_store::SnapshotDir;
+
     use super::*;
 
     #[test]
@@ -87,7 +89,7 @@ mod tests {
             hybrid: true,
         };
         let name = "n".repeat(200);
-        let io = crate::store::catalogue::io();
+        let io = SnapshotDir::io();
         let mut draft = Draft::begin(temp.path(), &name, Shape::SingleFile, cut, io).unwrap();
         let pieces = 100;
         let content = vec![1; pieces * PieceLength::MIN.bytes() as usize];

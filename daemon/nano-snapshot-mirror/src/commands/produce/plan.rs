@@ -5,13 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use nano_ledger::{LiveLedger, minimum_node_version, summarize};
+use snapshot_store::{DataDir, StreamName, space};
 
 use super::build::{self, Built};
 use super::memory::{Memory, Origin, Recipe};
 use super::pieces;
 use crate::cli::{LayoutArg, ProduceArgs};
-use crate::store::data_dir::{DataDir, StreamName};
-use crate::store::space;
 use crate::text::{Bytes, Count};
 
 /// A line for each value. Nothing is copied, signed or asked of any network.
@@ -41,7 +40,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
         ),
         Err(error) => line("content", &format_args!("not readable just now: {error}")),
     }
-    let memory = Memory::of(data, &StreamName::of_salt(&args.salt()));
+    let memory = Memory::of(data, &StreamName::of_salt(args.salt().as_bytes()));
     let origin = Origin::of_ledger(path, path)?;
     let held = memory
         .made_of(&origin, &Recipe::of(args))
@@ -67,7 +66,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
         LayoutArg::Plain => pieces::refuse_too_short(args.piece_length, size),
         LayoutArg::TarZst => Ok(()),
     };
-    match &fits.and_then(|()| space::ensure(data, needed, "the snapshot")) {
+    match &fits.and_then(|()| Ok(space::ensure(data, needed, "the snapshot")?)) {
         Ok(()) => line("would", &"copy the ledger, hash it, sign and publish"),
         Err(error) => line("would", &format_args!("fail: {error}")),
     }

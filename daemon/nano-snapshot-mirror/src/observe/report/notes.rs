@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bittorrent_protocol::InfoHashV2;
+use file_kit::recorded_time::unix_seconds;
 use snapshot_pointer::{Choice, Decision, Poll, Record, Refusal};
 
 use super::{AuthorityReport, RefusedItem, VoteState};
-use crate::kit::clock::unix_seconds;
 use crate::pointers::stream;
 use crate::text::Causes;
 

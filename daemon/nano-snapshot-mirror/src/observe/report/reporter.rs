@@ -7,9 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_session::{Phase as SessionPhase, TorrentHandle, TorrentStatus};
+use file_kit::recorded_time::unix_seconds;
 use service_kit::http_server::Updates;
 use service_kit::watchdog::Pulse;
 use snapshot_pointer::{Decision, Poll, Record};
+use snapshot_store::{SnapshotInfo, StreamName, space};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -22,12 +24,9 @@ use super::{
     Addresses, DiskReport, MonthReport, PeerReport, PortMapping, Problem, RateHistory, Report,
     ServicePhase, StreamReport, TorrentReport, TorrentState, TransferTotals, VoteState, WorkReport,
 };
-use crate::kit::clock::unix_seconds;
+
 use crate::pointers::stream::Stream;
 use crate::progress::{ProgressDisplay, RunningWork};
-use crate::store::data_dir::StreamName;
-use crate::store::snapshot_info::SnapshotInfo;
-use crate::store::space;
 use crate::text::Causes;
 use crate::transfer::download::metadata_too_long;
 use crate::transfer::network::Network;

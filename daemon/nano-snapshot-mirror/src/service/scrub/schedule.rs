@@ -1,7 +1,6 @@
 //! Which snapshot is scrubbed now: one at a time, those that were asked for before those that are due.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bittorrent_protocol::InfoHashV2;
@@ -102,7 +101,7 @@ impl Scrubs {
         let dirs = seeding
             .values()
             .filter(whole)
-            .map(|torrent| (torrent.id, Path::new(&torrent.dir)));
+            .map(|torrent| (torrent.id, &torrent.dir));
         let chosen = asked.or_else(|| due(dirs, self.settings, SystemTime::now()));
         let Some(torrent) = chosen.and_then(|id| seeding.get(&id)) else {
             return;

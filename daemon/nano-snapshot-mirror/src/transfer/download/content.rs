@@ -1,19 +1,19 @@
 //! The content of a snapshot that is downloaded: creates its files, verifies what is there, and measures free space.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_store::{StoreError, TorrentStore, required_space};
+use snapshot_store::space::Shortage;
+use snapshot_store::{Mark, SnapshotDir, space};
 use tokio::task::spawn_blocking;
 use tracing::debug;
 
 use super::Download;
 use super::directory::DirectoryError;
 use crate::progress::WorkKind;
-use crate::store::catalogue;
-use crate::store::space::{self, Shortage};
 use crate::transfer::reuse::Reuse;
 use crate::transfer::swarm_leftover;
 
@@ -29,7 +29,7 @@ impl Download<'_> {
     pub(super) async fn verify_content(
         &self,
         store: &Arc<TorrentStore>,
-        dir: &Path,
+        dir: &SnapshotDir,
     ) -> Result<bool> {
         let meter = self
             .display
@@ -46,7 +46,10 @@ impl Download<'_> {
             })
         });
         match verified.await? {
-            Ok(_) => catalogue::was_read(dir).map(|()| true),
+            Ok(_) => {
+                Mark::Unread.clear(dir)?;
+                Ok(true)
+            }
             Err(StoreError::Cancelled) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -57,7 +60,7 @@ impl Download<'_> {
     pub(super) async fn create_content(
         &self,
         info: Arc<Info>,
-        dir: &Path,
+        dir: &SnapshotDir,
         reuse: &Reuse,
     ) -> Result<Option<Arc<TorrentStore>>> {
         if let Some(reason) = self.policy.refuses_claim(&info) {
@@ -78,9 +81,9 @@ impl Download<'_> {
         if nothing_held {
             space::ensure(self.data, required_space(&meta), "the snapshot")?;
         }
-        let place = dir.to_owned();
+        let place = dir.clone();
         let sources = reuse.sources().clone();
-        let store = spawn_blocking(move || sources.create(&place, &meta, catalogue::io()));
+        let store = spawn_blocking(move || sources.create(place.path(), &meta, SnapshotDir::io()));
         let (store, clones) = store.await?.context(DirectoryError::Unusable)?;
         debug!(snapshot = %self.id, ?clones, "created the files");
         if !nothing_held {
@@ -118,7 +121,8 @@ impl Download<'_> {
     }
 
     pub(super) fn ensure_space(&self, store: &TorrentStore) -> Result<()> {
-        space::ensure(self.data, needed(store, store.space_needed()?), REST)
+        space::ensure(self.data, needed(store, store.space_needed()?), REST)?;
+        Ok(())
     }
 
     /// Fails before free space falls below the reserve, judging by what was used since the last check.

@@ -1,17 +1,17 @@
 //! The directory of a snapshot that is downloaded: who works on it, and what helps when it is damaged.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bittorrent_protocol::InfoHashV2;
+use snapshot_store::{
+    DataDir, DirLock, Entry, Generation, SnapshotDir, SnapshotStoreError, repair,
+};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 use tracing::info;
 
 use super::Download;
-use crate::store::catalogue::{self, Entry, Generation};
-use crate::store::data_dir::{DataDir, DirLock};
 
 /// Time between two attempts to claim a directory that another process uses.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub(super) enum DirectoryClaim {
 }
 
 /// A way to repair the directory of a snapshot.
-pub(super) type Repair = fn(&DataDir, InfoHashV2, &anyhow::Error, &DirLock) -> Result<()>;
+pub(super) type Repair = fn(&DataDir, InfoHashV2, &str, &DirLock) -> Result<(), SnapshotStoreError>;
 
 /// The context of an error.
 #[derive(Debug)]
@@ -49,26 +49,26 @@ impl std::fmt::Display for DirectoryError {
 
 impl Download<'_> {
     /// Creates the directory and locks it. Waits while another process works there.
-    pub(super) async fn claim_directory(&self, dir: &Path) -> Result<DirectoryClaim> {
+    pub(super) async fn claim_directory(&self, dir: &SnapshotDir) -> Result<DirectoryClaim> {
         let mut logged = false;
         loop {
             {
                 let _lock = self.data.lock()?;
-                catalogue::clear_place(self.data, self.id)?;
+                repair::clear_path(self.data, self.id)?;
                 // Not the directories above it: if they are missing, a disk was unmounted.
                 match std::fs::create_dir(dir) {
                     Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                         return Err(error)
                             .with_context(|| format!("cannot create {}", dir.display()));
                     }
-                    _ => catalogue::unlock(dir),
+                    _ => repair::allow_owner(dir),
                 }
                 if let Some(lock) = self.data.own_snapshot(self.id)? {
                     return Ok(DirectoryClaim::Ours(lock));
                 }
             }
             // If others may read it, it is complete.
-            let entry = block_in_place(|| catalogue::look(self.data, self.id));
+            let entry = block_in_place(|| snapshot_store::open(self.data, self.id));
             if let Some(Entry::Whole(generation)) = entry {
                 return Ok(DirectoryClaim::Whole(Box::new(generation)));
             }

@@ -1,38 +1,38 @@
-//! `x-snapshot`: what a producer says in the info dictionary about the ledger in a snapshot.
+//! `x-snapshot`: what a producer claims in the info dictionary about the ledger in a snapshot.
 //!
-//! JSON, because that is what the deployed producer writes there; we keep its key
-//! `original_filename`. Being part of the info dictionary it is covered by the snapshot's hash and
-//! so by the authority's signature. It is a claim all the same: verification reads the ledger.
+//! It is JSON with the key `original_filename`, as the deployed producer writes it. As part of the info dictionary it
+//! is covered by the snapshot's hash, and so by the authority's signature. It remains a claim: verification reads the
+//! ledger.
 
 use nano_ledger::{LedgerSummary, minimum_node_version};
 use serde::{Deserialize, Serialize};
 
-/// The longest `x-snapshot` that is read; ours have some 150 bytes.
+/// The longest `x-snapshot` that is read, in bytes; ours have about 150.
 const MAX_LEN: usize = 64 * 1024;
 
-/// What a producer says about a snapshot. Unknown keys are left alone, missing ones are `None`.
+/// What a producer claims about a snapshot. Unknown keys are ignored, missing ones are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SnapshotInfo {
-    /// Name of the file the snapshot was made from.
+pub struct SnapshotInfo {
+    /// The name of the file that the snapshot was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) original_filename: Option<String>,
-    /// Version of the ledger's tables, from its `meta` table.
+    pub original_filename: Option<String>,
+    /// The version of the ledger's tables, from its `meta` table.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) store_version: Option<u32>,
+    pub store_version: Option<u32>,
     /// The oldest node release that opens this ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) minimum_node_version: Option<String>,
+    pub minimum_node_version: Option<String>,
     /// Blocks in the ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) block_count: Option<u64>,
-    /// Blocks the network had confirmed for good.
+    pub block_count: Option<u64>,
+    /// Blocks that the network had cemented.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cemented_count: Option<u64>,
+    pub cemented_count: Option<u64>,
 }
 
 impl SnapshotInfo {
-    /// What to say about a ledger that holds `summary`.
-    pub(crate) fn of(original_filename: &str, summary: &LedgerSummary) -> Self {
+    /// Returns what to claim about a ledger with this summary.
+    pub fn of(original_filename: &str, summary: &LedgerSummary) -> Self {
         Self {
             original_filename: Some(original_filename.to_owned()),
             store_version: Some(summary.store_version),
@@ -42,17 +42,17 @@ impl SnapshotInfo {
         }
     }
 
-    /// What to say about an archive that nobody looked into.
-    pub(crate) fn of_archive(original_filename: &str) -> Self {
+    /// Returns what to claim about an archive whose content was not read.
+    pub fn of_archive(original_filename: &str) -> Self {
         Self {
             original_filename: Some(original_filename.to_owned()),
             ..Self::default()
         }
     }
 
-    /// What there was more of before, for a person: confirmed blocks never become fewer, and other blocks
-    /// hardly.
-    pub(crate) fn shrank_from(&self, before: &Self) -> Option<String> {
+    /// Describes what an earlier snapshot had more of. Cemented blocks never become fewer, and other blocks hardly
+    /// ever.
+    pub fn shrank_from(&self, before: &Self) -> Option<String> {
         let counts = [
             (
                 "cemented blocks",
@@ -67,14 +67,18 @@ impl SnapshotInfo {
         })
     }
 
-    /// The bytes for the info dictionary: the same for the same content.
-    pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+    /// Returns the bytes for the info dictionary, always the same for the same content.
+    ///
+    /// # Errors
+    ///
+    /// Never in practice: all fields have a JSON form.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(self)
     }
 
-    /// Reads what a producer wrote; `None` for what is no such JSON. Nothing depends on it, so a
-    /// producer's slip here must not keep a snapshot from being mirrored.
-    pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
+    /// Parses what a producer wrote; returns `None` for anything else. Nothing depends on it, so a producer's mistake
+    /// here does not keep a snapshot from being mirrored.
+    pub fn parse(raw: &[u8]) -> Option<Self> {
         if raw.len() > MAX_LEN {
             return None;
         }
@@ -114,7 +118,7 @@ mod tests {
         let now = |blocks, cemented| counts(blocks, cemented).shrank_from(&before);
         assert_eq!(now(Some(5966), Some(5926)), None);
         assert_eq!(now(Some(5967), Some(5927)), None);
-        // Whoever says nothing is not held to anything.
+        // A producer without a claim cannot fall behind.
         assert_eq!(now(None, None), None);
         let text = now(Some(5460), Some(5926)).unwrap();
         assert_eq!(text, "5460 blocks, 5966 before");
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn other_producers_say_less_or_more() {
+    fn other_producers_claim_less_or_more() {
         let theirs = br#"{"original_filename": "Nano_64_2026.7z", "version": 1}"#;
         let info = SnapshotInfo::parse(theirs).unwrap();
         assert_eq!(info.original_filename.as_deref(), Some("Nano_64_2026.7z"));

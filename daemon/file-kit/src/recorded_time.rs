@@ -1,20 +1,20 @@
-//! Times as files, reports and programs elsewhere take them.
+//! Times that files record, which may come from a clock that was wrong when they were written.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How far ahead of the clock a recorded time may be without being wrong: clocks are set back a little
-/// all the time.
-const TOLERANCE: Duration = Duration::from_secs(3600);
+/// How far ahead of the clock a recorded time may be and still be accepted: clocks are set back by small amounts all
+/// the time.
+pub const TOLERANCE: Duration = Duration::from_secs(3600);
 
-/// Whole seconds since 1970; 0 for a clock that stands before.
-pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+/// Returns whole seconds since 1970; 0 for a time before.
+pub fn unix_seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
 }
 
-/// Whether a recorded time may be true, at `now`. One that lies in the future comes from a clock that was
-/// wrong once.
-pub(crate) fn is_past(recorded: SystemTime, now: SystemTime) -> bool {
+/// Returns whether a recorded time is plausible at `now`. A time more than [`TOLERANCE`] in the future was recorded
+/// by a clock that was wrong.
+pub fn is_past(recorded: SystemTime, now: SystemTime) -> bool {
     recorded <= now + TOLERANCE
 }
 
