@@ -64,7 +64,7 @@ with subtest("a reload takes over what has changed, and refuses mistakes, withou
     mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"3s\"/' {CONFIG}", f"systemctl reload {UNIT}")
     retry(lambda _: logged(mirror, "now in effect: poll-interval"), 30)
     mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"never\"/' {CONFIG}", f"systemctl reload {UNIT}")
-    retry(lambda _: logged(mirror, "going on with the one before"), 30)
+    retry(lambda _: logged(mirror, "keeping the one in effect"), 30)
     t.assertEqual(before, mirror.succeed(f"systemctl show -P MainPID {UNIT}"))
     mirror.succeed(f"sed -i 's/^poll-interval.*/poll-interval = \"2s\"/' {CONFIG}")
 

@@ -130,7 +130,10 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
         Some(Command::Config(_)) => out!("{}", config::effective(loaded)),
         // All mistakes of single values end the program before this.
         Some(Command::CheckConfig(args)) => match config::unusable(loaded, args.elsewhere) {
-            None => outln!("nothing is wrong with the configuration"),
+            None => match &loaded.file {
+                Some(file) => outln!("{} is fine", Printable(file.display())),
+                None => outln!("there is no configuration file; the defaults are fine"),
+            },
             Some(mistake) => {
                 errln!("error: {}", Printable(mistake));
                 return Ok(Ended::Told(MISTAKEN));

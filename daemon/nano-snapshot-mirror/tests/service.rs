@@ -224,7 +224,7 @@ fn a_reload_takes_what_can_change_and_refuses_what_is_wrong() {
     mirror.signal(Signal::HUP);
     common::eventually("the refusal", || {
         let said = mirror.stderr();
-        said.contains("going on with the one before").then(|| {
+        said.contains("keeping the one in effect").then(|| {
             assert!(
                 said.contains(&format!("{}:1: poll-interval", file.display())),
                 "{said}"

@@ -1,5 +1,4 @@
-//! Commands for the running mirror: a Unix socket that speaks HTTP and JSON, and the way from there to
-//! the mirror's loop.
+//! Commands for the running mirror: HTTP and JSON over a Unix socket, and the channel from the server to the mirror's loop.
 
 mod api;
 pub(crate) mod dht;
@@ -12,46 +11,46 @@ pub(crate) use api::Api;
 
 use crate::config::Reloaded;
 
-/// Requests that may wait for the mirror's loop.
+/// Requests in the queue of the mirror's loop, at most.
 pub(crate) const WAITING: usize = 16;
 
-/// What the mirror's loop may be asked.
+/// A request to the mirror's loop.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Look at the store and at the pointers now.
+    /// Check the store and look up the pointers now.
     Refresh(Reply<()>),
     /// Read the configuration again.
     Reload(Reply<Reloaded>),
-    /// Take up a snapshot that another process has put into the store.
+    /// Seed a snapshot that another process has put into the store.
     AddSnapshot(InfoHashV2, Reply<Added>),
     /// Read a seeded snapshot and compare it with its hashes, from its start, before those that are
     /// due.
     Scrub(InfoHashV2, Reply<()>),
 }
 
-/// Where the answer goes. Whoever asked may have gone; then nobody needs it.
+/// The channel for the answer. The client may have disconnected; then the answer is dropped.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Denied>>;
 
-/// A request was not carried out.
+/// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// There is no such snapshot here.
+    /// The store has no such snapshot.
     Unknown(String),
-    /// It is there, and it is not as it must be.
+    /// The snapshot is not in the state that the request needs.
     Unfit(String),
 }
 
-/// What became of a snapshot that was to be taken up.
+/// The answer to [`Request::AddSnapshot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Added {
-    /// It was seeded before.
+    /// Whether the mirror already seeded it.
     pub(crate) before: bool,
 }
 
-/// The loop's end of the way.
+/// The receiving end of the queue.
 pub(crate) type Requests = mpsc::Receiver<Request>;
 
-/// The way from the servers to the mirror's loop.
+/// Creates the queue from the servers to the mirror's loop.
 pub(crate) fn requests() -> (mpsc::Sender<Request>, Requests) {
     mpsc::channel(WAITING)
 }

@@ -1,5 +1,4 @@
-//! What anybody may look at: status page, metrics, health, and the way to the snapshots. Read-only, on
-//! TCP, on this machine alone unless told otherwise.
+//! The read-only HTTP server: status page, metrics, health, magnet links and torrent files. Listens on this machine alone by default.
 
 mod metrics;
 mod page;
@@ -31,17 +30,17 @@ use crate::observe::report::{Report, ReportWatch, TorrentState};
 use file_kit::recorded_time::unix_seconds;
 use page::Scene;
 
-/// A mirror that has not reported for so long hangs.
+/// A mirror whose last report is older than this hangs.
 const ALIVE: Duration = Duration::from_secs(60);
 
-/// Between two drawings pushed to one page.
+/// The time between two updates of one page.
 const REDRAW: Duration = Duration::from_secs(2);
 
-/// Maps that one page shows, and how long one may take.
+/// Piece maps on one page at most, and the time that one may take.
 const MAPS: usize = 4;
 const MAP_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What is answered, by path; `docs/openapi-http.json` describes it.
+/// The routes; `docs/openapi-http.json` describes them.
 fn routes() -> [(&'static str, MethodRouter<Arc<Site>>); 11] {
     [
         ("/", get(get_page)),
@@ -68,7 +67,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Answers until the mirror stops.
+    /// Serves until the mirror stops.
     pub(crate) async fn serve(self, listener: TcpListener, hosts: Hosts) -> Result<()> {
         let stop = self.stop.clone();
         listener
@@ -95,7 +94,7 @@ impl Site {
             .with_state(Arc::new(self))
     }
 
-    /// The page's middle, or all of it with a script that may run.
+    /// Renders the middle of the page, or with a nonce the whole page, whose script may run by that nonce.
     async fn draw(&self, nonce: Option<&str>) -> String {
         let report = self.watching.report();
         let maps = self.maps(&report).await;
@@ -133,7 +132,7 @@ impl Site {
 async fn get_page(State(site): State<Arc<Site>>) -> Response {
     let mut random = [0; 16];
     if let Err(error) = getrandom::fill(&mut random) {
-        warn!(%error, "no randomness for a page");
+        warn!(%error, "cannot get random bytes for a page");
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "no randomness");
     }
     let nonce = data_encoding::HEXLOWER.encode(&random);
@@ -174,11 +173,11 @@ async fn get_metrics(State(site): State<Arc<Site>>) -> Response {
     bytes_as(kind, StatusCode::OK, text.into_bytes())
 }
 
-/// Whether it is worth letting the mirror go on: its loop comes round.
+/// Answers 200 while the mirror's loop makes progress, and 503 when it hangs and should be restarted.
 async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
     let silent = unix_seconds(SystemTime::now()).saturating_sub(report.now);
-    // A start may take long.
+    // A start may take a long time.
     if silent > ALIVE.as_secs() && report.phase != crate::observe::report::ServicePhase::Starting {
         let text = format!("the mirror's loop has not come round for {silent} s");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, &text);
@@ -190,7 +189,7 @@ async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
     )
 }
 
-/// Whether the mirror does what it is for, and why not.
+/// Answers 200 when the mirror is ready, and else 503 with the reasons.
 async fn get_readyz(State(site): State<Arc<Site>>) -> Response {
     let report = site.watching.report();
     let answer = serde_json::json!({

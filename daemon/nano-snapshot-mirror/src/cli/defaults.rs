@@ -86,7 +86,7 @@ mod tests {
             ("http", "[default: 127.0.0.1:9109]"),
             ("dht-port", "[default: 6882]"),
             ("log-level", "[default: info]"),
-            ("authority", "[default: the one of the public stream]"),
+            ("authority", "[default: the key of the public stream]"),
         ] {
             let help = help(flag);
             assert!(help.ends_with(default), "--{flag}: {help}");

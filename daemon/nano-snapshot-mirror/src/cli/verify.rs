@@ -21,7 +21,7 @@ pub(crate) struct VerifyArgs {
     /// Refuse ledgers of other store versions: one, or a range (21-24)
     #[arg(long, value_name = "VERSION", value_parser = written::versions)]
     pub(crate) store_version: Option<RangeInclusive<u32>>,
-    /// Number that picks the sample of level l2, to repeat one [default: one nobody knows before]
+    /// Number that picks the sample of level l2, to repeat one [default: random]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]

@@ -5,22 +5,21 @@ use figment::value::Value;
 use super::section::KeyType;
 use super::values::{quoted, write};
 
-/// Stands for what whoever looks on is not shown.
+/// Replaces what is not shown.
 const HIDDEN: &str = "…(hidden)";
 
-/// A program and its arguments. Of these, parts are often a secret: a token, a password, a URL with one.
-/// The program is shown, so that one sees what is run.
+/// A program and its arguments. Arguments may contain a secret: a token, a password, a URL with one. Only the program is shown.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct HookCommand(Vec<String>);
 
 impl HookCommand {
-    /// The program and its arguments; nothing when there is none.
+    /// Returns the program and its arguments; empty without a command.
     pub(crate) fn words(&self) -> &[String] {
         &self.0
     }
 }
 
-/// As it is shown: a log is for whoever looks on.
+/// Formats the command without its arguments, since logs may contain it.
 impl std::fmt::Debug for HookCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.show_publicly().unwrap_or_default())
@@ -57,7 +56,7 @@ impl KeyType for HookCommand {
 
     fn show_publicly(&self) -> Option<String> {
         let program = self.0.iter().take(1).map(String::as_str);
-        // One for all: how many there are is nobody's business either.
+        // One word for all arguments, so that their number is hidden as well.
         let arguments = (self.0.len() > 1).then_some(HIDDEN);
         Some(list(program.chain(arguments)))
     }

@@ -1,4 +1,4 @@
-//! The configuration of a running service, and what happens when it is read anew.
+//! The configuration of a running service, and how a reload changes it.
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ pub(crate) struct Live {
     config: watch::Sender<Arc<Config>>,
 }
 
-/// What came of reading anew: paths of keys.
+/// The result of a reload: paths of keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Reloaded {
-    /// Now in effect.
+    /// Keys whose new values are in effect.
     pub(crate) changed: Vec<String>,
-    /// Different in the sources, and as before in effect until the next start.
+    /// Keys whose new values take effect at the next start.
     pub(crate) at_restart: Vec<String>,
 }
 
 impl Live {
-    /// Begins with what was loaded at the start.
+    /// Starts with the configuration that was loaded at the start.
     pub(crate) fn new(sources: Sources, loaded: &Loaded) -> Self {
         Self {
             sources,
@@ -35,12 +35,12 @@ impl Live {
         }
     }
 
-    /// The configuration now in effect.
+    /// Returns the configuration in effect.
     pub(crate) fn config(&self) -> Arc<Config> {
         self.config.borrow().clone()
     }
 
-    /// For those who want to know when it changes.
+    /// Returns a receiver of changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Config>> {
         self.config.subscribe()
     }
@@ -49,7 +49,7 @@ impl Live {
     ///
     /// # Errors
     ///
-    /// All mistakes; what was in effect stays in effect.
+    /// All mistakes. The configuration in effect does not change.
     pub(crate) fn reload(&self) -> Result<Reloaded, Mistakes> {
         let new = self.sources.load()?.config;
         let old = self.config();
@@ -67,7 +67,7 @@ impl Live {
         Ok(reloaded)
     }
 
-    /// The same, with what came of it in the log.
+    /// Reloads as [`Self::reload`] does, and logs the result.
     pub(crate) fn reload_and_log(&self) -> Result<Reloaded, Mistakes> {
         let reloaded = self.reload();
         match &reloaded {
@@ -76,11 +76,11 @@ impl Live {
                 at_restart,
             }) => {
                 if changed.is_empty() && at_restart.is_empty() {
-                    info!("configuration read again: nothing has changed");
+                    info!("reloaded the configuration: nothing has changed");
                 }
                 if !changed.is_empty() {
                     info!(
-                        "configuration read again, now in effect: {}",
+                        "reloaded the configuration, now in effect: {}",
                         changed.join(", ")
                     );
                 }
@@ -92,14 +92,14 @@ impl Live {
                 for line in mistakes.lines() {
                     error!("{line}");
                 }
-                error!("the configuration has mistakes: going on with the one before");
+                error!("the configuration has mistakes; keeping the one in effect");
             }
         }
         reloaded
     }
 }
 
-/// The paths of keys whose values differ, or that only one has.
+/// Returns the paths of keys whose values differ, or that only one has.
 fn differences(old: &Config, new: &Config) -> Vec<String> {
     let [old, new] = [old, new].map(|config| {
         let mut shown = Vec::new();

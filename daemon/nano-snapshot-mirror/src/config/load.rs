@@ -1,4 +1,4 @@
-//! From sources to a [`Config`], or to all that is wrong with them.
+//! Reads sources into a [`Config`], or lists all mistakes in them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::sources::{self, DEFAULT_FILE, Layer, UnscopedValue, Variables};
 use super::values::as_toml;
 use super::{Config, DEFAULT_STREAM, contradictions, is_stream_name};
 
-/// Everything a configuration is made of, to make it again when it may have changed.
+/// The sources of a configuration, which are read again at a reload.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// The file that was named.
@@ -29,7 +29,9 @@ pub(crate) struct Sources {
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub(crate) config: Config,
-    /// What the user should know though nothing is wrong.
+    /// The file that was read; `None` without one.
+    pub(crate) file: Option<PathBuf>,
+    /// Messages for the user that are no mistakes.
     pub(crate) notices: Vec<String>,
     merged: Merged,
 }
@@ -41,7 +43,7 @@ impl Loaded {
     }
 }
 
-/// What is wrong, all of it.
+/// All mistakes in the sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mistakes(Vec<Mistake>);
 
@@ -87,18 +89,18 @@ impl Sources {
         }
     }
 
-    /// Reads everything anew.
+    /// Reads all sources.
     ///
     /// # Errors
     ///
     /// All mistakes of all sources, also where another source says the same key right.
     pub(crate) fn load(&self) -> Result<Loaded, Mistakes> {
         let named = self.file.as_deref();
-        let file = match named.or_else(|| sources::file_of_variable(&self.variables)) {
-            Some(named) => sources::file(named, true),
-            None if self.default_file => sources::file(Path::new(DEFAULT_FILE), false),
-            None => Layer::default(),
-        };
+        let named = named.or_else(|| sources::file_of_variable(&self.variables));
+        let default = self.default_file.then_some(Path::new(DEFAULT_FILE));
+        let path = named.or(default);
+        let file = path.map_or_else(Layer::default, |path| sources::file(path, named.is_some()));
+        let path = path.filter(|path| path.exists()).map(Path::to_owned);
         let credential = sources::credential(&self.variables);
         let own = sources::own_variables(&self.variables);
         let swarm = sources::variables_of_the_swarm(&self.variables);
@@ -151,6 +153,7 @@ impl Sources {
         }
         if mistakes.is_empty() {
             Ok(Loaded {
+                file: path,
                 config,
                 notices,
                 merged,

@@ -1,4 +1,4 @@
-//! The description of all keys for people: `docs/configuration.md`, and `config --keys`.
+//! The description of all keys in Markdown, for `docs/configuration.md` and `config --keys`.
 
 use std::fmt::Write as _;
 
@@ -60,7 +60,7 @@ mod tests {
 
     const END: &str = "<!-- keys: end -->\n";
 
-    /// The page with its middle written anew.
+    /// Returns the page with its generated part replaced.
     fn renewed(page: &str) -> String {
         let (before, rest) = page.split_once(BEGIN).unwrap();
         let (_, after) = rest.split_once(END).unwrap();

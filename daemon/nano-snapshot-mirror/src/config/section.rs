@@ -1,30 +1,29 @@
-//! The one description of each key, from which everything else follows.
+//! The description of each key, from which all else is derived.
 //!
-//! [`section!`] makes of a section's description a struct, its defaults, and a [`Part`]: how to
-//! find its keys, read them, show them and take over new ones.
+//! [`section!`] makes a struct, its defaults and a [`Part`] of a section's description. The [`Part`] lists its keys, reads and formats them, and
+//! takes over changes.
 
 use figment::value::{Dict, Value};
 
 /// A type that the value of a key can have.
 pub(crate) trait KeyType: Clone + Sized + 'static {
-    /// Whether parts of a value may be a secret: then what is wrong is said without it.
+    /// Whether parts of a value may be secret. Messages about such a value do not contain it.
     const SECRET: bool = false;
 
-    /// What to write, for a person: stands in the documentation and after "write".
+    /// Describes the accepted values: the documentation has this text, and messages have it after "write".
     fn form() -> String;
 
-    /// Reads what a file, a variable or a flag says. Variables and flags say text, files also
-    /// numbers and lists.
+    /// Parses the value of a file, a variable or a flag. Variables and flags have text, files also numbers and lists.
     ///
     /// # Errors
     ///
-    /// What is wrong and what to write instead, for a person.
+    /// A message that says what is wrong and what to write instead.
     fn parse(value: &Value) -> Result<Self, String>;
 
-    /// As it stands in a file; `None` for a value that is not set.
+    /// Formats the value as in a file; `None` for a value that is not set.
     fn show(&self) -> Option<String>;
 
-    /// The same for whoever looks on: without what may be a secret.
+    /// Formats the value for logs and messages, without parts that may be secret.
     fn show_publicly(&self) -> Option<String> {
         self.show()
     }
@@ -39,7 +38,7 @@ pub(crate) enum Change {
     Restart,
 }
 
-/// What there is to know of a key without its value.
+/// The description of a key.
 pub(crate) struct Key {
     /// Where it stands, for example `peer.listen`. The segment [`ANY_NAME`] stands for a name that
     /// the user chooses.
@@ -115,7 +114,7 @@ impl Table {
     }
 }
 
-/// Whether a path is meant by a pattern with [`ANY_NAME`] in it.
+/// Returns whether a path matches a pattern with [`ANY_NAME`] in it.
 fn matches(pattern: &str, path: &str) -> bool {
     let mut path = path.split('.');
     let all = pattern.split('.').all(|segment| {

@@ -18,7 +18,7 @@ use super::Config;
 /// Before the name of each variable of ours.
 pub(crate) const PREFIX: &str = "NANO_SNAPSHOT_MIRROR_";
 
-/// Where the file is when nobody names one.
+/// The file that is read unless another is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/nano-snapshot-mirror/config.toml";
 
 /// What one source says.
@@ -88,7 +88,7 @@ impl Provider for Layer {
     }
 }
 
-/// Reads a file, which may be missing unless somebody named it.
+/// Reads a file. A file that the user did not name may be missing.
 pub(crate) fn file(path: &Path, named: bool) -> Layer {
     let mut layer = Layer::named(&format!("file {}", path.display()));
     match fs::read_to_string(path) {

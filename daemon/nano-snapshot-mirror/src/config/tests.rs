@@ -1,4 +1,4 @@
-//! What people write, and what they are told.
+//! What users write, and the messages they get.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,7 +97,7 @@ fn what_is_closer_to_the_command_wins() {
             config.poll_interval.get(),
             Duration::from_secs(60 * minutes)
         );
-        // And what nobody overrides stays.
+        // Values that no source overrides remain.
         assert_eq!(config.dht.port.value, 1);
         assert_eq!(config.dht.port.origin, Origin::Configured);
     }

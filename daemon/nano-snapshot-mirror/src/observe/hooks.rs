@@ -1,5 +1,5 @@
-//! Tells programs of the operator what happened: a command, a webhook, or both; one after the other, in
-//! a task of its own, so that none keeps the mirror waiting.
+//! Runs the operator's command and posts to the operator's webhook at each event. A task of its own does this, one event after the other, so that the
+//! mirror never waits.
 
 mod command;
 mod webhook;
@@ -18,16 +18,16 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::observe::events::OperatorEvent;
 
-/// What may wait to be told; what comes beyond is logged alone.
+/// Events in the queue, at most. Further events are only logged.
 const WAITING: usize = 64;
 
-/// Pause before the second try; doubled each time.
+/// The pause before the first retry; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// And at most so long.
+/// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The running hooks.
+/// The task that runs hooks.
 pub(crate) struct Hooks {
     queue: mpsc::Sender<OperatorEvent>,
     stop: CancellationToken,
@@ -35,7 +35,7 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Starts them. What is configured is looked up each time something happens.
+    /// Starts the task. Each event uses the configuration of its moment.
     pub(crate) fn start(config: watch::Receiver<Arc<Config>>, data_dir: PathBuf) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
         let stop = CancellationToken::new();
@@ -51,14 +51,14 @@ impl Hooks {
         }
     }
 
-    /// Has it told, soon.
+    /// Queues an event for the hooks.
     pub(crate) fn tell(&self, event: OperatorEvent) {
         if let Err(error) = self.queue.try_send(event) {
-            warn!("hooks are not told, {WAITING} other things wait: {error}");
+            warn!("dropped an event for the hooks, {WAITING} others are queued: {error}");
         }
     }
 
-    /// Ends them; what runs is ended too.
+    /// Stops the task and the hook that it runs.
     pub(crate) async fn close(self) {
         self.stop.cancel();
         drop(self.queue);
@@ -82,7 +82,7 @@ impl Teller {
             };
             let Some(event) = event else { return };
             let config = self.config.borrow().clone();
-            // Our own type has text keys only, so this does not fail.
+            // The type has text keys only, so this does not fail.
             let Ok(Value::Object(facts)) = serde_json::to_value(&event) else {
                 continue;
             };
@@ -100,7 +100,7 @@ impl Teller {
         }
     }
 
-    /// Adds where things are.
+    /// Adds the paths of the data directory and of the snapshot.
     fn with_paths(
         &self,
         mut facts: serde_json::Map<String, Value>,
@@ -118,7 +118,7 @@ impl Teller {
         facts
     }
 
-    /// Tries until it works, and says how it went.
+    /// Retries until an attempt succeeds, and logs the result.
     async fn until_done<F: Future<Output = anyhow::Result<()>>>(
         &self,
         what: &'static str,
@@ -130,18 +130,18 @@ impl Teller {
             // Each attempt ends by itself, within its time.
             match attempt().await {
                 Ok(()) => {
-                    info!(hook = what, tries, "told");
+                    info!(hook = what, tries, "hook succeeded");
                     return;
                 }
                 Err(error) if tries > retries || self.stop.is_cancelled() => {
-                    error!(hook = what, tries, "not told, giving up: {error:#}");
+                    error!(hook = what, tries, "hook failed, giving up: {error:#}");
                     return;
                 }
                 Err(error) => warn!(
                     hook = what,
                     tries,
                     ?pause,
-                    "not told, trying again: {error:#}"
+                    "hook failed, retrying: {error:#}"
                 ),
             }
             tokio::select! {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_fails_is_tried_again_so_often_and_no_more() {
+    async fn a_failure_is_retried_as_often_as_configured() {
         let (_config, config) = watch::channel(Arc::new(Config::default()));
         let teller = Teller {
             config,
@@ -186,6 +186,6 @@ mod tests {
             std::future::ready(Ok(()))
         };
         teller.until_done("command", 1, attempt).await;
-        assert_eq!(tries.get(), 1, "what was told is not told again");
+        assert_eq!(tries.get(), 1, "a success is not repeated");
     }
 }

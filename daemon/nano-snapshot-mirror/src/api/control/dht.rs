@@ -1,5 +1,5 @@
 //! The DHT over the control socket: what a producer without a network asks the mirror for. The mirror
-//! sees no key; whoever asks verifies every signature that comes back.
+//! sees no key; the client verifies every signature in the answer.
 
 use std::sync::Arc;
 
@@ -106,7 +106,7 @@ pub(super) async fn get_item(State(api): State<Arc<Api>>, uri: Uri) -> Response 
     }
 }
 
-/// Stores an item that somebody signed.
+/// Stores a signed item.
 pub(super) async fn post_item(State(api): State<Arc<Api>>, body: Bytes) -> Response {
     let raw: RawItem = match serde_json::from_slice(&body) {
         Ok(raw) => raw,
@@ -170,7 +170,7 @@ mod tests {
         assert!(later.found(signed.authority(), &daily).is_err());
         let other: Salt = "weekly".parse().unwrap();
         assert!(looked().found(signed.authority(), &other).is_err());
-        let somebody = SigningKey::from_seed(&[4; 32]).authority();
-        assert!(looked().found(&somebody, &daily).is_err());
+        let authority = SigningKey::from_seed(&[4; 32]).authority();
+        assert!(looked().found(&authority, &daily).is_err());
     }
 }
