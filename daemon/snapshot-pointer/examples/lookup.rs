@@ -7,7 +7,7 @@
 //! Prints one JSON object a look-up, times in seconds. `start` is a node that has just been made,
 //! so its time has the joining in it; `warm` are look-ups of one that has joined. With `--stopped`,
 //! so many nodes fall silent before the look-ups, as a part of every real network has: a client
-//! that queries them waits in vain, as long as the program itself would.
+//! that queries them waits until its time limit, as the program does.
 
 use std::time::{Duration, Instant};
 
