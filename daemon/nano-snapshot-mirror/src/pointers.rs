@@ -1,5 +1,4 @@
 //! Streams: which authorities are followed and what their pointers name.
 
-pub(crate) mod followed;
 pub(crate) mod records;
 pub(crate) mod stream;

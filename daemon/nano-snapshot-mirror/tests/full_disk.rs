@@ -62,7 +62,8 @@ impl Published {
         let path = mirror.stderr_path();
         mirror.until(&format!("a pause for {what}"), || {
             said = fs::read_to_string(&path).unwrap();
-            let pause = |line: &str| line.contains("until there is room") && line.contains(what);
+            let pause =
+                |line: &str| line.contains("until there is free disk space") && line.contains(what);
             said.lines().any(pause)
         });
         assert_ne!(self.world.current("mirror"), Some(self.snapshot.clone()));
@@ -175,7 +176,7 @@ fn no_room_for_the_record_of_the_stream() {
 
 #[test]
 fn no_room_for_the_switch() {
-    let what = "whole and not yet current";
+    let what = "complete and not yet current";
     pauses_and_goes_on("current", "nr_inodes=1", &[], "nr_inodes=99", what);
 }
 
@@ -195,8 +196,9 @@ fn no_room_for_what_verification_found() {
     let log = mirror.stderr_path();
     mirror.until("the pause", || {
         let said = fs::read_to_string(&log).unwrap();
-        said.lines()
-            .any(|line| line.contains("until there is room") && line.contains("ledger.json"))
+        said.lines().any(|line| {
+            line.contains("until there is free disk space") && line.contains("ledger.json")
+        })
     });
     disk.empty();
     mirror.until("the record", || record.exists());

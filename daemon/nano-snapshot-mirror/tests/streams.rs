@@ -102,7 +102,7 @@ fn two_of_three_stand_silence_lies_rollback_and_two_words() {
             state: "silent",
             refused: &[],
             wrong: &[],
-            logged: "nothing was found of this authority",
+            logged: "no pointer of this authority was found yet",
         },
         Third {
             is: "lying",
@@ -329,7 +329,7 @@ fn a_stream_without_news_is_called_stale() {
         let log = mirror.stderr();
         let mut lines = log.lines();
         lines
-            .any(|line| line.contains("not wrong any longer") && line.contains("pointer-stale"))
+            .any(|line| line.contains("problem resolved") && line.contains("pointer-stale"))
             .then_some(())
     });
     mirror.stop().succeeded();

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use tracing::{error, info, warn};
 
-use crate::observe::report::{Report, StreamReport};
+use crate::observe::report::{ProblemCode, Report, StreamReport};
 
 /// Message ids of systemd.journal-fields(7). They never change; `docs/operating.md` lists them.
 pub(crate) mod message_id {
@@ -48,9 +48,9 @@ pub(crate) enum OperatorEvent {
         seq: Option<i64>,
     },
     /// Something is wrong.
-    Problem { code: String, text: String },
+    Problem { code: ProblemCode, text: String },
     /// It is not any longer.
-    Solved { code: String },
+    Solved { code: ProblemCode },
 }
 
 /// What happened between two reports.
@@ -67,7 +67,7 @@ pub(crate) fn between(before: &Report, after: &Report) -> Vec<OperatorEvent> {
     for problem in &after.problems {
         if before.problems.iter().all(|old| old.code != problem.code) {
             found.push(OperatorEvent::Problem {
-                code: problem.code.clone(),
+                code: problem.code,
                 text: problem.text.clone(),
             });
         }
@@ -78,9 +78,7 @@ pub(crate) fn between(before: &Report, after: &Report) -> Vec<OperatorEvent> {
             .iter()
             .all(|problem| problem.code != old.code)
         {
-            found.push(OperatorEvent::Solved {
-                code: old.code.clone(),
-            });
+            found.push(OperatorEvent::Solved { code: old.code });
         }
     }
     found.dedup();
@@ -191,13 +189,15 @@ impl OperatorEvent {
             Self::Problem { code, text } => {
                 error!(
                     message_id = message_id::PROBLEM,
-                    code, "something is wrong: {text}"
+                    code = code.name(),
+                    "problem: {text}"
                 );
             }
             Self::Solved { code } => {
                 info!(
                     message_id = message_id::SOLVED,
-                    code, "this is not wrong any longer"
+                    code = code.name(),
+                    "problem resolved"
                 );
             }
         }
@@ -301,14 +301,14 @@ mod tests {
         before.problems.clear();
         let happened = between(&before, &after);
         assert!(
-            matches!(&happened[..], [OperatorEvent::Problem { code, .. }] if code == "dht-silent")
+            matches!(&happened[..], [OperatorEvent::Problem { code, .. }] if *code == ProblemCode::DhtSilent)
         );
         let solved = OperatorEvent::Solved {
-            code: "dht-silent".to_owned(),
+            code: ProblemCode::DhtSilent,
         };
         assert_eq!(between(&after, &before), [solved]);
         before.problems.push(Problem {
-            code: "disk-low".to_owned(),
+            code: ProblemCode::DiskFull,
             text: String::new(),
         });
         assert_eq!(between(&before, &after).len(), 2);

@@ -4,8 +4,10 @@
 //! Times are whole seconds since 1970, sizes are bytes, rates are bytes a second, hashes and keys are
 //! lower-case hexadecimal.
 
+mod names;
 mod notes;
 mod observer;
+mod problem;
 mod rates;
 mod reach;
 mod reporter;
@@ -20,7 +22,10 @@ use port_mapping::PortMappingStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::RunningWork;
+use crate::transfer::quota::MonthReport;
 
+use names::named;
+pub(crate) use problem::{Problem, ProblemCode};
 pub(crate) use rates::{POINTS as RATE_POINTS, RateHistory, RatePoint};
 pub(crate) use reporter::{FollowedState, ReportWatch, Reporter};
 
@@ -56,26 +61,26 @@ pub(crate) struct Report {
     pub(crate) refusals: BTreeMap<String, u64>,
 }
 
-/// What the mirror is doing, the most telling of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ServicePhase {
-    /// Looking at what is on disk.
-    Starting,
-    /// No pointer is known yet.
-    Discovering,
-    /// Asking peers what the snapshot is.
-    Metadata,
-    /// Downloading, or taking from what is held.
-    Fetching,
-    /// Reading again what is there, or looking into the ledger.
-    Verifying,
-    /// What is wanted is here, and given to whoever asks.
-    Seeding,
-    /// Nothing to seed, and nothing to fetch.
-    Idle,
-    /// Making durable what is there, and ending.
-    Stopping,
+named! {
+    /// What the mirror is doing, the most telling of it.
+    pub(crate) enum ServicePhase {
+        /// Looking at what is on disk.
+        Starting => "starting",
+        /// No pointer is known yet.
+        Discovering => "discovering",
+        /// Asking peers what the snapshot is.
+        Metadata => "metadata",
+        /// Downloading, or taking from what is held.
+        Fetching => "fetching",
+        /// Reading again what is there, or looking into the ledger.
+        Verifying => "verifying",
+        /// What is wanted is here, and given to whoever asks.
+        Seeding => "seeding",
+        /// Nothing to seed, and nothing to fetch.
+        Idle => "idle",
+        /// Making durable what is there, and ending.
+        Stopping => "stopping",
+    }
 }
 
 impl ServicePhase {
@@ -90,29 +95,6 @@ impl ServicePhase {
         Self::Idle,
         Self::Stopping,
     ];
-
-    /// As in the JSON.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Discovering => "discovering",
-            Self::Metadata => "metadata",
-            Self::Fetching => "fetching",
-            Self::Verifying => "verifying",
-            Self::Seeding => "seeding",
-            Self::Idle => "idle",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Problem {
-    /// What kind, for programs; `docs/operating.md` lists them.
-    pub(crate) code: String,
-    /// What exactly, and what helps.
-    pub(crate) text: String,
 }
 
 /// A phase of work with an end.
@@ -182,29 +164,17 @@ pub(crate) struct AuthorityReport {
     pub(crate) refused: Vec<RefusedItem>,
 }
 
-/// What the vote of an authority comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum VoteState {
-    /// Nothing of it was ever found.
-    Silent,
-    /// It names the desired snapshot.
-    Agrees,
-    /// It names another snapshot.
-    Differs,
-    /// It signed two snapshots with one sequence number, and has no vote.
-    Contested,
-}
-
-impl VoteState {
-    /// As in the JSON.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Silent => "silent",
-            Self::Agrees => "agrees",
-            Self::Differs => "differs",
-            Self::Contested => "contested",
-        }
+named! {
+    /// What the vote of an authority comes to.
+    pub(crate) enum VoteState {
+        /// Nothing of it was ever found.
+        Silent => "silent",
+        /// It names the desired snapshot.
+        Agrees => "agrees",
+        /// It names another snapshot.
+        Differs => "differs",
+        /// It signed two snapshots with one sequence number, and has no vote.
+        Contested => "contested",
     }
 }
 
@@ -261,25 +231,13 @@ pub(crate) struct TorrentReport {
     pub(crate) seconds_left: Option<u64>,
 }
 
-/// What a torrent is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum TorrentState {
-    Metadata,
-    Fetching,
-    Seeding,
-    Stopped,
-}
-
-impl TorrentState {
-    /// As in the JSON.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Metadata => "metadata",
-            Self::Fetching => "fetching",
-            Self::Seeding => "seeding",
-            Self::Stopped => "stopped",
-        }
+named! {
+    /// What a torrent is doing.
+    pub(crate) enum TorrentState {
+        Metadata => "metadata",
+        Fetching => "fetching",
+        Seeding => "seeding",
+        Stopped => "stopped",
     }
 }
 
@@ -316,31 +274,23 @@ pub(crate) struct PeerTotals {
     pub(crate) reachable_because: String,
 }
 
-/// Whether peers elsewhere reach us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Reachable {
-    /// Nothing shows it, one way or the other.
-    #[default]
-    Unknown,
-    /// A peer from elsewhere has connected to us within a day.
-    Yes,
-    /// None did in hours among peers, or we listen on this machine only.
-    No,
+named! {
+    /// Whether peers elsewhere reach us.
+    #[derive(Default)]
+    pub(crate) enum Reachable {
+        /// Nothing shows it, one way or the other.
+        #[default]
+        Unknown => "unknown",
+        /// A peer from elsewhere has connected to us within a day.
+        Yes => "yes",
+        /// None did in hours among peers, or we listen on this machine only.
+        No => "no",
+    }
 }
 
 impl Reachable {
     /// All of them.
     pub(crate) const ALL: [Self; 3] = [Self::Yes, Self::No, Self::Unknown];
-
-    /// As in the JSON.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Yes => "yes",
-            Self::No => "no",
-        }
-    }
 }
 
 /// What came of asking the router for a port. Without `protocol` there is none: `failure` says why, or
@@ -379,21 +329,6 @@ impl PortMapping {
             },
         }
     }
-}
-
-/// What was given in this month, of what may be.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct MonthReport {
-    /// In UTC, as `2026-11`.
-    pub(crate) month: String,
-    /// Content, in bytes.
-    pub(crate) uploaded: u64,
-    /// What may be given in a month; `null` without a limit.
-    pub(crate) limit: Option<u64>,
-    /// The limit is reached: nothing is given before the month ends.
-    pub(crate) paused: bool,
-    /// When the next month begins.
-    pub(crate) ends: u64,
 }
 
 /// The DHT node; a few seconds old.
@@ -485,11 +420,5 @@ impl Report {
     pub(crate) fn torrent(&self, snapshot: &str) -> Option<&TorrentReport> {
         let mut torrents = self.torrents.iter();
         torrents.find(|torrent| torrent.snapshot == snapshot)
-    }
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.code, self.text)
     }
 }

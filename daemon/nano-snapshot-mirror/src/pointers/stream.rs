@@ -104,10 +104,6 @@ impl Stream {
     }
 }
 
-/// What is wrong when an authority has named its successor, and the configuration does not, for
-/// programs.
-pub(crate) const KEY_ROTATION: &str = "key-rotation";
-
 /// What a stale stream means, for a person.
 pub(crate) const STALE: &str = "its authorities may have gone, or somebody withholds their news";
 

@@ -1,105 +1,120 @@
-//! Downloads, at most one for each stream.
+//! Running downloads, at most one for each stream.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
+use snapshot_store::DataDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
 
-use super::{Running, Service};
+use super::Running;
+use super::events::Event;
+use crate::ledger::policy::LedgerPolicy;
+use crate::progress::ProgressDisplay;
+use crate::transfer::disk_pause::PausedDownloads;
 use crate::transfer::download::{self, DownloadOutcome, DownloadRequest};
+use crate::transfer::network::Network;
+use crate::transfer::reuse::OpenStore;
 
-/// A running download.
-pub(super) struct Fetching<'a> {
-    pub(super) id: InfoHashV2,
-    pub(super) stop: CancellationToken,
-    pub(super) task: Running<'a, Result<DownloadOutcome>>,
+/// A download that runs.
+struct RunningDownload<'a> {
+    id: InfoHashV2,
+    stop: CancellationToken,
+    task: Running<'a, Result<DownloadOutcome>>,
 }
 
-impl<'a> Service<'a> {
-    pub(super) fn fetch(&mut self, id: InfoHashV2) {
+/// The downloads that run. One without peers does not delay those of other streams.
+pub(super) struct Downloads<'a> {
+    network: &'a Network,
+    data: &'a DataDir,
+    policy: LedgerPolicy,
+    display: &'a ProgressDisplay,
+    running: Vec<RunningDownload<'a>>,
+    /// Downloads that wait for disk space.
+    paused: watch::Sender<PausedDownloads>,
+    pauses: watch::Receiver<PausedDownloads>,
+}
+
+impl<'a> Downloads<'a> {
+    pub(super) fn new(
+        network: &'a Network,
+        data: &'a DataDir,
+        policy: LedgerPolicy,
+        display: &'a ProgressDisplay,
+    ) -> Self {
+        let (paused, pauses) = watch::channel(PausedDownloads::default());
+        Self {
+            network,
+            data,
+            policy,
+            display,
+            running: Vec::new(),
+            paused,
+            pauses,
+        }
+    }
+
+    /// Starts to download a snapshot. Blocks are reused from the `open` ones and from all others on disk.
+    pub(super) fn start(&mut self, id: InfoHashV2, open: Vec<OpenStore>) {
         let stop = CancellationToken::new();
         let (network, data, display, until) = (self.network, self.data, self.display, stop.clone());
-        let (policy, told) = (self.policy.clone(), self.paused.clone());
-        let open = self.seeding.values();
-        let open = open.map(|torrent| (torrent.id, torrent.store.clone()));
-        let open = open.collect();
+        let (policy, paused) = (self.policy.clone(), self.paused.clone());
         let task = Box::pin(async move {
-            let wanted = DownloadRequest {
+            let request = DownloadRequest {
                 id,
                 open,
                 policy: &policy,
                 reader: None,
                 fail_if_no_space: false,
-                paused: &told,
+                paused: &paused,
             };
-            download::download(network, data, wanted, display, &until).await
+            download::download(network, data, request, display, &until).await
         });
-        self.fetching.push(Fetching { id, stop, task });
+        self.running.push(RunningDownload { id, stop, task });
     }
 
-    pub(super) fn fetched(&mut self, id: InfoHashV2, result: Result<DownloadOutcome>) {
-        let failure = result.as_ref().err();
-        let failure = failure.map(|error| format!("snapshot {id}: {error:#}"));
-        for followed in &mut self.streams {
-            if followed.active == Some(id) {
-                followed.active = None;
-                let name = followed.stream.name.as_str();
-                self.reporter.problem("fetch-failed", name, failure.clone());
-            }
-        }
-        match result {
-            Ok(DownloadOutcome::Whole(torrent)) => {
-                self.seeding.insert(id, *torrent);
-            }
-            Ok(DownloadOutcome::Stopped) => {}
-            Err(error) => {
-                error!(snapshot = %id, "not fetched, trying again at the next poll: {error:#}");
-                self.failed.insert(id);
-            }
-        }
+    /// Returns whether a snapshot is being downloaded.
+    pub(super) fn contains(&self, id: InfoHashV2) -> bool {
+        self.running.iter().any(|one| one.id == id)
     }
 
-    pub(super) fn is_fetching(&self, id: InfoHashV2) -> bool {
-        self.fetching.iter().any(|fetching| fetching.id == id)
+    /// Returns the snapshots that are being downloaded.
+    pub(super) fn ids(&self) -> impl Iterator<Item = InfoHashV2> {
+        self.running.iter().map(|one| one.id)
     }
 
-    /// Ends a download that no stream waits for any longer.
-    pub(super) async fn let_go(&mut self, id: InfoHashV2) {
-        if self.streams.iter().any(|one| one.active == Some(id)) {
-            return;
-        }
-        let running = self.fetching.iter().position(|one| one.id == id);
-        if let Some(index) = running {
-            let fetching = self.fetching.swap_remove(index);
-            self.abandon(fetching).await;
+    /// Returns the next event: a download ended, or its pauses changed.
+    pub(super) async fn next_event(&mut self) -> Event {
+        tokio::select! {
+            (id, result) = first_ended(&mut self.running) => {
+                self.running.retain(|one| one.id != id);
+                Event::DownloadEnded(id, result)
+            }
+            // The sender is a field of this struct.
+            Ok(()) = self.pauses.changed() => {
+                Event::DownloadsPaused(self.pauses.borrow_and_update().clone())
+            }
         }
     }
 
-    /// Ends a running download; what it has stays on disk.
-    pub(super) async fn abandon(&mut self, fetching: Fetching<'a>) {
-        fetching.stop.cancel();
-        match fetching.task.await {
-            Ok(DownloadOutcome::Whole(torrent)) => {
-                self.seeding.insert(fetching.id, *torrent);
-            }
-            Ok(DownloadOutcome::Stopped) => {}
-            Err(error) => warn!(snapshot = %fetching.id, "ended with: {error:#}"),
-        }
+    /// Stops a download and waits for its end. What it has stays on disk. `None` if it does not run.
+    pub(super) async fn stop(&mut self, id: InfoHashV2) -> Option<Result<DownloadOutcome>> {
+        let index = self.running.iter().position(|one| one.id == id)?;
+        let download = self.running.swap_remove(index);
+        download.stop.cancel();
+        Some(download.task.await)
     }
 }
 
-/// The first of the downloads to end; never, while there is none.
-pub(super) async fn first_fetched(
-    fetching: &mut [Fetching<'_>],
-) -> (InfoHashV2, Result<DownloadOutcome>) {
+/// Waits for the first of the downloads to end; for ever if there is none.
+async fn first_ended(running: &mut [RunningDownload<'_>]) -> (InfoHashV2, Result<DownloadOutcome>) {
     poll_fn(|context| {
-        let ended = fetching
+        let ended = running
             .iter_mut()
             .find_map(|one| match one.task.as_mut().poll(context) {
-                Poll::Ready(fetched) => Some((one.id, fetched)),
+                Poll::Ready(result) => Some((one.id, result)),
                 Poll::Pending => None,
             });
         ended.map_or(Poll::Pending, Poll::Ready)

@@ -1,96 +1,78 @@
-//! Looking into the ledgers of whole snapshots, one at a time.
+//! Verification of the ledgers of complete snapshots, one at a time.
 
 use std::future::pending;
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
-use snapshot_store::is_out_of_space;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::{Running, Service};
-use crate::ledger::policy::Verdict;
+use super::Running;
+use super::events::Event;
+use crate::ledger::policy::{LedgerPolicy, Verdict};
+use crate::progress::ProgressDisplay;
+use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
-/// A ledger that is being looked into.
-pub(super) struct Verifying<'a> {
-    pub(super) id: InfoHashV2,
-    pub(super) stop: CancellationToken,
-    pub(super) task: Running<'a, Result<Option<Verdict>>>,
+/// A ledger that is being verified.
+struct RunningVerification<'a> {
+    id: InfoHashV2,
+    stop: CancellationToken,
+    task: Running<'a, Result<Option<Verdict>>>,
 }
 
-impl Service<'_> {
-    /// Begins to look into the ledger of a snapshot that is seeded, on a thread of its own: seeding
-    /// and following go on meanwhile.
-    pub(super) async fn verify(&mut self, id: InfoHashV2) {
-        // One at a time: another stream's turn comes when this one ends.
-        if self
-            .verifying
-            .as_ref()
-            .is_some_and(|one| self.wants(one.id))
-        {
-            return;
+/// The verification that runs, if one does.
+pub(super) struct LedgerChecks<'a> {
+    policy: LedgerPolicy,
+    display: &'a ProgressDisplay,
+    running: Option<RunningVerification<'a>>,
+}
+
+impl<'a> LedgerChecks<'a> {
+    pub(super) fn new(policy: LedgerPolicy, display: &'a ProgressDisplay) -> Self {
+        Self {
+            policy,
+            display,
+            running: None,
         }
-        self.stop_verifying().await;
-        let Some(torrent) = self.seeding.get(&id) else {
-            // It could not be seeded, which was said.
-            self.failed.insert(id);
-            return;
-        };
-        info!(snapshot = %id, level = ?self.policy.level, "looking into the ledger");
+    }
+
+    /// Returns the snapshot whose ledger is being verified.
+    pub(super) fn running(&self) -> Option<InfoHashV2> {
+        self.running.as_ref().map(|running| running.id)
+    }
+
+    /// Starts to verify the ledger of a seeded snapshot, on a thread of its own. The caller must have
+    /// stopped the one that runs.
+    pub(super) fn start(&mut self, torrent: &SnapshotTorrent) {
+        let id = torrent.id;
+        info!(snapshot = %id, level = ?self.policy.level, "verifying the ledger");
         let stop = CancellationToken::new();
         let (policy, display, until) = (self.policy.clone(), self.display.clone(), stop.clone());
         let (dir, content) = (torrent.dir.clone(), torrent.store.info());
         let task = spawn_blocking(move || policy.verify_held(&dir, &content, &display, &until));
         let task = Box::pin(async move { task.await? });
-        self.verifying = Some(Verifying { id, stop, task });
+        self.running = Some(RunningVerification { id, stop, task });
     }
 
-    pub(super) async fn verified(&mut self, id: InfoHashV2, result: Result<Option<Verdict>>) {
-        match result {
-            Ok(Some(Verdict::Sound)) => info!(snapshot = %id, "the ledger is sound"),
-            Ok(Some(Verdict::Refused(reasons))) => {
-                error!(snapshot = %id, faults = ?reasons, "the ledger is refused");
-                if let Some(torrent) = self.leave(id).await {
-                    self.take_out(torrent).await;
-                }
-            }
-            Ok(Some(Verdict::Unverified) | None) => {
-                self.failed.insert(id);
-            }
-            Err(error) => {
-                if is_out_of_space(error.as_ref()) {
-                    self.lacks_room(&error, "what verification found is not kept");
-                } else {
-                    error!(snapshot = %id, "the ledger cannot be looked into: {error:#}");
-                }
-                let text = format!("snapshot {id}: the ledger cannot be looked into: {error:#}");
-                for followed in self.streams.iter().filter(|one| one.desired == Some(id)) {
-                    let name = followed.stream.name.as_str();
-                    self.reporter
-                        .problem("fetch-failed", name, Some(text.clone()));
-                }
-                self.failed.insert(id);
+    /// Returns the next event: the verification ended.
+    pub(super) async fn next_event(&mut self) -> Event {
+        let Some(running) = &mut self.running else {
+            return pending().await;
+        };
+        let result = (&mut running.task).await;
+        let id = running.id;
+        self.running = None;
+        Event::LedgerVerified(id, result)
+    }
+
+    /// Stops the running verification; its findings so far are lost.
+    pub(super) async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop.cancel();
+            if let Err(error) = running.task.await {
+                warn!(snapshot = %running.id, "the verification failed while it was stopped: {error:#}");
             }
         }
-    }
-
-    /// Ends the running look into a ledger; what it found so far is lost.
-    pub(super) async fn stop_verifying(&mut self) {
-        if let Some(verifying) = self.verifying.take() {
-            verifying.stop.cancel();
-            if let Err(error) = verifying.task.await {
-                warn!(snapshot = %verifying.id, "looking into the ledger ended with: {error:#}");
-            }
-        }
-    }
-}
-
-pub(super) async fn verified(
-    slot: &mut Option<Verifying<'_>>,
-) -> (InfoHashV2, Result<Option<Verdict>>) {
-    match slot {
-        Some(verifying) => (verifying.id, (&mut verifying.task).await),
-        None => pending().await,
     }
 }

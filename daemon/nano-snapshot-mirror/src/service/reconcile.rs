@@ -1,114 +1,167 @@
-//! The service's state machine: from what is wanted, what is under way and what is held, to the
-//! one thing to do now.
+//! The service's state machine: from what is wanted, what runs and what is stored, to the one action to
+//! take now.
 //!
-//! [`decide`] is a pure function; the service calls it after every event (a look-up ended, a
-//! download ended, the store was rescanned) and carries the answer out.
+//! [`decide`] is a pure function and decides alone. The service calls it for each stream after every
+//! event (a look-up ended, a download ended, the store was rescanned), carries out the action and, unless
+//! the action is to wait, calls it again.
 //!
-//! *desired* is the snapshot the trusted pointer names: the last accepted one while look-ups
-//! fail. *active* is the snapshot whose download runs. *current* is the one `current/<stream>`
-//! points at. *holding* is what the store holds of the desired one.
+//! *desired* is the snapshot that the trusted pointer names: the last accepted one while look-ups fail.
+//! *active* is the snapshot whose download the stream waits for. *current* is the one that
+//! `current/<stream>` points at. *stored* is what the store has of the desired one. *session* says whether
+//! the session has it: open, tried in vain in this round, or not yet. *failed* is set if the download or
+//! the verification of the desired snapshot failed since the last poll, *space* is not set while the
+//! service waits for disk space.
 //!
-//! | desired | active | holding    | current | decision                                      |
-//! |---------|--------|------------|---------|-----------------------------------------------|
-//! | none    | none   | –          | none    | `Wait`: nothing to seed until a pointer comes |
-//! | none    | none   | –          | some    | `Keep`: seed what is held                     |
-//! | none    | some   | –          | any     | `Continue`: it was wanted when it began       |
-//! | D       | none   | whole      | D       | `Keep`                                        |
-//! | D       | none   | whole      | not D   | `Switch(D)`: held already, nothing to fetch   |
-//! | D       | none   | unverified | any     | `Verify(D)`: all is here, nobody looked yet   |
-//! | D       | none   | partial    | any     | `Fetch(D, resume)`                            |
-//! | D       | none   | none       | any     | `Fetch(D)`                                    |
-//! | D       | none   | refused    | any     | `Refuse(D)`: its ledger failed verification   |
-//! | D       | D      | any        | any     | `Continue`                                    |
-//! | D       | other  | any        | any     | `Abandon(other)`: then decide again           |
+//! The first row that matches decides:
 //!
-//! Nothing here removes what is seeded: the current generation stays until another is whole and
-//! current, and the one before it longer still (see [`snapshot_store::retention`]).
+//! | when                                                          | action       |
+//! |---------------------------------------------------------------|--------------|
+//! | no desired, active                                            | `Continue`: it was wanted when it started |
+//! | no desired, no active, no current                             | `Wait` for a pointer |
+//! | no desired, no active, current                                | `Keep`       |
+//! | active is desired D                                           | `Continue`   |
+//! | active is another                                             | `Abandon(other)`, then decide again |
+//! | D is downloaded for another stream                            | `Join(D)`    |
+//! | D sound, unverified, damaged or unavailable; session not tried | `TakeUp(D)`, then decide again |
+//! | D sound and current                                           | `Keep`       |
+//! | D sound                                                       | `Switch(D)`, then decide again |
+//! | D refused                                                     | `Refuse(D)`: its ledger failed verification |
+//! | D failed, or no space                                         | `Retry` later |
+//! | D unverified                                                  | `Verify(D)`  |
+//! | D absent, partial, busy, damaged or unavailable               | `Fetch(D)`: it resumes, waits for the other process, or repairs |
+//!
+//! No action removes what is seeded: the current generation stays until another is complete and current,
+//! and the one before it longer still (see [`snapshot_store::retention`]).
 
 use bittorrent_protocol::InfoHashV2;
 
-/// What the store holds of a snapshot.
+/// What the store has of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Holding {
+pub(crate) enum StoredState {
     /// Nothing.
-    None,
+    Absent,
     /// Some of it: a download was interrupted.
     Partial,
-    /// Everything, and its ledger may be used.
-    Whole,
-    /// Everything, but nobody looked into its ledger as deep as the policy wants.
+    /// Another process writes to it.
+    Busy,
+    /// It cannot be opened until it is repaired.
+    Damaged,
+    /// It cannot be opened at the moment, for a reason outside the snapshot.
+    Unavailable,
+    /// Everything, but its ledger was not verified at the level that the policy demands.
     Unverified,
-    /// Everything as published, but what was published is no sound ledger.
+    /// Everything, and its ledger may be used.
+    Sound,
+    /// Its ledger failed verification.
     Refused,
 }
 
-/// All that the decision depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Situation {
-    /// The snapshot the trusted pointer names, if one was ever accepted.
-    pub(crate) desired: Option<InfoHashV2>,
-    /// The snapshot that is being downloaded.
-    pub(crate) active: Option<InfoHashV2>,
-    /// What the store holds of the desired snapshot.
-    pub(crate) holding: Holding,
-    /// The snapshot that `current/<stream>` points at.
-    pub(crate) current: Option<InfoHashV2>,
+impl StoredState {
+    /// Returns whether the session may be able to seed it.
+    const fn may_be_seeded(self) -> bool {
+        match self {
+            Self::Damaged | Self::Unavailable | Self::Unverified | Self::Sound => true,
+            Self::Absent | Self::Partial | Self::Busy | Self::Refused => false,
+        }
+    }
 }
 
-/// The one thing to do now.
+/// Whether the session has a stored snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decision {
-    /// Nothing is held and nothing is known to fetch: look again at the next poll.
+pub(crate) enum InSession {
+    /// Not yet, and it was not tried in this round.
+    NotTried,
+    /// It could not be opened or seeded in this round.
+    Failed,
+    /// It is seeded.
+    Open,
+}
+
+/// Everything that the decision depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Situation {
+    /// The snapshot that the trusted pointer names, if one was ever accepted.
+    pub(crate) desired: Option<InfoHashV2>,
+    /// The snapshot whose download this stream waits for.
+    pub(crate) active: Option<InfoHashV2>,
+    /// The snapshot that `current/<stream>` points at.
+    pub(crate) current: Option<InfoHashV2>,
+    /// What the store has of the desired snapshot.
+    pub(crate) stored: StoredState,
+    /// Whether the session has the desired snapshot.
+    pub(crate) session: InSession,
+    /// Whether the desired snapshot is being downloaded, for this stream or another.
+    pub(crate) downloading: bool,
+    /// Whether its download or verification failed since the last poll.
+    pub(crate) failed: bool,
+    /// Whether the service waits for disk space.
+    pub(crate) no_space: bool,
+}
+
+/// The one action to take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Nothing is stored and no pointer is known: wait for the next poll.
     Wait,
-    /// Seed what is held; nothing newer is wanted.
+    /// Seed what is stored; nothing newer is wanted.
     Keep,
-    /// Let the running download go on.
+    /// Let the running download continue.
     Continue,
+    /// Wait for the download that runs for another stream.
+    Join(InfoHashV2),
+    /// Open this stored snapshot, repair it if necessary, and seed it.
+    TakeUp(InfoHashV2),
     /// Download this snapshot.
-    Fetch {
-        /// Which.
-        snapshot: InfoHashV2,
-        /// Whether part of it is on disk.
-        resume: bool,
-    },
-    /// Look into the ledger of this snapshot, which is whole.
+    Fetch(InfoHashV2),
+    /// Verify the ledger of this complete snapshot.
     Verify(InfoHashV2),
-    /// Make this snapshot, which is whole, the current one.
+    /// Make this complete snapshot the current one.
     Switch(InfoHashV2),
-    /// Stop this download: something else is wanted now. What it has stays on disk.
+    /// Stop waiting for this download: another snapshot is wanted. What it has stays on disk.
     Abandon(InfoHashV2),
-    /// Stay where we are: the wanted snapshot was fetched before and is no sound ledger.
+    /// Stay with the current snapshot: the ledger of this one is not sound.
     Refuse(InfoHashV2),
+    /// Try again after the next poll, or when there is disk space.
+    Retry,
 }
 
 /// Decides what to do: the table above, row by row.
-pub(crate) fn decide(situation: Situation) -> Decision {
+pub(crate) fn decide(situation: Situation) -> Action {
     let Situation {
         desired,
         active,
-        holding,
         current,
+        stored,
+        session,
+        downloading,
+        failed,
+        no_space,
     } = situation;
-    match (desired, active) {
-        (None, None) if current.is_none() => Decision::Wait,
-        (None, None) => Decision::Keep,
-        (None, Some(_)) => Decision::Continue,
-        (Some(desired), Some(active)) if desired == active => Decision::Continue,
-        (Some(_), Some(active)) => Decision::Abandon(active),
-        (Some(desired), None) => match holding {
-            Holding::Whole if current == Some(desired) => Decision::Keep,
-            Holding::Whole => Decision::Switch(desired),
-            Holding::Unverified => Decision::Verify(desired),
-            Holding::Partial => Decision::Fetch {
-                snapshot: desired,
-                resume: true,
-            },
-            Holding::None => Decision::Fetch {
-                snapshot: desired,
-                resume: false,
-            },
-            Holding::Refused => Decision::Refuse(desired),
-        },
+    let desired = match (desired, active) {
+        (None, Some(_)) => return Action::Continue,
+        (None, None) if current.is_none() => return Action::Wait,
+        (None, None) => return Action::Keep,
+        (Some(desired), Some(active)) if desired == active => return Action::Continue,
+        (Some(_), Some(active)) => return Action::Abandon(active),
+        (Some(desired), None) => desired,
+    };
+    if downloading {
+        return Action::Join(desired);
+    }
+    if session == InSession::NotTried && stored.may_be_seeded() {
+        return Action::TakeUp(desired);
+    }
+    match stored {
+        StoredState::Sound if current == Some(desired) => Action::Keep,
+        StoredState::Sound => Action::Switch(desired),
+        StoredState::Refused => Action::Refuse(desired),
+        _ if failed || no_space => Action::Retry,
+        StoredState::Unverified => Action::Verify(desired),
+        StoredState::Absent
+        | StoredState::Partial
+        | StoredState::Busy
+        | StoredState::Damaged
+        | StoredState::Unavailable => Action::Fetch(desired),
     }
 }
 
@@ -116,119 +169,183 @@ pub(crate) fn decide(situation: Situation) -> Decision {
 mod tests {
     use super::*;
 
-    const HOLDINGS: [Holding; 5] = [
-        Holding::None,
-        Holding::Partial,
-        Holding::Whole,
-        Holding::Unverified,
-        Holding::Refused,
+    const ALL: [StoredState; 8] = [
+        StoredState::Absent,
+        StoredState::Partial,
+        StoredState::Busy,
+        StoredState::Damaged,
+        StoredState::Unavailable,
+        StoredState::Unverified,
+        StoredState::Sound,
+        StoredState::Refused,
     ];
+    const SESSION: [InSession; 3] = [InSession::NotTried, InSession::Failed, InSession::Open];
 
     fn id(byte: u8) -> InfoHashV2 {
         InfoHashV2::from_bytes([byte; 32])
     }
 
-    fn case(
-        desired: Option<u8>,
-        active: Option<u8>,
-        holding: Holding,
-        current: Option<u8>,
-    ) -> Decision {
-        decide(Situation {
-            desired: desired.map(id),
-            active: active.map(id),
-            holding,
-            current: current.map(id),
+    /// Snapshot 1 is desired and nothing else is the case.
+    fn wanted(stored: StoredState, session: InSession) -> Situation {
+        Situation {
+            desired: Some(id(1)),
+            active: None,
+            current: None,
+            stored,
+            session,
+            downloading: false,
+            failed: false,
+            no_space: false,
+        }
+    }
+
+    /// All situations that differ from `base` in what the store, the session and the service say.
+    fn variations(base: Situation) -> impl Iterator<Item = Situation> {
+        let flags = (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0));
+        flags.flat_map(move |(downloading, failed, no_space)| {
+            ALL.into_iter().flat_map(move |stored| {
+                SESSION.into_iter().map(move |session| Situation {
+                    stored,
+                    session,
+                    downloading,
+                    failed,
+                    no_space,
+                    ..base
+                })
+            })
         })
     }
 
     #[test]
     fn without_a_pointer_it_waits_or_keeps_or_continues() {
-        for holding in HOLDINGS {
-            assert_eq!(case(None, None, holding, None), Decision::Wait);
-            assert_eq!(case(None, None, holding, Some(1)), Decision::Keep);
-            for current in [None, Some(1), Some(2)] {
-                assert_eq!(case(None, Some(1), holding, current), Decision::Continue);
-            }
-        }
-    }
-
-    #[test]
-    fn a_whole_copy_is_kept_when_current_and_switched_to_when_not() {
-        assert_eq!(case(Some(1), None, Holding::Whole, Some(1)), Decision::Keep);
-        assert_eq!(
-            case(Some(1), None, Holding::Whole, None),
-            Decision::Switch(id(1))
-        );
-        assert_eq!(
-            case(Some(1), None, Holding::Whole, Some(2)),
-            Decision::Switch(id(1))
-        );
-    }
-
-    #[test]
-    fn what_is_missing_is_fetched_and_what_is_partial_resumed() {
-        for current in [None, Some(1), Some(2)] {
-            for (holding, resume) in [(Holding::None, false), (Holding::Partial, true)] {
-                assert_eq!(
-                    case(Some(1), None, holding, current),
-                    Decision::Fetch {
-                        snapshot: id(1),
-                        resume
-                    }
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_becomes_current_before_it_was_looked_into() {
-        for current in [None, Some(1), Some(2)] {
+        let base = Situation {
+            desired: None,
+            ..wanted(StoredState::Absent, InSession::NotTried)
+        };
+        for situation in variations(base) {
+            assert_eq!(decide(situation), Action::Wait);
+            let current = Some(id(1));
             assert_eq!(
-                case(Some(1), None, Holding::Unverified, current),
-                Decision::Verify(id(1))
+                decide(Situation {
+                    current,
+                    ..situation
+                }),
+                Action::Keep
             );
-        }
-    }
-
-    #[test]
-    fn an_unsound_ledger_is_not_fetched_again() {
-        for current in [None, Some(1), Some(2)] {
-            assert_eq!(
-                case(Some(1), None, Holding::Refused, current),
-                Decision::Refuse(id(1))
-            );
+            for current in [None, Some(id(1)), Some(id(2))] {
+                let active = Some(id(1));
+                let running = Situation {
+                    active,
+                    current,
+                    ..situation
+                };
+                assert_eq!(decide(running), Action::Continue);
+            }
         }
     }
 
     #[test]
     fn a_running_download_continues_while_it_is_wanted_and_only_then() {
-        for holding in HOLDINGS {
-            for current in [None, Some(1), Some(2)] {
-                assert_eq!(case(Some(1), Some(1), holding, current), Decision::Continue);
-                assert_eq!(
-                    case(Some(1), Some(3), holding, current),
-                    Decision::Abandon(id(3))
+        for situation in variations(wanted(StoredState::Absent, InSession::NotTried)) {
+            for current in [None, Some(id(1)), Some(id(2))] {
+                let running = |active| Situation {
+                    active: Some(id(active)),
+                    current,
+                    ..situation
+                };
+                assert_eq!(decide(running(1)), Action::Continue);
+                assert_eq!(decide(running(3)), Action::Abandon(id(3)));
+            }
+            // Abandoning takes one step.
+            assert!(!matches!(
+                decide(situation),
+                Action::Abandon(_) | Action::Continue
+            ));
+        }
+    }
+
+    #[test]
+    fn a_download_of_another_stream_is_joined() {
+        for situation in variations(wanted(StoredState::Absent, InSession::NotTried)) {
+            let joins = decide(situation) == Action::Join(id(1));
+            assert_eq!(joins, situation.downloading, "{situation:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_seeded_is_taken_up_once_in_a_round() {
+        let base = wanted(StoredState::Absent, InSession::NotTried);
+        for situation in variations(base).filter(|one| !one.downloading) {
+            let taken_up = decide(situation) == Action::TakeUp(id(1));
+            let expected = situation.session == InSession::NotTried
+                && matches!(
+                    situation.stored,
+                    StoredState::Sound
+                        | StoredState::Unverified
+                        | StoredState::Damaged
+                        | StoredState::Unavailable
                 );
+            assert_eq!(taken_up, expected, "{situation:?}");
+        }
+    }
+
+    #[test]
+    fn a_sound_snapshot_is_kept_when_current_and_switched_to_when_not() {
+        for session in [InSession::Failed, InSession::Open] {
+            for (failed, no_space) in [(false, false), (true, true)] {
+                let current = |current: Option<u8>| {
+                    decide(Situation {
+                        current: current.map(id),
+                        failed,
+                        no_space,
+                        ..wanted(StoredState::Sound, session)
+                    })
+                };
+                assert_eq!(current(Some(1)), Action::Keep);
+                assert_eq!(current(None), Action::Switch(id(1)));
+                assert_eq!(current(Some(2)), Action::Switch(id(1)));
             }
         }
     }
 
     #[test]
-    fn abandoning_settles_in_one_more_step() {
-        for holding in HOLDINGS {
-            let mut situation = Situation {
-                desired: Some(id(1)),
-                active: Some(id(2)),
-                holding,
-                current: None,
-            };
-            assert_eq!(decide(situation), Decision::Abandon(id(2)));
-            situation.active = None;
-            assert!(!matches!(
-                decide(situation),
-                Decision::Abandon(_) | Decision::Continue
-            ));
+    fn nothing_becomes_current_before_it_was_verified() {
+        for session in [InSession::Failed, InSession::Open] {
+            let situation = wanted(StoredState::Unverified, session);
+            assert_eq!(decide(situation), Action::Verify(id(1)));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_partial_busy_or_beyond_repair_is_fetched() {
+        for stored in [StoredState::Absent, StoredState::Partial, StoredState::Busy] {
+            for session in SESSION {
+                assert_eq!(decide(wanted(stored, session)), Action::Fetch(id(1)));
+            }
+        }
+        for stored in [StoredState::Damaged, StoredState::Unavailable] {
+            let situation = wanted(stored, InSession::Failed);
+            assert_eq!(decide(situation), Action::Fetch(id(1)));
+        }
+    }
+
+    #[test]
+    fn an_unsound_ledger_is_not_fetched_again() {
+        let base = wanted(StoredState::Absent, InSession::NotTried);
+        for situation in variations(base).filter(|one| !one.downloading) {
+            let refuses = decide(situation) == Action::Refuse(id(1));
+            assert_eq!(refuses, situation.stored == StoredState::Refused);
+        }
+    }
+
+    #[test]
+    fn after_a_failure_and_without_space_nothing_is_fetched_or_verified() {
+        for situation in variations(wanted(StoredState::Absent, InSession::NotTried)) {
+            let starts = matches!(decide(situation), Action::Fetch(_) | Action::Verify(_));
+            let held_up = situation.failed || situation.no_space;
+            assert!(!(starts && held_up), "{situation:?}");
+            let retries = decide(situation) == Action::Retry;
+            assert!(!retries || held_up, "{situation:?}");
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::config::{self, Seconds};
 use crate::observe::events::message_id;
 use crate::text::Causes;
 
-pub(crate) use schedule::{Event, Scrubs};
+pub(crate) use schedule::{ScrubEvent, Scrubs};
 
 /// Read at once, but never less than a piece.
 const SLICE: u64 = 4 << 20;
@@ -84,16 +84,16 @@ pub(crate) fn due<'a>(
 
 /// What a scrub tells.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum ScrubMessage {
     /// These blocks are damaged; the store no longer counts them as verified.
     Damaged(Vec<BlockIndex>),
     /// It came to its end, or to an error.
-    Ended(Result<Summary>),
+    Ended(Result<ScrubSummary>),
 }
 
 /// A whole scrub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Summary {
+pub(crate) struct ScrubSummary {
     /// Bytes read by this process.
     pub(crate) bytes: u64,
     /// Blocks found damaged by this process.
@@ -105,7 +105,7 @@ pub(crate) struct Summary {
 /// A running scrub of one snapshot.
 pub(crate) struct Scrub {
     pub(crate) id: InfoHashV2,
-    news: mpsc::Receiver<News>,
+    news: mpsc::Receiver<ScrubMessage>,
     /// Never says anything: dropping it ends the scrub.
     stop: std_mpsc::Sender<Infallible>,
     thread: JoinHandle<()>,
@@ -127,13 +127,13 @@ impl Scrub {
         let (say, news) = mpsc::channel(4);
         let (stop, stopped) = std_mpsc::channel();
         info!(snapshot = %id, from_piece = progress.piece, rate_bytes = rate, "scrubbing");
-        let work = Work {
+        let work = ScrubThread {
             id,
             store,
             dir,
             rate: rate.max(1),
             progress,
-            summary: Summary::default(),
+            summary: ScrubSummary::default(),
             stopped,
         };
         let thread = std::thread::Builder::new()
@@ -148,10 +148,10 @@ impl Scrub {
         })
     }
 
-    /// What it tells next. [`News::Ended`] is the last.
-    pub(crate) async fn next(&mut self) -> News {
+    /// What it tells next. [`ScrubMessage::Ended`] is the last.
+    pub(crate) async fn next(&mut self) -> ScrubMessage {
         let news = self.news.recv().await;
-        news.unwrap_or_else(|| News::Ended(Err(anyhow::anyhow!("the scrub ended unseen"))))
+        news.unwrap_or_else(|| ScrubMessage::Ended(Err(anyhow::anyhow!("the scrub ended unseen"))))
     }
 
     /// Ends it, with its position kept.
@@ -164,18 +164,18 @@ impl Scrub {
 }
 
 /// What the thread has.
-struct Work {
+struct ScrubThread {
     id: InfoHashV2,
     store: Arc<TorrentStore>,
     dir: SnapshotDir,
     rate: u64,
     progress: ScrubProgress,
-    summary: Summary,
+    summary: ScrubSummary,
     stopped: std_mpsc::Receiver<Infallible>,
 }
 
-impl Work {
-    fn run(mut self, say: &mpsc::Sender<News>) {
+impl ScrubThread {
+    fn run(mut self, say: &mpsc::Sender<ScrubMessage>) {
         // Refused to nobody; if it is, the scrub only rests less willingly.
         let _ = rustix::process::nice(19);
         let mut cursor = ScrubCursor::at(self.progress.piece);
@@ -188,7 +188,7 @@ impl Work {
                 Ok(slice) => slice,
                 Err(error) => {
                     self.save();
-                    let _ = say.blocking_send(News::Ended(Err(error.into())));
+                    let _ = say.blocking_send(ScrubMessage::Ended(Err(error.into())));
                     return;
                 }
             };
@@ -196,7 +196,7 @@ impl Work {
             if slice.done {
                 self.progress.finished_at = Some(unix_seconds(SystemTime::now()));
                 self.save();
-                let _ = say.blocking_send(News::Ended(Ok(self.summary)));
+                let _ = say.blocking_send(ScrubMessage::Ended(Ok(self.summary)));
                 return;
             }
             if saved.elapsed() >= SAVE_EVERY {
@@ -217,7 +217,7 @@ impl Work {
     }
 
     /// Tells what a slice found; `false` when nobody listens.
-    fn take(&mut self, slice: &Slice, say: &mpsc::Sender<News>) -> bool {
+    fn take(&mut self, slice: &Slice, say: &mpsc::Sender<ScrubMessage>) -> bool {
         self.summary.bytes += slice.bytes;
         self.summary.leaves_mended += slice.leaves_mended;
         for piece in &slice.contradictions {
@@ -242,7 +242,7 @@ impl Work {
         // At once: after a restart it tells that this was whole before.
         self.save();
         let blocks = slice.damage.iter().map(|damage| damage.block).collect();
-        say.blocking_send(News::Damaged(blocks)).is_ok()
+        say.blocking_send(ScrubMessage::Damaged(blocks)).is_ok()
     }
 
     fn save(&self) {
@@ -253,7 +253,7 @@ impl Work {
 }
 
 /// Says how a scrub ended.
-pub(crate) fn log_end(id: InfoHashV2, ended: &Result<Summary>, took: Duration) {
+pub(crate) fn log_end(id: InfoHashV2, ended: &Result<ScrubSummary>, took: Duration) {
     match ended {
         Ok(summary) if summary.damaged == 0 => info!(
             snapshot = %id, read_bytes = summary.bytes, took_ms = took.as_millis() as u64,

@@ -1,157 +1,61 @@
-//! What the streams say, and which of them are followed.
+//! The followed streams: results of look-ups, and changes of the configuration.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Error, Result};
-use futures_util::future::join_all;
-use snapshot_pointer::{
-    Poll, REPUBLISH_INTERVAL, RecordError, Republished, Succession, SuccessionError,
-};
-use snapshot_store::StreamName;
+use snapshot_pointer::{RecordError, Republished, SuccessionError};
 use tracing::{debug, error, info, warn};
 
-use super::{Running, Service};
+use super::Service;
+use super::followed::FollowedStream;
+use super::lookups::{KeptAlive, Polled};
 use crate::config::{self, Mistakes, Reloaded};
 use crate::kit::logging;
-use crate::pointers::followed::Followed;
-use crate::pointers::stream;
+use crate::observe::report::ProblemCode;
 use crate::text::Causes;
 
-/// Time to the next look-up while no pointer is known or none could be looked up; doubled each
-/// time, and never above the poll interval.
-pub(super) const FIRST_RETRY: Duration = Duration::from_secs(5);
-
-/// And at most so long: networks come up some time after machines do.
-const LAST_RETRY: Duration = Duration::from_secs(60);
-
-/// How soon to try again what could not be put.
-const KEEP_ALIVE_RETRY: Duration = Duration::from_secs(5 * 60);
-
-/// Which items to put again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Round {
-    /// All that are held; and authorities are asked for their successors.
-    All,
-    /// Those that no round has put, as they are new or were not taken.
-    Due,
-}
-
-impl Round {
-    /// What was put so lately need not be put.
-    fn every(self) -> Duration {
-        match self {
-            Self::All => Duration::ZERO,
-            Self::Due => REPUBLISH_INTERVAL * 5 / 4,
+impl Service<'_> {
+    /// Takes the results of a poll and schedules the next one. Returns the time until then.
+    pub(super) fn take_polled(&mut self, polled: Vec<Polled>) -> Duration {
+        let mut soon = false;
+        for (name, polled) in polled {
+            let followed = self.streams.iter_mut().find(|one| one.stream.name == name);
+            // A reload may have removed it.
+            if let Some(followed) = followed {
+                soon |= followed.take_poll(polled, self.problems.reporter());
+            }
         }
-    }
-}
-
-/// What came of keeping the items of one stream alive.
-pub(super) struct KeptAlive {
-    name: StreamName,
-    republished: Result<Vec<Republished>, RecordError>,
-    successions: Option<Result<Vec<Succession>, SuccessionError>>,
-}
-
-/// The look-up of one stream.
-pub(super) type Polled = (StreamName, Result<Poll, RecordError>);
-
-impl<'a> Service<'a> {
-    /// Looks up all streams at once, each as it is now.
-    pub(super) fn poll(&self) -> Running<'a, Vec<Polled>> {
-        let dht = self.network.dht();
-        let polls: Vec<_> = self
-            .streams
-            .iter()
-            .map(|followed| {
-                let stream = followed.stream.clone();
-                async move {
-                    let polled = stream.poll(&**dht).await;
-                    (stream.name, polled)
-                }
-            })
-            .collect();
-        Box::pin(join_all(polls))
+        let interval = self.live.config().poll_interval.get();
+        self.lookups.schedule_poll(soon, interval)
     }
 
-    /// Keeps alive what the authorities signed.
-    pub(super) fn keep_alive(&self, round: Round) -> Running<'a, Vec<KeptAlive>> {
-        let dht = self.network.dht();
-        let streams: Vec<_> = self
-            .streams
-            .iter()
-            .map(|followed| {
-                let stream = &followed.stream;
-                let (name, follower) = (stream.name.clone(), stream.follower.clone());
-                async move {
-                    let now = SystemTime::now();
-                    let republished = follower.republish(&**dht, now, round.every()).await;
-                    let successions = match round {
-                        Round::All => Some(follower.successions(&**dht, now).await),
-                        Round::Due => None,
-                    };
-                    KeptAlive {
-                        name,
-                        republished,
-                        successions,
-                    }
-                }
-            })
-            .collect();
-        Box::pin(join_all(streams))
-    }
-
-    /// Takes what came of keeping items alive. Returns how long to wait for the next round of all.
-    pub(super) fn kept_alive(&mut self, kept: Vec<KeptAlive>) -> Duration {
+    /// Takes the results of putting items again.
+    pub(super) fn take_kept_alive(&mut self, kept: Vec<KeptAlive>) {
         let mut failed = false;
         for one in kept {
             failed |= !log_republished(one.republished);
             let mut streams = self.streams.iter();
             let Some(followed) = streams.find(|followed| followed.stream.name == one.name) else {
-                // It left with a reload.
+                // A reload removed it.
                 continue;
             };
             match one.successions {
                 Some(Ok(successions)) => {
                     let text = followed.stream.handed_over(&successions);
-                    self.reporter
-                        .problem(stream::KEY_ROTATION, one.name.as_str(), text);
+                    self.problems
+                        .set(ProblemCode::KeyRotation, one.name.as_str(), text);
                 }
-                // A salt without room for it has no successions.
+                // A salt that is too long for a succession has none.
                 Some(Err(SuccessionError::Salt(_))) | None => {}
                 Some(Err(error)) => {
-                    error!("successors are not known: {:#}", Error::from(error));
+                    error!("cannot look up successors: {:#}", Error::from(error));
                 }
             }
         }
-        jittered(if failed {
-            KEEP_ALIVE_RETRY
-        } else {
-            REPUBLISH_INTERVAL
-        })
+        self.lookups.schedule_round(failed);
     }
 
-    /// Takes the results of a poll, and says when to poll again.
-    pub(super) fn heard(&mut self, polled: Vec<Polled>) -> Duration {
-        let mut soon = false;
-        for (name, polled) in polled {
-            let followed = self.streams.iter_mut().find(|one| one.stream.name == name);
-            // It may have left with a reload.
-            if let Some(followed) = followed {
-                soon |= followed.hear(polled, &mut self.reporter);
-            }
-        }
-        let interval = self.live.config().poll_interval.get();
-        if soon {
-            let pause = self.retry.min(interval);
-            self.retry = (self.retry * 2).min(LAST_RETRY);
-            return pause;
-        }
-        self.retry = FIRST_RETRY;
-        interval
-    }
-
-    /// Reads the configuration again. What does not look at it each time is told here.
+    /// Reads the configuration again and applies what is not looked up on each use.
     pub(super) async fn reload(&mut self) -> Result<Reloaded, Mistakes> {
         let reloaded = self.live.reload_and_log();
         let config = self.live.config();
@@ -164,7 +68,7 @@ impl<'a> Service<'a> {
                 .map(|index| before.swap_remove(index));
             match old {
                 Some(old) if old.stream.config == *stream => self.streams.push(old),
-                old => match self.begin(name, stream) {
+                old => match self.follow(name, stream) {
                     Ok(mut new) => {
                         new.active = old.and_then(|old| old.active);
                         self.streams.push(new);
@@ -172,27 +76,27 @@ impl<'a> Service<'a> {
                     Err(error) => {
                         error!(
                             stream = name,
-                            "not followed as it is configured now: {error:#}"
+                            "cannot follow the stream as it is configured now: {error:#}"
                         );
                         self.streams.extend(old);
                     }
                 },
             }
         }
-        for left in before {
-            info!(stream = left.stream.name.as_str(), "no longer followed");
-            self.reporter.forget(&left.stream.name);
-            if let Some(active) = left.active {
-                self.let_go(active).await;
+        for removed in before {
+            info!(stream = removed.stream.name.as_str(), "stopped following");
+            self.problems.reporter().forget(&removed.stream.name);
+            if let Some(active) = removed.active {
+                self.stop_unless_awaited(active).await;
             }
         }
-        self.tell_left_behind();
+        self.log_foreign_links();
         reloaded
     }
 
-    /// Says which links in `current/` belong to no stream: what they name is kept for ever. A producer
-    /// that shares the store may have made them, so they are not taken away.
-    pub(super) fn tell_left_behind(&self) {
+    /// Logs which links in `current/` belong to no stream: their snapshots are kept for ever. A producer
+    /// that shares the store may have made them, so they are not removed.
+    pub(super) fn log_foreign_links(&self) {
         let linked = match self.data.streams_with_current() {
             Ok(linked) => linked,
             Err(error) => {
@@ -202,11 +106,11 @@ impl<'a> Service<'a> {
                 );
             }
         };
-        for place in self.data.foreign_in_current().unwrap_or_default() {
+        for path in self.data.foreign_in_current().unwrap_or_default() {
             warn!(
                 "{} names no snapshot and is left alone: move it elsewhere, current/ is for links \
                  to snapshots",
-                place.display()
+                path.display()
             );
         }
         for (name, snapshot) in linked {
@@ -223,34 +127,29 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Begins to follow a stream that came with a reload.
-    pub(super) fn begin(&mut self, name: &str, stream: &config::Stream) -> Result<Followed> {
-        let mut followed = Followed::open(name, stream, self.data)?;
-        followed.recall(&mut self.reporter);
-        info!(stream = name, "followed from now on");
+    /// Starts to follow a stream that a reload added.
+    fn follow(&mut self, name: &str, stream: &config::Stream) -> Result<FollowedStream> {
+        let mut followed = FollowedStream::open(name, stream, self.data)?;
+        followed.recall(self.problems.reporter());
+        info!(stream = name, "started following");
         Ok(followed)
     }
 }
 
-/// Says what became of items that were put again; whether all were.
+/// Logs the results of putting items again. Returns whether all were put.
 fn log_republished(result: Result<Vec<Republished>, RecordError>) -> bool {
     let mut all = true;
     match result {
         Ok(items) => {
             for item in items {
+                let seq = item.item.seq().get();
                 match item.result {
-                    Ok(stored) => {
-                        debug!(
-                            seq = item.item.seq().get(),
-                            nodes = stored.nodes,
-                            "pointer put again"
-                        );
-                    }
+                    Ok(stored) => debug!(seq, nodes = stored.nodes, "put the pointer again"),
                     Err(error) => {
                         all = false;
                         info!(
-                            seq = item.item.seq().get(),
-                            "pointer not put again: {:#}",
+                            seq,
+                            "cannot put the pointer again: {:#}",
                             Error::from(error)
                         );
                     }
@@ -259,36 +158,8 @@ fn log_republished(result: Result<Vec<Republished>, RecordError>) -> bool {
         }
         Err(error) => {
             all = false;
-            error!("pointers are not kept alive: {:#}", Error::from(error));
+            error!("cannot keep pointers alive: {:#}", Error::from(error));
         }
     }
     all
-}
-
-/// A time up to a sixth shorter or longer, so that mirrors do not come to the same nodes all at once.
-fn jittered(time: Duration) -> Duration {
-    let mut random = [0; 4];
-    // Without randomness they do.
-    let random = match getrandom::fill(&mut random) {
-        Ok(()) => u32::from_ne_bytes(random),
-        Err(_) => u32::MAX / 2,
-    };
-    let sixth = time / 6;
-    time - sixth + (sixth * 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounds_are_spread_and_stay_near() {
-        let around = |_| jittered(REPUBLISH_INTERVAL);
-        let times: Vec<Duration> = (0..100).map(around).collect();
-        let (least, most) = (REPUBLISH_INTERVAL * 5 / 6, REPUBLISH_INTERVAL * 7 / 6);
-        assert!(times.iter().all(|time| (least..=most).contains(time)));
-        assert!(times.iter().any(|time| *time != times[0]));
-        // What a round puts is not due again before the next.
-        assert!(most < Round::Due.every());
-    }
 }

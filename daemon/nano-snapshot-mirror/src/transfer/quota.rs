@@ -22,9 +22,23 @@ use serde::{Deserialize, Serialize};
 use snapshot_store::{DataDir, layout};
 use tracing::{info, warn};
 
-use crate::observe::report;
 use crate::text::Bytes;
 use file_kit::fs::write_atomically;
+
+/// What was given in this month, of what may be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct MonthReport {
+    /// In UTC, as `2026-11`.
+    pub(crate) month: String,
+    /// Content, in bytes.
+    pub(crate) uploaded: u64,
+    /// What may be given in a month; `null` without a limit.
+    pub(crate) limit: Option<u64>,
+    /// The limit is reached: nothing is given before the month ends.
+    pub(crate) paused: bool,
+    /// When the next month begins.
+    pub(crate) ends: u64,
+}
 
 /// The name of the file.
 const FILE: &str = layout::MONTHLY_UPLOAD;
@@ -329,8 +343,8 @@ impl Quota {
     }
 
     /// Returns the count as the report shows it.
-    pub(crate) fn report(&self) -> report::MonthReport {
-        report::MonthReport {
+    pub(crate) fn report(&self) -> MonthReport {
+        MonthReport {
             month: self.counts.present.to_string(),
             uploaded: self.counts.given(),
             limit: self.limit,

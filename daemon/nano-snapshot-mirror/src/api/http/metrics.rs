@@ -134,7 +134,7 @@ fn ours(report: &Report, page: &mut Page) {
     let mut codes: Vec<&str> = report
         .problems
         .iter()
-        .map(|problem| &*problem.code)
+        .map(|problem| problem.code.name())
         .collect();
     codes.sort_unstable();
     for same in codes.chunk_by(|a, b| a == b) {

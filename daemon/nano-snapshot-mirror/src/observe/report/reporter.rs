@@ -21,8 +21,9 @@ use super::notes::{AuthorityNotes, StreamNotes};
 use super::observer::{Observed, observe};
 use super::reach::PeerListener;
 use super::{
-    Addresses, DiskReport, MonthReport, PeerReport, PortMapping, Problem, RateHistory, Report,
-    ServicePhase, StreamReport, TorrentReport, TorrentState, TransferTotals, VoteState, WorkReport,
+    Addresses, DiskReport, MonthReport, PeerReport, PortMapping, Problem, ProblemCode, RateHistory,
+    Report, ServicePhase, StreamReport, TorrentReport, TorrentState, TransferTotals, VoteState,
+    WorkReport,
 };
 
 use crate::pointers::stream::Stream;
@@ -65,7 +66,7 @@ pub(crate) struct Reporter {
     /// `None`: what the torrents do says it.
     phase: Option<ServicePhase>,
     streams: HashMap<StreamName, StreamNotes>,
-    problems: BTreeMap<(&'static str, String), String>,
+    problems: BTreeMap<(ProblemCode, String), String>,
     refusals: BTreeMap<String, u64>,
     transfer: TransferTotals,
     /// Counters of each torrent when they were last added to the sums.
@@ -221,7 +222,7 @@ impl Reporter {
 
     /// Records that something is wrong with `subject` (a stream or a snapshot), or with `None` that it
     /// is not any more.
-    pub(crate) fn problem(&mut self, code: &'static str, subject: &str, text: Option<String>) {
+    pub(crate) fn problem(&mut self, code: ProblemCode, subject: &str, text: Option<String>) {
         let key = (code, subject.to_owned());
         match text {
             Some(text) => self.problems.insert(key, text),
@@ -446,13 +447,16 @@ impl Reporter {
         let mut problems: Vec<Problem> = self
             .problems
             .iter()
-            .map(|((code, _), text)| problem(code, text.clone()))
+            .map(|((code, _), text)| problem(*code, text.clone()))
             .collect();
         for (following, stream) in following.iter().zip(streams) {
             let name = &stream.name;
             let notes = self.streams.get(&following.stream.name);
             if let Some(why) = notes.and_then(|notes| notes.nothing.as_ref()) {
-                problems.push(problem("no-pointer", format!("stream {name}: {why}")));
+                problems.push(problem(
+                    ProblemCode::NoPointer,
+                    format!("stream {name}: {why}"),
+                ));
             }
             let last = notes
                 .and_then(|notes| notes.answered)
@@ -463,13 +467,13 @@ impl Reporter {
                     "stream {name}: no DHT node has answered for {}; is UDP blocked?",
                     crate::text::Time(silent)
                 );
-                problems.push(problem("dht-silent", text));
+                problems.push(problem(ProblemCode::DhtSilent, text));
             }
             if stream.stale {
                 let text = format!(
                     "stream {name}: the authorities have named nothing newer for longer than max-age"
                 );
-                problems.push(problem("pointer-stale", text));
+                problems.push(problem(ProblemCode::PointerStale, text));
             }
             for authority in &stream.authorities {
                 if authority.state == VoteState::Contested {
@@ -478,14 +482,14 @@ impl Reporter {
                          number; the proof is kept in streams/",
                         authority.authority
                     );
-                    problems.push(problem("equivocation", text));
+                    problems.push(problem(ProblemCode::Equivocation, text));
                 }
             }
         }
         for torrent in torrents {
             if let Some(failure) = &torrent.failure {
                 let text = format!("snapshot {}: {failure}", torrent.snapshot);
-                problems.push(problem("torrent-stopped", text));
+                problems.push(problem(ProblemCode::TorrentStopped, text));
             }
         }
         for handle in self.torrents.borrow().iter() {
@@ -493,18 +497,15 @@ impl Reporter {
             if let (SessionPhase::Metadata, Some(length)) = (&status.phase, status.refused_metadata)
             {
                 let text = format!("snapshot {}: {}", handle.id().v2, metadata_too_long(length));
-                problems.push(problem("metadata-too-long", text));
+                problems.push(problem(ProblemCode::MetadataTooLong, text));
             }
         }
         problems
     }
 }
 
-fn problem(code: &str, text: String) -> Problem {
-    Problem {
-        code: code.to_owned(),
-        text,
-    }
+fn problem(code: ProblemCode, text: String) -> Problem {
+    Problem { code, text }
 }
 
 /// The most telling of all that goes on.

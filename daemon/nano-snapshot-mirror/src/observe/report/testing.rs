@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Addresses, AuthorityReport, DhtReport, DiskReport, MonthReport, PeerTotals, PortMapping,
-    Problem, Reachable, RefusedItem, Report, ServicePhase, StreamReport, TorrentReport,
-    TorrentState, TransferTotals, VoteState, WorkReport,
+    Problem, ProblemCode, Reachable, RefusedItem, Report, ServicePhase, StreamReport,
+    TorrentReport, TorrentState, TransferTotals, VoteState, WorkReport,
 };
 
 /// The snapshot that is seeded.
@@ -69,7 +69,7 @@ pub(crate) fn report() -> Report {
         phase: ServicePhase::Fetching,
         ready: false,
         problems: vec![Problem {
-            code: "dht-silent".to_owned(),
+            code: ProblemCode::DhtSilent,
             text: "no DHT node has answered".to_owned(),
         }],
         work: vec![WorkReport {

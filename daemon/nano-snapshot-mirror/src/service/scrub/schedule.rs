@@ -7,16 +7,16 @@ use bittorrent_protocol::InfoHashV2;
 use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
-use super::{News, Scrub, Settings, due, log_end};
+use super::{Scrub, ScrubMessage, Settings, due, log_end};
 use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
 /// Something for [`Scrubs::take`].
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum ScrubEvent {
     /// It is time to look whether a scrub is due.
     Look,
     /// The running scrub says something.
-    News(News),
+    Message(ScrubMessage),
 }
 
 /// The scrubs of one process.
@@ -46,25 +46,25 @@ impl Scrubs {
     }
 
     /// What happens next.
-    pub(crate) async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> ScrubEvent {
         if let Some((scrub, _)) = &mut self.running {
-            return Event::News(scrub.next().await);
+            return ScrubEvent::Message(scrub.next().await);
         }
         sleep_until(self.look_at).await;
-        Event::Look
+        ScrubEvent::Look
     }
 
     /// Deals with what happened, with what is seeded.
     pub(crate) async fn take(
         &mut self,
-        event: Event,
+        event: ScrubEvent,
         settings: Settings,
         seeding: &HashMap<InfoHashV2, SnapshotTorrent>,
     ) {
         self.settings = settings;
         match event {
-            Event::Look => self.look(seeding),
-            Event::News(News::Damaged(blocks)) => {
+            ScrubEvent::Look => self.look(seeding),
+            ScrubEvent::Message(ScrubMessage::Damaged(blocks)) => {
                 let id = self.running.as_ref().map(|(scrub, _)| scrub.id);
                 if let Some(torrent) = id.and_then(|id| seeding.get(&id))
                     && let Err(error) = torrent.repair(blocks).await
@@ -72,7 +72,7 @@ impl Scrubs {
                     error!(snapshot = %torrent.id, "not mended before the next start: {error}");
                 }
             }
-            Event::News(News::Ended(ended)) => {
+            ScrubEvent::Message(ScrubMessage::Ended(ended)) => {
                 // After an error not at once, as it may come again.
                 let pause = match &ended {
                     Ok(_) => Duration::ZERO,
