@@ -79,7 +79,7 @@ fn try_repair(data: &DataDir, id: InfoHashV2, why: &str) -> Result<bool> {
     if clear_path(data, id)? {
         return Ok(true);
     }
-    allow_owner(&data.snapshot(id));
+    allow_owner(data.snapshot(id));
     let Some(own) = data.own_snapshot(id)? else {
         return Ok(false);
     };

@@ -67,13 +67,12 @@ impl Torrent {
                 None => self.handle_unchecked(key, event),
             },
         };
-        result.map_err(|fault| {
-            if let (PeerFault::FalseHashes(_), Some(peer)) = (&fault, self.swarm.peers.get(&key)) {
+        result.inspect_err(|fault| {
+            if let (PeerFault::FalseHashes(_), Some(peer)) = (fault, self.swarm.peers.get(&key)) {
                 // Otherwise it would reconnect and be asked again.
                 self.ban(peer.addr, Blame::Hashes, shared, now);
             }
             self.remove_peer(key, true, shared, now);
-            fault
         })
     }
 

@@ -154,7 +154,7 @@ impl Driver {
                 let _ = reply.send(self.accept(swarm, v2_offered, addr));
             }
             SessionCommand::Incoming(torrent, established) => {
-                self.on_connected(torrent, *established)
+                self.on_connected(torrent, *established);
             }
         }
     }

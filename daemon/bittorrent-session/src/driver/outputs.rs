@@ -28,7 +28,7 @@ impl Driver {
                 command: Command::Have(pieces),
             } => self.send_have(peer, pieces),
             Output::Send { peer, command } => {
-                self.connections.instruct(peer, Instruction::Send(command))
+                self.connections.instruct(peer, Instruction::Send(command));
             }
             Output::Disconnect { peer, reason } => {
                 if let Some(addr) = self.connections.addr(peer) {

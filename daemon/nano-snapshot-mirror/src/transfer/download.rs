@@ -225,7 +225,7 @@ impl Download<'_> {
             }
             Ok(None) => {}
             Err(error) => {
-                debug!(snapshot = %self.id, "cannot serve the verified part during the pause: {error:#}")
+                debug!(snapshot = %self.id, "cannot serve the verified part during the pause: {error:#}");
             }
         }
     }
