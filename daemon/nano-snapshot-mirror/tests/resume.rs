@@ -92,7 +92,7 @@ fn a_killed_fetch_resumes_and_loses_little() {
     );
     copies += 1;
 
-    let given: u64 = numbers(&seeder.stop().succeeded().stderr, "uploaded_bytes=")
+    let given: u64 = numbers(&seeder.stop().succeeded().stderr, "uploaded=")
         .iter()
         .sum();
     let again = given

@@ -430,7 +430,7 @@ impl Story<'_> {
         Ok(Traffic {
             fetched: numbers(&log, "fetched="),
             wasted: numbers(&log, "wasted="),
-            given: numbers(&log, "uploaded_bytes=").iter().sum(),
+            given: numbers(&log, "uploaded=").iter().sum(),
         })
     }
 }

@@ -90,7 +90,7 @@ impl SnapshotTorrent {
         let status = self.handle.status();
         let uploaded = status.uploaded_payload;
         info!(
-            snapshot = %self.id, uploaded_bytes = uploaded,
+            snapshot = %self.id, uploaded,
             "removed the torrent from the session, uploaded {}", Bytes(uploaded)
         );
         (self.lock, status)
