@@ -63,7 +63,7 @@ async fn a_full_disk_stops_the_torrent_and_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_forgets_stops_the_torrent_and_is_named() {
-    ends_with(Operation::Sync, ErrorKind::Other, "the disk failed to keep").await;
+    ends_with(Operation::Sync, ErrorKind::Other, "the disk lost").await;
 }
 
 /// The failure shows in the report of a shutdown, which ends all the same.

@@ -159,7 +159,7 @@ async fn only_who_knows_a_swarm_gets_through() {
     seed.shutdown().await;
 }
 
-/// Whoever is silent in the middle, or goes on for ever, is left alone in the end.
+/// A peer that falls silent in the middle, or never ends, is disconnected.
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_that_lead_to_nothing_end() {
     let hasty = SessionConfig {

@@ -230,7 +230,7 @@ fn killed_sample() -> Sample {
     Sample::file("killed", 48 << 20, 256 * 1024, false)
 }
 
-/// Told where to fetch to and from whom, this is the process that is killed; else it kills it.
+/// With a directory and a peer in its environment this is the process that is killed; else the one that kills it.
 #[test]
 fn a_killed_download_goes_on_with_what_is_true() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -47,7 +47,7 @@ impl Seed {
         RawPeer::connect(addr(&self.session), swarm, MODERN).await.0
     }
 
-    /// Somebody else gets everything all the same, and the flood has cost little.
+    /// Another peer gets everything all the same, and the flood has cost little.
     async fn still_serves(&self) {
         let leech = common::session().await;
         let store = self.sample.empty_store(&self.dir.path().join("leech"));
@@ -97,7 +97,7 @@ async fn requests_of_somebody_who_is_choked_end_the_connection() {
             ..Tuning::default()
         },
         engine: bittorrent_session::EngineConfig {
-            // Nobody but the one that is served in the end.
+            // No peer but the one that is served in the end.
             unchoke_slots: 0,
             optimistic_slots: 0,
             ..Default::default()

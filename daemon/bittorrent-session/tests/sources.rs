@@ -224,7 +224,7 @@ async fn a_tracker_over_udp_names_the_seed() {
                 let interval = 900_u32.to_be_bytes();
                 [&[0, 0, 0, 1][..], transaction, &interval, &[0; 8], &peers].concat()
             };
-            // Somebody else's answer comes first.
+            // Another node's answer comes first.
             let mut strange = reply.clone();
             strange[4] ^= 1;
             tracker.send_to(&strange, from).await.unwrap();

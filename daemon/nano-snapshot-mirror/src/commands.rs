@@ -6,6 +6,7 @@ pub(crate) mod fetch;
 pub(crate) mod inspect;
 pub(crate) mod install;
 pub(crate) mod key_file;
+pub(crate) mod outcome;
 pub(crate) mod pin;
 pub(crate) mod produce;
 pub(crate) mod publishing;

@@ -27,7 +27,7 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 use crate::cli::{Cli, Command};
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 use crate::config::{Live, Loaded};
 use crate::progress::ProgressDisplay;
 
@@ -92,15 +92,15 @@ fn start(cli: &Cli) -> u8 {
     }
     let live = Live::new(sources, &loaded);
     match run(cli, &loaded, &live, &display) {
-        Ok(Ended::Done) => DONE,
+        Ok(Outcome::Done) => DONE,
         // An answer that was not read is none.
-        Ok(Ended::Told(_)) if service_kit::output::stdout_is_closed() => UNREAD,
-        Ok(Ended::Told(code)) => code,
-        Ok(Ended::Interrupted) => {
+        Ok(Outcome::Code(_)) if service_kit::output::stdout_is_closed() => UNREAD,
+        Ok(Outcome::Code(code)) => code,
+        Ok(Outcome::Interrupted) => {
             errln!("stopped by a signal; run the same command again to continue");
             INTERRUPTED
         }
-        Ok(Ended::Unpublished) => UNPUBLISHED,
+        Ok(Outcome::Unpublished) => UNPUBLISHED,
         Err(error) => {
             print_error(&error);
             match error.downcast_ref::<commands::produce::Unpublishable>() {
@@ -121,7 +121,7 @@ fn print_error(error: &anyhow::Error) {
     errln!("error: {}", Printable(format_args!("{error:#}")));
 }
 
-fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Result<Ended> {
+fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Result<Outcome> {
     let config = &loaded.config;
     match &cli.command {
         Some(Command::Keygen(args)) => commands::key_file::keygen(args)?,
@@ -136,10 +136,12 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
             },
             Some(mistake) => {
                 errln!("error: {}", Printable(mistake));
-                return Ok(Ended::Told(MISTAKEN));
+                return Ok(Outcome::Code(MISTAKEN));
             }
         },
-        Some(Command::Status(args)) => return commands::status::run(args, config).map(Ended::Told),
+        Some(Command::Status(args)) => {
+            return commands::status::run(args, config).map(Outcome::Code);
+        }
         Some(Command::Pin(args)) => commands::pin::run(args, true, config)?,
         Some(Command::Unpin(args)) => commands::pin::run(args, false, config)?,
         Some(Command::Verify(args)) => {
@@ -177,7 +179,7 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
         }
         None => block_on(async |signals| service::run(live, display, &signals).await)?,
     }
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }
 
 /// Runs what needs networks, with signals listened to from the start.

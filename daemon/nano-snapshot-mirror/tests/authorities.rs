@@ -1,4 +1,4 @@
-//! Those who hold keys: a second authority that attests, one that hands over, a run that nobody is to
+//! Those who hold keys: a second authority that attests, one that hands over, a run that no other process is to
 //! follow; and mirrors that keep alive what they signed.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -180,7 +180,7 @@ fn a_key_hands_over_to_another() {
         world.current("mirror") == Some(first.clone())
     });
 
-    // Both: it follows whoever names the newer snapshot.
+    // Both: it follows the one that names the newer snapshot.
     follow(&format!("\"{old}\", \"{new}\""));
     mirror.signal(Signal::HUP);
     mirror.until("its end", || problem().is_none());

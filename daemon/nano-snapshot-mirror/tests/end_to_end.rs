@@ -98,7 +98,7 @@ fn the_copy_is_what_the_ledger_was() {
     );
 }
 
-/// What a producer publishes unless told otherwise: the ledger without what is the node's own.
+/// What a producer publishes by default: the ledger without what is the node's own.
 #[test]
 fn peers_and_votes_stay_with_the_producer() {
     let world = World::new();

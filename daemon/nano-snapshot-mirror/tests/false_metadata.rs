@@ -20,7 +20,7 @@ const LIARS_ID: u8 = 5;
 /// The id of extension messages (BEP 10).
 const EXTENDED: u8 = 20;
 
-/// Seeds metadata that somebody made up, and counts how often it was asked for.
+/// Seeds metadata that is made up, and counts how often it was asked for.
 fn liar(swarm: SwarmHash) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -118,7 +118,7 @@ fn a_liar_keeps_nobody_from_the_truth() {
     let dir = world.path("node/snapshots").join(&snapshot);
     assert!(!dir.join("snapshot.torrent").exists());
 
-    // With somebody who tells the truth.
+    // With an honest peer.
     let seeder = Running::start(&mut world.mirror("producer"));
     run_command(&mut fetch).succeeded();
     assert_same(

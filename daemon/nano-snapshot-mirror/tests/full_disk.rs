@@ -131,7 +131,7 @@ fn what_is_there_is_served_during_a_pause() {
             .unwrap()
             .contains("serving the verified part")
     });
-    // Nobody else has anything.
+    // No other peer has anything.
     let seeder = published.seeder.take();
     seeder.unwrap().stop().succeeded();
     let mut other = Running::start(published.world.mirror("other").arg("--once"));
@@ -141,7 +141,7 @@ fn what_is_there_is_served_during_a_pause() {
             .metadata()
             .is_ok_and(|content| content.blocks() * 512 >= 4 * MIB)
     });
-    // With room and somebody to ask, both go on.
+    // With room and a peer to ask, both continue.
     small.remount("size=100m");
     published.seeder = Some(Running::start(&mut published.world.mirror("producer")));
     published.until_whole(&mut mirror);
@@ -238,7 +238,7 @@ fn a_floor_of_free_space_is_kept() {
     mirror.until("the download", || {
         published.place("snapshots/ID/content/data.ldb").exists()
     });
-    // Somebody else takes all the room that was there when it began.
+    // Another process takes all the room that was there when it began.
     mirror.signal(Signal::STOP);
     disk.fill(reserve + 4 * MIB);
     mirror.signal(Signal::CONT);

@@ -50,12 +50,12 @@ fn post(socket: &Path, path: &str) -> String {
 #[test]
 fn hooks_hear_of_a_day_and_the_log_has_its_fields() {
     let world = World::new();
-    let (file, told, later) = (
+    let (file, output, later) = (
         world.path("c.toml"),
-        world.path("told"),
+        world.path("output"),
         world.path("later"),
     );
-    configure(&file, &told);
+    configure(&file, &output);
     let mut mirror = world.mirror("mirror");
     mirror
         .arg("--config")
@@ -63,15 +63,15 @@ fn hooks_hear_of_a_day_and_the_log_has_its_fields() {
         .args(["--log-format", "json"]);
     let mut mirror = Running::start(&mut mirror);
     // Nothing was ever published.
-    mirror.until("the finding", || kinds(&told) == ["problem"]);
-    assert_eq!(events(&told)[0]["code"], "no-pointer");
+    mirror.until("the finding", || kinds(&output) == ["problem"]);
+    assert_eq!(events(&output)[0]["code"], "no-pointer");
 
     copy_ledger(BEFORE, &world.path("node.ldb"));
     let said = run_command(&mut world.produce("producer", &world.path("node.ldb"))).succeeded();
     let snapshot = said.value("snapshot");
     let mut seeder = Running::start(&mut world.mirror("producer"));
-    mirror.until("the day", || kinds(&told).contains(&"ready".to_owned()));
-    let all = events(&told);
+    mirror.until("the day", || kinds(&output).contains(&"ready".to_owned()));
+    let all = events(&output);
     let of = |kind: &str| all.iter().position(|event| event["event"] == kind).unwrap();
     assert!(of("discovered") < of("ready"), "{all:?}");
     assert!(

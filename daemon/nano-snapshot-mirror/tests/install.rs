@@ -106,7 +106,7 @@ fn a_new_node_has_nothing_to_go_back_to() {
 #[test]
 fn what_root_installs_belongs_to_the_node() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can install for somebody else; run this test as root");
+        eprintln!("SKIPPED: only root can install for another user; run this test as root");
         return;
     }
     let (uid, gid) = (12_345, 54_321);
@@ -149,7 +149,7 @@ fn what_root_installs_belongs_to_the_node() {
     // What the directory's owner puts there is not written to.
     let (dir, place) = node(BEFORE);
     chown(dir.path(), Some(uid), Some(gid)).unwrap();
-    let others = dir.path().join("somebody's");
+    let others = dir.path().join("other");
     fs::write(&others, "content").unwrap();
     fs::hard_link(&others, dir.path().join("data.ldb-lock")).unwrap();
     install(dir.path(), &[AFTER]).failed_with(1, &["data.ldb-lock", "another name"]);

@@ -1,4 +1,4 @@
-//! The status page in a real browser: it draws itself anew, asks nobody else, fits a phone.
+//! The status page in a real browser: it updates itself, asks no other server, fits a phone.
 //!
 //! Needs Chromium (`apt-get install chromium`). Without it the test is left out, with a line on stderr, and fails if `REQUIRE_CHROMIUM` is set, as
 //! in CI. With `PAGE_SCREENSHOTS=DIR` it leaves pictures there.

@@ -155,7 +155,7 @@ fn a_mirror_that_runs_there_lends_its_network() {
     );
     assert_eq!(said.value("seq"), "1");
     let id = said.value("snapshot");
-    // It was told at once, not at its next poll.
+    // It was notified at once, not at its next poll.
     assert!(mirror.stderr().contains(&id), "{}", mirror.stderr());
 
     copy_ledger(AFTER, &ledger);

@@ -105,7 +105,7 @@ fn produce_says_what_keeps_it_from_publishing() {
     let ledger = world.path("node.ldb");
     copy_ledger(BEFORE, &ledger);
 
-    // Nobody answers: the number in use is unknown.
+    // No node answers: the number in use is unknown.
     let mut alone = common::command();
     alone
         .arg("produce")

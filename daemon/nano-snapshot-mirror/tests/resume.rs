@@ -65,7 +65,7 @@ fn a_killed_fetch_resumes_and_loses_little() {
     whole.end().succeeded();
     let window = started.elapsed().max(Duration::from_millis(50));
 
-    // A fetch that comes to its end before its kill is one whole copy; the next begins anew.
+    // A fetch that completes before its kill is one whole copy; the next one begins with nothing.
     let (mut killed, mut copies) = (0, 1);
     let data = |copies: u64| format!("killed-{copies}");
     while killed < kills {

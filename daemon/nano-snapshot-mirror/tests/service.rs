@@ -397,7 +397,7 @@ fn a_scrub_finds_rot_and_has_it_mended_by_peers() {
     };
     for offset in [1_000_000, 2_000_000] {
         rot(&content, offset);
-        assert!(sealed(), "nobody knows of it yet");
+        assert!(sealed(), "no process knows of it yet");
         let mut mirror = Running::start(
             world
                 .mirror("node")
@@ -425,7 +425,7 @@ fn a_scrub_finds_rot_and_has_it_mended_by_peers() {
             .contains("\"damaged\": 2")
     );
 
-    // Found and not mended, as nobody else is there, it is not served and not forgotten.
+    // Found and not mended, as no peer is there, it is not served and not forgotten.
     seeder.stop().succeeded();
     rot(&content, 3_000_000);
     let scrubbing = || {

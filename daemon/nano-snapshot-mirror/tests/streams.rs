@@ -280,7 +280,7 @@ fn without_a_pointer_the_pinned_snapshot_is_taken_until_there_is_one() {
     let seeder = Running::start(&mut world.mirror("producer"));
     let stream = format!(
         "[stream.daily]\nauthorities = [\"{}\"]\npinned = \"{first}\"\npinned-after = \"0s\"\n",
-        world.keygen("nobody")
+        world.keygen("stranger")
     );
     let file = configured(&world, &stream);
     let said = run_command(world.mirror_of_file("node", &file).arg("--once")).succeeded();
@@ -291,7 +291,7 @@ fn without_a_pointer_the_pinned_snapshot_is_taken_until_there_is_one() {
     mirror.until("the pinned snapshot", || {
         world.current("mirror") == Some(first.clone())
     });
-    world.put_by("nobody", 1, second.parse().unwrap());
+    world.put_by("stranger", 1, second.parse().unwrap());
     mirror.until("what the pointer names", || {
         world.current("mirror") == Some(second.clone())
     });

@@ -1,4 +1,4 @@
-//! Beside a service manager: sockets it hands over, what it is told, and a watchdog that has to be
+//! Beside a service manager: sockets it hands over, notifications it gets, and a watchdog that has to be
 //! earned. The manager is this test: it passes descriptors from 3 on and listens for notifications.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -57,7 +57,7 @@ impl Manager {
         service
     }
 
-    /// What was told since the last time.
+    /// Notifications since the last time.
     fn heard(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
         let mut lines = Vec::new();
@@ -68,7 +68,7 @@ impl Manager {
         lines
     }
 
-    /// Waits until a line is told, and gives back all that came until then.
+    /// Waits for a notification, and returns all that came until then.
     #[track_caller]
     fn until(&self, service: &mut Running, wanted: &str) -> Vec<String> {
         let mut all = Vec::new();
@@ -118,7 +118,7 @@ fn sockets_are_taken_over_and_keep_connections_while_nobody_runs() {
     ];
     let mirror = world.mirror("data");
     for _ in 0..2 {
-        // What comes while nobody runs waits in the socket.
+        // What comes while no process runs waits in the socket.
         let early = TcpStream::connect(http_address).unwrap();
         let mut service = Running::start(&mut manager.service(&mirror, &sockets));
         manager.until(&mut service, "READY=1");
@@ -250,20 +250,21 @@ fn the_manager_is_told_of_start_reload_and_end() {
     let world = published();
     let manager = Manager::new();
     let mut service = Running::start(&mut manager.service(&world.mirror("data"), &[]));
-    let mut told = manager.until(&mut service, "READY=1");
-    let first = |prefix: &str| told.iter().position(|line| line.starts_with(prefix));
+    let mut lines = manager.until(&mut service, "READY=1");
+    let first = |prefix: &str| lines.iter().position(|line| line.starts_with(prefix));
     let extended = first("EXTEND_TIMEOUT_USEC=").expect("a start may take its time");
-    assert!(Some(extended) < first("READY=1"), "{told:?}");
-    // It is told when it changes, so it may have come with the other lines.
+    assert!(Some(extended) < first("READY=1"), "{lines:?}");
+    // It is sent when it changes, so it may have come with the other lines.
     service.until("a status line", || {
-        told.extend(manager.heard());
-        told.iter()
+        lines.extend(manager.heard());
+        lines
+            .iter()
             .any(|line| line.starts_with("STATUS=seeding") && line.contains("daily seq 1"))
     });
     service.signal(Signal::HUP);
-    let told = manager.until(&mut service, "READY=1");
-    let at = told.iter().position(|line| line == "RELOADING=1").unwrap();
-    let clock = told[at + 1].strip_prefix("MONOTONIC_USEC=").unwrap();
+    let lines = manager.until(&mut service, "READY=1");
+    let at = lines.iter().position(|line| line == "RELOADING=1").unwrap();
+    let clock = lines[at + 1].strip_prefix("MONOTONIC_USEC=").unwrap();
     assert!(clock.parse::<u64>().unwrap() > 0);
     service.stop().succeeded();
     assert!(manager.heard().contains(&"STOPPING=1".to_owned()));
@@ -322,7 +323,7 @@ fn each_loop_that_hangs_ends_the_pings() {
     ];
     for (hangs, belongs) in cases {
         let before = service.stderr().len();
-        let told = |part: &str| {
+        let logged = |part: &str| {
             let log = service.stderr();
             let line = log[before..].lines().find(|line| line.contains(part));
             line.map(str::to_owned)
@@ -330,14 +331,14 @@ fn each_loop_that_hangs_ends_the_pings() {
         let held = Held::new(process, |thread, name| belongs(process, thread, name));
         manager.heard();
         let finding = common::eventually("the finding", || {
-            told("no progress for").filter(|line| line.contains(hangs))
+            logged("no progress for").filter(|line| line.contains(hangs))
         });
         // One may have been earned before, and sent after we began to listen.
         let pings = manager.heard();
         let pings = pings.iter().filter(|line| *line == ping).count();
         assert!(pings <= 1, "{pings} pings while {hangs} hung: {finding}");
         drop(held);
-        common::eventually("the loops again", || told("make progress again"));
+        common::eventually("the loops again", || logged("make progress again"));
         manager.until(&mut service, ping);
     }
     service.stop().succeeded();

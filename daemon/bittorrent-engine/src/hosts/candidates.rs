@@ -126,6 +126,7 @@ impl Candidates {
             let unproven = self.of_host(addr.ip()).filter(|(_, known)| !known.proven);
             for (_, other) in unproven {
                 added.fails = added.fails.max(other.fails);
+                added.early = added.early.max(other.early);
                 if let (DialState::Idle(from), DialState::Idle(others)) =
                     (&mut added.state, other.state)
                 {
@@ -249,21 +250,30 @@ impl Candidates {
             let wait = EARLY_RETRY.saturating_mul(1 << known.early);
             known.early += 1;
             known.state = DialState::Idle(now + wait);
+            let (fails, early, proven) = (known.fails, known.early, known.proven);
+            if bounded && !proven {
+                // The host has one quick retry: its other addresses wait for how it ends.
+                self.hold_back(addr, fails, early, now + wait + ONE_AT_A_TIME);
+            }
             return;
         }
         known.fails = known.fails.saturating_add(1);
         let least = known.least_wait(config);
         let from = now + backoff(known.fails, least, config, rng);
         known.state = DialState::Idle(from);
-        let (fails, proven) = (known.fails, known.proven);
+        let (fails, early, proven) = (known.fails, known.early, known.proven);
         if bounded && !proven {
-            self.hold_back(addr, fails, from);
+            self.hold_back(addr, fails, early, from);
         }
     }
 
     /// Makes the other addresses of the same host wait as well where no peer was met yet.
-    fn hold_back(&mut self, addr: SocketAddr, fails: u32, from: Instant) {
-        let others: Vec<SocketAddr> = self.of_host(addr.ip()).map(|(addr, _)| *addr).collect();
+    fn hold_back(&mut self, addr: SocketAddr, fails: u32, early: u32, from: Instant) {
+        let others: Vec<SocketAddr> = self
+            .of_host(addr.ip())
+            .map(|(other, _)| *other)
+            .filter(|other| *other != addr)
+            .collect();
         for other in others {
             if let Some(known) = self.by_addr.get_mut(&other)
                 && let DialState::Idle(since) = &mut known.state
@@ -271,6 +281,7 @@ impl Candidates {
             {
                 *since = from.max(*since);
                 known.fails = fails.max(known.fails);
+                known.early = early.max(known.early);
             }
         }
     }

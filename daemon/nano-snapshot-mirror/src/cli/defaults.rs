@@ -42,9 +42,10 @@ pub(super) fn described(command: Command) -> Command {
 
 /// Returns the default of a key in words: what its description says, or else the value.
 fn default(key: &Key) -> Option<String> {
-    if let Some((_, words)) = key.about.split_once("By default ") {
-        let (words, _) = sentence(words);
-        return Some(words.replace('`', "").replace('\n', " "));
+    // Descriptions are wrapped, also after "By default".
+    let about = key.about.replace('\n', " ");
+    if let Some((_, words)) = about.split_once("By default ") {
+        return Some(sentence(words).replace('`', ""));
     }
     let value = key.default.as_deref()?.replace('"', "");
     // A list of one value.
@@ -55,11 +56,11 @@ fn default(key: &Key) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// Splits text after its first sentence, whose final dot is left out. A dot in a name is followed by a letter.
-fn sentence(text: &str) -> (&str, &str) {
-    let end = text.find(". ").or_else(|| text.find(".\n"));
+/// Returns the first sentence of a text without its final dot. A dot in a name is followed by a letter.
+fn sentence(text: &str) -> &str {
+    let end = text.find(". ");
     let end = end.or_else(|| text.strip_suffix('.').map(str::len));
-    text.split_at(end.unwrap_or(text.len()))
+    &text[..end.unwrap_or(text.len())]
 }
 
 #[cfg(test)]

@@ -17,20 +17,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cli::AttestArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_attestation};
 use crate::pointers::stream::Stream;
 use crate::progress::ProgressDisplay;
 
-/// Looks into the ledger, where nobody has yet as deep as wanted, and signs and publishes.
+/// Verifies the ledger, unless that was done as deeply as wanted before, and signs and publishes.
 pub(crate) async fn run(
     args: &AttestArgs,
     config: &Config,
     display: &ProgressDisplay,
     signals: &Signals,
-) -> Result<Ended> {
+) -> Result<Outcome> {
     let signer = args.key.as_deref().map(Signer::new).transpose()?;
     let data = DataDir::existing(config.data_dir.as_deref())?;
     let stream = Stream::one(config, args.stream.as_deref(), &data)?;
@@ -59,7 +59,7 @@ pub(crate) async fn run(
         stop: &signals.stop,
     };
     let Some(checked) = block_in_place(|| look.at_ledger(args.dry_run))? else {
-        return Ok(Ended::Interrupted);
+        return Ok(Outcome::Interrupted);
     };
     let records = RecordStore::open(&data.streams())?;
     if let Some(signer) = &signer {
@@ -72,7 +72,7 @@ pub(crate) async fn run(
     outln!("ledger:    {checked}");
     let Some(signer) = signer.filter(|_| !args.dry_run) else {
         outln!("would:     sign and publish a pointer to it");
-        return Ok(Ended::Done);
+        return Ok(Outcome::Done);
     };
     let publishing = Publishing {
         config,
@@ -84,7 +84,7 @@ pub(crate) async fn run(
         first: args.first,
     };
     let published = tokio::select! {
-        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
+        () = signals.stop.cancelled() => return Ok(Outcome::Interrupted),
         published = publishing.publish_pointer(&signer, id) => published.context(
             "the snapshot is sound and not attested: run attest again to try that again"
         )?,
@@ -92,7 +92,7 @@ pub(crate) async fn run(
     outln!("seq:       {}", published.seq);
     outln!("authority: {}", signer.authority);
     outln!("nodes:     {}", published.nodes());
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }
 
 /// Compares the ledger of `id` with that of the snapshot that this authority attested `last`.

@@ -1,4 +1,4 @@
-//! `demo`: the whole way on this machine alone, told as a story.
+//! `demo`: the whole way on this machine alone, printed as a story.
 //!
 //! Everything in it is real: ledgers that LMDB wrote, a DHT of `mainline` nodes on the loopback
 //! interface, and this very program as producer, mirrors and fetch, each a process of its own with
@@ -23,7 +23,7 @@ use snapshot_store::{DataDir, StreamName};
 use tokio::task::block_in_place;
 
 use crate::cli::DemoArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 
 use crate::text::{Bytes, Count, Time};
 
@@ -37,18 +37,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const DAY: f64 = 0.000_25;
 
 /// Plays the story. Fails if anything in it is not as it should be.
-pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<Ended> {
+pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<Outcome> {
     let place = Place::choose(args.keep.as_deref())?;
-    let told = tokio::select! {
-        told = Story::tell(&place.dir, args.size) => told,
-        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
+    let outcome = tokio::select! {
+        outcome = Story::tell(&place.dir, args.size) => outcome,
+        () = signals.stop.cancelled() => return Ok(Outcome::Interrupted),
     };
-    match (&told, args.keep.is_some()) {
+    match (&outcome, args.keep.is_some()) {
         (Ok(()), true) => outln!("\nEverything is left in {}.", place.dir.display()),
         (Ok(()), false) => {}
         (Err(_), _) => errln!("what happened is in {}", place.leave().display()),
     }
-    told.map(|()| Ended::Done)
+    outcome.map(|()| Outcome::Done)
 }
 
 /// Where it happens; removed at the end unless it is to be kept.
@@ -166,7 +166,7 @@ impl Story<'_> {
         self.second_day(&first, anna, ben).await
     }
 
-    /// A mirror begins with nothing and is told of nobody.
+    /// A mirror begins with no content and no peer.
     async fn first_mirror(
         &self,
         data: &str,

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::cli::OnceArgs;
 use crate::commands::install::place::LedgerPlace;
+use crate::commands::outcome::Outcome;
 use crate::config::{Live, SeedFor, Size};
 use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict};
@@ -47,21 +48,8 @@ const LOOKUP_TRIES: u32 = 3;
 /// Pause after a look-up that found nothing.
 const LOOKUP_RETRY: Duration = Duration::from_secs(3);
 
-/// Pause after the first one that reached nobody; doubled each time.
+/// Pause after the first one that reached no node; doubled each time.
 const UNREACHED_RETRY: Duration = Duration::from_secs(2);
-
-/// How a command that works for a while ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// Everything that was asked for is done.
-    Done,
-    /// A signal came first. What was done is kept for the next run.
-    Interrupted,
-    /// A snapshot was made and nobody was told.
-    Unpublished,
-    /// A question was answered; the exit code tells how it stands.
-    Told(u8),
-}
 
 /// Fetches once.
 pub(crate) async fn run(
@@ -69,7 +57,7 @@ pub(crate) async fn run(
     live: &Live,
     display: &ProgressDisplay,
     signals: &Signals,
-) -> Result<Ended> {
+) -> Result<Outcome> {
     let started = Instant::now();
     let config = &live.config();
     if once.extract
@@ -97,7 +85,7 @@ pub(crate) async fn run(
     let ended = fetch.run().await;
     network.close(&data).await;
     let Some(left) = ended? else {
-        return Ok(Ended::Interrupted);
+        return Ok(Outcome::Interrupted);
     };
     let final_extract = FinalExtract {
         data: &data,
@@ -109,12 +97,12 @@ pub(crate) async fn run(
         stop: &signals.stop,
     };
     let ended = match left.to_do {
-        Remaining::Nothing => Ended::Done,
+        Remaining::Nothing => Outcome::Done,
         Remaining::Complete => block_in_place(|| final_extract.complete())?,
         Remaining::Extract => block_in_place(|| final_extract.extract())?,
         Remaining::Discard => block_in_place(|| final_extract.extract_discarding())?,
     };
-    if ended == Ended::Interrupted {
+    if ended == Outcome::Interrupted {
         return Ok(ended);
     }
     let place = if once.extract {
@@ -128,7 +116,7 @@ pub(crate) async fn run(
         place.display()
     );
     outln!("{}", place.display());
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }
 
 /// The result of the part of a fetch that needs the network.
@@ -177,7 +165,7 @@ impl Fetch<'_> {
             }
             bail!(
                 "the archive of snapshot {id} is partly discarded: finish with --extract \
-                 --discard-archive, or remove {} to fetch it anew",
+                 --discard-archive, or remove {} to fetch it again",
                 self.data.snapshot(id).display()
             );
         }
@@ -224,7 +212,7 @@ impl Fetch<'_> {
                 return Ok(Some(Remaining::Nothing));
             }
             return Ok(match self.reflink(torrent).await? {
-                Some(Ended::Interrupted) => None,
+                Some(Outcome::Interrupted) => None,
                 Some(_) => Some(Remaining::Nothing),
                 None => Some(Remaining::Extract),
             });
@@ -391,7 +379,7 @@ impl Fetch<'_> {
     }
 
     /// Puts a reflink of the content in its place. `None` where the file system has none.
-    async fn reflink(&self, torrent: &SnapshotTorrent) -> Result<Option<Ended>> {
+    async fn reflink(&self, torrent: &SnapshotTorrent) -> Result<Option<Outcome>> {
         let content = plain_ledger(torrent)?;
         let (data, id) = (self.data.clone(), torrent.id);
         let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
@@ -411,7 +399,7 @@ impl Fetch<'_> {
             });
             drop(meter);
             if !compared.map_err(|error| note_damage(error, || Ok(store), &dir, &stop))? {
-                return Ok(Some(Ended::Interrupted));
+                return Ok(Some(Outcome::Interrupted));
             }
             Extracted::put(
                 &data,
@@ -420,7 +408,7 @@ impl Fetch<'_> {
                 New::Copy(copy, Method::Reflink),
                 allow_older,
             )?;
-            Ok(Some(Ended::Done))
+            Ok(Some(Outcome::Done))
         };
         spawn_blocking(work).await?
     }

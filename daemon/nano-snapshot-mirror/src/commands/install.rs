@@ -20,7 +20,7 @@ use snapshot_store::{DataDir, DirLock, SnapshotDir, SnapshotInfo, StreamName, sp
 use tracing::{info, warn};
 
 use crate::cli::InstallArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 use crate::config::Config;
 use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_replacement};
@@ -34,11 +34,11 @@ pub(crate) fn run(
     config: &Config,
     display: &ProgressDisplay,
     signals: &Signals,
-) -> Result<Ended> {
+) -> Result<Outcome> {
     let place = LedgerPlace::of_node(&args.to)?;
     if args.rollback {
         roll_back(&place, config)?;
-        return Ok(Ended::Done);
+        return Ok(Outcome::Done);
     }
     let origin = Origin::find(args, config)?;
     let installation = Installation {
@@ -190,7 +190,7 @@ enum Compared {
 }
 
 impl Installation<'_> {
-    fn run(&self, origin: &Origin) -> Result<Ended> {
+    fn run(&self, origin: &Origin) -> Result<Outcome> {
         let made = match origin.archive() {
             Some(snapshot) => self.install_archive(snapshot),
             None => self.install_ledger(origin),
@@ -200,11 +200,11 @@ impl Installation<'_> {
             Made::There => {
                 info!("this ledger is installed already: nothing was changed");
             }
-            Made::Interrupted => return Ok(Ended::Interrupted),
+            Made::Interrupted => return Ok(Outcome::Interrupted),
         }
         self.place.clear_extraction();
         outln!("{}", self.place.ledger().display());
-        Ok(Ended::Done)
+        Ok(Outcome::Done)
     }
 
     fn installed(&self, origin: &Origin) {

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cli::ProduceArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 use crate::commands::publishing::{Mirror, Published, Publishing, Signer};
 use crate::config::{Config, Size, default_salt};
 use crate::progress::ProgressDisplay;
@@ -48,7 +48,7 @@ pub(crate) async fn run(
     config: &Config,
     display: &ProgressDisplay,
     signals: &Signals,
-) -> Result<Ended> {
+) -> Result<Outcome> {
     // Faults that a person can mend come out before the hours of copying.
     let salt = args.salt();
     if args.validation {
@@ -60,14 +60,14 @@ pub(crate) async fn run(
     let _alone = Alone::take(&data)?;
     if let (true, Some(ledger)) = (args.dry_run, &args.ledger) {
         outln!("{}", block_in_place(|| plan::of(args, ledger, &data))?);
-        return Ok(Ended::Done);
+        return Ok(Outcome::Done);
     }
     data.clean_incoming()?;
     let records = RecordStore::open(&data.streams())?;
     let stream = StreamName::of_salt(salt.as_bytes());
 
     let Some(built) = build(args, config, &data, &stream, display, &signals.stop).await? else {
-        return Ok(Ended::Interrupted);
+        return Ok(Outcome::Interrupted);
     };
     let unchanged = data.current_of(&stream)? == Some(built.id);
     if unchanged {
@@ -76,7 +76,7 @@ pub(crate) async fn run(
     let Some(signer) = signer.filter(|_| !args.offline) else {
         outln!("{}", Summary::of(&built, unchanged));
         info!(snapshot = %built.id, "not published: run produce without --offline to sign it");
-        return Ok(Ended::Unpublished);
+        return Ok(Outcome::Unpublished);
     };
     let publishing = Publishing {
         config,
@@ -88,7 +88,7 @@ pub(crate) async fn run(
         first: args.first,
     };
     let published = tokio::select! {
-        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
+        () = signals.stop.cancelled() => return Ok(Outcome::Interrupted),
         published = publishing.publish_pointer(&signer, built.id) => published.with_context(|| format!(
             "snapshot {} is in the store but not published: run produce again to try that again",
             built.id
@@ -105,7 +105,7 @@ pub(crate) async fn run(
     let mut summary = Summary::of(&built, unchanged);
     summary.publication(&published, signer.authority);
     outln!("{summary}");
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }
 
 /// A run to see whether everything works must not be followed by anybody.

@@ -7,12 +7,12 @@ use snapshot_pointer::{ItemKind, RecordStore, SignedItem, Succession};
 use snapshot_store::DataDir;
 
 use crate::cli::RotateArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
 
 /// Signs and publishes that `--new` takes over from `--old`.
-pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -> Result<Ended> {
+pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -> Result<Outcome> {
     let (old, new) = (Signer::new(&args.old)?, Signer::new(&args.new)?);
     let succession = Succession {
         old: old.authority,
@@ -29,7 +29,7 @@ pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -
     outln!("new:       {}", succession.new);
     if args.dry_run {
         outln!("would:     sign with both and publish under {salt}");
-        return Ok(Ended::Done);
+        return Ok(Outcome::Done);
     }
     let data = DataDir::create(config.data_dir.as_deref())?;
     let records = RecordStore::open(&data.streams())?;
@@ -52,10 +52,10 @@ pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -
         )?)
     };
     let published = tokio::select! {
-        () = signals.stop.cancelled() => return Ok(Ended::Interrupted),
+        () = signals.stop.cancelled() => return Ok(Outcome::Interrupted),
         published = publishing.publish(says, sign) => published?,
     };
     outln!("seq:       {}", published.seq);
     outln!("nodes:     {}", published.nodes());
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }

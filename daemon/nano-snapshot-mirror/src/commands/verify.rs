@@ -12,8 +12,8 @@ use snapshot_store::{DataDir, Mark, ScrubProgress, SnapshotDir};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::VerifyArgs;
-use crate::commands::fetch::Ended;
 use crate::commands::install::node_lock::who_has_open;
+use crate::commands::outcome::Outcome;
 use crate::config::Config;
 use crate::ledger::verify_progress::VerifyProgress;
 use crate::progress::{ProgressDisplay, WorkKind};
@@ -25,7 +25,7 @@ pub(crate) fn run(
     config: &Config,
     display: &ProgressDisplay,
     stop: &CancellationToken,
-) -> Result<Ended> {
+) -> Result<Outcome> {
     let look = Look {
         args,
         display,
@@ -44,10 +44,10 @@ pub(crate) fn run(
         None => all(&DataDir::existing(config.data_dir.as_deref())?, &look),
     };
     match sound {
-        Ok(true) => Ok(Ended::Done),
+        Ok(true) => Ok(Outcome::Done),
         Ok(false) => bail!("something is wrong, see above"),
         // It failed for being stopped.
-        Err(_) if stop.is_cancelled() => Ok(Ended::Interrupted),
+        Err(_) if stop.is_cancelled() => Ok(Outcome::Interrupted),
         Err(error) => Err(error),
     }
 }

@@ -56,7 +56,7 @@ impl LedgerPolicy {
         if dir.plain_ledger(info).is_some() {
             return self.judge_record(record.as_ref());
         }
-        // Archives are looked into when somebody extracts them.
+        // Archives are verified when they are extracted.
         match record {
             Some(record) if !record.is_sound() => Verdict::Refused(record.faults),
             _ => Verdict::Sound,

@@ -107,7 +107,7 @@ impl Unpack {
     }
 
     /// Extracts the archive of a snapshot that is whole. With `discard` it is given back to the file
-    /// system as it is extracted, where its format allows; the caller has made sure that nobody reads
+    /// system as it is extracted, where its format allows; the caller has made sure that no other process reads
     /// it.
     pub(crate) fn whole(&self, info: &Info, discard: bool) -> Result<Unpacked> {
         let (format, path) = self
@@ -234,7 +234,7 @@ impl Unpack {
     }
 
     /// Says what kept the archive from being extracted; what is its own fault is kept with the
-    /// snapshot, so that nobody fetches or tries it again.
+    /// snapshot, so that it is neither fetched nor tried again.
     fn failed(&self, error: ExtractError) -> anyhow::Error {
         // Larger disks and machines exist.
         let here_only = matches!(

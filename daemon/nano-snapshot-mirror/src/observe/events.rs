@@ -1,4 +1,4 @@
-//! What an operator wants to hear of: found by comparing one report with the next, told once each to the
+//! Events for operators: found by comparing one report with the next, each sent once to the
 //! log, with a message id of its own, and to the hooks.
 
 use serde::Serialize;

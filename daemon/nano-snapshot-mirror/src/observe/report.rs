@@ -29,7 +29,7 @@ pub(crate) use problem::{Problem, ProblemCode};
 pub(crate) use rates::{POINTS as RATE_POINTS, RateHistory, RatePoint};
 pub(crate) use reporter::{FollowedState, ReportWatch, Reporter};
 
-/// The mirror at a moment; made anew about once a second.
+/// The mirror at a moment; made about once a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Of the program.
@@ -74,7 +74,7 @@ named! {
         Fetching => "fetching",
         /// Reading again what is there, or looking into the ledger.
         Verifying => "verifying",
-        /// What is wanted is here, and given to whoever asks.
+        /// What is wanted is stored, and uploaded to every peer that asks.
         Seeding => "seeding",
         /// Nothing to seed, and nothing to fetch.
         Idle => "idle",

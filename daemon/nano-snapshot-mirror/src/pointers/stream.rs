@@ -90,7 +90,7 @@ impl Stream {
     pub(crate) fn handed_over(&self, successions: &[Succession]) -> Option<String> {
         let known = self.follower.policy().authorities();
         let name = self.name.as_str();
-        let told: Vec<String> = successions
+        let texts: Vec<String> = successions
             .iter()
             .filter(|one| !known.contains(&one.new))
             .map(|Succession { old, new }| {
@@ -100,12 +100,12 @@ impl Stream {
                 )
             })
             .collect();
-        (!told.is_empty()).then(|| told.join("; "))
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 }
 
 /// What a stale stream means, for a person.
-pub(crate) const STALE: &str = "its authorities may have gone, or somebody withholds their news";
+pub(crate) const STALE: &str = "its authorities may have gone, or a node withholds their items";
 
 /// Called with items before a look-up settles.
 fn note_early(item: &SignedItem) {

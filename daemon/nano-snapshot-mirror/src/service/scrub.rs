@@ -2,7 +2,7 @@
 //!
 //! A scrub is a thread of its own with the lowest priority that reads a stretch, compares it with its
 //! hashes and rests, so that on average it reads no faster than it may. Where it stands is kept beside
-//! the snapshot in `scrub.json`. What it finds damaged is not served from that moment on; whoever
+//! the snapshot in `scrub.json`. What it finds damaged is not served from that moment on; a peer that
 //! started it has it fetched again.
 
 mod schedule;
@@ -158,7 +158,7 @@ impl Scrub {
     pub(crate) async fn stop(self) {
         drop((self.stop, self.news));
         let thread = self.thread;
-        // It reads a stretch at most before it looks. A panic was told of where it happened.
+        // It reads a stretch at most before it looks. A panic was logged where it happened.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     }
 }
@@ -176,7 +176,7 @@ struct ScrubThread {
 
 impl ScrubThread {
     fn run(mut self, say: &mpsc::Sender<ScrubMessage>) {
-        // Refused to nobody; if it is, the scrub only rests less willingly.
+        // No process is refused this; if one is, the scrub only yields less.
         let _ = rustix::process::nice(19);
         let mut cursor = ScrubCursor::at(self.progress.piece);
         let mut saved = Instant::now();
@@ -216,7 +216,7 @@ impl ScrubThread {
         }
     }
 
-    /// Tells what a slice found; `false` when nobody listens.
+    /// Sends what a slice found; `false` when the receiver is gone.
     fn take(&mut self, slice: &Slice, say: &mpsc::Sender<ScrubMessage>) -> bool {
         self.summary.bytes += slice.bytes;
         self.summary.leaves_mended += slice.leaves_mended;

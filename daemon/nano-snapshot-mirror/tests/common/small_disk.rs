@@ -11,7 +11,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`, said loudly, where nobody lets us mount one.
+    /// `None`, said loudly, where we may not mount one.
     pub(crate) fn mount(place: PathBuf, options: &str) -> Option<Self> {
         fs::create_dir_all(&place).unwrap();
         if mount(&["-t", "tmpfs", "-o", options, "tmpfs"], &place) {

@@ -287,3 +287,16 @@ fn a_failure_holds_back_the_other_addresses_of_a_host_where_no_peer_was_met() {
     f.now += Duration::from_secs(10);
     assert!(matches!(f.dial(), Some(2 | 3)));
 }
+
+#[test]
+fn the_addresses_of_a_host_share_one_quick_retry() {
+    let mut f = bounded();
+    f.add(1, Source::Exchange);
+    f.add(2, Source::Exchange);
+    let first = f.dial().unwrap();
+    f.fail(first, DialFailure::ClosedEarly);
+    // A better source replaces one of the two.
+    f.add(3, Source::Dht);
+    let rest = knocks(&mut f, 10, DialFailure::ClosedEarly);
+    assert_eq!(rest.len(), 1, "{first} {rest:?}");
+}

@@ -147,7 +147,7 @@ impl Child {
             .ok()
             .and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            // It may have ended by itself: then there is nobody to tell.
+            // It may have ended by itself: then there is no process to signal.
             let _ = kill_process(pid, signal);
         }
     }

@@ -13,9 +13,9 @@ use snapshot_store::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::Ended;
 use super::extracted::{Extracted, New};
 use crate::commands::install::place::LedgerPlace;
+use crate::commands::outcome::Outcome;
 use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::{LedgerPolicy, Verdict};
 use crate::ledger::published::{Damaged, Published};
@@ -36,7 +36,7 @@ pub(super) struct FinalExtract<'a> {
 
 impl FinalExtract<'_> {
     /// Extracts an archive that no other process uses and gives it up on the way.
-    pub(super) fn extract_discarding(&self) -> Result<Ended> {
+    pub(super) fn extract_discarding(&self) -> Result<Outcome> {
         let (data, id) = (self.data, self.id);
         let place = LedgerPlace::of_data_dir(data.root())?;
         let Some(owned) = data.own_snapshot(id)? else {
@@ -52,7 +52,7 @@ impl FinalExtract<'_> {
         let unpacked = unpack.whole(&info, true);
         let archived = match unpacked {
             Ok(Unpacked::Ready(archived)) => archived,
-            Ok(Unpacked::Stopped | Unpacked::NeedsWhole) => return Ok(Ended::Interrupted),
+            Ok(Unpacked::Stopped | Unpacked::NeedsWhole) => return Ok(Outcome::Interrupted),
             Err(error) => {
                 let found = LedgerRecord::load(&dir);
                 let verdict = self.policy.judge_record(found.as_ref());
@@ -73,7 +73,7 @@ impl FinalExtract<'_> {
         drop(owned);
         self.remove(&data.lock()?)?;
         info!(snapshot = %id, "discarded: it is not seeded any longer");
-        Ok(Ended::Done)
+        Ok(Outcome::Done)
     }
 
     /// Removes the snapshot, and the links to it.
@@ -89,7 +89,7 @@ impl FinalExtract<'_> {
 
     /// The ledger is in its place already: completes what an interrupted run left to do there and in
     /// the store.
-    pub(super) fn complete(&self) -> Result<Ended> {
+    pub(super) fn complete(&self) -> Result<Outcome> {
         let place = LedgerPlace::of_data_dir(self.data.root())?;
         Extracted::complete(&place)?;
         let lock = self.data.lock()?;
@@ -103,12 +103,12 @@ impl FinalExtract<'_> {
             self.remove(&lock)?;
             info!(snapshot = %self.id, "removed what was left of it: its ledger was moved out");
         }
-        Ok(Ended::Done)
+        Ok(Outcome::Done)
     }
 
     /// Puts a plain ledger into its place on file systems without reflinks: by moving it out of the
     /// store, or by copying when it has to stay there too.
-    pub(super) fn extract(&self) -> Result<Ended> {
+    pub(super) fn extract(&self) -> Result<Outcome> {
         let (data, id) = (self.data, self.id);
         let place = LedgerPlace::of_data_dir(data.root())?;
         let lock = data.lock()?;
@@ -139,7 +139,7 @@ impl FinalExtract<'_> {
             drop(meter);
             let store = || Ok(Arc::new(dir.open()?));
             if !compared.map_err(|error| note_damage(error, store, &dir, self.stop))? {
-                return Ok(Ended::Interrupted);
+                return Ok(Outcome::Interrupted);
             }
             Extracted::put(data, &place, id, New::Content(content), self.allow_older)?;
             drop(owned);
@@ -148,7 +148,7 @@ impl FinalExtract<'_> {
                 stream = self.stream.name.as_str(),
                 "moved out of the store: it is not seeded any longer"
             );
-            return Ok(Ended::Done);
+            return Ok(Outcome::Done);
         }
         // A shared lock keeps the content where it is while it is copied.
         let _in_use = data
@@ -172,7 +172,7 @@ impl FinalExtract<'_> {
             None => error,
         });
         let Some(copy) = copy? else {
-            return Ok(Ended::Interrupted);
+            return Ok(Outcome::Interrupted);
         };
         Extracted::put(
             data,
@@ -181,7 +181,7 @@ impl FinalExtract<'_> {
             New::Copy(copy, Method::Copy),
             self.allow_older,
         )?;
-        Ok(Ended::Done)
+        Ok(Outcome::Done)
     }
 }
 

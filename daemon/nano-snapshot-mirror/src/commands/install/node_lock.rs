@@ -3,7 +3,7 @@
 //! Every process that has a ledger open holds a POSIX record lock on the first byte of the file
 //! `data.ldb-lock` beside it, and one that opens it waits for an exclusive lock to go
 //! (`mdb_env_excl_lock` of LMDB 0.9.70). A node takes that lock before it opens the ledger itself, so
-//! whoever holds all of the file locked exclusively can exchange the ledger.
+//! a process that holds an exclusive lock on the whole file can replace the ledger.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
@@ -33,7 +33,7 @@ impl NodeLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // Whoever owns the directory could have the file of somebody else emptied below.
+            // The owner of the directory could have a file of another user emptied below.
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .with_context(failed)?;
@@ -59,7 +59,7 @@ impl NodeLock {
     }
 }
 
-/// Who has the ledger at `path` open and may write to it, for a person; `None` where nobody is known to.
+/// Who has the ledger at `path` open and may write to it, for a person; `None` where no process is known.
 /// Not to be asked of a ledger that this process has open: its own lock would be lost.
 pub(crate) fn who_has_open(path: &Path) -> Option<String> {
     let mut lock = path.to_owned().into_os_string();
@@ -87,7 +87,7 @@ fn holder(file: &File) -> String {
 impl Drop for NodeLock {
     fn drop(&mut self) {
         // The file tells transaction numbers of the ledger that was. A node that opens the ledger
-        // alone makes it anew; one that waited for this lock would believe it, so it finds nothing in
+        // alone makes it again; one that waited for this lock would believe it, so it finds nothing in
         // it, fails, and opens the ledger alone when it is started again.
         if let Err(error) = self.file.set_len(0) {
             tracing::warn!("cannot empty {}: {error}", self.path.display());

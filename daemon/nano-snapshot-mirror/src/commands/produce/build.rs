@@ -187,7 +187,7 @@ fn made_already(
         );
         return Ok(Some(built));
     }
-    // A node commits all the time; what a run without a mirror left is to be published, not made anew.
+    // A node commits all the time; what a run without a mirror left is to be published, not made again.
     if !args.offline
         && let Some(id) = memory.unpublished(&origin, recipe)
         && let Some(built) = Built::held(data, id)
@@ -203,7 +203,7 @@ pub(super) fn space_needed(layout: LayoutArg, ledger: u64) -> u64 {
     match layout {
         LayoutArg::Plain => space::of_file(ledger),
         // The copy goes when it is packed. Ledgers are packed to three quarters of their size; to be
-        // sure of more would ask for room that nobody needs.
+        // sure of more would ask for room that is not needed.
         LayoutArg::TarZst => ledger + space::of_file(ledger / 5 * 4),
     }
 }

@@ -23,7 +23,7 @@ use service_kit::signals;
 use tracing::{debug, info, warn};
 
 use crate::cli::CopyLedgerArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 
 /// The command by which this program starts itself as the copying process.
 pub(crate) const COMMAND: &str = "copy-ledger";
@@ -229,7 +229,7 @@ impl Drop for ClearAtEnd {
 }
 
 /// The child: copies the ledger to stdout.
-pub(crate) fn run(args: &CopyLedgerArgs) -> Result<Ended> {
+pub(crate) fn run(args: &CopyLedgerArgs) -> Result<Outcome> {
     // The parent says when to stop, by closing the pipe. A service manager signals both.
     let _ignored = signals::ignore()?;
     let ledger = LiveLedger::open(&args.ledger)?;
@@ -239,7 +239,7 @@ pub(crate) fn run(args: &CopyLedgerArgs) -> Result<Ended> {
         Ok(()) => {}
         Err(error @ CopyError::ProcessNumberTaken { .. }) => {
             errln!("error: {:#}", anyhow::Error::from(error));
-            return Ok(Ended::Told(NUMBER_TAKEN));
+            return Ok(Outcome::Code(NUMBER_TAKEN));
         }
         Err(error) => return Err(error.into()),
     }
@@ -253,5 +253,5 @@ pub(crate) fn run(args: &CopyLedgerArgs) -> Result<Ended> {
         (Some(state), Some(from)) => ledger.copy_rest_to(state, from, &mut out)?,
         _ => ledger.copy_to(&mut out)?,
     }
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }

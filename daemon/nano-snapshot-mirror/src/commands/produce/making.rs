@@ -77,13 +77,13 @@ impl Making {
         let place = data.build_record(stream);
         let noted: Option<Record> = json_file::read_or_default(&place);
         if noted.is_some_and(|noted| !data.incoming().join(noted.build).is_dir()) {
-            // It is in nobody's way.
+            // It blocks no other run.
             let _ = fs::remove_file(&place);
         }
     }
 
     /// What can be gone on with of a snapshot of the ledger at `path`. What cannot is forgotten, and its
-    /// directory is for [`DataDir::clean_incoming`]; where that costs somebody a copy, it is said why.
+    /// directory is for [`DataDir::clean_incoming`]; where that costs a copy, the log says why.
     pub(super) fn find(
         data: &DataDir,
         stream: &StreamName,
@@ -111,7 +111,7 @@ impl Making {
                 Ok(Some(found))
             }
             Some(why) => {
-                info!("a snapshot was interrupted, and it is begun anew: {why}");
+                info!("cannot resume the interrupted snapshot ({why}); starting over");
                 found.making.forget();
                 Ok(None)
             }

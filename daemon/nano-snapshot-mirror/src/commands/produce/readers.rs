@@ -5,10 +5,10 @@ use service_kit::output::outln;
 use tracing::info;
 
 use crate::cli::ClearReadersArgs;
-use crate::commands::fetch::Ended;
+use crate::commands::outcome::Outcome;
 
 /// Clears, and prints how many there were.
-pub(crate) fn run(args: &ClearReadersArgs) -> Result<Ended> {
+pub(crate) fn run(args: &ClearReadersArgs) -> Result<Outcome> {
     let cleared = nano_ledger::clear_dead_readers(&args.ledger)?;
     outln!("cleared: {cleared}");
     if cleared > 0 {
@@ -18,5 +18,5 @@ pub(crate) fn run(args: &ClearReadersArgs) -> Result<Ended> {
             args.ledger.display()
         );
     }
-    Ok(Ended::Done)
+    Ok(Outcome::Done)
 }

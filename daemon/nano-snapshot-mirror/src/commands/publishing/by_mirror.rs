@@ -1,4 +1,4 @@
-//! The DHT of the mirror that runs on this data directory, asked over its control socket: whoever
+//! The DHT of the mirror that runs on this data directory, asked over its control socket: a process that
 //! signs then needs no network and no node of its own.
 
 use std::net::SocketAddr;
@@ -44,11 +44,13 @@ impl Mirror {
     /// Tells it of a snapshot in the store, so that it is seeded at once and not at the next poll.
     pub(crate) async fn add(&self, id: InfoHashV2) {
         let body = serde_json::json!({ "snapshot": id.to_string() });
-        let told = self
+        let notified = self
             .ask::<serde_json::Value>(Ask::post("/snapshots", &body))
             .await;
-        if let Err(error) = told {
-            tracing::warn!("the mirror was not told, and sees it at its next look: {error}");
+        if let Err(error) = notified {
+            tracing::warn!(
+                "cannot notify the mirror, which finds the item at its next poll: {error}"
+            );
         }
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn observe(
     dht: Arc<MainlineDht>,
     dir: PathBuf,
     torrents: watch::Receiver<Vec<TorrentHandle>>,
-    told: watch::Sender<Observed>,
+    sender: watch::Sender<Observed>,
     stop: CancellationToken,
     dht_lives: Pulse,
     home: PeerListener,
@@ -72,7 +72,7 @@ pub(super) async fn observe(
             () = stop.cancelled() => return,
             () = round => {}
         }
-        told.send_replace(observed.clone());
+        sender.send_replace(observed.clone());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether peers elsewhere reach us, and how that is known.
 //!
-//! Only a connection that came shows that one can. That none came shows nothing where there was nobody to
+//! Only a connection that came shows that one can. That none came shows nothing where there was no peer to
 //! try: it counts from the moments in which we were announced and had connections to peers elsewhere,
 //! whose clients try those they hear of.
 
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 /// Where we listen for peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PeerListener {
-    /// What others are told.
+    /// The address that is announced.
     pub(super) port: u16,
     /// On this machine alone.
     pub(super) only_here: bool,
@@ -139,7 +139,7 @@ mod tests {
         let came = Observation { came: true, ..met };
         let mut reach = Reachability::default();
 
-        // Nobody there, for however long, says nothing; nor does company while nobody knows of us.
+        // No peer, for however long, shows nothing; nor do peers that do not know of us.
         looks(&mut reach, start, 0..300, alone);
         looks(
             &mut reach,
@@ -171,7 +171,7 @@ mod tests {
         assert!(says(&reach, 724).1.contains("3 min 0 s ago"));
         assert_eq!(says(&reach, 721 + 24 * 60).0, Reachable::Yes);
 
-        // A day later that is worth nothing, and company begins to count anew.
+        // A day later that is worth nothing, and peers count from the beginning.
         let later = 722 + 24 * 60;
         assert_eq!(says(&reach, later).0, Reachable::Unknown);
         looks(&mut reach, start, later..later + 1, alone);

@@ -142,7 +142,7 @@ impl Reporter {
         let started = SystemTime::now();
         let stop = CancellationToken::new();
         let (torrents, handles) = watch::channel(Vec::new());
-        let (told, observed) = watch::channel(Observed::default());
+        let (sender, observed) = watch::channel(Observed::default());
         let dht = network.dht().clone();
         let listen = network.session().local_addrs();
         let home = PeerListener {
@@ -153,7 +153,7 @@ impl Reporter {
             dht,
             data_dir.clone(),
             handles,
-            told,
+            sender,
             stop.clone(),
             dht_lives,
             home,
@@ -255,7 +255,7 @@ impl Reporter {
         self.transfer.uploaded
     }
 
-    /// Makes a report and hands it to whoever watches. Gives back the one before, and this.
+    /// Makes a report and publishes it to all receivers. Returns the previous report and this one.
     pub(crate) fn publish(
         &mut self,
         network: &Network,

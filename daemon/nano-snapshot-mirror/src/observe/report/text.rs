@@ -187,7 +187,7 @@ impl StreamReport {
         };
         for authority in &self.authorities {
             let state = authority.state;
-            // One that says what is expected, alone, is told with the stream.
+            // A lone one that says what is expected is shown with the stream.
             let plain = state == VoteState::Agrees
                 && self.authorities.len() == 1
                 && authority.refused.is_empty()
