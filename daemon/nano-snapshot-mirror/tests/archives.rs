@@ -387,7 +387,7 @@ fn ledgers_of_unwanted_store_versions_are_not_even_fetched() {
     let mut fetch = world.mirror("node");
     fetch.args(["--once", "--store-version", "21-22"]);
     let reason = [
-        "refused before it is fetched",
+        "refused before its download",
         "store version 24",
         "21 to 22",
     ];

@@ -99,7 +99,7 @@ fn whoever_looked_into_a_snapshot_attests_it() {
     assert_ne!(bad, text);
     fs::write(&record, bad).unwrap();
     attest(&[]).failed_with(1, &["not attested", "supply: less"]);
-    attest(&["0123"]).failed_with(1, &["no snapshot that begins with"]);
+    attest(&["0123"]).failed_with(1, &["begins with \"0123\""]);
     attest(&["--stream", "weekly"]).failed_with(1, &["no stream weekly"]);
     for daemon in [mirror, seeder] {
         daemon.stop().succeeded();
