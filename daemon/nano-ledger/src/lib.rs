@@ -35,6 +35,6 @@ pub use state::LedgerState;
 pub use summary::succession::{LedgerPosition, Regression, regression};
 pub use summary::{LedgerOutline, LedgerSummary, TableSummary, outline, summarize};
 pub use verify::{
-    Check, Level, Outcome, Policy, Sample, StageProgress, VerifyError, VerifyOptions, VerifyReport,
-    verify,
+    Check, CheckOutcome, Level, Policy, Sample, StageProgress, VerifyError, VerifyOptions,
+    VerifyReport, verify,
 };

@@ -5,7 +5,7 @@
 mod common;
 
 use common::data;
-use nano_ledger::{LedgerFile, Level, Network, Outcome, VerifyOptions, summarize, verify};
+use nano_ledger::{CheckOutcome, LedgerFile, Level, Network, VerifyOptions, summarize, verify};
 use serde_json::Value;
 
 /// File, blocks, cemented, accounts, pending; as the README in `tests/data` has them.
@@ -56,7 +56,7 @@ fn every_check_passes_at_every_level() {
             let report = verify(&path, level, &VerifyOptions::default()).unwrap();
             for check in &report.checks {
                 assert!(
-                    matches!(check.outcome, Outcome::Passed { .. }),
+                    matches!(check.outcome, CheckOutcome::Passed { .. }),
                     "{name} {check:?}"
                 );
             }

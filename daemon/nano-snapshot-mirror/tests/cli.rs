@@ -299,7 +299,8 @@ fn status_and_verify_want_a_data_directory() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().to_str().unwrap();
     for command in ["status", "verify"] {
-        run(&[command, "--data-dir", dir]).failed_with(1, &["is not a data directory", "--data-dir"]);
+        run(&[command, "--data-dir", dir])
+            .failed_with(1, &["is not a data directory", "--data-dir"]);
     }
 }
 

@@ -105,7 +105,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::{Level, Outcome, VerifyOptions, verify};
+    use crate::verify::{CheckOutcome, Level, VerifyOptions, verify};
 
     /// Offset of the last page's number in a meta page's record.
     const LAST_PAGE: usize = 16 + 120;
@@ -116,7 +116,7 @@ mod tests {
         std::fs::read(path).unwrap()
     }
 
-    fn check(bytes: &[u8], name: &str) -> Outcome {
+    fn check(bytes: &[u8], name: &str) -> CheckOutcome {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.ldb");
         std::fs::write(&path, bytes).unwrap();
@@ -165,7 +165,7 @@ mod tests {
         }
         assert!(matches!(
             check(&bytes, "file-length"),
-            Outcome::Failed { .. }
+            CheckOutcome::Failed { .. }
         ));
         // And it is the highest of a record's numbers.
         let old = first_record();
@@ -174,13 +174,13 @@ mod tests {
         replace(&mut bytes, &old, &new);
         assert!(matches!(
             check(&bytes, "file-length"),
-            Outcome::Passed { .. }
+            CheckOutcome::Passed { .. }
         ));
         // Without the page before it is too short again.
         bytes.truncate(bytes.len() - 1);
         assert!(matches!(
             check(&bytes, "file-length"),
-            Outcome::Failed { .. }
+            CheckOutcome::Failed { .. }
         ));
     }
 
@@ -196,13 +196,13 @@ mod tests {
             replace(&mut bytes, &old, &new);
             let outcome = check(&bytes, "free-list");
             assert!(
-                matches!(outcome, Outcome::Failed { .. }),
+                matches!(outcome, CheckOutcome::Failed { .. }),
                 "{number} at {offset}: {outcome:?}"
             );
         }
         assert!(matches!(
             check(&genuine(), "free-list"),
-            Outcome::Passed { .. }
+            CheckOutcome::Passed { .. }
         ));
     }
 }

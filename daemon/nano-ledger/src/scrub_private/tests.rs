@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::random::Random;
 use crate::synthetic;
-use crate::verify::{Level, Outcome, VerifyOptions, verify};
+use crate::verify::{CheckOutcome, Level, VerifyOptions, verify};
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 type Table = Database<'static, Bytes, Bytes>;
@@ -103,7 +103,10 @@ fn assert_all_pass(path: &Path) {
     for level in [Level::L0, Level::L1, Level::L2, Level::L3] {
         let report = verify(path, level, &VerifyOptions::default()).unwrap();
         for check in report.checks {
-            assert!(matches!(check.outcome, Outcome::Passed { .. }), "{check:?}");
+            assert!(
+                matches!(check.outcome, CheckOutcome::Passed { .. }),
+                "{check:?}"
+            );
         }
     }
 }

@@ -37,7 +37,7 @@ use std::path::Path;
 use crate::lmdb::file::LedgerFile;
 pub use error::VerifyError;
 pub use options::{Policy, Sample, StageProgress, VerifyOptions};
-pub use report::{Check, Level, Outcome, VerifyReport};
+pub use report::{Check, CheckOutcome, Level, VerifyReport};
 
 /// Verifies the ledger at `path` as deep as `level` says.
 ///

@@ -2,7 +2,7 @@
 
 use crate::lmdb::error::LedgerError;
 use crate::verify::error::VerifyError;
-use crate::verify::report::{Check, Outcome};
+use crate::verify::report::{Check, CheckOutcome};
 
 /// Collects outcomes. A contradiction in the pages becomes a failure of the check that found it. A read error of the
 /// operating system ends the verification.
@@ -15,7 +15,7 @@ impl Checks {
         self.0
     }
 
-    pub(super) fn add(&mut self, name: &'static str, outcome: Outcome) {
+    pub(super) fn add(&mut self, name: &'static str, outcome: CheckOutcome) {
         self.0.push(Check { name, outcome });
     }
 
@@ -23,7 +23,7 @@ impl Checks {
     pub(super) fn run<T, E: Into<VerifyError>>(
         &mut self,
         name: &'static str,
-        result: Result<(Outcome, T), E>,
+        result: Result<(CheckOutcome, T), E>,
     ) -> Result<Option<T>, VerifyError> {
         match result.map_err(Into::into) {
             Ok((outcome, value)) => {
@@ -41,21 +41,21 @@ impl Checks {
     }
 }
 
-pub(super) fn passed(found: impl Into<String>) -> Outcome {
-    Outcome::Passed {
+pub(super) fn passed(found: impl Into<String>) -> CheckOutcome {
+    CheckOutcome::Passed {
         found: found.into(),
     }
 }
 
-pub(super) fn failed(expected: impl Into<String>, found: impl Into<String>) -> Outcome {
-    Outcome::Failed {
+pub(super) fn failed(expected: impl Into<String>, found: impl Into<String>) -> CheckOutcome {
+    CheckOutcome::Failed {
         expected: expected.into(),
         found: found.into(),
     }
 }
 
-pub(super) fn skipped(reason: impl Into<String>) -> Outcome {
-    Outcome::Skipped {
+pub(super) fn skipped(reason: impl Into<String>) -> CheckOutcome {
+    CheckOutcome::Skipped {
         reason: reason.into(),
     }
 }
@@ -65,7 +65,7 @@ pub(super) fn unless(
     fault: Option<String>,
     expected: &str,
     found: impl FnOnce() -> String,
-) -> Outcome {
+) -> CheckOutcome {
     match fault {
         None => passed(found()),
         Some(fault) => failed(expected, fault),

@@ -22,7 +22,7 @@ pub enum Level {
 
 /// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// The check passed.
     Passed {
         /// What was found.
@@ -48,7 +48,7 @@ pub struct Check {
     /// Stable short name, such as `supply`.
     pub name: &'static str,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: CheckOutcome,
 }
 
 /// The result of a verification.
@@ -85,7 +85,7 @@ impl VerifyReport {
         !self
             .checks
             .iter()
-            .any(|check| matches!(check.outcome, Outcome::Failed { .. }))
+            .any(|check| matches!(check.outcome, CheckOutcome::Failed { .. }))
     }
 
     /// Returns the deepest level that ran completely, and why it was not a deeper one. Blocks of an unknown store version
@@ -93,7 +93,7 @@ impl VerifyReport {
     pub fn reached(&self) -> (Level, Option<&str>) {
         let skipped = |name: &str| {
             self.checks.iter().find_map(|check| match &check.outcome {
-                Outcome::Skipped { reason } if check.name == name => Some(reason.as_str()),
+                CheckOutcome::Skipped { reason } if check.name == name => Some(reason.as_str()),
                 _ => None,
             })
         };
@@ -112,6 +112,6 @@ impl VerifyReport {
     pub fn failures(&self) -> impl Iterator<Item = &Check> {
         self.checks
             .iter()
-            .filter(|check| matches!(check.outcome, Outcome::Failed { .. }))
+            .filter(|check| matches!(check.outcome, CheckOutcome::Failed { .. }))
     }
 }

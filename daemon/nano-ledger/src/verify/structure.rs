@@ -9,10 +9,10 @@ use crate::lmdb::tables::{Table, find};
 use crate::summary::genesis::{self, forged_genesis, unknown_genesis};
 use crate::verify::options::Policy;
 use crate::verify::outcomes::{failed, passed, skipped, unless};
-use crate::verify::report::Outcome;
+use crate::verify::report::CheckOutcome;
 
 /// Compares the store version with the policy; `None` when the policy has no versions.
-pub(super) fn policy(version: Option<u32>, policy: &Policy) -> Option<Outcome> {
+pub(super) fn policy(version: Option<u32>, policy: &Policy) -> Option<CheckOutcome> {
     let accepted = policy.store_versions.as_ref()?;
     let expected = format!("store version {} to {}", accepted.start(), accepted.end());
     Some(match version {
@@ -23,7 +23,11 @@ pub(super) fn policy(version: Option<u32>, policy: &Policy) -> Option<Outcome> {
 }
 
 /// Compares the ledger with the publisher's claims and the ledger before; `None` when there are none.
-pub(super) fn claims(tables: &[Table], version: Option<u32>, policy: &Policy) -> Option<Outcome> {
+pub(super) fn claims(
+    tables: &[Table],
+    version: Option<u32>,
+    policy: &Policy,
+) -> Option<CheckOutcome> {
     let blocks = entries(tables, "blocks")
         .unwrap_or(0)
         .saturating_add(entries(tables, "pruned").unwrap_or(0));
@@ -51,7 +55,7 @@ pub(super) fn claims(tables: &[Table], version: Option<u32>, policy: &Policy) ->
     (!agreed.is_empty()).then(|| passed(agreed.join(", ")))
 }
 
-pub(super) fn meta_pages(file: &LedgerFile) -> Outcome {
+pub(super) fn meta_pages(file: &LedgerFile) -> CheckOutcome {
     let expected = "two valid meta pages of one page size";
     match file.metas() {
         [Ok(first), Ok(second)] if first.page_size != second.page_size => failed(
@@ -74,7 +78,7 @@ pub(super) fn meta_pages(file: &LedgerFile) -> Outcome {
     }
 }
 
-pub(super) fn free_list(list: &FreeList) -> Outcome {
+pub(super) fn free_list(list: &FreeList) -> CheckOutcome {
     unless(
         list.fault.clone(),
         "falling lists of given-out pages",
@@ -82,7 +86,7 @@ pub(super) fn free_list(list: &FreeList) -> Outcome {
     )
 }
 
-pub(super) fn file_length(file: &LedgerFile, free: Option<&FreeList>) -> Outcome {
+pub(super) fn file_length(file: &LedgerFile, free: Option<&FreeList>) -> CheckOutcome {
     let (len, used) = (file.file_len(), file.meta().used_len());
     let missing = (file.meta().last_page + 1).saturating_sub(file.pages());
     if missing == 0 {
@@ -96,7 +100,7 @@ pub(super) fn file_length(file: &LedgerFile, free: Option<&FreeList>) -> Outcome
     }
 }
 
-pub(super) fn store_version(version: Option<u32>) -> Outcome {
+pub(super) fn store_version(version: Option<u32>) -> CheckOutcome {
     let expected = format!("a version from {OLDEST_VERSION}");
     match version {
         None => failed(expected, "no readable version in the table meta"),
@@ -111,7 +115,7 @@ pub(super) fn store_version(version: Option<u32>) -> Outcome {
     }
 }
 
-pub(super) fn required(tables: &[Table], version: Option<u32>) -> Outcome {
+pub(super) fn required(tables: &[Table], version: Option<u32>) -> CheckOutcome {
     let Some(version) = version else {
         return skipped("the store version is unknown");
     };
@@ -132,7 +136,7 @@ pub(super) fn required(tables: &[Table], version: Option<u32>) -> Outcome {
     }
 }
 
-pub(super) fn table_flags(tables: &[Table]) -> Outcome {
+pub(super) fn table_flags(tables: &[Table]) -> CheckOutcome {
     match tables.iter().find(|table| table.tree.flags() != 0) {
         None => passed("0 for all tables"),
         Some(table) => failed(
@@ -147,7 +151,7 @@ pub(super) fn page_accounting(
     file: &LedgerFile,
     tables: &[Table],
     free: Option<&FreeList>,
-) -> Outcome {
+) -> CheckOutcome {
     let Some(free) = free else {
         return skipped("the list of free pages is unreadable");
     };
@@ -175,7 +179,7 @@ pub(super) fn entries(tables: &[Table], name: &str) -> Option<u64> {
 }
 
 /// Relations between the numbers of entries.
-pub(super) fn counts(tables: &[Table]) -> Outcome {
+pub(super) fn counts(tables: &[Table]) -> CheckOutcome {
     let blocks = entries(tables, "blocks")
         .map(|blocks| blocks.saturating_add(entries(tables, "pruned").unwrap_or(0)));
     let accounts = entries(tables, "accounts");
@@ -227,7 +231,7 @@ pub(super) fn counts(tables: &[Table]) -> Outcome {
 pub(super) fn genesis(
     file: &LedgerFile,
     tables: &[Table],
-) -> Result<(Outcome, Network), LedgerError> {
+) -> Result<(CheckOutcome, Network), LedgerError> {
     let network = genesis::network(file, tables)?;
     let outcome = match network {
         Network::Live | Network::Dev => unless(

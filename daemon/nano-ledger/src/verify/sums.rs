@@ -8,7 +8,7 @@ use crate::verify::error::VerifyError;
 use crate::verify::ledger::Ledger;
 use crate::verify::options::Policy;
 use crate::verify::outcomes::{Checks, failed, passed, skipped, unless};
-use crate::verify::report::{Level, Outcome};
+use crate::verify::report::{CheckOutcome, Level};
 use crate::verify::representatives::Representatives;
 use crate::verify::sample::SampledAccounts;
 use crate::verify::structure::entries;
@@ -112,7 +112,7 @@ pub(super) fn run(
     Ok(Some((scan, picked)))
 }
 
-fn confirmation_heights(scan: &AccountScan, policy: &Policy) -> Outcome {
+fn confirmation_heights(scan: &AccountScan, policy: &Policy) -> CheckOutcome {
     let found = format!("{} cemented blocks", scan.cemented);
     if let Some(fault) = scan.heights.describe() {
         return failed("a height within each account's blocks", fault);
@@ -128,7 +128,7 @@ fn confirmation_heights(scan: &AccountScan, policy: &Policy) -> Outcome {
     }
 }
 
-fn block_count(tables: &[Table], scan: &AccountScan) -> Outcome {
+fn block_count(tables: &[Table], scan: &AccountScan) -> CheckOutcome {
     let stored = entries(tables, "blocks").unwrap_or(0);
     let pruned = entries(tables, "pruned").unwrap_or(0);
     if scan.blocks == stored.saturating_add(pruned) {
@@ -141,7 +141,7 @@ fn block_count(tables: &[Table], scan: &AccountScan) -> Outcome {
     }
 }
 
-fn supply(balances: Option<u128>, pending: Option<u128>) -> Outcome {
+fn supply(balances: Option<u128>, pending: Option<u128>) -> CheckOutcome {
     let sum = balances
         .zip(pending)
         .and_then(|(balances, pending)| balances.checked_add(pending));

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nano_ledger::{Outcome, Sample, VerifyOptions, VerifyReport};
+use nano_ledger::{CheckOutcome, Sample, VerifyOptions, VerifyReport};
 
 /// The path of a file under `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {
@@ -14,7 +14,7 @@ pub(crate) fn data(name: &str) -> PathBuf {
 }
 
 /// The outcome of the check called `name`.
-pub(crate) fn outcome<'a>(report: &'a VerifyReport, name: &str) -> &'a Outcome {
+pub(crate) fn outcome<'a>(report: &'a VerifyReport, name: &str) -> &'a CheckOutcome {
     &report
         .checks
         .iter()

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::{InfoHashV2, Printable};
-use nano_ledger::{Level, Outcome, Policy, Sample, VerifyOptions, minimum_node_version};
+use nano_ledger::{CheckOutcome, Level, Policy, Sample, VerifyOptions, minimum_node_version};
 use service_kit::output::outln;
 use snapshot_store::{DataDir, Mark, ScrubProgress, SnapshotDir};
 use tokio_util::sync::CancellationToken;
@@ -197,8 +197,10 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
     drop(looking);
     for check in &report.checks {
         match &check.outcome {
-            Outcome::Passed { found } => outln!("  ok      {}: {}", check.name, Printable(found)),
-            Outcome::Failed { expected, found } => {
+            CheckOutcome::Passed { found } => {
+                outln!("  ok      {}: {}", check.name, Printable(found))
+            }
+            CheckOutcome::Failed { expected, found } => {
                 outln!(
                     "  FAILED  {}: expected {}, found {}",
                     check.name,
@@ -206,7 +208,7 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
                     Printable(found)
                 );
             }
-            Outcome::Skipped { reason } => {
+            CheckOutcome::Skipped { reason } => {
                 outln!("  skipped {}: {}", check.name, Printable(reason));
             }
         }
