@@ -17,7 +17,7 @@ enum End {
 }
 
 /// What one side sent, how it ended (whether it encrypts), and what came early.
-type CheckOutcome = (Vec<u8>, Result<Option<bool>, MseError>, Vec<u8>);
+type Outcome = (Vec<u8>, Result<Option<bool>, MseError>, Vec<u8>);
 
 impl End {
     fn initiator(offer: Methods, initial: Vec<u8>, entropy: &[u8; ENTROPY_LEN]) -> Self {
@@ -150,7 +150,7 @@ fn honest(
     panic!("two honest ends do not come to an end");
 }
 
-fn alone(mut end: End, bytes: &[u8], portion: usize) -> CheckOutcome {
+fn alone(mut end: End, bytes: &[u8], portion: usize) -> Outcome {
     let mut sent = Vec::new();
     let mut portions = bytes.chunks(portion);
     loop {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_protocol::metainfo::Info;
 use nano_ledger::{
-    LedgerError, LedgerPosition, Level, Network, Outcome, Policy, Regression, VerifyError,
+    CheckOutcome, LedgerError, LedgerPosition, Level, Network, Policy, Regression, VerifyError,
     VerifyOptions, minimum_node_version,
 };
 use snapshot_store::{Counts, LedgerRecord, SnapshotDir, SnapshotInfo};
@@ -145,7 +145,7 @@ impl LedgerPolicy {
                 let (reached, limit) = report.reached();
                 record.reached(reached, limit);
                 let faults = report.failures().map(|check| match &check.outcome {
-                    Outcome::Failed { expected, found } => {
+                    CheckOutcome::Failed { expected, found } => {
                         format!("{}: expected {expected}, found {found}", check.name)
                     }
                     other => format!("{}: {other:?}", check.name),
