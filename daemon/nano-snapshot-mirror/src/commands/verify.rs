@@ -198,7 +198,7 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
     for check in &report.checks {
         match &check.outcome {
             CheckOutcome::Passed { found } => {
-                outln!("  ok      {}: {}", check.name, Printable(found))
+                outln!("  ok      {}: {}", check.name, Printable(found));
             }
             CheckOutcome::Failed { expected, found } => {
                 outln!(
