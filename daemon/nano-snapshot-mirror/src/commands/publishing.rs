@@ -1,8 +1,7 @@
-//! Signing an item and publishing it: what a producer, an attesting operator and a change of keys have
-//! in common.
+//! Signs an item and publishes it in the DHT. Used by `produce`, `attest` and `rotate`.
 //!
-//! The order is such that no number is ever used for two values: look up what there is, take the
-//! next number, sign, make the item durable here, and only then hand it to the network.
+//! The order of the steps ensures that no sequence number is ever used for two values: look up the current item, take
+//! the next number, sign, save the item on disk, and only then put it into the DHT.
 
 mod by_mirror;
 
@@ -26,8 +25,8 @@ use crate::transfer::{dht, network::Role};
 
 pub(crate) use by_mirror::Mirror;
 
-/// Look-ups made before the number in use counts as unknown: a node that has just started may
-/// need a second one to meet the others.
+/// Look-ups made before the sequence number counts as unknown. A node that has just started may need a second one, as
+/// it knows few other nodes yet.
 const LOOKUP_TRIES: usize = 3;
 
 /// A key file. The key is in memory only while it signs.
@@ -44,7 +43,7 @@ impl Signer {
         })
     }
 
-    /// Reads the key, to sign with it at once.
+    /// Reads the key. The caller signs with it at once.
     pub(crate) fn key(&self) -> Result<SigningKey> {
         let key = key_file::read(&self.path)?;
         if key.authority() != self.authority {
@@ -54,7 +53,7 @@ impl Signer {
     }
 }
 
-/// An item that the network has.
+/// An item that is stored in the DHT.
 pub(crate) struct Published {
     pub(crate) seq: Seq,
     pub(crate) stored: u32,
@@ -62,31 +61,31 @@ pub(crate) struct Published {
 }
 
 impl Published {
-    /// How many nodes have it, for a person.
+    /// Formats the number of nodes that store the item, for a person.
     pub(crate) fn nodes(&self) -> String {
         format!("{} store it, {} gave it back", self.stored, self.read_back)
     }
 }
 
-/// What is published where.
+/// What to publish, and under which key.
 pub(crate) struct Publishing<'a> {
     pub(crate) config: &'a Config,
     pub(crate) data: &'a DataDir,
     pub(crate) records: &'a RecordStore,
     pub(crate) authority: Authority,
-    /// Of the item.
+    /// The salt of the item.
     pub(crate) salt: &'a Salt,
     pub(crate) kind: ItemKind,
-    /// The user says that nothing was published here before.
+    /// `--first`: the user states that nothing was published under this key before.
     pub(crate) first: bool,
 }
 
 impl Publishing<'_> {
-    /// Publishes that `snapshot` is the newest.
+    /// Publishes `snapshot` as the newest.
     ///
     /// # Errors
     ///
-    /// As [`Self::publish`].
+    /// See [`Self::publish`].
     pub(crate) async fn publish_pointer(
         &self,
         signer: &Signer,
@@ -104,13 +103,13 @@ impl Publishing<'_> {
         self.publish(says, sign).await
     }
 
-    /// Publishes what `sign` signs with the number it is given, unless what is published already
-    /// `says` the same: then that is put again as it is.
+    /// Publishes the item that `sign` signs with the next sequence number. If the published item already satisfies
+    /// `says`, puts that item again unchanged.
     ///
     /// # Errors
     ///
-    /// When the number in use is not known, `sign` fails, or the item was not stored and found again.
-    /// Repeating it does no harm.
+    /// When the current sequence number is unknown, `sign` fails, or the item cannot be read back from the DHT. It is
+    /// safe to repeat the call.
     pub(crate) async fn publish(
         &self,
         says: impl Fn(&SignedItem) -> bool,
@@ -136,7 +135,7 @@ impl Publishing<'_> {
             Some(item) => item,
             None => sign(self.next_seq(&record, &lookup)?)?,
         };
-        // Durable here before anybody else sees it.
+        // The item is durable on this disk before any other node sees it.
         publish::keep(self.records, &item, self.kind, SystemTime::now())?;
         let stored = publish::put_and_read_back(&*dht, &item).await?;
         self.note_put()?;
@@ -163,11 +162,11 @@ impl Publishing<'_> {
         }
     }
 
-    /// The number to sign with.
+    /// Returns the sequence number to sign with.
     fn next_seq(&self, record: &Record, lookup: &Result<LookupResult, LookupError>) -> Result<Seq> {
         let on_disk = record.state().high_water();
         let seen = Seen::of(lookup);
-        // A network that answers and knows nothing, and a disk that knows nothing: so it begins.
+        // Neither the network nor the disk has an item, so the numbers start here.
         let first = self.first || (seen == Seen::Nothing && on_disk.is_none());
         let publication = if first {
             Publication::First
@@ -199,8 +198,8 @@ impl Publishing<'_> {
     }
 }
 
-/// The signed item that says what is to be said already: what the network has, or what is held
-/// here when the network knows nothing newer. It is put again as it is, without a new number.
+/// Returns the signed item that already has the value to publish: the newest of those in the network and on disk. It
+/// is put again unchanged, without a new number.
 fn said_already(
     record: &Record,
     lookup: &Result<LookupResult, LookupError>,
@@ -208,7 +207,7 @@ fn said_already(
 ) -> Option<SignedItem> {
     let state = record.state();
     let held = state.accepted().filter(|_| !state.is_contested());
-    // A failed look-up decides nothing: putting an item looks up again before it stores.
+    // A failed look-up is not an error here, because putting an item looks up again before it stores.
     let there = match lookup {
         Ok(found) if !found.conflicts.is_empty() => return None,
         Ok(found) => found.best.as_ref(),

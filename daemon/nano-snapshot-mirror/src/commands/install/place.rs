@@ -1,21 +1,22 @@
-//! The place of a node's ledger: `data.ldb`, what is beside it, and the lock that keeps nodes out.
+//! The data directory of a node: its `data.ldb`, the backup beside it, and the lock that keeps the node from
+//! starting.
 //!
-//! A crash or a power failure may follow every single system call here. At each moment `data.ldb` is
-//! the old ledger or the new one, whole, and the older backup goes only when the next one has its name:
+//! A crash or a power failure may follow any single system call here. At each moment `data.ldb` is either the
+//! complete old ledger or the complete new one. The older backup is deleted only when the next backup takes its name:
 //!
 //! | step | `data.ldb` | `data.ldb.backup` |
 //! |---|---|---|
 //! | | old | older |
-//! | a second name for the old ledger, `data.ldb.old` | old | older |
-//! | that name renamed to the backup's | old | old |
+//! | a hard link `data.ldb.old` to the old ledger | old | older |
+//! | that link renamed to the backup's name | old | old |
 //! | the new ledger renamed to `data.ldb` | new | old |
 //!
-//! A file system without hard links (exFAT, CIFS) renames `data.ldb` to `data.ldb.backup`, and then the
-//! new ledger to `data.ldb`: between the two there is a backup and no ledger.
+//! A file system without hard links (exFAT, CIFS) renames `data.ldb` to `data.ldb.backup` and then the new ledger to
+//! `data.ldb`. Between the two renames there is a backup and no ledger.
 //!
-//! Rolling back is one exchange of two names (`RENAME_EXCHANGE`), or three renames by way of
-//! `data.ldb.rollback` where the file system has none. What an interrupted run left is completed or taken
-//! back when the place is opened next.
+//! A rollback is one exchange of two names (`RENAME_EXCHANGE`). Where the file system does not support it, it is
+//! three renames by way of `data.ldb.rollback`. Opening the directory completes or undoes what an interrupted run
+//! left.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
@@ -31,38 +32,38 @@ use tracing::{info, warn};
 
 use super::node_lock::{NodeLock, who_has_open};
 
-/// What a node calls its ledger.
+/// The file name of a node's ledger.
 pub(crate) use snapshot_store::layout::LEDGER;
 
-/// The mode of a ledger that replaces none, as a node would make it.
+/// The mode of an installed ledger if there was no ledger before: the one a node would set.
 const NODE_MODE: u32 = 0o600;
 
-/// The mode of an extracted ledger that replaces none: another user may be the one to read it.
+/// The mode of an extracted ledger if there was no ledger before. It is world-readable, as another user may read it.
 const EXTRACTED_MODE: u32 = 0o644;
 
-/// A directory with the ledger of a node that does not run, and cannot start before this is dropped.
+/// The data directory of a stopped node. The node cannot start until this is dropped.
 #[derive(Debug)]
 pub(crate) struct LedgerPlace {
-    /// The ledger: in the directory itself, or where a link in it leads.
+    /// The path of the ledger. If `data.ldb` in the directory is a symbolic link, this is its target.
     ledger: PathBuf,
     dir: Metadata,
-    /// Of a ledger that replaces none.
+    /// The mode of the new ledger if there was no ledger before.
     mode: u32,
-    /// `None` in a directory where no node has been: it has neither a ledger nor a lock.
+    /// `None` in a directory that no node has used: it has neither a ledger nor a lock file.
     _lock: Option<NodeLock>,
 }
 
 /// What happens to the ledger that is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Old {
-    /// It becomes the backup, in place of an older one.
+    /// The old ledger becomes the backup and replaces an older one.
     Backup,
-    /// It goes: the same can be made again.
+    /// The old ledger is deleted, because it can be fetched again.
     Discard,
 }
 
 impl LedgerPlace {
-    /// The directory of a node.
+    /// Opens the data directory of a node.
     pub(super) fn of_node(to: &Path) -> Result<Self> {
         let dir = to
             .metadata()
@@ -79,7 +80,7 @@ impl LedgerPlace {
         Self::opened(ledger, dir, NODE_MODE, Some(lock))
     }
 
-    /// A data directory of this program, in which `--extract` puts a ledger, and a node may use it.
+    /// Opens a data directory of this program, where `--extract` writes a ledger that a node may use.
     pub(crate) fn of_data_dir(root: &Path) -> Result<Self> {
         Self::check_unused(root)?;
         let dir = root
@@ -94,7 +95,7 @@ impl LedgerPlace {
         Self::opened(ledger, dir, EXTRACTED_MODE, lock)
     }
 
-    /// Fails if a node has the ledger in a data directory open. Ask before a long download.
+    /// Fails if a node has the ledger in a data directory open. Call it before a long download.
     pub(crate) fn check_unused(root: &Path) -> Result<()> {
         let ledger = root.join(LEDGER);
         if let Some(holder) = who_has_open(&ledger) {
@@ -132,7 +133,7 @@ impl LedgerPlace {
         self.ledger.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Completes or takes back what an interrupted run left.
+    /// Completes or undoes the changes of an interrupted run.
     fn settle(&self) -> Result<()> {
         let (ledger, backup) = (&self.ledger, self.backup());
         let aside = beside(ledger, ".rollback");
@@ -162,28 +163,28 @@ impl LedgerPlace {
         Ok(sync_dir(self.parent())?)
     }
 
-    /// Removes what an interrupted extraction of an archive to this place left. What cannot be removed
-    /// only takes room.
+    /// Removes the files of an interrupted extraction to this ledger. A failure is only logged, as the files just use
+    /// space.
     pub(crate) fn clear_extraction(&self) {
         if let Err(error) = ledger_archive::remove_leftovers(&self.ledger) {
             warn!("{:#}", anyhow::Error::from(error));
         }
     }
 
-    /// Gives `new` the owner, group and mode of the ledger that it is to replace, or those that a node
-    /// would have given it, and syncs it.
+    /// Gives `new` the owner, group and mode of the ledger that it replaces, or else those that a node would set.
+    /// Syncs the file.
     pub(crate) fn hand_over(&self, new: &File, path: &Path) -> Result<()> {
         self.hand_over_owner(new, path)?;
         self.hand_over_mode(new, path)
     }
 
-    /// The owner and group only.
+    /// Sets the owner and group only.
     pub(crate) fn hand_over_owner(&self, new: &File, path: &Path) -> Result<()> {
         let failed = || cannot_hand_over(path);
         let old = self.old(new);
         let owner = match &old {
             Some(old) if !self.is_left_by_root(old) => old,
-            // Only root can give away what replaces nothing.
+            // Without a ledger to replace, only root has to change the owner.
             None if !rustix::process::geteuid().is_root() => return Ok(()),
             _ => &self.dir,
         };
@@ -194,7 +195,7 @@ impl LedgerPlace {
         Ok(())
     }
 
-    /// The mode only, and syncs.
+    /// Sets the mode only, and syncs the file.
     pub(crate) fn hand_over_mode(&self, new: &File, path: &Path) -> Result<()> {
         let failed = || cannot_hand_over(path);
         let mode = self
@@ -205,7 +206,7 @@ impl LedgerPlace {
         new.sync_all().with_context(failed)
     }
 
-    /// The ledger that `new` replaces, or that it replaced: an interrupted run may have made it the backup.
+    /// Returns the metadata of the old ledger. An interrupted run may already have made it the backup.
     fn old(&self, new: &File) -> Option<Metadata> {
         let new = new.metadata().ok();
         let is_new = |old: &Metadata| {
@@ -218,13 +219,13 @@ impl LedgerPlace {
             .find(|old| !is_new(old))
     }
 
-    /// Whether root left a file in the directory of another user: a mistake not to be repeated.
+    /// Whether root owns a file in a directory of another user. The node could not write to such a file.
     fn is_left_by_root(&self, file: &Metadata) -> bool {
         file.uid() == 0 && self.dir.uid() != 0
     }
 
-    /// Puts a ledger in the place of the one that is there: `put` gives it its name, in one rename. The
-    /// new ledger is synced before.
+    /// Replaces the ledger. `put` renames the new ledger to the path that it gets. The caller has synced the new
+    /// ledger.
     pub(crate) fn replace(&self, old: Old, put: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let kept = match old {
             Old::Backup if is_there(&self.ledger) => self.back_up()?,
@@ -267,12 +268,12 @@ impl LedgerPlace {
                 });
             }
         };
-        // Before the ledger's name leads elsewhere, the backup's has to lead here.
+        // The backup's name must be durable before the ledger's name refers to the new file.
         sync_dir(self.parent())?;
         Ok(kept)
     }
 
-    /// Exchanges the ledger and the backup, which is there.
+    /// Exchanges the ledger and the backup. The backup must exist.
     pub(super) fn exchange(&self) -> Result<()> {
         let (ledger, backup) = (&self.ledger, self.backup());
         if !is_there(ledger) {
@@ -316,7 +317,7 @@ impl LedgerPlace {
         Ok(sync_dir(self.parent())?)
     }
 
-    /// Gives the backup to the node's owner where root left it.
+    /// Changes the backup's owner to that of the directory if root owns it.
     pub(super) fn hand_over_backup(&self) -> Result<()> {
         let backup = self.backup();
         let failed = || cannot_hand_over(&backup);
@@ -328,17 +329,17 @@ impl LedgerPlace {
     }
 }
 
-/// How the old ledger was kept.
+/// Where the old ledger is while the new one is put in place.
 enum Kept {
-    /// There is none, or it is not kept.
+    /// There was no ledger, or it is not kept.
     InPlace,
-    /// It is the ledger and the backup.
+    /// The old ledger has both names: `data.ldb` and the backup's.
     TwoNames,
-    /// It is the backup only.
+    /// The old ledger has the backup's name only.
     Renamed,
 }
 
-/// The ledger's name in `dir`, by which a node finds its lock, and where a link of that name leads.
+/// Returns the path of `data.ldb` in `dir`, where the lock file is, and the target if that path is a symbolic link.
 fn find(dir: &Path) -> Result<(PathBuf, PathBuf)> {
     let name = dir.join(LEDGER);
     let ledger = match name.symlink_metadata() {
@@ -374,7 +375,7 @@ fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Whether both are names of one file.
+/// Whether both paths are names of the same file.
 pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
     match (one.symlink_metadata(), other.symlink_metadata()) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -382,15 +383,15 @@ pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Whether a link failed because the file system has no links. `EPERM` may have other reasons, which
-/// then keep the file from being renamed, too.
+/// Whether creating a hard link failed because the file system has none. `EPERM` can have other causes, but those
+/// also make the rename fail.
 fn has_no_links(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
-/// Opens a file that is to be given to the node. Root must not give away what the directory's owner has
-/// put in its place: nothing that leads elsewhere, or has another name.
+/// Opens a file whose owner is about to change to the node's. The owner of the directory could have replaced the
+/// file, so root refuses symbolic links and files with more than one hard link.
 pub(crate) fn open_alone(path: &Path) -> Result<File> {
     let failed = || cannot_hand_over(path);
     let file = File::options()

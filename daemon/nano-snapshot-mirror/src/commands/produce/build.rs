@@ -1,4 +1,4 @@
-//! From a ledger to a whole snapshot in the store.
+//! Builds a complete snapshot in the store from a ledger or a downloaded archive.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -32,8 +32,8 @@ use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_publication};
 use crate::progress::{Meter, ProgressDisplay, WorkKind};
 use crate::text::Bytes;
 
-/// The archive of this name was downloaded, and mirrors would refuse to extract it. The context of an error, by which the exit code is
-/// chosen.
+/// The context of an error for a downloaded archive that mirrors would refuse to extract. The exit code depends on
+/// it.
 #[derive(Debug)]
 pub(crate) struct Unpublishable(String);
 
@@ -43,22 +43,22 @@ impl fmt::Display for Unpublishable {
     }
 }
 
-/// The name of every plain snapshot: what a node calls its ledger.
+/// The content name of every plain snapshot, which is the file name of a node's ledger.
 const PLAIN: &str = "data.ldb";
 
-/// The name of every packed snapshot: what is in it, and in what.
+/// The content name of every packed snapshot: the ledger's name and the archive format.
 const PACKED: &str = "data.ldb.tar.zst";
 
-/// A snapshot in the store.
+/// A complete snapshot in the store.
 pub(super) struct Built {
     pub(super) id: InfoHashV2,
-    /// Of the content, bytes.
+    /// The length of the content in bytes.
     pub(super) length: u64,
     pub(super) magnet: String,
 }
 
 impl Built {
-    /// The snapshot `id` that is whole in the store, if it is.
+    /// Returns the snapshot `id` if it is complete in the store.
     pub(super) fn held(data: &DataDir, id: InfoHashV2) -> Option<Self> {
         let dir = data.snapshot(id);
         let Inspection {
@@ -73,16 +73,16 @@ impl Built {
     }
 }
 
-/// What a snapshot is made of.
+/// The source of a snapshot.
 pub(super) enum Source {
     /// A node's ledger.
     Ledger(PathBuf),
-    /// What was on a web server.
+    /// A file from a web server.
     Downloaded(Downloaded),
 }
 
-/// Makes a snapshot of the source as it is now; `None` when asked to stop. What was made of the same
-/// ledger in the same way is not made again.
+/// Builds a snapshot of the current state of the source. Returns `None` when cancelled. Reuses the previous snapshot
+/// if the source and the recipe are unchanged.
 pub(super) fn snapshot(
     args: &ProduceArgs,
     config: &Config,
@@ -119,12 +119,12 @@ pub(super) fn snapshot(
             let size = ledger.size_hint()?;
             let layout = args.layout.unwrap_or(LayoutArg::Plain);
             if layout == LayoutArg::Plain {
-                // How long an archive becomes is known when it is packed.
+                // The size of an archive is only known after packing.
                 pieces::refuse_too_short(args.piece_length, size)?;
             }
             let found = Making::find(data, &stream, &recipe, &path, &ledger)?;
             let there = found.as_ref().map_or(0, |found| occupied(&found.dir));
-            // What cannot be gone on with is in the way of what is begun.
+            // An unfinished snapshot that cannot be resumed only uses the space that the new one needs.
             data.clean_incoming()?;
             ensure_space(data, layout, size, there)?;
             let (build, making) = match found {
@@ -158,7 +158,7 @@ pub(super) fn snapshot(
     }
 }
 
-/// The snapshot published last for this stream, and what its ledger has.
+/// Returns the snapshot published last for this stream, and the position of its ledger.
 fn published_last(
     data: &DataDir,
     stream: &StreamName,
@@ -169,7 +169,7 @@ fn published_last(
     Ok(LedgerRecord::position_of(&data.snapshot(id)).map(|position| (id, position)))
 }
 
-/// The snapshot in the store that needs no more than to be published.
+/// Returns a snapshot in the store that only has to be published.
 fn made_already(
     args: &ProduceArgs,
     data: &DataDir,
@@ -187,7 +187,8 @@ fn made_already(
         );
         return Ok(Some(built));
     }
-    // A node commits all the time; what a run without a mirror left is to be published, not made again.
+    // A node commits all the time. A snapshot that an earlier run could not publish is published now instead of
+    // building another one.
     if !args.offline
         && let Some(id) = memory.unpublished(&origin, recipe)
         && let Some(built) = Built::held(data, id)
@@ -198,17 +199,17 @@ fn made_already(
     Ok(None)
 }
 
-/// Room that making a snapshot takes, in `incoming/` at first.
+/// Returns the space that building a snapshot takes on the file system of `incoming/`.
 pub(super) fn space_needed(layout: LayoutArg, ledger: u64) -> u64 {
     match layout {
         LayoutArg::Plain => space::of_file(ledger),
-        // The copy goes when it is packed. Ledgers are packed to three quarters of their size; to be
-        // sure of more would ask for room that is not needed.
+        // The copy is deleted once it is packed. Archives have about three quarters of the ledger's size; a larger
+        // margin would demand space that is not needed.
         LayoutArg::TarZst => ledger + space::of_file(ledger / 5 * 4),
     }
 }
 
-/// Of the room that is needed, `there` bytes are taken already.
+/// Fails if there is too little space. `there` bytes of what is needed are already allocated.
 fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64, there: u64) -> Result<()> {
     let purpose = match layout {
         LayoutArg::Plain => "the copy of the ledger",
@@ -218,12 +219,12 @@ fn ensure_space(data: &DataDir, layout: LayoutArg, ledger: u64, there: u64) -> R
     Ok(space::ensure(data, needed, purpose)?)
 }
 
-/// What is made of a source.
+/// The form of the published content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
     Plain,
     TarZst,
-    /// The archive that was found.
+    /// The downloaded archive, unchanged.
     AsItIs,
 }
 
@@ -236,30 +237,30 @@ impl Output {
     }
 }
 
-/// One snapshot in the making.
+/// A snapshot that is being built.
 struct Work<'a> {
     args: &'a ProduceArgs,
     output: Output,
     policy: LedgerPolicy,
     build: Build,
-    /// Of the source, bytes.
+    /// The size of the source in bytes.
     size: u64,
     display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
     memory: &'a Memory,
     recipe: &'a Recipe,
-    /// The snapshot published last and what its ledger has, where that is known.
+    /// The snapshot published last and the position of its ledger, where both are known.
     published: Option<(InfoHashV2, LedgerPosition)>,
 }
 
-/// What a torrent is made of: hashed, and with what is to be said of it.
+/// The hashed content of a torrent and the ledger's record.
 struct Content {
     info: SnapshotInfo,
     record: Option<LedgerRecord>,
 }
 
 impl Work<'_> {
-    /// Copies a node's ledger and makes a snapshot of the copy, or goes on with what is in the `making`.
+    /// Copies a node's ledger and makes a snapshot of the copy, or resumes the snapshot in `making`.
     fn of_ledger(
         mut self,
         path: &Path,
@@ -278,7 +279,7 @@ impl Work<'_> {
         let is_begun = making.is_some();
         let mut making = making.unwrap_or_else(begin);
         let made = self.of_copy(path, ledger, &mut draft, &copied, &mut making, is_begun);
-        // What was refused or failed would be refused or fail again; what was stopped or killed is continued.
+        // A retry after a refusal or a failure would end the same way. A cancelled or killed run is resumed.
         let content = match made {
             Ok(Some(content)) => content,
             Ok(None) => {
@@ -301,7 +302,7 @@ impl Work<'_> {
         built.map(Some)
     }
 
-    /// Makes of a ledger what is to be published, and hashes it. `None` when asked to stop.
+    /// Prepares the copy of a ledger for publishing and hashes it. Returns `None` when cancelled.
     fn of_copy(
         &self,
         path: &Path,
@@ -312,7 +313,7 @@ impl Work<'_> {
         is_begun: bool,
     ) -> Result<Option<Content>> {
         let (size, display, stop) = (self.size, self.display, self.stop);
-        // Exact and plain, it is hashed while it is copied.
+        // An exact plain copy is hashed while it is written.
         let in_one_pass =
             !is_begun && (self.output, self.args.publish) == (Output::Plain, Publish::Exact);
         if !is_begun || matches!(making.stage(), Stage::Copying { .. }) {
@@ -321,7 +322,8 @@ impl Work<'_> {
             } else {
                 copy::into_file(&ledger, size, copied, making, display, stop)?
             };
-            // Only the copy holds a reader slot of the node, so it is not slowed down by anything else.
+            // Only copying occupies a reader slot of the node, so it runs without hashing or packing at the same
+            // time.
             drop(ledger);
             if made.is_none() {
                 return Ok(None);
@@ -339,7 +341,7 @@ impl Work<'_> {
         self.ledger_copy(copied, &original, draft, in_one_pass)
     }
 
-    /// Makes a snapshot of what was downloaded, which goes.
+    /// Makes a snapshot of the downloaded file and removes the file from `downloads/`.
     fn of_download(self, downloaded: Downloaded, data: &DataDir) -> Result<Option<Built>> {
         let now = unix_seconds(SystemTime::now());
         let origin = Origin::Url(downloaded.resource.clone());
@@ -355,7 +357,8 @@ impl Work<'_> {
         };
         let mut draft = self.draft(name)?;
         if downloaded.format != LedgerFormat::Plain {
-            // What fetchers would refuse to extract is not worth publishing, nor room for its content.
+            // An archive that fetchers would refuse to extract is not published, so no space is reserved for its
+            // content.
             let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
             if let Err(error) = ledger_archive::inspect(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
@@ -369,7 +372,7 @@ impl Work<'_> {
         if self.output == Output::AsItIs {
             let content = draft.content_path(&[]);
             let failed = || format!("cannot move {}", downloaded.path.display());
-            // It stays where the next run finds it, should this one end before all is done.
+            // The file is where the next run looks for it, in case this run is interrupted.
             let stays = fs::hard_link(&downloaded.path, &content).is_ok();
             if !stays {
                 fs::rename(&downloaded.path, &content).with_context(failed)?;
@@ -427,7 +430,7 @@ impl Work<'_> {
         )?)
     }
 
-    /// Where the copy of the ledger is made: in its place, unless it is to be packed.
+    /// Returns the path of the copy of the ledger: the final content path, unless the copy is still to be packed.
     fn place_of_copy(&self, draft: &Draft) -> PathBuf {
         match self.output {
             Output::TarZst => self.build.dir.join(PLAIN),
@@ -435,8 +438,8 @@ impl Work<'_> {
         }
     }
 
-    /// Looks into what is to be published, packs it, and hashes it unless that was done. `None` when
-    /// asked to stop.
+    /// Verifies the ledger, packs it, and hashes the content unless that was done during the copy. Returns `None`
+    /// when cancelled.
     fn ledger_copy(
         &self,
         copied: &Path,
@@ -475,8 +478,7 @@ impl Work<'_> {
         }))
     }
 
-    /// Moves the finished snapshot into the store, and notes what it was made of, and when the making
-    /// began.
+    /// Moves the finished snapshot into the store. Saves its source and the time at which the build began.
     fn finish(
         self,
         draft: Draft,
@@ -500,7 +502,7 @@ impl Work<'_> {
         };
         self.memory.note(origin, self.recipe, id, begun)?;
         if self.output == Output::TarZst {
-            // At the last moment: of it a run goes on that was interrupted.
+            // The copy is deleted last, because an interrupted run resumes from it.
             let copied = self.build.dir.join(PLAIN);
             fs::remove_file(&copied)
                 .with_context(|| format!("cannot remove {}", copied.display()))?;
@@ -509,7 +511,7 @@ impl Work<'_> {
         Ok(built)
     }
 
-    /// Takes out of the copy what is private.
+    /// Removes private data from the copy.
     fn scrub(&self, copied: &Path) -> Result<()> {
         let report = {
             let _meter = self.display.start(WorkKind::ScrubCopy, 0);
@@ -526,7 +528,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Packs the copy. `false` when asked to stop.
+    /// Packs the copy. Returns `false` when cancelled.
     fn pack(&self, copied: &Path, archive: &Path) -> Result<bool> {
         let packing = || format!("cannot pack {}", copied.display());
         let ledger = File::open(copied).with_context(packing)?;
@@ -553,7 +555,7 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// Hashes what lies where the draft wants it. `false` when asked to stop.
+    /// Hashes the content at the draft's path. Returns `false` when cancelled.
     fn hash(&self, draft: &mut Draft, content: &Path) -> Result<bool> {
         let size = content.metadata().map_or(0, |metadata| metadata.len());
         pieces::refuse_too_short(self.args.piece_length, size)?;
@@ -569,7 +571,7 @@ impl Work<'_> {
     }
 }
 
-/// A name that says what the file is, as far as it can.
+/// Returns the content name for a downloaded file, from the name on the server where possible.
 fn with_suffix(name: &str, suffix: &str) -> String {
     if name.ends_with(suffix) {
         name.to_owned()
@@ -578,7 +580,7 @@ fn with_suffix(name: &str, suffix: &str) -> String {
     }
 }
 
-/// What is read on its way to be packed: counted, and at its end when asked to stop.
+/// A reader that counts the bytes to be packed and fails when cancelled.
 struct Counted<'a> {
     inner: File,
     done: u64,
@@ -598,10 +600,10 @@ impl Read for Counted<'_> {
     }
 }
 
-/// A directory in `incoming/`, removed again unless it is adopted or kept for the next run.
+/// A directory in `incoming/`, removed on drop unless it is adopted or kept for the next run.
 struct Build {
     dir: PathBuf,
-    /// Keeps others from cleaning it up.
+    /// The lock that keeps other processes from cleaning it up.
     _lock: DirLock,
     keep: bool,
 }
@@ -624,7 +626,8 @@ impl Build {
 impl Drop for Build {
     fn drop(&mut self) {
         if !self.keep {
-            // Gone already when it was adopted; what cannot be removed now, the next command cleans.
+            // An adopted directory no longer exists. The next command cleans up a directory that cannot be removed
+            // now.
             let _ = fs::remove_dir_all(&self.dir);
         }
     }

@@ -1,7 +1,7 @@
-//! What was begun and is not in the store yet: so that the next run goes on where one was interrupted.
+//! Records of unfinished snapshots, from which the next run resumes after an interruption.
 //!
-//! `produced/<stream>.making.json` says which directory of `incoming/` holds the copy, and how far it may
-//! be believed: only what was synced to disk before that was written here.
+//! `produced/<stream>.making.json` names the directory of `incoming/` that has the copy, and how many bytes of it are
+//! durable. The record is written only after those bytes were synced.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,27 +19,27 @@ use tracing::{info, warn};
 use super::memory::{Origin, Recipe};
 use crate::text::Bytes;
 
-/// How old a whole copy of a ledger that changed since may be and still be published: what comes of it is
-/// what the interrupted run would have published.
+/// The maximum age of a complete copy that is still published after the ledger changed. The interrupted run would
+/// have published the same content.
 pub(super) const FRESH: Duration = Duration::from_secs(6 * 3600);
 
-/// What is recorded about how a snapshot is made.
+/// What is recorded about how a snapshot is built.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Ingredients {
     recipe: Recipe,
-    /// What the copy is of, once it is whole.
+    /// The source of the copy; `None` until the copy is complete.
     origin: Option<Origin>,
 }
 
 type Record = BuildRecord<Ingredients>;
 
-/// A snapshot in the making.
+/// An unfinished snapshot.
 pub(super) struct Making {
     place: PathBuf,
     noted: Record,
 }
 
-/// What an interrupted run left.
+/// An unfinished snapshot of an interrupted run, with its locked directory.
 pub(super) struct Found {
     pub(super) making: Making,
     pub(super) dir: PathBuf,
@@ -47,8 +47,7 @@ pub(super) struct Found {
 }
 
 impl Making {
-    /// A snapshot that is begun now in the directory `build` with a copy in `copy`. Nothing is written
-    /// yet.
+    /// Returns the record of a new snapshot in the directory `build`, with a copy at `copy`. Writes nothing yet.
     pub(super) fn begin(
         data: &DataDir,
         stream: &StreamName,
@@ -72,18 +71,18 @@ impl Making {
         }
     }
 
-    /// Forgets what got into the store in the moment before it was forgotten.
+    /// Deletes the record of a snapshot that was moved into the store just before the interruption.
     pub(super) fn tidy(data: &DataDir, stream: &StreamName) {
         let place = data.build_record(stream);
         let noted: Option<Record> = json_file::read_or_default(&place);
         if noted.is_some_and(|noted| !data.incoming().join(noted.build).is_dir()) {
-            // It blocks no other run.
+            // The lock of this directory does not block other runs.
             let _ = fs::remove_file(&place);
         }
     }
 
-    /// What can be gone on with of a snapshot of the ledger at `path`. What cannot is forgotten, and its
-    /// directory is for [`DataDir::clean_incoming`]; where that costs a copy, the log says why.
+    /// Returns the unfinished snapshot of the ledger at `path` if it can be resumed. Otherwise deletes the record and
+    /// leaves the directory to [`DataDir::clean_incoming`]. Logs the reason if a copy is lost.
     pub(super) fn find(
         data: &DataDir,
         stream: &StreamName,
@@ -94,7 +93,7 @@ impl Making {
         let place = data.build_record(stream);
         let noted: Option<Record> = json_file::read_or_default(&place);
         let Some(noted) = noted else {
-            // Unreadable it would only keep a directory from being cleaned.
+            // An unreadable record would only keep a directory from being cleaned up.
             let _ = fs::remove_file(&place);
             return Ok(None);
         };
@@ -126,12 +125,12 @@ impl Making {
         self.noted.making.origin.as_ref()
     }
 
-    /// When the copy was begun, in seconds since 1970.
+    /// Returns the time at which the copy began, in seconds since 1970.
     pub(super) fn begun(&self) -> u64 {
         self.noted.begun
     }
 
-    /// Notes how far it is. What the stage says must be on disk.
+    /// Saves the stage. The data of the stage must already be synced.
     pub(super) fn reach(&mut self, stage: Stage) -> Result<()> {
         self.noted.stage = stage;
         if let Some(dir) = self.place.parent() {
@@ -140,7 +139,7 @@ impl Making {
         Ok(json_file::write(&self.place, &self.noted)?)
     }
 
-    /// Makes the whole copy at `copied` durable and notes what it is of.
+    /// Syncs the complete copy at `copied` and saves its source.
     pub(super) fn copied(&mut self, copied: &Path, origin: Origin) -> Result<()> {
         File::open(copied)
             .and_then(|file| file.sync_all())
@@ -152,14 +151,14 @@ impl Making {
         self.reach(Stage::Copied)
     }
 
-    /// Whether the next run can go on from what is noted.
+    /// Whether the next run can resume from the saved stage.
     pub(super) fn can_go_on(&self) -> bool {
         self.noted.stage != Stage::Changing
     }
 
-    /// There is nothing to go on with any longer.
+    /// Deletes the record.
     pub(super) fn forget(&self) {
-        // What cannot be removed names a directory that is not there, which the next run notices.
+        // A record that cannot be removed names a missing directory. The next run detects that.
         let _ = fs::remove_file(&self.place);
     }
 }
@@ -173,7 +172,7 @@ impl Found {
         self.copy().metadata().map_or(0, |metadata| metadata.len())
     }
 
-    /// Why it cannot be gone on with.
+    /// Returns the reason why the snapshot cannot be resumed, if there is one.
     fn obstacle(
         &self,
         recipe: &Recipe,
@@ -195,7 +194,7 @@ impl Found {
                     None
                 }
             }
-            // Ended in the moment between giving up the copy and moving what was packed of it.
+            // The run was interrupted after deleting the copy and before moving its archive.
             Stage::Copied | Stage::Changed if self.len() == 0 => Some("its copy is not there"),
             Stage::Copied | Stage::Changed => {
                 let now = Origin::of_ledger(path, path)?;
@@ -231,7 +230,7 @@ impl Found {
         }
     }
 
-    /// Removes what was made of the copy: it is made again, and nothing of it is older than the copy.
+    /// Removes the files made from the copy. They are made again, so that none is older than the copy.
     fn keep_only_the_copy(&self) -> Result<()> {
         let kept = self.making.noted.copy.components().next();
         let failed = || format!("cannot clean {}", self.dir.display());
@@ -251,21 +250,21 @@ impl Found {
     }
 }
 
-/// Bytes of the copy from one sync to the next. Three of these at most are copied again after an
-/// interruption: what is synced, what waits for it, and what is written meanwhile.
+/// Bytes of the copy between two syncs. An interruption loses at most three times as many: those being synced, those
+/// queued for the sync, and those written meanwhile.
 pub(super) const SYNC_EVERY: u64 = 32 << 20;
 
-/// Syncs a copy beside the one who writes it, and notes how far it is on disk.
+/// Syncs a copy on another thread while it is written, and saves how many bytes are durable.
 pub(super) struct Checkpoints<'a> {
     pub(super) making: &'a mut Making,
     pub(super) ledger: &'a LiveLedger,
     pub(super) copy: &'a Path,
-    /// Bytes it has already.
+    /// Bytes that the copy has at the start.
     pub(super) from: u64,
 }
 
 impl Checkpoints<'_> {
-    /// Runs `write`, which says how many bytes of the copy are written.
+    /// Runs `write`, which reports the number of bytes written so far.
     pub(super) fn beside<T>(self, write: impl FnOnce(&mut (dyn FnMut(u64) + Send)) -> T) -> T {
         let Self {
             making,
@@ -288,7 +287,7 @@ impl Checkpoints<'_> {
                             .filter(|state| state.is_of(copy))
                             .map(|state| state.to_string());
                     }
-                    // A ledger that was written to already does not come back to that state.
+                    // A ledger that has changed since does not return to the state of the copy.
                     let Some(state) = state.clone() else { break };
                     let synced = File::open(copy)
                         .and_then(|file| file.sync_data())
@@ -304,7 +303,7 @@ impl Checkpoints<'_> {
             write(&mut move |written| {
                 if written >= next {
                     next = written + SYNC_EVERY;
-                    // Fails when there is nothing to note any more.
+                    // Fails after the syncing thread has ended.
                     let _ = give.send(written);
                 }
             })

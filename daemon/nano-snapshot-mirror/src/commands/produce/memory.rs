@@ -1,5 +1,5 @@
-//! What was made of what: so that a ledger to which nothing was committed is not copied, packed and
-//! hashed again, whether its snapshot got as far as being published or not.
+//! Records which source the last snapshot was built from. A ledger without new commits is not copied, packed and
+//! hashed again, whether its snapshot was published or not.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -17,55 +17,56 @@ use snapshot_store::{DataDir, StreamName};
 use super::making::FRESH;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
 
-/// The state of what a snapshot is made from.
+/// The state of the source of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Origin {
-    /// A ledger: LMDB gives every state that is committed a number.
+    /// A ledger. LMDB numbers every committed state.
     Ledger {
         path: PathBuf,
         inode: u64,
-        /// When the file was made, in nanoseconds since 1970, where the file system knows: a new file
-        /// often gets the inode of one that was removed.
+        /// The creation time of the file in nanoseconds since 1970, where the file system has it. A new file often
+        /// gets the inode number of a removed one.
         created: Option<u64>,
         transaction: u64,
     },
-    /// Something on a web server.
+    /// A file on a web server.
     Url(Resource),
 }
 
-/// What a web server says of something, so that it is known again.
+/// The metadata of a file on a web server, by which it is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Resource {
-    /// As it is shown: without user, password and query, which may be secrets.
+    /// The URL as displayed: without user, password and query, which may be secrets.
     #[serde(deserialize_with = "shown")]
     pub(super) url: String,
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
-    /// Bytes.
+    /// The length in bytes.
     pub(super) length: u64,
 }
 
-/// The URL of a record; earlier versions kept all of it.
+/// Deserialises the URL of a record. Records of earlier versions have the complete URL.
 fn shown<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let text = String::deserialize(from)?;
     Ok(match text.parse::<HttpUrl>() {
         Ok(url) => url.to_string(),
-        // As it is shown, it need not parse again.
+        // The displayed form of a URL need not be a valid URL.
         Err(_) => text,
     })
 }
 
 impl Resource {
-    /// Whether this is at `url`, as far as the record knows.
+    /// Whether this is the file at `url`, as far as the record allows to compare.
     pub(super) fn is_at(&self, url: &HttpUrl) -> bool {
         self.url == url.to_string()
     }
 }
 
 impl Origin {
-    /// The ledger at `path` in the state of the file at `state`: itself, or a copy of it.
+    /// Returns the origin for the ledger at `path`. The state is read from the file at `state`: the ledger itself or
+    /// a copy of it.
     pub(super) fn of_ledger(path: &Path, state: &Path) -> Result<Self> {
         let metadata = path
             .metadata()
@@ -80,7 +81,7 @@ impl Origin {
 }
 
 impl Origin {
-    /// Whether both are the same file, whatever was committed to it in between.
+    /// Whether both are the same ledger file, regardless of commits in between.
     pub(super) fn is_same_ledger(&self, other: &Self) -> bool {
         match (self, other) {
             (
@@ -107,11 +108,11 @@ fn nanoseconds(time: SystemTime) -> Option<u64> {
     since.as_nanos().try_into().ok()
 }
 
-/// How a snapshot is made.
+/// How a snapshot is built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Recipe {
-    /// Another version may make something else of the same.
+    /// The program version: another version may build different content from the same source.
     version: String,
     publish: String,
     layout: String,
@@ -139,7 +140,7 @@ impl Recipe {
     }
 }
 
-/// The last snapshot made for a stream, in `produced/<stream>.json`.
+/// The record of the last snapshot built for a stream, `produced/<stream>.json`.
 pub(super) struct Memory {
     place: PathBuf,
 }
@@ -149,10 +150,10 @@ struct Noted {
     origin: Origin,
     recipe: Recipe,
     snapshot: String,
-    /// When its copy was begun or it was downloaded, in seconds since 1970.
+    /// When its copy began or its download ended, in seconds since 1970.
     #[serde(default)]
     made_at: u64,
-    /// Whether it got as far as being published; records of old did not say.
+    /// Whether the snapshot was published. Records of earlier versions lack this field.
     #[serde(default = "yes")]
     published: bool,
 }
@@ -168,22 +169,22 @@ impl Memory {
         }
     }
 
-    /// The snapshot that was made of this in this way. What cannot be read was never noted: it costs
-    /// making a snapshot again.
+    /// Returns the snapshot that was built from this source with this recipe. An unreadable record counts as none:
+    /// the cost is building the snapshot again.
     pub(super) fn made_of(&self, origin: &Origin, recipe: &Recipe) -> Option<InfoHashV2> {
         let (noted, id) = self.last(recipe)?;
         (noted == *origin).then_some(id)
     }
 
-    /// What a snapshot was made of in this way, and which.
+    /// Returns the last snapshot built with this recipe, and its source.
     pub(super) fn last(&self, recipe: &Recipe) -> Option<(Origin, InfoHashV2)> {
         let noted = self.read()?;
         let id = noted.snapshot.parse().ok()?;
         (noted.recipe == *recipe).then_some((noted.origin, id))
     }
 
-    /// The snapshot that was made of this ledger in this way within [`FRESH`] and not published,
-    /// whatever was committed to the ledger since.
+    /// Returns the unpublished snapshot of this ledger and recipe if it is younger than [`FRESH`]. Later commits to
+    /// the ledger do not matter.
     pub(super) fn unpublished(&self, origin: &Origin, recipe: &Recipe) -> Option<InfoHashV2> {
         let noted = self.read()?;
         let age = unix_seconds(SystemTime::now()).checked_sub(noted.made_at)?;
@@ -192,8 +193,8 @@ impl Memory {
         (waits && same).then(|| noted.snapshot.parse().ok())?
     }
 
-    /// Notes a snapshot that is whole, before it is in the store: what is noted and not there costs
-    /// nothing, and what is there and not noted would be made again. `made_at` is in seconds since 1970.
+    /// Records a complete snapshot before it is moved into the store. A record without a snapshot does no harm, while
+    /// a snapshot without a record would be built again. `made_at` is in seconds since 1970.
     pub(super) fn note(
         &self,
         origin: &Origin,
@@ -210,7 +211,7 @@ impl Memory {
         })
     }
 
-    /// Notes that a snapshot is published, if it is the last one made.
+    /// Records that a snapshot is published, if it is the last one built.
     pub(super) fn note_published(&self, id: InfoHashV2) -> Result<()> {
         match self.read() {
             Some(noted) if noted.snapshot == id.to_string() && !noted.published => {
@@ -270,7 +271,7 @@ mod tests {
         let other = Memory::of(&data, &StreamName::of_salt(b"weekly"));
         assert_eq!(other.made_of(&origin(3), &recipe("plain")), None);
 
-        // Until it is published, it waits for that even when the ledger moved on; not for ever.
+        // An unpublished snapshot is returned although the ledger changed, but only for a limited time.
         let waits = |origin: &Origin, layout| memory.unpublished(origin, &recipe(layout));
         assert_eq!(waits(&origin(4), "plain"), Some(id));
         assert_eq!(waits(&origin(4), "tar.zst"), None);
