@@ -1,8 +1,9 @@
-//! `attest`: an operator who has looked into a held snapshot vouches for it under a key of their own.
+//! `attest`: an operator who has verified a stored snapshot signs it with a key of their own.
 //!
-//! What is signed names the same snapshot as its producer's pointer; its number is one more than the
-//! last under *this* key, since numbers of different authorities have nothing to do with each other.
-//! Mirrors that name both keys can then want both to agree.
+//!
+//! The signed item names the same snapshot as the producer's pointer. Its sequence number is one more than the last
+//! under *this* key, since the sequence numbers of different authorities are unrelated. Mirrors that are configured
+//! with both keys can require both to agree.
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::InfoHashV2;
@@ -24,7 +25,7 @@ use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_attestation};
 use crate::pointers::stream::Stream;
 use crate::progress::ProgressDisplay;
 
-/// Verifies the ledger, unless that was done as deeply as wanted before, and signs and publishes.
+/// Verifies the ledger, unless it was verified at the required level before. Signs and publishes the pointer.
 pub(crate) async fn run(
     args: &AttestArgs,
     config: &Config,
@@ -47,7 +48,7 @@ pub(crate) async fn run(
         level: Level::from(args.level),
         store_versions: config.verify.store_versions.clone(),
     };
-    // Held against removal until it is published.
+    // The shared lock keeps the snapshot from being removed until it is published.
     let _in_use = data
         .share_snapshot(id)?
         .with_context(|| format!("another process is writing snapshot {id}"))?;
@@ -99,7 +100,7 @@ pub(crate) async fn run(
 ///
 /// # Errors
 ///
-/// When it is of another network, or older without `allow_older`.
+/// When the ledger is of another network, or older without `allow_older`.
 fn compare_with_last(
     data: &DataDir,
     id: InfoHashV2,
@@ -126,7 +127,7 @@ fn compare_with_last(
     }
 }
 
-/// What to look into, and how.
+/// The snapshot to verify, and the policy for it.
 struct Look<'a> {
     data: &'a DataDir,
     id: InfoHashV2,
@@ -136,12 +137,12 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// What is known of the ledger, for a person, once it is known as deep as wanted; `None` when
-    /// asked to stop before.
+    /// Returns a description of the ledger for a person once it is verified at the required level; `None` when
+    /// cancelled before.
     ///
     /// # Errors
     ///
-    /// When the snapshot is not whole, is damaged, or its ledger is not sound.
+    /// When the snapshot is incomplete or damaged, or its ledger is not sound.
     fn at_ledger(&self, dry_run: bool) -> Result<Option<String>> {
         let id = self.id;
         let dir = self.data.snapshot(id);
@@ -179,7 +180,7 @@ impl Look<'_> {
             .map(Some)
     }
 
-    /// What is known, if that is enough.
+    /// Returns the description of a verified ledger if the record satisfies the policy.
     fn judge(&self, record: Option<&LedgerRecord>) -> Result<Option<String>> {
         match self.policy.judge_record(record) {
             Verdict::Sound => {

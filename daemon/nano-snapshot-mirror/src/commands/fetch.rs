@@ -1,4 +1,4 @@
-//! `--once`: find the newest snapshot, fetch it, verify it, put it in its place, and exit.
+//! `--once`: finds the newest snapshot, fetches it, verifies it, extracts it on request, and exits.
 
 mod extracted;
 mod final_extract;
@@ -39,19 +39,19 @@ use crate::transfer::download::{self, ContentReader, DownloadOutcome, DownloadRe
 use crate::transfer::network::{Network, Role};
 use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
-/// How long to try to reach the DHT before giving up.
+/// How long to try to reach the DHT.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Look-ups that reached the DHT and found nothing, before that is believed.
+/// Consecutive look-ups that reach the DHT without finding an item before the fetch fails.
 const LOOKUP_TRIES: u32 = 3;
 
-/// Pause after a look-up that found nothing.
+/// The pause after a look-up that found no item.
 const LOOKUP_RETRY: Duration = Duration::from_secs(3);
 
-/// Pause after the first one that reached no node; doubled each time.
+/// The pause after the first look-up that reached no node. It doubles after each further one.
 const UNREACHED_RETRY: Duration = Duration::from_secs(2);
 
-/// Fetches once.
+/// Fetches the newest snapshot once.
 pub(crate) async fn run(
     once: &OnceArgs,
     live: &Live,
@@ -128,11 +128,11 @@ struct NetworkResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remaining {
     Nothing,
-    /// The ledger is there; an interrupted run may have left the rest undone.
+    /// The ledger is in place. An interrupted run may have left other work undone.
     Complete,
-    /// A plain ledger is to be moved or copied.
+    /// A plain ledger has to be moved or copied.
     Extract,
-    /// An archive is to be extracted and given up.
+    /// An archive has to be extracted and deleted.
     Discard,
 }
 
@@ -148,7 +148,7 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// `None` when interrupted.
+    /// Finds and fetches the snapshot. Returns `None` when interrupted.
     async fn run(&self) -> Result<Option<NetworkResult>> {
         let Some(id) = self.look_up().await? else {
             return Ok(None);
@@ -175,7 +175,7 @@ impl Fetch<'_> {
             .end(obtained.as_ref().is_ok_and(Option::is_some))
             .await;
         let (torrent, unpacked) = match (obtained, unpacked) {
-            // It is what ended the download.
+            // The extraction failed and thereby ended the download.
             (Ok(None) | Err(_), Err(error)) => return Err(error),
             (obtained, unpacked) => (obtained?, unpacked),
         };
@@ -194,8 +194,8 @@ impl Fetch<'_> {
         left(to_do)
     }
 
-    /// Looks into a whole snapshot, makes it current and puts its ledger into its place, as far as that
-    /// can be done while it is seeded. `None` when interrupted.
+    /// Verifies a complete snapshot, makes it current, and extracts its ledger as far as that is possible while it is
+    /// seeded. Returns `None` when interrupted.
     async fn put(
         &self,
         torrent: &SnapshotTorrent,
@@ -258,7 +258,7 @@ impl Fetch<'_> {
         Unpack::new(self.data, id, self.policy, self.display, stop)
     }
 
-    /// The snapshot to fetch; `None` when interrupted.
+    /// Returns the snapshot to fetch; `None` when interrupted.
     async fn look_up(&self) -> Result<Option<InfoHashV2>> {
         let mut meter = self.display.start(WorkKind::LookUpPointer, 0);
         let config = &self.stream.config;
@@ -301,7 +301,7 @@ impl Fetch<'_> {
                     return Ok(config.pinned);
                 }
                 Decision::Undecided(_) if config.pinned.is_some() => {}
-                // Authorities contradict themselves or each other: waiting changes nothing.
+                // Authorities that contradict themselves or each other do not come to agree by waiting.
                 Decision::Undecided(tally) if enough || (failed == 0 && says_something(tally)) => {
                     bail!(
                         "there is no snapshot to fetch: {}",
@@ -321,7 +321,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// The snapshot in the session, whole; `None` when interrupted.
+    /// Returns the complete snapshot as a torrent of the session; `None` when interrupted.
     async fn obtain(
         &self,
         id: InfoHashV2,
@@ -355,7 +355,7 @@ impl Fetch<'_> {
         })
     }
 
-    /// Looks into the ledger of a whole snapshot, unless that was done; `false` when interrupted.
+    /// Verifies the ledger of a complete snapshot unless that was done before. Returns `false` when interrupted.
     async fn check(&self, torrent: &SnapshotTorrent) -> Result<bool> {
         let info = torrent.store.info();
         let verdict = match self.policy.judge(&torrent.dir, &info) {
@@ -378,7 +378,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// Puts a reflink of the content in its place. `None` where the file system has none.
+    /// Extracts the ledger by a reflink of the content. Returns `None` if the file system has no reflinks.
     async fn reflink(&self, torrent: &SnapshotTorrent) -> Result<Option<Outcome>> {
         let content = plain_ledger(torrent)?;
         let (data, id) = (self.data.clone(), torrent.id);
@@ -413,7 +413,7 @@ impl Fetch<'_> {
         spawn_blocking(work).await?
     }
 
-    /// Gives back, for a time or up to a ratio, or until a signal.
+    /// Seeds until the time or the ratio is reached, or until a signal.
     async fn seed(&self, torrent: &SnapshotTorrent, seed_for: SeedFor) {
         let total = torrent.store.layout().content_length();
         let started = Instant::now();
@@ -434,7 +434,7 @@ impl Fetch<'_> {
                 return;
             }
             tokio::select! {
-                // What was asked for is here; a signal only ends the giving.
+                // The fetch itself is complete; a signal only ends seeding.
                 () = self.signals.stop.cancelled() => return,
                 () = sleep(Duration::from_millis(500)) => {}
             }
@@ -442,7 +442,7 @@ impl Fetch<'_> {
     }
 }
 
-/// Whether authorities were heard, if not enough of them or not in agreement.
+/// Whether authorities published something, although too few of them or not in agreement.
 fn says_something(tally: &Tally) -> bool {
     tally.contested > 0 || tally.leading.is_some()
 }

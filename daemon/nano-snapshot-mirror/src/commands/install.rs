@@ -1,8 +1,8 @@
-//! `install`: a verified ledger into the data directory of a node that does not run.
+//! `install`: puts a verified ledger into the data directory of a stopped node.
 //!
-//! The lock of LMDB is taken first, so that no node runs, and none can start before the end. The new ledger
-//! is made under a temporary name, compared with what was published, verified and synced. Then it takes
-//! the place of the old one, which becomes the backup; [`place`] has the order.
+//! The first step takes LMDB's lock. It fails if a node runs, and no node can start until the end. The new ledger is
+//! written under a temporary name, compared with the published hashes, verified and synced. Then it replaces the old
+//! ledger, which becomes the backup; [`place`] describes the order.
 
 pub(crate) mod node_lock;
 pub(crate) mod place;
@@ -28,7 +28,7 @@ use crate::ledger::published::{CHUNK, Damaged, Published, read_chunk};
 use crate::ledger::unpack::{self, Unpack, Unpacked};
 use crate::progress::{ProgressDisplay, WorkKind};
 
-/// Installs or rolls back.
+/// Installs a ledger, or rolls back.
 pub(crate) fn run(
     args: &InstallArgs,
     config: &Config,
@@ -51,10 +51,10 @@ pub(crate) fn run(
     installation.run(&origin)
 }
 
-/// Where the new ledger comes from.
+/// The source of the new ledger.
 struct Origin {
     path: PathBuf,
-    /// The archive of this snapshot, or its plain ledger.
+    /// The snapshot that has the ledger: plain, or in an archive.
     snapshot: Option<Snapshot>,
 }
 
@@ -65,7 +65,7 @@ struct Snapshot {
     info: bittorrent_protocol::metainfo::Info,
     published: Published,
     format: LedgerFormat,
-    /// Keeps it from being removed.
+    /// The shared lock that keeps the snapshot from being removed.
     _in_use: DirLock,
 }
 
@@ -85,7 +85,7 @@ impl Origin {
                 .with_context(|| format!("another process is writing snapshot {id}"))?;
             let dir = data.snapshot(id);
             let info = dir.read_info()?;
-            // What was changed since is noticed while it is copied.
+            // Copying the ledger detects changes made since.
             if !dir.was_whole()? {
                 bail!("snapshot {id} is not whole: fetch it with --once first");
             }
@@ -130,7 +130,7 @@ impl Origin {
         self.snapshot.as_ref().map(|snapshot| &snapshot.published)
     }
 
-    /// Adds to an error what to do about damaged content of a snapshot.
+    /// Adds to an error how to repair damaged content of a snapshot.
     fn with_remedy(&self, error: anyhow::Error) -> anyhow::Error {
         match (&self.snapshot, Damaged::of(&error)) {
             (Some(snapshot), Some(damaged)) => anyhow!(
@@ -153,7 +153,7 @@ fn roll_back(place: &LedgerPlace, config: &Config) -> Result<()> {
             backup.display()
         );
     }
-    // Milliseconds: that it is a ledger at all. It was in use before.
+    // Takes milliseconds and only checks that the file is a ledger. The backup was in use before.
     let policy = LedgerPolicy {
         level: nano_ledger::Level::L0,
         store_versions: config.verify.store_versions.clone(),
@@ -181,7 +181,7 @@ struct Installation<'a> {
     signals: &'a Signals,
 }
 
-/// What a comparison of two ledgers came to.
+/// The result of comparing two ledgers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compared {
     Same,
@@ -239,7 +239,7 @@ impl Installation<'_> {
                 path.display()
             );
         }
-        // Copying first would cost hours and the room for nothing.
+        // Extracting first would cost hours and disk space for nothing.
         match ledger_archive::detect(path) {
             Ok(LedgerFormat::Plain) => {}
             Err(error) => {
@@ -280,7 +280,7 @@ impl Installation<'_> {
         let (made, method) = if let Some(made) = reflink {
             if let Some(published) = origin.published() {
                 let mut meter = self.display.start(WorkKind::VerifyCopy, size);
-                // The copy, not the original: what the node will open.
+                // Verifies the copy and not the original, as the node opens the copy.
                 let whole = published.compare(made.file(), path, &mut |done| {
                     meter.set(done, None);
                     proceed()
@@ -356,7 +356,7 @@ impl Installation<'_> {
         Ok(Made::Put)
     }
 
-    /// Extracts the archive of a snapshot beside the node's ledger and verifies what came out. `None` when
+    /// Extracts the archive of a snapshot next to the node's ledger and verifies the result. Returns `None` when
     /// interrupted.
     fn unpack(&self, snapshot: &Snapshot) -> Result<Option<Extracted>> {
         let unpack = Unpack {
@@ -373,9 +373,9 @@ impl Installation<'_> {
         }
     }
 
-    /// Whether the installed ledger is the new one at `path`, or what was `published` where that is known:
-    /// the new one may have been damaged since the installed one was made of it. Ledgers that differ do
-    /// so in their first page, so nothing more is read of them.
+    /// Compares the installed ledger with what was `published` where that is known, and otherwise with the new ledger
+    /// at `path`. The file at `path` may have been damaged after the installed ledger was made from it. Different
+    /// ledgers differ in their first page, so the comparison ends there.
     fn compare_with_installed(
         &self,
         path: &Path,
@@ -408,12 +408,12 @@ impl Installation<'_> {
     }
 }
 
-/// What came of making the new ledger.
+/// The result of making the new ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
-    /// It is in its place.
+    /// The new ledger is installed.
     Put,
-    /// It was there before.
+    /// The ledger was installed before.
     There,
     Interrupted,
 }

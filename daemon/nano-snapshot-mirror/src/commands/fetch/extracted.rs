@@ -1,4 +1,4 @@
-//! The ledger at `data.ldb` in the data directory: which snapshot it is, and how it gets there.
+//! The ledger `data.ldb` in the data directory: which snapshot it is, and how it is replaced.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
@@ -18,25 +18,25 @@ use crate::ledger::extract::{self, Method};
 use crate::ledger::policy::refuse_replacement;
 use crate::ledger::unpack;
 
-/// `extracted.json`: which snapshot `data.ldb` was when it was put there, so that the same is not
-/// fetched again, and a ledger that a node wrote to is not taken for one that can be fetched again. It is
-/// written before the ledger gets its name, by which its inode does not change.
+/// `extracted.json`: the snapshot that was extracted to `data.ldb`. It serves two purposes: the same snapshot is not
+/// fetched again, and a ledger that a node wrote to is not deleted as if it could be fetched again. It is written
+/// before the rename to `data.ldb`, which keeps the inode number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Extracted {
     #[serde(flatten)]
     newest: Record,
-    /// The one that it replaces: it may still be there, if the run was interrupted.
+    /// The record of the replaced ledger. After an interruption that ledger may still be in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaces: Option<Record>,
 }
 
-/// One ledger that was extracted.
+/// The record of one extracted ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     snapshot: String,
     length: u64,
     inode: u64,
-    /// Nanoseconds since 1970, as text: a node that opens the file changes it.
+    /// The modification time in nanoseconds since 1970, as text. A node that opens the file changes it.
     modified: String,
 }
 
@@ -50,19 +50,19 @@ impl Record {
         }
     }
 
-    /// Whether this is about a file.
+    /// Whether this record describes the file with this metadata.
     fn is_of(&self, metadata: &Metadata) -> bool {
         Self::of(self.snapshot.clone(), metadata) == *self
     }
 }
 
-/// Where a new ledger is before it gets its name.
+/// The new ledger before it is renamed to `data.ldb`.
 pub(super) enum New {
     /// A copy or a reflink.
     Copy(Temporary, Method),
-    /// What came out of an archive.
+    /// A ledger extracted from an archive.
     Archived(Box<Archived>),
-    /// The content of a snapshot that is leaving the store.
+    /// The content of a snapshot that is about to be moved out of the store.
     Content(PathBuf),
 }
 
@@ -71,7 +71,7 @@ impl Extracted {
         json_file::read_or_default(&data.extracted())
     }
 
-    /// Whether `data.ldb` is this snapshot, untouched since it was put there.
+    /// Whether `data.ldb` is this snapshot and unmodified.
     pub(super) fn is_current(data: &DataDir, id: InfoHashV2) -> bool {
         let there = data.ledger().metadata();
         Self::load(data)
@@ -81,12 +81,12 @@ impl Extracted {
             })
     }
 
-    /// Gives a new ledger, which is snapshot `id`, its name in `place`, and what that of the ledger there
-    /// was to the backup, unless that is an untouched snapshot.
+    /// Installs the new ledger of snapshot `id` at `place`. The old ledger becomes the backup, unless it is an
+    /// unmodified snapshot.
     ///
     /// # Errors
     ///
-    /// When the ledger there is of another network, or newer without `allow_older`; and when files cannot be
+    /// When the installed ledger is of another network, or is newer without `allow_older`. When files cannot be
     /// written or renamed.
     pub(super) fn put(
         data: &DataDir,
@@ -102,7 +102,7 @@ impl Extracted {
         };
         if let Err(error) = refuse_replacement(place.ledger(), &path, allow_older) {
             match new {
-                // The archive cannot be extracted again: the ledger waits for a run with --allow-older.
+                // The archive is gone, so the extracted ledger is kept for a run with --allow-older.
                 New::Archived(archived) if !Mark::Discarded.is_set(&data.snapshot(id)) => {
                     archived.remove()?;
                 }
@@ -112,7 +112,7 @@ impl Extracted {
         }
         let file = open_alone(&path)?;
         match &new {
-            // Content that may be written counts as unfinished: the mode changes when it has left.
+            // Writable content counts as incomplete in the store, so its mode is changed after the move.
             New::Content(_) => place.hand_over_owner(&file, &path)?,
             _ => place.hand_over(&file, &path)?,
         }
@@ -158,7 +158,7 @@ impl Extracted {
         Self::complete(place)
     }
 
-    /// What is left to do once the ledger has its name, after an interruption too.
+    /// Does the rest of the work after the ledger was renamed, also after an interruption.
     pub(super) fn complete(place: &LedgerPlace) -> Result<()> {
         let ledger = place.ledger();
         if ledger

@@ -1,4 +1,4 @@
-//! Extracting what leaves the store by that.
+//! Extraction that takes the snapshot out of the store.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::ledger::unpack::{Unpack, Unpacked};
 use crate::pointers::stream::Stream;
 use crate::progress::{ProgressDisplay, WorkKind};
 
-/// What is done after seeding ended, with the network closed.
+/// The extraction that runs after seeding, when the network is closed.
 pub(super) struct FinalExtract<'a> {
     pub(super) data: &'a DataDir,
     pub(super) stream: &'a Stream,
@@ -35,7 +35,7 @@ pub(super) struct FinalExtract<'a> {
 }
 
 impl FinalExtract<'_> {
-    /// Extracts an archive that no other process uses and gives it up on the way.
+    /// Extracts an archive that no other process uses, and deletes its parts on the way.
     pub(super) fn extract_discarding(&self) -> Result<Outcome> {
         let (data, id) = (self.data, self.id);
         let place = LedgerPlace::of_data_dir(data.root())?;
@@ -58,7 +58,7 @@ impl FinalExtract<'_> {
                 let verdict = self.policy.judge_record(found.as_ref());
                 let is_lost = Damaged::of(&error).is_some();
                 if is_lost || matches!(verdict, Verdict::Refused(_)) {
-                    // Nothing of it is left that could be used or looked at again.
+                    // The archive is partly deleted: there is nothing to resume from or to inspect.
                     drop(owned);
                     self.remove(&data.lock()?)?;
                 }
@@ -76,7 +76,7 @@ impl FinalExtract<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Removes the snapshot, and the links to it.
+    /// Removes the snapshot and the `current` links to it.
     fn remove(&self, lock: &StoreLock) -> Result<()> {
         for (name, current) in self.data.streams_with_current()? {
             if current == self.id {
@@ -87,8 +87,8 @@ impl FinalExtract<'_> {
         Ok(())
     }
 
-    /// The ledger is in its place already: completes what an interrupted run left to do there and in
-    /// the store.
+    /// Completes the work of an interrupted run after the ledger was put in place: in the data directory and in the
+    /// store.
     pub(super) fn complete(&self) -> Result<Outcome> {
         let place = LedgerPlace::of_data_dir(self.data.root())?;
         Extracted::complete(&place)?;
@@ -106,8 +106,8 @@ impl FinalExtract<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Puts a plain ledger into its place on file systems without reflinks: by moving it out of the
-    /// store, or by copying when it has to stay there too.
+    /// Extracts a plain ledger on file systems without reflinks. Moves it out of the store, or copies it if it has to
+    /// stay there.
     pub(super) fn extract(&self) -> Result<Outcome> {
         let (data, id) = (self.data, self.id);
         let place = LedgerPlace::of_data_dir(data.root())?;
@@ -150,7 +150,7 @@ impl FinalExtract<'_> {
             );
             return Ok(Outcome::Done);
         }
-        // A shared lock keeps the content where it is while it is copied.
+        // A shared lock keeps the content in place during the copy.
         let _in_use = data
             .share_snapshot(id)?
             .context("another process is writing the snapshot")?;
@@ -163,7 +163,7 @@ impl FinalExtract<'_> {
             !self.stop.is_cancelled()
         });
         drop(meter);
-        // Another process may have the snapshot open: finding all damage is left to it, or to `verify`.
+        // Another process may have the snapshot open. Then that process, or `verify`, has to find all damage.
         let copy = copy.map_err(|error| match Damaged::of(&error) {
             Some(_) => error.context(
                 "the ledger is not extracted; run `nano-snapshot-mirror verify` to find all damage, \
@@ -185,8 +185,8 @@ impl FinalExtract<'_> {
     }
 }
 
-/// Where damaged content of the snapshot in `dir` is why something failed: finds all damage, so that the
-/// next run fetches it again, and says so.
+/// If damaged content of the snapshot in `dir` caused `error`, finds all damage and adds that to the error. The next
+/// run fetches the damaged blocks again.
 pub(super) fn note_damage(
     error: anyhow::Error,
     store: impl FnOnce() -> Result<Arc<TorrentStore>>,
@@ -214,7 +214,7 @@ pub(super) fn note_damage(
     }
 }
 
-/// Whether a rename makes the content a file that only a node uses.
+/// Whether a rename can move the content: same file system, and no other hard links.
 fn may_move(content: &Path, to: &Path) -> bool {
     let alone_on = |path: &Path| path.metadata().map(|found| (found.dev(), found.nlink()));
     match (alone_on(content), alone_on(to)) {

@@ -1,4 +1,4 @@
-//! Extracting an archive while it is downloaded.
+//! Extraction of an archive while it is downloaded.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,10 +13,10 @@ use super::Fetch;
 use crate::ledger::unpack::{self, Unpack, Unpacked};
 use crate::transfer::download::ContentReader;
 
-/// An extraction of an archive that runs while the archive is downloaded.
+/// A running extraction of an archive that is being downloaded.
 pub(super) struct StreamingExtract {
     unpack: Unpack,
-    /// Ends the download: asked to stop, or the archive is no good.
+    /// Stops the download: on a signal, or when the extraction has failed.
     pub(super) stop_fetch: CancellationToken,
     task: Mutex<Option<JoinHandle<Result<Unpacked>>>>,
 }
@@ -30,8 +30,8 @@ impl StreamingExtract {
         }
     }
 
-    /// Waits for its end where the download came to its own, and ends it otherwise. `None` when there
-    /// was nothing to extract on the way.
+    /// Waits for the extraction if the download is complete, and stops it otherwise. Returns `None` if no extraction
+    /// was started.
     pub(super) async fn end(self, is_whole: bool) -> Result<Option<Unpacked>> {
         let task = self
             .task
@@ -62,7 +62,7 @@ impl ContentReader for StreamingExtract {
         }
         let (unpack, store, stop) = (self.unpack.clone(), store.clone(), self.stop_fetch.clone());
         let task = spawn_blocking(move || {
-            // Whether it fails or panics, there is nothing to download for any longer.
+            // The download is of no use after the extraction failed.
             let unpacked = unpack.follow(store);
             if unpacked.is_err() {
                 stop.cancel();

@@ -1,9 +1,9 @@
-//! The lock by which LMDB knows who has a ledger open.
+//! The lock that LMDB uses to detect processes that have a ledger open.
 //!
-//! Every process that has a ledger open holds a POSIX record lock on the first byte of the file
-//! `data.ldb-lock` beside it, and one that opens it waits for an exclusive lock to go
-//! (`mdb_env_excl_lock` of LMDB 0.9.70). A node takes that lock before it opens the ledger itself, so
-//! a process that holds an exclusive lock on the whole file can replace the ledger.
+//! Every process that has a ledger open holds a shared POSIX record lock on the first byte of `data.ldb-lock` next to
+//! it. A process that opens the ledger waits until no exclusive lock is held (`mdb_env_excl_lock` of LMDB 0.9.70). A
+//! node takes that lock before it opens the ledger itself. Therefore a process with an exclusive lock on the whole
+//! file can replace the ledger.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::FlockOperation;
 use rustix::process::{Flock, FlockType};
 
-/// The ledger's lock, held alone; given back when dropped.
+/// An exclusive lock of a ledger, released when dropped.
 #[derive(Debug)]
 pub(super) struct NodeLock {
     file: File,
@@ -21,7 +21,8 @@ pub(super) struct NodeLock {
 }
 
 impl NodeLock {
-    /// Takes the lock of the ledger at `ledger`, in a node's directory of which `dir` tells the owner.
+    /// Takes the lock of the ledger at `ledger`. `dir` is the metadata of the node's directory; its owner gets the
+    /// lock file.
     pub(super) fn take(ledger: &Path, dir: &Metadata) -> Result<Self> {
         let mut path = ledger.to_owned().into_os_string();
         path.push("-lock");
@@ -33,7 +34,7 @@ impl NodeLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // The owner of the directory could have a file of another user emptied below.
+            // Without this flag the owner of the directory could make root truncate a file of another user below.
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .with_context(failed)?;
@@ -42,7 +43,7 @@ impl NodeLock {
             bail!("{}: it has another name", failed());
         }
         if found.uid() == 0 && dir.uid() != 0 {
-            // Made by root, here or before: it would lock the node out of its own ledger.
+            // Root created the lock file, now or earlier. The node could not open it with this owner.
             fchown(&file, Some(dir.uid()), Some(dir.gid())).with_context(failed)?;
         }
         match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -59,8 +60,8 @@ impl NodeLock {
     }
 }
 
-/// Who has the ledger at `path` open and may write to it, for a person; `None` where no process is known.
-/// Not to be asked of a ledger that this process has open: its own lock would be lost.
+/// Returns a description of the process that has the ledger at `path` open and may write to it; `None` if none is
+/// found. Must not be called for a ledger that this process has open, as that would release its own lock.
 pub(crate) fn who_has_open(path: &Path) -> Option<String> {
     let mut lock = path.to_owned().into_os_string();
     lock.push("-lock");
@@ -70,7 +71,7 @@ pub(crate) fn who_has_open(path: &Path) -> Option<String> {
     Some(holder(&file))
 }
 
-/// Who holds the lock, for a person.
+/// Returns a description of the process that holds the lock.
 fn holder(file: &File) -> String {
     let wanted = Flock::from(FlockType::WriteLock);
     let found = rustix::process::fcntl_getlk(file, &wanted).ok().flatten();
@@ -86,9 +87,9 @@ fn holder(file: &File) -> String {
 
 impl Drop for NodeLock {
     fn drop(&mut self) {
-        // The file tells transaction numbers of the ledger that was. A node that opens the ledger
-        // alone makes it again; one that waited for this lock would believe it, so it finds nothing in
-        // it, fails, and opens the ledger alone when it is started again.
+        // The lock file has transaction numbers of the old ledger. A node that opens the ledger later writes the file
+        // again. A node that already waits for this lock would use the old numbers; with an empty file it fails, and
+        // works when it is started again.
         if let Err(error) = self.file.set_len(0) {
             tracing::warn!("cannot empty {}: {error}", self.path.display());
         }

@@ -184,7 +184,7 @@ impl LedgerPlace {
         let old = self.old(new);
         let owner = match &old {
             Some(old) if !self.is_left_by_root(old) => old,
-            // Without a ledger to replace, only root has to change the owner.
+            // Without an old ledger whose owner to take, only root can set another owner.
             None if !rustix::process::geteuid().is_root() => return Ok(()),
             _ => &self.dir,
         };

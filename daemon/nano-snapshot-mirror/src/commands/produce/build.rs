@@ -124,7 +124,7 @@ pub(super) fn snapshot(
             }
             let found = Making::find(data, &stream, &recipe, &path, &ledger)?;
             let there = found.as_ref().map_or(0, |found| occupied(&found.dir));
-            // An unfinished snapshot that cannot be resumed only uses the space that the new one needs.
+            // An unfinished snapshot that cannot be resumed uses space that the new one needs.
             data.clean_incoming()?;
             ensure_space(data, layout, size, there)?;
             let (build, making) = match found {
@@ -357,8 +357,8 @@ impl Work<'_> {
         };
         let mut draft = self.draft(name)?;
         if downloaded.format != LedgerFormat::Plain {
-            // An archive that fetchers would refuse to extract is not published, so no space is reserved for its
-            // content.
+            // Refuses an archive that fetchers would refuse to extract. The limit for its content is the size of the
+            // disk.
             let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
             if let Err(error) = ledger_archive::inspect(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
@@ -571,7 +571,7 @@ impl Work<'_> {
     }
 }
 
-/// Returns the content name for a downloaded file, from the name on the server where possible.
+/// Returns `name` with `suffix` appended unless it ends with it already.
 fn with_suffix(name: &str, suffix: &str) -> String {
     if name.ends_with(suffix) {
         name.to_owned()

@@ -1,10 +1,10 @@
-//! The process that copies a node's ledger.
+//! The child process that copies a node's ledger.
 //!
-//! The copy holds a reader slot in the node's lock file. If the process with the slot dies in mid-copy
-//! (SIGKILL, SIGABRT, out of memory), the slot stays, and the node's file grows without end until the slot
-//! is cleared. So the copy runs in a child process. The parent clears after it however it ended. If the
-//! parent dies, the pipe breaks, and the child ends its copy and gives the slot back. If both die, the next
-//! `produce` clears, or `clear-readers` does.
+//! The copy holds a reader slot in the node's lock file. If the process with the slot dies during the copy (SIGKILL,
+//! SIGABRT, out of memory), the slot stays allocated, and the node's file grows until the slot is cleared. Therefore
+//! the copy runs in a child process, and the parent clears its slot however the child ends. If the parent dies, the
+//! pipe breaks, and the child ends the copy and releases the slot. If both die, the next `produce` or `clear-readers`
+//! clears the slot.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -25,37 +25,37 @@ use tracing::{debug, info, warn};
 use crate::cli::CopyLedgerArgs;
 use crate::commands::outcome::Outcome;
 
-/// The command by which this program starts itself as the copying process.
+/// The hidden command that starts this program as the copying process.
 pub(crate) const COMMAND: &str = "copy-ledger";
 
-/// This program, also after its file was replaced.
+/// The executable of this process. It also works after the file was replaced.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// Bytes on the way from the copy to its reader; the most an ordinary user may ask for.
+/// The capacity of the pipe to the parent: the maximum for an unprivileged process.
 pub(super) const PIPE: usize = 1 << 20;
 
-/// What the child writes before the copy, once it has its reader slot.
+/// The byte that the child writes before the copy, once it has its reader slot.
 const READY: u8 = b'R';
 
-/// The child's exit code when its process number is taken: `EX_TEMPFAIL` of sysexits.h.
+/// The child's exit code if another process has its process ID in the reader table: `EX_TEMPFAIL` of sysexits.h.
 const NUMBER_TAKEN: u8 = 75;
 
-/// How many processes to try in turn. Each has another number.
+/// How many child processes to try. Each has another process ID.
 const ATTEMPTS: usize = 4;
 
-/// Most bytes that are read of the child's error.
+/// The maximum number of bytes that are read of the child's error output.
 const MOST_OF_ERROR: u64 = 16 << 10;
 
-/// From where a copy that was interrupted is continued.
+/// Where to resume an interrupted copy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rest<'a> {
-    /// The state of the ledger that the copy was begun of.
+    /// The state of the ledger when the copy began.
     pub(super) state: &'a str,
-    /// Bytes that are there already.
+    /// Bytes that the copy already has.
     pub(super) from: u64,
 }
 
-/// The copying process was killed. What it copied until then is right.
+/// The copying process was killed. The bytes it had copied are valid.
 #[derive(Debug)]
 pub(super) struct Killed {
     ledger: PathBuf,
@@ -75,7 +75,7 @@ impl fmt::Display for Killed {
 
 impl std::error::Error for Killed {}
 
-/// A running copy. When dropped, the process has ended and its reader slot is cleared.
+/// A running copy. Dropping it ends the process and clears its reader slot.
 pub(super) struct Copying<'a> {
     ledger: &'a LiveLedger,
     child: Child,
@@ -107,7 +107,7 @@ impl<'a> Copying<'a> {
 
     fn spawn(ledger: &'a LiveLedger, rest: Option<Rest<'_>>) -> io::Result<Self> {
         let mut command = Command::new(THIS_PROGRAM);
-        // One argument, as a path may begin with a dash.
+        // Flag and value form one argument, as a path may begin with a dash.
         let mut path = OsString::from("--ledger=");
         path.push(ledger.path());
         command.arg(COMMAND).arg(path);
@@ -118,7 +118,7 @@ impl<'a> Copying<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Signals from a terminal are for the parent, which ends the copy properly.
+            // Signals from a terminal must only reach the parent, which then ends the copy properly.
             .process_group(0)
             .spawn()?;
         let bytes = child
@@ -126,7 +126,7 @@ impl<'a> Copying<'a> {
             .take()
             .map(|out| File::from(OwnedFd::from(out)));
         if let Some(bytes) = &bytes {
-            // A smaller pipe only costs more changes between processes.
+            // A smaller pipe only means more context switches.
             let _ = fcntl_setpipe_size(bytes, PIPE);
         }
         let error = child.stderr.take();
@@ -147,12 +147,12 @@ impl<'a> Copying<'a> {
         matches!(read, Some(Ok(()))) && first == [READY]
     }
 
-    /// The bytes of the copy.
+    /// Returns the reader of the copied bytes.
     pub(super) fn bytes(&mut self) -> Result<&mut File> {
         self.bytes.as_mut().context("the copy has been read")
     }
 
-    /// Stops reading and waits for the end of the process. Fails unless the copy is whole.
+    /// Stops reading and waits for the process to end. Fails unless the copy is complete.
     pub(super) fn finish(mut self) -> Result<()> {
         let (status, error) = self.wait()?;
         if status.success() {
@@ -161,12 +161,12 @@ impl<'a> Copying<'a> {
         Err(failure(self.ledger.path(), status, &error))
     }
 
-    /// Closes the pipe, which ends a copy that is not whole, and waits. Gives the child's error.
+    /// Closes the pipe, which ends an incomplete copy, and waits. Returns the child's error.
     fn wait(&mut self) -> Result<(ExitStatus, String)> {
         drop(self.bytes.take());
         let mut error = Vec::new();
         if let Some(stderr) = self.error.take() {
-            // Without it there is less to say.
+            // If the child's output cannot be read, the error only has fewer details.
             let _ = stderr.take(MOST_OF_ERROR).read_to_end(&mut error);
         }
         let status = self
@@ -197,7 +197,7 @@ fn failure(ledger: &Path, status: ExitStatus, error: &str) -> anyhow::Error {
     }
 }
 
-/// Clears readers of dead processes from the lock file of a ledger, and logs it.
+/// Clears the readers of dead processes from the lock file of a ledger, and logs the number.
 pub(super) fn clear(ledger: &LiveLedger) {
     match ledger.clear_dead_readers() {
         Ok(0) => {}
@@ -215,25 +215,25 @@ pub(super) fn clear(ledger: &LiveLedger) {
     }
 }
 
-/// Clears readers of dead processes when dropped. No [`LiveLedger`] of the same file may exist then.
+/// Clears the readers of dead processes when dropped. No [`LiveLedger`] of the same file may exist at that time.
 pub(super) struct ClearAtEnd(pub(super) PathBuf);
 
 impl Drop for ClearAtEnd {
     fn drop(&mut self) {
         match LiveLedger::open(&self.0) {
             Ok(ledger) => clear(&ledger),
-            // It was opened before: it was moved away or replaced meanwhile.
+            // The ledger could be opened before, so it was moved or replaced meanwhile.
             Err(error) => debug!("not looking for readers of dead processes: {error}"),
         }
     }
 }
 
-/// The child: copies the ledger to stdout.
+/// Runs the child process: copies the ledger to stdout.
 pub(crate) fn run(args: &CopyLedgerArgs) -> Result<Outcome> {
-    // The parent says when to stop, by closing the pipe. A service manager signals both.
+    // The parent stops the child by closing the pipe. A service manager sends its signals to both.
     let _ignored = signals::ignore()?;
     let ledger = LiveLedger::open(&args.ledger)?;
-    // The parent leaves out readers with its own number, this process those with its own.
+    // The parent does not clear readers with its own process ID, and this process does not clear its own.
     ledger.clear_dead_readers()?;
     match ledger.register() {
         Ok(()) => {}

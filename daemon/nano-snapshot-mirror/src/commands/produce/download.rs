@@ -1,8 +1,8 @@
-//! `--from-url`: a ledger or an archive of one from a web server.
+//! `--from-url`: downloads a ledger, or an archive of one, from a web server.
 //!
-//! What was received stays in `downloads/` with what the server said of it, and the next attempt or run
-//! asks for the rest, on the condition that it is still the same (RFC 9110, 13.1.5 "If-Range"). What is not
-//! what it should be is noticed by its first bytes and by its length.
+//! An incomplete download stays in `downloads/` with the server's metadata. The next attempt or run requests the rest
+//! on the condition that the file is unchanged (RFC 9110, 13.1.5 "If-Range"). A file of an unknown format is detected
+//! by its first bytes, a truncated one by its length.
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -27,54 +27,54 @@ use super::memory::Resource;
 use crate::progress::{ProgressDisplay, WorkKind};
 use crate::text::Bytes;
 
-/// Attempts in a row that bring nothing before it is given up.
+/// Consecutive attempts without progress before the download fails.
 const TRIES: u32 = 5;
 
-/// Pause after the first of them; doubled each time.
+/// The pause after the first failed attempt. It doubles after each further one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes from one sync to the next: what an interruption may lose of a download.
+/// Bytes between two syncs: the most that an interruption may lose of a download.
 const SYNC_EVERY: u64 = 32 << 20;
 
-/// What is known of the part that is here.
+/// The metadata of a partial download.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Part {
     resource: Resource,
-    /// Bytes of it that are on disk. What a file has behind them is not believed: after a power
-    /// failure it may be anything.
+    /// Bytes that are durable on disk. Data in the file after them is discarded, as a power failure may have damaged
+    /// it.
     synced: u64,
 }
 
-/// Something that was downloaded.
+/// A completed download.
 pub(super) struct Downloaded {
     pub(super) path: PathBuf,
     pub(super) format: LedgerFormat,
     pub(super) resource: Resource,
-    /// What the server calls it.
+    /// The file name from the server's URL.
     pub(super) name: String,
     note: PathBuf,
 }
 
 impl Downloaded {
-    /// It was made use of.
+    /// Deletes the download after use.
     pub(super) fn forget(self) {
-        // What cannot be removed is found not to be whole next time.
+        // The next run detects a partial file that cannot be removed as incomplete.
         let _ = fs::remove_file(&self.note);
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// How a download ended.
+/// The result of a download.
 pub(super) enum Fetched {
-    /// It is what it was when a snapshot was made of it.
+    /// The file is unchanged since a snapshot was built from it.
     Unchanged,
     Whole(Downloaded),
-    /// We were asked to stop.
+    /// The download was cancelled.
     Stopped,
 }
 
-/// Gets what is at `url`, unless it is still what is `known`.
+/// Downloads the file at `url`, unless it is the same as `known`.
 pub(super) async fn fetch(
     url: &HttpUrl,
     known: Option<&Resource>,
@@ -110,7 +110,7 @@ struct Download<'a> {
 
 /// Why an attempt ended early.
 enum Broken {
-    /// Another one may bring more.
+    /// A further attempt may get more data.
     Again(anyhow::Error),
     Fatal(anyhow::Error),
 }
@@ -125,7 +125,8 @@ impl Download<'_> {
     async fn run(&self) -> Result<Fetched> {
         let links = self.part.metadata().map_or(0, |metadata| metadata.nlink());
         if links > 1 {
-            // A snapshot was made of it, and the run ended before it was forgotten. It must not change.
+            // A snapshot was built from this file with a hard link, and the run ended before the file was deleted.
+            // The file is content of a snapshot now and must not change.
             self.start_over()?;
         }
         let mut tries = 0;
@@ -142,7 +143,8 @@ impl Download<'_> {
                 Err(Broken::Fatal(error)) => return Err(error),
                 Err(Broken::Again(error)) => error,
             };
-            // More than ever: a server that says something else each time is given up.
+            // Only more durable bytes than ever reset the counter. Otherwise a server whose answers differ each time
+            // would be retried for ever.
             if synced() > most {
                 most = synced();
                 tries = 0;
@@ -164,7 +166,7 @@ impl Download<'_> {
         }
     }
 
-    /// What of it is here, if the rest of it can be asked for.
+    /// Returns the metadata of the partial download if the rest can be requested.
     fn noted(&self) -> Option<Part> {
         let mut part = json_file::read_or_default::<Option<Part>>(&self.note)?;
         let there = self.part.metadata().map_or(0, |metadata| metadata.len());
@@ -176,14 +178,14 @@ impl Download<'_> {
         self.url.uri().query().is_some()
     }
 
-    /// What the server can be asked by whether something is still the same: a strong entity tag, or else a
-    /// date (RFC 9110, 8.8). Not a date where the URL has a query, which may name one of several files and is
-    /// not kept, because it may be a secret.
+    /// Returns the validator for a conditional request: a strong entity tag, or else a date (RFC 9110, 8.8). A date
+    /// is not used if the URL has a query. The query may select one of several files, and it is not saved because it
+    /// may be a secret.
     fn validator<'r>(&self, resource: &'r Resource) -> Option<&'r str> {
         validator(resource, self.has_query())
     }
 
-    /// Makes what is here durable, and notes it.
+    /// Syncs the partial download and saves its metadata.
     fn keep(&self, file: &File, resource: &Resource, synced: u64) -> Result<()> {
         block_in_place(|| {
             file.sync_data()
@@ -199,7 +201,8 @@ impl Download<'_> {
     async fn attempt(&self) -> Result<Fetched, Broken> {
         let noted = self.noted().filter(|part| part.synced > 0);
         let mut headers = HeaderMap::new();
-        // At least a byte, so that the server says whether it is the same even when all is here.
+        // The range has at least one byte, so that the server confirms the validator even if the download is
+        // complete.
         let from = noted.as_ref().map_or(0, |part| {
             part.synced.min(part.resource.length.saturating_sub(1))
         });
@@ -242,7 +245,7 @@ impl Download<'_> {
             }
             (StatusCode::OK, _) => {
                 let resource = self.described(&answer)?;
-                // Servers that know no conditions.
+                // Servers without support for conditional requests.
                 if self.validator(&resource).is_some() && self.known == Some(&resource) {
                     return Ok(Fetched::Unchanged);
                 }
@@ -257,7 +260,7 @@ impl Download<'_> {
         }
     }
 
-    /// Forgets what is here. The note goes first: it must not be about something else.
+    /// Deletes the partial download. The metadata is deleted first, as it must never describe another file.
     fn start_over(&self) -> Result<()> {
         for path in [&self.note, &self.part] {
             match fs::remove_file(path) {
@@ -287,7 +290,7 @@ impl Download<'_> {
         })
     }
 
-    /// Writes the answer from byte `from` on.
+    /// Writes the body of the response, which starts at byte `from`.
     async fn receive(
         &self,
         answer: Response<Incoming>,
@@ -333,7 +336,7 @@ impl Download<'_> {
             }
             if format.is_none() && (done >= LedgerFormat::HEADER_LEN as u64 || chunk.is_none()) {
                 let Ok(known) = ledger_archive::detect(&self.part) else {
-                    // It would be refused for ever.
+                    // Resuming would only fail again.
                     self.start_over()?;
                     return Err(Broken::Fatal(anyhow!(
                         "what is at {} is neither a ledger nor a tar.zst nor a 7z archive",
@@ -382,7 +385,7 @@ fn validator(resource: &Resource, by_tag_only: bool) -> Option<&str> {
     etag.or(date.filter(|_| !by_tag_only))
 }
 
-/// Whether another attempt may end better.
+/// Classifies an error: whether a further attempt may succeed.
 fn judged(error: HttpError) -> Broken {
     match &error {
         HttpError::Status(status, _)
@@ -395,19 +398,19 @@ fn judged(error: HttpError) -> Broken {
     }
 }
 
-/// A header's value. Visible ASCII, as `to_str` has no others.
+/// Returns the value of a header if it is visible ASCII, which is all that `to_str` accepts.
 fn text(answer: &Response<Incoming>, name: HeaderName) -> Option<String> {
     Some(answer.headers().get(name)?.to_str().ok()?.to_owned())
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Everything here came out of a header, or is a number.
+    // All strings here are header values or numbers.
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
-/// The last part of a URL's path, as far as it can be a file name anywhere.
+/// Returns the last segment of a URL's path, reduced to characters that every file system allows.
 fn name_of(url: &HttpUrl) -> String {
     let last = url.uri().path().rsplit('/').next().unwrap_or_default();
     let plain = |c: &char| c.is_ascii_alphanumeric() || ".-_".contains(*c);

@@ -76,7 +76,7 @@ impl Making {
         let place = data.build_record(stream);
         let noted: Option<Record> = json_file::read_or_default(&place);
         if noted.is_some_and(|noted| !data.incoming().join(noted.build).is_dir()) {
-            // The lock of this directory does not block other runs.
+            // A record that cannot be removed does not block other runs.
             let _ = fs::remove_file(&place);
         }
     }
