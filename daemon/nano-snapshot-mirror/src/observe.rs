@@ -1,4 +1,4 @@
-//! What the running program reports: one model of its state, and the events found by comparing two.
+//! Reports of the running program: a model of its state, and the events found by comparing two reports.
 
 pub(crate) mod events;
 pub(crate) mod hooks;

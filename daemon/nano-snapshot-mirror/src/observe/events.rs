@@ -1,5 +1,5 @@
-//! Events for operators: found by comparing one report with the next, each sent once to the
-//! log, with a message id of its own, and to the hooks.
+//! Events for operators, found by comparing each report with the one before. Each event is sent once to the log, with its own message id, and to the
+//! hooks.
 
 use serde::Serialize;
 use tracing::{error, info, warn};
@@ -17,7 +17,7 @@ pub(crate) mod message_id {
     pub(super) const SOLVED: &str = "29d68f804be84042840cb870361dd3d3";
 }
 
-/// Something an operator wants to hear of.
+/// An event for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(crate) enum OperatorEvent {
@@ -27,13 +27,13 @@ pub(crate) enum OperatorEvent {
         snapshot: String,
         seq: Option<i64>,
     },
-    /// A snapshot is whole, verified and current.
+    /// A snapshot is complete, verified and current.
     Ready {
         stream: String,
         snapshot: String,
         seq: Option<i64>,
     },
-    /// Something signed was found and is not followed.
+    /// A signed item was found and not accepted.
     Refused {
         stream: String,
         authority: String,
@@ -41,29 +41,29 @@ pub(crate) enum OperatorEvent {
         reason: String,
         text: String,
     },
-    /// The authorities of a stream have named nothing newer for longer than its `max-age`.
+    /// The authorities of a stream have published nothing newer for longer than its `max-age`.
     Stale {
         stream: String,
         snapshot: Option<String>,
         seq: Option<i64>,
     },
-    /// Something is wrong.
+    /// A problem appeared.
     Problem { code: ProblemCode, text: String },
-    /// It is not any longer.
+    /// A problem was solved.
     Solved { code: ProblemCode },
 }
 
-/// What happened between two reports.
+/// Returns the events between two reports.
 pub(crate) fn between(before: &Report, after: &Report) -> Vec<OperatorEvent> {
     let mut found = Vec::new();
     for stream in &after.streams {
         let same = |one: &&StreamReport| one.name == stream.name;
-        // What is known from the first report on did not happen now.
+        // A stream that only the second report has was just added: its state is no event.
         if let Some(old) = before.streams.iter().find(same) {
             in_stream(old, stream, &mut found);
         }
     }
-    // Texts have numbers in them that change; what counts is the kind.
+    // Texts contain numbers that change, so problems are compared by code alone.
     for problem in &after.problems {
         if before.problems.iter().all(|old| old.code != problem.code) {
             found.push(OperatorEvent::Problem {
@@ -136,7 +136,7 @@ fn in_stream(before: &StreamReport, after: &StreamReport, found: &mut Vec<Operat
 }
 
 impl OperatorEvent {
-    /// Tells the log. The names of the fields never change.
+    /// Logs the event. The names of the fields never change.
     pub(crate) fn log(&self) {
         match self {
             Self::Discovered {
@@ -221,7 +221,7 @@ mod tests {
         for id in ids {
             assert!(page.contains(&format!("| `{id}` |")), "{id}");
         }
-        // A message id that is missing above is missing here too, and the page has none that is not used.
+        // The page lists no message id that is not used. An id that is missing above is found here.
         let hexadecimal = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let source = include_str!("events.rs");
         let defined = source
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn what_was_so_before_did_not_happen() {
         assert_eq!(between(&report(), &report()), []);
-        // Nor what was so before the program started.
+        // The state at the start of the program causes no events either.
         let mut starting = report();
         starting.streams.clear();
         assert_eq!(between(&starting, &report()), []);

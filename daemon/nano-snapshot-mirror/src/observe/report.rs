@@ -1,8 +1,7 @@
-//! What the running mirror says about itself: one model for `status`, the control socket,
-//! `/status.json`, metrics, the status page and the service manager's status line.
+//! The report of the running mirror: one model for `status`, the control socket, `/status.json`, metrics, the status page and the status line of the
+//! service manager.
 //!
-//! Times are whole seconds since 1970, sizes are bytes, rates are bytes a second, hashes and keys are
-//! lower-case hexadecimal.
+//! Times are whole seconds since 1970, sizes are bytes, rates are bytes a second. Hashes and keys are lower-case hexadecimal.
 
 mod names;
 mod notes;
@@ -29,62 +28,62 @@ pub(crate) use problem::{Problem, ProblemCode};
 pub(crate) use rates::{POINTS as RATE_POINTS, RateHistory, RatePoint};
 pub(crate) use reporter::{FollowedState, ReportWatch, Reporter};
 
-/// The mirror at a moment; made about once a second.
+/// The state of the mirror at one moment. A report is made about once a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Of the program.
+    /// The version of the program.
     pub(crate) version: String,
     /// When the process started.
     pub(crate) started: u64,
-    /// When this was made.
+    /// When the report was made.
     pub(crate) now: u64,
     pub(crate) data_dir: String,
     pub(crate) phase: ServicePhase,
-    /// It does what it is for: what the pointers name is here and seeded, and nothing is wrong.
+    /// Whether every stream has a current snapshot that is seeded, and there is no problem.
     pub(crate) ready: bool,
-    /// What is wrong; an operator should look.
+    /// Problems that an operator should look at.
     pub(crate) problems: Vec<Problem>,
-    /// Phases of work with an end, as they run.
+    /// Running work with a known end, such as a verification.
     pub(crate) work: Vec<WorkReport>,
     pub(crate) streams: Vec<StreamReport>,
-    /// Everything in the session: seeded, or being fetched.
+    /// All torrents in the session.
     pub(crate) torrents: Vec<TorrentReport>,
     pub(crate) transfer: TransferTotals,
     pub(crate) month: MonthReport,
     pub(crate) peers: PeerTotals,
-    /// `null` where the router is not asked for a port.
+    /// `null` when port mapping is off.
     pub(crate) port_mapping: Option<PortMapping>,
     pub(crate) dht: DhtReport,
     pub(crate) disk: DiskReport,
     pub(crate) addresses: Addresses,
-    /// Items that were found and not accepted since the process started, by reason.
+    /// Numbers of items that were found and not accepted since the process started, by reason.
     pub(crate) refusals: BTreeMap<String, u64>,
 }
 
 named! {
-    /// What the mirror is doing, the most telling of it.
+    /// The main activity of the mirror.
     pub(crate) enum ServicePhase {
-        /// Looking at what is on disk.
+        /// Opening the store.
         Starting => "starting",
         /// No pointer is known yet.
         Discovering => "discovering",
-        /// Asking peers what the snapshot is.
+        /// Downloading the metadata of a snapshot.
         Metadata => "metadata",
-        /// Downloading, or taking from what is held.
+        /// Downloading content, or reusing blocks of stored snapshots.
         Fetching => "fetching",
-        /// Reading again what is there, or looking into the ledger.
+        /// Hashing stored content, or verifying a ledger.
         Verifying => "verifying",
-        /// What is wanted is stored, and uploaded to every peer that asks.
+        /// Seeding, with nothing left to download.
         Seeding => "seeding",
-        /// Nothing to seed, and nothing to fetch.
+        /// There is nothing to seed and nothing to download.
         Idle => "idle",
-        /// Making durable what is there, and ending.
+        /// Writing all data to disk before the exit.
         Stopping => "stopping",
     }
 }
 
 impl ServicePhase {
-    /// All of them.
+    /// All variants.
     pub(crate) const ALL: [Self; 8] = [
         Self::Starting,
         Self::Discovering,
@@ -97,12 +96,12 @@ impl ServicePhase {
     ];
 }
 
-/// A phase of work with an end.
+/// Running work with a known end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkReport {
     pub(crate) name: String,
     pub(crate) done: u64,
-    /// 0 where the length is not known.
+    /// 0 when the length is unknown.
     pub(crate) total: u64,
 }
 
@@ -128,7 +127,7 @@ pub(crate) struct StreamReport {
     pub(crate) desired: Option<String>,
     /// The snapshot that is being fetched.
     pub(crate) active: Option<String>,
-    /// The desired snapshot was looked into and is not used.
+    /// Whether the ledger of the desired snapshot failed verification.
     #[serde(default)]
     pub(crate) refused: bool,
     /// The snapshot that `current/<name>` points at.
@@ -137,43 +136,43 @@ pub(crate) struct StreamReport {
     pub(crate) seq: Option<i64>,
     /// When enough authorities were first seen to name the desired snapshot.
     pub(crate) since: Option<u64>,
-    /// That is longer ago than the stream's `max-age`.
+    /// Whether `since` is longer ago than the `max-age` of the stream.
     pub(crate) stale: bool,
-    /// When a look-up last brought an answer.
+    /// When a look-up was last answered.
     pub(crate) answered: Option<u64>,
     /// When the next look-up begins, while none runs.
     pub(crate) next_lookup: Option<u64>,
 }
 
-/// How one authority of a stream stands.
+/// The state of one authority of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AuthorityReport {
     pub(crate) authority: String,
     pub(crate) state: VoteState,
-    /// Of its pointer that was accepted last.
+    /// The sequence number of the last accepted pointer.
     pub(crate) seq: Option<i64>,
     pub(crate) snapshot: Option<String>,
-    /// When it was first seen to name this snapshot.
+    /// When the authority was first seen to name this snapshot.
     pub(crate) first_seen: Option<u64>,
     pub(crate) last_seen: Option<u64>,
     /// DHT nodes that answered the last look-up.
     pub(crate) answers: u32,
-    /// Why the last look-up brought nothing.
+    /// Why the last look-up found nothing.
     pub(crate) failure: Option<String>,
     /// The latest items that were found and not accepted.
     pub(crate) refused: Vec<RefusedItem>,
 }
 
 named! {
-    /// What the vote of an authority comes to.
+    /// The vote of an authority.
     pub(crate) enum VoteState {
-        /// Nothing of it was ever found.
+        /// No pointer of the authority was ever found.
         Silent => "silent",
-        /// It names the desired snapshot.
+        /// The authority names the desired snapshot.
         Agrees => "agrees",
-        /// It names another snapshot.
+        /// The authority names another snapshot.
         Differs => "differs",
-        /// It signed two snapshots with one sequence number, and has no vote.
+        /// The authority signed two snapshots with one sequence number and has no vote.
         Contested => "contested",
     }
 }
@@ -182,13 +181,13 @@ named! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RefusedItem {
     pub(crate) seq: i64,
-    /// Why, for programs.
+    /// The reason, for programs.
     pub(crate) reason: String,
-    /// Why, for people.
+    /// The reason, for people.
     pub(crate) text: String,
-    /// When it was last found.
+    /// When the item was last found.
     pub(crate) at: u64,
-    /// How often it was found.
+    /// How often the item was found.
     pub(crate) times: u64,
 }
 
@@ -197,21 +196,21 @@ pub(crate) struct RefusedItem {
 pub(crate) struct TorrentReport {
     pub(crate) snapshot: String,
     pub(crate) state: TorrentState,
-    /// Why it stopped.
+    /// The error that stopped the torrent.
     pub(crate) failure: Option<String>,
-    /// Of the file or directory that is shared; once the metadata is there.
+    /// The name of the shared file or directory; `null` before the metadata is complete.
     pub(crate) name: Option<String>,
-    /// What the producer made it from, as the producer says.
+    /// The name of the file that the producer made the snapshot from, according to the producer.
     pub(crate) original_filename: Option<String>,
     pub(crate) bytes_total: u64,
     pub(crate) bytes_verified: u64,
-    /// Found in what was held already, since the torrent was added.
+    /// Bytes reused from stored snapshots since the torrent was added.
     pub(crate) bytes_reused: u64,
-    /// Sent by peers and proven, since the torrent was added.
+    /// Bytes received from peers and verified since the torrent was added.
     pub(crate) bytes_fetched: u64,
-    /// What peers still have to send, as far as is known.
+    /// Bytes still to be downloaded, as far as is known.
     pub(crate) bytes_to_fetch: u64,
-    /// Payload from peers since the torrent was added, what was in vain included.
+    /// Payload received from peers since the torrent was added, including wasted bytes.
     pub(crate) downloaded: u64,
     pub(crate) uploaded: u64,
     pub(crate) wasted: u64,
@@ -222,17 +221,17 @@ pub(crate) struct TorrentReport {
     pub(crate) pieces_verified: u32,
     /// Connections.
     pub(crate) peers: usize,
-    /// Connections to those that have everything.
+    /// Connections to seeds.
     pub(crate) seeds: usize,
-    /// Addresses known.
+    /// Known peer addresses.
     pub(crate) candidates: usize,
     pub(crate) banned: u64,
-    /// Seconds to the end at the present rate.
+    /// Estimated seconds until the download is complete, at the present rate.
     pub(crate) seconds_left: Option<u64>,
 }
 
 named! {
-    /// What a torrent is doing.
+    /// The state of a torrent.
     pub(crate) enum TorrentState {
         Metadata => "metadata",
         Fetching => "fetching",
@@ -253,60 +252,60 @@ pub(crate) struct TransferTotals {
     pub(crate) up_rate: u64,
 }
 
-/// Connections, counted; a few seconds old.
+/// Numbers of connections, a few seconds old.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct PeerTotals {
     pub(crate) connections: usize,
     pub(crate) seeds: usize,
-    /// Opened by the other side.
+    /// Incoming connections.
     pub(crate) incoming: usize,
-    /// Under the v1 info-hash of a hybrid torrent.
+    /// Connections under the v1 info-hash of a hybrid torrent.
     pub(crate) v1: usize,
-    /// On this machine or in this network.
+    /// Connections to peers on this machine or in this network.
     pub(crate) local: usize,
-    /// Encrypted to their end.
+    /// Fully encrypted connections.
     pub(crate) encrypted: usize,
-    /// Of which only the handshake was encrypted.
+    /// Connections with only the handshake encrypted.
     pub(crate) encrypted_handshake: usize,
     pub(crate) banned: u64,
     pub(crate) reachable: Reachable,
-    /// How that is known, for people.
+    /// The evidence for `reachable`, for people.
     pub(crate) reachable_because: String,
 }
 
 named! {
-    /// Whether peers elsewhere reach us.
+    /// Whether peers outside this network can connect to the mirror.
     #[derive(Default)]
     pub(crate) enum Reachable {
-        /// Nothing shows it, one way or the other.
+        /// There is no evidence either way.
         #[default]
         Unknown => "unknown",
-        /// A peer from elsewhere has connected to us within a day.
+        /// A peer outside this network has connected within the last day.
         Yes => "yes",
-        /// None did in hours among peers, or we listen on this machine only.
+        /// No outside peer connected in two hours with outgoing connections, or the mirror listens on loopback only.
         No => "no",
     }
 }
 
 impl Reachable {
-    /// All of them.
+    /// All variants.
     pub(crate) const ALL: [Self; 3] = [Self::Yes, Self::No, Self::Unknown];
 }
 
-/// What came of asking the router for a port. Without `protocol` there is none: `failure` says why, or
-/// the router has not answered yet.
+/// The port mapping on the router. `protocol` is `null` without a mapping. Then `failure` has the reason, or is `null` while the router has not
+/// answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct PortMapping {
-    /// How the port was given: `pcp`, `nat-pmp` or `upnp`.
+    /// The protocol of the mapping: `pcp`, `nat-pmp` or `upnp`.
     pub(crate) protocol: Option<String>,
     pub(crate) router: Option<String>,
-    /// Of the router, which leads to us.
+    /// The external port, which the router forwards to the mirror.
     pub(crate) port: Option<u16>,
-    /// The router's own to the outside, where it says so.
+    /// The external address of the router, if the router reports it.
     pub(crate) address: Option<String>,
-    /// When it ends unless it is renewed, as it is long before; `null` too where it holds for ever.
+    /// When the mapping expires. It is renewed long before. `null` for a mapping without expiry.
     pub(crate) ends: Option<u64>,
-    /// Why there is none, for people.
+    /// Why there is no mapping, for people.
     pub(crate) failure: Option<String>,
 }
 
@@ -331,25 +330,24 @@ impl PortMapping {
     }
 }
 
-/// The DHT node; a few seconds old.
+/// The state of the DHT node, a few seconds old.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct DhtReport {
     pub(crate) running: bool,
-    /// In the routing table.
+    /// Nodes in the routing table.
     pub(crate) nodes: usize,
-    /// Our address as other nodes see it.
+    /// The address of this node as other nodes report it.
     pub(crate) public_address: Option<String>,
-    /// Other nodes were not seen to reach us.
+    /// Whether other nodes seem unable to reach this one.
     pub(crate) firewalled: Option<bool>,
 }
 
-/// The file system of the data directory; a few seconds old.
+/// Space on the file system of the data directory, a few seconds old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct DiskReport {
     pub(crate) free: u64,
     pub(crate) total: u64,
-    /// What a successor as large as the largest current snapshot takes where the file system cannot
-    /// share blocks between files.
+    /// The space for a new snapshot as large as the largest current one, if the file system cannot share blocks between files.
     pub(crate) next_update: u64,
 }
 
@@ -371,7 +369,7 @@ pub(crate) struct PeerReport {
     pub(crate) incoming: bool,
     pub(crate) v1: bool,
     pub(crate) local: bool,
-    /// Encrypted to its end.
+    /// Whether the whole connection is encrypted.
     pub(crate) encrypted: bool,
     pub(crate) seed: bool,
     pub(crate) pieces: u32,
@@ -379,14 +377,14 @@ pub(crate) struct PeerReport {
     pub(crate) uploaded: u64,
     pub(crate) down_rate: u64,
     pub(crate) up_rate: u64,
-    /// It does not serve us.
+    /// Whether the peer chokes us.
     pub(crate) choking_us: bool,
-    /// We do not serve it.
+    /// Whether we choke the peer.
     pub(crate) choked: bool,
 }
 
 impl Report {
-    /// How far the running download is, 0 to 100.
+    /// Returns the progress of the running download, 0 to 100.
     pub(crate) fn percent(&self) -> Option<u64> {
         let fetching = |torrent: &&TorrentReport| torrent.state == TorrentState::Fetching;
         let torrent = self.torrents.iter().find(fetching)?;
@@ -394,7 +392,7 @@ impl Report {
         Some(crate::progress::percent(done, total))
     }
 
-    /// Why it is not ready: everything that is wrong, and what is still missing.
+    /// Returns why the mirror is not ready: all problems, and streams without a seeded current snapshot.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self.problems.iter().map(Problem::to_string).collect();
         reasons.extend(
@@ -408,7 +406,7 @@ impl Report {
     fn missing(&self, stream: &StreamReport) -> Option<String> {
         let name = &stream.name;
         let Some(current) = &stream.current else {
-            return Some(format!("stream {name}: no snapshot is whole yet"));
+            return Some(format!("stream {name}: no snapshot is complete yet"));
         };
         let seeded = self
             .torrent(current)
@@ -416,7 +414,7 @@ impl Report {
         (!seeded).then(|| format!("stream {name}: its current snapshot is not seeded"))
     }
 
-    /// The torrent of a snapshot.
+    /// Returns the torrent of a snapshot.
     pub(crate) fn torrent(&self, snapshot: &str) -> Option<&TorrentReport> {
         let mut torrents = self.torrents.iter();
         torrents.find(|torrent| torrent.snapshot == snapshot)

@@ -1,6 +1,5 @@
-//! A command of the operator. It gets what happened as JSON on its stdin and in its environment, which
-//! is otherwise empty but for a PATH, and nothing else of us: none of our descriptors but stderr, little
-//! room to do harm, and only so much time.
+//! Runs the operator's command for an event. The command receives the facts as JSON on stdin and as environment variables; the only other variable
+//! is PATH. It inherits no descriptor but stderr. Its resources and its run time are limited.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -14,23 +13,27 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// Where commands find others.
+/// The PATH of commands.
 const PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin";
 
-/// What stands before the names of variables.
+/// The prefix of the variables.
 const PREFIX: &str = "NANO_SNAPSHOT_";
 
-/// Between asking a command to end and making it.
+/// The time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Files a command may have open.
+/// The limit on open files of a command.
 const OPEN_FILES: u64 = 1024;
 
-/// Between two looks whether it has ended.
+/// The time between two checks whether the command has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Runs it to its end. An exit code other than 0 is an error, and so is taking longer than `limit`.
+/// Runs the command and waits for its end.
+///
+/// # Errors
+///
+/// When the command cannot be started, runs longer than `limit`, or exits with a code other than 0.
 pub(super) async fn run(
     words: &[String],
     facts: &Map<String, Value>,
@@ -41,7 +44,7 @@ pub(super) async fn run(
     tokio::task::spawn_blocking(move || run_here(&words, &facts, limit, &stop)).await?
 }
 
-/// Waits in this thread, which alone knows the child and so cannot signal another by mistake.
+/// Runs the command in this thread. No other thread waits for the child, so its process id cannot be reused before it is signalled.
 fn run_here(
     words: &[String],
     facts: &Map<String, Value>,
@@ -61,7 +64,7 @@ fn run_here(
         .envs(facts.iter().filter_map(variable))
         .current_dir("/")
         .stdin(Stdio::piped())
-        // What it prints is for the log; our stdout is not.
+        // The output of the command belongs in the log, so it goes to stderr.
         .stdout(Stdio::from(stderr))
         .stderr(Stdio::inherit())
         .process_group(0)
@@ -70,7 +73,7 @@ fn run_here(
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     confine(group);
     if let Some(mut stdin) = child.stdin.take() {
-        // It fits into the pipe, and the command need not read it.
+        // The input fits into the pipe buffer. A command that does not read it is no error.
         let _ = stdin.write_all(&input);
     }
     let waited =
@@ -85,7 +88,7 @@ fn run_here(
     Ok(())
 }
 
-/// Waits for its end; `None` when that takes too long, or the mirror stops.
+/// Waits for the end of the child. Returns `None` at the time limit, or when the mirror stops.
 fn wait(
     child: &mut Child,
     limit: Duration,
@@ -103,19 +106,19 @@ fn wait(
     }
 }
 
-/// Ends it and all that it has started.
+/// Ends the child and its process group.
 fn end(child: &mut Child, group: Option<Pid>) {
     let never = CancellationToken::new();
     for signal in [Signal::TERM, Signal::KILL] {
         if let Some(group) = group {
-            // Others of the group may be there when the child itself has ended.
+            // Other processes of the group may outlive the child.
             let _ = kill_process_group(group, signal);
         }
         let _ = wait(child, GRACE, &never);
     }
 }
 
-/// Best effort: where the service manager forbids it, it has set limits of its own.
+/// Sets resource limits for the child. A failure is only logged: a service manager that forbids this sets limits itself.
 fn confine(process: Option<Pid>) {
     for (resource, limit) in [(Resource::Core, 0), (Resource::Nofile, OPEN_FILES)] {
         let limits = Rlimit {
@@ -128,14 +131,14 @@ fn confine(process: Option<Pid>) {
     }
 }
 
-/// A fact as a variable: `seq` is `NANO_SNAPSHOT_SEQ`.
+/// Converts a fact to an environment variable: `seq` becomes `NANO_SNAPSHOT_SEQ`.
 fn variable((name, value): (&String, &Value)) -> Option<(String, String)> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Null => return None,
         other => other.to_string(),
     };
-    // A variable cannot hold it.
+    // A variable cannot contain NUL.
     let text = text.replace('\0', "");
     Some((format!("{PREFIX}{}", name.to_ascii_uppercase()), text))
 }
@@ -160,7 +163,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// The scripts use what a POSIX shell has built in: in a build sandbox `/bin/sh` may be the only program there is.
+    /// The scripts use only builtins of a POSIX shell, because `/bin/sh` may be the only program in a build sandbox.
     #[tokio::test]
     async fn it_gets_the_event_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
@@ -172,7 +175,7 @@ mod tests {
             said.display()
         );
         shell(&script, LONG).await.unwrap();
-        // Shells differ in how they quote what they export.
+        // Shells quote exported values differently.
         let said = std::fs::read_to_string(&said).unwrap();
         let said = said.replace(['\'', '"'], "");
         for part in [
@@ -180,7 +183,7 @@ mod tests {
             "NANO_SNAPSHOT_SEQ=7\n",
             "NANO_SNAPSHOT_STREAM=a b\n",
             "event:ready",
-            // It has read its stdin by then, so it is confined.
+            // The limits are set before stdin is written, so they apply by the time the script has read it.
             "limits 0 1024\n",
         ] {
             assert!(said.contains(part), "{said}");

@@ -1,4 +1,4 @@
-//! Posts an event as JSON to a webhook. Plain HTTP only: for a service on this machine or in this network. A command with curl serves for TLS.
+//! Posts an event as JSON to a webhook. Supports plain HTTP only, for a service on this machine or in this network. For HTTPS, use a command with curl.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Webhook;
 
-/// Bytes of an answer that are read: only the first line counts.
+/// The most bytes of a response to read. Only the status line is used.
 const HEAD: u64 = 4096;
 
 /// Posts the facts once. Any answer but 2xx is an error.

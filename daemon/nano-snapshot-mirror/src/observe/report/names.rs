@@ -1,4 +1,4 @@
-//! Enums with one name for people and programs: in the JSON, in labels and in texts.
+//! Enums whose variants have the same name in JSON, in metric labels and in texts.
 
 /// Defines an enum whose variants have names, with `name()`, `Display` and serde from the same list.
 macro_rules! named {

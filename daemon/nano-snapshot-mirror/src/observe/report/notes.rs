@@ -1,4 +1,4 @@
-//! What was heard of the pointers of one stream.
+//! Results of the look-ups of one stream, kept for the report.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -11,16 +11,16 @@ use super::{AuthorityReport, RefusedItem, VoteState};
 use crate::pointers::stream;
 use crate::text::Causes;
 
-/// Refused items that are listed of each authority.
+/// The most refused items to list for an authority.
 const MAX_REFUSED: usize = 8;
 
-/// What was heard of one stream.
+/// The results of the look-ups of one stream.
 #[derive(Debug, Default)]
 pub(super) struct StreamNotes {
     pub(super) choice: Option<Choice>,
     pub(super) authorities: Vec<AuthorityNotes>,
     pub(super) answered: Option<SystemTime>,
-    /// Why there is nothing to follow, after a look-up.
+    /// Why the last answered look-up named no snapshot.
     pub(super) nothing: Option<String>,
 }
 
@@ -36,12 +36,12 @@ impl StreamNotes {
     pub(super) fn decided(&mut self, decision: &Decision) {
         self.choice = match decision {
             Decision::Follow(choice) => Some(choice.clone()),
-            // What was wanted stays wanted.
+            // The previous choice remains.
             Decision::Undecided(_) => self.choice.take(),
         };
     }
 
-    /// Takes what a poll gave. Counts what was refused, by reason.
+    /// Records the result of a poll. Adds its refused items to `refusals`, by reason.
     pub(super) fn heard(
         &mut self,
         poll: &Poll,
@@ -54,7 +54,7 @@ impl StreamNotes {
             Decision::Undecided(tally) if stream::was_answered(poll) => {
                 Some(stream::why_not(poll, tally))
             }
-            // Silence is another matter.
+            // A look-up without an answer proves nothing.
             Decision::Undecided(_) => self.nothing.take(),
         };
         if stream::was_answered(poll) {
@@ -100,7 +100,7 @@ impl AuthorityNotes {
         }
     }
 
-    /// Records a refused item; one that was found before is counted.
+    /// Records a refused item, or counts it again if it is already listed.
     fn refuse(&mut self, refused: RefusedItem) {
         let same =
             |known: &&mut RefusedItem| (known.seq, &known.reason) == (refused.seq, &refused.reason);
@@ -141,7 +141,7 @@ impl AuthorityNotes {
     }
 }
 
-/// A name for programs; it never changes.
+/// Returns the name of a reason, for programs. Names never change.
 const fn reason(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::BadSignature => "bad-signature",

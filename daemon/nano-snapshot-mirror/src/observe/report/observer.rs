@@ -1,5 +1,5 @@
-//! What takes a question to learn: the DHT node's state, room on the disk, the connections. Asked by
-//! a task of its own every few seconds, so that no answer keeps the mirror waiting.
+//! Collects the parts of the report that need a request: the state of the DHT node, free disk space, and the connections. A separate task does this
+//! every few seconds, so that a slow answer does not delay the mirror.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use tokio_util::sync::CancellationToken;
 use super::reach::{Observation, PeerListener, Reachability};
 use super::{DhtReport, PeerReport, PeerTotals};
 
-/// Time between two rounds of questions.
+/// The time between two rounds.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How long one answer may take.
+/// The time limit for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The most connections that are listed; all of them are counted.
+/// The most connections to list. All connections are counted.
 const MAX_LISTED: usize = 1000;
 
-/// What was learnt last.
+/// The results of the last round.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Observed {
     pub(super) dht: DhtReport,
-    /// Where the DHT node listens.
+    /// The address of the DHT node.
     pub(super) dht_address: Option<String>,
     pub(super) disk_free: u64,
     pub(super) disk_total: u64,
@@ -36,7 +36,7 @@ pub(super) struct Observed {
     pub(super) listed: Vec<PeerReport>,
 }
 
-/// Asks until cancelled.
+/// Repeats rounds until `stop` is cancelled. `dht_lives` beats when the DHT node answered.
 pub(super) async fn observe(
     dht: Arc<MainlineDht>,
     dir: PathBuf,
@@ -76,7 +76,7 @@ pub(super) async fn observe(
     }
 }
 
-/// Whether there was an answer, be it that no node runs.
+/// Queries the DHT node. Returns whether an answer came in time; "no node runs" is also an answer.
 async fn ask_dht(dht: &MainlineDht, observed: &mut Observed) -> bool {
     let asked = timeout(PATIENCE, dht.status()).await;
     let answered = asked.is_ok();
@@ -95,7 +95,7 @@ async fn ask_dht(dht: &MainlineDht, observed: &mut Observed) -> bool {
     answered
 }
 
-/// A network file system may keep us waiting.
+/// Reads the free space on a blocking thread, with a time limit: a network file system may hang.
 async fn ask_disk(dir: &std::path::Path, observed: &mut Observed) {
     let dir = dir.to_owned();
     let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&dir));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::names::named;
 
 named! {
-    /// What kind of problem, for programs. `docs/operating.md` lists them; they never change.
+    /// The kind of a problem, for programs. `docs/operating.md` lists all codes; they never change.
     #[derive(PartialOrd, Ord)]
     pub(crate) enum ProblemCode {
         /// Content on disk is not what was verified.
@@ -26,11 +26,11 @@ named! {
         LedgerUnsound => "ledger-unsound",
         /// Peers offer metadata that is too long.
         MetadataTooLong => "metadata-too-long",
-        /// The DHT answers and has no acceptable pointer.
+        /// The DHT answers but has no acceptable pointer.
         NoPointer => "no-pointer",
         /// Records of pointers cannot be read or written.
         PointerMemory => "pointer-memory",
-        /// No newer pointer came for longer than `max-age`.
+        /// No newer pointer was published for longer than `max-age`.
         PointerStale => "pointer-stale",
         /// The data directory cannot be read or changed.
         Store => "store",
@@ -43,7 +43,7 @@ named! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Problem {
     pub(crate) code: ProblemCode,
-    /// What exactly, and what helps.
+    /// The problem in words, and what helps.
     pub(crate) text: String,
 }
 

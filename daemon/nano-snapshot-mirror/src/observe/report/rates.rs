@@ -1,23 +1,23 @@
-//! The rates of the last hour, for a chart.
+//! Transfer rates of the last hour, for the chart on the status page.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What one point stands for.
+/// The time that one point covers.
 pub(crate) const SPAN: Duration = Duration::from_secs(20);
 
 /// Points in an hour.
 pub(crate) const POINTS: usize = 180;
 
-/// Mean rates in bytes a second, the oldest first.
+/// Mean rates in bytes a second, oldest first.
 #[derive(Debug, Clone)]
 pub(crate) struct RateHistory {
     points: VecDeque<RatePoint>,
-    /// When the running point began, and the counters then.
+    /// The start of the present point, and the counters at that time.
     began: Option<(Instant, u64, u64)>,
 }
 
-/// The mean over [`SPAN`].
+/// Mean rates over one [`SPAN`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct RatePoint {
     pub(crate) down: u64,
@@ -25,7 +25,7 @@ pub(crate) struct RatePoint {
 }
 
 impl RateHistory {
-    /// Nothing was measured yet.
+    /// Creates an empty history.
     pub(crate) fn new() -> Self {
         Self {
             points: VecDeque::with_capacity(POINTS),
@@ -33,7 +33,7 @@ impl RateHistory {
         }
     }
 
-    /// Takes counters that never fall.
+    /// Records the counters at `now`. Counters never decrease.
     pub(crate) fn measure(&mut self, downloaded: u64, uploaded: u64, now: Instant) {
         let Some((began, down, up)) = self.began else {
             self.began = Some((now, downloaded, uploaded));
@@ -50,7 +50,7 @@ impl RateHistory {
             down: mean(down, downloaded),
             up: mean(up, uploaded),
         };
-        // A process that was stopped for a while has one mean for all of it.
+        // After a longer gap, as when the process was stopped, all its points get the mean over the gap.
         let spans = (passed.as_secs() / SPAN.as_secs()).clamp(1, POINTS as u64);
         for _ in 0..spans {
             if self.points.len() == POINTS {
@@ -61,7 +61,7 @@ impl RateHistory {
         self.began = Some((now, downloaded, uploaded));
     }
 
-    /// The points there are, the oldest first.
+    /// Returns the points, oldest first.
     pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = RatePoint> + Clone {
         self.points.iter().copied()
     }

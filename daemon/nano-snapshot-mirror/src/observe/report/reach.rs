@@ -1,52 +1,51 @@
-//! Whether peers elsewhere reach us, and how that is known.
+//! Finds out whether peers outside this network can connect to the mirror.
 //!
-//! Only a connection that came shows that one can. That none came shows nothing where there was no peer to
-//! try: it counts from the moments in which we were announced and had connections to peers elsewhere,
-//! whose clients try those they hear of.
+//! Only an incoming connection proves that. The lack of one is evidence only while outside peers know our address. So time counts only while the
+//! torrent is announced and outgoing connections to outside peers exist: the clients of such peers try the addresses that they learn.
 
 use std::time::{Duration, Instant};
 
 use super::Reachable;
 use crate::text::Time;
 
-/// For so long a connection that came shows that others can come.
+/// How long an incoming connection counts as proof.
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
-/// So long among peers without any of them coming shows that they cannot.
+/// After this time with outside peers and without an incoming connection the mirror counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(2 * 3600);
 
-/// Where we listen for peers.
+/// The socket on which the mirror accepts peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PeerListener {
-    /// The address that is announced.
+    /// The port that is announced.
     pub(super) port: u16,
-    /// On this machine alone.
+    /// Whether the socket is bound to loopback.
     pub(super) only_here: bool,
 }
 
-/// What one look showed.
+/// One observation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Observation {
-    /// A peer from elsewhere had connected to us.
+    /// There is an incoming connection from an outside peer.
     pub(super) came: bool,
-    /// We had connected to a peer elsewhere.
+    /// There is an outgoing connection to an outside peer.
     pub(super) met: bool,
-    /// Others could know of us.
+    /// Other peers can learn our address from the DHT.
     pub(super) announced: bool,
 }
 
-/// What all looks showed.
+/// The evidence from all observations.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reachability {
-    /// When a peer from elsewhere was last there.
+    /// When there was last an incoming connection from an outside peer.
     came: Option<Instant>,
-    /// How long, since then, peers elsewhere were met while we were announced.
+    /// The time since `came` with outgoing connections to outside peers while announced.
     among_peers: Duration,
     looked: Option<Instant>,
 }
 
 impl Reachability {
-    /// Takes one look.
+    /// Records an observation.
     pub(super) fn look(&mut self, now: Instant, seen: Observation) {
         let before = self.looked.replace(now).unwrap_or(now);
         if seen.came {
@@ -57,7 +56,7 @@ impl Reachability {
         }
     }
 
-    /// What that comes to, with the reason for a person.
+    /// Returns the verdict, with its reason for people.
     pub(super) fn verdict(
         &self,
         now: Instant,
@@ -113,7 +112,7 @@ mod tests {
     };
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Looks once a minute from the first minute to before the last.
+    /// Records an observation for each minute of the range.
     fn looks(
         reach: &mut Reachability,
         start: Instant,
@@ -139,7 +138,7 @@ mod tests {
         let came = Observation { came: true, ..met };
         let mut reach = Reachability::default();
 
-        // No peer, for however long, shows nothing; nor do peers that do not know of us.
+        // Time without peers is no evidence, nor is time with peers that do not know our address.
         looks(&mut reach, start, 0..300, alone);
         looks(
             &mut reach,
@@ -171,7 +170,7 @@ mod tests {
         assert!(says(&reach, 724).1.contains("3 min 0 s ago"));
         assert_eq!(says(&reach, 721 + 24 * 60).0, Reachable::Yes);
 
-        // A day later that is worth nothing, and peers count from the beginning.
+        // After a day the proof has expired, and the time with peers starts from zero.
         let later = 722 + 24 * 60;
         assert_eq!(says(&reach, later).0, Reachable::Unknown);
         looks(&mut reach, start, later..later + 1, alone);

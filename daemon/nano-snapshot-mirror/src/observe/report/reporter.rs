@@ -1,4 +1,4 @@
-//! Puts the report together from what the mirror's loop knows.
+//! Assembles the report from the state of the service.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -32,23 +32,23 @@ use crate::text::Causes;
 use crate::transfer::download::metadata_too_long;
 use crate::transfer::network::Network;
 
-/// How often a report is made without anything having happened.
+/// The time between two reports when no event occurs.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Torrents that left whose counters are kept.
+/// Removed torrents whose counters are kept, at most.
 const MAX_LEFT: usize = 16;
 
-/// Without an answer for so long, and for three polls, the DHT counts as silent.
+/// The DHT counts as silent after this time without an answer, and after three polls.
 const SILENCE: Duration = Duration::from_secs(5 * 60);
 
-/// What the mirror's loop knows of a stream that the reporter does not.
+/// The state of a stream that the service passes to the reporter.
 pub(crate) struct FollowedState<'a> {
     pub(crate) stream: &'a Stream,
-    /// The snapshot to have: what the pointer names, or what is pinned.
+    /// The desired snapshot: the one that the pointer names, or the pinned one.
     pub(crate) desired: Option<InfoHashV2>,
     /// The snapshot that is being fetched.
     pub(crate) active: Option<InfoHashV2>,
-    /// Whether the desired snapshot was looked into and refused.
+    /// Whether the ledger of the desired snapshot failed verification.
     pub(crate) refused: bool,
     /// The snapshot that `current/<stream>` points at.
     pub(crate) current: Option<InfoHashV2>,
@@ -63,7 +63,7 @@ pub(crate) struct Reporter {
     started: SystemTime,
     data_dir: PathBuf,
     addresses: Addresses,
-    /// `None`: what the torrents do says it.
+    /// Overrides the phase; `None` derives it from the torrents.
     phase: Option<ServicePhase>,
     streams: HashMap<StreamName, StreamNotes>,
     problems: BTreeMap<(ProblemCode, String), String>,
@@ -79,7 +79,7 @@ pub(crate) struct Reporter {
     stop: CancellationToken,
 }
 
-/// What others may watch; clones see the same.
+/// Read access to the reports for the servers. Clones share the same reports.
 #[derive(Debug, Clone)]
 pub(crate) struct ReportWatch {
     report: watch::Receiver<Arc<Report>>,
@@ -89,17 +89,17 @@ pub(crate) struct ReportWatch {
 }
 
 impl ReportWatch {
-    /// The newest report.
+    /// Returns the newest report.
     pub(crate) fn report(&self) -> Arc<Report> {
         self.report.borrow().clone()
     }
 
-    /// The connections; a few seconds old.
+    /// Returns the connections; they are a few seconds old.
     pub(crate) fn peers(&self) -> Vec<PeerReport> {
         self.observed.borrow().listed.clone()
     }
 
-    /// The torrent of a snapshot.
+    /// Returns the torrent of a snapshot.
     pub(crate) fn torrent(&self, snapshot: &str) -> Option<TorrentHandle> {
         let torrents = self.torrents.borrow();
         let mut torrents = torrents.iter();
@@ -107,7 +107,7 @@ impl ReportWatch {
         torrents.find(same).cloned()
     }
 
-    /// The rates of the last hour.
+    /// Returns the rates of the last hour.
     pub(crate) fn rates(&self) -> RateHistory {
         let rates = self.rates.lock();
         rates.unwrap_or_else(PoisonError::into_inner).clone()
@@ -121,7 +121,7 @@ impl Updates for ReportWatch {
         self.report()
     }
 
-    /// Waits for a report newer than the one seen last; `None` when the mirror ends.
+    /// Waits for a report newer than the last one returned. Returns `None` when the mirror ends.
     async fn next(&mut self) -> Option<Arc<Report>> {
         self.report.changed().await.ok()?;
         Some(self.report.borrow_and_update().clone())
@@ -129,8 +129,7 @@ impl Updates for ReportWatch {
 }
 
 impl Reporter {
-    /// Starts asking what has to be asked. The first report says that the mirror is starting.
-    /// `dht_lives` beats while the DHT node answers.
+    /// Starts the observer task. The first report has the phase `starting`. `dht_lives` beats while the DHT node answers.
     pub(crate) fn start(
         network: &Network,
         data_dir: PathBuf,
@@ -200,7 +199,7 @@ impl Reporter {
         }
     }
 
-    /// What others may watch.
+    /// Returns read access to the reports.
     pub(crate) fn watching(&self) -> ReportWatch {
         ReportWatch {
             report: self.report.subscribe(),
@@ -210,18 +209,17 @@ impl Reporter {
         }
     }
 
-    /// Comes about once a second: time for a report.
+    /// Waits until the next report is due, about once a second.
     pub(crate) async fn due(&mut self) {
         self.clock.tick().await;
     }
 
-    /// Says what the mirror does instead of what its torrents do, as at its beginning and end.
+    /// Sets the phase, as at the start and at the end; `None` derives it from the torrents.
     pub(crate) fn enter(&mut self, phase: Option<ServicePhase>) {
         self.phase = phase;
     }
 
-    /// Records that something is wrong with `subject` (a stream or a snapshot), or with `None` that it
-    /// is not any more.
+    /// Records a problem of `subject` (a stream or a snapshot); the text `None` removes it.
     pub(crate) fn problem(&mut self, code: ProblemCode, subject: &str, text: Option<String>) {
         let key = (code, subject.to_owned());
         match text {
@@ -230,27 +228,27 @@ impl Reporter {
         };
     }
 
-    /// Knows nothing of a stream any longer.
+    /// Removes all records of a stream.
     pub(crate) fn forget(&mut self, stream: &StreamName) {
         self.streams.remove(stream);
         self.problems
             .retain(|(_, subject), _| subject != stream.as_str());
     }
 
-    /// Takes what is known of a stream from earlier runs.
+    /// Records what earlier runs stored about a stream.
     pub(crate) fn recalled(&mut self, stream: &Stream, decision: &Decision, records: Vec<Record>) {
         let notes = self.streams.entry(stream.name.clone()).or_default();
         notes.decided(decision);
         notes.authorities = records.into_iter().map(AuthorityNotes::new).collect();
     }
 
-    /// Takes what a poll of a stream gave.
+    /// Records the result of a poll of a stream.
     pub(crate) fn heard(&mut self, stream: &Stream, poll: &Poll, now: SystemTime) {
         let notes = self.streams.entry(stream.name.clone()).or_default();
         notes.heard(poll, now, &mut self.refusals);
     }
 
-    /// Content given since the process started, in bytes; it never falls.
+    /// Returns the content uploaded since the process started, in bytes. The number never decreases.
     pub(crate) fn uploaded(&self) -> u64 {
         self.transfer.uploaded
     }
@@ -266,7 +264,7 @@ impl Reporter {
         let now = SystemTime::now();
         let handles = network.torrents();
         let torrents: Vec<TorrentReport> = handles.iter().map(|one| self.torrent(one)).collect();
-        // What left may come back under the same handle, with the same counters.
+        // A removed torrent may return under the same handle, with the same counters.
         if self.counted.len() > handles.len() + MAX_LEFT {
             self.counted
                 .retain(|id, _| handles.iter().any(|handle| handle.id().v2 == *id));
@@ -329,10 +327,10 @@ impl Reporter {
         (before, report)
     }
 
-    /// Ends what was started.
+    /// Stops the observer task.
     pub(crate) async fn end(self) {
         self.stop.cancel();
-        // It never panics, and is not aborted.
+        // The task never panics and is not aborted.
         let _ = self.observer.await;
     }
 }
@@ -381,7 +379,7 @@ impl Reporter {
         }
     }
 
-    /// Adds what a torrent moved since it was last looked at.
+    /// Adds the transfers of a torrent since its counters were last added.
     pub(crate) fn count(&mut self, id: InfoHashV2, status: &TorrentStatus) {
         let now = TransferTotals {
             downloaded: status.downloaded_payload,
@@ -392,7 +390,7 @@ impl Reporter {
             ..TransferTotals::default()
         };
         let before = self.counted.insert(id, now).unwrap_or_default();
-        // A torrent that was taken out and added again counts from 0.
+        // A torrent that was removed and added again counts from 0.
         let since = |before: u64, now: u64| now.checked_sub(before).unwrap_or(now);
         let sums = &mut self.transfer;
         sums.downloaded += since(before.downloaded, now.downloaded);
@@ -508,7 +506,7 @@ fn problem(code: ProblemCode, text: String) -> Problem {
     Problem { code, text }
 }
 
-/// The most telling of all that goes on.
+/// Returns the main activity.
 fn phase(
     streams: &[StreamReport],
     torrents: &[TorrentReport],

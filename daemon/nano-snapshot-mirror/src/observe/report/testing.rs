@@ -1,4 +1,4 @@
-//! A report for tests: a mirror that seeds one day and fetches the next.
+//! A report for tests, of a mirror that seeds one snapshot and downloads its successor.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use super::{
 /// The snapshot that is seeded.
 pub(crate) const OLD: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-/// The snapshot that is fetched.
+/// The snapshot that is downloaded.
 pub(crate) const NEW: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// Everything is in it at least once.
+/// Returns a report in which each optional part occurs at least once.
 pub(crate) fn report() -> Report {
     let torrent = |snapshot: &str, state, verified| TorrentReport {
         snapshot: snapshot.to_owned(),

@@ -1,4 +1,4 @@
-//! The report for a terminal, and in one line for a service manager.
+//! Formats the report for a terminal, and as one line for the service manager.
 
 use std::fmt::Write as _;
 
@@ -8,11 +8,11 @@ use super::{PortMapping, Report, StreamReport, TorrentReport, TorrentState, Vote
 use crate::progress::percent;
 use crate::text::{Bytes, Time};
 
-/// Digits of a hash that tell snapshots apart at a glance.
+/// The number of leading digits of a hash to show.
 const SHORT: usize = 12;
 
 impl Report {
-    /// One line: phase, percent, peers, sequence numbers, and what is wrong.
+    /// Formats one line: phase, progress, peers, sequence numbers and problems.
     pub(crate) fn line(&self) -> String {
         let mut line = self.phase.name().to_owned();
         // Writing to a String cannot fail.
@@ -41,12 +41,12 @@ impl Report {
         line
     }
 
-    /// Connections of all torrents.
+    /// Returns the number of connections of all torrents.
     pub(crate) fn connections(&self) -> usize {
         self.torrents.iter().map(|torrent| torrent.peers).sum()
     }
 
-    /// Everything an operator wants to know, in lines.
+    /// Formats the report in several lines.
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::new();
         let state = if self.ready {
@@ -144,7 +144,7 @@ impl Report {
 }
 
 impl PortMapping {
-    /// What there is, or why there is nothing.
+    /// Describes the mapping, or why there is none.
     pub(crate) fn text(&self, now: u64) -> String {
         let (Some(protocol), Some(router), Some(port)) = (&self.protocol, &self.router, self.port)
         else {
@@ -187,7 +187,7 @@ impl StreamReport {
         };
         for authority in &self.authorities {
             let state = authority.state;
-            // A lone one that says what is expected is shown with the stream.
+            // A single authority that agrees is not listed: the line of the stream shows its vote.
             let plain = state == VoteState::Agrees
                 && self.authorities.len() == 1
                 && authority.refused.is_empty()
