@@ -1,4 +1,4 @@
-//! The commands that run once and end: one file or directory for each verb.
+//! The commands that run once and exit: one file or directory for each.
 
 pub(crate) mod attest;
 pub(crate) mod demo;

@@ -31,19 +31,20 @@ use crate::commands::outcome::Outcome;
 use crate::config::{Live, Loaded};
 use crate::progress::ProgressDisplay;
 
-/// The exit code of a command that did what was asked for.
+/// The exit code of a command that completed.
 const DONE: u8 = 0;
 
 /// The exit code of a command that failed.
 const FAILED: u8 = 1;
 
-/// The exit code of `status` when the reader closed stdout: that of a program that SIGPIPE ended.
+/// The exit code of `status` when stdout was closed: the same as that of a program killed by SIGPIPE.
 const UNREAD: u8 = 141;
 
-/// The exit code after mistakes in flags or elsewhere in the configuration, as clap has it.
+/// The exit code for errors in flags or the configuration, the same as clap's.
 const MISTAKEN: u8 = 2;
 
-/// The exit code of `produce` when it published nothing: the snapshot is whole and unsigned, or mirrors would refuse the archive.
+/// The exit code of `produce` when it published nothing: the snapshot is complete and unsigned, or mirrors would
+/// refuse the archive.
 const UNPUBLISHED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -58,10 +59,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints help or a version on stdout, mistakes in flags on stderr. Returns the exit code.
+/// Prints help or a version on stdout, and errors in flags on stderr. Returns the exit code.
 fn show(shown: &clap::Error) -> u8 {
     if shown.use_stderr() {
-        // There is no place to report that stderr is gone.
+        // If stderr is closed, the error cannot be reported anywhere.
         let _ = shown.print();
         return MISTAKEN;
     }
@@ -93,7 +94,7 @@ fn start(cli: &Cli) -> u8 {
     let live = Live::new(sources, &loaded);
     match run(cli, &loaded, &live, &display) {
         Ok(Outcome::Done) => DONE,
-        // An answer that was not read is none.
+        // An answer that could not be printed counts as none.
         Ok(Outcome::Code(_)) if service_kit::output::stdout_is_closed() => UNREAD,
         Ok(Outcome::Code(code)) => code,
         Ok(Outcome::Interrupted) => {
@@ -128,7 +129,7 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
         Some(Command::Inspect(args)) => commands::inspect::run(args)?,
         Some(Command::Config(args)) if args.keys => out!("{}", config::keys()),
         Some(Command::Config(_)) => out!("{}", config::effective(loaded)),
-        // All mistakes of single values end the program before this.
+        // All errors in single values were reported before, and ended the program.
         Some(Command::CheckConfig(args)) => match config::unusable(loaded, args.elsewhere) {
             None => match &loaded.file {
                 Some(file) => outln!("{} is fine", Printable(file.display())),
@@ -182,7 +183,7 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
     Ok(Outcome::Done)
 }
 
-/// Runs what needs networks, with signals listened to from the start.
+/// Runs a command that uses the network. Signals are handled from the start.
 fn block_on<T>(work: impl AsyncFnOnce(Signals) -> Result<T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

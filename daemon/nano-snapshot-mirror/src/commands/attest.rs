@@ -1,6 +1,5 @@
 //! `attest`: an operator who has verified a stored snapshot signs it with a key of their own.
 //!
-//!
 //! The signed item names the same snapshot as the producer's pointer. Its sequence number is one more than the last
 //! under *this* key, since the sequence numbers of different authorities are unrelated. Mirrors that are configured
 //! with both keys can require both to agree.

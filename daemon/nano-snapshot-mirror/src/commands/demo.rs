@@ -1,8 +1,8 @@
-//! `demo`: the whole way on this machine alone, printed as a story.
+//! `demo`: the complete path from ledger to mirrors on this machine alone, printed step by step.
 //!
-//! Everything in it is real: ledgers that LMDB wrote, a DHT of `mainline` nodes on the loopback
-//! interface, and this very program as producer, mirrors and fetch, each a process of its own with
-//! a data directory of its own. Nothing leaves the machine.
+//! All components are real: LMDB ledgers, a DHT of `mainline` nodes on the loopback interface, and this program as
+//! producer, mirrors and fetch. Each of these is a process of its own with its own data directory. No packet leaves
+//! the machine.
 
 pub(crate) mod child;
 mod compare;
@@ -27,16 +27,16 @@ use crate::commands::outcome::Outcome;
 
 use crate::text::{Bytes, Count, Time};
 
-/// Nodes of the DHT: few enough that each keeps every item, enough that most may fail.
+/// DHT nodes: few enough that each stores every item, and enough that most of them may fail.
 const DHT_NODES: usize = 8;
 
-/// How long one step may take before the demonstration gives up.
+/// The timeout of one step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A day on the network adds this share of the blocks (50,000 to 200 million).
+/// A day on the network adds this fraction of the blocks (50,000 to 200 million).
 const DAY: f64 = 0.000_25;
 
-/// Plays the story. Fails if anything in it is not as it should be.
+/// Runs the demonstration. Fails if any step has an unexpected result.
 pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<Outcome> {
     let place = Place::choose(args.keep.as_deref())?;
     let outcome = tokio::select! {
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<Outcome> {
     outcome.map(|()| Outcome::Done)
 }
 
-/// Where it happens; removed at the end unless it is to be kept.
+/// The working directory. It is removed at the end unless `--keep` is given.
 struct Place {
     dir: PathBuf,
     temporary: std::cell::Cell<bool>,
@@ -84,7 +84,7 @@ impl Place {
         })
     }
 
-    /// Leaves it for a person to look at.
+    /// Keeps the directory for a person to inspect.
     fn leave(&self) -> &Path {
         self.temporary.set(false);
         &self.dir
@@ -94,7 +94,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.temporary.get() {
-            // What cannot be removed now goes with the rest of the temporary files.
+            // A directory that cannot be removed is deleted with the other temporary files.
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
@@ -111,7 +111,7 @@ struct Story<'a> {
     started: Instant,
 }
 
-/// What `produce` printed.
+/// The values that `produce` printed.
 struct Published {
     snapshot: InfoHashV2,
     seq: String,
@@ -122,7 +122,7 @@ impl Story<'_> {
         let started = Instant::now();
         let logs = dir.join("logs");
         fs::create_dir(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-        // Held until the end: dropping it stops the nodes.
+        // Dropping the DHT stops its nodes, so it lives until the end.
         let dht = LoopbackDht::start(DHT_NODES).await?;
         let mut story = Story {
             dir,
@@ -166,7 +166,7 @@ impl Story<'_> {
         self.second_day(&first, anna, ben).await
     }
 
-    /// A mirror begins with no content and no peer.
+    /// Starts a mirror that has no content and knows no peers.
     async fn first_mirror(
         &self,
         data: &str,
@@ -341,10 +341,10 @@ impl Story<'_> {
         Ok(published)
     }
 
-    /// Arguments that every command with a network takes.
+    /// The arguments of every command that uses the network.
     fn common(&self, data: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["--data-dir".into(), self.dir.join(data).into()];
-        // What the machine is configured to do is no part of the story.
+        // The machine's own configuration must not affect the demonstration.
         args.extend(["--config".into(), "/dev/null".into()]);
         args.extend(["--dht-port".into(), "0".into()]);
         for node in &self.bootstrap {
@@ -366,7 +366,7 @@ impl Story<'_> {
         Child::start(&self.logs, name, &self.follower(data))
     }
 
-    /// Waits until the mirror with this data directory has made `snapshot` current.
+    /// Waits until `snapshot` is current in the mirror with this data directory.
     async fn wait_for(&self, mirror: &mut Child, data: &str, snapshot: InfoHashV2) -> Result<()> {
         let dir = DataDir::create(Some(&self.dir.join(data)))?;
         mirror
@@ -412,7 +412,7 @@ impl Story<'_> {
         held.join("content").join("data.ldb")
     }
 
-    /// Compares what the mirrors hold with what was produced; gives the length.
+    /// Compares the mirrors' content with the produced ledger. Returns its length.
     fn compare_held(&self, snapshot: InfoHashV2, mirrors: &[&str]) -> Result<u64> {
         let original = self.content("producer", snapshot);
         let mut length = 0;
@@ -422,7 +422,7 @@ impl Story<'_> {
         Ok(length)
     }
 
-    /// What a mirror's log says of bytes.
+    /// Reads the payload statistics from a mirror's log.
     fn traffic(&self, name: &str) -> Result<Traffic> {
         let path = self.logs.join(format!("{name}.log"));
         let log =
@@ -435,17 +435,17 @@ impl Story<'_> {
     }
 }
 
-/// Bytes of payload.
+/// Payload in bytes.
 struct Traffic {
-    /// Received for each snapshot, in order.
+    /// Bytes received for each snapshot, in order.
     fetched: Vec<u64>,
-    /// Those of them that came twice, because two peers were asked for the last blocks.
+    /// Bytes of them received twice, because the last blocks were requested from two peers.
     wasted: Vec<u64>,
-    /// Sent, all together.
+    /// Bytes sent in total.
     given: u64,
 }
 
-/// All numbers that follow `key` in a log.
+/// Returns all numbers that follow `key` in a log.
 fn numbers(log: &str, key: &str) -> Vec<u64> {
     log.match_indices(key)
         .filter_map(|(at, _)| {

@@ -1,4 +1,4 @@
-//! `inspect`: what a `.torrent` file or a magnet link says, for a person or as JSON.
+//! `inspect`: shows the contents of a `.torrent` file or a magnet link, for a person or as JSON.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,13 +15,13 @@ use serde::Serialize;
 use service_kit::output::{outln, to_json};
 use snapshot_store::SnapshotInfo;
 
-/// The largest `.torrent` file that is read.
+/// The maximum size of a `.torrent` file.
 const MAX_TORRENT: u64 = Limits::TORRENT.max_len as u64;
 
-/// Files listed for a person; JSON has all of them.
+/// The maximum number of files listed for a person. JSON lists all of them.
 const LISTED: usize = 50;
 
-/// Prints what `what` says.
+/// Prints the contents of the file or link `what`.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let text = if args.what.starts_with("magnet:") {
         let link = MagnetLink::of(&args.what)?;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
-/// Lines of `label: value`, the values one below the other. Values are foreign text.
+/// Lines of `label: value` with aligned values. The values are untrusted text.
 #[derive(Default)]
 struct Lines(Vec<String>);
 

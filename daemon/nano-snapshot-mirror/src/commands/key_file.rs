@@ -1,5 +1,4 @@
-//! The file with the private key: made once by `keygen`, read by `produce` for the moment of
-//! signing.
+//! The private key file: written once by `keygen`, and read by the commands that sign.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -12,7 +11,7 @@ use file_kit::fs::sync_dir;
 use service_kit::output::{errln, outln};
 use snapshot_pointer::SigningKey;
 
-/// `keygen`: makes a key, writes it where nothing may be yet, and prints its public half.
+/// Runs `keygen`: generates a key, writes it to a new file, and prints the public key.
 pub(crate) fn keygen(args: &KeygenArgs) -> Result<()> {
     let key = SigningKey::generate()?;
     write(&args.path, &key)?;
@@ -47,17 +46,17 @@ fn write(path: &Path, key: &SigningKey) -> Result<()> {
     Ok(sync_dir(dir.unwrap_or(Path::new(".")))?)
 }
 
-/// Reads the key, unless others could have read it too.
+/// Reads the key. Refuses a file that other users can read.
 pub(crate) fn read(path: &Path) -> Result<SigningKey> {
     check_owner(path)?;
     Ok(SigningKey::read(path)?)
 }
 
 fn check_owner(path: &Path) -> Result<()> {
-    // systemd keeps credentials away from others by the directory; the group bits of the file
-    // there only show the mask of its access list.
+    // systemd protects credentials by the permissions of their directory. The group bits of such a file only show the
+    // mask of its access control list.
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    // Every path begins with an empty one.
+    // Every path starts with an empty path, so an empty variable must not match.
     if credentials.is_some_and(|dir| dir.is_absolute() && path.starts_with(dir)) {
         return Ok(());
     }

@@ -1,14 +1,14 @@
-//! How a command ended.
+//! The result of a command.
 
-/// How a command ended that did not fail; the program turns it into an exit code.
+/// The result of a command that did not fail. `main` turns it into an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Everything that was asked for is done.
+    /// The command completed.
     Done,
-    /// A signal came first. What was done is kept for the next run.
+    /// A signal interrupted the command. The next run resumes its work.
     Interrupted,
     /// A snapshot was made and not published.
     Unpublished,
-    /// The command answered a question, or runs beside another process, with this exit code.
+    /// The command's answer, or the reason why it ended, is this exit code.
     Code(u8),
 }

@@ -1,4 +1,4 @@
-//! `pin` and `unpin`: a pinned snapshot is not removed by retention.
+//! `pin` and `unpin`: retention does not remove a pinned snapshot.
 
 use anyhow::Result;
 use service_kit::output::outln;
@@ -7,7 +7,7 @@ use snapshot_store::DataDir;
 use crate::cli::PinArgs;
 use crate::config::Config;
 
-/// Pins or unpins a snapshot, and prints whether that changed anything.
+/// Pins or unpins a snapshot, and prints whether the mark changed.
 pub(crate) fn run(args: &PinArgs, pinned: bool, config: &Config) -> Result<()> {
     let data = DataDir::existing(config.data_dir.as_deref())?;
     let id = data.find(&args.snapshot)?;

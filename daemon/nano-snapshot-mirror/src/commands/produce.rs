@@ -1,9 +1,9 @@
-//! `produce`: a node's ledger becomes a snapshot in the store and a signed pointer in the DHT.
+//! `produce`: makes a snapshot of a node's ledger, stores it, and publishes a signed pointer to it in the DHT.
 //!
-//! The order is such that a crash at any point leaves either the old state or one that the next
-//! run completes: the copy grows in `incoming/`, moves into `snapshots/` when it is whole and
-//! sound, only then is a number taken and signed, the signed item is durable here before anybody
-//! else sees it, and `current/` follows when the network has it.
+//! A crash at any point leaves either the old state or one that the next run completes. The order of the steps
+//! ensures it. The copy is written in `incoming/` and moves into `snapshots/` when it is complete and sound. Only
+//! then the next sequence number is taken and the item is signed. The signed item is saved on this disk before it is
+//! put into the DHT. The `current/` link is changed last, when the DHT has the item.
 
 mod build;
 mod copy;
@@ -42,14 +42,14 @@ use build::{Built, Source};
 use download::Fetched;
 use memory::{Memory, Origin, Recipe};
 
-/// Makes and publishes a snapshot.
+/// Makes a snapshot and publishes it.
 pub(crate) async fn run(
     args: &ProduceArgs,
     config: &Config,
     display: &ProgressDisplay,
     signals: &Signals,
 ) -> Result<Outcome> {
-    // Faults that a person can mend come out before the hours of copying.
+    // Reports errors that the user can fix before the copy, which takes hours.
     let salt = args.salt();
     if args.validation {
         refuse_followed(&salt, config)?;
@@ -108,7 +108,7 @@ pub(crate) async fn run(
     Ok(Outcome::Done)
 }
 
-/// A run to see whether everything works must not be followed by anybody.
+/// Refuses to publish a validation run under a salt that mirrors follow.
 fn refuse_followed(salt: &Salt, config: &Config) -> Result<()> {
     let mut followed = config.stream.iter().map(|(_, stream)| &stream.salt);
     if *salt == default_salt() || followed.any(|one| one == salt) {
@@ -120,7 +120,7 @@ fn refuse_followed(salt: &Salt, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// A snapshot in the store, made now or before; `None` when asked to stop.
+/// Returns a snapshot in the store, built by this run or an earlier one; `None` when cancelled.
 async fn build(
     args: &ProduceArgs,
     config: &Config,
@@ -155,7 +155,7 @@ async fn build(
     block_in_place(|| build::snapshot(args, config, source, data, display, stop))
 }
 
-/// A second `produce` would only copy the same once more, and might take the same number.
+/// A lock against a second `produce`, which would make the same copy and might take the same sequence number.
 struct Alone(#[expect(dead_code, reason = "closing the file is the release")] File);
 
 impl Alone {
@@ -173,7 +173,7 @@ impl Alone {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
-                // Only to say more: the lock says enough.
+                // The process ID is only for the error message.
                 let _ = file.read_to_string(&mut holder);
                 bail!(
                     "another produce works in {}{}: wait for its end",
@@ -193,7 +193,7 @@ impl Alone {
     }
 }
 
-/// What is said of a snapshot at the end, for people and scripts: a line for each value.
+/// The summary at the end, for people and scripts: one line for each value.
 struct Summary(String);
 
 impl Summary {

@@ -1,4 +1,4 @@
-//! `rotate`: the holder of a key names the one that takes over, with the signatures of both.
+//! `rotate`: a key holder names the successor of a key. The item is signed with both keys.
 
 use anyhow::{Context as _, Result, bail};
 use service_kit::output::outln;
@@ -11,7 +11,7 @@ use crate::commands::outcome::Outcome;
 use crate::commands::publishing::{Publishing, Signer};
 use crate::config::Config;
 
-/// Signs and publishes that `--new` takes over from `--old`.
+/// Signs and publishes that `--new` replaces `--old`.
 pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -> Result<Outcome> {
     let (old, new) = (Signer::new(&args.old)?, Signer::new(&args.new)?);
     let succession = Succession {

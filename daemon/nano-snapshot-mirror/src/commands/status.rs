@@ -1,7 +1,7 @@
-//! `status`: what a data directory holds, and what the mirror that works with it says.
+//! `status`: shows the contents of a data directory and the state of the mirror that uses it.
 //!
-//! What is held is read from the disk: nothing is changed, opened for writing or re-hashed, so it may
-//! run beside a mirror at any time. The mirror is asked over its control socket.
+//! The contents are read from the disk. Nothing is changed, opened for writing or re-hashed, so the command may run
+//! next to a mirror at any time. The mirror's state is requested over its control socket.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, stdout};
@@ -23,19 +23,19 @@ use crate::pointers::records::{self, KnownPointer};
 use crate::progress::percent;
 use crate::text::{Bytes, Count};
 
-/// Exit code: the mirror runs, and does what it is for.
+/// Exit code: the mirror runs and is ready.
 const READY: u8 = 0;
-/// Exit code: the mirror runs, and something is wrong.
+/// Exit code: the mirror runs and reports a problem.
 const DEGRADED: u8 = 3;
-/// Exit code: the mirror runs, nothing is wrong, and it has nothing to give yet.
+/// Exit code: the mirror runs without problems and has no usable snapshot yet.
 const NOT_YET: u8 = 4;
-/// Exit code: no mirror runs here.
+/// Exit code: no mirror is running here.
 const NOT_RUNNING: u8 = 5;
 
-/// Between two looks with `--watch`.
+/// The pause between two updates with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints what the data directory holds and what its mirror says. Gives the exit code.
+/// Prints the contents of the data directory and the mirror's state. Returns the exit code.
 pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<u8> {
     let data = DataDir::existing(config.data_dir.as_deref())?;
     let socket = config.control.path(data.root());
@@ -54,11 +54,11 @@ pub(crate) fn run(args: &StatusArgs, config: &Config) -> Result<u8> {
     Ok(status.exit_code())
 }
 
-/// Prints until the reader is gone or a signal comes.
+/// Prints the status repeatedly until stdout is closed or a signal arrives.
 fn watch(data: &DataDir, socket: Option<&Path>) -> Result<u8> {
     loop {
         let status = Status::read(data, socket)?;
-        // Home, then clear what was below: no flicker.
+        // Moves the cursor home and clears the screen below it, which avoids flicker.
         let begin = if stdout().is_terminal() {
             "\x1b[H\x1b[J"
         } else {
@@ -76,11 +76,11 @@ fn watch(data: &DataDir, socket: Option<&Path>) -> Result<u8> {
 #[derive(Debug, Serialize)]
 struct Status {
     data_dir: String,
-    /// Where the mirror was asked.
+    /// The control socket of the mirror.
     control: Option<PathBuf>,
-    /// What the mirror says; `null` when none runs.
+    /// The mirror's report; `null` when none runs.
     mirror: Option<Report>,
-    /// Stream name and current snapshot.
+    /// The streams with their current snapshots.
     current: Vec<Current>,
     snapshots: Vec<StoredSnapshot>,
     /// The last pointer accepted from each authority.
@@ -283,7 +283,7 @@ mod tests {
     fn a_fetch_beside_no_mirror_is_named_with_what_is_verified() {
         let mut fetching = snapshot();
         (fetching.state, fetching.in_use) = (StoredState::Partial, true);
-        // Room is laid out at the start.
+        // Space is allocated at the start.
         (fetching.verified, fetching.on_disk) = (Some(1 << 20), 4 << 20);
         let status = Status {
             data_dir: "/d".to_owned(),

@@ -1,5 +1,4 @@
-//! `verify`: reads held snapshots again, compares every block with its hash, and looks into the
-//! ledgers.
+//! `verify`: reads stored snapshots, compares every block with its hash, and verifies the ledgers.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +18,8 @@ use crate::ledger::verify_progress::VerifyProgress;
 use crate::progress::{ProgressDisplay, WorkKind};
 use crate::text::Bytes;
 
-/// Verifies what the arguments name; fails if anything is wrong. Ends early when asked to stop.
+/// Verifies the snapshots or the file that the arguments name. Fails if anything is damaged, and ends early when
+/// cancelled.
 pub(crate) fn run(
     args: &VerifyArgs,
     config: &Config,
@@ -46,13 +46,13 @@ pub(crate) fn run(
     match sound {
         Ok(true) => Ok(Outcome::Done),
         Ok(false) => bail!("something is wrong, see above"),
-        // It failed for being stopped.
+        // The verification failed only because it was cancelled.
         Err(_) if stop.is_cancelled() => Ok(Outcome::Interrupted),
         Err(error) => Err(error),
     }
 }
 
-/// How to look, the same for everything that is looked at. Being stopped is an error.
+/// The settings for every verification. Cancelling is an error.
 struct Look<'a> {
     args: &'a VerifyArgs,
     display: &'a ProgressDisplay,
@@ -69,7 +69,7 @@ fn all(data: &DataDir, look: &Look<'_>) -> Result<bool> {
     Ok(sound)
 }
 
-/// Verifies a held snapshot. One that cannot be opened does not keep the others from being verified.
+/// Verifies a stored snapshot. If it cannot be opened, the others are still verified.
 fn held(data: &DataDir, id: InfoHashV2, look: &Look<'_>) -> Result<bool> {
     let dir = data.snapshot(id);
     match locked(data, id, &dir, look) {
@@ -84,8 +84,8 @@ fn held(data: &DataDir, id: InfoHashV2, look: &Look<'_>) -> Result<bool> {
 }
 
 fn locked(data: &DataDir, id: InfoHashV2, dir: &SnapshotDir, look: &Look<'_>) -> Result<bool> {
-    // Locked while it is read, so that no other process removes it; alone when no other process
-    // reads it, as what is found is written down.
+    // The lock keeps other processes from removing the snapshot. It is exclusive if no other process reads the
+    // snapshot, as the results are then saved.
     let owned = data.own_snapshot(id)?;
     let access = match owned {
         Some(_) => Access::Alone,
@@ -102,7 +102,7 @@ fn locked(data: &DataDir, id: InfoHashV2, dir: &SnapshotDir, look: &Look<'_>) ->
     snapshot(dir, access, look)
 }
 
-/// Whether other processes may use the snapshot meanwhile.
+/// Whether other processes may use the snapshot at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Alone,
@@ -113,7 +113,7 @@ fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> 
     let was_whole = dir.was_whole()?;
     let store = match access {
         Access::Alone => dir.open()?,
-        // Opening what is not whole writes to it.
+        // Opening an incomplete snapshot writes to it.
         Access::Shared => match dir.open_sealed()? {
             Some(store) => store,
             None if was_whole => bail!("blocks are missing, and another process is fetching them"),
@@ -140,12 +140,12 @@ fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> 
     let sound = missing == 0 || !was_whole && verification.damaged.is_empty();
     let newly_damaged = verification.damaged.len() as u64;
     if was_whole && missing > 0 && (newly_damaged > 0 || !ScrubProgress::has_damage(dir)) {
-        // So that it is remembered that these blocks were here.
+        // Records that these blocks were once stored.
         ScrubProgress::add_damage(dir, newly_damaged.max(1))?;
     }
     if store.is_complete() {
         if access == Access::Alone {
-            // A file that was copied or touched is what was published all the same.
+            // A copied or touched file still has the published content.
             store.finish()?;
         }
         outln!("{id}: all {} are as published", Bytes(total));
@@ -166,7 +166,7 @@ fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> 
     Ok(sound)
 }
 
-/// Verifies a ledger as deep as the arguments say.
+/// Verifies a ledger at the level that the arguments give.
 fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
     let args = look.args;
     if let Some(writer) = who_has_open(path) {

@@ -1,4 +1,4 @@
-//! Child processes of the demonstration: this same program, as a person would start it.
+//! Child processes of the demonstration: this program, started as a person would start it.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,27 +11,27 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
-/// Set for children, which end when the demonstration does, even if it was killed.
+/// This variable is set for children. They end with the demonstration, even if it is killed.
 pub(crate) const END_WITH_PARENT: &str = "SNAPSHOT_MIRROR_DEMO_ENDS_WITH_PARENT";
 
-/// How long a child may take to end after SIGTERM.
+/// The time that a child has to end after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often to look whether something has happened.
+/// The interval of polling for results.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Lines of a failed child's log that are shown.
+/// The number of lines shown of a failed child's log.
 const TAIL_LINES: usize = 15;
 
-/// In a child of the demonstration: asks the system to be ended with it.
+/// In a child of the demonstration, asks the kernel to end this process with its parent.
 pub(crate) fn end_with_parent_if_asked() {
     if std::env::var_os(END_WITH_PARENT).is_some() {
-        // Fails on no supported system, and then a person ends the child.
+        // This works on every supported system. Otherwise the user has to end the child.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
     }
 }
 
-/// A running child; ended when dropped.
+/// A running child, which is stopped when dropped.
 pub(crate) struct Child {
     name: String,
     process: std::process::Child,
@@ -40,11 +40,11 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this program with `args`, its log going to `<logs>/<name>.log`.
+    /// Starts this program with `args`. Its log is written to `<logs>/<name>.log`.
     pub(crate) fn start(logs: &Path, name: &str, args: &[OsString]) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let failed = || format!("cannot start {name}");
-        // Appended to: a mirror is stopped and started again in the story.
+        // The log is appended to, because a mirror is stopped and started again.
         let stderr = File::options()
             .append(true)
             .create(true)
@@ -68,8 +68,8 @@ impl Child {
         })
     }
 
-    /// Waits for a child that ends by itself, and gives what it printed and how long it took.
-    /// Fails when it fails, or is not done `within`.
+    /// Waits for a child that ends by itself. Returns its output and the time it took. Fails if the child fails or
+    /// takes longer than `within`.
     pub(crate) async fn output(mut self, within: Duration) -> Result<(String, Duration)> {
         let deadline = Instant::now() + within;
         let status = loop {
@@ -89,7 +89,7 @@ impl Child {
         let took = self.started.elapsed();
         let mut printed = String::new();
         if let Some(mut stdout) = self.process.stdout.take() {
-            // The child is gone and what it prints fits a pipe: this does not wait.
+            // The child has ended and its output fits a pipe, so this does not block.
             stdout
                 .read_to_string(&mut printed)
                 .context("cannot read what a child printed")?;
@@ -97,7 +97,7 @@ impl Child {
         Ok((printed, took))
     }
 
-    /// Waits until `there` finds something. Fails when the child ends before, or after `within`.
+    /// Waits until `there` returns a value. Fails if the child ends first, or after `within`.
     pub(crate) async fn until<T>(
         &mut self,
         within: Duration,
@@ -126,7 +126,7 @@ impl Child {
         }
     }
 
-    /// Ends it as a service manager would, and checks that it ends well.
+    /// Stops the child with SIGTERM, as a service manager does, and checks that it exits successfully.
     pub(crate) async fn stop(mut self) -> Result<Duration> {
         let started = Instant::now();
         self.signal(Signal::TERM);
@@ -147,7 +147,7 @@ impl Child {
             .ok()
             .and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            // It may have ended by itself: then there is no process to signal.
+            // The child may have ended by itself. Then there is no process to signal.
             let _ = kill_process(pid, signal);
         }
     }
@@ -170,7 +170,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if let Ok(None) = self.process.try_wait() {
-            // Nothing of the child is of use any more when it was not stopped properly.
+            // A child that was not stopped properly has no state worth saving.
             let _ = self.process.kill();
             let _ = self.process.wait();
         }

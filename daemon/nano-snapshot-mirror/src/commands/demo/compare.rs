@@ -1,4 +1,4 @@
-//! Comparing files byte for byte.
+//! Compares files byte by byte.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Bytes compared at a time: a block of a torrent, so that blocks can be counted.
+/// Bytes compared at a time: one block of a torrent, so that blocks can be counted.
 const BLOCK: usize = bittorrent_protocol::BLOCK_LEN as usize;
 
-/// Fails unless both files have the same bytes. Gives their length.
+/// Fails unless both files have the same bytes. Returns their length.
 pub(crate) fn same(left: &Path, right: &Path) -> Result<u64> {
     let difference = compare(left, right)?;
     if let Some(offset) = difference.first {
@@ -22,14 +22,14 @@ pub(crate) fn same(left: &Path, right: &Path) -> Result<u64> {
     Ok(difference.length)
 }
 
-/// How two files differ.
+/// The differences of two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// Length of the longer one, bytes.
+    /// The length of the longer file in bytes.
     pub(crate) length: u64,
-    /// Bytes of the longer one in blocks that are not the same in both.
+    /// The bytes of the longer file in blocks that differ.
     pub(crate) changed: u64,
-    /// The first byte that differs.
+    /// The offset of the first byte that differs.
     pub(crate) first: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Fills the buffer, up to the end of the file.
+/// Fills the buffer, or reads up to the end of the file.
 fn fill<'a>(file: &mut File, buffer: &'a mut [u8]) -> std::io::Result<&'a [u8]> {
     let mut filled = 0;
     while filled < buffer.len() {

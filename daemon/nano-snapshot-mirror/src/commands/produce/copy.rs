@@ -1,4 +1,4 @@
-//! Copying a ledger that a node may be writing to, or out of an archive.
+//! Copies a ledger that a node may be writing to, or extracts one from an archive.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -17,7 +17,7 @@ use super::copying::{Copying, PIPE, Rest};
 use super::making::{Checkpoints, Making};
 use crate::progress::{ProgressDisplay, WorkKind};
 
-/// Copies and hashes in one pass. Gives the length, or `None` when asked to stop.
+/// Copies and hashes in one pass. Returns the length, or `None` when cancelled.
 pub(super) fn into_draft(
     ledger: &LiveLedger,
     size: u64,
@@ -46,8 +46,8 @@ pub(super) fn into_draft(
     })
 }
 
-/// Copies to `place`, from where an interrupted copy is on disk. Gives the length, or `None` when asked
-/// to stop.
+/// Copies to `place`, and resumes from the durable bytes of an interrupted copy. Returns the length, or `None` when
+/// cancelled.
 pub(super) fn into_file(
     ledger: &LiveLedger,
     size: u64,
@@ -67,7 +67,7 @@ pub(super) fn into_file(
             .truncate(false)
             .write(true)
             .open(place)?;
-        // Nothing behind what was synced is believed.
+        // Discards all bytes after those that were synced.
         file.set_len(from)?;
         file.seek(SeekFrom::Start(from))?;
         Ok::<_, std::io::Error>(file)
@@ -109,7 +109,7 @@ pub(super) fn into_file(
     })
 }
 
-/// Extracts the ledger from the archive at `from` to `place`. `false` when asked to stop.
+/// Extracts the ledger from the archive at `from` to `place`. Returns `false` when cancelled.
 pub(super) fn out_of_archive(
     from: &Path,
     place: &Path,
@@ -147,8 +147,7 @@ pub(super) fn out_of_archive(
     }
 }
 
-/// Copies in another process and gives the bytes to `read`. Returns what that returns, or `None` when asked
-/// to stop.
+/// Copies in a child process and passes its output to `read`. Returns the result of `read`, or `None` when cancelled.
 fn copied(
     ledger: &LiveLedger,
     rest: Option<Rest<'_>>,

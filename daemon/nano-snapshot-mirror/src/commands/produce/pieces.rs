@@ -1,20 +1,20 @@
-//! Whether mirrors can fetch what a piece length makes: the info dictionary has a hash of each piece, and it
-//! is fetched from peers only up to a length.
+//! Checks the piece length against the size of the content. The info dictionary has a hash of every piece, and peers
+//! only transfer info dictionaries up to a maximum size.
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::{MAX_INFO_LEN, PieceLength};
 
 use crate::text::{Bytes, Count};
 
-/// Bytes of a v1 piece hash (BEP 3), which a hybrid info dictionary has for every piece. Those of v2 lie
-/// outside of it (BEP 52, "piece layers").
+/// The bytes of a v1 piece hash (BEP 3), which a hybrid info dictionary has for every piece. The v2 piece hashes are
+/// not part of the info dictionary (BEP 52, "piece layers").
 const PIECE_HASH: u64 = 20;
 
-/// More than the rest of an info dictionary has: names, the file tree, what is said of the ledger.
+/// An upper bound for the rest of an info dictionary: names, the file tree, and the ledger's properties.
 const REST: u64 = 64 << 10;
 
-/// Refuses a piece length that cuts content of `length` bytes into too many pieces, and names the smallest one
-/// that does not.
+/// Refuses a piece length that divides content of `length` bytes into too many pieces. The error names the smallest
+/// length that works.
 pub(super) fn refuse_too_short(piece_length: PieceLength, length: u64) -> Result<()> {
     if fits(piece_length, length) {
         return Ok(());
@@ -43,7 +43,7 @@ fn fits(piece_length: PieceLength, length: u64) -> bool {
     pieces.saturating_mul(PIECE_HASH).saturating_add(REST) <= u64::from(MAX_INFO_LEN)
 }
 
-/// All piece lengths, the shortest first.
+/// Returns all piece lengths, shortest first.
 fn lengths() -> impl Iterator<Item = PieceLength> {
     (0..u32::BITS).filter_map(|bits| PieceLength::new(1 << bits).ok())
 }
@@ -72,7 +72,7 @@ mod tests {
         ] {
             assert!(error.contains(part), "no {part:?} in {error}");
         }
-        // A whole ledger of the live network.
+        // The size of a ledger of the live network.
         refused(4 << 20, 121 << 30).unwrap();
         let error = refused(512 << 10, 121 << 30).unwrap_err();
         assert!(error.contains("--piece-length 1024KiB"), "{error}");

@@ -1,4 +1,4 @@
-//! `--dry-run`: what a run would do.
+//! `--dry-run`: shows what a run would do.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::pieces;
 use crate::cli::{LayoutArg, ProduceArgs};
 use crate::text::{Bytes, Count};
 
-/// A line for each value. Nothing is copied, signed or asked of any network.
+/// Returns one line for each value. Nothing is copied or signed, and the network is not used.
 pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<String> {
     let mut text = String::new();
     let mut line = |key: &str, value: &dyn std::fmt::Display| {
@@ -26,7 +26,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
         "ledger",
         &format_args!("{}, {}", path.display(), Bytes(size)),
     );
-    // Beside a node that writes, pages may change while they are read.
+    // A running node may change pages while they are read.
     match summarize(path) {
         Ok(summary) => line(
             "content",

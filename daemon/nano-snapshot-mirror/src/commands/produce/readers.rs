@@ -7,7 +7,7 @@ use tracing::info;
 use crate::cli::ClearReadersArgs;
 use crate::commands::outcome::Outcome;
 
-/// Clears, and prints how many there were.
+/// Clears the dead readers and prints how many there were.
 pub(crate) fn run(args: &ClearReadersArgs) -> Result<Outcome> {
     let cleared = nano_ledger::clear_dead_readers(&args.ledger)?;
     outln!("cleared: {cleared}");

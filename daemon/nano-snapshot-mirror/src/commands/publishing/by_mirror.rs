@@ -1,5 +1,5 @@
-//! The DHT of the mirror that runs on this data directory, asked over its control socket: a process that
-//! signs then needs no network and no node of its own.
+//! The DHT of the mirror that uses this data directory, reached over its control socket. A publishing process then
+//! needs no DHT node of its own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,17 +16,17 @@ use tokio::task::spawn_blocking;
 use crate::api::control::dht::{Looked, Taken};
 use crate::kit::control_client::{self as client, Ask};
 
-/// How long the mirror may look.
+/// The timeout of a request to the mirror.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A mirror that can be asked.
+/// A running mirror that accepts requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Mirror {
     socket: PathBuf,
 }
 
 impl Mirror {
-    /// The mirror that listens at `socket`, if one does.
+    /// Returns the mirror that listens at `socket`, if there is one.
     pub(crate) fn at(socket: PathBuf) -> Option<Self> {
         client::listens(&socket).then_some(Self { socket })
     }
@@ -41,7 +41,8 @@ impl Mirror {
         answer.ok_or_else(|| "no mirror listens any longer".into())
     }
 
-    /// Tells it of a snapshot in the store, so that it is seeded at once and not at the next poll.
+    /// Notifies the mirror of a snapshot in the store, so that it seeds the snapshot at once and not at the next
+    /// poll.
     pub(crate) async fn add(&self, id: InfoHashV2) {
         let body = serde_json::json!({ "snapshot": id.to_string() });
         let notified = self
@@ -98,7 +99,7 @@ impl Dht for Mirror {
         })
     }
 
-    // Who publishes seeds nothing: it neither looks for peers nor announces itself.
+    // A publishing process seeds nothing, so it neither looks for peers nor announces itself.
 
     fn get_peers(&self, _: SwarmHash) -> BoxFuture<'_, Result<Vec<SocketAddr>, LookupError>> {
         Box::pin(async { Err(LookupError::NotConnected) })
