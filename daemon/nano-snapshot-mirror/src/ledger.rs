@@ -1,4 +1,4 @@
-//! Ledgers: what they must be before they are used, and how they become files of their own.
+//! Ledgers: the policy for using them, and extracting them as files.
 
 pub(crate) mod extract;
 pub(crate) mod policy;

@@ -1,7 +1,7 @@
-//! A ledger as a file of its own, for a node to open and write.
+//! Makes a file of its own from a stored ledger, for a node to open and write.
 //!
-//! A reflink costs no room and the snapshot stays whole; where the file system has none, the content is
-//! copied. A hard link is never made: the node would write into what others download.
+//! A reflink uses no extra space and leaves the snapshot intact. On file systems without reflinks the content is
+//! copied. A hard link is never used, as the node would write into content that peers download.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,23 +12,23 @@ use file_kit::Temporary;
 
 use crate::ledger::published::{CHUNK, Published, read_chunk};
 
-/// The mode of a ledger before it is handed over.
+/// The mode of a new ledger until it is handed over to the node.
 const PRIVATE: u32 = 0o600;
 
-/// How the ledger came to its place.
+/// How the ledger got to its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
-    /// It shares its blocks with the snapshot until one of both changes.
+    /// The file shares its blocks with the snapshot until either changes.
     Reflink,
-    /// It was the snapshot's; the snapshot is gone.
+    /// The snapshot's own file was moved, and the snapshot no longer exists.
     Move,
-    /// It is a second file.
+    /// The file is a full copy.
     Copy,
-    /// It came out of an archive.
+    /// The file was extracted from an archive.
     Unpacked,
 }
 
-/// Makes a new file beside `target` by reflink from `content`. `None` when the file system cannot.
+/// Makes a new file next to `target` as a reflink of `content`. Returns `None` if the file system has no reflinks.
 pub(crate) fn by_reflink(content: &Path, target: &Path) -> Result<Option<Temporary>> {
     let source = open(content)?;
     let temporary = Temporary::beside(target, PRIVATE)?;
@@ -41,9 +41,8 @@ pub(crate) fn by_reflink(content: &Path, target: &Path) -> Result<Option<Tempora
     }
 }
 
-/// Makes a new file beside `target` by copying `content`, and compares what it copies with what was
-/// published. `progress` gets the bytes copied so far and says whether to continue; `None` when it did
-/// not.
+/// Makes a new file next to `target` by copying `content`, and compares the bytes with the published hashes.
+/// `progress` gets the number of bytes copied so far and returns whether to continue. Returns `None` when it did not.
 pub(crate) fn by_copy(
     content: &Path,
     target: &Path,
@@ -78,7 +77,7 @@ pub(crate) fn by_copy(
     Ok(Some(temporary))
 }
 
-/// Opens a file to read it.
+/// Opens a file for reading.
 pub(crate) fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! What a ledger must be before it becomes current, is installed or published: looked into as deep as
-//! the policy says, found sound, and of a store version that is wanted.
+//! The requirements for a ledger before it becomes current, is installed or published. It must be verified at the
+//! policy's level, be sound, and have an accepted store version.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -20,23 +20,23 @@ use crate::ledger::verify_progress::VerifyProgress;
 use crate::progress::ProgressDisplay;
 use crate::text::Count;
 
-/// How deep to look, and which ledgers are wanted.
+/// The level of verification, and the accepted ledgers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LedgerPolicy {
-    /// How deep.
+    /// The required level.
     pub(crate) level: Level,
-    /// Store versions that are taken; all, if none is named.
+    /// The accepted store versions; `None` accepts all.
     pub(crate) store_versions: Option<RangeInclusive<u32>>,
 }
 
-/// What a policy makes of what is known of a snapshot.
+/// The result of applying a policy to a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// A ledger that was found sound, or something that is no plain ledger and is not looked into.
+    /// The ledger is sound, or the content is not a plain ledger and therefore not verified.
     Sound,
-    /// Not to be used, for these reasons.
+    /// The snapshot must not be used, for these reasons.
     Refused(Vec<String>),
-    /// Not looked into as deep as it has to be.
+    /// The ledger is not yet verified at the required level.
     Unverified,
 }
 
@@ -50,7 +50,7 @@ impl From<&config::Verify> for LedgerPolicy {
 }
 
 impl LedgerPolicy {
-    /// The verdict on the whole snapshot in `dir`, from what was found before. Opens one small file.
+    /// Returns the verdict on the complete snapshot in `dir` from the saved results. Reads one small file.
     pub(crate) fn judge(&self, dir: &SnapshotDir, info: &Info) -> Verdict {
         let record = LedgerRecord::load(dir);
         if dir.plain_ledger(info).is_some() {
@@ -63,7 +63,7 @@ impl LedgerPolicy {
         }
     }
 
-    /// The verdict on a ledger of which this is known.
+    /// Returns the verdict on a ledger from its saved results.
     pub(crate) fn judge_record(&self, record: Option<&LedgerRecord>) -> Verdict {
         let Some(record) = record else {
             return Verdict::Unverified;
@@ -91,7 +91,7 @@ impl LedgerPolicy {
         }
     }
 
-    /// Why a ledger with this store version is not wanted, if it is not.
+    /// Returns the reason why the policy refuses this store version, if it does.
     fn refuses(&self, version: u32) -> Option<String> {
         let wanted = self.store_versions.as_ref()?;
         (!wanted.contains(&version)).then(|| {
@@ -106,7 +106,7 @@ impl LedgerPolicy {
         })
     }
 
-    /// Why a snapshot is not even worth fetching, by what its producer says of it.
+    /// Returns the reason not to fetch a snapshot, from what its torrent states about the ledger.
     pub(crate) fn refuses_claim(&self, info: &Info) -> Option<String> {
         if let Some(reason) = refuses_files(info) {
             return Some(reason);
@@ -115,9 +115,9 @@ impl LedgerPolicy {
         self.refuses(claimed.store_version?)
     }
 
-    /// Looks into the ledger at `ledger` as deep as the policy says, beside what its producer said
-    /// of it. Blocks for as long as that takes; `None` when asked to stop. That it is no ledger at all
-    /// is a finding too; an error is only what kept us from looking.
+    /// Verifies the ledger at `ledger` at the policy's level, and against the properties that its torrent `claimed`.
+    /// Blocks until it is done; returns `None` when cancelled. A file that is no ledger is a result with faults. An
+    /// error means that the verification could not run.
     pub(crate) fn verify(
         &self,
         ledger: &Path,
@@ -169,8 +169,8 @@ impl LedgerPolicy {
         Ok(Some(record))
     }
 
-    /// Looks into the ledger of the whole snapshot in `dir` and keeps what was found with it. `None`
-    /// when asked to stop.
+    /// Verifies the ledger of the complete snapshot in `dir` and saves the result with it. Returns `None` when
+    /// cancelled.
     pub(crate) fn verify_held(
         &self,
         dir: &SnapshotDir,
@@ -190,11 +190,11 @@ impl LedgerPolicy {
     }
 }
 
-/// Files in one snapshot. A ledger is one file, perhaps with a few beside it; each costs a
-/// descriptor and several writes that wait for the disk.
+/// The maximum number of files in a snapshot. A ledger is one file, perhaps with a few others. Each file costs a
+/// descriptor and several synchronous writes.
 const MAX_FILES: usize = 1_000;
 
-/// Why a snapshot has too many files to be fetched or taken up.
+/// Returns a reason if a snapshot has too many files to be fetched or added.
 pub(crate) fn refuses_files(info: &Info) -> Option<String> {
     let files = info.files().len();
     (files > MAX_FILES).then(|| {
@@ -202,9 +202,8 @@ pub(crate) fn refuses_files(info: &Info) -> Option<String> {
     })
 }
 
-/// Refuses to put the ledger at `new` in place of the one that is `installed`: one of another network, or an
-/// older one unless that is allowed. Where there is none before, says which network it is of unless it is the
-/// live one.
+/// Refuses to replace the `installed` ledger by the one at `new` if that is of another network, or older without
+/// `allow_older`. If no ledger is installed, only warns unless the new one is of the live network.
 pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool) -> Result<()> {
     if !installed.exists() {
         let network = nano_ledger::outline(new)?.network;
@@ -243,7 +242,8 @@ pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool
     }
 }
 
-/// Refuses to publish a ledger after another: `before` is what the `last` snapshot published has.
+/// Refuses to publish an older ledger or one of another network. `before` describes the ledger of the snapshot
+/// published `last`.
 pub(crate) fn refuse_publication(
     last: InfoHashV2,
     before: &LedgerPosition,
@@ -270,8 +270,8 @@ pub(crate) fn refuse_publication(
     }
 }
 
-/// Refuses to attest a ledger after another: `before` is what the `last` snapshot has that the same authority
-/// attested.
+/// Refuses to attest an older ledger or one of another network. `before` describes the ledger of the `last` snapshot
+/// that the same authority attested.
 pub(crate) fn refuse_attestation(
     id: InfoHashV2,
     last: InfoHashV2,
@@ -393,7 +393,7 @@ mod tests {
         for part in ["store version 24", "V27", "21 to 22", "--store-version"] {
             assert!(reasons[0].contains(part), "{reasons:?}");
         }
-        // A record from before versions were kept says nothing about them.
+        // Records of earlier versions have no store version.
         let old = policy(Level::L1, Some(21..=24)).judge_record(Some(&record("L1", None)));
         assert_eq!(old, Verdict::Unverified);
     }

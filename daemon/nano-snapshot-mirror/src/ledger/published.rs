@@ -1,7 +1,7 @@
-//! Content compared with the hashes of its torrent while it is read.
+//! Compares content with the hashes of its torrent while it is read.
 //!
-//! The hashes of the pieces lead to the info-hash (BEP 52, "piece layers"), so what passes is what was
-//! published, whatever the store's record of progress claims.
+//! The piece hashes are proven by the info-hash (BEP 52, "piece layers"). Content that matches them is what was
+//! published, whatever the store's record of progress states.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -20,17 +20,17 @@ use bittorrent_store::TorrentStore;
 use ledger_archive::ArchiveSource;
 use snapshot_store::SnapshotDir;
 
-/// Bytes read at once: whole blocks.
+/// Bytes per read: a whole number of blocks.
 pub(crate) const CHUNK: usize = 64 * BLOCK_LEN as usize;
 
-/// What the file of a snapshot that has the ledger, or its archive, has to be.
+/// The piece hashes of a snapshot, and the file in it that is the ledger or its archive.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     metainfo: Arc<Metainfo>,
     file: FileIndex,
 }
 
-/// Content that is not what was published.
+/// An error: the content differs from what was published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Damaged {
     path: PathBuf,
@@ -39,14 +39,14 @@ pub(crate) struct Damaged {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Damage {
-    /// The bytes of a piece.
+    /// The bytes from `first` to `last`, which are one piece, differ.
     Bytes { first: u64, last: u64 },
-    /// The file is shorter or longer.
+    /// The length of the file differs.
     Length { expected: u64 },
 }
 
 impl Published {
-    /// Of the snapshot `id` in `dir`.
+    /// Reads the hashes of the snapshot `id` in `dir`.
     pub(crate) fn read(dir: &SnapshotDir, id: InfoHashV2) -> Result<Self> {
         let metainfo = dir.read_metainfo()?;
         let found = metainfo.info().hashes().v2;
@@ -60,7 +60,7 @@ impl Published {
         Self::of(Arc::new(metainfo))
     }
 
-    /// By a torrent whose piece hashes are known.
+    /// Creates it from a torrent whose piece hashes are known.
     fn of(metainfo: Arc<Metainfo>) -> Result<Self> {
         let info = metainfo.info();
         let wanted = snapshot_store::ledger_file(info);
@@ -76,7 +76,7 @@ impl Published {
         Ok(Self { metainfo, file })
     }
 
-    /// Begins a comparison of the file at `path`.
+    /// Starts a comparison of the file at `path`.
     pub(crate) fn comparison<'a>(&'a self, path: &'a Path) -> Comparison<'a> {
         Comparison {
             metainfo: &self.metainfo,
@@ -92,12 +92,12 @@ impl Published {
         self.metainfo.info().layout().file(self.file)
     }
 
-    /// Reads all of `file`, which is at `path`, and compares it. `progress` gets the bytes compared so
-    /// far and says whether to continue; `false` when it did not.
+    /// Reads all of `file` and compares it; `path` is used in errors. `progress` gets the number of bytes compared so
+    /// far and returns whether to continue. Returns `false` when it did not.
     ///
     /// # Errors
     ///
-    /// [`Damaged`] at the first difference, and when the file cannot be read.
+    /// [`Damaged`] at the first difference, and an error if the file cannot be read.
     pub(crate) fn compare(
         &self,
         mut file: &File,
@@ -122,7 +122,7 @@ impl Published {
     }
 }
 
-/// Fills `buffer` as far as the file goes; empty at its end.
+/// Fills `buffer`, or reads up to the end of the file. Returns an empty slice at the end.
 pub(crate) fn read_chunk<'b>(
     file: &mut impl Read,
     path: &Path,
@@ -142,21 +142,21 @@ pub(crate) fn read_chunk<'b>(
     Ok(buffer.get(..filled).unwrap_or_default())
 }
 
-/// A comparison in progress, from the first byte to the last.
+/// A comparison in progress, which reads the file from start to end.
 pub(crate) struct Comparison<'a> {
     metainfo: &'a Metainfo,
-    /// The length of the file.
+    /// The published length of the file.
     expected: u64,
     path: &'a Path,
-    /// The pieces that are not compared yet.
+    /// The pieces that are still to be compared.
     pieces: VecDeque<PieceIndex>,
-    /// Bytes of the first of them so far.
+    /// Bytes of the first of these pieces added so far.
     length: usize,
     leaves: Vec<MerkleHash>,
 }
 
 impl Comparison<'_> {
-    /// Takes the next bytes. All calls but the last before [`Self::finish`] bring whole blocks.
+    /// Adds the next bytes. Every call except the last before [`Self::finish`] must add whole blocks.
     pub(crate) fn add(&mut self, mut bytes: &[u8]) -> Result<(), Damaged> {
         let layout = self.metainfo.info().layout();
         while !bytes.is_empty() {
@@ -180,7 +180,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// After the last byte.
+    /// Ends the comparison. Fails if bytes are missing.
     pub(crate) fn finish(self) -> Result<(), Damaged> {
         if !self.pieces.is_empty() {
             return Err(self.wrong_length());
@@ -234,7 +234,7 @@ impl fmt::Display for Damaged {
 impl Error for Damaged {}
 
 impl Damaged {
-    /// What `error` says about damaged content, if that is why something failed.
+    /// Returns the damage in the causes of `error`, if there is any.
     pub(crate) fn of(error: &anyhow::Error) -> Option<&Self> {
         error.chain().find_map(|cause| {
             cause.downcast_ref().or_else(|| {
@@ -245,7 +245,7 @@ impl Damaged {
     }
 }
 
-/// An archive of which each piece is compared before anything of it is read.
+/// An archive whose pieces are compared with their hashes before they are used.
 pub(crate) struct Compared<S> {
     source: S,
     path: PathBuf,
@@ -254,12 +254,12 @@ pub(crate) struct Compared<S> {
     last: Mutex<Option<(PieceIndex, Vec<u8>)>>,
 }
 
-/// Where the hashes of pieces come from.
+/// The source of the piece hashes.
 pub(crate) enum Hashes {
-    /// All are known.
+    /// A torrent with all piece hashes.
     Published(Published),
-    /// They arrive with the content. Where the hash of a piece is unknown, its blocks were each proven
-    /// when they arrived.
+    /// A torrent that is being downloaded. If the hash of a piece is still unknown, each of its blocks was proven
+    /// when it was received.
     Arriving(Arc<TorrentStore>),
 }
 
@@ -271,19 +271,19 @@ impl Hashes {
         }
     }
 
-    /// The bytes of a piece, and of the archive.
+    /// Returns the piece length and the length of the archive.
     fn lengths(&self) -> (u64, u64) {
         let metainfo = self.metainfo();
         let layout = metainfo.info().layout();
         let archive = match self {
             Self::Published(published) => published.span().length(),
-            // Only what consists of one file is extracted while it arrives.
+            // Only a single-file snapshot is extracted while it is downloaded.
             Self::Arriving(_) => layout.content_length(),
         };
         (u64::from(layout.piece_length().bytes()), archive)
     }
 
-    /// The first piece of the archive.
+    /// Returns the index of the archive's first piece.
     fn first(&self) -> u64 {
         match self {
             Self::Published(published) => {
@@ -296,7 +296,7 @@ impl Hashes {
 }
 
 impl<S: ArchiveSource> Compared<S> {
-    /// The archive `source`, which is at `path`.
+    /// Wraps the archive `source`; `path` is used in errors.
     pub(crate) fn new(source: S, path: PathBuf, hashes: Hashes) -> Self {
         Self {
             source,
@@ -306,7 +306,7 @@ impl<S: ArchiveSource> Compared<S> {
         }
     }
 
-    /// The bytes of a piece, from memory or from `source`.
+    /// Reads a piece from `source` and compares it with its hash.
     fn piece(&self, metainfo: &Metainfo, piece: PieceIndex) -> io::Result<Vec<u8>> {
         let layout = metainfo.info().layout();
         let mut bytes = vec![0; layout.piece_size(piece) as usize];
@@ -324,7 +324,7 @@ impl<S: ArchiveSource> Compared<S> {
 }
 
 impl<S: ArchiveSource> ArchiveSource for Compared<S> {
-    /// Whole pieces.
+    /// Counts only whole pieces.
     fn available(&self) -> u64 {
         let (piece_length, length) = self.hashes.lengths();
         let available = self.source.available();
@@ -370,7 +370,7 @@ impl<S: ArchiveSource> ArchiveSource for Compared<S> {
         self.source.allocated()
     }
 
-    /// Whole pieces: of one that is needed still, all bytes are needed to compare it.
+    /// Discards only whole pieces: comparing a piece needs all of its bytes.
     fn discard_before(&self, offset: u64) -> io::Result<()> {
         let (piece_length, length) = self.hashes.lengths();
         let offset = if offset >= length {

@@ -1,5 +1,5 @@
-//! `--extract` of a snapshot that is an archive: a `tar.zst` while it arrives or when it is whole, a
-//! `7z` when it is whole. What comes out gets its name only after it was looked into.
+//! `--extract` of a snapshot that is an archive: a `tar.zst` while it is downloaded or when it is complete, a `7z`
+//! only when it is complete. The extracted ledger is verified before it gets its final name.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -28,7 +28,7 @@ use crate::progress::{Meter, ProgressDisplay, WorkKind};
 use crate::text::Bytes;
 use crate::text::Causes;
 
-/// How often an extraction that is ahead of the download looks for more.
+/// How often an extraction that has used all downloaded data polls for more.
 const POLL: Duration = Duration::from_millis(250);
 
 /// The extraction of one snapshot's archive.
@@ -37,31 +37,31 @@ pub(crate) struct Unpack {
     pub(crate) id: InfoHashV2,
     /// The directory of the snapshot.
     pub(crate) dir: SnapshotDir,
-    /// Where the ledger is to be.
+    /// The path of the extracted ledger.
     pub(crate) target: PathBuf,
     pub(crate) policy: LedgerPolicy,
     pub(crate) display: ProgressDisplay,
     pub(crate) stop: CancellationToken,
 }
 
-/// How an extraction ended.
+/// The result of an extraction.
 pub(crate) enum Unpacked {
-    /// The ledger is there under a temporary name, and may be used.
+    /// The ledger is verified and has a temporary name.
     Ready(Box<Extracted>),
-    /// The archive has to be whole first.
+    /// The archive has to be complete before it can be extracted.
     NeedsWhole,
-    /// We were asked to stop.
+    /// The extraction was cancelled.
     Stopped,
 }
 
-/// Whether it makes sense to ask for the content of this snapshot in its order: a ledger is of no use
-/// before it is whole, and neither is a 7z archive.
+/// Whether to download the content of this snapshot sequentially. A plain ledger or a 7z archive is of no use before
+/// it is complete.
 pub(crate) fn may_stream(info: &Info) -> bool {
     info.is_single_file() && !info.name().ends_with(".ldb") && !info.name().ends_with(".7z")
 }
 
 impl Unpack {
-    /// The extraction of a snapshot of `data` to its `data.ldb`.
+    /// Extracts a snapshot of `data` to its `data.ldb`.
     pub(crate) fn new(
         data: &DataDir,
         id: InfoHashV2,
@@ -79,8 +79,8 @@ impl Unpack {
         }
     }
 
-    /// Extracts a `tar.zst` while it arrives in `store`, until it is whole or this is stopped. Blocks
-    /// for all that time.
+    /// Extracts a `tar.zst` while `store` is being downloaded. Blocks until the archive is complete or the extraction
+    /// is cancelled.
     pub(crate) fn follow(&self, store: Arc<TorrentStore>) -> Result<Unpacked> {
         let info = store.info();
         let source = Arriving::of(store.clone())?;
@@ -106,15 +106,15 @@ impl Unpack {
         self.tar_zst(&source, len, &info, false)
     }
 
-    /// Extracts the archive of a snapshot that is whole. With `discard` it is given back to the file
-    /// system as it is extracted, where its format allows; the caller has made sure that no other process reads
-    /// it.
+    /// Extracts the archive of a complete snapshot. With `discard` the archive's disk space is freed during the
+    /// extraction, where its format allows. The caller has made sure that no other process reads it.
     pub(crate) fn whole(&self, info: &Info, discard: bool) -> Result<Unpacked> {
         let (format, path) = self
             .dir
             .content(info)
             .or_else(|| {
-                // Its start was given back to the file system by an interrupted run; only a tar.zst is.
+                // An interrupted run has already freed the start of the archive. Only a tar.zst is discarded in this
+                // way.
                 let path = self.dir.ledger_path(info)?;
                 discard.then_some((LedgerFormat::TarZst, path))
             })
@@ -203,13 +203,13 @@ impl Unpack {
         }
     }
 
-    /// More than this no ledger can have here, whatever is removed.
+    /// The maximum size of a ledger: the whole file system, whatever may be removed from it.
     fn largest(&self) -> Result<u64> {
         let dir = self.target.parent().unwrap_or(Path::new("/"));
         Ok(space::of_disk(dir)?)
     }
 
-    /// Looks into the ledger before it gets its name, and keeps what was found with the snapshot.
+    /// Verifies the ledger before it gets its final name, and saves the result in the snapshot's directory.
     fn look_into(&self, extracted: Extracted, info: &Info) -> Result<Unpacked> {
         let claimed = info.snapshot().and_then(SnapshotInfo::parse);
         let found = self.policy.verify(
@@ -233,10 +233,10 @@ impl Unpack {
         Ok(Unpacked::Ready(Box::new(extracted)))
     }
 
-    /// Says what kept the archive from being extracted; what is its own fault is kept with the
-    /// snapshot, so that it is neither fetched nor tried again.
+    /// Adds context to the error. If the archive itself is at fault, saves that in the snapshot's directory, so that
+    /// the snapshot is neither fetched nor extracted again.
     fn failed(&self, error: ExtractError) -> anyhow::Error {
-        // Larger disks and machines exist.
+        // A larger disk or more memory would help, so the archive is not at fault.
         let here_only = matches!(
             &error,
             ExtractError::Refused {
@@ -260,7 +260,7 @@ impl Unpack {
     }
 }
 
-/// Says what came out, and what it took.
+/// Logs the size of the ledger and the disk space that the extraction used.
 pub(crate) fn tell(id: InfoHashV2, report: &ExtractReport) {
     let resumed = if report.resumed_bytes > 0 {
         format!(", {} of it in an earlier run", Bytes(report.resumed_bytes))
@@ -282,7 +282,7 @@ fn not_extractable(id: InfoHashV2, info: &Info) -> anyhow::Error {
     )
 }
 
-/// Shows how far it is, and stops when the disk is too small.
+/// Reports progress, and stops the extraction if the disk is too small.
 struct Watch<'a> {
     unpack: &'a Unpack,
     format: LedgerFormat,
@@ -318,7 +318,7 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Once, when the archive has said how large its ledger is.
+    /// Called once, when the archive's header has given the size of the ledger.
     fn ensure_space(
         &self,
         progress: ledger_archive::ExtractProgress,
@@ -344,13 +344,13 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// The content of a snapshot while it is fetched: what of its start is verified can be read.
+/// The content of a snapshot that is being downloaded. The verified bytes at its start can be read.
 struct Arriving {
     store: Arc<TorrentStore>,
     file: File,
     path: PathBuf,
     len: u64,
-    /// The first block that is not known to be verified, and the bytes before it.
+    /// The first block that is not yet known to be verified, and the number of bytes before it.
     place: Mutex<Place>,
 }
 
@@ -413,7 +413,7 @@ impl ArchiveSource for Arriving {
     }
 
     fn discard_before(&self, _: u64) -> io::Result<()> {
-        // Others download what is here.
+        // Other peers download this content, so none of it is discarded.
         Err(io::ErrorKind::Unsupported.into())
     }
 }

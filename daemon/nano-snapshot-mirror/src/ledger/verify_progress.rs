@@ -1,4 +1,4 @@
-//! Looking into a ledger, which takes long: shows how far it is, and stops when asked to.
+//! Progress and cancellation of a ledger verification, which takes long.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::progress::{Meter, ProgressDisplay, WorkKind, percent};
 
-/// What a look into a ledger reports to and is stopped by.
+/// Receives the progress of a ledger verification and cancels it.
 pub(crate) struct VerifyProgress<'a> {
     meter: Mutex<Meter>,
     stop: &'a CancellationToken,
-    /// What `nano_ledger` asks, which knows no tokens.
+    /// Set when `stop` is cancelled, for `nano_ledger`, which has no cancellation tokens.
     pub(crate) cancel: AtomicBool,
 }
 
@@ -25,7 +25,7 @@ impl<'a> VerifyProgress<'a> {
         }
     }
 
-    /// It is so far.
+    /// Reports progress.
     pub(crate) fn tell(&self, progress: StageProgress) {
         if self.stop.is_cancelled() {
             self.cancel.store(true, Ordering::Relaxed);
