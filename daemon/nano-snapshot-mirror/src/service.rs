@@ -1,4 +1,4 @@
-//! Without a sub-command: follow the pointers, fetch what they name, seed it, for years.
+//! The mirror itself, which runs without a sub-command: follows the pointers, downloads the snapshots that they name, and seeds them.
 //!
 //! The loop waits for an event ([`events`]), handles it, and then lets [`reconcile`] decide for every stream
 //! what to do ([`actions`]). The parts it is made of keep their own state: [`lookups`], [`downloads`],

@@ -316,7 +316,7 @@ fn a_stream_without_news_is_called_stale() {
     let warnings = |mirror: &Running| {
         mirror
             .stderr()
-            .matches("nothing newer was named for longer")
+            .matches("nothing newer was published for longer")
             .count()
     };
     common::eventually("the alarm", || (warnings(&mirror) > 0).then_some(()));

@@ -159,7 +159,7 @@ impl OperatorEvent {
                 stream,
                 info_hash = snapshot,
                 snapshot_seq = seq,
-                "the snapshot is whole, verified and current"
+                "the snapshot is complete, verified and current"
             ),
             Self::Refused {
                 stream,
@@ -184,7 +184,7 @@ impl OperatorEvent {
                 stream,
                 info_hash = snapshot,
                 snapshot_seq = seq,
-                "nothing newer was named for longer than max-age"
+                "nothing newer was published for longer than max-age"
             ),
             Self::Problem { code, text } => {
                 error!(

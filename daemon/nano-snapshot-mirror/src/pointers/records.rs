@@ -44,7 +44,7 @@ pub(crate) fn pointers(data: &DataDir) -> Result<Vec<KnownPointer>> {
                 snapshot: pointer.snapshot.to_string(),
                 contested: record.state().is_contested(),
             })),
-            // Records of successors lie beside those of pointers.
+            // The directory also contains records of successors.
             Err(RecordError::Damaged {
                 source: RecordDamage::Other,
                 ..

@@ -1,4 +1,4 @@
-//! The stream that is followed: whose pointer, and what came of looking it up.
+//! A followed stream: its policy, its records, and the results of look-ups.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -15,17 +15,17 @@ use tracing::{debug, info, warn};
 use crate::config::{self, Config};
 use crate::text::Causes;
 
-/// A stream with its place in the data directory.
+/// A stream with its records in the data directory.
 #[derive(Clone)]
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
-    /// What the configuration says of it.
+    /// The configuration of the stream.
     pub(crate) config: config::Stream,
     pub(crate) follower: Follower,
 }
 
 impl Stream {
-    /// The stream that is meant: the only one of the configuration, or the one of this name.
+    /// Opens the stream with the name `meant`, or without a name the only one in the configuration.
     pub(crate) fn one(config: &Config, meant: Option<&str>, data: &DataDir) -> Result<Self> {
         let names: Vec<&str> = config.stream.iter().map(|(name, _)| name).collect();
         let mut streams = config.stream.iter();
@@ -37,12 +37,12 @@ impl Stream {
         let names = names.join(", ");
         match (found, meant) {
             (Some((name, stream)), _) => Self::open(name, stream, data),
-            (None, Some(meant)) => bail!("there is no stream {meant}; there are: {names}"),
+            (None, Some(meant)) => bail!("no stream {meant}; configured streams: {names}"),
             (None, None) => bail!("name one of the streams with --stream: {names}"),
         }
     }
 
-    /// The stream of this name in the configuration.
+    /// Opens the stream of this name.
     pub(crate) fn open(name: &str, config: &config::Stream, data: &DataDir) -> Result<Self> {
         let policy = config.policy()?;
         if !policy.is_majority() {
@@ -59,7 +59,7 @@ impl Stream {
         })
     }
 
-    /// Reads the files that carry pointers, then looks up all authorities.
+    /// Reads the configured pointer files, then looks up all authorities.
     pub(crate) async fn poll(&self, dht: &dyn Dht) -> Result<Poll, RecordError> {
         let now = SystemTime::now();
         let mut items = Vec::new();
@@ -78,15 +78,14 @@ impl Stream {
         self.follower.poll(dht, now, &note_early).await
     }
 
-    /// Since when the chosen snapshot is named, if that is longer than it should be.
+    /// Returns for how long the chosen snapshot has been named, if that is longer than `max-age`.
     pub(crate) fn stale_for(&self, choice: &Choice) -> Option<Duration> {
         let policy = self.follower.policy();
         let freshness = policy.freshness(choice, SystemTime::now());
         freshness.stale.then_some(freshness.age)
     }
 
-    /// What to do about keys that hand over to others that are not among the authorities, for a person;
-    /// `None` when there is nothing to do.
+    /// Describes what to do about authorities whose successors are not configured. Returns `None` when there is nothing to do.
     pub(crate) fn handed_over(&self, successions: &[Succession]) -> Option<String> {
         let known = self.follower.policy().authorities();
         let name = self.name.as_str();
@@ -104,15 +103,15 @@ impl Stream {
     }
 }
 
-/// What a stale stream means, for a person.
-pub(crate) const STALE: &str = "its authorities may have gone, or a node withholds their items";
+/// The meaning of a stale stream, for messages.
+pub(crate) const STALE: &str = "its authorities may have stopped, or DHT nodes withhold items";
 
 /// Called with items before a look-up settles.
 fn note_early(item: &SignedItem) {
     debug!(seq = item.seq().get(), value = ?item.pointer(), "found so far");
 }
 
-/// The snapshot to follow, if there is one.
+/// Returns the snapshot to follow, if there is one.
 pub(crate) fn choice(decision: &Decision) -> Option<InfoHashV2> {
     match decision {
         Decision::Follow(choice) => Some(choice.snapshot),
@@ -120,7 +119,7 @@ pub(crate) fn choice(decision: &Decision) -> Option<InfoHashV2> {
     }
 }
 
-/// Logs what was refused of a look-up; a mirror has an event for it.
+/// Logs the refused items of a look-up. A mirror reports them as events instead.
 pub(crate) fn log_refused(poll: &Poll) {
     for authority in &poll.authorities {
         let refused = authority.lookup.iter().flat_map(|summary| &summary.refused);
@@ -133,7 +132,7 @@ pub(crate) fn log_refused(poll: &Poll) {
     }
 }
 
-/// Logs what is worth an operator's attention, but for what was refused.
+/// Logs the result of a poll, except refused items.
 pub(crate) fn log(poll: &Poll) {
     for authority in &poll.authorities {
         let key = &authority.authority;
@@ -156,7 +155,7 @@ pub(crate) fn log(poll: &Poll) {
     }
 }
 
-/// Whether any DHT node had something to say, be it false: then asking again changes little.
+/// Returns whether any DHT node answered, even with an invalid item. Then another look-up soon is unlikely to help.
 pub(crate) fn was_answered(poll: &Poll) -> bool {
     poll.authorities
         .iter()
@@ -167,7 +166,7 @@ pub(crate) fn was_answered(poll: &Poll) -> bool {
         })
 }
 
-/// Why a poll gave nothing to follow, for a person.
+/// Describes why a poll found no snapshot to follow.
 pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
     let mut text = match tally {
         Tally { contested, .. } if *contested > 0 => format!(

@@ -1,4 +1,4 @@
-//! What the service waits for, and what it does about it.
+//! The events that the service waits for, and their handlers.
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;

@@ -8,10 +8,10 @@ use service_kit::watchdog::{Deadline, Pulse, Watchdog, WatchedLoop};
 /// The time after the start in which the first poll must begin.
 const FIRST_POLL: Duration = Duration::from_secs(5 * 60);
 
-/// What the mirror's own loops report.
+/// Pulses and deadlines of the loops of the mirror.
 #[derive(Debug)]
 pub(super) struct Heartbeats {
-    /// The mirror's loop.
+    /// Beats with each round of the main loop.
     pub(super) mirror: Pulse,
     /// Passes when a poll does not begin or end in time.
     pub(super) discovery: Deadline,
@@ -20,7 +20,7 @@ pub(super) struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// Expects the first poll soon.
+    /// Creates all pulses, and a deadline for the first poll.
     pub(super) fn new() -> Self {
         Self {
             mirror: Pulse::default(),
@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// A look-up that never ends hangs no thread that a test of the whole program could hold.
+    /// A look-up that never ends blocks no thread, so a test of the whole program cannot cause it.
     #[test]
     fn polls_that_do_not_end_are_noticed() {
         let heartbeats = Heartbeats::new();

@@ -185,7 +185,7 @@ mod tests {
         InfoHashV2::from_bytes([byte; 32])
     }
 
-    /// Snapshot 1 is desired and nothing else is the case.
+    /// A situation in which snapshot 1 is desired and all other fields have their idle values.
     fn wanted(stored: StoredState, session: InSession) -> Situation {
         Situation {
             desired: Some(id(1)),
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// All situations that differ from `base` in what the store, the session and the service say.
+    /// Returns all situations that differ from `base` in the state of the store, the session and the service.
     fn variations(base: Situation) -> impl Iterator<Item = Situation> {
         let flags = (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0));
         flags.flat_map(move |(downloading, failed, no_space)| {

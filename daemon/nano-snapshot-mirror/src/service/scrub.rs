@@ -1,9 +1,8 @@
-//! Looks for bit rot in what is seeded: slowly, one snapshot after the other, for ever.
+//! Scrubs: slowly hashes the content of seeded snapshots again, one snapshot after the other, to find bit rot.
 //!
-//! A scrub is a thread of its own with the lowest priority that reads a stretch, compares it with its
-//! hashes and rests, so that on average it reads no faster than it may. Where it stands is kept beside
-//! the snapshot in `scrub.json`. What it finds damaged is not served from that moment on; a peer that
-//! started it has it fetched again.
+//! A scrub is a thread with the lowest priority. It reads a slice, compares it with its hashes, and pauses, so that its mean rate stays below the
+//! configured one. `scrub.json` in the directory of the snapshot has its position. Damaged blocks are no longer served; the service downloads them
+//! again.
 
 mod schedule;
 
@@ -27,21 +26,21 @@ use crate::text::Causes;
 
 pub(crate) use schedule::{ScrubEvent, Scrubs};
 
-/// Read at once, but never less than a piece.
+/// Bytes to read at a time; at least a piece is read.
 const SLICE: u64 = 4 << 20;
 
-/// How often the position is written down.
+/// The time between two writes of the position.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
-/// How often to look whether the time of a snapshot has come.
+/// The longest time between two checks whether a scrub is due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// When and how fast.
+/// When to scrub, and how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Time between two scrubs of a snapshot; `None` for none unless asked.
+    /// The time between two scrubs of a snapshot. `None` means only on request.
     pub(crate) interval: Option<Duration>,
-    /// The most to read, bytes a second.
+    /// The limit on the read rate, in bytes a second.
     pub(crate) rate: u64,
 }
 
@@ -55,7 +54,7 @@ impl From<&config::Scrub> for Settings {
 }
 
 impl Settings {
-    /// How often to look whether something is due.
+    /// Returns the time between two checks whether a scrub is due.
     pub(crate) fn look_every(&self) -> Duration {
         self.interval.map_or(LOOK_EVERY, |interval| {
             interval.clamp(Duration::from_secs(1), LOOK_EVERY)
@@ -63,7 +62,7 @@ impl Settings {
     }
 }
 
-/// The snapshot whose time has come, of those in these directories; the one that is late longest first.
+/// Returns the snapshot in these directories whose scrub has been due for longest; `None` if none is due.
 pub(crate) fn due<'a>(
     snapshots: impl Iterator<Item = (InfoHashV2, &'a SnapshotDir)>,
     settings: Settings,
@@ -82,23 +81,23 @@ pub(crate) fn due<'a>(
         .map(|(_, id)| id)
 }
 
-/// What a scrub tells.
+/// A message from the thread of a scrub.
 #[derive(Debug)]
 pub(crate) enum ScrubMessage {
     /// These blocks are damaged; the store no longer counts them as verified.
     Damaged(Vec<BlockIndex>),
-    /// It came to its end, or to an error.
+    /// The scrub is complete, or failed.
     Ended(Result<ScrubSummary>),
 }
 
-/// A whole scrub.
+/// The result of a scrub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ScrubSummary {
     /// Bytes read by this process.
     pub(crate) bytes: u64,
     /// Blocks found damaged by this process.
     pub(crate) damaged: u64,
-    /// Leaf hashes that were wrong and are right again.
+    /// Stored leaf hashes that were wrong and were corrected.
     pub(crate) leaves_mended: u64,
 }
 
@@ -106,13 +105,13 @@ pub(crate) struct ScrubSummary {
 pub(crate) struct Scrub {
     pub(crate) id: InfoHashV2,
     news: mpsc::Receiver<ScrubMessage>,
-    /// Never says anything: dropping it ends the scrub.
+    /// Nothing is sent on it: dropping it ends the scrub.
     stop: std_mpsc::Sender<Infallible>,
     thread: JoinHandle<()>,
 }
 
 impl Scrub {
-    /// Starts a scrub of the snapshot in `dir`: where the last one was stopped, or from the start.
+    /// Starts a scrub of the snapshot in `dir` at the position where the last one was stopped, or at the start.
     pub(crate) fn start(
         id: InfoHashV2,
         store: Arc<TorrentStore>,
@@ -148,22 +147,22 @@ impl Scrub {
         })
     }
 
-    /// What it tells next. [`ScrubMessage::Ended`] is the last.
+    /// Waits for the next message. [`ScrubMessage::Ended`] is the last one.
     pub(crate) async fn next(&mut self) -> ScrubMessage {
         let news = self.news.recv().await;
-        news.unwrap_or_else(|| ScrubMessage::Ended(Err(anyhow::anyhow!("the scrub ended unseen"))))
+        news.unwrap_or_else(|| ScrubMessage::Ended(Err(anyhow::anyhow!("the scrub thread ended"))))
     }
 
-    /// Ends it, with its position kept.
+    /// Stops the scrub. Its position is saved.
     pub(crate) async fn stop(self) {
         drop((self.stop, self.news));
         let thread = self.thread;
-        // It reads a stretch at most before it looks. A panic was logged where it happened.
+        // The thread reads at most one slice before it notices. A panic was logged when it happened.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct ScrubThread {
     id: InfoHashV2,
     store: Arc<TorrentStore>,
@@ -176,7 +175,7 @@ struct ScrubThread {
 
 impl ScrubThread {
     fn run(mut self, say: &mpsc::Sender<ScrubMessage>) {
-        // No process is refused this; if one is, the scrub only yields less.
+        // Lowering the priority is always permitted. If it fails, the scrub only competes more with other work.
         let _ = rustix::process::nice(19);
         let mut cursor = ScrubCursor::at(self.progress.piece);
         let mut saved = Instant::now();
@@ -216,14 +215,14 @@ impl ScrubThread {
         }
     }
 
-    /// Sends what a slice found; `false` when the receiver is gone.
+    /// Logs and sends the findings of a slice. Returns `false` when the receiver is gone.
     fn take(&mut self, slice: &Slice, say: &mpsc::Sender<ScrubMessage>) -> bool {
         self.summary.bytes += slice.bytes;
         self.summary.leaves_mended += slice.leaves_mended;
         for piece in &slice.contradictions {
             error!(
                 snapshot = %self.id, %piece,
-                "the two halves of the torrent contradict each other in this piece"
+                "the v1 and v2 hashes of the torrent contradict each other in this piece"
             );
         }
         if slice.damage.is_empty() {
@@ -233,13 +232,13 @@ impl ScrubThread {
             error!(
                 message_id = message_id::DAMAGED,
                 info_hash = %self.id, file = %damage.file, offset = damage.offset,
-                "damaged on disk: not served, and fetched again"
+                "block damaged on disk: not serving it, downloading it again"
             );
         }
         let found = slice.damage.len() as u64;
         self.summary.damaged += found;
         self.progress.damaged += found;
-        // At once: after a restart it tells that this was whole before.
+        // Saved at once: after a restart the record shows that these blocks existed.
         self.save();
         let blocks = slice.damage.iter().map(|damage| damage.block).collect();
         say.blocking_send(ScrubMessage::Damaged(blocks)).is_ok()
@@ -252,19 +251,19 @@ impl ScrubThread {
     }
 }
 
-/// Says how a scrub ended.
+/// Logs the result of a scrub.
 pub(crate) fn log_end(id: InfoHashV2, ended: &Result<ScrubSummary>, took: Duration) {
     match ended {
         Ok(summary) if summary.damaged == 0 => info!(
             snapshot = %id, read_bytes = summary.bytes, took_ms = took.as_millis() as u64,
-            leaves_mended = summary.leaves_mended, "scrubbed: all is as it was"
+            leaves_mended = summary.leaves_mended, "scrub complete: no damage"
         ),
         Ok(summary) => warn!(
             snapshot = %id, read_bytes = summary.bytes, took_ms = took.as_millis() as u64,
             damaged = summary.damaged, leaves_mended = summary.leaves_mended,
-            "scrubbed: what was damaged is fetched again"
+            "scrub complete: downloading damaged blocks again"
         ),
-        Err(error) => error!(snapshot = %id, "the scrub ended: {error:#}"),
+        Err(error) => error!(snapshot = %id, "the scrub failed: {error:#}"),
     }
     debug!(?ended);
 }

@@ -34,7 +34,7 @@ pub(super) struct StoredSnapshots<'a> {
     network: &'a Network,
     data: &'a DataDir,
     policy: LedgerPolicy,
-    /// The sign of life of the service's loop, for work that takes long.
+    /// The pulse of the main loop, which long work must beat.
     pulse: Pulse,
     seeding: HashMap<InfoHashV2, SnapshotTorrent>,
     health: Health<'a>,
@@ -42,7 +42,7 @@ pub(super) struct StoredSnapshots<'a> {
 }
 
 impl<'a> StoredSnapshots<'a> {
-    /// Nothing is seeded at first.
+    /// Creates the collection. Nothing is seeded at first.
     pub(super) fn new(
         network: &'a Network,
         data: &'a DataDir,

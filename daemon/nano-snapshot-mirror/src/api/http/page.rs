@@ -573,7 +573,7 @@ mod tests {
             "<rect class=\"f-reused\" x=\"1\" width=\"2\" height=\"1\"/>",
             "<rect class=\"f-fetched\" x=\"3\" width=\"1\" height=\"1\"/></svg>",
             "http-equiv=\"refresh\"",
-            "<dt>port mapping<dd>port 6881 of the router 192.0.2.1 (203.0.113.9) leads here by upnp",
+            "<dt>port mapping<dd>port 6881 on router 192.0.2.1 (203.0.113.9) is forwarded here by upnp",
         ] {
             assert!(page.contains(part), "no {part} in {page}");
         }

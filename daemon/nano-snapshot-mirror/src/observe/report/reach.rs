@@ -66,9 +66,9 @@ impl Reachability {
         let since = self.came.map(|came| now.saturating_duration_since(came));
         if let Some(since) = since.filter(|since| *since <= REMEMBERED) {
             let text = match since.as_secs() {
-                0..5 => "a peer from elsewhere is connected to us".to_owned(),
+                0..5 => "a peer outside this network is connected to us".to_owned(),
                 _ => format!(
-                    "a peer from elsewhere was connected to us {} ago",
+                    "a peer outside this network was connected to us {} ago",
                     Time(since)
                 ),
             };
@@ -81,20 +81,20 @@ impl Reachability {
         let among = Time(self.among_peers);
         if self.among_peers >= PATIENCE {
             let mut text = format!(
-                "in {among} with connections to peers elsewhere none of them came: let TCP port {} \
-                 in, and have the router forward it",
+                "no peer outside this network connected to us in {among}: open TCP port {} in the \
+                 firewall, and forward it on the router",
                 home.port
             );
             if let Some(address) = public_address {
-                text.push_str(&format!("; the DHT sees us at {address}"));
+                text.push_str(&format!("; our address in the DHT is {address}"));
             }
             return (Reachable::No, text);
         }
         let text = if self.among_peers.is_zero() {
-            "no peer elsewhere was met yet".to_owned()
+            "no connection to a peer outside this network yet".to_owned()
         } else {
             format!(
-                "none came in {among} with connections to peers elsewhere, which says something after {}",
+                "no peer outside this network connected to us in {among}; undecided until {}",
                 Time(PATIENCE)
             )
         };
@@ -151,7 +151,7 @@ mod tests {
         );
         let (reachable, why) = says(&reach, 600);
         assert_eq!(reachable, Reachable::Unknown);
-        assert!(why.contains("no peer elsewhere was met"), "{why}");
+        assert!(why.contains("no connection to a peer outside"), "{why}");
 
         looks(&mut reach, start, 600..700, met);
         let (reachable, why) = says(&reach, 700);

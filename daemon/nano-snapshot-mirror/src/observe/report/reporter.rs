@@ -469,7 +469,7 @@ impl Reporter {
             }
             if stream.stale {
                 let text = format!(
-                    "stream {name}: the authorities have named nothing newer for longer than max-age"
+                    "stream {name}: the authorities have published nothing newer for longer than max-age"
                 );
                 problems.push(problem(ProblemCode::PointerStale, text));
             }

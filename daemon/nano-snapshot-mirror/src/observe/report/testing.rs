@@ -117,7 +117,7 @@ pub(crate) fn report() -> Report {
             seeds: 2,
             incoming: 1,
             reachable: Reachable::Yes,
-            reachable_because: "a peer from elsewhere is connected to us".to_owned(),
+            reachable_because: "a peer outside this network is connected to us".to_owned(),
             ..PeerTotals::default()
         },
         port_mapping: Some(PortMapping {

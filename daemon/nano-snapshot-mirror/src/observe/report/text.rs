@@ -80,7 +80,7 @@ impl Report {
         let transfer = &self.transfer;
         let _ = writeln!(
             text,
-            "transfer: {} down ({}/s), {} up ({}/s), {} reused, {} in vain",
+            "transfer: {} down ({}/s), {} up ({}/s), {} reused, {} wasted",
             Bytes(transfer.downloaded),
             Bytes(transfer.down_rate),
             Bytes(transfer.uploaded),
@@ -93,10 +93,10 @@ impl Report {
             let (given, limit) = (Bytes(month.uploaded), Bytes(limit));
             let _ = writeln!(
                 text,
-                "month {}: {given} of {limit} given{}",
+                "month {}: uploaded {given} of {limit}{}",
                 month.month,
                 if month.paused {
-                    "; nothing more before the next month (limits.monthly-upload)"
+                    "; uploads are paused until next month (limits.monthly-upload)"
                 } else {
                     ""
                 }
@@ -151,14 +151,14 @@ impl PortMapping {
             let failure = self.failure.as_deref();
             return failure.unwrap_or("not answered yet").to_owned();
         };
-        let mut text = format!("port {port} of the router {router}");
+        let mut text = format!("port {port} on router {router}");
         if let Some(address) = &self.address {
             let _ = write!(text, " ({address})");
         }
-        let _ = write!(text, " leads here by {protocol}, ");
+        let _ = write!(text, " is forwarded here by {protocol}, ");
         let _ = match self.ends {
-            Some(ends) => write!(text, "for {} unless renewed", ago(ends, now)),
-            None => write!(text, "without end"),
+            Some(ends) => write!(text, "expires in {} unless renewed", ago(ends, now)),
+            None => write!(text, "does not expire"),
         };
         text
     }
@@ -170,7 +170,7 @@ impl StreamReport {
         let _ = match (&self.desired, self.seq, self.since) {
             (Some(desired), Some(seq), Some(since)) => write!(
                 text,
-                "{} seq {seq}, for {}",
+                "{} seq {seq}, named {} ago",
                 short(desired),
                 ago(now, since)
             ),
@@ -179,7 +179,7 @@ impl StreamReport {
         let _ = match &self.current {
             Some(current) if self.desired.as_ref() == Some(current) => write!(text, ", current"),
             Some(current) => write!(text, "; current is {}", short(current)),
-            None => write!(text, "; nothing is current"),
+            None => write!(text, "; no current snapshot"),
         };
         let _ = match self.answered {
             Some(answered) => writeln!(text, "; DHT answered {} ago", ago(now, answered)),
@@ -240,7 +240,7 @@ impl TorrentReport {
         }
         let _ = writeln!(
             text,
-            ", {} peers, {} given",
+            ", {} peers, {} uploaded",
             self.peers,
             Bytes(self.uploaded)
         );
@@ -282,10 +282,10 @@ mod tests {
             "refused seq 3 is below 7, which was seen before (2 times",
             "25 %, 500 B reused, 500 B fetched, 0 B to fetch, 30.0 s left",
             "42 nodes",
-            "month 2026-11: 9.77 KiB of 9.77 KiB given; nothing more before",
-            "reachable: yes, a peer from elsewhere is connected",
+            "month 2026-11: uploaded 9.77 KiB of 9.77 KiB; uploads are paused",
+            "reachable: yes, a peer outside this network is connected",
             "5.00 GiB free of 10.0 GiB",
-            "port mapping: port 6881 of the router 192.0.2.1 (203.0.113.9) leads here by upnp, for 1 h 0 min",
+            "port mapping: port 6881 on router 192.0.2.1 (203.0.113.9) is forwarded here by upnp, expires in 1 h 0 min",
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
@@ -296,7 +296,7 @@ mod tests {
         let mut report = report();
         let mapping = report.port_mapping.as_mut().unwrap();
         mapping.ends = None;
-        assert!(mapping.text(1000).ends_with("by upnp, without end"));
+        assert!(mapping.text(1000).ends_with("by upnp, does not expire"));
         report.port_mapping = Some(PortMapping {
             failure: Some("no router".to_owned()),
             ..PortMapping::default()

@@ -1,4 +1,4 @@
-//! Which snapshot is scrubbed now: one at a time, those that were asked for before those that are due.
+//! Schedules scrubs, one at a time. Requested scrubs come before those that are due.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -10,12 +10,12 @@ use tracing::error;
 use super::{Scrub, ScrubMessage, Settings, due, log_end};
 use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
-/// Something for [`Scrubs::take`].
+/// An event for [`Scrubs::take`].
 #[derive(Debug)]
 pub(crate) enum ScrubEvent {
-    /// It is time to look whether a scrub is due.
+    /// A check whether a scrub is due must be made.
     Look,
-    /// The running scrub says something.
+    /// The running scrub sent a message.
     Message(ScrubMessage),
 }
 
@@ -37,7 +37,7 @@ impl Scrubs {
         }
     }
 
-    /// Puts a scrub before those that are due. Asked for twice it is done once.
+    /// Queues a scrub before those that are due. A snapshot that is already queued is not queued again.
     pub(crate) fn ask(&mut self, id: InfoHashV2) {
         if !self.asked.contains(&id) {
             self.asked.push_back(id);
@@ -45,7 +45,7 @@ impl Scrubs {
         self.look_at = Instant::now();
     }
 
-    /// What happens next.
+    /// Waits for the next event.
     pub(crate) async fn next(&mut self) -> ScrubEvent {
         if let Some((scrub, _)) = &mut self.running {
             return ScrubEvent::Message(scrub.next().await);
@@ -54,7 +54,7 @@ impl Scrubs {
         ScrubEvent::Look
     }
 
-    /// Deals with what happened, with what is seeded.
+    /// Handles an event. `seeding` has all seeded snapshots.
     pub(crate) async fn take(
         &mut self,
         event: ScrubEvent,
@@ -69,11 +69,11 @@ impl Scrubs {
                 if let Some(torrent) = id.and_then(|id| seeding.get(&id))
                     && let Err(error) = torrent.repair(blocks).await
                 {
-                    error!(snapshot = %torrent.id, "not mended before the next start: {error}");
+                    error!(snapshot = %torrent.id, "cannot repair the snapshot before the next start: {error}");
                 }
             }
             ScrubEvent::Message(ScrubMessage::Ended(ended)) => {
-                // After an error not at once, as it may come again.
+                // After an error with a pause, because the error may recur.
                 let pause = match &ended {
                     Ok(_) => Duration::ZERO,
                     Err(_) => self.settings.look_every(),
@@ -89,7 +89,7 @@ impl Scrubs {
 
     fn look(&mut self, seeding: &HashMap<InfoHashV2, SnapshotTorrent>) {
         self.look_at = Instant::now() + self.settings.look_every();
-        // What is being mended is read as it comes.
+        // Blocks that are downloaded again are verified on arrival, so a snapshot under repair is skipped.
         let whole = |torrent: &&SnapshotTorrent| torrent.status().phase.is_seeding();
         let mut asked = None;
         while let Some(id) = self.asked.pop_front() {
@@ -109,11 +109,11 @@ impl Scrubs {
         let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
         match Scrub::start(torrent.id, store, dir, self.settings.rate, asked.is_some()) {
             Ok(scrub) => self.running = Some((scrub, Instant::now())),
-            Err(error) => error!(snapshot = %torrent.id, "not scrubbed: {error:#}"),
+            Err(error) => error!(snapshot = %torrent.id, "cannot scrub the snapshot: {error:#}"),
         }
     }
 
-    /// Ends the scrub of a snapshot that leaves, if it is the one.
+    /// Cancels the queued or running scrub of a snapshot that leaves the session.
     pub(crate) async fn stop(&mut self, id: InfoHashV2) {
         self.asked.retain(|asked| *asked != id);
         if let Some((scrub, _)) = self.running.take_if(|(scrub, _)| scrub.id == id) {
@@ -121,7 +121,7 @@ impl Scrubs {
         }
     }
 
-    /// Ends the running scrub, whichever it is; the next start goes on with it.
+    /// Stops the running scrub. The next start of the program continues it.
     pub(crate) async fn stop_all(&mut self) {
         if let Some((scrub, _)) = self.running.take() {
             scrub.stop().await;
