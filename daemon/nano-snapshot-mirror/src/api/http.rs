@@ -30,7 +30,7 @@ use crate::observe::report::{Report, ReportWatch, TorrentState};
 use file_kit::recorded_time::unix_seconds;
 use page::Scene;
 
-/// A mirror whose last report is older than this hangs.
+/// A mirror whose last report is older than this counts as hung.
 const ALIVE: Duration = Duration::from_secs(60);
 
 /// The time between two updates of one page.
@@ -86,7 +86,7 @@ impl Site {
             .fold(Router::new(), |router, (path, answers)| {
                 router.route(path, answers)
             })
-            .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here"))
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource"))
             .layer(middleware::from_fn_with_state(
                 Arc::new(hosts),
                 http_server::pass,
@@ -179,7 +179,7 @@ async fn get_healthz(State(site): State<Arc<Site>>) -> Response {
     let silent = unix_seconds(SystemTime::now()).saturating_sub(report.now);
     // A start may take a long time.
     if silent > ALIVE.as_secs() && report.phase != crate::observe::report::ServicePhase::Starting {
-        let text = format!("the mirror's loop has not come round for {silent} s");
+        let text = format!("the main loop has made no progress for {silent} s");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, &text);
     }
     bytes_as(

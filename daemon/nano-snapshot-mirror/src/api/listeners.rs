@@ -1,5 +1,4 @@
-//! The doors of the running mirror: what listens is opened before the mirror says that it is ready,
-//! and closed before it ends.
+//! The listening sockets of the mirror: opened before the mirror reports that it is ready, closed before it ends.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +24,7 @@ use crate::config::{Chosen, Config};
 use crate::observe::report::{Addresses, ReportWatch};
 use crate::transfer::network::Network;
 
-/// Sockets that listen and are not answered yet.
+/// Listening sockets whose servers do not run yet.
 pub(crate) struct Listeners {
     control: Vec<ControlListener>,
     http: Vec<TcpListener>,
@@ -47,7 +46,7 @@ impl Listeners {
         })
     }
 
-    /// Where the mirror listens.
+    /// Returns the addresses on which the mirror listens.
     pub(crate) fn addresses(&self, network: &Network) -> Addresses {
         let peers = network.session().local_addrs().iter();
         let control = self.control.first();
@@ -60,7 +59,7 @@ impl Listeners {
         }
     }
 
-    /// Begins to answer.
+    /// Starts the servers.
     pub(crate) fn serve(
         self,
         watching: &ReportWatch,
@@ -71,7 +70,7 @@ impl Listeners {
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
         for listener in self.control {
-            info!(socket = %listener.file.path().display(), "answering on the control socket");
+            info!(socket = %listener.file.path().display(), "serving the control socket");
             let api = Api {
                 watching: watching.clone(),
                 requests: requests.clone(),
@@ -113,14 +112,14 @@ fn open_control(
     if let Some(socket) = inherited {
         if config.control.socket == Some(OrOff::word()) {
             warn!(
-                "control.socket is off: not answering on the control socket from the service \
+                "control.socket is off: not serving the control socket from the service \
                  manager; disable its socket unit"
             );
             return Ok(listeners);
         }
         listeners.push(ControlListener::inherited(socket)?);
     }
-    // With an inherited socket only a place that the user names is another one.
+    // Besides an inherited socket only a path that the user configured is bound.
     let named = config.control.socket.is_some();
     let place = config
         .control
@@ -178,14 +177,14 @@ fn open_http(
     Ok(listeners)
 }
 
-/// The servers, running.
+/// The running servers.
 pub(crate) struct Servers {
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Servers {
-    /// Ends them, with a moment for what is being answered.
+    /// Stops the servers. Running requests have a short time to finish.
     pub(crate) async fn close(self) {
         self.stop.cancel();
         for task in self.tasks {

@@ -1,4 +1,4 @@
-//! Talking to a running mirror over its control socket.
+//! A client for the control socket of a running mirror.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use bittorrent_protocol::Printable;
 use serde::de::DeserializeOwned;
 
-/// How long an answer may take.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// What to ask.
+/// A request.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     method: &'static str,
@@ -25,7 +25,7 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    /// To look.
+    /// Creates a GET request.
     pub(crate) fn get(path: String) -> Self {
         Self {
             method: "GET",
@@ -34,7 +34,7 @@ impl Ask {
         }
     }
 
-    /// To change something.
+    /// Creates a POST request with a JSON body.
     pub(crate) fn post(path: &str, body: &serde_json::Value) -> Self {
         Self {
             method: "POST",
@@ -44,17 +44,17 @@ impl Ask {
     }
 }
 
-/// Whether a mirror listens there.
+/// Returns whether a mirror listens on the socket.
 pub(crate) fn listens(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
 
-/// Asks for `path`. `None` when no mirror listens there.
+/// Sends a GET request for `path`. Returns `None` when no mirror listens on the socket.
 pub(crate) fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<Option<T>> {
     ask(socket, &Ask::get(path.to_owned()), PATIENCE)
 }
 
-/// Asks a mirror over its HTTP address. `None` when nothing listens there.
+/// Sends a GET request to the HTTP address of a mirror. Returns `None` when nothing listens there.
 pub(crate) fn get_over_tcp<T: DeserializeOwned>(
     address: SocketAddr,
     path: &str,
@@ -73,7 +73,7 @@ pub(crate) fn get_over_tcp<T: DeserializeOwned>(
     parse(&answer).map(Some)
 }
 
-/// Asks, and waits so long for the answer. `None` when no mirror listens there.
+/// Sends a request and waits at most `patience` for the answer. Returns `None` when no mirror listens on the socket.
 pub(crate) fn ask<T: DeserializeOwned>(
     socket: &Path,
     ask: &Ask,
@@ -126,14 +126,14 @@ fn exchange(stream: &mut (impl Read + Write), ask: &Ask) -> std::io::Result<Vec<
     Ok(answer)
 }
 
-/// Why the mirror refused: the text of its JSON, or else the whole body.
+/// Returns the reason of a refusal: the field `error` of the JSON, or else the whole body.
 fn reason(body: &[u8]) -> String {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = json.get("error").and_then(serde_json::Value::as_str);
     text.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned)
 }
 
-/// The body of an answer that says 200.
+/// Returns the body of an answer with status 200.
 fn body(answer: &[u8]) -> Result<&[u8]> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let end = end.ok_or_else(|| anyhow!("the mirror's answer has no end of its headers"))?;
@@ -158,7 +158,7 @@ mod tests {
         let bad = body(b"HTTP/1.1 403 Forbidden\r\n\r\n{\"error\":\"n\\u001b\"}").unwrap_err();
         assert!(bad.to_string().contains("refused: n\u{fffd}"), "{bad}");
         for cut in 0..good.len() - 2 {
-            // Whatever comes, it is an answer or an error.
+            // Any input is an answer or an error, never a panic.
             let _ = body(&good[..cut]);
         }
     }

@@ -26,7 +26,7 @@ use crate::text::{Bytes, Time};
 pub(crate) enum LogLevel {
     /// Errors that end the work.
     Error,
-    /// Also problems that the work survives.
+    /// Also problems that do not end the work.
     Warn,
     /// Also events.
     Info,
@@ -39,13 +39,13 @@ pub(crate) enum LogLevel {
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
-    /// To the journal when stderr leads there, as text otherwise.
+    /// Journal entries when stderr is connected to the journal, lines of text otherwise.
     Auto,
     /// Lines for people.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// To the journal, with its fields.
+    /// Journal entries with fields.
     Journal,
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct LocalMirror {
     own: Vec<u16>,
 }
 
-/// The part of a mirror's report that says where it is reached.
+/// The part of the report of a mirror that has its addresses.
 #[derive(Debug, Deserialize)]
 struct Report {
     addresses: Addresses,
@@ -39,7 +39,7 @@ struct Addresses {
 }
 
 impl LocalMirror {
-    /// Reads where to ask from the configuration of a command that accepts peers at `own`.
+    /// Reads the addresses to try from the configuration of a command that accepts peers at `own`.
     pub(crate) fn new(config: &Config, data: &DataDir, own: &[SocketAddr]) -> Self {
         Self {
             control: config.control.path(data.root()),
@@ -49,7 +49,7 @@ impl LocalMirror {
         }
     }
 
-    /// Returns where a mirror on this machine may accept peers. Asks on each call: a mirror may start later.
+    /// Returns addresses at which a mirror on this machine may accept peers. Queries the mirror on each call, because it may start later.
     pub(crate) async fn peers(&self) -> Vec<SocketAddr> {
         let asked = self.clone();
         // A panic there was printed; then there is no answer.

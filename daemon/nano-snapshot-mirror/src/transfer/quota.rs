@@ -25,16 +25,16 @@ use tracing::{info, warn};
 use crate::text::Bytes;
 use file_kit::fs::write_atomically;
 
-/// What was given in this month, of what may be.
+/// The upload count of this month and its limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct MonthReport {
-    /// In UTC, as `2026-11`.
+    /// The month in UTC, such as `2026-11`.
     pub(crate) month: String,
-    /// Content, in bytes.
+    /// Uploaded content, in bytes.
     pub(crate) uploaded: u64,
-    /// What may be given in a month; `null` without a limit.
+    /// The limit for a month, in bytes; `null` without a limit.
     pub(crate) limit: Option<u64>,
-    /// The limit is reached: nothing is given before the month ends.
+    /// Whether the limit is reached, so that uploads are paused until the month ends.
     pub(crate) paused: bool,
     /// When the next month begins.
     pub(crate) ends: u64,
@@ -377,7 +377,7 @@ mod tests {
             assert_eq!(found.begins(), begins, "{month}");
             assert_eq!(month.parse::<CalendarMonth>().unwrap(), found);
         }
-        // Without a gap for two hundred years.
+        // Each month ends where the next begins, for two hundred years.
         let mut month = CalendarMonth::of(0);
         for _ in 0..2_400 {
             let next = month.next();
@@ -407,7 +407,7 @@ mod tests {
         let report = quota.report();
         assert_eq!((report.uploaded, report.paused), (1_000, true));
         assert_eq!(report.ends, NOVEMBER + 10 * DAY - 20 * 3_600);
-        // More may be given, and again not.
+        // A higher limit resumes uploads, until it is reached as well.
         assert!(gives(quota.take(1_000, Some(2_000), NOVEMBER + 2)));
         assert!(gives(quota.take(1_000, None, NOVEMBER + 2)));
         assert!(!gives(quota.take(1_000, Some(0), NOVEMBER + 2)));
@@ -424,14 +424,14 @@ mod tests {
         let mut first = Quota::open(&data, NOVEMBER);
         first.take(600, Some(1_000), NOVEMBER);
         first.take(700, Some(1_000), NOVEMBER + 1);
-        // Killed: what was given in the last minute is forgotten, and no more.
+        // After a kill at most the uploads of the last minute are lost.
         let killed = Quota::open(&data, NOVEMBER + 2);
         assert_eq!(killed.report().uploaded, 600);
         first.save(NOVEMBER + 2);
         let mut second = Quota::open(&data, NOVEMBER + 3);
         assert!(gives(second.take(299, Some(1_000), NOVEMBER + 3)));
         assert!(!gives(second.take(300, Some(1_000), NOVEMBER + 3)));
-        // Kept at once, for it is reached. The machine started without a battery for its clock.
+        // The count was saved at once, because the limit is reached. The clock of the machine is not set yet.
         let mut third = Quota::open(&data, 0);
         assert!(!gives(third.take(0, Some(1_000), 0)));
         assert_eq!(third.report().month, "2026-11");
@@ -466,7 +466,7 @@ mod tests {
             let mut restarted = Quota::open(&data, NOVEMBER + 2);
             assert!(!gives(restarted.take(0, limit, NOVEMBER + 2)));
         }
-        // However many months are seen, few are remembered.
+        // The number of stored months is bounded.
         for month in 0..50 {
             quota.take(1_000, limit, NOVEMBER + month * 31 * DAY);
         }
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(Allowance::AtMost(5).bound(Some(3)), Some(3));
         assert_eq!(Allowance::Unlimited.bound(None), None);
         assert_eq!(Allowance::Nothing.bound(None), Some(0));
-        // Peers take all they may, and the count is 3 s old each time.
+        // Peers download at the allowed rate, and each count is 3 s old.
         let (_dir, data) = data();
         let mut quota = Quota::open(&data, NOVEMBER);
         let limit = 100 << 20;
@@ -513,7 +513,7 @@ mod tests {
         assert!(!gives(quota.take(400, Some(1_000), NOVEMBER)));
         assert!(!former.exists() && dir.path().join(FILE).exists());
         assert_eq!(Quota::open(&data, NOVEMBER).report().uploaded, 1_000);
-        // A file of the present name counts alone.
+        // If a file with the present name exists, the former one is ignored.
         std::fs::write(&former, "{\"month\":\"2026-11\",\"given\":5}").unwrap();
         assert_eq!(Quota::open(&data, NOVEMBER).report().uploaded, 1_000);
     }

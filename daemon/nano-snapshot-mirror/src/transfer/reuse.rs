@@ -24,9 +24,8 @@ pub(crate) struct Reuse {
 }
 
 impl Reuse {
-    /// Finds them, the newest first, and indexes all their blocks. Those in `open` are not opened again.
-    /// Skips damaged snapshots; the scrub reports them. Blocks on the disk; `stop` ends it early, with fewer
-    /// snapshots.
+    /// Finds the snapshots, the newest first, and indexes all their blocks. Those in `open` are not opened again. Skips damaged snapshots; the
+    /// scrub reports them. Blocks the thread while it reads the disk. `stop` ends the search early, with fewer snapshots.
     pub(crate) fn find(
         data: &DataDir,
         wanted: InfoHashV2,
@@ -128,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Adds a snapshot that came so many days after the first one.
+    /// Adds a snapshot that was added `days` days after the first one.
     fn add(data: &DataDir, days: u64, content: &[u8]) -> (InfoHashV2, Arc<TorrentStore>) {
         let (build, _ours) = data.new_build().unwrap();
         let cut = Cut {

@@ -1,6 +1,5 @@
-//! The archive that the mirror of nano-snapshot-swarm keeps in the data directory, under its name in the
-//! torrent. If it is the content of the snapshot, it is copied instead of downloaded, and the original
-//! stays. If it is of another day, only the time to read it is lost.
+//! The archive that nano-snapshot-swarm stores in the data directory, under its name in the torrent. If it is the content of the snapshot, it is
+//! copied instead of downloaded, and the original remains. Otherwise only the time to read it is lost.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! What can be asked over the control socket; `docs/openapi.json` describes it.
+//! The routes of the control socket; `docs/openapi.json` describes them.
 
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -32,10 +32,10 @@ use crate::text::Causes;
 /// The longest body of a request, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 
-/// Between two events: several things that happen together make one.
+/// The least time between two events of a stream. Changes within it become one event.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The control socket's side of the mirror.
+/// The state that the handlers of the control socket share.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) watching: ReportWatch,
@@ -46,14 +46,14 @@ pub(crate) struct Api {
     pub(crate) streams: EventStreams,
 }
 
-/// One thing that can be asked.
+/// One route.
 struct Route {
     method: MethodFilter,
     path: &'static str,
     handler: fn(MethodFilter) -> MethodRouter<Arc<Api>>,
 }
 
-/// Everything that can be asked.
+/// All routes.
 const ROUTES: [Route; 13] = [
     Route::get("/status", |method| on(method, get_status)),
     Route::get("/events", |method| on(method, get_events)),
@@ -93,7 +93,7 @@ impl Route {
 }
 
 impl Api {
-    /// Answers until the mirror stops.
+    /// Serves requests until the mirror stops.
     pub(crate) async fn serve(self, listener: ControlListener) {
         let ControlListener { socket, file } = listener;
         let stop = self.stop.clone();
@@ -113,16 +113,16 @@ impl Api {
             .method_not_allowed_fallback(async || {
                 refuse(
                     StatusCode::METHOD_NOT_ALLOWED,
-                    "another method is needed here",
+                    "this resource needs another method",
                 )
             })
-            .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here"))
+            .fallback(async || refuse(StatusCode::NOT_FOUND, "no such resource"))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .layer(middleware::from_fn_with_state(gate, Gate::pass))
             .with_state(Arc::new(self))
     }
 
-    /// Has the mirror's loop do something.
+    /// Sends a request to the main loop of the mirror and waits for its answer.
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, Box<Response>> {
         let (reply, answer) = oneshot::channel();
         let ending = || {
@@ -212,7 +212,7 @@ async fn post_snapshots(State(api): State<Arc<Api>>, body: Bytes) -> Response {
     }
 }
 
-/// The snapshot that is meant.
+/// Parses the snapshot in a path.
 fn named(text: &str) -> Result<InfoHashV2, Box<Response>> {
     text.parse().map_err(|_| {
         let text = "a snapshot is named by the 64 hexadecimal digits of its v2 info-hash";
@@ -239,7 +239,7 @@ async fn post_unpin(State(api): State<Arc<Api>>, Path(snapshot): Path<String>) -
     pin(&api, &snapshot, false).await
 }
 
-/// The mark is on the disk, where the mirror's loop looks before it removes anything.
+/// Pins or unpins a snapshot. The pin is a mark on disk, which the main loop checks before each removal.
 async fn pin(api: &Api, snapshot: &str, pinned: bool) -> Response {
     let id = match named(snapshot) {
         Ok(id) => id,
@@ -253,10 +253,10 @@ async fn pin(api: &Api, snapshot: &str, pinned: bool) -> Response {
     }
 }
 
-/// Who is at the other end of a connection, as the kernel says.
+/// The credentials of the client process (SO_PEERCRED).
 #[derive(Debug, Clone, Copy)]
 struct Caller {
-    /// `None` when the kernel did not say.
+    /// `None` when the kernel did not report them.
     uid: Option<u32>,
     gid: Option<u32>,
 }
@@ -271,17 +271,16 @@ impl Caller {
     }
 }
 
-/// Who may change something.
+/// Decides which clients may send requests that change something.
 #[derive(Debug, Clone, Copy)]
 struct Gate {
-    /// The group of the socket when everybody can connect to it; `None` when being able to connect is
-    /// proof enough.
+    /// The group of the socket, if any user can connect to it. `None` means that the mode of the socket already restricts its users.
     only: Option<u32>,
 }
 
 impl Gate {
-    /// The mode of a socket that a service manager made is the operator's choice. Where it lets
-    /// everybody in, they may look.
+    /// Reads the mode of the socket, which the operator chooses for a socket of the service manager. If any user can connect, other users than
+    /// those of the group may only read.
     fn of(path: &std::path::Path) -> Self {
         let open = path
             .symlink_metadata()
@@ -311,12 +310,12 @@ impl Gate {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let uid = caller.uid;
         if !gate.allows(caller) {
-            warn!(%method, path, uid, "refused over the control socket");
+            warn!(%method, path, uid, "refused a control request");
             let text = "only root, the mirror's own user and the socket's group may do this";
             return refuse(StatusCode::FORBIDDEN, text);
         }
         let response = next.run(request).await;
-        info!(%method, path, uid, status = response.status().as_u16(), "asked over the control socket");
+        info!(%method, path, uid, status = response.status().as_u16(), "answered a control request");
         response
     }
 }

@@ -1,5 +1,5 @@
-//! The DHT over the control socket: what a producer without a network asks the mirror for. The mirror
-//! sees no key; the client verifies every signature in the answer.
+//! DHT requests over the control socket, for a producer without network access. The mirror receives no private key. The client verifies every
+//! signature in the answer.
 
 use std::sync::Arc;
 
@@ -17,13 +17,12 @@ use snapshot_pointer::{
 use super::api::Api;
 use crate::text::Causes;
 
-/// What a look-up found, as JSON.
+/// The result of a look-up, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Looked {
-    /// The best first; all with the same `seq`, and more than one only where the authority
-    /// contradicts itself.
+    /// Items with the same `seq`, the best first. There is more than one only if the authority signed several values with that number.
     items: Vec<RawItem>,
-    /// Every node asked had answered or timed out.
+    /// Whether every queried node had answered or timed out.
     settled: bool,
     queried: u32,
     valid: u32,
@@ -48,7 +47,7 @@ impl Looked {
         }
     }
 
-    /// What was found of this item, if all signatures are good.
+    /// Verifies the signatures of all items and returns the result.
     pub(crate) fn found(
         &self,
         authority: &Authority,
@@ -78,7 +77,7 @@ impl Looked {
     }
 }
 
-/// How many nodes took an item, as JSON.
+/// The number of nodes that stored an item, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Taken {
     pub(crate) nodes: u32,

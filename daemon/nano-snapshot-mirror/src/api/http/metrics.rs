@@ -1,7 +1,7 @@
 //! Metrics in Prometheus' text format, version 0.0.4.
 //!
-//! `nano_snapshot_*` are the names, labels and meanings of nano-snapshot-swarm, whose dashboard works
-//! unchanged; they speak of the first stream. `nano_snapshot_mirror_*` are ours.
+//! Metrics with the prefix `nano_snapshot_` have the names, labels and meanings of those of nano-snapshot-swarm, so that its dashboard works
+//! unchanged. They describe the first stream. Metrics with the prefix `nano_snapshot_mirror_` are specific to this program.
 
 use std::fmt::{Display, Write as _};
 
@@ -11,10 +11,10 @@ use crate::observe::report::{
     Reachable, Report, ServicePhase, TorrentReport, TorrentState, VoteState,
 };
 
-/// What a mirror is called where the swarm's metrics tell services apart.
+/// The value of the label `service` for a mirror.
 const SERVICE: &str = "mirror";
 
-/// The report as a scrape reads it.
+/// Formats the report as metrics.
 pub(super) fn render(report: &Report) -> String {
     let mut page = Page(String::with_capacity(8 * 1024));
     theirs(report, &mut page);
@@ -26,7 +26,7 @@ fn theirs(report: &Report, page: &mut Page) {
     let stream = report.streams.first();
     let current = stream.and_then(|stream| stream.current.as_deref());
     let active = stream.and_then(|stream| stream.active.as_deref());
-    // What is being fetched, or else what is current, as there: one generation at a time.
+    // One generation at a time, as in nano-snapshot-swarm: the active one, or else the current one.
     let generation = active.or(current).and_then(|id| report.torrent(id));
     let transfer = &report.transfer;
     page.counter(
@@ -91,14 +91,14 @@ fn theirs(report: &Report, page: &mut Page) {
     .value(&[], report.dht.nodes);
     page.gauge(
         "nano_snapshot_ready",
-        "Whether this mirror does what it is for (1) or not (0).",
+        "Whether the mirror is ready (1) or not (0).",
     )
     .value(&[], u8::from(report.ready));
     page.gauge("nano_snapshot_state", "Current service state.")
         .value(&[("service", SERVICE), ("state", their_state(report))], 1);
 }
 
-/// The state in the swarm's words.
+/// Returns the name of the state that nano-snapshot-swarm uses.
 fn their_state(report: &Report) -> &'static str {
     match report.phase {
         ServicePhase::Starting => "starting",
@@ -122,14 +122,14 @@ fn ours(report: &Report, page: &mut Page) {
     .value(&[], report.started);
     let mut phase = page.gauge(
         "nano_snapshot_mirror_phase",
-        "1 for what the mirror is doing, 0 for everything else.",
+        "1 for the current phase of the mirror, 0 for all others.",
     );
     for one in ServicePhase::ALL {
         phase.value(&[("phase", one.name())], u8::from(one == report.phase));
     }
     let mut problems = page.gauge(
         "nano_snapshot_mirror_problems",
-        "How many things of a kind are wrong now.",
+        "Number of present problems by code.",
     );
     let mut codes: Vec<&str> = report
         .problems
@@ -147,7 +147,7 @@ fn ours(report: &Report, page: &mut Page) {
     let transfer = &report.transfer;
     let mut sources = page.counter(
         "nano_snapshot_mirror_content_bytes_total",
-        "Content by where it came from since this process started: payload of peers, or what was held.",
+        "Content bytes since this process started by source: received from peers, or reused from stored snapshots.",
     );
     sources.value(&[("source", "peers")], transfer.downloaded);
     sources.value(&[("source", "held")], transfer.reused);
@@ -177,7 +177,7 @@ fn ours(report: &Report, page: &mut Page) {
     connections.value(&[("kind", "local")], peers.local);
     let mut by_encryption = page.gauge(
         "nano_snapshot_mirror_connections_by_encryption",
-        "Connections that are plain, encrypted in the handshake only, and encrypted to their end.",
+        "Connections by encryption: none, of the handshake only, or of the whole connection.",
     );
     let hidden = peers.encrypted.saturating_add(peers.encrypted_handshake);
     for (encryption, count) in [
@@ -189,15 +189,15 @@ fn ours(report: &Report, page: &mut Page) {
     }
     let mut reachable = page.gauge(
         "nano_snapshot_mirror_reachable",
-        "1 for what is known of whether peers elsewhere reach this mirror, 0 for the rest.",
+        "Whether peers outside this network can connect: 1 for the present finding, 0 for the others.",
     );
     for one in Reachable::ALL {
         reachable.value(&[("known", one.name())], u8::from(one == peers.reachable));
     }
     let mut mapped = page.gauge(
         "nano_snapshot_mirror_port_mapped",
-        "1 for the protocol by which a port of the router leads here, 0 for the others; nothing where the router \
-         is not asked.",
+        "1 for the protocol of the port mapping on the router, 0 for the others; no series if port mapping is \
+         off.",
     );
     if let Some(mapping) = &report.port_mapping {
         for one in MappingProtocol::ALL {
@@ -209,24 +209,24 @@ fn ours(report: &Report, page: &mut Page) {
     let month = &report.month;
     page.gauge(
         "nano_snapshot_mirror_month_uploaded_bytes",
-        "Content given in this calendar month, UTC, over all runs.",
+        "Content uploaded in this calendar month (UTC), over all runs.",
     )
     .value(&[], month.uploaded);
     let mut limit = page.gauge(
         "nano_snapshot_mirror_month_upload_limit_bytes",
-        "What may be given in a calendar month, where that is limited.",
+        "Upload limit of a calendar month; no series without a limit.",
     );
     if let Some(bytes) = month.limit {
         limit.value(&[], bytes);
     }
     page.gauge(
         "nano_snapshot_mirror_uploads_paused",
-        "Whether nothing is given before the month ends (1).",
+        "Whether uploads are paused until the end of the month (1) or not (0).",
     )
     .value(&[], u8::from(month.paused));
     page.gauge(
         "nano_snapshot_mirror_banned",
-        "Addresses banned for what they sent.",
+        "Addresses banned for sending invalid data.",
     )
     .value(&[], peers.banned);
     page.gauge(
@@ -236,7 +236,7 @@ fn ours(report: &Report, page: &mut Page) {
     .value(&[], u8::from(report.dht.running));
     page.gauge(
         "nano_snapshot_mirror_disk_free_bytes",
-        "Room on the file system of the data directory.",
+        "Free space on the file system of the data directory.",
     )
     .value(&[], report.disk.free);
     page.gauge(
@@ -246,7 +246,7 @@ fn ours(report: &Report, page: &mut Page) {
     .value(&[], report.disk.total);
     page.gauge(
         "nano_snapshot_mirror_next_update_bytes",
-        "Room that the next update takes at most.",
+        "Upper bound of the disk space that the next update needs.",
     )
     .value(&[], report.disk.next_update);
 }
@@ -254,7 +254,7 @@ fn ours(report: &Report, page: &mut Page) {
 fn streams(report: &Report, page: &mut Page) {
     let mut age = page.gauge(
         "nano_snapshot_mirror_pointer_age_seconds",
-        "Time since the named snapshot was first seen named by enough authorities.",
+        "Time since enough authorities were first seen to name the desired snapshot.",
     );
     for stream in &report.streams {
         if let Some(since) = stream.since {
@@ -266,7 +266,7 @@ fn streams(report: &Report, page: &mut Page) {
     }
     let mut answer = page.gauge(
         "nano_snapshot_mirror_dht_answer_age_seconds",
-        "Time since a look-up of the pointer last brought an answer.",
+        "Time since a look-up of the pointer was last answered.",
     );
     for stream in &report.streams {
         if let Some(answered) = stream.answered {
@@ -278,7 +278,7 @@ fn streams(report: &Report, page: &mut Page) {
     }
     let mut current = page.gauge(
         "nano_snapshot_mirror_current",
-        "1 when the snapshot that is named is the current one.",
+        "Whether the desired snapshot is the current one (1) or not (0).",
     );
     for stream in &report.streams {
         let is = stream.desired.is_some() && stream.desired == stream.current;
@@ -301,7 +301,7 @@ fn streams(report: &Report, page: &mut Page) {
     }
     let mut states = page.gauge(
         "nano_snapshot_mirror_authorities",
-        "How many authorities of a stream stand how.",
+        "Authorities of a stream by state of their vote.",
     );
     for stream in &report.streams {
         for state in [
@@ -324,7 +324,7 @@ fn streams(report: &Report, page: &mut Page) {
     }
 }
 
-/// By state, not by info-hash: series would come and go with every snapshot.
+/// Writes metrics of torrents by state. With info-hashes as labels every snapshot would add new series.
 fn torrents(report: &Report, page: &mut Page) {
     let of = |state| {
         report
@@ -340,14 +340,14 @@ fn torrents(report: &Report, page: &mut Page) {
     ];
     let mut count = page.gauge(
         "nano_snapshot_mirror_torrents",
-        "Snapshots in the session by what they do.",
+        "Snapshots in the session by state.",
     );
     for state in states {
         count.value(&[("state", state.name())], of(state).count());
     }
     let mut bytes = page.gauge(
         "nano_snapshot_mirror_fetch_bytes",
-        "Content of the snapshot that is being fetched: all of it, and what is verified.",
+        "Bytes of the snapshot that is being downloaded: total and verified.",
     );
     let fetching = || of(TorrentState::Fetching);
     let total: u64 = fetching().map(|torrent| torrent.bytes_total).sum();
@@ -412,7 +412,7 @@ mod tests {
     use super::*;
     use crate::observe::report::testing::report;
 
-    /// Name and labels of every series.
+    /// Returns the name and labels of every series.
     fn series(text: &str) -> Vec<&str> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines
@@ -448,7 +448,7 @@ mod tests {
         ),
     ];
 
-    /// How many series a query of that kind selects.
+    /// Returns how many series a query selects.
     fn selected(query: &str, text: &str) -> usize {
         let rate = query.strip_prefix("rate(");
         let selector = rate.map_or(query, |inner| inner.strip_suffix("[5m])").unwrap());
@@ -469,11 +469,11 @@ mod tests {
         let text = render(&report());
         for (panel, queries) in PANELS {
             for query in queries {
-                // Each draws one number or one line.
+                // Each query draws one number or one line.
                 assert_eq!(selected(query, &text), 1, "{panel}: {query} in {text}");
             }
         }
-        // No panel asks for it, an alert may.
+        // No panel uses this metric, but alerts may.
         assert!(selected("nano_snapshot_state", &text) > 0, "{text}");
         assert_eq!(selected("nano_snapshot_swarm_peers{role=\"x\"}", &text), 0);
         let series = series(&text);

@@ -1,4 +1,4 @@
-//! The way to the snapshots: magnet links and .torrent files.
+//! Magnet links and .torrent files of the snapshots.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) async fn first_torrent(State(site): State<Arc<Site>>) -> Response {
     give_current(&site, report.streams.first()).await
 }
 
-/// What stands in a path; a name that is not text names nothing.
+/// A name in a path. A name that is not UTF-8 matches nothing.
 type Name = Result<Path<String>, PathRejection>;
 
 pub(super) async fn magnet(State(site): State<Arc<Site>>, name: Name) -> Response {
@@ -54,8 +54,8 @@ pub(super) async fn by_hash(State(site): State<Arc<Site>>, name: Name) -> Respon
     }
 }
 
-/// A link to what is current, or else to what is wanted: that needs no more than the hash. What was refused is
-/// not passed on.
+/// Answers with a magnet link to the current snapshot, or else to the desired one, whose hash is enough for a link. Never links to a refused
+/// snapshot.
 async fn give_magnet(site: &Site, stream: Option<&StreamReport>) -> Response {
     let Some(id) = stream.and_then(to_give) else {
         return none();
@@ -75,7 +75,7 @@ async fn give_magnet(site: &Site, stream: Option<&StreamReport>) -> Response {
     bytes_as(kind, StatusCode::OK, link.into_bytes())
 }
 
-/// Which snapshot of a stream others are sent to.
+/// Returns the snapshot of a stream to link to.
 fn to_give(stream: &StreamReport) -> Option<InfoHashV2> {
     let wanted = stream.desired.as_ref().filter(|_| !stream.refused);
     stream.current.as_ref().or(wanted)?.parse().ok()
@@ -90,7 +90,7 @@ async fn give_current(site: &Site, stream: Option<&StreamReport>) -> Response {
 }
 
 fn none() -> Response {
-    let text = "there is no such stream, or it has no snapshot to give yet";
+    let text = "no such stream, or the stream has no snapshot yet";
     refuse(StatusCode::NOT_FOUND, text)
 }
 
@@ -98,7 +98,7 @@ async fn give_torrent(site: &Site, id: InfoHashV2) -> Response {
     let dir = site.data.snapshot(id);
     let read = tokio::task::spawn_blocking(move || dir.read_torrent());
     let Ok(Ok((bytes, _))) = read.await else {
-        return refuse(StatusCode::NOT_FOUND, "that snapshot is not held here");
+        return refuse(StatusCode::NOT_FOUND, "that snapshot is not stored here");
     };
     let mut response = bytes_as("application/x-bittorrent", StatusCode::OK, bytes);
     let name = format!("attachment; filename=\"{id}.torrent\"");
@@ -111,7 +111,7 @@ async fn give_torrent(site: &Site, id: InfoHashV2) -> Response {
     response
 }
 
-/// A name as it may stand in a link.
+/// Formats a name percent-encoded for a link.
 struct Encoded<'a>(&'a str);
 
 impl std::fmt::Display for Encoded<'_> {

@@ -28,7 +28,7 @@ pub(super) struct Repeats {
 }
 
 impl Repeats {
-    /// Whether an event that says this is due at `now`.
+    /// Returns whether an event with this hash is to be logged at `now`.
     fn is_due(&self, event: u64, now: Instant) -> bool {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = logged.get(&event)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bittorrent_session::TorrentStatus;
 
-/// Time between two looks at the status of a torrent.
+/// The time between two checks of the status of a torrent.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// Nodes forget an announced peer after half an hour or so (BEP 5 leaves the time open).
@@ -37,7 +37,7 @@ pub(super) struct SearchPace {
     since_search: Duration,
     /// Time since content last arrived at a fair rate, at most that since the last search.
     starving: Duration,
-    /// Useful bytes received at the last look.
+    /// Useful bytes received at the last check.
     received: u64,
 }
 
@@ -124,7 +124,7 @@ mod tests {
             let found = searches(200, |_| downloading(peers, 0));
             assert_eq!(found, [2, 6, 14, 30, 62, 122, 182], "{peers} peers");
             let trickle = searches(200, |second| downloading(peers, second * 1_000));
-            assert_eq!(trickle, found, "{peers} peers that give a trickle");
+            assert_eq!(trickle, found, "{peers} peers that send slowly");
             let wasted = searches(200, |second| TorrentStatus {
                 wasted: second << 20,
                 ..downloading(peers, second << 20)
