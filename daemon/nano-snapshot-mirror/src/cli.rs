@@ -31,7 +31,7 @@ pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
     max_term_width = 100
 )]
 pub(crate) struct Cli {
-    /// What to do instead of mirroring.
+    /// The command to run instead of mirroring.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
@@ -42,88 +42,87 @@ pub(crate) struct Cli {
     pub(crate) log: LogArgs,
 }
 
-/// What to do instead of mirroring.
+/// The sub-commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a snapshot of a node's ledger, running or not, and publish it
+    /// Make a snapshot of a node's ledger and publish it; the node may run
     Produce(ProduceArgs),
-    /// Vouch for a snapshot that is held here and was looked into, with a key of your own
+    /// Attest a stored and verified snapshot with a key of your own
     Attest(AttestArgs),
-    /// Name the key that takes over from another, with the signatures of both
+    /// Replace a key by another one; both keys sign
     Rotate(RotateArgs),
-    /// Make the key that signs the pointer to snapshots
+    /// Generate the key that signs the pointers to snapshots
     Keygen(KeygenArgs),
-    /// Show what a data directory holds, and what the mirror that works with it does
+    /// Show the contents of a data directory and the state of the mirror that uses it
     Status(StatusArgs),
-    /// Read held snapshots again, compare every byte with its hash, and look into the ledgers
+    /// Re-read stored snapshots, compare every byte with its hash, and verify the ledgers
     Verify(VerifyArgs),
-    /// Put a verified ledger into the data directory of a node that does not run
+    /// Install a verified ledger in the data directory of a stopped node
     Install(InstallArgs),
-    /// Keep a held snapshot, whatever the retention says, until it is unpinned
+    /// Protect a stored snapshot from retention until it is unpinned
     Pin(PinArgs),
-    /// Let a pinned snapshot go when its time comes
+    /// Let retention remove a pinned snapshot again
     Unpin(PinArgs),
-    /// Remove readers of dead processes from the lock file of a node's ledger, which else grows
+    /// Clear readers of dead processes from the lock file of a node's ledger; they make the ledger grow
     ClearReaders(ClearReadersArgs),
-    /// Copy a ledger to stdout: how `produce` starts itself for that
+    /// Copy a ledger to stdout; `produce` starts itself with this command for that
     #[command(hide = true)]
     CopyLedger(CopyLedgerArgs),
-    /// Show what a .torrent file or a magnet link says
+    /// Show the contents of a .torrent file or a magnet link
     Inspect(InspectArgs),
-    /// Show the configuration in effect, and where each value comes from
+    /// Show the effective configuration and the source of each value
     Config(ConfigArgs),
-    /// Say what is wrong with the configuration, and do nothing else
+    /// Check the configuration and exit
     CheckConfig(CheckConfigArgs),
-    /// Show the whole way on this machine alone: produce, mirror, fetch, update
+    /// Run a demonstration on this machine alone: produce, mirror, fetch, update
     Demo(DemoArgs),
 }
 
-/// Logging, the same for every command.
+/// The logging flags of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// How much to log to stderr: error, warn, info, debug or trace
+    /// The log level on stderr: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
-    /// How to log: auto, text, json or journal
+    /// The log format: auto, text, json or journal
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
 }
 
-/// The file with the configuration.
+/// The configuration file.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FileArgs {
-    /// The configuration, TOML [default: /etc/nano-snapshot-mirror/config.toml, where there is
-    /// one]
+    /// The configuration file (TOML) [default: /etc/nano-snapshot-mirror/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 
-/// `--once` and what it needs.
+/// `--once` and the flags that need it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OnceArgs {
-    /// Fetch the newest snapshot and exit: 0 when it is here whole and verified
+    /// Fetch the newest snapshot and exit; the exit code is 0 if it is complete and verified
     #[arg(long)]
     pub(crate) once: bool,
-    /// Put the ledger at data.ldb in the data directory, ready for a node
+    /// Extract the ledger to data.ldb in the data directory, ready for a node
     #[arg(long, requires = "once")]
     pub(crate) extract: bool,
-    /// Give the archive back to the disk while it is extracted, if it is one, and remove the
-    /// snapshot: it is not seeded any longer, and the disk need not hold archive and ledger
+    /// Delete an archive piece by piece while it is extracted, so that archive and ledger never need space at once;
+    /// the snapshot is removed and no longer seeded
     #[arg(long, requires = "extract")]
     pub(crate) discard_archive: bool,
-    /// Extract although the ledger at data.ldb is newer: it has more cemented blocks, or as many and more blocks
+    /// Extract even if the ledger at data.ldb is newer, with more cemented blocks, or as many and more blocks
     #[arg(long, requires = "extract")]
     pub(crate) allow_older: bool,
-    /// Which of several streams of the configuration to fetch
+    /// The stream to fetch, if the configuration has several
     #[arg(long, requires = "once", value_name = "NAME")]
     pub(crate) stream: Option<String>,
-    /// Seed after the fetch: a duration (30m, 2h) or an upload ratio without a unit (1.5)
+    /// Seed after the fetch, for a duration (30m, 2h) or up to an upload ratio without a unit (1.5)
     #[arg(long, requires = "once", value_name = "DURATION|RATIO")]
     pub(crate) seed_for: Option<SeedFor>,
 }
 
-/// What mirroring and fetching share. Values of keys of the configuration are text here: they
-/// are read together with what other sources say, so that all mistakes come out at once.
+/// The flags that mirroring and fetching share. Values of configuration keys stay text here. They are parsed together
+/// with the other sources, so that all errors are reported at once.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MirrorArgs {
     #[command(flatten)]
@@ -135,16 +134,16 @@ pub(crate) struct MirrorArgs {
     /// Time between two look-ups of the pointer
     #[arg(long, value_name = "DURATION")]
     pub(crate) poll_interval: Option<String>,
-    /// A peer to ask besides those the DHT names; resolved again at every search (repeatable)
+    /// A peer to connect to in addition to those found in the DHT; resolved again at every search (repeatable)
     #[arg(long = "seed-peer", value_name = "HOST:PORT")]
     pub(crate) seed_peers: Vec<String>,
-    /// Where to accept peers (TCP); port 0 takes any free one (repeatable)
+    /// Address to accept peers on (TCP); port 0 picks a free one (repeatable)
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<String>,
-    /// Where the mirror answers `status` and takes commands: a Unix socket, or `off`
+    /// The Unix socket on which the mirror answers `status` and accepts commands, or `off`
     #[arg(long, value_name = "PATH|off")]
     pub(crate) control: Option<String>,
-    /// Where to show the status page and metrics (HTTP, read-only), or `off`
+    /// Address of the status page and metrics (HTTP, read-only), or `off`
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub(crate) http: Option<String>,
     #[command(flatten)]
@@ -153,10 +152,10 @@ pub(crate) struct MirrorArgs {
     pub(crate) ledger: LedgerPolicyArgs,
 }
 
-/// Whose snapshots to follow.
+/// The authorities and the stream to follow.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StreamArgs {
-    /// An Ed25519 public key whose holder vouches for snapshots (repeatable)
+    /// The Ed25519 public key of an authority that publishes or attests snapshots (repeatable)
     #[arg(
         long = "authority",
         alias = "producer-signing-pubkey",
@@ -171,7 +170,7 @@ pub(crate) struct StreamArgs {
     pub(crate) salt: Option<String>,
 }
 
-/// Where the data are.
+/// The flag of the data directory.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DataArgs {
     /// The data directory
@@ -179,7 +178,7 @@ pub(crate) struct DataArgs {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-/// What every command with a data directory takes.
+/// The flags of every command with a data directory.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CommonArgs {
     #[command(flatten)]
@@ -193,15 +192,15 @@ pub(crate) struct CommonArgs {
 /// The DHT node.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DhtArgs {
-    /// A DHT node to start from, instead of the public ones (repeatable)
+    /// A DHT bootstrap node, used instead of the public ones (repeatable)
     #[arg(long = "dht-bootstrap", value_name = "HOST:PORT")]
     pub(crate) bootstrap: Vec<String>,
-    /// UDP port of the DHT node; 0 takes any free one
+    /// UDP port of the DHT node; 0 picks a free one
     #[arg(long = "dht-port", value_name = "PORT")]
     pub(crate) port: Option<String>,
 }
 
-/// Flags that say keys of the configuration.
+/// Flags that set configuration keys.
 #[derive(Default)]
 struct Flags(Vec<UnscopedValue>);
 
@@ -291,8 +290,8 @@ impl Cli {
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
 
-    /// Where the configuration for this command comes from. Commands without data or networks
-    /// look at nothing but their own flags.
+    /// Returns where to read the configuration for this command. Commands without data or networks only use their own
+    /// flags.
     pub(crate) fn sources(&self) -> Sources {
         let mut flags = Flags::default();
         let file = match &self.command {
@@ -373,10 +372,10 @@ pub(crate) struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Go on and show it again every second
+    /// Repeat the output every second
     #[arg(long, conflicts_with = "json")]
     pub(crate) watch: bool,
-    /// Exit with 0 whenever the mirror answers, ready or not: for what restarts a mirror that does not
+    /// Exit with 0 whenever the mirror answers, ready or not: for health checks that restart a mirror that does not
     #[arg(long, conflicts_with = "watch")]
     pub(crate) alive: bool,
     /// The control socket of the mirror
@@ -389,7 +388,7 @@ pub(crate) struct StatusArgs {
 /// `pin` and `unpin`.
 #[derive(Debug, Args)]
 pub(crate) struct PinArgs {
-    /// The snapshot's v2 info-hash, or as much of its beginning as is needed
+    /// The snapshot's v2 info-hash, or a unique prefix of it
     #[arg(value_name = "ID")]
     pub(crate) snapshot: String,
     #[command(flatten)]
@@ -412,7 +411,7 @@ pub(crate) struct InspectArgs {
 /// `config`, with the flags of the mirror, which are part of its configuration.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Describe all keys instead, in Markdown
+    /// Describe all keys in Markdown instead
     #[arg(long)]
     pub(crate) keys: bool,
     #[command(flatten)]
@@ -424,7 +423,7 @@ pub(crate) struct ConfigArgs {
 /// `check-config`, with the flags of the mirror, which are part of its configuration.
 #[derive(Debug, Args)]
 pub(crate) struct CheckConfigArgs {
-    /// The configuration is for another machine or user: do not look at directories of this one
+    /// Do not check directories of this machine: the configuration is for another machine or user
     #[arg(long)]
     pub(crate) elsewhere: bool,
     #[command(flatten)]
@@ -436,7 +435,7 @@ pub(crate) struct CheckConfigArgs {
 /// `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// About how large the invented ledger is
+    /// Approximate size of the generated ledger
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = written::size)]
     pub(crate) size: u64,
     /// Work in this directory, which must be empty or missing, and leave everything there

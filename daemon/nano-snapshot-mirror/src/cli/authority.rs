@@ -1,4 +1,4 @@
-//! `attest` and `rotate`: what holders of keys do beside producing.
+//! `attest` and `rotate`: what key holders do apart from producing.
 
 use std::path::PathBuf;
 
@@ -10,27 +10,26 @@ use super::{CommonArgs, DhtArgs, SaltArgs};
 /// `attest`.
 #[derive(Debug, Args)]
 pub(crate) struct AttestArgs {
-    /// The held snapshot: its v2 info-hash, or as much of its beginning as is needed [default: the
-    /// current one of the stream]
+    /// The stored snapshot: its v2 info-hash, or a unique prefix of it [default: the current one of the stream]
     #[arg(value_name = "ID")]
     pub(crate) snapshot: Option<String>,
-    /// The key file that keygen made: readable by its owner alone
+    /// The key file that keygen made; only its owner may have access
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     pub(crate) key: Option<PathBuf>,
-    /// How deep the ledger must have been looked into; where it was not, that is done first
+    /// The level at which the ledger must have been verified; a ledger that was not is verified first
     #[arg(long, value_enum, ignore_case = true, default_value_t = AttestLevel::L2)]
     pub(crate) level: AttestLevel,
-    /// Which of several streams of the configuration
+    /// The stream, if the configuration has several
     #[arg(long, value_name = "NAME")]
     pub(crate) stream: Option<String>,
-    /// Only say what would be done
+    /// Only show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Publish although no pointer of this key was found on the network or on disk
+    /// Publish even if no pointer of this key is found on the network or on disk
     #[arg(long)]
     pub(crate) first: bool,
-    /// Attest although the ledger has fewer cemented blocks than that of the snapshot attested last, or as many and
-    /// fewer blocks
+    /// Attest even if the ledger is older than that of the snapshot attested last, with fewer cemented blocks, or as
+    /// many and fewer blocks
     #[arg(long)]
     pub(crate) allow_older: bool,
     #[command(flatten)]
@@ -39,7 +38,7 @@ pub(crate) struct AttestArgs {
     pub(crate) common: CommonArgs,
 }
 
-/// How deep an attested ledger was looked into.
+/// The verification level of an attested ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AttestLevel {
     /// Minutes: balances add up, weights and heights agree, a sample of blocks is genuine.
@@ -60,13 +59,13 @@ impl From<AttestLevel> for Level {
 /// `rotate`.
 #[derive(Debug, Args)]
 pub(crate) struct RotateArgs {
-    /// The file of the key that hands over
+    /// The key file of the key that is replaced
     #[arg(long, value_name = "FILE")]
     pub(crate) old: PathBuf,
-    /// The file of the key that takes over
+    /// The key file of the key that replaces it
     #[arg(long, value_name = "FILE")]
     pub(crate) new: PathBuf,
-    /// Only say what would be done
+    /// Only show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]

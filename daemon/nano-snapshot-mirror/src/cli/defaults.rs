@@ -21,7 +21,7 @@ const KEYS: [(&str, &str); 13] = [
     ("log-format", "log.format"),
 ];
 
-/// Returns the command with the defaults in its help texts and in those of its sub-commands.
+/// Returns the command with the defaults added to its help texts and those of its sub-commands.
 pub(super) fn described(command: Command) -> Command {
     let table = Config::table();
     let describe = |arg: Arg| {
@@ -31,7 +31,7 @@ pub(super) fn described(command: Command) -> Command {
             return arg;
         };
         let help = help.to_string();
-        // Flags that are no keys name their default themselves.
+        // Flags without a configuration key have their default in their own help text.
         if help.contains("[default:") || !arg.get_default_values().is_empty() {
             return arg;
         }
@@ -40,7 +40,7 @@ pub(super) fn described(command: Command) -> Command {
     command.mut_args(describe).mut_subcommands(described)
 }
 
-/// Returns the default of a key in words: what its description says, or else the value.
+/// Returns the default of a key in words from its description, or else the value.
 fn default(key: &Key) -> Option<String> {
     // Descriptions are wrapped, also after "By default".
     let about = key.about.replace('\n', " ");

@@ -9,13 +9,13 @@ use super::{CommonArgs, LedgerPolicyArgs, SaltArgs};
 /// `install`.
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
-    /// The data directory of a node that does not run
+    /// The data directory of a stopped node
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
     /// Exchange the node's ledger with the backup that the last install made
     #[arg(long, conflicts_with = "ledger")]
     pub(crate) rollback: bool,
-    /// Install although the node's ledger is newer: it has more cemented blocks, or as many and more blocks
+    /// Install even if the node's ledger is newer, with more cemented blocks, or as many and more blocks
     #[arg(long)]
     pub(crate) allow_older: bool,
     /// The ledger to install [default: the current snapshot, or else data.ldb in the data directory]

@@ -19,37 +19,36 @@ pub(crate) struct ProduceArgs {
     /// The node's ledger, usually data.ldb; the node may run
     #[arg(long, value_name = "PATH", required_unless_present = "from_url")]
     pub(crate) ledger: Option<PathBuf>,
-    /// A ledger or an archive of one (tar.zst, 7z) on a web server, instead
+    /// A ledger or an archive of one (tar.zst, 7z) on a web server, instead of a node's ledger
     #[arg(long, value_name = "URL", conflicts_with_all = ["ledger", "dry_run"], value_parser = Discreet)]
     pub(crate) from_url: Option<HttpUrl>,
-    /// The key file that keygen made: readable by its owner alone
+    /// The key file that keygen made; only its owner may have access
     #[arg(long, value_name = "FILE", required_unless_present_any = ["offline", "dry_run"])]
     pub(crate) key: Option<PathBuf>,
     /// What to publish
     #[arg(long, value_enum, default_value_t = Publish::Scrubbed)]
     pub(crate) publish: Publish,
-    /// The form to publish it in [default: plain; with --from-url as it is there]
+    /// The form to publish it in [default: plain; with --from-url the form of the file there]
     #[arg(long, value_enum)]
     pub(crate) layout: Option<LayoutArg>,
     /// Piece length of the torrent, a power of two from 16KiB to 256MiB
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = piece_length)]
     pub(crate) piece_length: PieceLength,
-    /// Only say what would be done, with the room it takes
+    /// Only show what would be done, and the space it needs
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Make the snapshot and leave it unpublished, exit code 3: the next run without this signs and
-    /// publishes it
+    /// Make the snapshot without publishing it, exit code 3: the next run without this flag signs and publishes it
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Publish although no pointer of this key was found on the network or on disk
+    /// Publish even if no pointer of this key is found on the network or on disk
     #[arg(long)]
     pub(crate) first: bool,
-    /// Publish although the ledger has fewer cemented blocks than that of the last snapshot, or as many and fewer
-    /// blocks
+    /// Publish even if the ledger is older than that of the last snapshot, with fewer cemented blocks, or as many and
+    /// fewer blocks
     #[arg(long)]
     pub(crate) allow_older: bool,
-    /// A run to see whether everything works: publishes under the salt `validation` unless another is
-    /// given, and never under one that mirrors follow
+    /// Validate the setup: publish under the salt `validation` unless --salt names another, and never under one that
+    /// mirrors follow
     #[arg(long)]
     pub(crate) validation: bool,
     /// The name under which this stream is published (BEP 44 salt, at most 64 bytes) [default: daily]
@@ -73,30 +72,30 @@ pub(crate) struct ClearReadersArgs {
     pub(crate) log: LogArgs,
 }
 
-/// `copy-ledger`, the process that copies for `produce`.
+/// `copy-ledger`, the child process that copies the ledger for `produce`.
 #[derive(Debug, Args)]
 pub(crate) struct CopyLedgerArgs {
     /// The node's ledger
     #[arg(long, value_name = "PATH")]
     pub(crate) ledger: PathBuf,
-    /// The state of the ledger that a copy to be continued is of
+    /// The state of the ledger when the interrupted copy began
     #[arg(long, value_name = "TEXT", requires = "from")]
     pub(crate) state: Option<String>,
-    /// Where in the copy to continue, in bytes
+    /// The offset at which to resume the copy, in bytes
     #[arg(long, value_name = "BYTES", requires = "state")]
     pub(crate) from: Option<u64>,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
 
-/// The salt of runs that only try everything.
+/// The salt of validation runs.
 const VALIDATION: &str = "validation";
 
 impl ProduceArgs {
-    /// Under which salt the pointer goes.
+    /// Returns the salt of the pointer.
     pub(crate) fn salt(&self) -> Salt {
         let usual = || match self.validation {
-            // Shorter than the 64 bytes that a salt may have.
+            // Shorter than the maximum of 64 bytes.
             true => VALIDATION.parse().expect("a short salt"),
             false => default_salt(),
         };
@@ -107,26 +106,25 @@ impl ProduceArgs {
 /// What `produce` publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Publish {
-    /// The uncompacted copy of data.ldb without peers, online weight and votes, of which no trace is
-    /// left. A node opens it, and little changes between days.
+    /// The uncompacted copy of data.ldb with peers, online weight and votes removed and overwritten. A node opens it,
+    /// and little changes between days.
     Scrubbed,
-    /// The uncompacted copy of data.ldb, byte for byte, with the addresses of the node's peers and
-    /// what it voted for.
+    /// The uncompacted copy of data.ldb, byte for byte, including the addresses of the node's peers and its votes.
     Exact,
 }
 
 /// The form of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LayoutArg {
-    /// The ledger itself: what is seeded is what a node opens, and an update costs what changed.
+    /// The ledger itself: a node opens it as it is seeded, and an update downloads only what changed.
     Plain,
-    /// A tar file in zstd frames of 128 KiB of ledger: some three quarters of the size, and
-    /// `zstd -d | tar x` unpacks it. An update costs about four times what it costs plain.
+    /// A tar file in zstd frames of 128 KiB of ledger: about three quarters of the size, and `zstd -d | tar x`
+    /// unpacks it. An update downloads about four times as much as in the plain form.
     #[value(name = "tar.zst")]
     TarZst,
 }
 
-/// Parses a URL. A mistake is reported without the value, as clap would print it: it may have a password.
+/// Parses a URL. An error does not quote the value, as clap would: it may contain a password.
 #[derive(Debug, Clone)]
 struct Discreet;
 
