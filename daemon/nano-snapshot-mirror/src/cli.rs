@@ -21,14 +21,18 @@ pub(crate) use verify::{LedgerPolicyArgs, VerifyArgs};
 /// Mirrors Nano ledger snapshots: finds the newest through a signed pointer in the Mainline DHT,
 /// fetches it over BitTorrent v2, verifies it and seeds it for ever.
 ///
-/// Without a sub-command it mirrors until it is stopped. With --once it fetches the newest
+/// Without a sub-command it mirrors until it is stopped. `fetch`, or --once, fetches the newest
 /// snapshot and exits.
 #[derive(Debug, Parser)]
 #[command(
     name = "nano-snapshot-mirror",
     version,
     args_conflicts_with_subcommands = true,
-    max_term_width = 100
+    max_term_width = 100,
+    // `fetch` has the same options without --once.
+    mut_arg("extract", |arg| arg.requires("once")),
+    mut_arg("stream", |arg| arg.requires("once")),
+    mut_arg("seed_for", |arg| arg.requires("once"))
 )]
 pub(crate) struct Cli {
     /// The command to run instead of mirroring.
@@ -45,6 +49,8 @@ pub(crate) struct Cli {
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Fetch the newest snapshot and exit, the same as --once; the exit code is 0 if it is complete and verified
+    Fetch(FetchArgs),
     /// Make a snapshot of a node's ledger and publish it; the node may run
     Produce(ProduceArgs),
     /// Attest a stored and verified snapshot with a key of your own
@@ -97,14 +103,32 @@ pub(crate) struct FileArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// `--once` and the flags that need it.
+/// `--once`, which does what `fetch` does.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct OnceArgs {
     /// Fetch the newest snapshot and exit; the exit code is 0 if it is complete and verified
     #[arg(long)]
     pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) options: FetchOptions,
+}
+
+/// `fetch`.
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    #[command(flatten)]
+    pub(crate) options: FetchOptions,
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// The options of a fetch.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub(crate) struct FetchOptions {
     /// Extract the ledger to data.ldb in the data directory, ready for a node
-    #[arg(long, requires = "once")]
+    #[arg(long)]
     pub(crate) extract: bool,
     /// Delete an archive piece by piece while it is extracted, so that archive and ledger never need space at once;
     /// the snapshot is removed and no longer seeded
@@ -114,10 +138,10 @@ pub(crate) struct OnceArgs {
     #[arg(long, requires = "extract")]
     pub(crate) allow_older: bool,
     /// The stream to fetch, if the configuration has several
-    #[arg(long, requires = "once", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) stream: Option<String>,
     /// Seed after the fetch, for a duration (30m, 2h) or up to an upload ratio without a unit (1.5)
-    #[arg(long, requires = "once", value_name = "DURATION|RATIO")]
+    #[arg(long, value_name = "DURATION|RATIO")]
     pub(crate) seed_for: Option<SeedFor>,
 }
 
@@ -301,7 +325,8 @@ impl Cli {
                 &self.mirror.file
             }
             Some(
-                Command::Config(ConfigArgs { mirror, log, .. })
+                Command::Fetch(FetchArgs { mirror, log, .. })
+                | Command::Config(ConfigArgs { mirror, log, .. })
                 | Command::CheckConfig(CheckConfigArgs { mirror, log, .. }),
             ) => {
                 flags.mirror(mirror);
@@ -499,6 +524,32 @@ mod tests {
             assert!(table.find(flag.path).is_some(), "{}", flag.path);
         }
         assert_eq!(flags.len(), args.len());
+    }
+
+    #[test]
+    fn fetch_is_what_once_is() {
+        let options = [
+            "--extract",
+            "--discard-archive",
+            "--allow-older",
+            "--stream=a",
+            "--seed-for=2h",
+            "--data-dir=d",
+            "--authority=x",
+            "--log-level=debug",
+        ];
+        let parse = |first| {
+            let all = ["nano-snapshot-mirror", first].into_iter().chain(options);
+            Cli::try_parse_from(all).unwrap()
+        };
+        let (once, fetch) = (parse("--once"), parse("fetch"));
+        let flags = |cli: &Cli| format!("{:?}", cli.sources().flags);
+        assert_eq!(flags(&once), flags(&fetch));
+        let Some(Command::Fetch(args)) = fetch.command else {
+            panic!("{:?}", fetch.command)
+        };
+        assert!(once.once.once);
+        assert_eq!(args.options, once.once.options);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use service_kit::signals::{INTERRUPTED, Signals};
 use tokio::task::block_in_place;
 use tracing::info;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, FetchOptions};
 use crate::commands::outcome::Outcome;
 use crate::config::{Live, Loaded};
 use crate::progress::ProgressDisplay;
@@ -173,14 +173,15 @@ fn run(cli: &Cli, loaded: &Loaded, live: &Live, display: &ProgressDisplay) -> Re
         Some(Command::Demo(args)) => {
             return block_on(async |signals| commands::demo::run(args, &signals).await);
         }
-        None if cli.once.once => {
-            return block_on(async |signals| {
-                commands::fetch::run(&cli.once, live, display, &signals).await
-            });
-        }
+        Some(Command::Fetch(args)) => return fetch(&args.options, live, display),
+        None if cli.once.once => return fetch(&cli.once.options, live, display),
         None => block_on(async |signals| service::run(live, display, &signals).await)?,
     }
     Ok(Outcome::Done)
+}
+
+fn fetch(options: &FetchOptions, live: &Live, display: &ProgressDisplay) -> Result<Outcome> {
+    block_on(async |signals| commands::fetch::run(options, live, display, &signals).await)
 }
 
 /// Runs a command that uses the network. Signals are handled from the start.

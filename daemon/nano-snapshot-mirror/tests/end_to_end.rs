@@ -71,7 +71,7 @@ fn two_days_of_a_real_ledger_reach_a_node() {
     );
 
     // The fetch has the first day and gets the second.
-    run_command(world.mirror("node-1").args(["--once", "--extract"])).succeeded();
+    run_command(world.fetch("node-1").arg("--extract")).succeeded();
     assert_same(Path::new(AFTER), &extracted);
     assert_eq!(counts(&extracted), AFTER_COUNTS);
 

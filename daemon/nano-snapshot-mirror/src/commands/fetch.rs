@@ -1,4 +1,4 @@
-//! `--once`: finds the newest snapshot, fetches it, verifies it, extracts it on request, and exits.
+//! `fetch`, or `--once`: finds the newest snapshot, fetches it, verifies it, extracts it on request, and exits.
 
 mod extracted;
 mod final_extract;
@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cli::OnceArgs;
+use crate::cli::FetchOptions;
 use crate::commands::install::place::LedgerPlace;
 use crate::commands::outcome::Outcome;
 use crate::config::{Live, SeedFor, Size};
@@ -53,14 +53,14 @@ const UNREACHED_RETRY: Duration = Duration::from_secs(2);
 
 /// Fetches the newest snapshot once.
 pub(crate) async fn run(
-    once: &OnceArgs,
+    options: &FetchOptions,
     live: &Live,
     display: &ProgressDisplay,
     signals: &Signals,
 ) -> Result<Outcome> {
     let started = Instant::now();
     let config = &live.config();
-    if once.extract
+    if options.extract
         && let Some(root) = &config.data_dir
     {
         LedgerPlace::check_unused(root)?;
@@ -68,12 +68,12 @@ pub(crate) async fn run(
     let data = DataDir::create(config.data_dir.as_deref())?
         .with_reserve(config.disk.reserve.map(Size::get));
     data.clean_incoming()?;
-    let stream = Stream::one(config, once.stream.as_deref(), &data)?;
+    let stream = Stream::one(config, options.stream.as_deref(), &data)?;
     let network = Network::start(live, &data, Role::Once).await?;
     network.session().start_accepting();
     let policy = LedgerPolicy::from(&config.verify);
     let fetch = Fetch {
-        once,
+        options,
         retention: Retention::from(&config.retention),
         data: &data,
         stream: &stream,
@@ -92,7 +92,7 @@ pub(crate) async fn run(
         stream: &stream,
         id: left.id,
         policy: &policy,
-        allow_older: once.allow_older,
+        allow_older: options.allow_older,
         display,
         stop: &signals.stop,
     };
@@ -105,7 +105,7 @@ pub(crate) async fn run(
     if ended == Outcome::Interrupted {
         return Ok(ended);
     }
-    let place = if once.extract {
+    let place = if options.extract {
         data.ledger()
     } else {
         data.current_link(&stream.name)
@@ -137,7 +137,7 @@ enum Remaining {
 }
 
 struct Fetch<'a> {
-    once: &'a OnceArgs,
+    options: &'a FetchOptions,
     retention: Retention,
     data: &'a DataDir,
     stream: &'a Stream,
@@ -154,12 +154,12 @@ impl Fetch<'_> {
             return Ok(None);
         };
         let left = |to_do| Ok(Some(NetworkResult { id, to_do }));
-        if self.once.extract && Extracted::is_current(self.data, id) {
+        if self.options.extract && Extracted::is_current(self.data, id) {
             info!(snapshot = %id, "data.ldb is this snapshot already");
             return left(Remaining::Complete);
         }
         if Mark::Discarded.is_set(&self.data.snapshot(id)) {
-            if self.once.extract {
+            if self.options.extract {
                 info!(snapshot = %id, "going on to extract and discard");
                 return left(Remaining::Discard);
             }
@@ -183,7 +183,11 @@ impl Fetch<'_> {
             return Ok(None);
         };
         let to_do = self.put(&torrent, unpacked).await;
-        if let Some(seed_for) = self.once.seed_for.filter(|_| matches!(to_do, Ok(Some(_)))) {
+        if let Some(seed_for) = self
+            .options
+            .seed_for
+            .filter(|_| matches!(to_do, Ok(Some(_))))
+        {
             self.seed(&torrent, seed_for).await;
         }
         torrent.leave().await;
@@ -203,12 +207,12 @@ impl Fetch<'_> {
     ) -> Result<Option<Remaining>> {
         let format = torrent.dir.content(&torrent.store.info());
         let format = format.map(|(format, _)| format);
-        if format == Some(LedgerFormat::Plain) || !self.once.extract {
+        if format == Some(LedgerFormat::Plain) || !self.options.extract {
             if !self.check(torrent).await? {
                 return Ok(None);
             }
             self.switch(torrent.id)?;
-            if !self.once.extract {
+            if !self.options.extract {
                 return Ok(Some(Remaining::Nothing));
             }
             return Ok(match self.reflink(torrent).await? {
@@ -217,7 +221,7 @@ impl Fetch<'_> {
                 None => Some(Remaining::Extract),
             });
         }
-        if self.once.discard_archive {
+        if self.options.discard_archive {
             return Ok(Some(Remaining::Discard));
         }
         let unpacked = match unpacked? {
@@ -238,7 +242,7 @@ impl Fetch<'_> {
                         &place,
                         torrent.id,
                         New::Archived(archived),
-                        self.once.allow_older,
+                        self.options.allow_older,
                     )
                 })?;
                 Ok(Some(Remaining::Nothing))
@@ -337,7 +341,7 @@ impl Fetch<'_> {
             Some(Entry::Refused(faults)) => return Err(unsound(id, &faults)),
             _ => {}
         }
-        let is_streaming = self.once.extract && !self.once.discard_archive;
+        let is_streaming = self.options.extract && !self.options.discard_archive;
         let wanted = DownloadRequest {
             id,
             open: Vec::new(),
@@ -384,7 +388,7 @@ impl Fetch<'_> {
         let (data, id) = (self.data.clone(), torrent.id);
         let (store, dir) = (torrent.store.clone(), torrent.dir.clone());
         let (display, stop) = (self.display.clone(), self.signals.stop.clone());
-        let allow_older = self.once.allow_older;
+        let allow_older = self.options.allow_older;
         let work = move || {
             let place = LedgerPlace::of_data_dir(data.root())?;
             let Some(copy) = extract::by_reflink(&content, place.ledger())? else {

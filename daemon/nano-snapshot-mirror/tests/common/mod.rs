@@ -310,6 +310,15 @@ impl World {
         command
     }
 
+    /// A fetch, by the command that `--once` is another name for.
+    pub(crate) fn fetch(&self, data: &str) -> Command {
+        let mut command = command();
+        command.arg("fetch");
+        self.add_network(&mut command, data);
+        command.args(["--authority", &self.authority, "--listen", "127.0.0.1:0"]);
+        command
+    }
+
     /// The same with the rest in a file.
     pub(crate) fn mirror_configured(&self, data: &str, file: &Path) -> Command {
         let mut command = self.mirror_of_file(data, file);
