@@ -1,5 +1,4 @@
-//! The configuration: what there is to set, and how defaults, a file, the environment and flags
-//! become one [`Config`].
+//! The configuration: all keys, and how defaults, a file, the environment and flags become one [`Config`].
 //!
 //! # Adding a key
 //!
@@ -7,11 +6,11 @@
 //!    name, type and default. `max_connections` is the key `max-connections`. A key is `live` when
 //!    code that uses it reads [`Live::config`] each time or waits for [`Live::subscribe`]; a
 //!    `restart` key keeps its value there until the next start.
-//! 2. Its type says what may be written ([`KeyType`](section::KeyType), in `values.rs`): take
+//! 2. Its type defines the accepted values ([`KeyType`](section::KeyType), in `values.rs`): use
 //!    `Number<MIN, MAX>`, `Seconds<MIN, MAX>`, `Vec<_>`, `Option<_>` or write another.
-//!    What depends on two keys goes to [`contradictions`].
+//!    Checks that depend on two keys belong in [`contradictions`].
 //! 3. A new section is a new `section! { … }` and a line `section name: Type;` in [`Config`].
-//! 4. A flag for it, where one is worth having: an optional field in `cli.rs` and a line in
+//! 4. A flag for it, if one is useful: an optional field in `cli.rs` and a line in
 //!    `Flags` there.
 //! 5. `UPDATE=1 cargo test -p nano-snapshot-mirror configuration_page` writes
 //!    `docs/configuration.md`.
@@ -63,13 +62,13 @@ pub(crate) use values::{Chosen, Number, Origin, Seconds};
 pub(crate) use webhook::Webhook;
 pub(crate) use written::{HostPort, SeedFor};
 
-/// The key of the stream that is followed unless another is named.
+/// The public key of the default stream.
 pub(crate) const DEFAULT_AUTHORITY: [u8; Authority::LEN] = [
     0xcd, 0xbc, 0x92, 0x84, 0x01, 0x5e, 0x84, 0xc2, 0x25, 0xf0, 0xe6, 0x7b, 0x89, 0x16, 0x06, 0x50,
     0x5a, 0x60, 0xcf, 0x12, 0x18, 0xb1, 0x27, 0xac, 0x1c, 0x1e, 0xdb, 0x64, 0x44, 0x56, 0x7e, 0x6b,
 ];
 
-/// Name and salt of the stream that is followed unless another is described.
+/// Name and salt of the default stream.
 pub(crate) const DEFAULT_STREAM: &str = "daily";
 
 section! {
@@ -129,7 +128,7 @@ section! {
 }
 
 section! {
-    /// The BitTorrent side: how peers reach us, and how many.
+    /// BitTorrent: addresses on which peers connect, and limits on connections.
     Peer {
         /// Addresses on which to accept peers (TCP). `[::]` includes IPv4. A command that runs
         /// once, such as `--once`, uses any free port instead when the mirror on this machine uses
@@ -160,7 +159,7 @@ section! {
 }
 
 section! {
-    /// The node in the Mainline DHT, in which pointers and peers are found.
+    /// The node in the Mainline DHT, which finds pointers and peers.
     Dht {
         /// UDP port of the mirror's DHT node. Commands that run once use any free port unless
         /// `--dht-port` names one.
@@ -171,8 +170,8 @@ section! {
 }
 
 section! {
-    /// The status page, metrics and health, over HTTP. Nothing can be changed there, and there is no
-    /// password: to show it elsewhere, put a server with one before it.
+    /// The status page, metrics and health checks, over HTTP. It is read-only and has no password: to
+    /// publish it, use a reverse proxy with authentication.
     Http {
         /// Address to serve. Requests must name the machine by an address, as `localhost`, by its
         /// host name (with or without a domain), or by one of `hosts`.
@@ -186,8 +185,8 @@ section! {
 }
 
 section! {
-    /// How fast content comes and goes, over all snapshots. Everything that goes over connections
-    /// with peers and web seeds counts, their own messages too.
+    /// Limits on transfer rates, over all snapshots. All bytes on connections with peers and web seeds
+    /// count, including protocol messages.
     Limits {
         /// Limit of the upload.
         live upload: Rate = Limit::word();
@@ -215,7 +214,7 @@ section! {
 }
 
 section! {
-    /// Trackers, which bring together the peers of a snapshot.
+    /// BitTorrent trackers, which return addresses of peers.
     Trackers {
         /// Trackers at which every stored or fetched snapshot is announced.
         restart urls: Vec<TrackerUrl>;
@@ -232,8 +231,8 @@ section! {
 }
 
 section! {
-    /// File servers that have the snapshots (BEP 19), used while peers give little. What they send is
-    /// verified like what peers send.
+    /// File servers that have the snapshots (BEP 19), used while peers send little. Their data is
+    /// verified like that of peers.
     WebSeeds {
         /// File servers. With a `/` at the end, the files of a snapshot are requested under its
         /// name below that URL. Without, the URL is that of the only file of every snapshot.
@@ -242,7 +241,7 @@ section! {
 }
 
 section! {
-    /// Which snapshots are kept besides those that are current, wanted, in use or pinned.
+    /// Limits on superseded snapshots. Current, desired, used and pinned snapshots are always kept.
     Retention {
         /// Number of complete snapshots of a stream to keep, the current one included.
         live generations: Number<1, 10_000> = const { Number::new(2) };
@@ -252,7 +251,7 @@ section! {
 }
 
 section! {
-    /// Reading again what is seeded, in the background, to find what the disk changed by itself.
+    /// Scrubs: hashing seeded snapshots again in the background, to find bit rot.
     Scrub {
         /// Time between two scrubs of a snapshot.
         live interval: OrOff<Seconds<1, 315_360_000>> = OrOff::Value(const { Seconds::new(2_592_000) });
@@ -262,7 +261,7 @@ section! {
 }
 
 section! {
-    /// What a ledger must be before it becomes current, is installed or published.
+    /// Verification of a ledger before it becomes current, is installed or is published.
     Verify {
         /// How thoroughly to verify it: its structure (`l0` milliseconds, `l1` seconds), balances
         /// and a sample of signatures (`l2`, minutes), everything (`l3`, hours). See
@@ -294,48 +293,48 @@ section! {
         /// How much to log.
         live level: LogLevel = LogLevel::Info;
         /// `text` for people, `json` for programs, or `journal` with its fields. `auto` means the
-        /// journal if stderr leads there, as under systemd.
+        /// journal if stderr is connected to it, as under systemd.
         restart format: LogFormat = LogFormat::Auto;
     }
 }
 
 fn default_authorities() -> Vec<Authority> {
-    // A good key: a test makes one of it.
+    // The key is valid; a test checks it.
     Authority::from_bytes(&DEFAULT_AUTHORITY)
         .into_iter()
         .collect()
 }
 
-/// The salt of the stream that is followed unless another is described.
+/// Returns the salt of the default stream.
 pub(crate) fn default_salt() -> Salt {
-    // Shorter than the 64 bytes that a salt may have.
+    // The name is shorter than the limit of 64 bytes.
     DEFAULT_STREAM.parse().expect("a short salt")
 }
 
-/// TCP port of peers; UDP of the same number is kept free beside it.
+/// The default TCP port for peers. The UDP port of the same number stays unused.
 const DEFAULT_PEER_PORT: u16 = 6881;
 
 fn default_listen() -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PEER_PORT)
 }
 
-/// As the exporter of nano-snapshot-swarm's mirror.
+/// Returns the address that the metrics exporter of nano-snapshot-swarm uses.
 fn default_http() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9109)
 }
 
-/// The streams with their names, which are all different, in the order in which they are configured; never
-/// empty. Some things are about the first alone, such as `/latest.magnet`.
+/// The streams with their names, in the order of the configuration. Names are unique, and there is at least one stream. Some functions, such as
+/// `/latest.magnet`, use the first stream only.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Streams(Vec<(String, Stream)>);
 
 impl Streams {
-    /// All of them, in their order.
+    /// Returns all streams in their order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Stream)> {
         self.0.iter().map(|(name, stream)| (name.as_str(), stream))
     }
 
-    /// Puts them in the order of `names`; those that are not among them come last.
+    /// Sorts the streams in the order of `names`. Streams that `names` does not contain come last.
     fn arrange(&mut self, names: &[String]) {
         let place = |name: &String| names.iter().position(|one| one == name);
         self.0
@@ -351,7 +350,7 @@ impl Default for Streams {
 
 impl Part for Streams {
     fn describe(at: &str, table: &mut Table) {
-        // Its own description stands at its sections.
+        // The description belongs to the section of each stream.
         table.section(at, "");
         Stream::describe(&format!("{at}.{ANY_NAME}"), table);
     }
@@ -375,20 +374,20 @@ impl Part for Streams {
         }
     }
 
-    /// Streams come and go with a reload.
+    /// Takes over all streams: a reload can add and remove them.
     fn adopt(&mut self, new: &Self) {
         self.0.clone_from(&new.0);
     }
 }
 
-/// Whether a stream may be called so: the name becomes a file name.
+/// Returns whether a stream may have this name, which becomes a file name.
 fn is_stream_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     (1..=200).contains(&name.len()) && name.bytes().all(plain)
 }
 
 impl Config {
-    /// Notes which addresses come from flags of this command.
+    /// Sets the origin of addresses that come from flags of this command.
     fn note_flags(&mut self, by_flag: impl Fn(&str) -> bool) {
         let origins = [
             ("peer.listen", &mut self.peer.listen.origin),
@@ -402,7 +401,7 @@ impl Config {
         }
     }
 
-    /// All keys.
+    /// Returns the description of all keys.
     pub(crate) fn table() -> Table {
         let mut table = Table::default();
         Self::describe("", &mut table);
@@ -426,7 +425,7 @@ impl Control {
 }
 
 impl Stream {
-    /// Whom to believe.
+    /// Returns the policy: which authorities are trusted, and how many of them must agree.
     pub(crate) fn policy(&self) -> Result<StreamPolicy, InvalidPolicy> {
         let threshold = self.threshold.get() as usize;
         let max_age = self.max_age.map(Seconds::get);
@@ -439,7 +438,7 @@ impl Stream {
     }
 }
 
-/// What is wrong though each key alone is right: the path of a key, and words.
+/// Returns contradictions between keys that are valid by themselves: the path of a key, and a message.
 fn contradictions(config: &Config) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (name, stream) in config.stream.iter() {

@@ -433,7 +433,7 @@ fn an_operator_of_the_swarm_changes_the_command_and_nothing_else() {
     let said = run_command(&mut fetch).succeeded();
     assert!(
         said.stderr
-            .contains("names of nano-snapshot-swarm are understood"),
+            .contains("using variables of nano-snapshot-swarm"),
         "{}",
         said.stderr
     );

@@ -1,6 +1,6 @@
 //! Which configured addresses still need a socket when the service manager has passed some in.
 //!
-//! An inherited socket that accepts the connections of an address is that address: the kernel refuses a second socket for it.
+//! An inherited socket that accepts all connections to an address replaces a socket for it: the kernel refuses to bind a second one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -18,7 +18,7 @@ pub struct PartlyInherited {
     key: String,
 }
 
-/// Whose connections a socket accepts: those to one address of a family, or to all of them.
+/// The destination addresses for which a socket accepts connections: one address of a family, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Range {
     V4(Ipv4Addr),

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM, which stop a process, and SIGHUP, which makes a service look at its surroundings again.
+//! SIGINT and SIGTERM, which stop a process, and SIGHUP, which makes a service reload its configuration and rescan.
 
 use std::io;
 use std::sync::Arc;
@@ -23,17 +23,16 @@ pub enum SignalError {
     Listen(#[source] io::Error),
 }
 
-/// Signals that come within this time are one request to stop: a terminal sends SIGINT to a whole process
-/// group, and shells, container engines and service managers pass a signal on that the process received itself.
+/// Stop signals within this time count as one. A terminal sends SIGINT to a whole process group, and shells, container engines and service managers
+/// may forward a signal that the process also received itself.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// The signals of a running process. Clones receive the same ones.
 #[derive(Debug, Clone)]
 pub struct Signals {
-    /// Cancelled by the first SIGINT or SIGTERM; one that comes at least a second later ends the process
-    /// at once.
+    /// Cancelled by the first SIGINT or SIGTERM. Another one at least a second later ends the process at once.
     pub stop: CancellationToken,
-    /// Notified by every SIGHUP, the request to read the configuration and to look at everything again.
+    /// Notified by every SIGHUP, the request to reload the configuration and to rescan.
     pub rescan: Arc<Notify>,
 }
 

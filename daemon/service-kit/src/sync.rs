@@ -1,4 +1,4 @@
-//! Locks whose holders never leave the data half changed.
+//! Locks on data that is always consistent, even after a panic.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -17,7 +17,7 @@ use tracing::{debug, info};
 /// The shortest time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The time that one step of a start may take. The service manager's own limit on starts begins again with each step.
+/// The time limit for one step of a start. Each step extends the start timeout of the service manager.
 const STEP_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// The names of the sockets that a service accepts from the service manager, as `FileDescriptorName=` of the socket units sets them.

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 /// The shortest time between two checks.
 const SHORTEST_CHECK: Duration = Duration::from_millis(20);
 
-/// Shorter limits than this make loops that run every two seconds look as if they hung.
+/// With a shorter limit than this, loops that run every two seconds may count as hung.
 const SHORTEST_SENSIBLE: Duration = Duration::from_secs(10);
 
 /// A counter that a loop increments each time round. Clones share the counter.
@@ -107,7 +107,7 @@ impl fmt::Debug for WatchedLoop {
     }
 }
 
-/// The loops, and how far each was at the last ping.
+/// The loops, with their progress at the last ping.
 #[derive(Debug)]
 pub struct Round {
     loops: Vec<WatchedLoop>,

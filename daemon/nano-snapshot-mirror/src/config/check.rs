@@ -1,4 +1,4 @@
-//! What is wrong with values that are right by themselves: ports that meet, directories that cannot be used.
+//! Checks of values that are valid by themselves: conflicting ports, and a data directory that cannot be used.
 
 use std::fs::File;
 use std::io;
@@ -11,13 +11,13 @@ use rustix::io::Errno;
 use super::sizes::OrOff;
 use super::{Config, Loaded};
 
-/// Addresses that cannot both be listened on: the path of the key to change, and words.
+/// Returns conflicts between listening addresses: the path of the key to change, and a message.
 pub(super) fn equal_ports(config: &Config) -> Vec<(String, String)> {
     let peers = &config.peer.listen.value;
     let mut found = Vec::new();
     for (index, address) in peers.iter().enumerate() {
         if address.port() != 0 && peers.iter().take(index).any(|other| other == address) {
-            let what = format!("{address} is there twice; write it once");
+            let what = format!("{address} is listed twice; write it once");
             found.push(("peer.listen".to_owned(), what));
         }
     }
@@ -32,19 +32,19 @@ pub(super) fn equal_ports(config: &Config) -> Vec<(String, String)> {
     found
 }
 
-/// Whether two TCP sockets cannot listen there at the same time.
+/// Returns whether two TCP sockets cannot listen on these addresses at the same time.
 fn meet(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |all: IpAddr, ip: IpAddr| match all {
         IpAddr::V4(all) => all.is_unspecified() && ip.is_ipv4(),
-        // IPv6's takes IPv4 as well.
+        // A socket on `[::]` also accepts IPv4.
         IpAddr::V6(all) => all.is_unspecified(),
     };
     let (a, b) = (one.ip(), other.ip());
     one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
 }
 
-/// Why the data directory cannot be used: where the value stands, and words. Looks at this machine, as this user,
-/// unless `elsewhere`: then at the path alone.
+/// Returns why the data directory cannot be used, with the place of the value. Tests it on this machine as this user. With `elsewhere` only the
+/// path is checked.
 pub(crate) fn unusable(loaded: &Loaded, elsewhere: bool) -> Option<String> {
     let dir = loaded.config.data_dir.as_deref()?;
     let place = loaded.place("data-dir");
@@ -59,7 +59,7 @@ pub(crate) fn unusable(loaded: &Loaded, elsewhere: bool) -> Option<String> {
     Some(format!("{place}: data-dir = {}: {what}", dir.display()))
 }
 
-/// Why nothing can be written to an absolute path, or it cannot be made.
+/// Returns why a directory cannot be written to or created; `None` if it can. The path must be absolute.
 fn unwritable(dir: &Path) -> Option<String> {
     let there = dir
         .ancestors()
@@ -76,8 +76,8 @@ fn unwritable(dir: &Path) -> Option<String> {
     ))
 }
 
-/// Writes a file without a name to a directory, or where the file system has none such, one that is removed at once:
-/// permissions alone do not tell what root may do.
+/// Creates an unnamed file in the directory. On file systems without O_TMPFILE, creates a file and removes it. Permission bits alone do not show
+/// what root may write.
 fn write_to(dir: &Path) -> io::Result<()> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     match open(dir, flags, Mode::RUSR | Mode::WUSR) {

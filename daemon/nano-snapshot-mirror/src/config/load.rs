@@ -17,15 +17,15 @@ use super::{Config, DEFAULT_STREAM, contradictions, is_stream_name};
 /// The sources of a configuration, which are read again at a reload.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    /// The file that was named.
+    /// The file that the user named.
     pub(crate) file: Option<PathBuf>,
-    /// Whether to read the default file where none was named.
+    /// Whether to read the default file if the user named none.
     pub(crate) default_file: bool,
     pub(crate) variables: Variables,
     pub(crate) flags: Vec<UnscopedValue>,
 }
 
-/// A configuration, and where it comes from.
+/// A configuration, with the source of each value.
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub(crate) config: Config,
@@ -37,7 +37,7 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Where the value of a key comes from: file with line, variable, flag or `default`.
+    /// Returns the source of the value of a key: file with line, variable, flag or `default`.
     pub(crate) fn place(&self, path: &str) -> String {
         self.merged.place(path)
     }
@@ -49,9 +49,9 @@ pub(crate) struct Mistakes(Vec<Mistake>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Mistake {
-    /// File with line, variable or flag.
+    /// The source: file with line, variable or flag.
     place: String,
-    /// The key, where there is one.
+    /// The path of the key; empty without one.
     path: String,
     /// What is wrong and what to write instead.
     what: String,
@@ -64,14 +64,14 @@ impl fmt::Display for Mistake {
 }
 
 impl Mistakes {
-    /// One line for each.
+    /// Returns one line for each mistake.
     pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(Mistake::to_string)
     }
 }
 
 impl Sources {
-    /// What this process was started with, and files.
+    /// Returns the sources of this process: the file, its environment and its flags.
     pub(crate) fn of_process(file: Option<PathBuf>, flags: Vec<UnscopedValue>) -> Self {
         Self {
             file,
@@ -81,7 +81,7 @@ impl Sources {
         }
     }
 
-    /// Flags alone.
+    /// Returns sources that consist of flags alone.
     pub(crate) fn only(flags: Vec<UnscopedValue>) -> Self {
         Self {
             flags,
@@ -93,7 +93,7 @@ impl Sources {
     ///
     /// # Errors
     ///
-    /// All mistakes of all sources, also where another source says the same key right.
+    /// All mistakes of all sources, including values that a later source overrides.
     pub(crate) fn load(&self) -> Result<Loaded, Mistakes> {
         let named = self.file.as_deref();
         let named = named.or_else(|| sources::file_of_variable(&self.variables));
@@ -118,7 +118,7 @@ impl Sources {
         let swarm = settle("environment", &swarm, &stream);
         let flags = settle("flags", &self.flags, &stream);
 
-        // Each overrides those before it.
+        // Each layer overrides those before it.
         let place_of_data = sources::place_of_data(&self.variables);
         let layers = [place_of_data, file, credential, swarm, own, flags];
         let table = Config::table();
@@ -144,7 +144,7 @@ impl Sources {
         config.note_flags(|path| self.flags.iter().any(|flag| flag.path == path));
         for (path, what) in contradictions(&config) {
             let section = path.rsplit_once('.').map_or("", |(section, _)| section);
-            // With a key that reads as its default, what it contradicts may be right.
+            // A key with a mistake reads as its default. A contradiction with that default may not be one.
             if !mistakes.iter().any(|one| one.path.starts_with(section)) {
                 let place = merged.place(&path);
                 let what = format!("{path}: {what}");
@@ -164,7 +164,7 @@ impl Sources {
     }
 }
 
-/// What all sources say together.
+/// The values of all sources, merged.
 #[derive(Debug, Clone)]
 struct Merged {
     figment: Figment,
@@ -174,13 +174,13 @@ struct Merged {
 impl Merged {
     fn of(layers: impl IntoIterator<Item = Layer>) -> Self {
         let figment = layers.into_iter().fold(Figment::new(), Figment::merge);
-        // A layer gives its data without fail.
+        // The data of a layer is always valid.
         let mut said = figment.data().unwrap_or_default();
         let said = said.remove(figment.profile()).unwrap_or_default();
         Self { figment, said }
     }
 
-    /// Where the value that counts stands.
+    /// Returns the source of the value in effect.
     fn place(&self, path: &str) -> String {
         let value = self.figment.find_value(path).ok();
         let metadata = value.and_then(|value| self.figment.get_metadata(value.tag()));
@@ -192,7 +192,7 @@ impl Merged {
     }
 }
 
-/// Says that variables of nano-snapshot-swarm count.
+/// Returns the notice that variables of nano-snapshot-swarm are in use.
 fn notice(swarm: &[UnscopedValue]) -> Option<String> {
     let taken: Vec<String> = swarm
         .iter()
@@ -200,13 +200,13 @@ fn notice(swarm: &[UnscopedValue]) -> Option<String> {
         .collect();
     (!taken.is_empty()).then(|| {
         format!(
-            "names of nano-snapshot-swarm are understood: {}",
+            "using variables of nano-snapshot-swarm: {}",
             taken.join(", ")
         )
     })
 }
 
-/// The name of a stream without a section: that of its salt.
+/// Returns the name of a stream without a section, derived from its salt.
 fn name_of_stream<'a>(loose: impl Iterator<Item = &'a UnscopedValue>) -> String {
     let salt = loose
         .filter(|loose| loose.path == "stream.NAME.salt")
@@ -218,7 +218,7 @@ fn name_of_stream<'a>(loose: impl Iterator<Item = &'a UnscopedValue>) -> String 
     }
 }
 
-/// Gives values their stream: the only one there is.
+/// Assigns values without a stream to the only stream. With several streams such values are mistakes.
 fn settle(name: &str, loose: &[UnscopedValue], stream: &Result<String, Vec<String>>) -> Layer {
     let mut layer = Layer::named(name);
     for UnscopedValue { path, value, place } in loose {
@@ -244,7 +244,7 @@ fn settle(name: &str, loose: &[UnscopedValue], stream: &Result<String, Vec<Strin
     layer
 }
 
-/// Checks what one source says, key by key.
+/// Checks each key of one source.
 fn check(said: &Dict, at: &str, layer: &Layer, table: &Table, mistakes: &mut Vec<Mistake>) {
     for (name, value) in said {
         let path = match at {
@@ -269,7 +269,7 @@ fn check(said: &Dict, at: &str, layer: &Layer, table: &Table, mistakes: &mut Vec
                     continue;
                 }
                 value => {
-                    // Perhaps one of its keys was meant.
+                    // The value may have been meant for a key of the section, so it may be secret.
                     let said = match table.has_secret_below(&path) {
                         true => String::new(),
                         false => format!(" = {}", as_toml(value)),
@@ -283,17 +283,17 @@ fn check(said: &Dict, at: &str, layer: &Layer, table: &Table, mistakes: &mut Vec
             unknown(&path, table)
         };
         let place = layer.place(&path).to_owned();
-        // Of a line that cannot be read, what was guessed is not worth a word.
+        // A line with a syntax error is reported once. What could be read of it is ignored.
         if !layer.broken.iter().any(|(broken, _)| *broken == place) {
             mistakes.push(Mistake { place, path, what });
         }
     }
 }
 
-/// How alike two paths must be for one to be suggested for the other.
+/// The least similarity of two paths for one to be suggested for the other.
 const ALIKE: f64 = 0.6;
 
-/// A known path with the names in it that stand there in `path`.
+/// Returns the known path with its [`ANY_NAME`] segments replaced by those of `path`.
 fn with_names_of(path: &str, known: &str) -> String {
     let mut names = path.split('.');
     let segment = |segment| match (segment, names.next()) {

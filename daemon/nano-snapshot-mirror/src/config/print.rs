@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use super::load::Loaded;
 use super::section::{Part as _, Shown};
 
-/// The configuration in effect as a file that says the same, but for what may be a secret in URLs, with
-/// the place each value is from.
+/// Formats the configuration in effect as a file, with the source of each value. Secrets in URLs are hidden.
 pub(crate) fn effective(loaded: &Loaded) -> String {
     let mut shown = Vec::new();
     loaded.config.show("", &mut shown);

@@ -1,4 +1,4 @@
-//! Times of the week at which other limits hold.
+//! Weekly time windows with other limits.
 
 use figment::value::{Dict, Value};
 
@@ -8,27 +8,27 @@ use super::values::{quoted, write};
 
 const MINUTES_PER_DAY: u32 = 24 * 60;
 
-/// As they are written; 1970 began with a Thursday.
+/// The names of the days. 1970 began on a Thursday.
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const FIRST_DAY_OF_1970: u64 = 3;
 
 /// Days of the week and a time of day, in UTC, with limits for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
-    /// By [`DAYS`].
+    /// In the order of [`DAYS`].
     days: [bool; 7],
     /// Minutes from midnight.
     from: u32,
-    /// Minutes from midnight; not behind `from` means on the next day.
+    /// Minutes from midnight. A value not greater than `from` means the next day.
     to: u32,
-    /// `None` leaves the usual limit.
+    /// The upload limit; `None` keeps the usual one.
     pub(crate) upload: Option<Rate>,
-    /// The same.
+    /// The download limit; `None` keeps the usual one.
     pub(crate) download: Option<Rate>,
 }
 
 impl Window {
-    /// Whether it is open so many seconds after the start of 1970.
+    /// Returns whether the window is open at a time in seconds since 1970.
     pub(crate) fn is_open(&self, unix_seconds: u64) -> bool {
         let minutes = unix_seconds / 60;
         let today = (minutes / u64::from(MINUTES_PER_DAY) + FIRST_DAY_OF_1970) % 7;
@@ -87,7 +87,7 @@ impl KeyType for Window {
     }
 }
 
-/// All days where none are named.
+/// Parses the days. The default is all days.
 fn days(said: &Dict) -> Result<[bool; 7], String> {
     let Some(named) = said.get("days") else {
         return Ok([true; 7]);
@@ -102,7 +102,7 @@ fn days(said: &Dict) -> Result<[bool; 7], String> {
     Ok(days)
 }
 
-/// `HH:MM`, at most `24:00`.
+/// Parses `HH:MM`, at most `24:00`, to minutes.
 fn time(said: &Dict, key: &str, default: u32) -> Result<u32, String> {
     let Some(value) = said.get(key) else {
         return Ok(default);

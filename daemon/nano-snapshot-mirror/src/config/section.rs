@@ -1,4 +1,4 @@
-//! The description of each key, from which all else is derived.
+//! Descriptions of keys, from which parsing, defaults and documentation are derived.
 //!
 //! [`section!`] makes a struct, its defaults and a [`Part`] of a section's description. The [`Part`] lists its keys, reads and formats them, and
 //! takes over changes.
@@ -40,24 +40,23 @@ pub(crate) enum Change {
 
 /// The description of a key.
 pub(crate) struct Key {
-    /// Where it stands, for example `peer.listen`. The segment [`ANY_NAME`] stands for a name that
-    /// the user chooses.
+    /// The path of the key, such as `peer.listen`. The segment [`ANY_NAME`] stands for a name that the user chooses.
     pub(crate) path: String,
-    /// What to write.
+    /// The accepted values, see [`KeyType::form`].
     pub(crate) form: String,
     /// The default as TOML; `None` when it is not set by default.
     pub(crate) default: Option<String>,
-    /// What it does.
+    /// The description.
     pub(crate) about: String,
     /// When a change takes effect.
     pub(crate) change: Change,
     /// Whether parts of a value may be a secret.
     pub(crate) secret: bool,
-    /// Whether a value may stand there; the error as [`KeyType::parse`] says it.
+    /// Checks a value; see [`KeyType::parse`] for the error.
     pub(crate) check: fn(&Value) -> Result<(), String>,
 }
 
-/// Stands in paths for a name that the user chooses. Keys have no capital letters.
+/// The placeholder in paths for a name that the user chooses. Keys have no capital letters.
 pub(crate) const ANY_NAME: &str = "NAME";
 
 /// All sections and keys, in the order in which they are documented.
@@ -65,7 +64,7 @@ pub(crate) const ANY_NAME: &str = "NAME";
 pub(crate) struct Table {
     /// Path and description of each section.
     pub(crate) sections: Vec<(String, String)>,
-    /// Their keys.
+    /// All keys.
     pub(crate) keys: Vec<Key>,
 }
 
@@ -92,19 +91,19 @@ impl Table {
         });
     }
 
-    /// The key at a path.
+    /// Returns the key at a path.
     pub(crate) fn find(&self, path: &str) -> Option<&Key> {
         self.keys.iter().find(|key| matches(&key.path, path))
     }
 
-    /// Whether there is a section at a path.
+    /// Returns whether there is a section at a path.
     pub(crate) fn has_section(&self, path: &str) -> bool {
         self.sections
             .iter()
             .any(|(section, _)| matches(section, path))
     }
 
-    /// Whether a key in the section at a path may be a secret.
+    /// Returns whether a key in the section at a path may be a secret.
     pub(crate) fn has_secret_below(&self, path: &str) -> bool {
         let below = |key: &str| {
             key.strip_prefix(path)
@@ -124,7 +123,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     all && path.next().is_none()
 }
 
-/// Doc comments begin every line with a space.
+/// Removes the space with which every line of a doc comment begins.
 fn trimmed(about: &str) -> String {
     let lines: Vec<&str> = about.lines().map(str::trim).collect();
     lines.join("\n").trim().to_owned()
@@ -133,31 +132,30 @@ fn trimmed(about: &str) -> String {
 /// A value in effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shown {
-    /// Where it stands.
+    /// The path of the key.
     pub(crate) path: String,
-    /// As TOML; `None` when it is not set.
+    /// The value as TOML; `None` when it is not set.
     pub(crate) value: Option<String>,
-    /// The same without what may be a secret.
+    /// The value as TOML without parts that may be secret.
     pub(crate) public: Option<String>,
 }
 
 /// A section, or a table of sections.
 pub(crate) trait Part: Default {
-    /// Adds its keys to the table; `at` is its own path.
+    /// Adds the keys of this section to the table. `at` is the path of the section.
     fn describe(at: &str, table: &mut Table);
 
-    /// Reads what the sources say together. What is wrong reads as its default: it was reported
-    /// when the sources were checked one by one.
+    /// Reads the merged values of all sources. An invalid value reads as its default; the check of its source has already reported it.
     fn read(said: &Dict) -> Self;
 
-    /// Adds its values.
+    /// Adds the values of this section to `into`.
     fn show(&self, at: &str, into: &mut Vec<Shown>);
 
-    /// Takes over what may change in a running service.
+    /// Takes over the values of keys that may change in a running service.
     fn adopt(&mut self, new: &Self);
 }
 
-/// The path of `name` under `at`, where `name` is that of a field.
+/// Returns the path of the field `name` under `at`.
 pub(crate) fn path_of(at: &str, name: &str) -> String {
     let name = kebab(name);
     if at.is_empty() {
@@ -167,7 +165,7 @@ pub(crate) fn path_of(at: &str, name: &str) -> String {
     }
 }
 
-/// The name of a key as people write it.
+/// Converts the name of a field to that of a key.
 pub(crate) fn kebab(field: &str) -> String {
     field.replace('_', "-")
 }
@@ -188,7 +186,7 @@ pub(crate) fn read_part<T: Part>(said: &Dict, field: &str) -> T {
     }
 }
 
-/// Makes a section of its description; see [`crate::config`].
+/// Defines a section by its description; see [`crate::config`].
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
@@ -241,7 +239,7 @@ macro_rules! section {
     (@default $default:expr) => { $default };
 
     (@describe section $Type:ty, $path:ident, $about:ident, $default:expr, $table:ident) => {
-        // Its own description stands at its type.
+        // The description belongs to the type of the section.
         let (_, _) = ($about, $default);
         <$Type as $crate::config::section::Part>::describe(&$path, $table);
     };
@@ -263,7 +261,7 @@ macro_rules! section {
     };
     (@adopt live $old:expr, $new:expr) => { $old = $new.clone(); };
     (@adopt restart $old:expr, $new:expr) => {
-        // As it is until the next start.
+        // The old value remains until the next start.
         let (_, _) = (&$old, &$new);
     };
 

@@ -153,7 +153,7 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// Formats bytes in the largest unit that gives a whole number.
+/// Formats bytes in the largest unit that yields a whole number.
 fn written(bytes: u64) -> String {
     for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes > 0 && bytes.is_multiple_of(1 << shift) {

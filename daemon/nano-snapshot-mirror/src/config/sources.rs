@@ -1,5 +1,4 @@
-//! Where configuration comes from: a file, the environment, and flags. Each becomes a [`Layer`],
-//! which knows for every value where a person finds it.
+//! Sources of the configuration: a file, the environment, and flags. Each becomes a [`Layer`], which has the place of every value for messages.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,23 +14,23 @@ use toml::de::{DeTable, DeValue};
 
 use super::Config;
 
-/// Before the name of each variable of ours.
+/// The prefix of the variables of this program.
 pub(crate) const PREFIX: &str = "NANO_SNAPSHOT_MIRROR_";
 
-/// The file that is read unless another is named.
+/// The default configuration file.
 pub(crate) const DEFAULT_FILE: &str = "/etc/nano-snapshot-mirror/config.toml";
 
-/// What one source says.
+/// The values of one source.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layer {
-    /// The source, for a value whose own place is not known.
+    /// The name of the source, for values whose place is unknown.
     pub(crate) name: String,
     pub(crate) said: Dict,
     /// The place of each value, by its path.
     pub(crate) places: BTreeMap<String, String>,
-    /// The streams of a file, in its order.
+    /// The streams of a file, in the order of the file.
     pub(crate) streams: Vec<String>,
-    /// What is wrong with the source itself: place and words.
+    /// Errors of the source itself, such as syntax errors: place and message.
     pub(crate) broken: Vec<(String, String)>,
 }
 
@@ -43,12 +42,12 @@ impl Layer {
         }
     }
 
-    /// Where the value at a path stands.
+    /// Returns the place of the value at a path.
     pub(crate) fn place(&self, path: &str) -> &str {
         self.places.get(path).unwrap_or(&self.name)
     }
 
-    /// Puts a value at a path.
+    /// Sets the value at a path.
     pub(crate) fn put(&mut self, path: &str, value: Value, place: String) {
         self.places.insert(path.to_owned(), place);
         let mut segments: Vec<&str> = path.split('.').collect();
@@ -58,8 +57,8 @@ impl Layer {
             let entry = dict
                 .entry(segment.to_owned())
                 .or_insert_with(|| Value::from(Dict::new()));
-            // A value where a section belongs is replaced by the section; only variables can
-            // contradict themselves so, and the shorter one is reported as unknown.
+            // A value in the place of a section is replaced by the section. Only variables can set both; then the shorter one is reported
+            // as unknown.
             if entry.as_dict().is_none() {
                 *entry = Value::from(Dict::new());
             }
@@ -69,7 +68,7 @@ impl Layer {
         dict.insert(last.to_owned(), value);
     }
 
-    /// The names of the sections in a table of sections.
+    /// Returns the names of the sections in a table of sections.
     pub(crate) fn names_in(&self, table: &str) -> impl Iterator<Item = &String> {
         let sections = self.said.get(table).and_then(Value::as_dict);
         sections.into_iter().flat_map(BTreeMap::keys)
@@ -155,7 +154,7 @@ fn value(found: &DeValue<'_>) -> Value {
         DeValue::Integer(number) => {
             match i64::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Value::from(number),
-                // Too large for any key; as text it is shown as it was written.
+                // The number is too large for any key. As text, messages show it as it was written.
                 Err(_) => Value::from(number.to_string()),
             }
         }
@@ -177,7 +176,7 @@ fn value(found: &DeValue<'_>) -> Value {
     }
 }
 
-/// What a variable says: TOML where it is a list or a table in brackets, or else text.
+/// Parses a variable: as TOML if it is a list or a table in brackets, else as text.
 pub(super) fn of_variable(text: &str) -> Value {
     let bracketed = text.trim_start().starts_with(['[', '{']);
     match DeValue::parse(text.trim()) {
@@ -186,7 +185,7 @@ pub(super) fn of_variable(text: &str) -> Value {
     }
 }
 
-/// The environment, or what a test takes for it.
+/// The environment, or a substitute in tests.
 pub(crate) type Variables = Vec<(OsString, OsString)>;
 
 fn lookup<'a>(variables: &'a Variables, name: &str) -> Option<&'a OsStr> {
@@ -194,7 +193,7 @@ fn lookup<'a>(variables: &'a Variables, name: &str) -> Option<&'a OsStr> {
     (!found.1.is_empty()).then_some(&found.1)
 }
 
-/// Where the service manager, or else the user's own settings, want data to be.
+/// Returns a layer with the default data directory, from `$STATE_DIRECTORY`, `$XDG_DATA_HOME` or `$HOME`.
 pub(crate) fn place_of_data(variables: &Variables) -> Layer {
     let mut layer = Layer::named("environment");
     let first = |name| {
@@ -220,11 +219,11 @@ pub(crate) fn place_of_data(variables: &Variables) -> Layer {
     layer
 }
 
-/// Our own variables: `NANO_SNAPSHOT_MIRROR_PEER__LISTEN` is `peer.listen`. Empty ones say
-/// nothing, as compose files pass on what is not set as empty.
+/// Reads the variables of this program: `NANO_SNAPSHOT_MIRROR_PEER__LISTEN` is `peer.listen`. Empty variables are ignored, because compose files
+/// pass on unset variables as empty ones.
 ///
-/// A Kubernetes Service or a linked Docker container whose name begins with `nano-snapshot-mirror`
-/// makes variables with the same prefix. They are not settings and are skipped.
+/// A Kubernetes Service or a linked Docker container whose name begins with `nano-snapshot-mirror` sets variables with the same prefix. They are
+/// not settings and are skipped.
 pub(crate) fn own_variables(variables: &Variables) -> Layer {
     let mut layer = Layer::named("environment");
     let table = Config::table();
@@ -252,8 +251,8 @@ pub(crate) fn own_variables(variables: &Variables) -> Layer {
     layer
 }
 
-/// Whether a variable is one that Kubernetes or `docker --link` derives from the name of a service.
-/// `name` is what follows our prefix: the service's name may be longer than the prefix.
+/// Returns whether Kubernetes or `docker --link` derived the variable from the name of a service. `name` is the part after [`PREFIX`]; the name of
+/// the service may be longer than the prefix.
 /// (Kubernetes, "Environment variables" of Services; Docker, "Legacy container links".)
 fn is_service_variable(name: &str, text: &str) -> bool {
     let after = |word: &str| {
@@ -280,19 +279,19 @@ fn is_service_variable(name: &str, text: &str) -> bool {
     matches!(words, [.., "PORT", port, "TCP" | "UDP" | "SCTP"] if is_number(port))
 }
 
-/// Whether a value is the address of a service, such as `tcp://10.0.0.1:9109`.
+/// Returns whether a value is the address of a service, such as `tcp://10.0.0.1:9109`.
 fn is_service_url(text: &str) -> bool {
     ["tcp://", "udp://", "sctp://"]
         .iter()
         .any(|scheme| text.starts_with(scheme))
 }
 
-/// The file that the environment names.
+/// Returns the configuration file that the environment names.
 pub(crate) fn file_of_variable(variables: &Variables) -> Option<&Path> {
     lookup(variables, "NANO_SNAPSHOT_MIRROR_CONFIG").map(Path::new)
 }
 
-/// Name of the credential that has further settings.
+/// The name of the credential with further settings.
 const CREDENTIAL: &str = "config.toml";
 
 /// Reads the settings that the service manager passes as a credential, which only this service can read. Without one the layer is empty.
@@ -304,8 +303,7 @@ pub(crate) fn credential(variables: &Variables) -> Layer {
         .unwrap_or_default()
 }
 
-/// Variables of nano-snapshot-swarm, with the keys they mean. Of two for one key the later wins,
-/// as there.
+/// Variables of nano-snapshot-swarm, and their keys. If two variables set one key, the later one in this list wins, as in nano-snapshot-swarm.
 const OF_THE_SWARM: [(&str, &str); 7] = [
     ("DATA_DIR", "data-dir"),
     ("POLL_INTERVAL", "poll-interval"),
@@ -319,13 +317,13 @@ const OF_THE_SWARM: [(&str, &str); 7] = [
 /// A value for a key whose stream is not known yet.
 #[derive(Debug, Clone)]
 pub(crate) struct UnscopedValue {
-    /// The key's path, perhaps with [`super::section::ANY_NAME`] in it.
+    /// The path of the key, which may contain [`super::section::ANY_NAME`].
     pub(crate) path: &'static str,
     pub(crate) value: Value,
     pub(crate) place: String,
 }
 
-/// What variables of nano-snapshot-swarm say.
+/// Reads the variables of nano-snapshot-swarm.
 pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<UnscopedValue> {
     let said = |(variable, path): (&str, &'static str)| {
         let text = lookup(variables, variable)?;
@@ -339,7 +337,7 @@ pub(crate) fn variables_of_the_swarm(variables: &Variables) -> Vec<UnscopedValue
     unscoped.chain(metrics_of_the_swarm(variables)).collect()
 }
 
-/// Where nano-snapshot-swarm has its metrics, which it says in up to three variables.
+/// Reads the metrics address of nano-snapshot-swarm, which up to three variables set.
 fn metrics_of_the_swarm(variables: &Variables) -> Option<UnscopedValue> {
     let names = ["METRICS_ENABLED", "METRICS_BIND", "METRICS_PORT"];
     // A Kubernetes Service called `metrics` sets METRICS_PORT=tcp://… for everyone in its namespace.

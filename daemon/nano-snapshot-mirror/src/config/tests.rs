@@ -1,4 +1,4 @@
-//! What users write, and the messages they get.
+//! Tests of configurations as users write them, and of the messages about mistakes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Case {
         }
     }
 
-    /// What is wrong, with `FILE` for the name of the file.
+    /// Returns the mistakes, with `FILE` in place of the name of the file.
     #[track_caller]
     fn mistakes(&self) -> Vec<String> {
         let mistakes = self.sources.load().map(|loaded| loaded.config).unwrap_err();
@@ -178,7 +178,7 @@ fn variables_that_name_a_service_are_not_settings() {
     assert_eq!(loaded.config, Config::default());
     assert!(loaded.notices.is_empty(), "{:?}", loaded.notices);
 
-    // Settings of ours that look alike count, and mistakes in them are reported.
+    // Settings with similar names are still read, and mistakes in them are reported.
     let config = Case::new("", &[("NANO_SNAPSHOT_MIRROR_DHT__PORT", "7")], &[]).loaded();
     assert_eq!(config.config.dht.port.value, 7);
     for mistaken in [
@@ -234,7 +234,7 @@ fn an_environment_of_the_swarm_is_understood_and_noticed() {
     for (name, _) in variables {
         assert!(notice.contains(name), "{notice}");
     }
-    // What compose files pass on for what is not set.
+    // Compose files pass on unset variables as empty ones.
     let empty = variables.map(|(name, _)| (name, ""));
     let loaded = Case::new("", &empty, &[]).loaded();
     assert_eq!(loaded.config, Config::default());
@@ -478,14 +478,14 @@ fn a_reload_takes_over_what_may_change_and_names_the_rest() {
     assert_eq!(config.poll_interval.get(), Duration::from_secs(120));
     assert_eq!(config.dht.port.value, 1);
 
-    // It goes on waiting for the restart.
+    // The key still waits for the restart.
     assert_eq!(live.reload().unwrap().at_restart, ["dht.port"]);
     rewrite("poll-interval = '3m'\n[dht]\nport = 'x'\n");
     assert!(live.reload().is_err());
     assert_eq!(
         live.config().poll_interval.get(),
         Duration::from_secs(120),
-        "nothing of a file with mistakes counts"
+        "a file with mistakes has no effect"
     );
     rewrite("");
     assert_eq!(

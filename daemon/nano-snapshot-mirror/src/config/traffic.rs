@@ -9,7 +9,7 @@ use super::values::{from_text, quoted, whole, write};
 use super::webhook::Webhook;
 use super::written::size;
 
-/// A rate, where 0 allows nothing.
+/// A rate. 0 stops the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BytesPerSecond(u64);
 
@@ -41,7 +41,7 @@ impl KeyType for BytesPerSecond {
     }
 }
 
-/// Formats a rate in the largest unit that gives a whole number.
+/// Formats a rate in the largest unit that yields a whole number.
 fn written(bytes: u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if bytes > 0 && bytes.trailing_zeros() >= shift {

@@ -1,4 +1,4 @@
-//! The types of values, and how each is written.
+//! The types of values, and their written forms.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,19 +19,19 @@ use super::written::{duration, versions};
 use crate::kit::logging::{LogFormat, LogLevel};
 use service_kit::http_server::HostName;
 
-/// A value with where it comes from. An address that is taken may be replaced, depending on that.
+/// A value with its origin, which decides whether an address that is in use may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chosen<T> {
     /// The value.
     pub(crate) value: T,
-    /// Where it comes from.
+    /// The origin of the value.
     pub(crate) origin: Origin,
 }
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Our default.
+    /// The default of the program.
     Default,
     /// A file or the environment, which several commands on a machine share.
     Configured,
@@ -47,7 +47,7 @@ impl<T> Chosen<T> {
         }
     }
 
-    /// Whether a user gave it.
+    /// Returns whether a user set the value.
     pub(crate) fn by_user(&self) -> bool {
         self.origin != Origin::Default
     }
@@ -58,7 +58,7 @@ impl<T: KeyType> KeyType for Chosen<T> {
         T::form()
     }
 
-    /// Reading a value does not show whether a flag gave it: loading the sources does.
+    /// Parses the value with the origin [`Origin::Configured`]. Loading the sources changes that for flags.
     fn parse(value: &Value) -> Result<Self, String> {
         T::parse(value).map(|value| Self {
             value,
@@ -92,7 +92,7 @@ impl<T: KeyType> KeyType for Option<T> {
     }
 }
 
-/// In a variable or a flag, commas or spaces stand between several.
+/// In a variable or a flag, commas or spaces separate the values.
 impl<T: KeyType> KeyType for Vec<T> {
     const SECRET: bool = T::SECRET;
 
@@ -169,7 +169,7 @@ impl<const MIN: u64, const MAX: u64> KeyType for Seconds<MIN, MAX> {
     }
 }
 
-/// A duration in the greatest unit that leaves a whole number.
+/// Formats a duration in the largest unit that yields a whole number.
 struct Written(Duration);
 
 impl fmt::Display for Written {
@@ -258,7 +258,7 @@ impl KeyType for PathBuf {
     }
 }
 
-/// A path in which `~/` at the beginning stands for the home directory, as in a shell.
+/// Replaces `~/` at the beginning of a path by the home directory.
 fn at_home(text: &str, home: Option<PathBuf>) -> Result<PathBuf, String> {
     let Some(rest) = text.strip_prefix('~') else {
         return Ok(text.into());
@@ -267,7 +267,7 @@ fn at_home(text: &str, home: Option<PathBuf>) -> Result<PathBuf, String> {
     match (rest.strip_prefix('/'), home) {
         (Some(rest), Some(home)) => Ok(home.join(rest.trim_start_matches('/'))),
         (None, Some(home)) if rest.is_empty() => Ok(home),
-        (_, None) => Err("there is no HOME that `~` could mean; write an absolute path".to_owned()),
+        (_, None) => Err("HOME is not set, so `~` has no meaning; write an absolute path".to_owned()),
         (None, Some(_)) => Err(
             "only `~/` is understood, for the home directory of this user; write an absolute path, or \
              begin with `./` for a name that begins with `~`"
@@ -291,7 +291,7 @@ impl KeyType for SocketAddr {
     }
 }
 
-/// Reads a value that is written as text, and whose errors say what to write.
+/// Parses a value that is written as text.
 pub(super) fn from_text<T>(value: &Value) -> Result<T, String>
 where
     T: KeyType + FromStr<Err: fmt::Display>,
@@ -326,7 +326,7 @@ text_types! {
     Authority: "an Ed25519 public key, 64 hexadecimal digits";
 }
 
-/// BEP 44 allows any bytes; a person writes text.
+/// BEP 44 allows any bytes as salt; the configuration accepts text only.
 impl KeyType for Salt {
     fn form() -> String {
         "text of at most 64 bytes".to_owned()
@@ -341,13 +341,13 @@ impl KeyType for Salt {
     }
 }
 
-/// The value that `word` stands for.
+/// Returns the value with the name `word`.
 fn named<T: KeyType + Copy>(all: &[(&str, T)], word: &str) -> Result<T, String> {
     let found = all.iter().find(|(name, _)| *name == word);
     found.map(|(_, value)| *value).ok_or_else(write::<T>)
 }
 
-/// The word that stands for `value`.
+/// Returns the name of `value`, quoted.
 fn name_of<T: PartialEq>(all: &[(&str, T)], value: &T) -> Option<String> {
     let (name, _) = all.iter().find(|(_, one)| one == value)?;
     Some(quoted(name))
@@ -404,7 +404,7 @@ const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("trace", LogLevel::Trace),
 ];
 
-/// In any case, as other programs have it in capitals; Python's `WARNING` too.
+/// Accepts names in any case, as other programs use capitals, and also `WARNING` as in Python.
 impl KeyType for LogLevel {
     fn form() -> String {
         "error, warn, info, debug or trace".to_owned()
@@ -461,12 +461,12 @@ impl KeyType for EncryptionPolicy {
     }
 }
 
-/// "write" and what to write.
+/// Returns the remedy for a message: "write" and the accepted values.
 pub(crate) fn write<T: KeyType>() -> String {
     format!("write {}", T::form())
 }
 
-/// A whole number that is not negative, written as one or as text.
+/// Parses a whole number that is not negative, written as a number or as text.
 pub(super) fn whole(value: &Value) -> Option<u64> {
     match value {
         Value::String(_, text) => text.trim().parse().ok(),
@@ -478,7 +478,7 @@ pub(super) fn whole(value: &Value) -> Option<u64> {
     }
 }
 
-/// Text as a TOML string.
+/// Formats text as a TOML string.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
@@ -494,7 +494,7 @@ pub(crate) fn quoted(text: &str) -> String {
     quoted
 }
 
-/// A value as TOML, for messages.
+/// Formats a value as TOML, for messages.
 pub(crate) fn as_toml(value: &Value) -> String {
     match value {
         Value::String(_, text) => quoted(text),

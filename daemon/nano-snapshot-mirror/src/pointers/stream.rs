@@ -197,8 +197,7 @@ pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
                 let counts = found.counts;
                 let mut written = write!(
                     text,
-                    ": {} DHT nodes answered, {} with an item, {} with one whose signature is \
-                     wrong or that is malformed",
+                    ": {} DHT nodes answered, {} with an item, {} with an invalid item",
                     counts.answered(),
                     counts.valid,
                     counts.invalid,

@@ -1,5 +1,4 @@
-//! The service's state machine: from what is wanted, what runs and what is stored, to the one action to
-//! take now.
+//! The state machine of the service: computes the one action to take now from the desired snapshots, the running work and the stored snapshots.
 //!
 //! [`decide`] is a pure function and decides alone. The service calls it for each stream after every
 //! event (a look-up ended, a download ended, the store was rescanned), carries out the action and, unless
@@ -8,7 +7,7 @@
 //! *desired* is the snapshot that the trusted pointer names: the last accepted one while look-ups fail.
 //! *active* is the snapshot whose download the stream waits for. *current* is the one that
 //! `current/<stream>` points at. *stored* is what the store has of the desired one. *session* says whether
-//! the session has it: open, tried in vain in this round, or not yet. *failed* is set if the download or
+//! the session has it: open, failed in this round, or not yet tried. *failed* is set if the download or
 //! the verification of the desired snapshot failed since the last poll, *space* is not set while the
 //! service waits for disk space.
 //!

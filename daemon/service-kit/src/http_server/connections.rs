@@ -39,14 +39,13 @@ const PER_HOST: usize = 16;
 /// The time in which a client must send the head of a request, counted from the end of the answer before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection on which nothing is sent or received for this long is closed, also in the middle of an answer. Event streams send something more
-/// often.
+/// A connection on which nothing is sent or received for this long is closed, even during an answer. Event streams send more often.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time that answers have to complete when the server stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`. Then gives answers that have begun a second to complete.
+/// Serves until `stop` is cancelled. Answers that have begun then have one second to complete.
 ///
 /// `describe` returns the host of a connection and what handlers get as its [`ConnectInfo`]. Handlers get the host as an [`Extension`].
 pub async fn serve<L, C>(
@@ -317,7 +316,7 @@ mod tests {
             .map(|sent| enter(&limit, local(), sent))
             .collect();
         assert_eq!(closed(&slots), [0; 0]);
-        // The first is sent something, the second one's request is being worked on.
+        // Data is sent to the first; the request of the second is being processed.
         let first = &slots[0].connection;
         first.sent.store(CONNECTIONS as u64, Ordering::Relaxed);
         let second = &slots[1].connection;

@@ -1,4 +1,4 @@
-//! Checks whether the files of what is seeded are still as they were.
+//! Checks whether the files of seeded snapshots are unchanged.
 //!
 //! Content may be deleted, truncated or edited under a running mirror, or a disk may fail to read it. Such a
 //! snapshot is no longer served, and what is missing of it is downloaded again.
@@ -128,7 +128,7 @@ impl StoredSnapshots<'_> {
                     self.health.next_file.insert(id, next);
                     problems.check_store(&id.to_string(), Ok::<_, Error>(()));
                 }
-                // Such an error says nothing about the files.
+                // Such an error is no evidence about the files.
                 Err(error) if is_temporary(error.as_ref()) => {}
                 // Open files can still be served.
                 Err(error) if is_denied(&error) => {
@@ -163,7 +163,7 @@ impl StoredSnapshots<'_> {
         }
         error!(
             snapshot = %id,
-            "stopped serving a snapshot whose files are not what they were, repairing it: {error:#}"
+            "stopped serving a snapshot whose files have changed, repairing it: {error:#}"
         );
         self.remove(id, problems).await;
         problems.check_store(&id.to_string(), Ok::<_, Error>(()));

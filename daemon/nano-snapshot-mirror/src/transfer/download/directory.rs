@@ -1,4 +1,4 @@
-//! The directory of a snapshot that is downloaded: who works on it, and what helps when it is damaged.
+//! The directory of a snapshot that is downloaded: its claim among processes, and repairs when it is damaged.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use super::Download;
 /// Time between two attempts to claim a directory that another process uses.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
-/// Who works on the directory of a snapshot that is to be downloaded.
+/// The result of claiming the directory of a snapshot.
 pub(super) enum DirectoryClaim {
-    /// This process alone.
+    /// This process has the lock.
     Ours(DirLock),
     /// Another process completed it.
     Whole(Box<Generation>),
