@@ -36,7 +36,7 @@ const ALIVE: Duration = Duration::from_secs(60);
 /// The time between two updates of one page.
 const REDRAW: Duration = Duration::from_secs(2);
 
-/// Piece maps on one page at most, and the time that one may take.
+/// The most piece maps on one page, and the time limit for one.
 const MAPS: usize = 4;
 const MAP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -94,7 +94,7 @@ impl Site {
             .with_state(Arc::new(self))
     }
 
-    /// Renders the middle of the page, or with a nonce the whole page, whose script may run by that nonce.
+    /// Renders the middle of the page, or with a nonce the whole page. The nonce permits its script.
     async fn draw(&self, nonce: Option<&str>) -> String {
         let report = self.watching.report();
         let maps = self.maps(&report).await;

@@ -5,7 +5,7 @@ use figment::value::Value;
 use super::section::KeyType;
 use super::values::{quoted, write};
 
-/// Replaces what is not shown.
+/// The replacement for hidden arguments.
 const HIDDEN: &str = "…(hidden)";
 
 /// A program and its arguments. Arguments may contain a secret: a token, a password, a URL with one. Only the program is shown.

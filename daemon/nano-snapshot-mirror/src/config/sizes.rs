@@ -67,7 +67,7 @@ impl KeyType for Speed {
     }
 }
 
-/// A value, or a word that stands for none.
+/// A value, or a word such as `off` in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OrWord<T, W> {
     /// The word.
@@ -76,7 +76,7 @@ pub(crate) enum OrWord<T, W> {
     Value(T),
 }
 
-/// A word that may be written instead of a value.
+/// A word that is accepted in place of a value.
 pub(crate) trait Word: Copy + Default + 'static {
     /// The word.
     const TEXT: &str;

@@ -107,7 +107,7 @@ pub(crate) fn ask<T: DeserializeOwned>(
 
 fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T> {
     serde_json::from_slice(body(answer)?)
-        .context("the mirror's answer is of another version of this program")
+        .context("cannot parse the answer: the mirror may run another version of this program")
 }
 
 fn exchange(stream: &mut (impl Read + Write), ask: &Ask) -> std::io::Result<Vec<u8>> {
@@ -136,7 +136,7 @@ fn reason(body: &[u8]) -> String {
 /// Returns the body of an answer with status 200.
 fn body(answer: &[u8]) -> Result<&[u8]> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
-    let end = end.ok_or_else(|| anyhow!("the mirror's answer has no end of its headers"))?;
+    let end = end.ok_or_else(|| anyhow!("the answer of the mirror has incomplete headers"))?;
     let (head, body) = answer.split_at(end);
     let status = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     if status != b"200" {

@@ -1,5 +1,5 @@
-//! Runs the operator's command and posts to the operator's webhook at each event. A task of its own does this, one event after the other, so that the
-//! mirror never waits.
+//! Runs the command of the operator and posts to the webhook of the operator for each event. A separate task handles one event after the other, so that
+//! the mirror never waits.
 
 mod command;
 mod webhook;
@@ -35,7 +35,7 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Starts the task. Each event uses the configuration of its moment.
+    /// Starts the task. It reads the configuration again for each event.
     pub(crate) fn start(config: watch::Receiver<Arc<Config>>, data_dir: PathBuf) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
         let stop = CancellationToken::new();
@@ -167,7 +167,7 @@ mod tests {
             data_dir: PathBuf::new(),
             stop: CancellationToken::new(),
         };
-        // Works the second time; never.
+        // A hook that succeeds at the second attempt, and one that never does.
         for works in [2, u32::MAX] {
             let tries = Cell::new(0);
             let attempt = || {

@@ -157,7 +157,7 @@ impl Service<'_> {
             .await;
     }
 
-    /// Allows another attempt with all that failed, and rescans the store.
+    /// Permits another attempt with every snapshot that failed, and rescans the store.
     pub(super) async fn retry_all(&mut self) {
         self.problems.retry_all();
         self.rescan().await;
@@ -222,7 +222,7 @@ impl Service<'_> {
         }
     }
 
-    /// Starts to verify a ledger, unless one that is still wanted is being verified.
+    /// Starts to verify a ledger, unless the verification of a desired snapshot already runs.
     async fn verify(&mut self, id: InfoHashV2) {
         let wanted = |id| self.streams.iter().any(|one| one.desired == Some(id));
         if self.ledger_checks.running().is_some_and(wanted) {

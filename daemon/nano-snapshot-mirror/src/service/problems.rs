@@ -1,4 +1,4 @@
-//! What failed: reported as problems, and tried again later.
+//! Failed operations, which are reported as problems and tried again later.
 
 use std::collections::HashSet;
 use std::time::Duration;

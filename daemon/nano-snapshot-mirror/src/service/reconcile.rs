@@ -15,7 +15,7 @@
 //!
 //! | when                                                          | action       |
 //! |---------------------------------------------------------------|--------------|
-//! | no desired, active                                            | `Continue`: it was wanted when it started |
+//! | no desired, active                                            | `Continue`: it was desired when it started |
 //! | no desired, no active, no current                             | `Wait` for a pointer |
 //! | no desired, no active, current                                | `Keep`       |
 //! | active is desired D                                           | `Continue`   |
@@ -39,17 +39,17 @@ use bittorrent_protocol::InfoHashV2;
 pub(crate) enum StoredState {
     /// Nothing.
     Absent,
-    /// Some of it: a download was interrupted.
+    /// A part of the content: a download was interrupted.
     Partial,
     /// Another process writes to it.
     Busy,
-    /// It cannot be opened until it is repaired.
+    /// The snapshot cannot be opened until it is repaired.
     Damaged,
-    /// It cannot be opened at the moment, for a reason outside the snapshot.
+    /// The snapshot cannot be opened at the moment, for a reason outside it.
     Unavailable,
-    /// Everything, but its ledger was not verified at the level that the policy demands.
+    /// All content, but its ledger was not verified at the level that the policy demands.
     Unverified,
-    /// Everything, and its ledger may be used.
+    /// All content, and its ledger is sound.
     Sound,
     /// Its ledger failed verification.
     Refused,
@@ -70,9 +70,9 @@ impl StoredState {
 pub(crate) enum InSession {
     /// Not yet, and it was not tried in this round.
     NotTried,
-    /// It could not be opened or seeded in this round.
+    /// The snapshot could not be opened or seeded in this round.
     Failed,
-    /// It is seeded.
+    /// The snapshot is seeded.
     Open,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Situation {
 pub(crate) enum Action {
     /// Nothing is stored and no pointer is known: wait for the next poll.
     Wait,
-    /// Seed what is stored; nothing newer is wanted.
+    /// Seed the stored snapshots; no newer one is desired.
     Keep,
     /// Let the running download continue.
     Continue,
@@ -116,7 +116,7 @@ pub(crate) enum Action {
     Verify(InfoHashV2),
     /// Make this complete snapshot the current one.
     Switch(InfoHashV2),
-    /// Stop waiting for this download: another snapshot is wanted. What it has stays on disk.
+    /// Stop waiting for this download: another snapshot is desired. Its data stays on disk.
     Abandon(InfoHashV2),
     /// Stay with the current snapshot: the ledger of this one is not sound.
     Refuse(InfoHashV2),

@@ -1,4 +1,4 @@
-//! Announces one torrent to the DHT and brings its peers to the session, for as long as it is there.
+//! Announces one torrent to the DHT, and adds the peers that it finds to the torrent in the session.
 
 mod pace;
 
@@ -27,7 +27,7 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Searches and announces until it is dropped.
+    /// Searches and announces until the future is dropped.
     pub(super) async fn run(&self) {
         let mut pace = SearchPace::default();
         let mut config = self.config.clone();

@@ -1,4 +1,4 @@
-//! Starts the DHT node, and keeps its contacts for the next start.
+//! Starts the DHT node, and saves its contacts for the next start.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -57,7 +57,7 @@ pub(crate) struct DiskPauses<'a> {
     data: &'a DataDir,
     id: InfoHashV2,
     display: &'a ProgressDisplay,
-    /// Receives them.
+    /// The channel on which pauses are published.
     watchers: &'a watch::Sender<PausedDownloads>,
     next: Duration,
 }

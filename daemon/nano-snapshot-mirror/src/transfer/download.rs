@@ -55,7 +55,7 @@ pub(crate) struct DownloadRequest<'a> {
     pub(crate) open: Vec<OpenStore>,
     pub(crate) policy: &'a LedgerPolicy,
     pub(crate) reader: Option<&'a dyn ContentReader>,
-    /// Fail if there is not enough free space at the start, rather than wait for it.
+    /// Whether to fail if there is not enough free space at the start, instead of waiting for it.
     pub(crate) fail_if_no_space: bool,
     /// Receives the pauses for lack of disk space.
     pub(crate) paused: &'a watch::Sender<PausedDownloads>,
@@ -118,9 +118,9 @@ struct Download<'a> {
     open: Mutex<Vec<OpenStore>>,
     display: &'a ProgressDisplay,
     stop: &'a CancellationToken,
-    /// The download has started at least once.
+    /// Whether the download has started at least once.
     begun: AtomicBool,
-    /// A [`ContentReader`] reads the content.
+    /// Whether a [`ContentReader`] reads the content.
     read: AtomicBool,
 }
 

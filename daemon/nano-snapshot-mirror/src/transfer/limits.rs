@@ -44,7 +44,7 @@ pub(super) struct LimitUpdater {
 }
 
 impl LimitUpdater {
-    /// Runs until it is dropped.
+    /// Applies changes until the future is dropped.
     pub(super) async fn run(mut self) {
         let (mut rates_now, mut connections_now) = (None, None);
         let mut clock = tokio::time::interval(SCHEDULE_TICK);

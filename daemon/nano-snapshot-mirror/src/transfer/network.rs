@@ -59,7 +59,7 @@ pub(crate) struct Network {
     peer_port: u16,
     /// State of the port mapping, if configured.
     port_mapping: Option<watch::Receiver<PortMappingStatus>>,
-    /// The DHT is the public one, not one with configured bootstrap nodes.
+    /// Whether the DHT is the public one, not one with configured bootstrap nodes.
     public: bool,
     sources: PeerSources,
     tasks: TaskTracker,
@@ -74,7 +74,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Starts both.
+    /// Starts the session and the DHT node.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Network {
         found
     }
 
-    /// Stops both and writes what was received to disk.
+    /// Stops the session and the DHT node, and writes all received data to disk.
     pub(crate) async fn close(self, data: &DataDir) {
         self.stop.cancel();
         self.tasks.close();

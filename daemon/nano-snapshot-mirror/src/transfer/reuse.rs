@@ -37,7 +37,7 @@ impl Reuse {
             Vec::new()
         });
         ids.retain(|id| *id != wanted);
-        // One day's ledger is most like the one of the day before.
+        // A ledger shares most blocks with the newest one before it.
         ids.sort_by_key(|id| Reverse((data.snapshot(*id).added_at(), *id)));
         let (stores, held): (Vec<_>, Vec<_>) = ids
             .into_iter()

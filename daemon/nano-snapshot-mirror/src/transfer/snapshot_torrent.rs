@@ -97,8 +97,7 @@ impl SnapshotTorrent {
     }
 }
 
-/// Returns all info-hashes under which peers of a snapshot meet: truncated v2, v1, and the one that
-/// aria2 computes for the same torrent.
+/// Returns all info-hashes under which peers announce a snapshot: truncated v2, v1, and the one that aria2 computes for the same torrent.
 pub(super) fn swarms(hashes: &InfoHashes, store: Option<&TorrentStore>) -> Vec<SwarmHash> {
     let mut swarms = vec![hashes.v2.truncated()];
     swarms.extend(hashes.v1.map(SwarmHash::from));

@@ -1,5 +1,5 @@
-//! The status page: everything is drawn here, so that it reads the same without JavaScript. With it,
-//! the page takes a new drawing of its middle whenever one is pushed.
+//! The status page. The server renders all of it, so that it works without JavaScript. With JavaScript, the page replaces its middle with each
+//! version that the server pushes.
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -17,13 +17,13 @@ use crate::text::{Bytes, Time};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Connections that are shown: those that move most.
+/// The most connections to show: those with the highest rates.
 const PEERS_SHOWN: usize = 30;
 
-/// Size of the chart in its own units.
+/// The size of the chart in SVG units.
 const CHART: (f64, f64) = (720.0, 160.0);
 
-/// What a drawing is made from.
+/// The data of one rendering.
 pub(super) struct Scene<'a> {
     pub(super) report: &'a Report,
     pub(super) rates: &'a RateHistory,
@@ -32,7 +32,7 @@ pub(super) struct Scene<'a> {
     pub(super) maps: &'a [(String, Vec<MapCell>)],
 }
 
-/// Text in which nothing is markup.
+/// Formats text with all markup escaped.
 struct Escaped<T>(T);
 
 impl<T: Display> Display for Escaped<T> {
@@ -44,7 +44,7 @@ impl<T: Display> Display for Escaped<T> {
                 '>' => f.write_str("&gt;")?,
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
-                // Line breaks among them, which would end a line of an event stream.
+                // Control characters include line breaks, which would end a line of an event stream.
                 other if !is_printable(other) => f.write_str("\u{fffd}")?,
                 other => write!(f, "{other}")?,
             }
@@ -53,7 +53,7 @@ impl<T: Display> Display for Escaped<T> {
     }
 }
 
-/// The whole page; `nonce` lets its script run.
+/// Renders the whole page. `nonce` permits its script (Content-Security-Policy).
 pub(super) fn page(scene: &Scene<'_>, nonce: &str) -> String {
     let mut out = String::with_capacity(32 * 1024);
     // Writing to a String cannot fail.
@@ -77,7 +77,7 @@ pub(super) fn page(scene: &Scene<'_>, nonce: &str) -> String {
     out
 }
 
-/// What changes while one looks. Has no line breaks of its own, and none of others.
+/// Renders the part that is updated in an open page. It contains no line breaks.
 pub(super) fn middle(scene: &Scene<'_>) -> String {
     let mut out = String::with_capacity(16 * 1024);
     let report = scene.report;
@@ -294,7 +294,7 @@ fn draw_torrent(torrent: &TorrentReport, map: Option<&[MapCell]>, out: &mut Stri
     out.push_str("</dl></section>");
 }
 
-/// One stripe; equal neighbours are one rectangle.
+/// Renders one stripe. Adjacent equal cells become one rectangle.
 fn draw_map(map: &[MapCell], out: &mut String) {
     let kind = |cell: &MapCell| {
         let fetched = cell.verified.saturating_sub(cell.before + cell.reused);
@@ -305,7 +305,7 @@ fn draw_map(map: &[MapCell], out: &mut String) {
             (fetched, "fetched"),
             (cell.reused, "reused"),
         ];
-        // Of equal shares the last.
+        // Of equal shares the last one is chosen.
         shares
             .iter()
             .max_by_key(|(share, _)| *share)
@@ -474,7 +474,7 @@ fn draw_peers(report: &Report, peers: &[PeerReport], out: &mut String) {
     out.push_str("</section>");
 }
 
-/// A peer's network: whole addresses are for the control socket alone.
+/// Returns the network of a peer. Only the control socket shows whole addresses.
 fn network(address: &str) -> String {
     match address
         .parse::<SocketAddr>()

@@ -14,7 +14,11 @@ use crate::config::Webhook;
 /// The most bytes of a response to read. Only the status line is used.
 const HEAD: u64 = 4096;
 
-/// Posts the facts once. Any answer but 2xx is an error.
+/// Posts the facts once.
+///
+/// # Errors
+///
+/// When there is no answer in time, or its status is not 2xx.
 pub(super) async fn post(
     webhook: &Webhook,
     facts: &Map<String, Value>,
@@ -52,7 +56,7 @@ async fn exchange(webhook: &Webhook, facts: &Map<String, Value>) -> Result<u16> 
     let mut answer = Vec::new();
     let read = stream.take(HEAD).read_to_end(&mut answer).await;
     read.with_context(|| format!("no answer from {webhook}"))?;
-    status(&answer).with_context(|| format!("{webhook} does not speak HTTP"))
+    status(&answer).with_context(|| format!("the answer of {webhook} is not HTTP"))
 }
 
 /// Parses the status of an answer.

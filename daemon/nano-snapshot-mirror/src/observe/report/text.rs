@@ -149,7 +149,7 @@ impl PortMapping {
         let (Some(protocol), Some(router), Some(port)) = (&self.protocol, &self.router, self.port)
         else {
             let failure = self.failure.as_deref();
-            return failure.unwrap_or("not answered yet").to_owned();
+            return failure.unwrap_or("waiting for the router").to_owned();
         };
         let mut text = format!("port {port} on router {router}");
         if let Some(address) = &self.address {
@@ -303,7 +303,7 @@ mod tests {
         });
         assert!(report.to_text().contains("port mapping: no router\n"));
         report.port_mapping = Some(PortMapping::default());
-        assert!(report.to_text().contains("port mapping: not answered yet"));
+        assert!(report.to_text().contains("port mapping: waiting for the"));
         report.port_mapping = None;
         assert!(!report.to_text().contains("port mapping"));
     }

@@ -197,7 +197,7 @@ impl StoredSnapshots<'_> {
         problems.set(ProblemCode::ContentDamaged, &id.to_string(), Some(text));
     }
 
-    /// Ends the problem of snapshots that are complete again, or gone and not `wanted`.
+    /// Removes the problem of snapshots that are complete again, or that were removed and are not `wanted`.
     fn report_healed(&mut self, wanted: &[InfoHashV2], problems: &mut Problems) {
         let damaged = std::mem::take(&mut self.health.damaged);
         for id in damaged {

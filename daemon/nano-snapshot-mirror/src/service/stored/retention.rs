@@ -13,12 +13,12 @@ use tracing::{info, warn};
 use super::StoredSnapshots;
 use crate::service::problems::Problems;
 
-/// Unfinished snapshots to keep besides those that are wanted.
+/// The number of unfinished snapshots to keep besides desired ones.
 const UNFINISHED: usize = 2;
 
 impl StoredSnapshots<'_> {
-    /// Removes superseded snapshots that are neither `wanted` nor to be kept. A producer in the same store
-    /// cannot remove them while this process seeds them.
+    /// Removes superseded snapshots that are neither `wanted` nor kept by the retention. A producer in the same store cannot remove them while this
+    /// process seeds them.
     pub(in crate::service) async fn retire(
         &mut self,
         keep: Retention,
