@@ -86,7 +86,7 @@ pub enum ControlSocketError {
 pub struct ControlListener {
     /// The socket.
     pub socket: UnixListener,
-    /// Its file.
+    /// The file of the socket.
     pub file: SocketFile,
 }
 

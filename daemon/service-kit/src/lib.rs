@@ -1,7 +1,7 @@
-//! What every daemon of this project needs and what has no part of Nano: the service manager, signals, output, and servers over TCP and Unix sockets.
+//! The common parts of daemons, independent of Nano: service manager, signals, output, and servers over TCP and Unix sockets.
 //!
 //! - [`systemd`]: sockets that the service manager opened, and notifications to it.
-//! - [`watchdog`]: pings to the service manager that every loop must earn.
+//! - [`watchdog`]: pings to the service manager while all loops make progress.
 //! - [`signals`]: requests to stop and to reload.
 //! - [`listening`]: which addresses to bind besides inherited sockets.
 //! - [`http_server`]: HTTP/1 with limits on connections and event streams.

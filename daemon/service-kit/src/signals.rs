@@ -105,7 +105,7 @@ impl Signals {
     }
 }
 
-/// What a stop signal causes.
+/// The reaction to a stop signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reaction {
     Stop,

@@ -23,8 +23,7 @@ pub(crate) enum Request {
     Reload(Reply<Reloaded>),
     /// Seed a snapshot that another process has put into the store.
     AddSnapshot(InfoHashV2, Reply<Added>),
-    /// Read a seeded snapshot and compare it with its hashes, from its start, before those that are
-    /// due.
+    /// Scrub a seeded snapshot from its start, before those that are due.
     Scrub(InfoHashV2, Reply<()>),
 }
 

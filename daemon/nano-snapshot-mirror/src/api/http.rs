@@ -57,7 +57,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Site>>); 11] {
     ]
 }
 
-/// The HTTP side of the mirror.
+/// The state that the HTTP handlers share.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
     pub(crate) watching: ReportWatch,

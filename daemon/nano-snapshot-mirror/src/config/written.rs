@@ -83,7 +83,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// How long `--once` seeds after the fetch.
+/// How long `--once` seeds after the download.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum SeedFor {
     /// For this time.

@@ -23,11 +23,11 @@ pub(super) enum Event {
     Rescan,
     /// A request came over the control socket.
     Control(Request),
-    /// The time for a poll of the pointers has come.
+    /// A poll of the pointers is due.
     PollDue,
     /// A poll ended.
     Polled(Vec<Polled>),
-    /// The time to put all pointers again has come.
+    /// A round that puts all pointers again is due.
     KeepAliveDue,
     /// Pointers were put again.
     KeptAlive(Vec<KeptAlive>),
@@ -37,13 +37,13 @@ pub(super) enum Event {
     DownloadsPaused(PausedDownloads),
     /// The verification of a ledger ended.
     LedgerVerified(InfoHashV2, Result<Option<Verdict>>),
-    /// The time for a report has come.
+    /// A report is due.
     ReportDue,
-    /// The time to try again what lacked disk space has come.
+    /// Operations that lacked disk space are to be tried again.
     SpaceRetryDue,
-    /// The time to try again what failed on the data directory has come.
+    /// Failed operations on the data directory are to be tried again.
     StoreRetryDue,
-    /// The time to check the files of what is seeded has come.
+    /// A check of the files of seeded snapshots is due.
     FileCheckDue,
     /// A check of the files ended.
     FilesChecked(FileCheck),
@@ -51,7 +51,7 @@ pub(super) enum Event {
     Scrub(ScrubEvent),
 }
 
-/// What to do after an event.
+/// The step after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Decide again for every stream.

@@ -34,10 +34,10 @@
 
 use bittorrent_protocol::InfoHashV2;
 
-/// What the store has of a snapshot.
+/// The state of a snapshot in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoredState {
-    /// Nothing.
+    /// The store has no such snapshot.
     Absent,
     /// A part of the content: a download was interrupted.
     Partial,
@@ -76,7 +76,7 @@ pub(crate) enum InSession {
     Open,
 }
 
-/// Everything that the decision depends on.
+/// All inputs of the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Situation {
     /// The snapshot that the trusted pointer names, if one was ever accepted.
@@ -85,7 +85,7 @@ pub(crate) struct Situation {
     pub(crate) active: Option<InfoHashV2>,
     /// The snapshot that `current/<stream>` points at.
     pub(crate) current: Option<InfoHashV2>,
-    /// What the store has of the desired snapshot.
+    /// The state of the desired snapshot in the store.
     pub(crate) stored: StoredState,
     /// Whether the session has the desired snapshot.
     pub(crate) session: InSession,

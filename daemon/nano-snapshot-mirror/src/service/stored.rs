@@ -29,7 +29,7 @@ pub(super) use health::FileCheck;
 /// Listing the snapshots, as an operation on the data directory that may fail.
 const SNAPSHOTS: &str = "snapshots";
 
-/// The store, with what is seeded, checked and scrubbed of it.
+/// The store, with the seeded snapshots and their checks and scrubs.
 pub(super) struct StoredSnapshots<'a> {
     network: &'a Network,
     data: &'a DataDir,
@@ -91,7 +91,7 @@ impl<'a> StoredSnapshots<'a> {
             .collect()
     }
 
-    /// Returns what the store has of a snapshot. Repairs and seeds nothing.
+    /// Returns the state of a snapshot in the store. Repairs and seeds nothing.
     pub(super) fn state_of(&self, id: InfoHashV2) -> StoredState {
         if let Some(torrent) = self.seeding.get(&id) {
             let verdict = self.policy.judge(&torrent.dir, &torrent.store.info());
@@ -183,8 +183,7 @@ impl<'a> StoredSnapshots<'a> {
         }
     }
 
-    /// Takes up everything in the store but what `is_busy`, and removes surplus unfinished snapshots
-    /// that are not `wanted`.
+    /// Takes up all stored snapshots except those for which `is_busy` returns `true`. Removes surplus unfinished snapshots that are not `wanted`.
     pub(super) async fn rescan(
         &mut self,
         wanted: &[InfoHashV2],
@@ -204,8 +203,7 @@ impl<'a> StoredSnapshots<'a> {
         problems.check_store("unfinished", self.remove_unfinished(wanted));
     }
 
-    /// Removes from the session what stopped there, mostly because of a failing disk, so that it is opened
-    /// again.
+    /// Removes stopped torrents from the session, so that their snapshots are opened again. A failing disk is the usual cause.
     async fn remove_stopped(&mut self, problems: &mut Problems) {
         let stopped: Vec<InfoHashV2> = self
             .seeding
@@ -223,7 +221,7 @@ impl<'a> StoredSnapshots<'a> {
         }
     }
 
-    /// Stops to scrub and to seed a snapshot. Returns whether it was seeded.
+    /// Stops scrubbing and seeding a snapshot. Returns whether it was seeded.
     pub(super) async fn remove(&mut self, id: InfoHashV2, problems: &mut Problems) -> bool {
         self.scrubs.stop(id).await;
         let Some(torrent) = self.seeding.remove(&id) else {
@@ -234,7 +232,7 @@ impl<'a> StoredSnapshots<'a> {
         true
     }
 
-    /// Stops to scrub and to seed all snapshots.
+    /// Stops scrubbing and seeding all snapshots.
     pub(super) async fn remove_all(&mut self, problems: &mut Problems) {
         self.scrubs.stop_all().await;
         for (id, torrent) in std::mem::take(&mut self.seeding) {

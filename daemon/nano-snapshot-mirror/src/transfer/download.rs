@@ -1,4 +1,4 @@
-//! Downloads one snapshot, from its hash alone or from what an earlier run left, until it is complete.
+//! Downloads one snapshot until it is complete. Starts from its hash alone, or resumes an earlier download.
 //!
 //! [`directory`] claims its directory among processes, [`content`] creates, verifies and measures its files.
 
@@ -34,7 +34,7 @@ use crate::transfer::snapshot_torrent::{SnapshotTorrent, swarms};
 /// Time between two checks of free space during a download.
 const FLOOR_EVERY: Duration = Duration::from_millis(100);
 
-/// How a download ended.
+/// The end of a download.
 pub(crate) enum DownloadOutcome {
     /// The snapshot is complete and is seeded.
     Whole(Box<SnapshotTorrent>),
@@ -48,7 +48,7 @@ pub(crate) trait ContentReader: Sync {
     fn files_created(&self, store: &Arc<TorrentStore>) -> bool;
 }
 
-/// What to download, and how.
+/// The snapshot to download, with options.
 pub(crate) struct DownloadRequest<'a> {
     pub(crate) id: InfoHashV2,
     /// Snapshots that this process has open. They are not opened again when blocks are reused.
@@ -258,7 +258,7 @@ impl Download<'_> {
         )))
     }
 
-    /// Continues with what an earlier run left.
+    /// Resumes the download of an earlier run.
     async fn resume(&self, dir: &SnapshotDir, reuse: &Reuse) -> Result<Option<Joined>> {
         if let Some(reason) = refuses_files(&dir.read_info().context(DirectoryError::Unusable)?) {
             bail!("cannot resume snapshot {}: {reason}", self.id);
@@ -280,7 +280,7 @@ impl Download<'_> {
         Ok(Some((handle, store, vec![announcements])))
     }
 
-    /// Starts with nothing but the hash.
+    /// Starts a download from the hash alone.
     async fn start_from_hash(&self, dir: &SnapshotDir, reuse: &Reuse) -> Result<Option<Joined>> {
         let hashes = InfoHashes {
             v2: self.id,

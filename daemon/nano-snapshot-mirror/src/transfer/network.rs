@@ -30,7 +30,7 @@ use crate::transfer::session::{port_mapper, start_session};
 /// Time limit for reading the contacts of the DHT node at the end.
 const CONTACTS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What uses the network. Two processes on one machine must not use the same port.
+/// The kind of process that uses the network. Two processes on one machine must not use the same port.
 #[derive(Debug)]
 pub(crate) enum Role {
     /// A mirror, with the sockets on which the service manager already listens for peers. Its configured ports are fixed. A default port that is taken is

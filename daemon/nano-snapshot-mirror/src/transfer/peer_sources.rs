@@ -74,7 +74,7 @@ impl PeerSources {
         let (torrent, web_seeds, stop) = (torrent.clone(), self.web_seeds.clone(), stop.clone());
         tasks.spawn(async move {
             torrent.add_web_seeds(&web_seeds).await;
-            // A private torrent is for its trackers only (BEP 27).
+            // A private torrent may use its trackers only (BEP 27).
             let private = async {
                 match torrent.info().await {
                     Some(info) if info.is_private() => {}

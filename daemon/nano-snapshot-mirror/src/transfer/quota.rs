@@ -1,6 +1,6 @@
 //! The limit on uploads in a calendar month (`limits.monthly-upload`), counted over all runs of a mirror.
 //!
-//! The count has content alone, as the session counts it. `monthly-upload.json` in the data directory has it: it is written once a minute while the
+//! Only content counts, as in the session. `monthly-upload.json` in the data directory has the count: it is written once a minute while the
 //! count grows, and at the end. A crash loses at most a minute. Months are those of UTC.
 //!
 //! The clock may be wrong for a while. So the file has a few months, each with its own count: when the clock jumps to another month and back, no
@@ -71,7 +71,7 @@ pub(crate) enum Allowance {
     Unlimited,
     /// At most this many bytes a second, because the month's limit is near.
     AtMost(u64),
-    /// Nothing before the next month.
+    /// No uploads before the next month.
     Nothing,
 }
 

@@ -163,7 +163,7 @@ mod tests {
         let ids: Vec<InfoHashV2> = found.iter().map(|store| store.info().hashes().v2).collect();
         assert_eq!(ids, [third.0, second.0, first.0]);
         assert!(Arc::ptr_eq(&found[1], &second.1));
-        // They cannot be removed meanwhile, and the index leaves no file.
+        // The snapshots cannot be removed meanwhile, and the index leaves no file.
         let lock = data.lock().unwrap();
         assert!(!data.remove_snapshot(second.0, &lock).unwrap());
         assert!(data.incoming().read_dir().unwrap().next().is_none());

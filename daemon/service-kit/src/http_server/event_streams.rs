@@ -74,8 +74,8 @@ pub trait Updates: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Self::Value>> + Send;
 }
 
-/// Answers with a stream of events, made by `make` of the present value and then of each new one. At least `pause` passes between two events. The
-/// stream ends with the connection, with `stop`, or with the values. At the limit of streams the answer is 503.
+/// Answers with a stream of events. `make` converts the present value and then each new one to an event. At least `pause` passes between two events.
+/// The stream ends with the connection, when `stop` is cancelled, or after the last value. At the limit of streams the answer is 503.
 pub fn events<U, F>(
     streams: &EventStreams,
     host: Host,

@@ -12,7 +12,7 @@ function open() {
   });
   source.onerror = () => {
     live.textContent = "no answer, trying again";
-    // What is shown was true a while ago.
+    // The page shows old values.
     main.classList.add("old");
     const badge = main.querySelector(".badge");
     if (badge) {

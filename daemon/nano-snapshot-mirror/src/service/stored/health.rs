@@ -60,7 +60,7 @@ impl Health<'_> {
     }
 }
 
-/// Findings of a check of the files of everything seeded.
+/// Findings of a check of the files of all seeded snapshots.
 pub(in crate::service) struct FileCheck {
     /// Whether `snapshots/` can be listed. If not, as after a disk was unmounted, nothing is known about
     /// its content.
@@ -78,7 +78,7 @@ struct CheckedSnapshot {
 }
 
 impl StoredSnapshots<'_> {
-    /// Starts to check the files of what is seeded, on a thread of its own.
+    /// Starts to check the files of seeded snapshots on a separate thread.
     pub(in crate::service) fn start_file_check(&mut self) {
         let seeding = &self.seeding;
         let next_file = &mut self.health.next_file;
@@ -112,7 +112,7 @@ impl StoredSnapshots<'_> {
         }));
     }
 
-    /// Stops serving what is damaged. Returns whether a snapshot has to be taken up again.
+    /// Stops serving damaged snapshots. Returns whether a snapshot must be taken up again.
     pub(in crate::service) async fn take_checked(
         &mut self,
         check: FileCheck,
@@ -142,7 +142,7 @@ impl StoredSnapshots<'_> {
             match one.unreadable {
                 Ok(blocks) if blocks.is_empty() => {}
                 Ok(blocks) => self.fetch_again(id, blocks, problems).await,
-                // Nor does this: the process or the machine lacks something for the moment.
+                // This error is no evidence either: the process or the machine temporarily lacks a resource.
                 Err(error) if is_temporary(error.as_ref()) => {}
                 Err(error) => found |= self.stop_serving(id, &error, problems).await,
             }

@@ -1,7 +1,7 @@
 //! How often the DHT is searched for the peers of one torrent.
 //!
-//! What counts is whether content arrives, not how many peers are connected: peers that send nothing must
-//! not keep a download from finding better ones.
+//! The pace depends on whether content arrives, not on the number of connected peers. Peers that send nothing must not keep a download from finding
+//! better ones.
 
 use std::time::Duration;
 

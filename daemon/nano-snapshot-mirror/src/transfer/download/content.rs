@@ -20,7 +20,7 @@ use crate::transfer::swarm_leftover;
 /// Free space that a download into a clone of a stored file needs to continue, bytes.
 const CLONE_STEP: u64 = 256 << 20;
 
-/// What needs the space, in the error of a download that has started.
+/// The purpose of the space, for the error of a download that has started.
 const REST: &str = "the rest of the snapshot";
 
 impl Download<'_> {

@@ -34,7 +34,7 @@ pub(super) type Repair = fn(&DataDir, InfoHashV2, &str, &DirLock) -> Result<(), 
 pub(super) enum DirectoryError {
     /// The content of the directory caused it.
     Unusable,
-    /// Its cause was removed; try again.
+    /// The cause was repaired; try again.
     Repaired,
 }
 
