@@ -60,7 +60,7 @@ fn whoever_looked_into_a_snapshot_attests_it() {
     };
     let said = attest(&["--dry-run"]).succeeded();
     assert!(
-        said.value("ledger").contains("to be looked into at L2"),
+        said.value("ledger").contains("to be verified at L2"),
         "{}",
         said.stdout
     );
@@ -69,12 +69,12 @@ fn whoever_looked_into_a_snapshot_attests_it() {
 
     let said = attest(&[]).succeeded();
     assert!(
-        said.stderr.contains("looking into the ledger"),
+        said.stderr.contains("verifying the ledger"),
         "{}",
         said.stderr
     );
     assert!(
-        said.stderr.contains("is asked for the DHT"),
+        said.stderr.contains("the DHT of the running mirror"),
         "{}",
         said.stderr
     );
@@ -91,7 +91,11 @@ fn whoever_looked_into_a_snapshot_attests_it() {
     let said = attest(&[&snapshot[..9]]).succeeded();
     assert_eq!(said.value("seq"), "1");
     assert!(said.value("ledger").contains("at L2"), "{}", said.stdout);
-    assert!(!said.stderr.contains("looking into"), "{}", said.stderr);
+    assert!(
+        !said.stderr.contains("verifying the ledger"),
+        "{}",
+        said.stderr
+    );
 
     // What is not sound is not attested, nor what is not there.
     let text = fs::read_to_string(&record).unwrap();

@@ -290,7 +290,7 @@ fn keygen_makes_a_private_file_once() {
     let content = fs::read_to_string(&path).unwrap();
     assert!(!said.stdout.contains(content.trim()) && !said.stderr.contains(content.trim()));
 
-    run(&["keygen", key]).failed_with(1, &["is there already", "another PATH"]);
+    run(&["keygen", key]).failed_with(1, &["already exists", "another PATH"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), content);
 }
 
@@ -326,12 +326,12 @@ fn magnet_links_are_read() {
     let json = run(&["inspect", "--json", &link]).succeeded().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["v2"], v2);
-    run(&["inspect", "magnet:?xt=urn:btmh:12"]).failed_with(1, &["no magnet link"]);
+    run(&["inspect", "magnet:?xt=urn:btmh:12"]).failed_with(1, &["not a magnet link"]);
 }
 
 #[test]
 fn what_is_no_torrent_is_said_to_be_none() {
-    run(&["inspect", BEFORE]).failed_with(1, &["no v2 or hybrid torrent"]);
+    run(&["inspect", BEFORE]).failed_with(1, &["not a v2 or hybrid torrent"]);
     run(&["inspect", "/nowhere"]).failed_with(1, &["cannot read /nowhere"]);
 }
 

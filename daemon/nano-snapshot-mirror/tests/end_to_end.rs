@@ -149,5 +149,5 @@ fn verification_refuses_by_name() {
         "{}",
         said.stdout
     );
-    said.failed_with(1, &["something is wrong"]);
+    said.failed_with(1, &["found faults"]);
 }

@@ -200,7 +200,11 @@ fn a_download_that_breaks_off_goes_on() {
         &["--layout", "plain", "--publish", "exact"],
     );
     let said = said.succeeded();
-    assert!(said.stderr.contains("going on where"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("resuming the last download"),
+        "{}",
+        said.stderr
+    );
     // Only the rest was sent the second time.
     assert_eq!(server.statuses(), [200, 206]);
     let ledger = only_file(&world, "p", &said);

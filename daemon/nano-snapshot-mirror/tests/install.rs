@@ -152,7 +152,7 @@ fn what_root_installs_belongs_to_the_node() {
     let others = dir.path().join("other");
     fs::write(&others, "content").unwrap();
     fs::hard_link(&others, dir.path().join("data.ldb-lock")).unwrap();
-    install(dir.path(), &[AFTER]).failed_with(1, &["data.ldb-lock", "another name"]);
+    install(dir.path(), &[AFTER]).failed_with(1, &["data.ldb-lock", "another hard link"]);
     assert_eq!(fs::read_to_string(&others).unwrap(), "content");
     assert_eq!(owner(&others), (0, 0));
     assert_same(&place, Path::new(BEFORE));
@@ -195,7 +195,7 @@ fn what_is_no_sound_ledger_is_not_installed() {
     ] {
         fs::write(&bad, content).unwrap();
         let said = install(dir.path(), &[bad.to_str().unwrap()]);
-        said.failed_with(1, &["is not installed", "as it was", reason]);
+        said.failed_with(1, &["is not installed", "unchanged", reason]);
         assert_same(&place, Path::new(BEFORE));
         assert_eq!(names(dir.path()), ["bad", "data.ldb", "data.ldb-lock"]);
     }
@@ -203,13 +203,13 @@ fn what_is_no_sound_ledger_is_not_installed() {
     said.failed_with(1, &["is not installed", "store version 24"]);
     let said = install(dir.path(), &[place.to_str().unwrap()]);
     said.failed_with(1, &["the node's ledger already"]);
-    install(&bad, &[AFTER]).failed_with(1, &["no directory"]);
+    install(&bad, &[AFTER]).failed_with(1, &["not a directory"]);
     install(&dir.path().join("none"), &[AFTER]).failed_with(1, &["cannot look at"]);
 
     // A backup that was damaged meanwhile does not come back.
     fs::write(dir.path().join("data.ldb.backup"), "no ledger").unwrap();
     let said = install(dir.path(), &["--rollback"]);
-    said.failed_with(1, &["the backup is no sound ledger"]);
+    said.failed_with(1, &["the backup is not a sound ledger"]);
     assert_same(&place, Path::new(BEFORE));
 }
 
@@ -355,7 +355,10 @@ fn damaged_content_is_not_extracted_and_fetched_again() {
     let snapshot = world.current("node").unwrap();
     rot(&world.content("node", &snapshot), 4_000_000);
     let said = run_command(&mut extract(&world));
-    said.failed_with(1, &["is not extracted", "1 blocks", "run the same again"]);
+    said.failed_with(
+        1,
+        &["is not extracted", "1 blocks", "run the same command again"],
+    );
     assert!(!world.path("node/data.ldb").exists());
     run_command(&mut extract(&world)).succeeded();
     assert_same(&world.path("node/data.ldb"), Path::new(AFTER));

@@ -49,7 +49,7 @@ fn a_ledger_of_another_network_is_not_installed() {
     let node = dir.path().join("node");
     let place = node.join("data.ldb");
     copy_ledger(AFTER, &place);
-    let parts = ["network that is not known here", "dev network", "move"];
+    let parts = ["unknown network", "dev network", "move"];
     install(&node, &other, &["--allow-older"]).failed_with(1, &parts);
     assert_same(&place, Path::new(AFTER));
 
@@ -58,7 +58,7 @@ fn a_ledger_of_another_network_is_not_installed() {
     std::fs::create_dir(&new).unwrap();
     let said = install(&new, Path::new(AFTER), &[]).succeeded();
     assert!(
-        said.stderr.contains("no ledger of the live network"),
+        said.stderr.contains("not a ledger of the live network"),
         "{}",
         said.stderr
     );

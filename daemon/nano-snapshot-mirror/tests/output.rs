@@ -160,7 +160,7 @@ fn a_magnet_link_neither_commands_a_terminal_nor_forges_lines() {
             .starts_with("\u{1b}[31mred\n\r")
     );
     // Of what is no magnet link, an error shows no more.
-    let wrong = run(&["inspect", "magnet:?xt=\u{1b}[31m"]).failed_with(1, &["no magnet link"]);
+    let wrong = run(&["inspect", "magnet:?xt=\u{1b}[31m"]).failed_with(1, &["not a magnet link"]);
     assert!(is_clean(&wrong.stderr), "{:?}", wrong.stderr);
     let missing = run(&["inspect", "no\u{1b}[31m\nsuch"]).failed_with(1, &["cannot read"]);
     assert!(is_clean(&missing.stderr), "{:?}", missing.stderr);

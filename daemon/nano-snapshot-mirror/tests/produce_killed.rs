@@ -131,7 +131,7 @@ fn whatever_kills_it_the_generation_is_the_same() {
         let (mut killed, mut copies, mut gone_on, mut again) = (0, 0, 0, Vec::new());
         let data = |copies: u64| format!("{name}-{copies}");
         let mut look = |stderr: &str| {
-            gone_on += stderr.matches("going on with").count();
+            gone_on += stderr.matches("resuming").count();
             again.extend(numbers(stderr, "again="));
         };
         loop {
@@ -189,7 +189,7 @@ fn an_interrupted_copy_goes_on_while_the_ledger_stays_the_same() {
         assert_eq!(left_over(&world, "p"), 1);
 
         let said = made(run_command(&mut produce()));
-        let gone_on = "going on with an interrupted copy";
+        let gone_on = "resuming an interrupted copy";
         assert!(said.stderr.contains(gone_on), "{}", said.stderr);
         let [here, again] = ["here=", "again="].map(|key| numbers(&said.stderr, key)[0]);
         assert!(here >= 32 * MIB && again <= COPIED_AGAIN, "{here} {again}");
@@ -209,7 +209,7 @@ fn a_copy_that_was_not_whole_is_begun_anew_when_the_ledger_moved_on() {
     let said = made(run_command(&mut produce()));
     let reason = "cannot resume the interrupted snapshot (the ledger changed since";
     assert!(said.stderr.contains(reason), "{}", said.stderr);
-    assert!(!said.stderr.contains("going on"), "{}", said.stderr);
+    assert!(!said.stderr.contains("resuming"), "{}", said.stderr);
     let content = world.content("p", &said.value("snapshot"));
     assert!(fs::read(content).unwrap() == fs::read(&ledger).unwrap());
     assert_eq!(left_over(&world, "p"), 0);
@@ -225,7 +225,7 @@ fn a_whole_copy_is_not_made_again_though_the_ledger_moved_on() {
     synthetic::add_day(&ledger, 3, 3).unwrap();
     let said = made(run_command(&mut produce()));
     assert!(
-        said.stderr.contains("the copy is whole") && !said.stderr.contains("Taking peers"),
+        said.stderr.contains("the copy is complete") && !said.stderr.contains("Taking peers"),
         "{}",
         said.stderr
     );
@@ -240,7 +240,7 @@ fn a_whole_copy_is_not_made_again_though_the_ledger_moved_on() {
     synthetic::add_day(&ledger, 4, 4).unwrap();
     let said = made(run_command(&mut produce()));
     assert!(
-        said.stderr.contains("(it was to be made in another way"),
+        said.stderr.contains("(it was made with other options"),
         "{}",
         said.stderr
     );

@@ -174,9 +174,9 @@ fn what_is_no_ledger_is_never_current() {
             .arg(world.path("mirror")),
     );
     assert_eq!(status.status.code(), Some(5), "no mirror runs");
-    assert!(status.stdout.contains("refused: no sound ledger"));
+    assert!(status.stdout.contains("refused: not a sound ledger"));
     let fetch = run_command(world.mirror("mirror").arg("--once"));
-    fetch.failed_with(1, &["no sound ledger", &id.to_string()]);
+    fetch.failed_with(1, &["not a sound ledger", &id.to_string()]);
     assert_eq!(world.current("mirror"), Some(day));
     seeder.stop().succeeded();
 }
@@ -370,7 +370,7 @@ fn bit_rot_is_found_and_mended() {
         "{}",
         said.stdout
     );
-    said.failed_with(1, &["something is wrong"]);
+    said.failed_with(1, &["found faults"]);
     let said = run_command(world.mirror("node").arg("--once")).succeeded();
     assert_eq!(
         numbers(&said.stderr, "fetched=").iter().sum::<u64>(),

@@ -284,7 +284,7 @@ fn without_a_pointer_the_pinned_snapshot_is_taken_until_there_is_one() {
     );
     let file = configured(&world, &stream);
     let said = run_command(world.mirror_of_file("node", &file).arg("--once")).succeeded();
-    assert!(said.stderr.contains("taking the pinned"), "{}", said.stderr);
+    assert!(said.stderr.contains("using the pinned"), "{}", said.stderr);
     assert_eq!(world.current("node"), Some(first.clone()));
 
     let mut mirror = Running::start(&mut world.mirror_of_file("mirror", &file));

@@ -38,7 +38,7 @@ pub(crate) async fn run(
         Some(prefix) => data.find(prefix)?,
         None => data.current_of(&stream.name)?.with_context(|| {
             format!(
-                "stream {} has no current snapshot: name one that is held",
+                "stream {} has no current snapshot: name a stored one",
                 stream.name.as_str()
             )
         })?,
@@ -86,7 +86,7 @@ pub(crate) async fn run(
     let published = tokio::select! {
         () = signals.stop.cancelled() => return Ok(Outcome::Interrupted),
         published = publishing.publish_pointer(&signer, id) => published.context(
-            "the snapshot is sound and not attested: run attest again to try that again"
+            "the snapshot is sound and not attested: run attest again to retry"
         )?,
     };
     outln!("seq:       {}", published.seq);
@@ -162,11 +162,11 @@ impl Look<'_> {
         match self.judge(LedgerRecord::load(&dir).as_ref())? {
             Some(said) => return Ok(Some(said)),
             None if dir.plain_ledger(&info).is_none() => bail!(
-                "snapshot {id} is no plain ledger, and what is in it was not looked into at {level:?}: \
+                "snapshot {id} is not a plain ledger, and its ledger was not verified at {level:?}: \
                  extract it with --once --extract --verify-level {level:?}, then attest it"
             ),
-            None if dry_run => return Ok(Some(format!("to be looked into at {level:?}"))),
-            None => info!(snapshot = %id, ?level, "looking into the ledger"),
+            None if dry_run => return Ok(Some(format!("to be verified at {level:?}"))),
+            None => info!(snapshot = %id, ?level, "verifying the ledger"),
         }
         let verdict = self
             .policy
@@ -175,7 +175,7 @@ impl Look<'_> {
             return Ok(None);
         }
         let said = self.judge(LedgerRecord::load(&dir).as_ref())?;
-        said.context("what was found is not in the store: look at the disk")
+        said.context("the result of the verification was not saved: check the disk")
             .map(Some)
     }
 
@@ -183,7 +183,7 @@ impl Look<'_> {
     fn judge(&self, record: Option<&LedgerRecord>) -> Result<Option<String>> {
         match self.policy.judge_record(record) {
             Verdict::Sound => {
-                Ok(record.map(|record| format!("sound, looked into at {}", record.level)))
+                Ok(record.map(|record| format!("sound, verified at {}", record.level)))
             }
             Verdict::Refused(reasons) => {
                 bail!(

@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &DemoArgs, signals: &Signals) -> Result<Outcome> {
     match (&outcome, args.keep.is_some()) {
         (Ok(()), true) => outln!("\nEverything is left in {}.", place.dir.display()),
         (Ok(()), false) => {}
-        (Err(_), _) => errln!("what happened is in {}", place.leave().display()),
+        (Err(_), _) => errln!("the logs are in {}", place.leave().display()),
     }
     outcome.map(|()| Outcome::Done)
 }
@@ -61,7 +61,7 @@ impl Place {
     fn choose(keep: Option<&Path>) -> Result<Self> {
         let (dir, temporary) = match keep {
             Some(dir) => (
-                std::path::absolute(dir).context("--keep is no path")?,
+                std::path::absolute(dir).context("--keep is not a path")?,
                 false,
             ),
             None => {
@@ -193,7 +193,10 @@ impl Story<'_> {
     async fn second_day(&self, first: &Published, mut anna: Child, mut ben: Child) -> Result<()> {
         let blocks = self.a_day_passes()?;
         let second = self.produce("producer-2").await?;
-        ensure!(second.snapshot != first.snapshot, "the day changed nothing");
+        ensure!(
+            second.snapshot != first.snapshot,
+            "the second snapshot is the same as the first"
+        );
         ensure!(second.seq != first.seq, "the sequence number did not rise");
         let difference = block_in_place(|| {
             compare::compare(
@@ -224,7 +227,7 @@ impl Story<'_> {
         for name in ["anna", "ben"] {
             ensure!(
                 self.content(name, first.snapshot).exists(),
-                "{name} gave the first day's snapshot up too early"
+                "{name} removed the first day's snapshot too early"
             );
         }
         let (anna, ben) = (self.traffic("anna")?, self.traffic("ben")?);
@@ -251,7 +254,7 @@ impl Story<'_> {
             self.say(
                 name,
                 format_args!(
-                    "fetched {} for the update, reused {}, gave {} in all",
+                    "fetched {} for the update, reused {}, uploaded {} in total",
                     Bytes(fetched),
                     Bytes(length.saturating_sub(fetched)),
                     Bytes(traffic.given),
@@ -260,7 +263,10 @@ impl Story<'_> {
         }
         self.say(
             "The end",
-            format_args!("everything was equal, in {}", Time(self.started.elapsed())),
+            format_args!(
+                "all copies were equal; took {}",
+                Time(self.started.elapsed())
+            ),
         );
         Ok(())
     }
@@ -389,7 +395,7 @@ impl Story<'_> {
         ensure!(
             (here.blocks, here.cemented, here.accounts, here.pending)
                 == (there.blocks, there.cemented, there.accounts, there.pending),
-            "the fetched ledger has other counts than the node's"
+            "the counts of the fetched ledger differ from the node's"
         );
         self.say(
             "A third party",

@@ -160,7 +160,7 @@ impl Fetch<'_> {
         }
         if Mark::Discarded.is_set(&self.data.snapshot(id)) {
             if self.options.extract {
-                info!(snapshot = %id, "going on to extract and discard");
+                info!(snapshot = %id, "resuming the extraction of a discarded archive");
                 return left(Remaining::Discard);
             }
             bail!(
@@ -292,7 +292,7 @@ impl Fetch<'_> {
             match &poll.decision {
                 Decision::Follow(choice) if !unreached || enough => {
                     if unreached {
-                        warn!("the pointer could not be looked up: taking the last one known");
+                        warn!("the pointer could not be looked up: using the last known one");
                     }
                     if let Some(age) = self.stream.stale_for(choice) {
                         warn!("stale: named first {} ago; {}", Time(age), stream::STALE);
@@ -301,7 +301,7 @@ impl Fetch<'_> {
                 }
                 Decision::Undecided(tally) if config.pinned.is_some() && over => {
                     let why = stream::why_not(&poll, tally);
-                    warn!("taking the pinned snapshot: {why}");
+                    warn!("using the pinned snapshot: {why}");
                     return Ok(config.pinned);
                 }
                 Decision::Undecided(_) if config.pinned.is_some() => {}
@@ -374,8 +374,8 @@ impl Fetch<'_> {
             Some(Verdict::Sound) => Ok(true),
             Some(Verdict::Refused(faults)) => Err(unsound(torrent.id, &faults)),
             Some(Verdict::Unverified) => bail!(
-                "the ledger of snapshot {} does not say its store version, which --store-version \
-                 asks for",
+                "the ledger of snapshot {} has no store version, which --store-version \
+                 requires",
                 torrent.id
             ),
             None => Ok(false),
@@ -426,7 +426,7 @@ impl Fetch<'_> {
         loop {
             let status = torrent.status();
             meter.message(&format!(
-                "{} given to {} peers",
+                "uploaded {} to {} peers",
                 Bytes(status.uploaded_payload),
                 status.peers
             ));
@@ -453,7 +453,7 @@ fn says_something(tally: &Tally) -> bool {
 
 fn unsound(id: InfoHashV2, faults: &[String]) -> anyhow::Error {
     anyhow!(
-        "what snapshot {id} holds is no sound ledger: {}",
+        "the content of snapshot {id} is not a sound ledger: {}",
         faults.join("; ")
     )
 }
@@ -462,5 +462,5 @@ fn plain_ledger(torrent: &SnapshotTorrent) -> Result<PathBuf> {
     torrent
         .dir
         .plain_ledger(&torrent.store.info())
-        .context("the snapshot is no plain ledger")
+        .context("the snapshot is not a plain ledger")
 }

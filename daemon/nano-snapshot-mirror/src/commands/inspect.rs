@@ -82,7 +82,7 @@ impl MagnetLink {
     fn of(text: &str) -> Result<Self> {
         let magnet: Magnet = text
             .parse()
-            .context("this is no magnet link of a torrent")?;
+            .context("this is not a magnet link of a torrent")?;
         Ok(Self {
             v2: magnet.v2.map(|hash| hash.to_string()),
             v1: magnet.v1.map(|hash| hash.to_string()),
@@ -149,10 +149,10 @@ impl Torrent {
             .read_to_end(&mut raw)
             .with_context(failed)?;
         if raw.len() as u64 > MAX_TORRENT {
-            bail!("{} is longer than any .torrent file", path.display());
+            bail!("{} is too large for a .torrent file", path.display());
         }
         let meta = Metainfo::parse(&raw, &Limits::TORRENT)
-            .with_context(|| format!("{} is no v2 or hybrid torrent", path.display()))?;
+            .with_context(|| format!("{} is not a v2 or hybrid torrent", path.display()))?;
         Ok(Self::of(&meta))
     }
 

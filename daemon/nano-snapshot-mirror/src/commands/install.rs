@@ -90,7 +90,7 @@ impl Origin {
                 bail!("snapshot {id} is not whole: fetch it with --once first");
             }
             let Some((format, path)) = dir.content(&info) else {
-                bail!("snapshot {id} is {}, which is no ledger", info.name());
+                bail!("snapshot {id} is {}, which is not a ledger", info.name());
             };
             return Ok(Self {
                 path,
@@ -113,7 +113,7 @@ impl Origin {
             });
         }
         bail!(
-            "{} holds neither a current snapshot of {} nor a {LEDGER}: fetch one with --once, or \
+            "{} has neither a current snapshot of {} nor a {LEDGER}: fetch one with --once, or \
              name a ledger",
             data.root().display(),
             stream.as_str()
@@ -134,7 +134,7 @@ impl Origin {
     fn with_remedy(&self, error: anyhow::Error) -> anyhow::Error {
         match (&self.snapshot, Damaged::of(&error)) {
             (Some(snapshot), Some(damaged)) => anyhow!(
-                "snapshot {} is not installed, and the node's ledger is as it was: {damaged}; run \
+                "snapshot {} is not installed, and the node's ledger is unchanged: {damaged}; run \
                  `nano-snapshot-mirror verify --data-dir {}` to find all damage, then fetch the \
                  damaged blocks again with --once or a mirror",
                 snapshot.id,
@@ -161,13 +161,13 @@ fn roll_back(place: &LedgerPlace, config: &Config) -> Result<()> {
     let stop = tokio_util::sync::CancellationToken::new();
     let record = policy.verify(&backup, None, &ProgressDisplay::new(), &stop)?;
     if let Verdict::Refused(reasons) = policy.judge_record(record.as_ref()) {
-        bail!("the backup is no sound ledger: {}", reasons.join("; "));
+        bail!("the backup is not a sound ledger: {}", reasons.join("; "));
     }
     place.hand_over_backup()?;
     place.exchange()?;
     outln!("{}", place.ledger().display());
     info!(
-        "rolled back: {} is the backup now; the same again undoes this",
+        "rolled back: {} is the backup now; the same command again undoes this",
         backup.display()
     );
     Ok(())
@@ -211,7 +211,7 @@ impl Installation<'_> {
         if origin.snapshot.is_none() {
             warn!(
                 "{} is not a snapshot of the data directory, so there were no hashes to compare it \
-                 with: damage where --verify-level does not look stays unnoticed (l3 reads every \
+                 with: damage that --verify-level does not check for stays undetected (l3 reads every \
                  block)",
                 origin.path.display()
             );
@@ -219,7 +219,7 @@ impl Installation<'_> {
         let backup = self.place.backup();
         if backup.exists() {
             info!(
-                "installed; the old ledger is {}: remove it when the node is well, or go back with \
+                "installed; the old ledger is {}: remove it when the node works, or go back with \
                  --rollback",
                 backup.display()
             );
@@ -245,13 +245,13 @@ impl Installation<'_> {
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(
-                        "{} is not installed, the node's ledger is as it was",
+                        "{} is not installed, the node's ledger is unchanged",
                         path.display()
                     )
                 });
             }
             Ok(LedgerFormat::SevenZ | LedgerFormat::TarZst) => bail!(
-                "{} is not installed, the node's ledger is as it was: it is an archive, and install \
+                "{} is not installed, the node's ledger is unchanged: it is an archive, and install \
                  takes an archive only as a snapshot: extract it first, and name the data.ldb in it",
                 path.display()
             ),
@@ -323,7 +323,7 @@ impl Installation<'_> {
         };
         if let Verdict::Refused(reasons) = self.policy.judge_record(Some(&record)) {
             bail!(
-                "{} is not installed, the node's ledger is as it was: {}",
+                "{} is not installed, the node's ledger is unchanged: {}",
                 path.display(),
                 reasons.join("; ")
             );

@@ -32,7 +32,7 @@ fn write(path: &Path, key: &SigningKey) -> Result<()> {
         .open(path);
     let mut file = match opened {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(
-            "{} is there already and a lost key cannot be made again: choose another PATH",
+            "{} already exists and a lost key cannot be made again: choose another PATH",
             path.display()
         ),
         other => other.with_context(|| format!("cannot make {}", path.display()))?,
@@ -74,8 +74,8 @@ fn check_owner(path: &Path) -> Result<()> {
     }
     if metadata.mode() & 0o077 != 0 {
         bail!(
-            "the signing key {} may be read by others (mode {:03o}): chmod 600 it, and if others \
-             use this machine take the key as known to them",
+            "the signing key {} may be read by others (mode {:03o}): chmod 600 it, and if others use \
+             this machine, consider the key compromised",
             path.display(),
             metadata.mode() & 0o777,
         );
@@ -106,7 +106,7 @@ mod tests {
         let path = temp.path().join("key");
         fs::write(&path, "precious").unwrap();
         let error = write(&path, &SigningKey::generate().unwrap()).unwrap_err();
-        assert!(error.to_string().contains("there already"), "{error}");
+        assert!(error.to_string().contains("already exists"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 

@@ -90,7 +90,7 @@ pub(crate) async fn run(
     let published = tokio::select! {
         () = signals.stop.cancelled() => return Ok(Outcome::Interrupted),
         published = publishing.publish_pointer(&signer, built.id) => published.with_context(|| format!(
-            "snapshot {} is in the store but not published: run produce again to try that again",
+            "snapshot {} is in the store but not published: run produce again to retry",
             built.id
         ))?,
     };
@@ -145,7 +145,7 @@ async fn build(
                 Fetched::Whole(downloaded) => Source::Downloaded(downloaded),
                 Fetched::Unchanged => {
                     let built = held.map(|(_, built)| built);
-                    info!("what is at {url} is what the last snapshot was made of");
+                    info!("{url} is unchanged since the last snapshot was made from it");
                     return Ok(built);
                 }
             }
@@ -176,7 +176,7 @@ impl Alone {
                 // The process ID is only for the error message.
                 let _ = file.read_to_string(&mut holder);
                 bail!(
-                    "another produce works in {}{}: wait for its end",
+                    "another produce is running in {}{}: wait until it ends",
                     data.root().display(),
                     match holder.trim() {
                         "" => String::new(),

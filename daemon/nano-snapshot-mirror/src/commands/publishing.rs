@@ -63,7 +63,7 @@ pub(crate) struct Published {
 impl Published {
     /// Formats the number of nodes that store the item, for a person.
     pub(crate) fn nodes(&self) -> String {
-        format!("{} store it, {} gave it back", self.stored, self.read_back)
+        format!("{} store it, {} returned it", self.stored, self.read_back)
     }
 }
 
@@ -120,7 +120,7 @@ impl Publishing<'_> {
         let mirror = socket.and_then(Mirror::at);
         let dht: Box<dyn Dht> = match &mirror {
             Some(mirror) => {
-                info!("the mirror that runs here is asked for the DHT");
+                info!("using the DHT of the running mirror");
                 Box::new(mirror.clone())
             }
             None => {

@@ -24,7 +24,7 @@ pub(crate) async fn run(args: &RotateArgs, config: &Config, signals: &Signals) -
     let stream_salt = &args.salt.salt;
     let salt = stream_salt
         .next()
-        .with_context(|| format!("the salt {stream_salt} is too long to be handed over"))?;
+        .with_context(|| format!("the salt {stream_salt} is too long for a rotation"))?;
     outln!("old:       {}", succession.old);
     outln!("new:       {}", succession.new);
     if args.dry_run {

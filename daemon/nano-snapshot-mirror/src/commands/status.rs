@@ -156,7 +156,7 @@ impl Status {
                 pointer.salt,
                 pointer.snapshot,
                 if pointer.contested {
-                    ", which it contradicted since"
+                    ", which it has since contradicted"
                 } else {
                     ""
                 },
@@ -190,7 +190,7 @@ fn snapshot_text(snapshot: &StoredSnapshot, streams: &[&str]) -> String {
         StoredState::Whole => "whole",
         StoredState::Partial if snapshot.is_being_downloaded() => "being fetched",
         StoredState::Partial => "interrupted",
-        StoredState::Refused => "refused: no sound ledger",
+        StoredState::Refused => "refused: not a sound ledger",
         StoredState::Damaged if snapshot.in_use => "damaged, in use",
         StoredState::Damaged => "damaged",
     };

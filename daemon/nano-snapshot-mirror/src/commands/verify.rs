@@ -45,7 +45,7 @@ pub(crate) fn run(
     };
     match sound {
         Ok(true) => Ok(Outcome::Done),
-        Ok(false) => bail!("something is wrong, see above"),
+        Ok(false) => bail!("the verification found faults, see above"),
         // The verification failed only because it was cancelled.
         Err(_) if stop.is_cancelled() => Ok(Outcome::Interrupted),
         Err(error) => Err(error),
@@ -92,11 +92,11 @@ fn locked(data: &DataDir, id: InfoHashV2, dir: &SnapshotDir, look: &Look<'_>) ->
         None => Access::Shared,
     };
     let Some(_lock) = owned.map_or_else(|| data.share_snapshot(id), |lock| Ok(Some(lock)))? else {
-        outln!("{id}: left out, it is being fetched");
+        outln!("{id}: skipped, it is being fetched");
         return Ok(true);
     };
     if !dir.is_created() {
-        outln!("{id}: nothing there yet");
+        outln!("{id}: no content yet");
         return Ok(true);
     }
     snapshot(dir, access, look)
@@ -118,7 +118,7 @@ fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> 
             Some(store) => store,
             None if was_whole => bail!("blocks are missing, and another process is fetching them"),
             None => {
-                outln!("{}: left out, another process uses it", dir.display());
+                outln!("{}: skipped, another process uses it", dir.display());
                 return Ok(true);
             }
         },
@@ -150,7 +150,10 @@ fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> 
         }
         outln!("{id}: all {} are as published", Bytes(total));
     } else if sound {
-        outln!("{id}: what is there of {} is as published", Bytes(total));
+        outln!(
+            "{id}: incomplete, but all stored blocks of {} are as published",
+            Bytes(total)
+        );
     } else {
         outln!(
             "{id}: {missing} of {} blocks are not as published; a mirror or --once fetches them \
@@ -171,7 +174,7 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
     let args = look.args;
     if let Some(writer) = who_has_open(path) {
         bail!(
-            "{writer} has {} open, and what it writes meanwhile would look like damage: stop it \
+            "{writer} has {} open, and its writes would look like damage: stop it \
              first, or verify a copy",
             path.display()
         );
@@ -214,10 +217,10 @@ fn ledger(path: &Path, look: &Look<'_>) -> Result<bool> {
         }
     }
     if let (reached, Some(limit)) = report.reached() {
-        outln!("  looked into at {reached:?} only, not at {level:?}: {limit}");
+        outln!("  verified at {reached:?} only, not at {level:?}: {limit}");
     }
     if let Some(version) = report.store_version {
-        let node = minimum_node_version(version).map_or("no release known here".into(), |node| {
+        let node = minimum_node_version(version).map_or("no known release".into(), |node| {
             format!("nodes from V{node}")
         });
         outln!("  store version {version}, opened by {node}");

@@ -75,7 +75,7 @@ impl LedgerPolicy {
             return match &record.limit {
                 None => Verdict::Unverified,
                 Some(limit) => Verdict::Refused(vec![format!(
-                    "level: it has to be looked into at {:?} (--verify-level, --level), and can be only at {}: \
+                    "level: it must be verified at {:?} (--verify-level, --level), and can be only at {}: \
                      {limit}",
                     self.level, record.level
                 )]),
@@ -208,7 +208,7 @@ pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool
     if !installed.exists() {
         let network = nano_ledger::outline(new)?.network;
         if network != Network::Live {
-            warn!(%network, "{} is no ledger of the live network", new.display());
+            warn!(%network, "{} is not a ledger of the live network", new.display());
         }
         return Ok(());
     }
@@ -227,7 +227,7 @@ pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool
     let place = installed.display();
     match found {
         Regression::OtherNetwork { before, after } => bail!(
-            "the new ledger is of the {} and {place} is of the {}; move {place} away to install it all the same",
+            "the new ledger is of the {} and {place} is of the {}; move {place} away to install it anyway",
             named(after),
             named(before)
         ),
@@ -236,7 +236,7 @@ pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool
             Ok(())
         }
         Regression::Older { before, after } => bail!(
-            "{} of {place}: it is older; give --allow-older to install it all the same",
+            "{} of {place}: it is older; use --allow-older to install it anyway",
             compared(&before, &after)
         ),
     }
@@ -264,7 +264,7 @@ pub(crate) fn refuse_publication(
         }
         Some(Regression::Older { before, after }) => bail!(
             "the copy is not published: {} of the snapshot published last, {last}: this ledger is older; check \
-             --ledger, or give --allow-older to publish it all the same",
+             --ledger, or use --allow-older to publish it anyway",
             compared(&before, &after)
         ),
     }
@@ -292,8 +292,8 @@ pub(crate) fn refuse_attestation(
             Ok(())
         }
         Some(Regression::Older { before, after }) => bail!(
-            "snapshot {id} is not attested: {} of the snapshot attested last, {last}: this ledger is older; give \
-             --allow-older to attest it all the same",
+            "snapshot {id} is not attested: {} of the snapshot attested last, {last}: this ledger is older; use \
+             --allow-older to attest it anyway",
             compared(&before, &after)
         ),
     }
@@ -301,7 +301,7 @@ pub(crate) fn refuse_attestation(
 
 fn named(network: Network) -> String {
     match network {
-        Network::Unknown => "network that is not known here".to_owned(),
+        Network::Unknown => "unknown network".to_owned(),
         network => format!("{network} network"),
     }
 }

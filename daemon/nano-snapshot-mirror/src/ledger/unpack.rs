@@ -102,7 +102,7 @@ impl Unpack {
         if LedgerFormat::from_header(start) != Some(LedgerFormat::TarZst) {
             return Ok(Unpacked::NeedsWhole);
         }
-        info!(snapshot = %self.id, "a tar.zst archive: it is extracted while it arrives");
+        info!(snapshot = %self.id, "extracting the tar.zst archive while it is downloaded");
         self.tar_zst(&source, len, &info, false)
     }
 
@@ -176,7 +176,7 @@ impl Unpack {
     fn seven_z(&self, source: &impl ArchiveSource, len: u64, info: &Info) -> Result<Unpacked> {
         info!(
             snapshot = %self.id,
-            "a 7z archive: extracting it starts from zero after every interruption"
+            "extracting a 7z archive: an interrupted extraction starts over"
         );
         let mut watch = Watch::new(self, LedgerFormat::SevenZ, false);
         let id = ArchiveId::from_bytes(*self.id.as_bytes());
@@ -277,7 +277,7 @@ pub(crate) fn tell(id: InfoHashV2, report: &ExtractReport) {
 fn not_extractable(id: InfoHashV2, info: &Info) -> anyhow::Error {
     anyhow!(
         "snapshot {id} is {}, which is neither a ledger nor a tar.zst nor a 7z archive: \
-         --extract cannot make a ledger of it",
+         --extract cannot extract it",
         info.name(),
     )
 }
@@ -335,11 +335,11 @@ impl<'a> Watch<'a> {
         );
         let there = source
             .allocated()
-            .context("cannot tell the size on disk of the archive")?
+            .context("cannot read the size on disk of the archive")?
             .min(progress.archive_len);
         let left = at_most.saturating_sub(there + progress.ledger_bytes);
         let dir = self.unpack.target.parent().unwrap_or(Path::new("/"));
-        space::ensure(dir, left, "what is left of the archive and its ledger")?;
+        space::ensure(dir, left, "the rest of the archive and its ledger")?;
         Ok(())
     }
 }

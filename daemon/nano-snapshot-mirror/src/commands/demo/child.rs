@@ -78,7 +78,7 @@ impl Child {
             }
             if Instant::now() >= deadline {
                 bail!(
-                    "{} is not done after {within:?}\n{}",
+                    "{} did not finish within {within:?}\n{}",
                     self.name,
                     self.log_tail()
                 );
@@ -117,7 +117,7 @@ impl Child {
             }
             if Instant::now() >= deadline {
                 bail!(
-                    "{} is not there after {within:?}\n{}",
+                    "{} was not ready within {within:?}\n{}",
                     self.name,
                     self.log_tail()
                 );
@@ -136,7 +136,7 @@ impl Child {
                 return Ok(started.elapsed());
             }
             if started.elapsed() >= END_WITHIN {
-                bail!("{} does not end on SIGTERM\n{}", self.name, self.log_tail());
+                bail!("{} did not exit on SIGTERM\n{}", self.name, self.log_tail());
             }
             sleep(LOOK_EVERY).await;
         }
@@ -163,7 +163,11 @@ impl Child {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-        format!("the end of {}:\n{}", self.log.display(), tail.join("\n"))
+        format!(
+            "the last lines of {}:\n{}",
+            self.log.display(),
+            tail.join("\n")
+        )
     }
 }
 

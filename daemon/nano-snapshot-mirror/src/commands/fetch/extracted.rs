@@ -149,7 +149,7 @@ impl Extracted {
         info!(snapshot = %id, ?method, "ledger at {}", place.ledger().display());
         if is_backed_up {
             info!(
-                "the ledger that was there is {}: go back with `nano-snapshot-mirror install --to {} \
+                "the old ledger is now {}: go back with `nano-snapshot-mirror install --to {} \
                  --rollback`",
                 place.backup().display(),
                 data.root().display()

@@ -63,7 +63,9 @@ impl FinalExtract<'_> {
                     self.remove(&data.lock()?)?;
                 }
                 return Err(if is_lost {
-                    error.context("the snapshot was removed; run the same again to fetch it again")
+                    error.context(
+                        "the snapshot was removed; run the same command again to fetch it again",
+                    )
                 } else {
                     error
                 });
@@ -101,7 +103,7 @@ impl FinalExtract<'_> {
             });
         if has_left {
             self.remove(&lock)?;
-            info!(snapshot = %self.id, "removed what was left of it: its ledger was moved out");
+            info!(snapshot = %self.id, "removed the rest of the snapshot: its ledger was moved out of the store");
         }
         Ok(Outcome::Done)
     }
@@ -113,12 +115,12 @@ impl FinalExtract<'_> {
         let place = LedgerPlace::of_data_dir(data.root())?;
         let lock = data.lock()?;
         let Some(Entry::Whole(generation)) = snapshot_store::open(data, id) else {
-            bail!("snapshot {id} went away before it could be extracted");
+            bail!("snapshot {id} was removed before it could be extracted");
         };
         let content = generation
             .dir
             .plain_ledger(&generation.store.info())
-            .context("the snapshot is no plain ledger")?;
+            .context("the snapshot is not a plain ledger")?;
         let size = generation.store.layout().content_length();
         let dir = generation.dir;
         let dir_lock = generation.lock;
@@ -167,7 +169,7 @@ impl FinalExtract<'_> {
         let copy = copy.map_err(|error| match Damaged::of(&error) {
             Some(_) => error.context(
                 "the ledger is not extracted; run `nano-snapshot-mirror verify` to find all damage, \
-                 restart a mirror that runs here, and run the same again",
+                 restart a mirror that runs here, and run the same command again",
             ),
             None => error,
         });
@@ -205,11 +207,11 @@ pub(super) fn note_damage(
     match find() {
         Ok(found) => error.context(format!(
             "the ledger is not extracted, as {found} blocks of its snapshot are damaged on this disk; \
-             run the same again to fetch them again"
+             run the same command again to fetch them again"
         )),
         Err(failed) => error.context(format!(
             "the ledger is not extracted, and not all damage of its snapshot was found ({failed:#}); \
-             run `nano-snapshot-mirror verify` and then the same again"
+             run `nano-snapshot-mirror verify` and then the same command again"
         )),
     }
 }

@@ -53,8 +53,8 @@ impl ContentReader for StreamingExtract {
         let info = store.info();
         if info.is_single_file() && info.name().ends_with(".7z") {
             info!(
-                "a 7z archive is of no use before it is whole, and extracting it starts from zero \
-                 after every interruption"
+                "a 7z archive can only be extracted when it is complete, and an interrupted extraction \
+                 starts over"
             );
         }
         if !unpack::may_stream(&info) {

@@ -40,7 +40,7 @@ impl NodeLock {
             .with_context(failed)?;
         let found = file.metadata().with_context(failed)?;
         if found.nlink() > 1 {
-            bail!("{}: it has another name", failed());
+            bail!("{}: it has another hard link", failed());
         }
         if found.uid() == 0 && dir.uid() != 0 {
             // Root created the lock file, now or earlier. The node could not open it with this owner.

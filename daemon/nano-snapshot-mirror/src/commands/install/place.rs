@@ -70,7 +70,7 @@ impl LedgerPlace {
             .with_context(|| format!("cannot look at the node's directory {}", to.display()))?;
         if !dir.is_dir() {
             bail!(
-                "{} is no directory: name the one that holds the node's {LEDGER}",
+                "{} is not a directory: name the one with the node's {LEDGER}",
                 to.display()
             );
         }
@@ -261,7 +261,7 @@ impl LedgerPlace {
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(
-                        "cannot give {} a second name, {}",
+                        "cannot hard-link {} as {}",
                         self.ledger.display(),
                         second.display()
                     )
@@ -302,7 +302,7 @@ impl LedgerPlace {
             Err(error) if has_no_links(&error) => rename(ledger, &backup),
             linked => linked.with_context(|| {
                 format!(
-                    "cannot give {} the name {}",
+                    "cannot hard-link {} as {}",
                     ledger.display(),
                     backup.display()
                 )
@@ -343,9 +343,13 @@ enum Kept {
 fn find(dir: &Path) -> Result<(PathBuf, PathBuf)> {
     let name = dir.join(LEDGER);
     let ledger = match name.symlink_metadata() {
-        Ok(metadata) if metadata.is_symlink() => fs::canonicalize(&name)
-            .with_context(|| format!("the link {} leads nowhere", name.display()))?,
-        Ok(metadata) if !metadata.is_file() => bail!("{} is no file", name.display()),
+        Ok(metadata) if metadata.is_symlink() => fs::canonicalize(&name).with_context(|| {
+            format!(
+                "the target of the symbolic link {} does not exist",
+                name.display()
+            )
+        })?,
+        Ok(metadata) if !metadata.is_file() => bail!("{} is not a regular file", name.display()),
         _ => name.clone(),
     };
     Ok((name, ledger))
@@ -400,7 +404,7 @@ pub(crate) fn open_alone(path: &Path) -> Result<File> {
         .open(path)
         .with_context(failed)?;
     if file.metadata().with_context(failed)?.nlink() > 1 {
-        bail!("{}: it has another name", failed());
+        bail!("{}: it has another hard link", failed());
     }
     Ok(file)
 }

@@ -193,7 +193,7 @@ fn made_already(
         && let Some(id) = memory.unpublished(&origin, recipe)
         && let Some(built) = Built::held(data, id)
     {
-        info!(snapshot = %id, "this snapshot waits to be published: no other is made before");
+        info!(snapshot = %id, "publishing this snapshot of an earlier run before making another");
         return Ok(Some(built));
     }
     Ok(None)
@@ -295,7 +295,10 @@ impl Work<'_> {
                 return Err(error);
             }
         };
-        let origin = making.origin().context("a copy of nothing")?.clone();
+        let origin = making
+            .origin()
+            .context("the source of the copy was not recorded")?
+            .clone();
         let begun = making.begun();
         let built = self.finish(draft, &content, &origin, begun, data);
         making.forget();
@@ -363,7 +366,7 @@ impl Work<'_> {
             if let Err(error) = ledger_archive::inspect(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
                 if !refused {
-                    return Err(error).with_context(|| format!("cannot look into {original}"));
+                    return Err(error).with_context(|| format!("cannot inspect {original}"));
                 }
                 downloaded.forget();
                 return Err(error).context(Unpublishable(original));
@@ -523,7 +526,7 @@ impl Work<'_> {
         info!(
             pages = report.pages_in_use + report.pages_stale,
             trimmed = report.pages_trimmed,
-            "overwrote what was left of them"
+            "overwrote the remains of these tables"
         );
         Ok(())
     }
@@ -591,7 +594,7 @@ struct Counted<'a> {
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.stop.is_cancelled() {
-            return Err(io::Error::other("asked to stop"));
+            return Err(io::Error::other("cancelled"));
         }
         let read = self.inner.read(buffer)?;
         self.done += read as u64;

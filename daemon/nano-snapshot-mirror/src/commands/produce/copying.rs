@@ -94,10 +94,7 @@ impl<'a> Copying<'a> {
             }
             let (status, error) = copying.wait()?;
             if status.code() == Some(NUMBER_TAKEN.into()) && attempt < ATTEMPTS {
-                debug!(
-                    attempt,
-                    "the number of the copying process is taken: {error}"
-                );
+                debug!(attempt, "the ID of the copying process is taken: {error}");
                 continue;
             }
             return Err(failure(ledger.path(), status, &error));
@@ -149,7 +146,7 @@ impl<'a> Copying<'a> {
 
     /// Returns the reader of the copied bytes.
     pub(super) fn bytes(&mut self) -> Result<&mut File> {
-        self.bytes.as_mut().context("the copy has been read")
+        self.bytes.as_mut().context("the copy was already read")
     }
 
     /// Stops reading and waits for the process to end. Fails unless the copy is complete.

@@ -153,11 +153,11 @@ impl Download<'_> {
             tries += 1;
             if tries == TRIES {
                 return Err(error.context(format!(
-                    "{} is not downloaded; what is here is kept for the next run",
+                    "cannot download {}; the partial download is kept for the next run",
                     self.url
                 )));
             }
-            warn!("trying again in {} s: {error:#}", pause.as_secs());
+            warn!("retrying in {} s: {error:#}", pause.as_secs());
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Fetched::Stopped),
                 () = tokio::time::sleep(pause) => {}
@@ -237,10 +237,10 @@ impl Download<'_> {
                 if range != format!("bytes {from}-{}/{}", noted.length - 1, noted.length) {
                     self.start_over()?;
                     return Err(Broken::Again(anyhow!(
-                        "the server gives bytes {range:?} where others were asked for"
+                        "the server sent bytes {range:?} instead of the requested ones"
                     )));
                 }
-                info!(here_bytes = from, "going on where the last download ended");
+                info!(here_bytes = from, "resuming the last download");
                 self.receive(answer, noted, from).await
             }
             (StatusCode::OK, _) => {
@@ -253,9 +253,13 @@ impl Download<'_> {
                 self.receive(answer, resource, 0).await
             }
             (status, _) => Err(Broken::Fatal(anyhow!(
-                "{} answers {status} where {} was asked for",
+                "{} answered {status} to a request for {}",
                 self.url,
-                if from > 0 { "the rest" } else { "all of it" },
+                if from > 0 {
+                    "the rest"
+                } else {
+                    "the whole file"
+                },
             ))),
         }
     }
@@ -277,8 +281,8 @@ impl Download<'_> {
         let length = text(answer, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
         let Some(length) = length else {
             bail!(
-                "{} sends no Content-Length, without which a broken download could not be \
-                 recognised",
+                "{} sends no Content-Length, which is needed to detect a truncated \
+                 download",
                 self.url
             );
         };
@@ -326,7 +330,7 @@ impl Download<'_> {
                 done += chunk.len() as u64;
                 if done > resource.length {
                     return Err(Broken::Fatal(anyhow!(
-                        "{} sends more than the {} bytes it says",
+                        "{} sent more than the announced {} bytes",
                         self.url,
                         resource.length
                     )));
@@ -339,7 +343,7 @@ impl Download<'_> {
                     // Resuming would only fail again.
                     self.start_over()?;
                     return Err(Broken::Fatal(anyhow!(
-                        "what is at {} is neither a ledger nor a tar.zst nor a 7z archive",
+                        "the file at {} is neither a ledger nor a tar.zst nor a 7z archive",
                         self.url
                     )));
                 };
@@ -356,7 +360,7 @@ impl Download<'_> {
         self.keep(&file, &resource, done)?;
         if done < resource.length {
             return Err(Broken::Again(anyhow!(
-                "{} broke off after {} of {}",
+                "the download of {} broke off after {} of {}",
                 self.url,
                 Bytes(done),
                 Bytes(resource.length)

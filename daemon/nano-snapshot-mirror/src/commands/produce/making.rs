@@ -181,21 +181,21 @@ impl Found {
     ) -> Result<Option<&'static str>> {
         let noted = &self.making.noted;
         if noted.making.recipe != *recipe {
-            return Ok(Some("it was to be made in another way"));
+            return Ok(Some("it was made with other options"));
         }
         Ok(match &noted.stage {
-            Stage::Changing => Some("its copy was being changed, and is neither old nor new"),
+            Stage::Changing => Some("it was interrupted while its copy was being modified"),
             Stage::Copying { durable, state } => {
                 if self.len() < *durable {
-                    Some("its copy is not what it was")
+                    Some("its copy has changed")
                 } else if ledger.state()?.to_string() != *state {
-                    Some("the ledger changed since, and its copy was not whole")
+                    Some("the ledger changed since, and its copy is incomplete")
                 } else {
                     None
                 }
             }
             // The run was interrupted after deleting the copy and before moving its archive.
-            Stage::Copied | Stage::Changed if self.len() == 0 => Some("its copy is not there"),
+            Stage::Copied | Stage::Changed if self.len() == 0 => Some("its copy is missing"),
             Stage::Copied | Stage::Changed => {
                 let now = Origin::of_ledger(path, path)?;
                 let age = unix_seconds(SystemTime::now()).checked_sub(noted.begun);
@@ -203,7 +203,7 @@ impl Found {
                 match &noted.making.origin {
                     Some(origin) if *origin == now => None,
                     Some(origin) if !origin.is_same_ledger(&now) => {
-                        Some("it was of another ledger")
+                        Some("it was made from another ledger")
                     }
                     Some(_) if fresh => None,
                     _ => Some("the ledger changed since, and its copy is old"),
@@ -217,15 +217,15 @@ impl Found {
             Stage::Copying { durable, .. } => info!(
                 here = *durable,
                 again = self.len() - durable,
-                "going on with an interrupted copy after {}: nothing was committed to the ledger since; \
-                 what came after the last sync, {}, is copied again",
+                "resuming an interrupted copy after {}: nothing was committed to the ledger since; the part \
+                 after the last sync, {}, is copied again",
                 Bytes(*durable),
                 Bytes(self.len() - durable)
             ),
             _ => info!(
                 here = self.len(),
                 again = 0,
-                "going on with what was interrupted: the copy is whole"
+                "resuming the interrupted snapshot: the copy is complete"
             ),
         }
     }
@@ -294,7 +294,7 @@ impl Checkpoints<'_> {
                         .map_err(anyhow::Error::from)
                         .and_then(|()| making.reach(Stage::Copying { durable, state }));
                     if let Err(error) = synced {
-                        warn!("an interruption of this copy would lose it: {error:#}");
+                        warn!("cannot save the progress of this copy, and an interruption would lose it: {error:#}");
                         break;
                     }
                 }

@@ -38,7 +38,10 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
                 minimum_node_version(summary.store_version).unwrap_or("?"),
             ),
         ),
-        Err(error) => line("content", &format_args!("not readable just now: {error}")),
+        Err(error) => line(
+            "content",
+            &format_args!("not readable at the moment: {error}"),
+        ),
     }
     let memory = Memory::of(data, &StreamName::of_salt(args.salt().as_bytes()));
     let origin = Origin::of_ledger(path, path)?;
@@ -47,7 +50,7 @@ pub(super) fn of(args: &ProduceArgs, path: &Path, data: &DataDir) -> Result<Stri
         .and_then(|id| Built::held(data, id));
     if let Some(held) = held {
         line("snapshot", &held.id);
-        line("would", &"publish it again: it holds this ledger already");
+        line("would", &"publish it again: it has this ledger already");
         return Ok(text.trim_end().to_owned());
     }
     let needed = build::space_needed(args.layout.unwrap_or(LayoutArg::Plain), size);

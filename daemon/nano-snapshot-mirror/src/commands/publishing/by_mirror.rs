@@ -38,7 +38,7 @@ impl Mirror {
         let socket = self.socket.clone();
         let answer = spawn_blocking(move || client::ask(&socket, &ask, PATIENCE)).await?;
         let answer = answer.map_err(|error| format!("{error:#}"))?;
-        answer.ok_or_else(|| "no mirror listens any longer".into())
+        answer.ok_or_else(|| "the mirror no longer listens".into())
     }
 
     /// Notifies the mirror of a snapshot in the store, so that it seeds the snapshot at once and not at the next
