@@ -412,7 +412,7 @@ fn a_scrub_finds_rot_and_has_it_mended_by_peers() {
         assert!(sealed());
         assert_eq!(world.current("node"), Some(snapshot.clone()));
         // The next one finds nothing.
-        mirror.until("another scrub", || said("all is as it was"));
+        mirror.until("another scrub", || said("scrub complete: no damage"));
         mirror.stop().succeeded();
     }
     let noted = world
