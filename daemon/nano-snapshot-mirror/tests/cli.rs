@@ -102,7 +102,8 @@ fn a_tilde_is_the_home_directory_in_every_source() {
     config.args(["check-config", "--data-dir", "~other/x"]);
     run_command(config.env("HOME", &home)).failed_with(2, &["flag --data-dir", "only `~/`"]);
     config.env_remove("HOME").args(["--control", "~/c"]);
-    run_command(&mut config).failed_with(2, &["flag --data-dir", "flag --control", "no HOME"]);
+    run_command(&mut config)
+        .failed_with(2, &["flag --data-dir", "flag --control", "HOME is not set"]);
 }
 
 #[test]

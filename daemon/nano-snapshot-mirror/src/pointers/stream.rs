@@ -188,8 +188,8 @@ pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
         let _ = match &authority.lookup {
             Err(LookupError::NoAnswer { counts }) if counts.invalid > 0 => write!(
                 text,
-                ": {} DHT nodes gave an item with a wrong signature or a malformed one, and none \
-                 a good one",
+                ": {} DHT nodes returned an item that is malformed or has a wrong signature, and \
+                 none returned a valid one",
                 counts.invalid,
             ),
             Err(error) => write!(text, ": {}", Causes(error)),
@@ -197,7 +197,7 @@ pub(crate) fn why_not(poll: &Poll, tally: &Tally) -> String {
                 let counts = found.counts;
                 let mut written = write!(
                     text,
-                    ": {} DHT nodes answered, {} with an item, {} with an invalid item",
+                    ": {} DHT nodes answered, {} with a valid item, {} with an invalid one",
                     counts.answered(),
                     counts.valid,
                     counts.invalid,
