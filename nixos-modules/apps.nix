@@ -24,7 +24,7 @@ in
       exec ${program} "$@"
     ''
   );
-  demo = app "Show the whole way on this machine alone" (
+  demo = app "Run a demonstration on this machine alone" (
     script "nano-snapshot-demo" ''
       exec ${program} demo "$@"
     ''

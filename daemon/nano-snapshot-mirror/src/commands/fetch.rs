@@ -295,7 +295,11 @@ impl Fetch<'_> {
                         warn!("the pointer could not be looked up: using the last known one");
                     }
                     if let Some(age) = self.stream.stale_for(choice) {
-                        warn!("stale: named first {} ago; {}", Time(age), stream::STALE);
+                        warn!(
+                            "stale: this snapshot was first seen {} ago; {}",
+                            Time(age),
+                            stream::STALE
+                        );
                     }
                     return Ok(Some(choice.snapshot));
                 }
@@ -333,7 +337,7 @@ impl Fetch<'_> {
     ) -> Result<Option<SnapshotTorrent>> {
         match block_in_place(|| snapshot_store::open(self.data, id)) {
             Some(Entry::Whole(generation)) => {
-                info!(snapshot = %id, "held already");
+                info!(snapshot = %id, "already stored");
                 return SnapshotTorrent::seed(self.network, generation)
                     .await
                     .map(Some);

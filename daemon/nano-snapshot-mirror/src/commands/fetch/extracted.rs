@@ -146,7 +146,7 @@ impl Extracted {
             New::Content(path) => fs::rename(&path, ledger)
                 .with_context(|| format!("cannot move {} to {}", path.display(), ledger.display())),
         })?;
-        info!(snapshot = %id, ?method, "ledger at {}", place.ledger().display());
+        info!(snapshot = %id, ?method, "extracted the ledger to {}", place.ledger().display());
         if is_backed_up {
             info!(
                 "the old ledger is now {}: go back with `nano-snapshot-mirror install --to {} \
