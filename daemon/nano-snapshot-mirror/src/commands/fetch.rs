@@ -450,7 +450,7 @@ impl Fetch<'_> {
     }
 }
 
-/// Whether authorities published something, although too few of them or not in agreement.
+/// Returns whether authorities published something, although too few of them or not in agreement.
 fn says_something(tally: &Tally) -> bool {
     tally.contested > 0 || tally.leading.is_some()
 }

@@ -54,7 +54,7 @@ pub(crate) enum Unpacked {
     Stopped,
 }
 
-/// Whether to download the content of this snapshot sequentially. A plain ledger or a 7z archive is of no use before
+/// Returns whether to download the content of this snapshot sequentially. A plain ledger or a 7z archive is of no use before
 /// it is complete.
 pub(crate) fn may_stream(info: &Info) -> bool {
     info.is_single_file() && !info.name().ends_with(".ldb") && !info.name().ends_with(".7z")

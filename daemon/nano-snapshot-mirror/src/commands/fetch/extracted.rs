@@ -50,7 +50,7 @@ impl Record {
         }
     }
 
-    /// Whether this record describes the file with this metadata.
+    /// Returns whether this record describes the file with this metadata.
     fn is_of(&self, metadata: &Metadata) -> bool {
         Self::of(self.snapshot.clone(), metadata) == *self
     }
@@ -71,7 +71,7 @@ impl Extracted {
         json_file::read_or_default(&data.extracted())
     }
 
-    /// Whether `data.ldb` is this snapshot and unmodified.
+    /// Returns whether `data.ldb` is this snapshot and unmodified.
     pub(super) fn is_current(data: &DataDir, id: InfoHashV2) -> bool {
         let there = data.ledger().metadata();
         Self::load(data)

@@ -216,7 +216,7 @@ pub(super) fn note_damage(
     }
 }
 
-/// Whether a rename can move the content: same file system, and no other hard links.
+/// Returns whether a rename can move the content: same file system, and no other hard links.
 fn may_move(content: &Path, to: &Path) -> bool {
     let alone_on = |path: &Path| path.metadata().map(|found| (found.dev(), found.nlink()));
     match (alone_on(content), alone_on(to)) {

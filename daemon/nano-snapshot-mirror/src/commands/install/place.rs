@@ -219,7 +219,7 @@ impl LedgerPlace {
             .find(|old| !is_new(old))
     }
 
-    /// Whether root owns a file in a directory of another user. The node could not write to such a file.
+    /// Returns whether root owns a file in a directory of another user. The node could not write to such a file.
     fn is_left_by_root(&self, file: &Metadata) -> bool {
         file.uid() == 0 && self.dir.uid() != 0
     }
@@ -379,7 +379,7 @@ fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Whether both paths are names of the same file.
+/// Returns whether both paths are names of the same file.
 pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
     match (one.symlink_metadata(), other.symlink_metadata()) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -387,7 +387,7 @@ pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Whether creating a hard link failed because the file system has none. `EPERM` can have other causes, but those
+/// Returns whether creating a hard link failed because the file system has none. `EPERM` can have other causes, but those
 /// also make the rename fail.
 fn has_no_links(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);

@@ -151,7 +151,7 @@ impl Making {
         self.reach(Stage::Copied)
     }
 
-    /// Whether the next run can resume from the saved stage.
+    /// Returns whether the next run can resume from the saved stage.
     pub(super) fn can_go_on(&self) -> bool {
         self.noted.stage != Stage::Changing
     }

@@ -58,7 +58,7 @@ fn shown<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
 }
 
 impl Resource {
-    /// Whether this is the file at `url`, as far as the record allows to compare.
+    /// Returns whether this is the file at `url`, as far as the record allows to compare.
     pub(super) fn is_at(&self, url: &HttpUrl) -> bool {
         self.url == url.to_string()
     }
@@ -81,7 +81,7 @@ impl Origin {
 }
 
 impl Origin {
-    /// Whether both are the same ledger file, regardless of commits in between.
+    /// Returns whether both are the same ledger file, regardless of commits in between.
     pub(super) fn is_same_ledger(&self, other: &Self) -> bool {
         match (self, other) {
             (
