@@ -204,7 +204,7 @@ fn what_is_no_sound_ledger_is_not_installed() {
     let said = install(dir.path(), &[place.to_str().unwrap()]);
     said.failed_with(1, &["the node's ledger already"]);
     install(&bad, &[AFTER]).failed_with(1, &["not a directory"]);
-    install(&dir.path().join("none"), &[AFTER]).failed_with(1, &["cannot look at"]);
+    install(&dir.path().join("none"), &[AFTER]).failed_with(1, &["cannot access"]);
 
     // A backup that was damaged meanwhile does not come back.
     fs::write(dir.path().join("data.ldb.backup"), "no ledger").unwrap();

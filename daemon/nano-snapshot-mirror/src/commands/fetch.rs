@@ -39,10 +39,10 @@ use crate::transfer::download::{self, ContentReader, DownloadOutcome, DownloadRe
 use crate::transfer::network::{Network, Role};
 use crate::transfer::snapshot_torrent::SnapshotTorrent;
 
-/// How long to try to reach the DHT.
+/// How long to try to reach the DHT before giving up.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Consecutive look-ups that reach the DHT without finding an item before the fetch fails.
+/// Answered look-ups without an item after which the fetch accepts that nothing is published.
 const LOOKUP_TRIES: u32 = 3;
 
 /// The pause after a look-up that found no item.
@@ -309,7 +309,7 @@ impl Fetch<'_> {
                     return Ok(config.pinned);
                 }
                 Decision::Undecided(_) if config.pinned.is_some() => {}
-                // Authorities that contradict themselves or each other do not come to agree by waiting.
+                // Waiting does not settle a contradiction between authorities, or within one.
                 Decision::Undecided(tally) if enough || (failed == 0 && says_something(tally)) => {
                     bail!(
                         "there is no snapshot to fetch: {}",

@@ -421,7 +421,7 @@ enum Made {
 fn length(path: &Path) -> Result<u64> {
     let metadata = path
         .metadata()
-        .with_context(|| format!("cannot look at {}", path.display()))?;
+        .with_context(|| format!("cannot access {}", path.display()))?;
     Ok(metadata.len())
 }
 

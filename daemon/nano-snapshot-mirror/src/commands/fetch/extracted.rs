@@ -118,7 +118,7 @@ impl Extracted {
         }
         let metadata = file
             .metadata()
-            .with_context(|| format!("cannot look at {}", path.display()))?;
+            .with_context(|| format!("cannot access {}", path.display()))?;
         let replaced = Self::load(data).zip(place.ledger().metadata().ok());
         let replaces = replaced.and_then(|(noted, there)| {
             [Some(noted.newest), noted.replaces]

@@ -67,7 +67,7 @@ impl LedgerPlace {
     pub(super) fn of_node(to: &Path) -> Result<Self> {
         let dir = to
             .metadata()
-            .with_context(|| format!("cannot look at the node's directory {}", to.display()))?;
+            .with_context(|| format!("cannot access the node's directory {}", to.display()))?;
         if !dir.is_dir() {
             bail!(
                 "{} is not a directory: name the one with the node's {LEDGER}",
@@ -85,7 +85,7 @@ impl LedgerPlace {
         Self::check_unused(root)?;
         let dir = root
             .metadata()
-            .with_context(|| format!("cannot look at {}", root.display()))?;
+            .with_context(|| format!("cannot access {}", root.display()))?;
         let (name, ledger) = find(root)?;
         if let Ok(old) = ledger.metadata() {
             check_owner(&ledger, &old)?;

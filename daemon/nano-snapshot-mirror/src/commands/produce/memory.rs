@@ -70,7 +70,7 @@ impl Origin {
     pub(super) fn of_ledger(path: &Path, state: &Path) -> Result<Self> {
         let metadata = path
             .metadata()
-            .with_context(|| format!("cannot look at {}", path.display()))?;
+            .with_context(|| format!("cannot access {}", path.display()))?;
         Ok(Self::Ledger {
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             inode: metadata.ino(),
