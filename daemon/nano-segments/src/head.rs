@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::segment::SegmentError;
+use crate::error::SegmentError;
 
 /// Length of the head in bytes.
 pub const HEAD_LEN: usize = 112;

@@ -6,8 +6,9 @@
 //! works, which the publisher chooses and every reader can verify.
 
 pub mod coder;
-mod cut;
+mod columns;
 mod dictionary;
+mod error;
 mod head;
 pub mod manifest;
 mod proofs;
@@ -18,9 +19,10 @@ mod split;
 mod unreceived;
 
 pub use dictionary::{Dictionary, Keys};
+pub use error::SegmentError;
 pub use head::{Column, HEAD_LEN, Head, MAX_BLOCKS};
 pub use proofs::{PROOF_LEN, ProofError, Proofs, Signature};
 pub use runs::{Amount, Block, Key, MAX_HEIGHT, Number, Run, Runs, RunsError, Source};
 pub use seal::{SealError, seal};
-pub use segment::{Segment, SegmentError};
+pub use segment::Segment;
 pub use split::{Circle, Piece, depths, pieces};

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use crate::dictionary::{Dictionary, Keys};
+use crate::error::SegmentError;
 use crate::proofs::Proofs;
 use crate::runs::{Block, Key, Runs};
-use crate::segment::{Segment, SegmentError};
+use crate::segment::Segment;
 
 /// Why segments cannot become one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

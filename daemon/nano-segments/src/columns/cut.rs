@@ -1,9 +1,9 @@
 //! The column `cut`: the accounts of a segment and their heights. It follows the head and the keys, so the beginning of a body is its cut.
 
 use crate::coder::{CoderError, Decoder, Encoder, Num};
+use crate::error::SegmentError;
 use crate::head::{Column, Head};
 use crate::runs::{MAX_HEIGHT, Number, Runs};
-use crate::segment::SegmentError;
 
 /// One account of a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
