@@ -147,6 +147,8 @@ FLAT: set[str] = set()
 UPWARD: dict[str, set[tuple[str, str]]] = {}
 # Crates whose rule is to decide and parse only.
 PURE = {"sha-lanes", "bittorrent-protocol", "bittorrent-engine", "nano-segments"}
+# Lines of a file that needs no reason.
+LONG = 600
 EFFECTS = {"tokio", "mio", "rustix", "libc", "socket2", "rand", "getrandom", "crossbeam-channel", "tempfile", "heed"}
 
 
@@ -178,6 +180,22 @@ def faults_of_graph(manifests: dict[str, dict]) -> list[str]:
         faults += [f"{name}: uses {other}, which is above it" for other in above]
         if name in PURE:
             faults += [f"{name}: uses {other}, but this crate has no effects" for other in sorted(EFFECTS & set(uses))]
+    return faults
+
+
+def faults_of_table(manifests: dict[str, dict]) -> list[str]:
+    """The table of crates has a row for each."""
+    text = DOC.read_text()
+    return [f"docs/architecture.md: no row for daemon/{name} in the table of crates" for name in manifests if f"| `daemon/{name}` |" not in text]
+
+
+def faults_of_length() -> list[str]:
+    """A long file states in its head why it is not two."""
+    faults = []
+    for path in sorted([*ROOT.glob("daemon/**/*.rs"), *ROOT.glob("fuzz/src/**/*.rs"), *ROOT.glob("checks/**/*.py")]):
+        lines = path.read_text().splitlines()
+        if len(lines) > LONG and not any(f"{LONG} lines" in line for line in lines[:10]):
+            faults.append(f"{path.relative_to(ROOT)}: {len(lines)} lines; split it, or state in its head why it is above {LONG} lines")
     return faults
 
 
@@ -265,7 +283,7 @@ def main() -> int:
     if "--write" in sys.argv[1:]:
         DOC.write_text(drawn)
         return 0
-    faults = faults_of_graph(manifests) + faults_of_rooms(large) + faults_of_paths()
+    faults = faults_of_table(manifests) + faults_of_length() + faults_of_graph(manifests) + faults_of_rooms(large) + faults_of_paths()
     if drawn != text:
         faults.append(f"docs/architecture.md draws other crates or rooms than there are; run {sys.argv[0]} --write")
     for fault in faults:

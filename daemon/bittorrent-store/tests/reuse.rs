@@ -1,4 +1,5 @@
-//! What is held already does not have to be fetched, wherever it stands; and nothing else is taken for it.
+//! Tests of the reuse of stored blocks: equal content is found at any offset of a stored snapshot, and different content is never taken for it.
+//! Above 600 lines: all tests share one model of two snapshots.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;

@@ -1,5 +1,4 @@
-//! Hashes several messages at once in one thread, with SHA-256 or SHA-1. Only this crate uses
-//! vector instructions.
+//! Hashes several messages at once in one thread, with SHA-256 or SHA-1; the only crate with vector instructions.
 //!
 //! The SHA instructions of a processor are pipelined, but each waits for the one before it when
 //! there is only one message. Two or three messages whose rounds alternate keep the pipeline full,

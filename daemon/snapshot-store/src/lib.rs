@@ -1,7 +1,5 @@
-//! The data directory on disk: snapshots, their marks and records, `current/`, and what may be removed.
-//!
-//! Rule: synchronous, by name and on disk only. It starts no task or thread, opens no socket, and knows neither the
-//! command line nor the configuration.
+//! The data directory on disk, synchronous and by name: this crate starts no task or thread, opens no socket, and knows neither the command line nor the
+//! configuration. It has snapshots, their marks and records, `current/`, and what may be removed.
 //!
 //! - [`layout`]: the name of every file below a data directory.
 //! - [`DataDir`]: opens a data directory, locks it, and switches `current/`.

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// How far an address reaches. An address means something only to those who are at least as near,
-/// and one that is nearer than who names it may be a trap.
+/// The networks in which an address is valid. An address of a narrower scope than the connection to the peer that names it is ignored: it could make us
+/// connect to a host of our own network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// This machine.

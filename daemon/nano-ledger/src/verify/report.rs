@@ -37,7 +37,7 @@ pub enum CheckOutcome {
     },
     /// The check did not run.
     Skipped {
-        /// Why.
+        /// The reason, for a person.
         reason: String,
     },
 }

@@ -8,7 +8,9 @@
 mod build;
 mod copy;
 pub(crate) mod copying;
+mod counted;
 mod download;
+mod incoming;
 mod making;
 mod memory;
 mod pieces;

@@ -1,5 +1,5 @@
 //! The status page. The server renders all of it, so that it works without JavaScript. With JavaScript, the page replaces its middle with each
-//! version that the server pushes.
+//! version that the server pushes. Above 600 lines: it is one document from top to bottom.
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,21 +14,23 @@ use file_kit::space::occupied;
 use ledger_archive::{ExtractError, ExtractOptions, LedgerFormat, PackError, PackOptions};
 use nano_ledger::{LedgerPosition, LiveLedger};
 use snapshot_store::{
-    Counts, DataDir, DirLock, LedgerRecord, SnapshotDir, SnapshotInfo, Stage, StreamName, space,
+    Counts, DataDir, LedgerRecord, SnapshotDir, SnapshotInfo, Stage, StreamName, space,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::copy;
 use super::copying::{self, ClearAtEnd, Killed};
+use super::counted::Counted;
 use super::download::Downloaded;
+use super::incoming::Build;
 use super::making::Making;
 use super::memory::{Memory, Origin, Recipe};
 use super::pieces;
 use crate::cli::{LayoutArg, ProduceArgs, Publish};
 use crate::config::Config;
 use crate::ledger::policy::{LedgerPolicy, Verdict, refuse_publication};
-use crate::progress::{Meter, ProgressDisplay, WorkKind};
+use crate::progress::{ProgressDisplay, WorkKind};
 use crate::text::Bytes;
 
 /// The context of an error for a downloaded archive that mirrors would refuse to extract. The exit code depends on
@@ -129,11 +130,7 @@ pub(super) fn snapshot(
             ensure_space(data, layout, size, there)?;
             let (build, making) = match found {
                 Some(found) => {
-                    let build = Build {
-                        dir: found.dir,
-                        _lock: found.lock,
-                        keep: false,
-                    };
+                    let build = Build::resume(found.dir, found.lock);
                     (build, Some(found.making))
                 }
                 None => (Build::begin(data)?, None),
@@ -275,7 +272,7 @@ impl Work<'_> {
         };
         let mut draft = self.draft(name)?;
         let copied = self.place_of_copy(&draft);
-        let begin = || Making::begin(data, stream, self.recipe, &self.build.dir, &copied);
+        let begin = || Making::begin(data, stream, self.recipe, self.build.dir(), &copied);
         let is_begun = making.is_some();
         let mut making = making.unwrap_or_else(begin);
         let made = self.of_copy(path, ledger, &mut draft, &copied, &mut making, is_begun);
@@ -283,11 +280,11 @@ impl Work<'_> {
         let content = match made {
             Ok(Some(content)) => content,
             Ok(None) => {
-                self.build.keep = making.can_go_on();
+                self.build.keep(making.can_go_on());
                 return Ok(None);
             }
             Err(error) if error.is::<Killed>() => {
-                self.build.keep = making.can_go_on();
+                self.build.keep(making.can_go_on());
                 return Err(error);
             }
             Err(error) => {
@@ -362,7 +359,7 @@ impl Work<'_> {
         if downloaded.format != LedgerFormat::Plain {
             // Refuses an archive that fetchers would refuse to extract. The limit for its content is the size of the
             // disk.
-            let options = ExtractOptions::new(space::of_disk(&self.build.dir)?);
+            let options = ExtractOptions::new(space::of_disk(self.build.dir())?);
             if let Err(error) = ledger_archive::inspect(&downloaded.path, &options) {
                 let refused = matches!(error, ExtractError::Refused { .. });
                 if !refused {
@@ -425,7 +422,7 @@ impl Work<'_> {
         };
         let shape = Shape::SingleFile;
         Ok(Draft::begin(
-            &self.build.dir,
+            self.build.dir(),
             name,
             shape,
             cut,
@@ -436,7 +433,7 @@ impl Work<'_> {
     /// Returns the path of the copy of the ledger: the final content path, unless the copy is still to be packed.
     fn place_of_copy(&self, draft: &Draft) -> PathBuf {
         match self.output {
-            Output::TarZst => self.build.dir.join(PLAIN),
+            Output::TarZst => self.build.dir().join(PLAIN),
             Output::Plain | Output::AsItIs => draft.content_path(&[]),
         }
     }
@@ -493,7 +490,7 @@ impl Work<'_> {
         let snapshot = content.info.to_json().context("cannot write JSON")?;
         let store = draft.finish(|torrent| torrent.snapshot(snapshot))?;
         if let Some(record) = &content.record {
-            record.save(&SnapshotDir::at(&self.build.dir))?;
+            record.save(&SnapshotDir::at(self.build.dir()))?;
         }
         let metainfo = store.metainfo();
         drop(store);
@@ -506,7 +503,7 @@ impl Work<'_> {
         self.memory.note(origin, self.recipe, id, begun)?;
         if self.output == Output::TarZst {
             // The copy is deleted last, because an interrupted run resumes from it.
-            let copied = self.build.dir.join(PLAIN);
+            let copied = self.build.dir().join(PLAIN);
             fs::remove_file(&copied)
                 .with_context(|| format!("cannot remove {}", copied.display()))?;
         }
@@ -536,12 +533,8 @@ impl Work<'_> {
         let packing = || format!("cannot pack {}", copied.display());
         let ledger = File::open(copied).with_context(packing)?;
         let size = ledger.metadata().with_context(packing)?.len();
-        let counted = Counted {
-            inner: ledger,
-            done: 0,
-            meter: self.display.start(WorkKind::PackCopy, size),
-            stop: self.stop,
-        };
+        let meter = self.display.start(WorkKind::PackCopy, size);
+        let counted = Counted::new(ledger, meter, self.stop);
         let out = File::create(archive)
             .with_context(|| format!("cannot create {}", archive.display()))?;
         let report = match ledger_archive::pack(counted, size, out, &PackOptions::default()) {
@@ -580,58 +573,5 @@ fn with_suffix(name: &str, suffix: &str) -> String {
         name.to_owned()
     } else {
         format!("{name}{suffix}")
-    }
-}
-
-/// A reader that counts the bytes to be packed and fails when cancelled.
-struct Counted<'a> {
-    inner: File,
-    done: u64,
-    meter: Meter,
-    stop: &'a CancellationToken,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
-        }
-        let read = self.inner.read(buffer)?;
-        self.done += read as u64;
-        self.meter.set(self.done, None);
-        Ok(read)
-    }
-}
-
-/// A directory in `incoming/`, removed on drop unless it is adopted or kept for the next run.
-struct Build {
-    dir: PathBuf,
-    /// The lock that keeps other processes from cleaning it up.
-    _lock: DirLock,
-    keep: bool,
-}
-
-impl Build {
-    fn begin(data: &DataDir) -> Result<Self> {
-        let (dir, lock) = data.new_build()?;
-        Ok(Self {
-            dir,
-            _lock: lock,
-            keep: false,
-        })
-    }
-
-    fn adopt(self, data: &DataDir, id: InfoHashV2) -> Result<SnapshotDir> {
-        Ok(data.adopt(&self.dir, id, &data.lock()?)?)
-    }
-}
-
-impl Drop for Build {
-    fn drop(&mut self) {
-        if !self.keep {
-            // An adopted directory no longer exists. The next command cleans up a directory that cannot be removed
-            // now.
-            let _ = fs::remove_dir_all(&self.dir);
-        }
     }
 }
