@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::error::FileError;
 use crate::temporary::Temporary;
 
-/// The mode of a file that every user may read; the umask applies.
-pub const PUBLIC: u32 = 0o644;
+/// The mode of a file that is no secret; the umask decides who may read and write it.
+pub const PUBLIC: u32 = 0o666;
 
 /// Returns the directory that a file is in: `.` for a bare name.
 pub fn parent(path: &Path) -> &Path {

@@ -33,7 +33,7 @@ fn the_story_comes_to_its_end() {
         "Ben",
         "Carl",
         "A day later",
-        "The end: everything was equal",
+        "The end: all copies were equal",
     ] {
         assert!(
             said.stdout.contains(part),

@@ -109,19 +109,25 @@ impl DataDir {
     /// When a directory cannot be moved or removed.
     pub fn adopt(&self, build: &Path, id: InfoHashV2, lock: &StoreLock) -> Result<SnapshotDir> {
         let dir = self.snapshot(id);
-        let mut pinned = false;
         if dir.exists() {
-            match self.obstacle(id, &dir)? {
+            let obstacle = self.obstacle(id, &dir)?;
+            // First, so that neither a failure nor a crash loses the pin.
+            if obstacle.is_some() && Mark::Pinned.is_set(&dir) {
+                Mark::Pinned.set(&SnapshotDir::at(build))?;
+            }
+            match obstacle {
                 None => {
                     remove_tree(build)?;
                     return Ok(dir);
                 }
                 Some(Obstacle::NotWhole) => {
-                    pinned = Mark::Pinned.is_set(&dir);
-                    self.remove_snapshot(id, lock)?;
+                    // Another process may have begun to use it.
+                    if !self.remove_snapshot(id, lock)? {
+                        remove_tree(build)?;
+                        return Ok(dir);
+                    }
                 }
                 Some(Obstacle::Damaged(why)) => {
-                    pinned = Mark::Pinned.is_set(&dir);
                     let to = self.set_aside(dir.path(), &id.to_string())?;
                     warn!(
                         snapshot = %id, moved_to = %to.display(),
@@ -129,9 +135,6 @@ impl DataDir {
                     );
                 }
             }
-        }
-        if pinned {
-            Mark::Pinned.set(&SnapshotDir::at(build))?;
         }
         rename_durably(build, dir.path())?;
         Ok(dir)

@@ -246,8 +246,17 @@ impl Durability {
         epoch: u64,
     ) -> Result<Checkpoint, StoreError> {
         let synced = files.contents().sync(&window.files);
-        if let Err(source) = synced.and_then(|()| files.leaves().sync(&window.files)) {
-            return Err(self.forget(files, blocks, claims, window, source));
+        match synced.and_then(|()| files.leaves().sync(&window.files)) {
+            Ok(()) => {}
+            // A closed file could not be opened to be synced. Nothing is lost, so the next checkpoint syncs this window too.
+            Err(source) if source.is_busy() => {
+                let mut pending = self.pending();
+                pending.window.blocks.extend(window.blocks);
+                pending.window.files.extend(window.files);
+                self.count_dirty(&pending);
+                return Err(source);
+            }
+            Err(source) => return Err(self.forget(files, blocks, claims, window, source)),
         }
         for block in &window.blocks {
             claims.set(files.layout().block_number(*block));

@@ -81,7 +81,8 @@ impl Recheck<'_> {
             *cursor = ScrubCursor::default();
         }
         let found = self.revoke_damaged()?;
-        if let Some(error) = failed {
+        // The next slice meets the error again, while damage is only reported now.
+        if let Some(error) = failed.filter(|_| found.damaged.is_empty()) {
             return Err(error);
         }
         let damage = found.damaged.into_iter().map(|block| DamagedBlock {
@@ -121,7 +122,11 @@ impl Recheck<'_> {
         }
         drop(unreadable);
         let found = self.revoke_damaged()?;
-        ended.map(|()| found.damaged)
+        match ended {
+            // The pieces stay queued, while damage is only reported now.
+            Err(error) if error.is_busy() && !found.damaged.is_empty() => Ok(found.damaged),
+            ended => ended.map(|()| found.damaged),
+        }
     }
 
     /// Reads the verified blocks of a piece from the disk; returns the bytes read.

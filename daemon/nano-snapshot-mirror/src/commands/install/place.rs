@@ -159,7 +159,9 @@ impl LedgerPlace {
                 remove(&name)?;
             }
         }
-        Temporary::remove_leftovers(ledger);
+        for path in Temporary::remove_leftovers(ledger) {
+            info!("removed {}, left by an interrupted run", path.display());
+        }
         Ok(sync_dir(self.parent())?)
     }
 

@@ -36,6 +36,9 @@ named! {
         Store => "store",
         /// A torrent stopped with an error.
         TorrentStopped => "torrent-stopped",
+        /// A code that a mirror of a later version reports.
+        #[serde(other)]
+        Unknown => "unknown",
     }
 }
 

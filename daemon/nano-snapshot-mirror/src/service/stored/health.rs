@@ -142,8 +142,13 @@ impl StoredSnapshots<'_> {
             match one.unreadable {
                 Ok(blocks) if blocks.is_empty() => {}
                 Ok(blocks) => self.fetch_again(id, blocks, problems).await,
-                // This error is no evidence either: the process or the machine temporarily lacks a resource.
-                Err(error) if is_temporary(error.as_ref()) => {}
+                // This error is no evidence either: the process or the machine temporarily lacks a resource. If blocks were revoked before
+                // it, they have to be found again, which only opening the store does.
+                Err(error)
+                    if is_temporary(error.as_ref())
+                        && self
+                            .get(id)
+                            .is_none_or(|torrent| torrent.store.is_complete()) => {}
                 Err(error) => found |= self.stop_serving(id, &error, problems).await,
             }
         }
