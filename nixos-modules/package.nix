@@ -26,6 +26,7 @@ rustPlatform.buildRustPackage {
       ../checks/interop/libtorrent_peer.py
       # Tests compare these with the program.
       ../docs/configuration.md
+      ../docs/data-directory.md
       ../docs/grafana-dashboard.json
       ../docs/openapi-http.json
       ../docs/openapi.json
