@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
-/// This variable is set for children. They end with the demonstration, even if it is killed.
+/// This variable is set for children, to the process number of the demonstration. They end with it, even if it is killed.
 pub(crate) const END_WITH_PARENT: &str = "SNAPSHOT_MIRROR_DEMO_ENDS_WITH_PARENT";
 
 /// The time that a child has to end after SIGTERM.
@@ -23,11 +23,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The number of lines shown of a failed child's log.
 const TAIL_LINES: usize = 15;
 
-/// In a child of the demonstration, asks the kernel to end this process with its parent.
+/// In a child of the demonstration, asks the kernel to end this process with its parent. Ends it at once if the parent ended before that.
 pub(crate) fn end_with_parent_if_asked() {
-    if std::env::var_os(END_WITH_PARENT).is_some() {
-        // This works on every supported system. Otherwise the user has to end the child.
-        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    let Some(parent) = std::env::var_os(END_WITH_PARENT) else {
+        return;
+    };
+    // This works on every supported system. Otherwise the user has to end the child.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    let actual = rustix::process::getppid().map_or(0, Pid::as_raw_pid);
+    if parent.to_str() != Some(&actual.to_string()) {
+        std::process::exit(1);
     }
 }
 
@@ -53,7 +58,7 @@ impl Child {
         let program = std::env::current_exe().with_context(failed)?;
         let process = Command::new(program)
             .args(args)
-            .env(END_WITH_PARENT, "1")
+            .env(END_WITH_PARENT, std::process::id().to_string())
             .env_remove("STATE_DIRECTORY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

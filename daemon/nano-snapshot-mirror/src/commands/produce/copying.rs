@@ -23,6 +23,7 @@ use service_kit::signals;
 use tracing::{debug, info, warn};
 
 use crate::cli::CopyLedgerArgs;
+use crate::commands::demo::child::END_WITH_PARENT;
 use crate::commands::outcome::Outcome;
 
 /// The hidden command that starts this program as the copying process.
@@ -112,6 +113,8 @@ impl<'a> Copying<'a> {
             command.args(["--state", state, "--from", &from.to_string()]);
         }
         let mut child = command
+            // The copy ends with this process, whose end breaks the pipe.
+            .env_remove(END_WITH_PARENT)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
