@@ -5,7 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use std::{fs, thread_local};
 
 use snapshot_pointer::{
-    ItemKind, RawItem, Record, RecordStore, Salt, Seq, SignedItem, SigningKey, AuthorityState, Acceptance,
+    Acceptance, AuthorityState, ItemKind, RawItem, Record, RecordStore, Salt, Seq, SignedItem,
+    SigningKey,
 };
 use tempfile::TempDir;
 
@@ -58,10 +59,15 @@ pub fn pointer_record(data: &[u8]) {
         }
         let later = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let (_, written) = store
-            .update(&authority, &salt, ItemKind::Pointer, |record: &mut Record| {
-                record.take(&items()[..1], later);
-                record.note_put(later);
-            })
+            .update(
+                &authority,
+                &salt,
+                ItemKind::Pointer,
+                |record: &mut Record| {
+                    record.take(&items()[..1], later);
+                    record.note_put(later);
+                },
+            )
             .expect("a record that can be read can be written");
         assert_eq!(load().expect("what was written can be read"), written);
         assert!(written.state().high_water() >= record.state().high_water());
@@ -106,7 +112,9 @@ pub fn pointer_standing(data: &[u8]) {
                     assert_eq!(state.accepted(), Some(item));
                 }
                 Ok(Acceptance::Same) => assert_eq!(before.accepted(), Some(item)),
-                Err(_) => assert!(state.accepted() != Some(item) || before.accepted() == Some(item)),
+                Err(_) => {
+                    assert!(state.accepted() != Some(item) || before.accepted() == Some(item))
+                }
             }
         }
         match (before.accepted(), state.accepted()) {
