@@ -1,8 +1,5 @@
-//! File descriptors: how many connections may use, and the errors that mean there are none left.
+//! File descriptors: how many connections may use.
 
-use std::error::Error;
-
-use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 /// Descriptors that are kept for files, the DHT, HTTP and the rest of the process: a quarter of the limit,
@@ -40,24 +37,8 @@ impl SocketBudget {
     }
 }
 
-/// Returns whether an error means that the process or the system has no free file descriptor. Such an
-/// operation succeeds later; it is no fault of the file or the peer.
-pub(crate) fn is_exhausted(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let errno = error.downcast_ref().and_then(Errno::from_io_error);
-        if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[test]
@@ -75,20 +56,6 @@ mod tests {
                 handshakes,
             };
             assert_eq!(budget, expected, "{limit} {open}");
-        }
-    }
-
-    #[test]
-    fn an_exhausted_process_is_found_below_other_errors() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot open a file")]
-        struct Open(#[source] io::Error);
-        for (errno, exhausted) in [
-            (Errno::MFILE, true),
-            (Errno::NFILE, true),
-            (Errno::IO, false),
-        ] {
-            assert_eq!(is_exhausted(&Open(errno.into())), exhausted, "{errno}");
         }
     }
 }

@@ -25,7 +25,6 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::descriptors;
 use crate::heartbeat::Heartbeat;
 
 /// Queue slots of one writer and of the syncer.
@@ -328,9 +327,7 @@ fn guarded<T>(work: impl Fn() -> Result<T, StoreError>) -> Result<T, DiskError> 
     let start = Instant::now();
     loop {
         match catch_unwind(AssertUnwindSafe(&work)) {
-            Ok(Err(error))
-                if descriptors::is_exhausted(&error) && start.elapsed() < DESCRIPTOR_PATIENCE =>
-            {
+            Ok(Err(error)) if error.is_busy() && start.elapsed() < DESCRIPTOR_PATIENCE => {
                 thread::sleep(DESCRIPTOR_PAUSE);
             }
             Ok(result) => return result.map_err(DiskError::Store),

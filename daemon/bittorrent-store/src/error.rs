@@ -322,3 +322,28 @@ pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exhausted_process_is_busy_below_other_errors_too() {
+        for (errno, busy) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::IO, false),
+        ] {
+            let open = StoreError::Open {
+                path: "content".into(),
+                source: errno.into(),
+            };
+            assert_eq!(open.is_busy(), busy, "{errno}");
+            let sync = StoreError::SyncFailed {
+                lost: Vec::new(),
+                source: Box::new(open),
+            };
+            assert_eq!(sync.is_busy(), busy, "{errno}");
+        }
+    }
+}
