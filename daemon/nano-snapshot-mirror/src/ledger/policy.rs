@@ -223,19 +223,15 @@ pub(crate) fn refuse_replacement(installed: &Path, new: &Path, allow_older: bool
             return Ok(());
         }
     };
-    let Some(found) = found else { return Ok(()) };
     let place = installed.display();
-    match found {
-        Regression::OtherNetwork { before, after } => bail!(
+    match unless_allowed(found, allow_older) {
+        None => Ok(()),
+        Some(Regression::OtherNetwork { before, after }) => bail!(
             "the new ledger is of the {} and {place} is of the {}; move {place} away to install it anyway",
             named(after),
             named(before)
         ),
-        Regression::Older { before, after } if allow_older => {
-            info!("{}, as --allow-older allows", compared(&before, &after));
-            Ok(())
-        }
-        Regression::Older { before, after } => bail!(
+        Some(Regression::Older { before, after }) => bail!(
             "{} of {place}: it is older; use --allow-older to install it anyway",
             compared(&before, &after)
         ),
@@ -250,7 +246,7 @@ pub(crate) fn refuse_publication(
     after: &LedgerPosition,
     allow_older: bool,
 ) -> Result<()> {
-    match after.regression_from(before) {
+    match unless_allowed(after.regression_from(before), allow_older) {
         None => Ok(()),
         Some(Regression::OtherNetwork { before, after }) => bail!(
             "the copy is not published: it is of the {} and the snapshot published last, {last}, is of the {}; \
@@ -258,10 +254,6 @@ pub(crate) fn refuse_publication(
             named(after),
             named(before)
         ),
-        Some(Regression::Older { before, after }) if allow_older => {
-            info!("{}, as --allow-older allows", compared(&before, &after));
-            Ok(())
-        }
         Some(Regression::Older { before, after }) => bail!(
             "the copy is not published: {} of the snapshot published last, {last}: this ledger is older; check \
              --ledger, or use --allow-older to publish it anyway",
@@ -279,7 +271,7 @@ pub(crate) fn refuse_attestation(
     after: &LedgerPosition,
     allow_older: bool,
 ) -> Result<()> {
-    match after.regression_from(before) {
+    match unless_allowed(after.regression_from(before), allow_older) {
         None => Ok(()),
         Some(Regression::OtherNetwork { before, after }) => bail!(
             "snapshot {id} is not attested: it is of the {} and the snapshot attested last, {last}, is of the {}; \
@@ -287,15 +279,22 @@ pub(crate) fn refuse_attestation(
             named(after),
             named(before)
         ),
-        Some(Regression::Older { before, after }) if allow_older => {
-            info!("{}, as --allow-older allows", compared(&before, &after));
-            Ok(())
-        }
         Some(Regression::Older { before, after }) => bail!(
             "snapshot {id} is not attested: {} of the snapshot attested last, {last}: this ledger is older; use \
              --allow-older to attest it anyway",
             compared(&before, &after)
         ),
+    }
+}
+
+/// Returns the regression unless `--allow-older` allows it, which is logged.
+fn unless_allowed(found: Option<Regression>, allow_older: bool) -> Option<Regression> {
+    match found {
+        Some(Regression::Older { before, after }) if allow_older => {
+            info!("{}, as --allow-older allows", compared(&before, &after));
+            None
+        }
+        found => found,
     }
 }
 
