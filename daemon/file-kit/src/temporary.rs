@@ -124,15 +124,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-
-    fn names(dir: &Path) -> Vec<String> {
-        let entries = fs::read_dir(dir).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
+    use crate::fs::tests::names;
 
     #[test]
     fn leftovers_of_killed_processes_go_and_those_in_use_stay() {

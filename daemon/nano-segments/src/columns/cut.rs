@@ -36,15 +36,7 @@ pub(crate) fn write(runs: &Runs<Number>) -> Vec<u8> {
 
 /// Reads the runs of a segment with this head: as many accounts and blocks as it says.
 pub(crate) fn read(column: &[u8], head: &Head) -> Result<Vec<CutRun>, SegmentError> {
-    let error = |error, place| match error {
-        CoderError::End => SegmentError::ColumnEnd {
-            column: Column::Cut,
-        },
-        CoderError::Range => SegmentError::OutOfRange {
-            column: Column::Cut,
-            place,
-        },
-    };
+    let error = |error, place| SegmentError::coder(error, Column::Cut, place);
     let mut from = Decoder::new(column).map_err(|e| error(e, 0))?;
     let mut models = Models::default();
     let total = u128::from(head.known) + u128::from(head.keys);
