@@ -3,10 +3,11 @@
 mod terminal;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use service_kit::sync::lock;
 use tracing::info;
 
 use crate::text::{Bytes, Time};
@@ -154,7 +155,7 @@ impl ProgressDisplay {
 
     /// Returns the running work, the oldest first.
     pub(crate) fn work(&self) -> Vec<RunningWork> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.running);
         running.retain(|counter| counter.strong_count() > 0);
         let running = running.iter().filter_map(Weak::upgrade);
         running
@@ -188,10 +189,7 @@ impl ProgressDisplay {
             total,
             done: AtomicU64::new(0),
         });
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&counter));
+        lock(&self.running).push(Arc::downgrade(&counter));
         Meter {
             counter,
             bar,

@@ -6,6 +6,7 @@
 //! - [`listening`]: which addresses to bind besides inherited sockets.
 //! - [`http_server`]: HTTP/1 with limits on connections and event streams.
 //! - [`control_socket`]: the Unix socket for commands.
+//! - [`sync`]: locks that a panic does not poison.
 //! - [`output`]: stdout and stderr without panics and control characters.
 
 pub mod control_socket;
@@ -13,6 +14,6 @@ pub mod http_server;
 pub mod listening;
 pub mod output;
 pub mod signals;
-mod sync;
+pub mod sync;
 pub mod systemd;
 pub mod watchdog;

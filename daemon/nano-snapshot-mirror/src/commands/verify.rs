@@ -1,12 +1,13 @@
 //! `verify`: reads stored snapshots, compares every block with its hash, and verifies the ledgers.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use bittorrent_protocol::{InfoHashV2, Printable};
 use nano_ledger::{CheckOutcome, Level, Policy, Sample, VerifyOptions, minimum_node_version};
 use service_kit::output::outln;
+use service_kit::sync::lock;
 use snapshot_store::{DataDir, Mark, ScrubProgress, SnapshotDir};
 use tokio_util::sync::CancellationToken;
 
@@ -128,10 +129,7 @@ fn snapshot(dir: &SnapshotDir, access: Access, look: &Look<'_>) -> Result<bool> 
     let verification = {
         let meter = Mutex::new(look.display.start(WorkKind::VerifySnapshot, total));
         store.verify_all(&|done| {
-            meter
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .set(done, None);
+            lock(&meter).set(done, None);
             !look.stop.is_cancelled()
         })?
     };

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::metainfo::Metainfo;
@@ -18,6 +18,7 @@ use bittorrent_protocol::{
 };
 use bittorrent_store::TorrentStore;
 use ledger_archive::ArchiveSource;
+use service_kit::sync::lock;
 use snapshot_store::SnapshotDir;
 
 /// Bytes per read: a whole number of blocks.
@@ -342,7 +343,7 @@ impl<S: ArchiveSource> ArchiveSource for Compared<S> {
         if offset.saturating_add(buffer.len() as u64) > length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         while !buffer.is_empty() {
             let number = u32::try_from(first + offset / piece_length).ok();
             let piece = number

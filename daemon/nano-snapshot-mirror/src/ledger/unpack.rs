@@ -6,7 +6,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use ledger_archive::{
     ArchiveId, ArchiveSource, ExtractError, ExtractOptions, ExtractReport, ExtractStep, Extracted,
     Extractor, FileSource, LedgerFormat, Refusal,
 };
+use service_kit::sync::lock;
 use snapshot_store::{ARCHIVE_FAULT, DataDir, LedgerRecord, SnapshotDir, SnapshotInfo, space};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -387,7 +388,7 @@ impl Arriving {
 impl ArchiveSource for Arriving {
     fn available(&self) -> u64 {
         let layout = self.store.layout();
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&self.place);
         while let Some(piece) = layout.piece(place.piece) {
             match layout.block(piece, place.in_piece) {
                 Some(block) if self.store.is_block_verified(block) => {

@@ -1,9 +1,10 @@
 //! Progress and cancellation of a ledger verification, which takes long.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use nano_ledger::StageProgress;
+use service_kit::sync::lock;
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::{Meter, ProgressDisplay, WorkKind, percent};
@@ -31,9 +32,6 @@ impl<'a> VerifyProgress<'a> {
             self.cancel.store(true, Ordering::Relaxed);
         }
         let share = percent(progress.done, progress.total.max(progress.done));
-        self.meter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .message(&format!("{} {share} %", progress.stage));
+        lock(&self.meter).message(&format!("{} {share} %", progress.stage));
     }
 }

@@ -6,7 +6,7 @@ mod content;
 mod directory;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -15,6 +15,7 @@ use bittorrent_protocol::{InfoHashV2, InfoHashes, MAX_INFO_LEN};
 use bittorrent_session::{TorrentHandle, TorrentStatus};
 use bittorrent_store::TorrentStore;
 use directory::{DirectoryClaim, DirectoryError, Repair};
+use service_kit::sync::lock;
 use snapshot_store::{
     DataDir, Generation, Mark, SnapshotDir, is_out_of_space, is_temporary, repair,
 };
@@ -148,7 +149,7 @@ impl Download<'_> {
         remedies: &mut impl Iterator<Item = Repair>,
     ) -> Result<DownloadOutcome> {
         let dir = self.data.snapshot(self.id);
-        let lock = match self.claim_directory(&dir).await? {
+        let claimed = match self.claim_directory(&dir).await? {
             DirectoryClaim::Ours(lock) => lock,
             DirectoryClaim::Whole(generation) => {
                 let torrent = SnapshotTorrent::seed(self.network, *generation).await?;
@@ -157,7 +158,7 @@ impl Download<'_> {
             DirectoryClaim::Stopped => return Ok(DownloadOutcome::Stopped),
         };
         let (data, id, stop) = (self.data.clone(), self.id, self.stop.clone());
-        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        let open = std::mem::take(&mut *lock(&self.open));
         let reuse = spawn_blocking(move || Reuse::find(&data, id, &open, &stop)).await?;
         let joined = if dir.is_created() {
             self.resume(&dir, &reuse).await
@@ -173,7 +174,7 @@ impl Download<'_> {
                     return Err(error);
                 };
                 let why = format!("{error:#}");
-                block_in_place(|| remedy(self.data, self.id, &why, &lock))?;
+                block_in_place(|| remedy(self.data, self.id, &why, &claimed))?;
                 return Err(error.context(DirectoryError::Repaired));
             }
             other => other?,
@@ -192,7 +193,7 @@ impl Download<'_> {
             id: self.id,
             store,
             dir,
-            lock,
+            lock: claimed,
         };
         let torrent = SnapshotTorrent::new(handle, generation, announcements);
         match self.download(&torrent).await {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
 use bittorrent_protocol::SwarmHash;
 use bittorrent_session::{Session, TorrentHandle};
 use port_mapping::PortMappingStatus;
+use service_kit::sync::lock;
 use snapshot_pointer::{Dht as _, MainlineDht};
 use snapshot_store::DataDir;
 use tokio::sync::watch;
@@ -206,9 +207,4 @@ impl Network {
             error!(%snapshot, "{}", Causes(&**failure));
         }
     }
-}
-
-/// A panic cannot leave the map inconsistent: each change is one call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

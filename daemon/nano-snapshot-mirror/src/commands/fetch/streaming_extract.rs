@@ -1,10 +1,11 @@
 //! Extraction of an archive while it is downloaded.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_store::TorrentStore;
+use service_kit::sync::lock;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -33,11 +34,7 @@ impl StreamingExtract {
     /// Waits for the extraction if the download is complete, and stops it otherwise. Returns `None` if no extraction
     /// was started.
     pub(super) async fn end(self, is_whole: bool) -> Result<Option<Unpacked>> {
-        let task = self
-            .task
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let task = lock(&self.task).take();
         let Some(task) = task else {
             return Ok(None);
         };
@@ -69,7 +66,7 @@ impl ContentReader for StreamingExtract {
             }
             unpacked
         });
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        *lock(&self.task) = Some(task);
         true
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Debug;
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use service_kit::sync::lock;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -30,7 +31,7 @@ pub(super) struct Repeats {
 impl Repeats {
     /// Returns whether an event with this hash is to be logged at `now`.
     fn is_due(&self, event: u64, now: Instant) -> bool {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         if let Some(last) = logged.get(&event)
             && now.duration_since(*last) < ONCE_IN
         {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use bittorrent_protocol::InfoHashV2;
 use bittorrent_session::{Phase as SessionPhase, TorrentHandle, TorrentStatus};
 use file_kit::recorded_time::unix_seconds;
 use service_kit::http_server::Updates;
+use service_kit::sync::lock;
 use service_kit::watchdog::Pulse;
 use snapshot_pointer::{Decision, Poll, Record};
 use snapshot_store::{SnapshotInfo, StreamName, space};
@@ -109,8 +110,7 @@ impl ReportWatch {
 
     /// Returns the rates of the last hour.
     pub(crate) fn rates(&self) -> RateHistory {
-        let rates = self.rates.lock();
-        rates.unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.rates).clone()
     }
 }
 
@@ -279,14 +279,11 @@ impl Reporter {
         self.addresses.dht.clone_from(&observed.dht_address);
         self.transfer.down_rate = torrents.iter().map(|torrent| torrent.down_rate).sum();
         self.transfer.up_rate = torrents.iter().map(|torrent| torrent.up_rate).sum();
-        self.rates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .measure(
-                self.transfer.downloaded,
-                self.transfer.uploaded,
-                Instant::now(),
-            );
+        lock(&self.rates).measure(
+            self.transfer.downloaded,
+            self.transfer.uploaded,
+            Instant::now(),
+        );
         let next_update = streams
             .iter()
             .filter_map(|stream| stream.current.as_deref())

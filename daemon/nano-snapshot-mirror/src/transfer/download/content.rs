@@ -1,11 +1,12 @@
 //! The content of a snapshot that is downloaded: creates its files, verifies what is there, and measures free space.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, bail};
 use bittorrent_protocol::metainfo::{Info, Metainfo};
 use bittorrent_store::{StoreError, TorrentStore, required_space};
+use service_kit::sync::lock;
 use snapshot_store::space::Shortage;
 use snapshot_store::{Mark, SnapshotDir, space};
 use tokio::task::spawn_blocking;
@@ -38,10 +39,7 @@ impl Download<'_> {
         let verified = spawn_blocking(move || {
             let meter = Mutex::new(meter);
             store.verify_all(&|done| {
-                meter
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .set(done, None);
+                lock(&meter).set(done, None);
                 !stop.is_cancelled()
             })
         });
